@@ -1,0 +1,112 @@
+//! The configuration file: TOML in, checked and typed values out.
+//!
+//! Nothing downstream of this module sees raw text. `load` reports every error of a file at
+//! once, each with line and column; a configuration that comes out of it is one the daemon can run
+//! as far as the file alone can tell.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use ipnet::{Ipv4Net, Ipv6Net};
+
+use crate::net::{EncapMode, Mac, NodeName, Prefix, Vni};
+
+/// A whole checked configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// This node.
+    pub node: Node,
+    /// The TUN device and the packet pump.
+    pub tunnel: Tunnel,
+    /// VXLAN parameters, the same on all nodes.
+    pub vxlan: Vxlan,
+    /// The pools, in file order.
+    pub pools: Vec<Pool>,
+    /// This node's own pod subnets, in file order.
+    pub local_subnets: Vec<Prefix>,
+    /// The other nodes, in file order.
+    pub peers: Vec<Peer>,
+    /// The control socket.
+    pub control: Control,
+    /// The metrics listener; off when absent.
+    pub metrics: Option<SocketAddr>,
+}
+
+/// `[node]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// `name`: unique among all nodes.
+    pub name: NodeName,
+    /// `address`: underlay address with its prefix length; the prefix decides CrossSubnet.
+    pub address: Ipv4Net,
+    /// `address6`: IPv6 underlay address with its prefix length.
+    pub address6: Option<Ipv6Net>,
+}
+
+/// `[tunnel]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tunnel {
+    /// `device`: name of the TUN, at most 15 bytes.
+    pub device: String,
+    /// `address`: address on the TUN; `None` is "auto", the first of the first local subnet.
+    pub address: Option<IpAddr>,
+    /// `mtu`: bytes of the largest inner packet; `None` is "auto", the uplink's less the largest
+    /// overhead in use.
+    pub mtu: Option<u16>,
+    /// `workers`: number of packet threads (1 to 64); `None` is "auto", one for each CPU, at most 8.
+    pub workers: Option<u16>,
+    /// `backend`.
+    pub backend: Backend,
+}
+
+/// `[tunnel] backend`
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Backend {
+    /// `offload`, or `plain` where the device refuses it.
+    #[default]
+    Auto,
+    /// Multi-queue and vnet_hdr, opened by us.
+    Offload,
+    /// The tun-tap crate: one queue, one packet at a time.
+    Plain,
+}
+
+/// `[vxlan]`
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Vxlan {
+    /// `port`: UDP destination port.
+    pub port: u16,
+    /// `vni`.
+    pub vni: Vni,
+}
+
+/// `[[pool]]`: Calico's IPPool. At most one of the modes is not `Never`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Pool {
+    /// `cidr`.
+    pub cidr: Prefix,
+    /// `ipip_mode`.
+    pub ipip_mode: EncapMode,
+    /// `vxlan_mode`.
+    pub vxlan_mode: EncapMode,
+}
+
+/// `[[peer]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Peer {
+    /// `name`.
+    pub name: NodeName,
+    /// `address`: the peer's underlay address.
+    pub address: IpAddr,
+    /// `subnets`: the peer's pod subnets.
+    pub subnets: Vec<Prefix>,
+    /// `vtep_mac`; by default Calico's rule over the name.
+    pub vtep_mac: Mac,
+}
+
+/// `[control]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Control {
+    /// `socket`: path of the Unix socket.
+    pub socket: PathBuf,
+}

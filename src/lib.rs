@@ -1,0 +1,4 @@
+//! underpass
+#![deny(unsafe_code)]
+pub mod config;
+pub mod net;

@@ -1,0 +1,145 @@
+//! IP prefixes without host bits.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+/// An IPv4 or IPv6 prefix whose host bits are zero.
+#[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Prefix(IpNet);
+
+impl Prefix {
+    /// The prefix of `len` bits that contains `address`; host bits are cleared.
+    /// `None` when `len` exceeds the family's width.
+    pub fn containing(address: IpAddr, len: u8) -> Option<Self> {
+        IpNet::new(address, len).ok().map(|net| Self(net.trunc()))
+    }
+
+    /// The prefix that holds exactly `address`.
+    pub fn host(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(a) => Self(IpNet::V4(Ipv4Net::from(a))),
+            IpAddr::V6(a) => Self(IpNet::V6(Ipv6Net::from(a))),
+        }
+    }
+
+    /// The first address.
+    pub fn address(self) -> IpAddr {
+        self.0.addr()
+    }
+
+    /// The length in bits.
+    pub fn len(self) -> u8 {
+        self.0.prefix_len()
+    }
+
+    /// Whether this is a default route, 0.0.0.0/0 or ::/0.
+    pub fn is_default(self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether this is an IPv4 prefix.
+    pub fn is_ipv4(self) -> bool {
+        matches!(self.0, IpNet::V4(_))
+    }
+
+    /// Whether `address` lies in this prefix; never across families.
+    pub fn contains(self, address: IpAddr) -> bool {
+        self.0.contains(&address)
+    }
+
+    /// Whether `other` equals this prefix or is more specific; never across families.
+    pub fn covers(self, other: Self) -> bool {
+        self.0.contains(&other.0)
+    }
+
+    /// First address and length when this is an IPv4 prefix.
+    pub fn as_ipv4(self) -> Option<(Ipv4Addr, u8)> {
+        match self.0 {
+            IpNet::V4(net) => Some((net.addr(), net.prefix_len())),
+            IpNet::V6(_) => None,
+        }
+    }
+
+    /// First address and length when this is an IPv6 prefix.
+    pub fn as_ipv6(self) -> Option<(Ipv6Addr, u8)> {
+        match self.0 {
+            IpNet::V4(_) => None,
+            IpNet::V6(net) => Some((net.addr(), net.prefix_len())),
+        }
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Text that is not a prefix, or one with host bits set.
+#[derive(Debug, Eq, PartialEq, thiserror::Error)]
+pub enum PrefixError {
+    /// Not an address, a slash and a length the family allows.
+    #[error(
+        "\"{0}\" is not an IP prefix; write an address and a length like 10.244.1.0/24 (at most /32 for IPv4, /128 for IPv6)"
+    )]
+    Syntax(String),
+    /// Bits behind the prefix length are set.
+    #[error("\"{text}\" has host bits set; did you mean {masked}?")]
+    HostBits {
+        /// What was written.
+        text: String,
+        /// The same prefix with its host bits cleared.
+        masked: Prefix,
+    },
+}
+
+impl FromStr for Prefix {
+    type Err = PrefixError;
+
+    fn from_str(text: &str) -> Result<Self, PrefixError> {
+        let net: IpNet = text.parse().map_err(|_| PrefixError::Syntax(text.to_owned()))?;
+        let masked = Self(net.trunc());
+        if net != masked.0 {
+            return Err(PrefixError::HostBits { text: text.to_owned(), masked });
+        }
+        Ok(masked)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Prefix, PrefixError};
+
+    #[test]
+    fn text_must_be_a_masked_prefix() {
+        let prefix: Prefix = "10.244.1.0/24".parse().unwrap();
+        assert_eq!(prefix.to_string(), "10.244.1.0/24");
+        assert!(
+            matches!("10.244.1.1/24".parse::<Prefix>(), Err(PrefixError::HostBits { masked, .. }) if masked == prefix)
+        );
+        for bad in ["10.0.0.0/33", "10.0.0.0", "::/129", "x/8", ""] {
+            assert!(matches!(bad.parse::<Prefix>(), Err(PrefixError::Syntax(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn containment_never_crosses_families() {
+        let v4: Prefix = "0.0.0.0/0".parse().unwrap();
+        let v6: Prefix = "::/0".parse().unwrap();
+        assert!(!v4.covers(v6) && !v6.covers(v4));
+        assert!(v4.contains("1.2.3.4".parse().unwrap()));
+        assert!(!v4.contains("::1".parse().unwrap()));
+        let a: Prefix = "10.0.0.0/8".parse().unwrap();
+        let b: Prefix = "10.1.0.0/16".parse().unwrap();
+        assert!(a.covers(b) && !b.covers(a) && a.covers(a));
+    }
+}
