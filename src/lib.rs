@@ -1,4 +1,5 @@
 //! underpass
 #![deny(unsafe_code)]
 pub mod config;
+pub mod metrics;
 pub mod net;

@@ -57,6 +57,51 @@ pub struct Tunnel {
     pub workers: Option<u16>,
     /// `backend`.
     pub backend: Backend,
+    /// `uplink`: how VXLAN super-packets reach the uplink.
+    pub uplink: Uplink,
+    /// The offload switches.
+    pub offload: Offload,
+}
+
+/// `[tunnel] uplink`
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Uplink {
+    /// `tap` where a self-test at start shows that it works, else `socket`.
+    #[default]
+    Auto,
+    /// UDP sockets, with UDP_SEGMENT.
+    Socket,
+    /// A TAP with UDP-tunnel GSO (kernel 6.17 or newer).
+    Tap,
+}
+
+/// The offload switches of `[tunnel]`, each `auto`, `on` or `off`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Offload {
+    /// `tso`: take TCP super-packets from the TUN.
+    pub tso: Switch,
+    /// `uso`: take UDP super-packets from the TUN and give it some.
+    pub uso: Switch,
+    /// `gro`: merge received segments into super-packets before the TUN.
+    pub gro: Switch,
+    /// `udp_gso`: send with UDP_SEGMENT.
+    pub udp_gso: Switch,
+    /// `udp_gro`: receive with UDP_GRO.
+    pub udp_gro: Switch,
+    /// `packet_socket`: send and receive IPIP and direct traffic by AF_PACKET.
+    pub packet_socket: Switch,
+}
+
+/// What to do about an offload.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Switch {
+    /// Use it where the kernel has it, do without where not.
+    #[default]
+    Auto,
+    /// Use it, and refuse to start where the kernel does not have it.
+    On,
+    /// Never use it.
+    Off,
 }
 
 /// `[tunnel] backend`

@@ -1,0 +1,155 @@
+//! Per-worker counters and their sums.
+//!
+//! Every counter has one writer, the worker that owns it, and any number of readers. A writer
+//! therefore adds with a plain load and store; readers add up all workers and may be a few packets
+//! behind, never ahead.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crossbeam::utils::CachePadded;
+
+use crate::net::DropReason;
+
+/// A counter that one thread adds to.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Only the owning thread may call this; two writers would lose counts.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// The value now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Packets and bytes each way over one edge, the device or the underlay. *rx* is what the daemon
+/// received from that edge, *tx* what it handed over to it.
+#[derive(Debug, Default)]
+pub struct EdgeCounters {
+    /// Packets received from the edge, after segmentation.
+    pub rx_packets: Counter,
+    /// Bytes received from the edge, IP headers included.
+    pub rx_bytes: Counter,
+    /// Packets handed to the edge, after segmentation.
+    pub tx_packets: Counter,
+    /// Bytes handed to the edge, IP headers included.
+    pub tx_bytes: Counter,
+}
+
+/// All counters of one worker.
+#[derive(Debug, Default)]
+pub struct WorkerCounters {
+    /// Inner packets at the TUN.
+    pub device: EdgeCounters,
+    /// Outer packets at the underlay.
+    pub underlay: EdgeCounters,
+    drops: [Counter; DropReason::ALL.len()],
+}
+
+impl WorkerCounters {
+    /// Counts `n` packets as not delivered.
+    pub fn dropped(&self, reason: DropReason, n: u64) {
+        self.drops[reason as usize].add(n);
+    }
+
+    /// Packets dropped for `reason` so far.
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        self.drops[reason as usize].get()
+    }
+}
+
+/// The counters of all workers of one pump.
+#[derive(Clone, Debug)]
+pub struct Counters(Arc<[CachePadded<WorkerCounters>]>);
+
+impl Counters {
+    /// Zeroed counters for `workers` workers.
+    pub fn new(workers: usize) -> Self {
+        Self((0..workers).map(|_| CachePadded::default()).collect())
+    }
+
+    /// The counters of worker `index`.
+    pub fn worker(&self, index: usize) -> &WorkerCounters {
+        &self.0[index]
+    }
+
+    /// The number of workers.
+    pub fn workers(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The sums over all workers.
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for worker in self.0.iter() {
+            totals.device.add(&worker.device);
+            totals.underlay.add(&worker.underlay);
+            for (sum, counter) in totals.drops.iter_mut().zip(&worker.drops) {
+                *sum += counter.get();
+            }
+        }
+        totals
+    }
+}
+
+/// Sums over all workers at one moment.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Totals {
+    /// Inner packets at the TUN.
+    pub device: EdgeTotals,
+    /// Outer packets at the underlay.
+    pub underlay: EdgeTotals,
+    drops: [u64; DropReason::ALL.len()],
+}
+
+impl Totals {
+    /// Packets dropped for `reason`.
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        self.drops[reason as usize]
+    }
+}
+
+/// Sums of one edge.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct EdgeTotals {
+    /// Packets received from the edge.
+    pub rx_packets: u64,
+    /// Bytes received from the edge.
+    pub rx_bytes: u64,
+    /// Packets handed to the edge.
+    pub tx_packets: u64,
+    /// Bytes handed to the edge.
+    pub tx_bytes: u64,
+}
+
+impl EdgeTotals {
+    fn add(&mut self, edge: &EdgeCounters) {
+        self.rx_packets += edge.rx_packets.get();
+        self.rx_bytes += edge.rx_bytes.get();
+        self.tx_packets += edge.tx_packets.get();
+        self.tx_bytes += edge.tx_bytes.get();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Counters;
+    use crate::net::DropReason;
+
+    #[test]
+    fn totals_sum_over_workers() {
+        let counters = Counters::new(2);
+        counters.worker(0).device.rx_packets.add(3);
+        counters.worker(1).device.rx_packets.add(4);
+        counters.worker(1).dropped(DropReason::Ecn, 2);
+        let totals = counters.totals();
+        assert_eq!(totals.device.rx_packets, 7);
+        assert_eq!(totals.drops(DropReason::Ecn), 2);
+        assert_eq!(totals.drops(DropReason::Loop), 0);
+    }
+}
