@@ -3,3 +3,5 @@
 pub mod config;
 pub mod metrics;
 pub mod net;
+pub mod route;
+pub mod wire;

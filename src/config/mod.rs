@@ -9,7 +9,8 @@ use std::path::PathBuf;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use crate::net::{EncapMode, Mac, NodeName, Prefix, Vni};
+use crate::net::{Mac, NodeName, Prefix, Vni};
+pub use crate::route::Pool;
 
 /// A whole checked configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -123,17 +124,6 @@ pub struct Vxlan {
     pub port: u16,
     /// `vni`.
     pub vni: Vni,
-}
-
-/// `[[pool]]`: Calico's IPPool. At most one of the modes is not `Never`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Pool {
-    /// `cidr`.
-    pub cidr: Prefix,
-    /// `ipip_mode`.
-    pub ipip_mode: EncapMode,
-    /// `vxlan_mode`.
-    pub vxlan_mode: EncapMode,
 }
 
 /// `[[peer]]`
