@@ -1,7 +1,11 @@
 //! underpass
 #![deny(unsafe_code)]
 pub mod config;
+pub mod device;
+pub mod encap;
+pub mod forward;
 pub mod metrics;
 pub mod net;
+pub mod offload;
 pub mod route;
 pub mod wire;
