@@ -6,13 +6,17 @@
 //! Nothing of others is ever replaced or removed.
 
 mod error;
+mod facts;
 mod link;
+mod preflight;
 mod route;
 mod route_set;
 mod tun;
 
 pub use error::HostError;
+pub use facts::{gather, udp_bind_error};
 pub use link::{Link, TunDetails, Uplink};
+pub use preflight::{Facts, Needs, PreflightError, TunNode, Verdict, Warning, judge};
 pub use route::{ROUTE_PROTOCOL, TunRoute};
 pub use route_set::tun_routes;
 
