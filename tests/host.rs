@@ -18,18 +18,25 @@ fn in_namespace(name: &str, body: impl AsyncFnOnce()) {
         runtime.block_on(body());
         return;
     }
-    let this = std::env::current_exe().unwrap();
-    let status = Command::new("unshare")
-        .args(["--net", "--"])
-        .arg(this)
+    run_again("unshare --net", name, INSIDE);
+}
+
+/// Runs the test `name` of this binary again under `wrapper`, with `marker` in its environment.
+fn run_again(wrapper: &str, name: &str, marker: &str) {
+    let mut words = wrapper.split_whitespace();
+    let status = Command::new(words.next().unwrap())
+        .args(words)
+        .arg("--")
+        .arg(std::env::current_exe().unwrap())
         .args([name, "--exact", "--ignored", "--nocapture"])
-        .env(INSIDE, "1")
+        .env(marker, "1")
         .status()
-        .expect("unshare (util-linux) is installed");
-    assert!(status.success(), "{name} failed inside its namespace");
+        .unwrap_or_else(|error| panic!("{wrapper} (util-linux): {error}"));
+    assert!(status.success(), "{name} failed under {wrapper}");
 }
 
 const INSIDE: &str = "UNDERPASS_TEST_NAMESPACE";
+const DEPRIVED: &str = "UNDERPASS_TEST_DEPRIVED";
 
 fn ip(arguments: &str) {
     let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
@@ -291,4 +298,53 @@ fn preflight_sees_the_namespace() {
         let verdict = judge(&needs, &gather(&host, &needs).await.unwrap());
         assert_eq!(verdict.errors, [], "loose on the uplink wins over strict on all");
     });
+}
+
+#[test]
+#[ignore = "needs root: run by scripts/test"]
+fn without_capabilities_a_prepared_tun_is_enough() {
+    let name = "without_capabilities_a_prepared_tun_is_enough";
+    in_namespace(name, async || {
+        if std::env::var_os(DEPRIVED).is_some() {
+            return deprived().await;
+        }
+        underlay();
+        ip("tuntap add dev up0 mode tun user 0");
+        ip("link set up0 mtu 1350 up");
+        ip("address add 10.244.1.0/32 dev up0");
+        ip("route add 10.244.0.0/16 dev up0 src 10.244.1.0");
+        ip("tuntap add dev alien mode tun user 1234");
+        run_again("setpriv --bounding-set=-net_admin,-net_raw", name, DEPRIVED);
+        assert_eq!(ip_json("route show 10.244.0.0/16").len(), 1);
+    });
+}
+
+/// The part of the test above that runs as root without CAP_NET_ADMIN and CAP_NET_RAW.
+async fn deprived() {
+    let mut host = Host::connect().unwrap();
+    let index = host.configure_tun("up0", 1350, address("10.244.1.0"), 32, Some(10_000)).await.unwrap();
+    host.add_routes(index, &[route("10.244.0.0/16", Some("10.244.1.0"))]).await.unwrap();
+    let refused = host.add_routes(index, &[route("172.16.2.0/24", None)]).await.unwrap_err();
+    assert_eq!(refused.errno(), Some(1), "EPERM");
+    assert!(refused.to_string().contains("172.16.2.0/24") && refused.to_string().contains("CAP_NET_ADMIN"));
+    let refused = host.configure_tun("up0", 1300, address("10.244.1.0"), 32, None).await.unwrap_err();
+    assert!(refused.to_string().starts_with("cannot set the MTU of up0 to 1300"), "{refused}");
+    host.teardown().await.unwrap();
+
+    let needs = |device: &str| Needs { device: device.into(), uplink: "eth0".into(), ..Needs::default() };
+    let mut errors = Vec::new();
+    for device in ["up0", "up1", "alien"] {
+        let needs = needs(device);
+        errors.extend(judge(&needs, &gather(&host, &needs).await.unwrap()).errors);
+    }
+    let raw = Needs { ipip: true, ..needs("up0") };
+    errors.extend(judge(&raw, &gather(&host, &raw).await.unwrap()).errors);
+    let alien =
+        PreflightError::NotOurTun { device: "alien".to_owned(), owner: Some(1234), group: None, uid: 0 };
+    let expected = [
+        PreflightError::NoNetAdmin { device: "up1".to_owned(), uid: 0 },
+        alien,
+        PreflightError::NoNetRaw { modes: "ipip" },
+    ];
+    assert_eq!(errors, expected);
 }

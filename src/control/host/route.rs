@@ -67,52 +67,50 @@ impl Host {
         let message = message(tun_index, route);
         let added = self.handle.route().add(message.clone()).execute().await;
         match added {
-            Err(error) if errno(&error) == Some(libc::EEXIST) => {
-                self.settle_existing(tun_index, route, message).await
-            }
-            other => other.map_err(|e| HostError::netlink(format!("add the route {}", route.prefix), &e)),
+            Ok(()) => Ok(()),
+            Err(error) => match errno(&error) {
+                // Without CAP_NET_ADMIN the kernel does not even look whether it is there already.
+                Some(libc::EEXIST | libc::EPERM) => {
+                    self.settle_existing(tun_index, route, message, &error).await
+                }
+                _ => Err(HostError::netlink(format!("add the route {}", route.prefix), &error)),
+            },
         }
     }
 
-    /// What to do about the route that stands in the way.
+    /// What to do about the route that stands in the way, as `refusal` says.
     async fn settle_existing(
         &self,
         tun_index: u32,
         route: &TunRoute,
         message: RouteMessage,
+        refusal: &rtnetlink::Error,
     ) -> Result<(), HostError> {
         let routes = self.routes(message.header.address_family).await?;
         let metric = default_metric(route.prefix);
-        let existing = routes.iter().find(|r| r.prefix == route.prefix && r.metric == metric);
-        match existing {
-            Some(found) if found.is_ours(tun_index) => {
-                let replaced = self.handle.route().add(message).replace().execute().await;
-                replaced.map_err(|e| HostError::netlink(format!("take over the route {}", route.prefix), &e))
-            }
-            Some(found) if found.device == Some(tun_index) => {
-                tracing::info!(prefix = %route.prefix, protocol = %protocol_name(found.protocol), "route was already there and is kept");
-                Ok(())
-            }
-            _ => Err(self.conflict(tun_index, route.prefix, existing).await?),
+        let Some(found) = routes.iter().find(|r| r.prefix == route.prefix && r.metric == metric) else {
+            return Err(HostError::netlink(format!("add the route {}", route.prefix), refusal));
+        };
+        if found.is_ours(tun_index) && errno(refusal) == Some(libc::EEXIST) {
+            let replaced = self.handle.route().add(message).replace().execute().await;
+            return replaced
+                .map_err(|e| HostError::netlink(format!("take over the route {}", route.prefix), &e));
         }
+        if found.device == Some(tun_index) {
+            let protocol = protocol_name(found.protocol);
+            tracing::info!(prefix = %route.prefix, protocol, "route was already there and is kept");
+            return Ok(());
+        }
+        Err(self.conflict(tun_index, found).await?)
     }
 
-    async fn conflict(
-        &self,
-        tun_index: u32,
-        prefix: Prefix,
-        existing: Option<&Found>,
-    ) -> Result<HostError, HostError> {
+    async fn conflict(&self, tun_index: u32, found: &Found) -> Result<HostError, HostError> {
         let links = self.links().await?;
         let name = |index| links.iter().find(|l| l.index == index).map_or("?", |l| l.name.as_str());
-        let existing = existing.map_or_else(
-            || "(gone meanwhile)".to_owned(),
-            |found| {
-                let device = found.device.map_or("of several next hops", name);
-                format!("dev {device} proto {} metric {}", protocol_name(found.protocol), found.metric)
-            },
-        );
-        Ok(HostError::RouteConflict { prefix, device: name(tun_index).to_owned(), existing })
+        let device = found.device.map_or("of several next hops", name);
+        let existing =
+            format!("dev {device} proto {} metric {}", protocol_name(found.protocol), found.metric);
+        Ok(HostError::RouteConflict { prefix: found.prefix, device: name(tun_index).to_owned(), existing })
     }
 
     async fn remove_route(&self, tun_index: u32, prefix: Prefix, metric: u32) -> Result<(), HostError> {
