@@ -253,6 +253,7 @@ fn the_uplink_owns_the_node_address() {
 fn a_kernel_vxlan_device_is_named_as_owner_of_the_port() {
     in_namespace("a_kernel_vxlan_device_is_named_as_owner_of_the_port", async || {
         underlay();
+        ip("link add idle type vxlan id 7 dstport 4789");
         ip("link add vxlan.calico type vxlan id 4096 local 192.0.2.1 dstport 4789 nolearning");
         ip("link set vxlan.calico up");
         let host = Host::connect().unwrap();

@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::{AddressMessageBuilder, LinkUnspec};
 
 use super::error::{errno, tolerate_gone};
@@ -75,7 +76,13 @@ impl Host {
         if present {
             return Ok(());
         }
-        match self.handle.address().add(index, address, prefix_len).execute().await {
+        let mut request = self.handle.address().add(index, address, prefix_len);
+        // Nobody else can have it on a TUN, and a route cannot name a source whose duplicate
+        // address detection (RFC 4862) has not ended.
+        if address.is_ipv6() {
+            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        }
+        match request.execute().await {
             Ok(()) => {
                 let added = Address { index, address, prefix_len };
                 self.tun.iter_mut().for_each(|tun| tun.added.push(added));
