@@ -1,6 +1,7 @@
 //! underpass
 #![deny(unsafe_code)]
 pub mod config;
+pub mod control;
 pub mod device;
 pub mod encap;
 pub mod forward;
@@ -8,4 +9,5 @@ pub mod metrics;
 pub mod net;
 pub mod offload;
 pub mod route;
+pub mod underlay;
 pub mod wire;
