@@ -30,7 +30,8 @@ pub fn share(socket: &Socket, number: u8, share: u16, shares: u16) -> io::Result
 fn share_program(number: u8, share: u16, shares: u16) -> Vec<sock_filter> {
     let words: &[u32] = if number == protocol::IPIP { &[12, 16] } else { &[8, 12, 16, 20, 24, 28, 32, 36] };
     // X = 4 * (first byte & 0xf)
-    let mut program = vec![op(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, 0), op(libc::BPF_LD | libc::BPF_IMM, 0)];
+    let mut program =
+        vec![op(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, 0), op(libc::BPF_LD | libc::BPF_IMM, 0)];
     program.push(op(libc::BPF_ST, 0));
     program.push(op(libc::BPF_STX, 1));
     for word in words {

@@ -18,7 +18,8 @@ const SEND_BUFFER: usize = 4 << 20;
 /// `sendto`, which for direct traffic is the peer and not the packet's destination.
 pub fn send() -> Result<Socket, OpenError> {
     let open = || {
-        let socket = Socket::new(Domain::IPV4, Type::RAW.nonblocking(), Some(Protocol::from(libc::IPPROTO_RAW)))?;
+        let socket =
+            Socket::new(Domain::IPV4, Type::RAW.nonblocking(), Some(Protocol::from(libc::IPPROTO_RAW)))?;
         sys::set_send_buffer(&socket, SEND_BUFFER)?;
         Ok(socket)
     };

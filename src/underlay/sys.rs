@@ -158,7 +158,8 @@ impl SendBatch {
         header.msg_namelen = size_of::<libc::sockaddr_in>() as libc::socklen_t;
         header.msg_iov = &raw mut self.pieces[from];
         header.msg_iovlen = self.used - from;
-        header.msg_control = if control == 0 { std::ptr::null_mut() } else { self.controls[index].0.as_mut_ptr().cast() };
+        header.msg_control =
+            if control == 0 { std::ptr::null_mut() } else { self.controls[index].0.as_mut_ptr().cast() };
         header.msg_controllen = control;
         self.len += 1;
         true
@@ -169,7 +170,12 @@ impl SendBatch {
         let buffer = &mut self.controls[index].0;
         let mut used = 0;
         if segmented {
-            used += control_message(&mut buffer[used..], libc::SOL_UDP, libc::UDP_SEGMENT, &message.segment.to_ne_bytes());
+            used += control_message(
+                &mut buffer[used..],
+                libc::SOL_UDP,
+                libc::UDP_SEGMENT,
+                &message.segment.to_ne_bytes(),
+            );
         }
         // A zero TOS is the socket's default; naming it would cost a route lookup each time.
         if message.tos != 0 && matches!(message.channel, crate::forward::Channel::Udp(_)) {

@@ -51,7 +51,10 @@ pub fn send_all(setup: &Setup) -> Result<Vec<Socket>, OpenError> {
             Ok(socket) => sockets.push(socket),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
             Err(error) => {
-                return Err(OpenError { what: format!("a sending socket on {}:{port}/udp", setup.address), error });
+                return Err(OpenError {
+                    what: format!("a sending socket on {}:{port}/udp", setup.address),
+                    error,
+                });
             }
         }
     }
