@@ -8,6 +8,7 @@ pub mod forward;
 pub mod metrics;
 pub mod net;
 pub mod offload;
+pub mod pump;
 pub mod route;
 pub mod underlay;
 pub mod wire;

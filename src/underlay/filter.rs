@@ -2,8 +2,7 @@
 
 use std::io;
 
-use libc::sock_filter;
-use socket2::Socket;
+use socket2::{SockFilter, Socket};
 
 use crate::wire::protocol;
 
@@ -27,7 +26,7 @@ pub fn share(socket: &Socket, number: u8, share: u16, shares: u16) -> io::Result
 
 /// X holds the outer header length; M[0] collects the exclusive or of the inner address words;
 /// their multiplicative hash, reduced modulo `shares`, must equal `share`.
-fn share_program(number: u8, share: u16, shares: u16) -> Vec<sock_filter> {
+fn share_program(number: u8, share: u16, shares: u16) -> Vec<SockFilter> {
     let words: &[u32] = if number == protocol::IPIP { &[12, 16] } else { &[8, 12, 16, 20, 24, 28, 32, 36] };
     // X = 4 * (first byte & 0xf)
     let mut program =
@@ -46,12 +45,13 @@ fn share_program(number: u8, share: u16, shares: u16) -> Vec<sock_filter> {
     program.push(op(libc::BPF_ALU | libc::BPF_MUL | libc::BPF_K, 0x9e37_79b1));
     program.push(op(libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K, 16));
     program.push(op(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, u32::from(shares)));
-    program.push(sock_filter { jf: 1, ..op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, u32::from(share)) });
+    let equals = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    program.push(SockFilter::new(equals as u16, 0, 1, u32::from(share)));
     program.push(op(libc::BPF_RET | libc::BPF_K, ALL));
     program.push(op(libc::BPF_RET | libc::BPF_K, 0));
     program
 }
 
-fn op(code: u32, k: u32) -> sock_filter {
-    sock_filter { code: code as u16, jt: 0, jf: 0, k }
+fn op(code: u32, k: u32) -> SockFilter {
+    SockFilter::new(code as u16, 0, 0, k)
 }
