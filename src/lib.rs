@@ -1,5 +1,6 @@
 //! underpass
 #![deny(unsafe_code)]
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod metrics;
