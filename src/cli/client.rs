@@ -28,17 +28,15 @@ pub(super) struct ClientArgs {
         default_value = "/run/underpass/underpass.sock"
     )]
     socket: PathBuf,
-    /// How to print
+    /// Tables for people or JSON for programs
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Output::Text)]
     output: Output,
 }
 
-/// The two ways to print.
+/// Tables for people, or the API's JSON for programs.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Output {
-    /// Tables for people
     Text,
-    /// The API's JSON for programs
     Json,
 }
 
@@ -78,7 +76,7 @@ pub struct Client {
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens on the socket.
-    #[error("no daemon at {}: {source}; is it running, and is --socket right?", path.display())]
+    #[error("no daemon at {} (is it running, and is --socket right?)", path.display())]
     Unreachable {
         /// The socket.
         path: PathBuf,
@@ -106,7 +104,7 @@ pub enum ClientError {
         message: String,
     },
     /// The answer is not of our API.
-    #[error("cannot understand the answer from {}: {source}; is this an underpass daemon?", path.display())]
+    #[error("cannot understand the answer from {} (is this an underpass daemon?)", path.display())]
     Garbled {
         /// The socket.
         path: PathBuf,

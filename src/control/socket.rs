@@ -53,7 +53,7 @@ pub enum SocketError {
         path: PathBuf,
     },
     /// The system refused a step.
-    #[error("control socket {}: cannot {step}: {source}", path.display())]
+    #[error("control socket {}: cannot {step}", path.display())]
     System {
         /// The configured path.
         path: PathBuf,
