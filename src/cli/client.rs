@@ -103,6 +103,9 @@ pub enum ClientError {
         /// The daemon's own words.
         message: String,
     },
+    /// This process lacks the resources to ask.
+    #[error("cannot set up the client")]
+    Setup(#[source] io::Error),
     /// The answer is not of our API.
     #[error("cannot understand the answer from {} (is this an underpass daemon?)", path.display())]
     Garbled {
@@ -119,7 +122,7 @@ impl ClientError {
         match self {
             Self::Unreachable { .. } | Self::Timeout { .. } => 3,
             Self::Denied { .. } | Self::Refused { status: StatusCode::FORBIDDEN, .. } => 4,
-            Self::Refused { .. } | Self::Garbled { .. } => 1,
+            Self::Refused { .. } | Self::Garbled { .. } | Self::Setup(_) => 1,
         }
     }
 }
@@ -136,7 +139,7 @@ impl Client {
     /// See [`ClientError`].
     pub fn get<T: DeserializeOwned>(&self, target: &str) -> Result<T, ClientError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| self.garbled(error))?;
+        let runtime = runtime.map_err(ClientError::Setup)?;
         let exchange = async { tokio::time::timeout(PATIENCE, self.exchange(target)).await };
         let timeout = |_| ClientError::Timeout { path: self.socket.clone() };
         let (status, body) = runtime.block_on(exchange).map_err(timeout)??;
