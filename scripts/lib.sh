@@ -145,8 +145,8 @@ get_rustup() {
     return 1
 }
 
-# build_underpass PROFILE: sets UNDERPASS_BIN to the daemon, built with the cargo profile `release` or
-# `dev`. A daemon named by UNDERPASS_BIN beforehand is used as it is.
+# Sets UNDERPASS_BIN to the daemon, built for release. One named by UNDERPASS_BIN beforehand is used as it
+# is.
 build_underpass() {
     if [[ -n ${UNDERPASS_BIN:-} ]]; then
         [[ -x $UNDERPASS_BIN ]] || die "UNDERPASS_BIN=$UNDERPASS_BIN is not an executable file"
@@ -154,9 +154,9 @@ build_underpass() {
         say "using $UNDERPASS_BIN"
     else
         ensure_rust
-        say "cargo build --profile $1"
-        (cd "$REPO" && cargo build --quiet --locked --profile "$1") || die "the build failed"
-        UNDERPASS_BIN=$(target_directory)/$(profile_directory "$1")/underpass
+        say "cargo build --release"
+        (cd "$REPO" && cargo build --quiet --locked --release) || die "the build failed"
+        UNDERPASS_BIN=$(target_directory)/release/underpass
     fi
     export UNDERPASS_BIN
 }
@@ -164,9 +164,6 @@ build_underpass() {
 target_directory() {
     (cd "$REPO" && cargo metadata --format-version 1 --no-deps --locked --offline) | jq -r .target_directory
 }
-
-# Where cargo puts what a profile builds: the profile `dev` has a directory of another name.
-profile_directory() { say "${1/#dev/debug}"; }
 
 # --- polling --------------------------------------------------------------------------------------
 
