@@ -4,12 +4,26 @@
 //! once, each with line and column; a configuration that comes out of it is one the daemon can run
 //! as far as the file alone can tell.
 
+mod check;
+mod diagnostic;
+mod owners;
+mod parse;
+mod raw;
+mod reader;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod value;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use crate::net::{EncapMode, Mac, NodeName, Prefix, Vni};
+pub use self::diagnostic::{ConfigError, ConfigErrors};
+pub use self::parse::{load, parse};
+use crate::net::{Mac, NodeName, Prefix, Vni};
+pub use crate::route::Pool;
 
 /// A whole checked configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +75,11 @@ pub struct Tunnel {
     pub uplink: Uplink,
     /// The offload switches.
     pub offload: Offload,
+}
+
+impl Tunnel {
+    /// The default of `device`.
+    pub const DEVICE: &str = "up0";
 }
 
 /// `[tunnel] uplink`
@@ -125,17 +144,6 @@ pub struct Vxlan {
     pub vni: Vni,
 }
 
-/// `[[pool]]`: Calico's IPPool. At most one of the modes is not `Never`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Pool {
-    /// `cidr`.
-    pub cidr: Prefix,
-    /// `ipip_mode`.
-    pub ipip_mode: EncapMode,
-    /// `vxlan_mode`.
-    pub vxlan_mode: EncapMode,
-}
-
 /// `[[peer]]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Peer {
@@ -154,4 +162,9 @@ pub struct Peer {
 pub struct Control {
     /// `socket`: path of the Unix socket.
     pub socket: PathBuf,
+}
+
+impl Control {
+    /// The default of `socket`.
+    pub const SOCKET: &str = "/run/underpass/underpass.sock";
 }

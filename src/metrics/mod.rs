@@ -4,6 +4,8 @@
 //! therefore adds with a plain load and store; readers add up all workers and may be a few packets
 //! behind, never ahead.
 
+pub mod render;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

@@ -31,6 +31,7 @@ impl Prefix {
     }
 
     /// The length in bits.
+    #[expect(clippy::len_without_is_empty, reason = "a prefix always holds an address")]
     pub fn len(self) -> u8 {
         self.0.prefix_len()
     }

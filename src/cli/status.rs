@@ -1,0 +1,87 @@
+//! `underpass status`: the whole daemon at a glance.
+
+use clap::Args;
+use comfy_table::Table;
+
+use super::client::ClientArgs;
+use super::text::{self, table};
+use crate::control::api::{self, Traffic};
+
+/// Show what the daemon runs with and what it has carried
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  underpass status
+  underpass status -o json | jq .counters.underlay")]
+pub(super) struct Status {
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+impl Status {
+    pub(super) fn execute(self) -> anyhow::Result<()> {
+        let status: api::Status = self.client.get(api::STATUS)?;
+        self.client.print(&status, render)
+    }
+}
+
+fn render(status: &api::Status) -> String {
+    let mut out = text::lines(&overview(status));
+    out.push('\n');
+    out.push_str(&text::lines(&traffic(status)));
+    if !status.peers.is_empty() {
+        out.push('\n');
+        out.push_str(&text::lines(&peers(status)));
+    }
+    out
+}
+
+fn overview(status: &api::Status) -> Table {
+    let mut overview = table(&[]);
+    let version = format!("{} {}", status.name, status.version);
+    let tunnel = &status.tunnel;
+    let address = tunnel.address.map_or_else(String::new, |address| format!(", address {address}"));
+    let workers = text::plural(status.workers, "worker");
+    overview.add_row(["node", &status.node]);
+    overview.add_row(["daemon", &format!("{version}, up {}", text::duration(status.uptime_seconds))]);
+    overview.add_row(["tunnel", &format!("{}, mtu {}{address}", tunnel.device, tunnel.mtu)]);
+    overview.add_row(["backend", &format!("{}, {workers}", status.backend)]);
+    for (index, (name, state)) in status.offloads.iter().enumerate() {
+        overview.add_row([if index == 0 { "offloads" } else { "" }, &format!("{name} {state}")]);
+    }
+    overview.add_row(["routes", &status.routes.to_string()]);
+    overview.add_row(["dropped", &dropped(&status.drops)]);
+    overview
+}
+
+/// The total, and the reasons that occurred.
+fn dropped(drops: &api::Drops) -> String {
+    let occurred: Vec<_> = drops
+        .0
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(name, count)| format!("{name} {count}"))
+        .collect();
+    if occurred.is_empty() { "0".to_owned() } else { format!("{} ({})", drops.total(), occurred.join(", ")) }
+}
+
+fn traffic(status: &api::Status) -> Table {
+    let mut traffic = table(&["EDGE", "RX PACKETS", "RX BYTES", "TX PACKETS", "TX BYTES"]);
+    text::align_right(&mut traffic, 1..5);
+    traffic.add_row(edge("device", &status.counters.device));
+    traffic.add_row(edge("underlay", &status.counters.underlay));
+    traffic
+}
+
+fn edge(name: &str, edge: &Traffic) -> [String; 5] {
+    let rx_bytes = text::bytes(edge.rx_bytes);
+    let tx_bytes = text::bytes(edge.tx_bytes);
+    [name.to_owned(), edge.rx_packets.to_string(), rx_bytes, edge.tx_packets.to_string(), tx_bytes]
+}
+
+fn peers(status: &api::Status) -> Table {
+    let mut peers = table(&["PEER", "ADDRESS", "VTEP MAC", "SUBNETS"]);
+    for peer in &status.peers {
+        peers.add_row([&peer.name, &peer.address.to_string(), &peer.vtep_mac, &peer.subnets.join(", ")]);
+    }
+    peers
+}

@@ -1,0 +1,218 @@
+//! The file section by section: every value checked by itself and still tied to its position.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use ipnet::{Ipv4Net, Ipv6Net};
+use toml::de::DeTable;
+
+use super::diagnostic::Log;
+use super::reader::{At, List, Table, auto_or, check_sections, integer_in, parsed, word};
+use super::value::{self, BACKENDS, ENCAP_MODES, SWITCHES, UPLINKS};
+use super::{Backend, Config, Control, Switch, Uplink, schema};
+use crate::net::{EncapMode, Mac, NodeName, Prefix, Vni};
+
+/// A whole file. Wherever a value is `None`, what was wrong with it is in the log.
+pub(super) struct Raw {
+    pub(super) node: Node,
+    pub(super) tunnel: Tunnel,
+    vxlan_port: Option<At<u16>>,
+    vni: Option<At<Vni>>,
+    pub(super) pools: Vec<Pool>,
+    /// Offset of `[local]`, 0 when it is absent.
+    pub(super) local_at: usize,
+    pub(super) local: List<Prefix>,
+    pub(super) peers: Vec<Peer>,
+    socket: Option<At<PathBuf>>,
+    listen: Option<At<Option<SocketAddr>>>,
+}
+
+/// `[node]`
+pub(super) struct Node {
+    pub(super) name: Option<At<NodeName>>,
+    pub(super) address: Option<At<Ipv4Net>>,
+    pub(super) address6: Option<At<Option<Ipv6Net>>>,
+}
+
+/// `[tunnel]`
+pub(super) struct Tunnel {
+    device: Option<At<String>>,
+    pub(super) address: Option<At<Option<IpAddr>>>,
+    pub(super) mtu: Option<At<Option<u16>>>,
+    pub(super) workers: Option<At<Option<u16>>>,
+    pub(super) backend: Option<At<Backend>>,
+    uplink: Option<At<Uplink>>,
+    pub(super) tso: Option<At<Switch>>,
+    pub(super) uso: Option<At<Switch>>,
+    pub(super) gro: Option<At<Switch>>,
+    udp_gso: Option<At<Switch>>,
+    udp_gro: Option<At<Switch>>,
+    packet_socket: Option<At<Switch>>,
+}
+
+/// `[[pool]]`
+pub(super) struct Pool {
+    pub(super) cidr: Option<At<Prefix>>,
+    pub(super) ipip_mode: Option<At<EncapMode>>,
+    pub(super) vxlan_mode: Option<At<EncapMode>>,
+}
+
+/// `[[peer]]`
+pub(super) struct Peer {
+    /// Offset of the section.
+    pub(super) at: usize,
+    pub(super) name: Option<At<NodeName>>,
+    pub(super) address: Option<At<IpAddr>>,
+    pub(super) subnets: List<Prefix>,
+    pub(super) vtep_mac: Option<At<Option<Mac>>>,
+}
+
+impl Raw {
+    /// Reads every section of the document.
+    pub(super) fn read(root: &DeTable<'_>, log: &mut Log<'_>) -> Self {
+        check_sections(root, log);
+        let vxlan = Table::single(root, &schema::VXLAN, log);
+        let local = Table::single(root, &schema::LOCAL, log);
+        let control = Table::single(root, &schema::CONTROL, log);
+        let metrics = Table::single(root, &schema::METRICS, log);
+        Self {
+            node: Node::read(&Table::required(root, &schema::NODE, log), log),
+            tunnel: Tunnel::read(&Table::single(root, &schema::TUNNEL, log), log),
+            vxlan_port: vxlan.value_or(log, "port", 4789, value::vxlan_port),
+            vni: vxlan.value_or(log, "vni", Vni::CALICO, value::vni),
+            pools: Table::repeated(root, &schema::POOL, log).iter().map(|t| Pool::read(t, log)).collect(),
+            local_at: local.at,
+            local: local.list_or_empty(log, "subnets", value::pod_prefix),
+            peers: Table::repeated(root, &schema::PEER, log).iter().map(|t| Peer::read(t, log)).collect(),
+            socket: control.value_or(log, "socket", PathBuf::from(Control::SOCKET), value::socket_path),
+            listen: metrics.value_or(log, "listen", None, value::listen),
+        }
+    }
+
+    /// The checked configuration; `None` when anything was wrong.
+    pub(super) fn build(self) -> Option<Config> {
+        Some(Config {
+            node: self.node.build()?,
+            tunnel: self.tunnel.build()?,
+            vxlan: super::Vxlan { port: self.vxlan_port?.value, vni: self.vni?.value },
+            pools: self.pools.into_iter().map(Pool::build).collect::<Option<_>>()?,
+            local_subnets: self.local.build()?,
+            peers: self.peers.into_iter().map(Peer::build).collect::<Option<_>>()?,
+            control: Control { socket: self.socket?.value },
+            metrics: self.listen?.value,
+        })
+    }
+}
+
+impl Node {
+    fn read(table: &Table<'_>, log: &mut Log<'_>) -> Self {
+        Self {
+            name: table.value(log, "name", parsed),
+            address: table.value(log, "address", value::node_address),
+            address6: table.value_or(log, "address6", None, value::node_address6),
+        }
+    }
+
+    fn build(self) -> Option<super::Node> {
+        Some(super::Node {
+            name: self.name?.value,
+            address: self.address?.value,
+            address6: self.address6?.value,
+        })
+    }
+}
+
+impl Tunnel {
+    fn read(table: &Table<'_>, log: &mut Log<'_>) -> Self {
+        let mut switch = |key| table.value_or(log, key, Switch::Auto, |v| word(v, &SWITCHES));
+        let [tso, uso, gro] = ["tso", "uso", "gro"].map(&mut switch);
+        let [udp_gso, udp_gro, packet_socket] = ["udp_gso", "udp_gro", "packet_socket"].map(switch);
+        Self {
+            device: table.value_or(log, "device", super::Tunnel::DEVICE.to_owned(), value::device),
+            address: table.value_or(log, "address", None, |v| auto_or(v, value::tunnel_address)),
+            mtu: table.value_or(log, "mtu", None, |v| auto_or(v, |v| integer_in(v, 576, u16::MAX))),
+            workers: table.value_or(log, "workers", None, |v| auto_or(v, |v| integer_in(v, 1, 64))),
+            backend: table.value_or(log, "backend", Backend::Auto, |v| word(v, &BACKENDS)),
+            uplink: table.value_or(log, "uplink", Uplink::Auto, |v| word(v, &UPLINKS)),
+            tso,
+            uso,
+            gro,
+            udp_gso,
+            udp_gro,
+            packet_socket,
+        }
+    }
+
+    fn build(self) -> Option<super::Tunnel> {
+        Some(super::Tunnel {
+            device: self.device?.value,
+            address: self.address?.value,
+            mtu: self.mtu?.value,
+            workers: self.workers?.value,
+            backend: self.backend?.value,
+            uplink: self.uplink?.value,
+            offload: super::Offload {
+                tso: self.tso?.value,
+                uso: self.uso?.value,
+                gro: self.gro?.value,
+                udp_gso: self.udp_gso?.value,
+                udp_gro: self.udp_gro?.value,
+                packet_socket: self.packet_socket?.value,
+            },
+        })
+    }
+}
+
+impl Pool {
+    fn read(table: &Table<'_>, log: &mut Log<'_>) -> Self {
+        let mut mode = |key| table.value_or(log, key, EncapMode::Never, |v| word(v, &ENCAP_MODES));
+        let [ipip_mode, vxlan_mode] = ["ipip_mode", "vxlan_mode"].map(&mut mode);
+        Self { cidr: table.value(log, "cidr", value::pod_prefix), ipip_mode, vxlan_mode }
+    }
+
+    fn build(self) -> Option<super::Pool> {
+        Some(super::Pool {
+            cidr: self.cidr?.value,
+            ipip_mode: self.ipip_mode?.value,
+            vxlan_mode: self.vxlan_mode?.value,
+        })
+    }
+}
+
+impl Peer {
+    fn read(table: &Table<'_>, log: &mut Log<'_>) -> Self {
+        Self {
+            at: table.at,
+            name: table.value(log, "name", parsed),
+            address: table.value(log, "address", value::peer_address),
+            subnets: table.list(log, "subnets", value::pod_prefix),
+            vtep_mac: table.value_or(log, "vtep_mac", None, |v| parsed(v).map(Some)),
+        }
+    }
+
+    /// The VTEP address in effect and where it comes from: its own key, else the name.
+    pub(super) fn effective_mac(&self) -> Option<At<Mac>> {
+        match *self.vtep_mac.as_ref()? {
+            At { value: Some(mac), at } => Some(At { value: mac, at }),
+            At { value: None, .. } => {
+                let name = self.name.as_ref()?;
+                Some(At { value: Mac::of_vtep(name.value.as_str()), at: name.at })
+            }
+        }
+    }
+
+    fn build(self) -> Option<super::Peer> {
+        Some(super::Peer {
+            vtep_mac: self.effective_mac()?.value,
+            name: self.name?.value,
+            address: self.address?.value,
+            subnets: self.subnets.build()?,
+        })
+    }
+}
+
+impl<T> List<T> {
+    fn build(self) -> Option<Vec<T>> {
+        self.whole.then(|| self.items.into_iter().map(|item| item.value).collect())
+    }
+}

@@ -1,0 +1,193 @@
+//! The rules a single value must obey, whatever else the file says.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use toml::de::DeValue;
+
+use super::reader::{integer, parsed, text};
+use super::schema::clip;
+use super::{Backend, Switch, Uplink};
+use crate::net::{EncapMode, Prefix, Vni};
+
+/// The words of the offload switches.
+pub(super) const SWITCHES: [(&str, Switch); 3] =
+    [("auto", Switch::Auto), ("on", Switch::On), ("off", Switch::Off)];
+/// The words of `backend`.
+pub(super) const BACKENDS: [(&str, Backend); 3] =
+    [("auto", Backend::Auto), ("offload", Backend::Offload), ("plain", Backend::Plain)];
+/// The words of `uplink`.
+pub(super) const UPLINKS: [(&str, Uplink); 3] =
+    [("auto", Uplink::Auto), ("socket", Uplink::Socket), ("tap", Uplink::Tap)];
+/// The words of `ipip_mode` and `vxlan_mode`.
+pub(super) const ENCAP_MODES: [(&str, EncapMode); 3] = [
+    (EncapMode::Never.name(), EncapMode::Never),
+    (EncapMode::CrossSubnet.name(), EncapMode::CrossSubnet),
+    (EncapMode::Always.name(), EncapMode::Always),
+];
+
+/// First of the UDP source ports that carry the flow hash (RFC 7348 §5: the dynamic range).
+const FIRST_SOURCE_PORT: i64 = 49152;
+/// Room for a path in `sockaddr_un`, its closing NUL taken off (unix(7)).
+const LONGEST_SOCKET_PATH: usize = 107;
+/// Room for an interface name, its closing NUL taken off (IFNAMSIZ).
+const LONGEST_DEVICE: usize = 15;
+
+/// `node.address`.
+pub(super) fn node_address(value: &DeValue<'_>) -> Result<Ipv4Net, String> {
+    let net = match interface_address(value, "192.0.2.1/24")? {
+        IpNet::V4(net) => net,
+        IpNet::V6(_) => {
+            return Err("IPv6 underlay is not supported yet; give the node's IPv4 address".into());
+        }
+    };
+    let edge = match net.addr() {
+        address if net.prefix_len() >= 31 || ![net.network(), net.broadcast()].contains(&address) => {
+            return Ok(net);
+        }
+        address if address == net.network() => "network",
+        _ => "broadcast",
+    };
+    Err(format!("{} is the {edge} address of {}; give the node's own address in it", net.addr(), net.trunc()))
+}
+
+/// `node.address6`.
+pub(super) fn node_address6(value: &DeValue<'_>) -> Result<Option<Ipv6Net>, String> {
+    match interface_address(value, "2001:db8::1/64")? {
+        IpNet::V6(net) => Ok(Some(net)),
+        IpNet::V4(net) => Err(format!("{net} is IPv4; it belongs in address")),
+    }
+}
+
+/// An address that one interface can have, with the length of its subnet's prefix.
+fn interface_address(value: &DeValue<'_>, example: &str) -> Result<IpNet, String> {
+    let given = text(value)?;
+    let net: IpNet = given.parse().map_err(|_| match given.parse::<IpAddr>() {
+        Ok(address) => format!("{address} lacks its prefix length; write it like {example}"),
+        Err(_) => format!("\"{}\" is not an address with a prefix length like {example}", clip(given)),
+    })?;
+    if net.prefix_len() == 0 {
+        return Err(format!("{net}: a subnet of length 0 holds every address; write it like {example}"));
+    }
+    unicast(net.addr())?;
+    Ok(net)
+}
+
+/// `peer.address`. An IPv6 address is let through, for the checks that compare addresses.
+pub(super) fn peer_address(value: &DeValue<'_>) -> Result<IpAddr, String> {
+    host_address(value, "192.0.2.2")
+}
+
+/// `tunnel.address` when it is not "auto".
+pub(super) fn tunnel_address(value: &DeValue<'_>) -> Result<IpAddr, String> {
+    host_address(value, "10.244.1.0")
+}
+
+fn host_address(value: &DeValue<'_>, example: &str) -> Result<IpAddr, String> {
+    let given = text(value)?;
+    let address = given.parse().map_err(|_| match given.parse::<IpNet>() {
+        Ok(net) => format!("{net} has a prefix length; write the address alone, {}", net.addr()),
+        Err(_) => format!("\"{}\" is not an IP address; write one like {example}", clip(given)),
+    })?;
+    unicast(address)?;
+    Ok(address)
+}
+
+/// A prefix of pods: what a pool or a subnet may be.
+pub(super) fn pod_prefix(value: &DeValue<'_>) -> Result<Prefix, String> {
+    let prefix: Prefix = parsed(value)?;
+    match special_block(prefix.address()) {
+        Some((kind, len)) if prefix.len() >= len => {
+            Err(format!("{prefix} is {kind}, which is never routed to pods; use a unicast prefix"))
+        }
+        _ => Ok(prefix),
+    }
+}
+
+/// Whether `address` can be that of one host beyond its own link, else why not.
+pub(super) fn unicast(address: IpAddr) -> Result<(), String> {
+    match special_block(address) {
+        Some((kind, _)) => Err(format!("{address} is {kind}; give a unicast address")),
+        None => Ok(()),
+    }
+}
+
+/// The block of special addresses around `address`, with its prefix length (RFC 6890).
+fn special_block(address: IpAddr) -> Option<(&'static str, u8)> {
+    match address {
+        IpAddr::V4(a) if a.is_unspecified() => Some(("unspecified", 8)),
+        IpAddr::V4(a) if a.octets()[0] == 0 => Some(("\"this network\"", 8)),
+        IpAddr::V4(a) if a.is_loopback() => Some(("loopback", 8)),
+        IpAddr::V4(a) if a.is_link_local() => Some(("link-local", 16)),
+        IpAddr::V4(a) if a.is_multicast() => Some(("multicast", 4)),
+        IpAddr::V4(a) if a.is_broadcast() => Some(("broadcast", 32)),
+        IpAddr::V6(a) if a.is_unspecified() => Some(("unspecified", 128)),
+        IpAddr::V6(a) if a.is_loopback() => Some(("loopback", 128)),
+        IpAddr::V6(a) if a.is_unicast_link_local() => Some(("link-local", 10)),
+        IpAddr::V6(a) if a.is_multicast() => Some(("multicast", 8)),
+        IpAddr::V6(a) if a.to_ipv4_mapped().is_some() => Some(("IPv4-mapped", 96)),
+        IpAddr::V4(_) | IpAddr::V6(_) => None,
+    }
+}
+
+/// `tunnel.device`: what the kernel takes as a name (`dev_valid_name`), without `%`, which would
+/// make it a template.
+pub(super) fn device(value: &DeValue<'_>) -> Result<String, String> {
+    let name = text(value)?;
+    let strange = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':' | '%');
+    let reason = match name {
+        "" => "is empty",
+        "." | ".." => "is a directory name",
+        "lo" => "is the loopback device",
+        _ if name.len() > LONGEST_DEVICE => "is longer than 15 bytes",
+        _ if name.contains(strange) => "contains a slash, colon, percent sign or white space",
+        _ => return Ok(name.to_owned()),
+    };
+    Err(format!("\"{}\" {reason}; use an interface name like up0", clip(name)))
+}
+
+/// `vxlan.port`. The dynamic range is ours for source ports: a listener in it would take the
+/// answers of other flows for tunnel packets.
+pub(super) fn vxlan_port(value: &DeValue<'_>) -> Result<u16, String> {
+    let number = integer(value)?;
+    match u16::try_from(number) {
+        Ok(0) | Err(_) => Err(format!("{number} is not a UDP port; use 1 to 49151, 4789 by RFC 7348")),
+        Ok(_) if number >= FIRST_SOURCE_PORT => Err(format!(
+            "{number} collides with the VXLAN source ports 49152 to 65535; use 1 to 49151, 4789 by RFC 7348"
+        )),
+        Ok(port) => Ok(port),
+    }
+}
+
+/// `vxlan.vni`.
+pub(super) fn vni(value: &DeValue<'_>) -> Result<Vni, String> {
+    Vni::try_from(integer(value)?).map_err(|error| error.to_string())
+}
+
+/// `control.socket`.
+pub(super) fn socket_path(value: &DeValue<'_>) -> Result<PathBuf, String> {
+    let path = text(value)?;
+    let reason = match path {
+        _ if !path.starts_with('/') => "is not an absolute path",
+        _ if path.ends_with('/') => "names a directory",
+        _ if path.contains('\0') => "contains a NUL byte",
+        _ if path.len() > LONGEST_SOCKET_PATH => {
+            let len = path.len();
+            return Err(format!("\"{}\" has {len} bytes; a socket path has at most 107", clip(path)));
+        }
+        _ => return Ok(PathBuf::from(path)),
+    };
+    Err(format!("\"{}\" {reason}; write one like /run/underpass/underpass.sock", clip(path)))
+}
+
+/// `metrics.listen`.
+pub(super) fn listen(value: &DeValue<'_>) -> Result<Option<SocketAddr>, String> {
+    let given = text(value)?;
+    given.parse().map(Some).map_err(|_| {
+        format!(
+            "\"{}\" is not an address with a port; write one like 127.0.0.1:9091 or [::1]:9091",
+            clip(given)
+        )
+    })
+}

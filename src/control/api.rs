@@ -1,0 +1,253 @@
+//! The JSON of the control API, shared by the server and the command line.
+//!
+//! Fields are only ever added. The reader ignores what it does not know and most fields have a
+//! default, so that a command line works with a daemon one version older or newer.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::metrics::{EdgeTotals, Totals};
+use crate::net::{DropReason, Mode};
+
+/// Path of [`Status`].
+pub const STATUS: &str = "/v1/status";
+/// Path of the list of all [`RouteEntry`]s.
+pub const ROUTES: &str = "/v1/routes";
+/// Path of the one [`RouteEntry`] for `?address=`.
+pub const ROUTE_GET: &str = "/v1/routes/get";
+/// Path of [`Drops`].
+pub const DROPS: &str = "/v1/drops";
+
+/// `GET /v1/status`: the whole daemon at a glance.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Status {
+    /// Always `underpass`.
+    #[serde(default)]
+    pub name: String,
+    /// Version of the running daemon.
+    #[serde(default)]
+    pub version: String,
+    /// Seconds since the daemon started.
+    #[serde(default)]
+    pub uptime_seconds: u64,
+    /// This node's name.
+    pub node: String,
+    /// Number of packet threads.
+    pub workers: usize,
+    /// Device backend in use: `offload` or `plain`.
+    pub backend: String,
+    /// Each offload by name: `active`, or `off: ` and why.
+    #[serde(default)]
+    pub offloads: BTreeMap<String, String>,
+    /// The TUN device.
+    pub tunnel: TunnelStatus,
+    /// Traffic since the start, all workers together.
+    pub counters: EdgeCounters,
+    /// Packets not delivered since the start, every reason present.
+    pub drops: Drops,
+    /// Number of routes in the forwarding table.
+    pub routes: usize,
+    /// The other nodes, in the order of the configuration.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// The TUN device.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct TunnelStatus {
+    /// Interface name.
+    pub device: String,
+    /// Bytes of the largest inner packet.
+    pub mtu: u16,
+    /// The address on the interface, if it has one.
+    #[serde(default)]
+    pub address: Option<IpAddr>,
+}
+
+/// Traffic at both edges of the daemon.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct EdgeCounters {
+    /// Inner packets at the TUN.
+    pub device: Traffic,
+    /// Outer packets at the underlay.
+    pub underlay: Traffic,
+}
+
+/// Packets and bytes each way over one edge, IP headers included, after segmentation. `rx` is
+/// what the daemon received from that edge, `tx` what it handed over to it.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Traffic {
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+}
+
+/// `GET /v1/drops`: packets not delivered, by reason.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct Drops(pub BTreeMap<String, u64>);
+
+/// Another node.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct PeerStatus {
+    /// The node's name.
+    pub name: String,
+    /// Its underlay address.
+    pub address: IpAddr,
+    /// Its pod subnets.
+    #[serde(default)]
+    pub subnets: Vec<String>,
+    /// The inner destination address of VXLAN frames to it.
+    #[serde(default)]
+    pub vtep_mac: String,
+}
+
+/// One route, and the answer to "where does this packet go".
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct RouteEntry {
+    /// The destination prefix.
+    pub prefix: String,
+    /// The node that owns it; `null` for this node's own subnets.
+    pub peer: Option<String>,
+    /// How packets travel there.
+    pub mode: RouteMode,
+    /// The underlay address packets are sent to; `null` for this node's own subnets.
+    pub next_hop: Option<IpAddr>,
+    /// Bytes of the largest inner packet this route carries.
+    pub mtu: u16,
+    /// Where the route comes from: `static` (a configured peer) or `local` (an own subnet).
+    pub source: String,
+    /// One sentence: why this mode.
+    pub reason: String,
+}
+
+/// How packets of a route travel.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RouteMode {
+    /// IP-in-IP.
+    Ipip,
+    /// VXLAN in UDP.
+    Vxlan,
+    /// Bare to the next hop.
+    Direct,
+    /// Not at all: the prefix is this node's own.
+    Local,
+}
+
+impl RouteMode {
+    /// The word used in JSON and tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ipip => Mode::Ipip.name(),
+            Self::Vxlan => Mode::Vxlan.name(),
+            Self::Direct => Mode::Direct.name(),
+            Self::Local => "local",
+        }
+    }
+}
+
+/// The body of every response that is not 200.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct ErrorBody {
+    /// What was wrong, for a human.
+    pub error: String,
+}
+
+impl From<Mode> for RouteMode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Ipip => Self::Ipip,
+            Mode::Vxlan => Self::Vxlan,
+            Mode::Direct => Self::Direct,
+        }
+    }
+}
+
+impl From<&Totals> for EdgeCounters {
+    fn from(totals: &Totals) -> Self {
+        Self { device: totals.device.into(), underlay: totals.underlay.into() }
+    }
+}
+
+impl From<EdgeTotals> for Traffic {
+    fn from(edge: EdgeTotals) -> Self {
+        Self {
+            rx_packets: edge.rx_packets,
+            rx_bytes: edge.rx_bytes,
+            tx_packets: edge.tx_packets,
+            tx_bytes: edge.tx_bytes,
+        }
+    }
+}
+
+impl From<&Totals> for Drops {
+    fn from(totals: &Totals) -> Self {
+        Self(DropReason::ALL.iter().map(|&reason| (reason.name().to_owned(), totals.drops(reason))).collect())
+    }
+}
+
+impl Drops {
+    /// Packets dropped for any reason.
+    pub fn total(&self) -> u64 {
+        self.0.values().fold(0, |sum, count| sum.saturating_add(*count))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Drops, RouteEntry, RouteMode, Status};
+    use crate::metrics::Counters;
+    use crate::net::{DropReason, Mode};
+
+    #[test]
+    fn every_reason_is_in_the_drops() {
+        let counters = Counters::new(2);
+        counters.worker(0).dropped(DropReason::Ttl, 2);
+        counters.worker(1).dropped(DropReason::Ttl, 3);
+        let drops = Drops::from(&counters.totals());
+        assert_eq!(drops.0.len(), DropReason::ALL.len());
+        assert_eq!(drops.0["ttl"], 5);
+        assert_eq!(drops.0["loop"], 0);
+        assert_eq!(drops.total(), 5);
+    }
+
+    #[test]
+    fn route_json_is_as_documented() {
+        let entry = RouteEntry {
+            prefix: "10.244.1.0/24".into(),
+            peer: None,
+            mode: RouteMode::Local,
+            next_hop: None,
+            mtu: 1450,
+            source: "local".into(),
+            reason: "own subnet".into(),
+        };
+        assert_eq!(
+            serde_json::to_string(&entry).unwrap(),
+            r#"{"prefix":"10.244.1.0/24","peer":null,"mode":"local","next_hop":null,"mtu":1450,"source":"local","reason":"own subnet"}"#
+        );
+        for mode in [Mode::Ipip, Mode::Vxlan, Mode::Direct] {
+            let json = serde_json::to_string(&RouteMode::from(mode)).unwrap();
+            assert_eq!(json, format!("\"{}\"", mode.name()));
+            assert_eq!(RouteMode::from(mode).name(), mode.name());
+        }
+    }
+
+    #[test]
+    fn a_newer_daemon_is_understood() {
+        let json = r#"{"node":"a","workers":1,"backend":"plain","tunnel":{"device":"up0","mtu":1450,"new":1},
+            "counters":{"device":{"rx_packets":1,"rx_bytes":2,"tx_packets":3,"tx_bytes":4},
+            "underlay":{"rx_packets":0,"rx_bytes":0,"tx_packets":0,"tx_bytes":0}},
+            "drops":{"brand_new":7},"routes":0,"peers":[],"later":{}}"#;
+        let status: Status = serde_json::from_str(json).unwrap();
+        assert_eq!(status.drops.total(), 7);
+        assert_eq!(status.counters.device.tx_bytes, 4);
+    }
+}

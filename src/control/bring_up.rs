@@ -1,0 +1,171 @@
+//! Opening the edges: the TUN's queues and each worker's sockets, with what the host allows.
+
+use std::io;
+
+use anyhow::{Context, bail};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::host::{self, Facts, Host};
+use crate::config::{Backend, Config, Switch};
+use crate::device::{Device, Offload, Offloads, Plain};
+use crate::pump::Lane;
+use crate::underlay::{OpenError, SOURCE_PORTS, Setup, Sockets};
+
+/// Packets the kernel queues towards us on each TUN queue. The default of 500 overflows in one
+/// scheduling delay at full rate, and an overflow is a lost packet.
+pub const TX_QUEUE_LEN: u32 = 10_000;
+/// Most workers chosen automatically.
+const MAX_AUTO_WORKERS: u16 = 8;
+/// Descriptors beside the workers' own: control socket, clients, netlink, logs.
+const OTHER_DESCRIPTORS: u64 = 128;
+const CAP_NET_RAW: u32 = 13;
+
+/// The opened edges and what was chosen on the way.
+pub struct Lanes {
+    /// One for each worker.
+    pub lanes: Vec<Lane>,
+    /// `offload` or `plain`.
+    pub backend: &'static str,
+    /// Why this backend.
+    pub backend_reason: String,
+    /// Why this many workers.
+    pub workers_reason: String,
+    /// Each offload by name: `active`, or `off: ` and why.
+    pub offloads: Vec<(&'static str, String)>,
+    /// Whether received TCP segments are merged.
+    pub merge_tcp: bool,
+    /// Whether received UDP datagrams are merged.
+    pub merge_udp: bool,
+}
+
+/// Opens everything.
+///
+/// # Errors
+/// What the kernel refuses, with the next step.
+pub async fn lanes(host: &Host, config: &Config, facts: &Facts) -> anyhow::Result<Lanes> {
+    let (workers, workers_reason) = workers(config);
+    allow_descriptors(u64::from(workers) * (u64::from(SOURCE_PORTS) + 8) + OTHER_DESCRIPTORS)?;
+    let switches = config.tunnel.offload;
+    let queues = open_device(config, workers)?;
+    let setup = Setup {
+        address: config.node.address.addr(),
+        vxlan_port: config.vxlan.port,
+        workers: queues.devices.len() as u16,
+        raw: facts.capabilities >> CAP_NET_RAW & 1 == 1,
+        udp_gso: switches.udp_gso != Switch::Off,
+        udp_gro: switches.udp_gro != Switch::Off,
+    };
+    let mut lanes = Vec::new();
+    for (index, device) in queues.devices.into_iter().enumerate() {
+        match Sockets::open(&setup, index as u16) {
+            Ok(sockets) => lanes.push(Lane { device, sockets }),
+            Err(error) => return Err(explain(host, config, error).await),
+        }
+    }
+    let gro = switches.gro != Switch::Off && queues.backend == "offload";
+    let merge_udp = gro && queues.granted.uso;
+    let offloads = vec![
+        ("tso", describe(switches.tso, queues.granted.tso)),
+        ("uso", describe(switches.uso, queues.granted.uso)),
+        ("gro", describe(switches.gro, gro)),
+        ("udp_gso", describe(switches.udp_gso, setup.udp_gso)),
+        ("udp_gro", describe(switches.udp_gro, setup.udp_gro)),
+    ];
+    let workers_reason =
+        if lanes.len() == usize::from(workers) { workers_reason } else { "one queue".to_owned() };
+    let (backend, backend_reason) = (queues.backend, queues.reason);
+    Ok(Lanes { lanes, backend, backend_reason, workers_reason, offloads, merge_tcp: gro, merge_udp })
+}
+
+fn describe(switch: Switch, active: bool) -> String {
+    match (active, switch) {
+        (true, _) => "active".to_owned(),
+        (false, Switch::Off) => "off: configured".to_owned(),
+        (false, _) => "off: not available".to_owned(),
+    }
+}
+
+fn workers(config: &Config) -> (u16, String) {
+    if let Some(workers) = config.tunnel.workers {
+        return (workers, "configured".to_owned());
+    }
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = u16::try_from(cpus).unwrap_or(MAX_AUTO_WORKERS).clamp(1, MAX_AUTO_WORKERS);
+    (workers, format!("one for each of {cpus} CPUs, at most {MAX_AUTO_WORKERS}"))
+}
+
+/// Raises the soft limit of open descriptors to what is needed.
+fn allow_descriptors(needed: u64) -> anyhow::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= needed) {
+        return Ok(());
+    }
+    if limit.maximum.is_some_and(|maximum| maximum < needed) {
+        bail!(
+            "the limit of open files is {}, and {needed} are needed; raise it (`ulimit -n`, LimitNOFILE=) or set fewer `workers`",
+            limit.maximum.unwrap_or_default()
+        );
+    }
+    setrlimit(Resource::Nofile, Rlimit { current: Some(needed), maximum: limit.maximum })
+        .context("cannot raise the limit of open files")
+}
+
+/// The TUN's queues.
+struct Queues {
+    devices: Vec<Box<dyn Device>>,
+    granted: Offloads,
+    backend: &'static str,
+    reason: String,
+}
+
+fn open_device(config: &Config, workers: u16) -> anyhow::Result<Queues> {
+    let name = &config.tunnel.device;
+    let why = match config.tunnel.backend {
+        Backend::Plain => return open_plain(name, "configured".to_owned()),
+        Backend::Offload => "configured",
+        Backend::Auto => "multi-queue and vnet_hdr are available",
+    };
+    let switches = config.tunnel.offload;
+    let wanted = Offloads { tso: switches.tso != Switch::Off, uso: switches.uso != Switch::Off };
+    match Offload::open(name, usize::from(workers), wanted) {
+        Ok((queues, granted)) => {
+            if switches.uso == Switch::On && !granted.uso {
+                bail!(
+                    "uso is \"on\", but this kernel has no UDP segmentation offload for TUN (Linux 6.2 or newer)"
+                );
+            }
+            let devices = queues.into_iter().map(|queue| Box::new(queue) as Box<dyn Device>).collect();
+            Ok(Queues { devices, granted, backend: "offload", reason: why.to_owned() })
+        }
+        // EINVAL: the device exists with other flags, made without multi-queue or vnet_hdr.
+        Err(error)
+            if config.tunnel.backend == Backend::Auto && error.raw_os_error() == Some(libc::EINVAL) =>
+        {
+            open_plain(name, format!("{name} exists without multi-queue or vnet_hdr"))
+        }
+        Err(error) => Err(device_error(name, error)),
+    }
+}
+
+fn open_plain(name: &str, reason: String) -> anyhow::Result<Queues> {
+    let device = Plain::open(name).map_err(|error| device_error(name, error))?;
+    Ok(Queues { devices: vec![Box::new(device)], granted: Offloads::default(), backend: "plain", reason })
+}
+
+fn device_error(name: &str, error: io::Error) -> anyhow::Error {
+    let next = match error.raw_os_error() {
+        Some(libc::EBUSY) => "another process holds it; stop that one or choose another `device`",
+        Some(libc::EINVAL) => "it exists and is of another kind; choose another `device` or `backend`",
+        Some(libc::EPERM) => "CAP_NET_ADMIN is missing, or the device belongs to another user",
+        _ => "see the kernel log",
+    };
+    anyhow::Error::new(error).context(format!("cannot open TUN device {name}: {next}"))
+}
+
+/// A socket error in words; a taken port names its owner where it can be found.
+async fn explain(host: &Host, config: &Config, error: OpenError) -> anyhow::Error {
+    match host::udp_bind_error(host, config.vxlan.port, &error.error).await {
+        Some(explained) => explained.into(),
+        None => error.into(),
+    }
+}

@@ -1,0 +1,229 @@
+//! The daemon's life: look, refuse or choose, bring up, run until a signal, take down.
+//!
+//! Everything that can fail is tried before the kernel is changed, and everything that was changed
+//! is taken back, in reverse order, whatever ended the run.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use super::bring_up::{self, Lanes};
+use super::host::{self, Facts, Host, Needs, TunRoute, Uplink};
+use super::state::{Daemon, State};
+use super::{ControlSocket, metrics_http, server};
+use crate::config::Config;
+use crate::metrics::Counters;
+use crate::metrics::render::Exporter;
+use crate::net::{Mode, Prefix};
+use crate::offload::merge::Rules;
+use crate::pump::Pump;
+
+/// How long clients may hold up the end.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
+/// Runs the daemon until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What cannot work on this host, in words; or the failure that ended the run.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the control plane")?;
+    runtime.block_on(live(config))
+}
+
+async fn live(config: Config) -> anyhow::Result<()> {
+    let mut host = Host::connect()?;
+    let uplink = host.uplink_of(config.node.address.addr().into()).await?;
+    if let Some(warning) = uplink.prefix_warning(config.node.address.prefix_len()) {
+        tracing::warn!("{warning}");
+    }
+    let uplink_mtu = uplink.mtu.min(u32::from(u16::MAX)) as u16;
+    let state = State::new(config.clone(), uplink_mtu)?;
+    let facts = preflight(&host, &config, &state, &uplink).await?;
+    let socket = ControlSocket::bind(&config.control.socket)?;
+    let lanes = bring_up::lanes(&host, &config, &facts).await?;
+    say_choices(&config, &state, &uplink, &lanes);
+    let result = run_on(&mut host, &config, state, lanes, socket).await;
+    // The devices are closed by now; this removes what a persistent one would keep.
+    if let Err(error) = host.teardown().await {
+        tracing::warn!("clean-up is incomplete: {error}");
+    }
+    result
+}
+
+/// Refuses, with every reason at once, what cannot work on this host.
+async fn preflight(host: &Host, config: &Config, state: &State, uplink: &Uplink) -> anyhow::Result<Facts> {
+    let needs = Needs {
+        device: config.tunnel.device.clone(),
+        uplink: uplink.name.clone(),
+        ipip: state.uses(Mode::Ipip),
+        direct: state.uses(Mode::Direct),
+    };
+    let facts = host::gather(host, &needs).await?;
+    let verdict = host::judge(&needs, &facts);
+    for warning in &verdict.warnings {
+        tracing::warn!("{warning}");
+    }
+    if !verdict.errors.is_empty() {
+        let lines: Vec<String> = verdict.errors.iter().map(ToString::to_string).collect();
+        bail!("this host cannot run the tunnel:\n  {}", lines.join("\n  "));
+    }
+    Ok(facts)
+}
+
+/// One line for each choice, and why.
+fn say_choices(config: &Config, state: &State, uplink: &Uplink, lanes: &Lanes) {
+    tracing::info!("node {} at {} on {} (configured)", config.node.name, config.node.address, uplink.name);
+    let why = if config.tunnel.mtu.is_some() { "configured" } else { "the largest overhead of the pools" };
+    tracing::info!("mtu {}: uplink {} has {}, {why}", state.mtu, uplink.name, uplink.mtu);
+    tracing::info!("backend {}: {}", lanes.backend, lanes.backend_reason);
+    tracing::info!("workers {}: {}", lanes.lanes.len(), lanes.workers_reason);
+    for pool in &config.pools {
+        let (mode, when) = pool.encapsulation();
+        tracing::info!("pool {}: {mode} {when}", pool.cidr);
+    }
+    for (name, state) in &lanes.offloads {
+        tracing::info!("offload {name}: {state}");
+    }
+}
+
+/// From a working set of edges to the end of the run.
+async fn run_on(
+    host: &mut Host,
+    config: &Config,
+    state: State,
+    lanes: Lanes,
+    socket: ControlSocket,
+) -> anyhow::Result<()> {
+    let address = tun_address(config)?;
+    configure_kernel(host, config, &state, address).await?;
+    let counters = Counters::new(lanes.lanes.len());
+    let rules = Rules { tcp: lanes.merge_tcp, udp: lanes.merge_udp, mtu: usize::from(state.mtu) };
+    let pump =
+        Pump::start(lanes.lanes, rules, state.forwarding(), &counters).context("cannot start workers")?;
+    let failures = pump.failures();
+    let daemon = Arc::new(Daemon {
+        state,
+        counters,
+        started: Instant::now(),
+        backend: lanes.backend,
+        offloads: lanes.offloads,
+        address,
+    });
+    let (stop, stopped) = watch::channel(());
+    let services = services(config, &daemon, socket, stopped).await;
+    let result = match services {
+        Ok(services) => {
+            tracing::info!("ready; control socket {}", config.control.socket.display());
+            let result = wait(failures).await;
+            drop(stop);
+            let _ = tokio::time::timeout(LAST_ANSWERS, futures_util::future::join_all(services)).await;
+            result
+        }
+        Err(error) => Err(error),
+    };
+    // Routes go first, so that the kernel hands over nothing new; then the workers drain.
+    let cleaned = host.teardown().await;
+    pump.stop();
+    cleaned?;
+    result
+}
+
+/// The address on the TUN: the configured one, or the first of the first local subnet.
+fn tun_address(config: &Config) -> anyhow::Result<IpAddr> {
+    let first = config.local_subnets.first().map(|subnet| subnet.address());
+    config
+        .tunnel
+        .address
+        .or(first)
+        .ok_or_else(|| anyhow!("there is no local subnet to take the TUN address from"))
+}
+
+/// MTU, address and routes of the TUN.
+async fn configure_kernel(
+    host: &mut Host,
+    config: &Config,
+    state: &State,
+    address: IpAddr,
+) -> anyhow::Result<()> {
+    let width = |address: IpAddr| if address.is_ipv4() { 32 } else { 128 };
+    let index = host
+        .configure_tun(
+            &config.tunnel.device,
+            u32::from(state.mtu),
+            address,
+            width(address),
+            Some(bring_up::TX_QUEUE_LEN),
+        )
+        .await?;
+    let mut sources = vec![address];
+    // A pod network of two families needs a host address in each.
+    let other = config.local_subnets.iter().find(|subnet| subnet.is_ipv4() != address.is_ipv4());
+    if let Some(subnet) = other {
+        host.add_tun_address(subnet.address(), width(subnet.address())).await?;
+        sources.push(subnet.address());
+    }
+    host.remove_stale_routes(index).await?;
+    let pools: Vec<Prefix> = config.pools.iter().map(|pool| pool.cidr).collect();
+    let subnets: Vec<Prefix> = config.peers.iter().flat_map(|peer| peer.subnets.iter().copied()).collect();
+    let routes: Vec<TunRoute> = host::tun_routes(&pools, &subnets)
+        .into_iter()
+        .map(|prefix| TunRoute {
+            prefix,
+            source: sources.iter().copied().find(|source| source.is_ipv4() == prefix.is_ipv4()),
+            mtu: None,
+        })
+        .collect();
+    host.add_routes(index, &routes).await?;
+    Ok(())
+}
+
+/// Starts the API and the metrics endpoint.
+async fn services(
+    config: &Config,
+    daemon: &Arc<Daemon>,
+    socket: ControlSocket,
+    stopped: watch::Receiver<()>,
+) -> anyhow::Result<Vec<tokio::task::JoinHandle<()>>> {
+    let mut services = Vec::new();
+    if let Some(address) = config.metrics {
+        let listener = metrics_http::bind(address).await?;
+        let sizes = Arc::clone(daemon);
+        let exporter = Exporter::new(daemon.counters.clone(), move || sizes.state.sizes());
+        services.push(tokio::spawn(metrics_http::serve(listener, exporter, until(stopped.clone()))));
+    }
+    let api = server::serve(socket, Arc::clone(daemon), until(stopped));
+    services.push(tokio::spawn(async move {
+        if let Err(error) = api.await {
+            tracing::error!("the control socket failed: {error}");
+        }
+    }));
+    Ok(services)
+}
+
+/// Completes when the sender is dropped.
+async fn until(mut stopped: watch::Receiver<()>) {
+    while stopped.changed().await.is_ok() {}
+}
+
+/// Waits for a signal to end, or for a worker that ended by itself.
+async fn wait(failures: crossbeam::channel::Receiver<crate::pump::Failure>) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let failed = tokio::task::spawn_blocking(move || failures.recv());
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+        failure = failed => match failure {
+            Ok(Ok(failure)) => return Err(failure.into()),
+            _ => bail!("all workers stopped"),
+        },
+    }
+    Ok(())
+}

@@ -1,0 +1,280 @@
+//! Reading links and addresses: who owns the node address, what a device is, who holds a port.
+
+use std::net::IpAddr;
+
+use futures_util::TryStreamExt;
+use rtnetlink::packet_core::Nla;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::link::{
+    InfoData, InfoTun, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
+
+use super::error::errno;
+use super::{Host, HostError};
+
+/// The interface that owns the node address.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Uplink {
+    /// Interface name.
+    pub name: String,
+    /// Interface index.
+    pub index: u32,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Prefix length of the node address as the kernel has it.
+    pub prefix_len: u8,
+}
+
+impl Uplink {
+    /// A warning when the configured prefix length is another one than the kernel's: CrossSubnet
+    /// goes by the configured one.
+    pub fn prefix_warning(&self, configured: u8) -> Option<String> {
+        (self.prefix_len != configured).then(|| {
+            format!(
+                "the node address has prefix length {} on {}, but the configuration says {configured}; CrossSubnet goes by /{configured}, correct `address` under [node] if that is not meant",
+                self.prefix_len, self.name
+            )
+        })
+    }
+}
+
+/// What the daemon wants to know of a network device.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Link {
+    /// Interface name.
+    pub name: String,
+    /// Interface index.
+    pub index: u32,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Transmit queue length in packets.
+    pub txqueuelen: u32,
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// The kernel's word for its type, as "tun", "vxlan", "veth"; `None` for plain hardware.
+    pub kind: Option<String>,
+    /// Ownership, when this is a TUN or TAP.
+    pub tun: Option<TunDetails>,
+    /// UDP port, when this is a VXLAN device.
+    pub vxlan_port: Option<u16>,
+}
+
+/// Ownership of a TUN device.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct TunDetails {
+    /// The user that may attach to it without privileges; `None`: any user.
+    pub owner: Option<u32>,
+    /// The group whose members may attach to it without privileges; `None`: any group.
+    pub group: Option<u32>,
+    /// Whether it stays when its last descriptor is closed.
+    pub persistent: bool,
+    /// Whether it takes more than one queue.
+    pub multi_queue: bool,
+}
+
+impl Host {
+    /// The interface that owns the address of this node.
+    ///
+    /// # Errors
+    /// [`HostError::NoUplink`] when no interface has it; [`HostError::Netlink`].
+    pub async fn uplink_of(&self, node: IpAddr) -> Result<Uplink, HostError> {
+        let addresses = self.addresses().await?;
+        let links = self.links().await?;
+        let name_of = |index| links.iter().find(|l| l.index == index);
+        let owner = addresses.iter().find(|a| a.address == node).and_then(|a| Some((a, name_of(a.index)?)));
+        let Some((address, link)) = owner else {
+            let candidates = addresses
+                .iter()
+                .filter(|a| a.address.is_ipv4() == node.is_ipv4() && !a.address.is_loopback())
+                .filter_map(|a| Some(format!("{} {}/{}", name_of(a.index)?.name, a.address, a.prefix_len)))
+                .collect();
+            return Err(HostError::NoUplink { address: node, candidates });
+        };
+        Ok(Uplink {
+            name: link.name.clone(),
+            index: link.index,
+            mtu: link.mtu,
+            prefix_len: address.prefix_len,
+        })
+    }
+
+    /// The device called `name`; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub async fn link_by_name(&self, name: &str) -> Result<Option<Link>, HostError> {
+        if name.is_empty() || name.len() >= libc::IFNAMSIZ {
+            return Ok(None);
+        }
+        let mut stream = std::pin::pin!(self.handle.link().get().match_name(name).execute());
+        match stream.try_next().await {
+            Ok(message) => Ok(message.as_ref().map(Link::from)),
+            Err(error) if errno(&error) == Some(libc::ENODEV) => Ok(None),
+            Err(error) => Err(HostError::netlink(format!("look up the device {name}"), &error)),
+        }
+    }
+
+    /// All devices of the namespace.
+    pub(super) async fn links(&self) -> Result<Vec<Link>, HostError> {
+        let links = self.handle.link().get().execute().map_ok(|m| Link::from(&m));
+        links.try_collect().await.map_err(|e| HostError::netlink("list the network devices", &e))
+    }
+
+    /// All addresses of the namespace.
+    pub(super) async fn addresses(&self) -> Result<Vec<Address>, HostError> {
+        let messages: Vec<AddressMessage> = self
+            .handle
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|e| HostError::netlink("list the addresses", &e))?;
+        Ok(messages.iter().filter_map(Address::from_message).collect())
+    }
+}
+
+/// One address of one interface.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Address {
+    pub index: u32,
+    pub address: IpAddr,
+    pub prefix_len: u8,
+}
+
+impl Address {
+    /// IFA_LOCAL is our own address and IFA_ADDRESS the far end on a point-to-point link; IPv6
+    /// usually carries only the latter, then it is our own.
+    fn from_message(message: &AddressMessage) -> Option<Self> {
+        let known = matches!(message.header.family, AddressFamily::Inet | AddressFamily::Inet6);
+        let mut address = None;
+        for attribute in &message.attributes {
+            match attribute {
+                AddressAttribute::Local(local) => address = Some(*local),
+                AddressAttribute::Address(own) => address = address.or(Some(*own)),
+                _ => {}
+            }
+        }
+        let address = address.filter(|_| known)?;
+        Some(Self { index: message.header.index, address, prefix_len: message.header.prefix_len })
+    }
+}
+
+impl From<&LinkMessage> for Link {
+    fn from(message: &LinkMessage) -> Self {
+        let mut link = Self {
+            index: message.header.index,
+            up: message.header.flags.contains(LinkFlags::Up),
+            ..Self::default()
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name.clone_from(name),
+                LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+                LinkAttribute::TxQueueLen(len) => link.txqueuelen = *len,
+                LinkAttribute::LinkInfo(infos) => link.read_infos(infos),
+                _ => {}
+            }
+        }
+        link
+    }
+}
+
+impl Link {
+    fn read_infos(&mut self, infos: &[LinkInfo]) {
+        for info in infos {
+            match info {
+                LinkInfo::Kind(kind) => self.kind = Some(kind.to_string()),
+                LinkInfo::Data(InfoData::Tun(data)) => self.tun = Some(TunDetails::from(data.as_slice())),
+                LinkInfo::Data(InfoData::Vxlan(data)) => {
+                    self.vxlan_port = data.iter().find_map(|d| match d {
+                        InfoVxlan::Port(port) => Some(*port),
+                        _ => None,
+                    });
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+impl From<&[InfoTun]> for TunDetails {
+    /// The library leaves the attributes of `IFLA_INFO_DATA` of a TUN raw; their numbers are those
+    /// of `linux/if_link.h`, their values u32 or u8 in host order.
+    fn from(data: &[InfoTun]) -> Self {
+        let mut details = Self::default();
+        for info in data {
+            let InfoTun::Other(attribute) = info else { continue };
+            let mut value = vec![0; attribute.value_len()];
+            attribute.emit_value(&mut value);
+            let word = || Some(u32::from_ne_bytes(value.get(..4)?.try_into().ok()?));
+            let flag = value.first().is_some_and(|byte| *byte != 0);
+            match attribute.kind() {
+                IFLA_TUN_OWNER => details.owner = word(),
+                IFLA_TUN_GROUP => details.group = word(),
+                IFLA_TUN_PERSIST => details.persistent = flag,
+                IFLA_TUN_MULTI_QUEUE => details.multi_queue = flag,
+                _ => {}
+            }
+        }
+        details
+    }
+}
+
+const IFLA_TUN_OWNER: u16 = 1;
+const IFLA_TUN_GROUP: u16 = 2;
+const IFLA_TUN_PERSIST: u16 = 6;
+const IFLA_TUN_MULTI_QUEUE: u16 = 7;
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_core::DefaultNla;
+    use rtnetlink::packet_route::AddressFamily;
+    use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+    use rtnetlink::packet_route::link::InfoTun;
+
+    use super::{Address, TunDetails, Uplink};
+
+    #[test]
+    fn own_end_of_a_point_to_point_address() {
+        let mut message = AddressMessage::default();
+        message.header.family = AddressFamily::Inet;
+        message.header.prefix_len = 32;
+        message.header.index = 7;
+        message.attributes = vec![
+            AddressAttribute::Address("192.0.2.2".parse().unwrap()),
+            AddressAttribute::Local("192.0.2.1".parse().unwrap()),
+        ];
+        let own = Address { index: 7, address: "192.0.2.1".parse().unwrap(), prefix_len: 32 };
+        assert_eq!(Address::from_message(&message), Some(own));
+        message.attributes.reverse();
+        assert_eq!(Address::from_message(&message), Some(own));
+        message.attributes.clear();
+        assert_eq!(Address::from_message(&message), None);
+    }
+
+    #[test]
+    fn tun_details_from_raw_attributes_of_any_length() {
+        let raw = |kind, value: &[u8]| InfoTun::Other(DefaultNla::new(kind, value.to_vec()));
+        let data = [raw(1, &1000_u32.to_ne_bytes()), raw(6, &[1]), raw(7, &[0]), raw(99, &[1])];
+        let details = TunDetails::from(data.as_slice());
+        assert_eq!(
+            details,
+            TunDetails { owner: Some(1000), group: None, persistent: true, multi_queue: false }
+        );
+        let broken = [raw(1, &[1, 2]), raw(6, &[])];
+        assert_eq!(TunDetails::from(broken.as_slice()), TunDetails::default());
+    }
+
+    #[test]
+    fn prefix_warning_only_when_they_differ() {
+        let uplink = Uplink { name: "eth0".to_owned(), index: 2, mtu: 1500, prefix_len: 24 };
+        assert_eq!(uplink.prefix_warning(24), None);
+        let text = uplink.prefix_warning(16).unwrap();
+        assert!(
+            text.contains("prefix length 24 on eth0") && text.contains("CrossSubnet goes by /16"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,302 @@
+//! The control socket's file: who may connect, and never anybody else's file.
+//!
+//! The socket is bound under a temporary name in its final directory, given mode 0660 and only
+//! then told to listen and renamed into place. Until `listen` the kernel refuses every connection,
+//! so there is no moment at which the umask of the process decides who gets in, and the umask
+//! itself, which all threads share, stays untouched. The rename also replaces a stale socket
+//! without a gap.
+
+use std::fs::{self, DirBuilder, Metadata, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+/// A listening control socket and its file.
+#[derive(Debug)]
+pub struct ControlSocket {
+    listener: UnixListener,
+    file: SocketFile,
+}
+
+/// The file of a control socket. Dropping it removes the file, unless another has taken its place.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+/// Why there is no control socket.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// The path is taken by something that is not a socket.
+    #[error("control socket {}: the path is {what}; remove it or set another control.socket", path.display())]
+    Occupied {
+        /// The configured path.
+        path: PathBuf,
+        /// What is there.
+        what: &'static str,
+    },
+    /// Somebody answers on the socket.
+    #[error("another daemon listens on {}; stop it or set another control.socket", path.display())]
+    InUse {
+        /// The configured path.
+        path: PathBuf,
+    },
+    /// Anybody could exchange the socket for another.
+    #[error("control socket {}: everybody may rename files in its directory; use a directory of root's", path.display())]
+    OpenDirectory {
+        /// The configured path.
+        path: PathBuf,
+    },
+    /// The system refused a step.
+    #[error("control socket {}: cannot {step}: {source}", path.display())]
+    System {
+        /// The configured path.
+        path: PathBuf,
+        /// What was tried.
+        step: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Mode of the socket file: owner and group may connect.
+const FILE_MODE: u32 = 0o660;
+/// Mode of the directory if it has to be made.
+const DIRECTORY_MODE: u32 = 0o750;
+/// Clients that may wait to be accepted; the kernel lowers it to `net.core.somaxconn`.
+const BACKLOG: i32 = 1024;
+
+impl ControlSocket {
+    /// Listens on `path`, replacing the file of a daemon that is gone.
+    ///
+    /// Two daemons that start in the same instant on the same path can both succeed; the later
+    /// one has the path.
+    ///
+    /// # Errors
+    /// See [`SocketError`].
+    pub fn bind(path: &Path) -> Result<Self, SocketError> {
+        let failed = |step| move |source| SocketError::System { path: path.to_owned(), step, source };
+        let directory = prepare_directory(path)?;
+        ensure_free(path)?;
+        let temporary = directory.join(format!(".underpass.{}", std::process::id()));
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed("remove a left-over temporary file")(error));
+            }
+            _ => {}
+        }
+        let socket = listen(&temporary).map_err(failed("bind"))?;
+        let metadata = fs::rename(&temporary, path).and_then(|()| fs::symlink_metadata(path));
+        let metadata = metadata.map_err(failed("move the socket into place"))?;
+        let file = SocketFile { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() };
+        Ok(Self { listener: socket.into(), file })
+    }
+
+    /// The listener (non-blocking) and the guard of its file.
+    pub fn into_parts(self) -> (UnixListener, SocketFile) {
+        (self.listener, self.file)
+    }
+}
+
+impl SocketFile {
+    fn is_ours(&self, metadata: &Metadata) -> bool {
+        metadata.dev() == self.device && metadata.ino() == self.inode
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if !fs::symlink_metadata(&self.path).is_ok_and(|metadata| self.is_ours(&metadata)) {
+            return;
+        }
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!("cannot remove control socket {}: {error}", self.path.display());
+        }
+    }
+}
+
+/// Makes the directory of `path` if it is missing, and returns it.
+fn prepare_directory(path: &Path) -> Result<PathBuf, SocketError> {
+    let directory = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let made = DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory);
+    let metadata = made.and_then(|()| fs::metadata(directory)).map_err(|source| SocketError::System {
+        path: path.to_owned(),
+        step: "make its directory",
+        source,
+    })?;
+    let (others_write, sticky) = (0o002, 0o1000);
+    if metadata.mode() & others_write != 0 && metadata.mode() & sticky == 0 {
+        return Err(SocketError::OpenDirectory { path: path.to_owned() });
+    }
+    Ok(directory.to_owned())
+}
+
+/// Succeeds when nothing is at `path`, or a socket on which nobody listens.
+fn ensure_free(path: &Path) -> Result<(), SocketError> {
+    let system = |step, source| SocketError::System { path: path.to_owned(), step, source };
+    let metadata = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        result => result.map_err(|source| system("look at the path", source))?,
+    };
+    if let Some(what) = not_a_socket(&metadata) {
+        return Err(SocketError::Occupied { path: path.to_owned(), what });
+    }
+    match probe(path) {
+        Ok(()) => Err(SocketError::InUse { path: path.to_owned() }),
+        // A full backlog: somebody listens, but is slow to accept.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(SocketError::InUse { path: path.to_owned() })
+        }
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        Err(source) => Err(system("tell whether somebody listens on it", source)),
+    }
+}
+
+fn not_a_socket(metadata: &Metadata) -> Option<&'static str> {
+    let kind = metadata.file_type();
+    if kind.is_socket() {
+        None
+    } else if kind.is_symlink() {
+        Some("a symbolic link")
+    } else if kind.is_dir() {
+        Some("a directory")
+    } else {
+        Some("a file, not a socket")
+    }
+}
+
+/// Connects without waiting.
+fn probe(path: &Path) -> io::Result<()> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&SockAddr::unix(path)?)
+}
+
+fn listen(path: &Path) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    fs::set_permissions(path, Permissions::from_mode(FILE_MODE))?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::path::Path;
+
+    use super::{ControlSocket, SocketError};
+
+    fn mode(path: &Path) -> u32 {
+        fs::symlink_metadata(path).unwrap().mode() & 0o7777
+    }
+
+    #[test]
+    fn directory_and_file_have_their_modes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run/underpass.sock");
+        let socket = ControlSocket::bind(&path).unwrap();
+        assert_eq!(mode(&path), 0o660);
+        // The umask of whoever runs the tests may take away more.
+        assert_eq!(mode(path.parent().unwrap()) & !0o750, 0);
+        UnixStream::connect(&path).unwrap();
+        let names: Vec<_> =
+            fs::read_dir(path.parent().unwrap()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names, ["underpass.sock"]);
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn other_kinds_of_files_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "precious").unwrap();
+        let link = dir.path().join("link");
+        symlink(&file, &link).unwrap();
+        let dangling = dir.path().join("dangling");
+        symlink("nowhere", &dangling).unwrap();
+        for (path, expected) in [
+            (file.as_path(), "a file, not a socket"),
+            (&link, "a symbolic link"),
+            (&dangling, "a symbolic link"),
+            (dir.path(), "a directory"),
+        ] {
+            let error = ControlSocket::bind(path).unwrap_err();
+            assert!(matches!(error, SocketError::Occupied { what, .. } if what == expected), "{error}");
+            assert!(error.to_string().contains(path.to_str().unwrap()));
+        }
+        assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_link_to_a_stale_socket_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let stale = dir.path().join("stale");
+        drop(UnixListener::bind(&stale).unwrap());
+        let link = dir.path().join("link");
+        symlink(&stale, &link).unwrap();
+        assert!(matches!(ControlSocket::bind(&link), Err(SocketError::Occupied { .. })));
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        drop(UnixListener::bind(&path).unwrap());
+        let _socket = ControlSocket::bind(&path).unwrap();
+        assert_eq!(mode(&path), 0o660);
+        UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn a_live_socket_is_refused_and_survives() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let _first = ControlSocket::bind(&path).unwrap();
+        let error = ControlSocket::bind(&path).unwrap_err();
+        let expected = format!("another daemon listens on {}", path.display());
+        assert!(error.to_string().starts_with(&expected), "{error}");
+        UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn a_successors_file_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let first = ControlSocket::bind(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let _second = ControlSocket::bind(&path).unwrap();
+        drop(first);
+        UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn a_directory_open_to_all_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
+        let error = ControlSocket::bind(&dir.path().join("s")).unwrap_err();
+        assert!(matches!(error, SocketError::OpenDirectory { .. }), "{error}");
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o1777)).unwrap();
+        ControlSocket::bind(&dir.path().join("s")).unwrap();
+    }
+
+    #[test]
+    fn a_path_too_long_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("d".repeat(120)).join("s");
+        let error = ControlSocket::bind(&path).unwrap_err();
+        assert!(matches!(error, SocketError::System { step: "bind", .. }), "{error}");
+    }
+}

@@ -1,0 +1,178 @@
+//! The control plane's own view: configuration, routes, and the forwarding table made of them.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::api::{Drops, EdgeCounters, PeerStatus, RouteEntry, RouteMode, Status, TunnelStatus};
+use super::server::Dataplane;
+use crate::config::Config;
+use crate::forward::{Forwarding, Peer, Underlay};
+use crate::metrics::Counters;
+use crate::metrics::render::Sizes;
+use crate::net::{Mac, Mode, Prefix};
+use crate::route::{Decision, Policy, Published, Rib, Route, RouteError, Target};
+use crate::source;
+
+/// Routes and peers, compiled and published.
+pub struct State {
+    config: Config,
+    policy: Policy,
+    peers: Vec<Peer>,
+    rib: Rib,
+    underlay: Underlay,
+    forwarding: Arc<Published<Forwarding>>,
+    /// Bytes of the largest inner packet, as set on the TUN.
+    pub mtu: u16,
+}
+
+impl State {
+    /// Compiles and publishes the routes of `config` for an uplink of `uplink_mtu` bytes.
+    ///
+    /// # Errors
+    /// When two owners claim one prefix; a checked configuration has none.
+    pub fn new(config: Config, uplink_mtu: u16) -> Result<Self, RouteError> {
+        let policy = Policy::new(&config.pools, Some(config.node.address), config.node.address6);
+        let underlay = Underlay {
+            address: config.node.address.addr(),
+            vtep_mac: Mac::of_vtep(config.node.name.as_str()),
+            vni: config.vxlan.vni,
+            mtu: uplink_mtu,
+        };
+        let peers: Vec<Peer> = config.peers.iter().filter_map(peer).collect();
+        let mut rib = Rib::default();
+        source::file::load(
+            &mut rib,
+            &config.local_subnets,
+            config.peers.iter().map(|peer| &peer.subnets[..]),
+        )?;
+        let forwarding = Forwarding::build(underlay, &peers, &policy, &rib);
+        let mtu = config.tunnel.mtu.unwrap_or_else(|| automatic_mtu(&underlay, &policy));
+        let forwarding = Arc::new(Published::new(forwarding));
+        Ok(Self { config, policy, peers, rib, underlay, forwarding, mtu })
+    }
+
+    /// The published table, for the workers.
+    pub fn forwarding(&self) -> &Arc<Published<Forwarding>> {
+        &self.forwarding
+    }
+
+    /// Table sizes, for metrics.
+    pub fn sizes(&self) -> Sizes {
+        Sizes { routes: self.rib.len(), peers: self.peers.len() }
+    }
+
+    /// Whether any route travels by `mode`.
+    pub fn uses(&self, mode: Mode) -> bool {
+        let pools =
+            self.policy.pools().iter().filter_map(|pool| Some((pool.cidr, self.rib.covering(pool.cidr)?)));
+        let routes = self.rib.best().map(|route| (route.prefix, route));
+        pools.chain(routes).any(|(prefix, route)| {
+            self.decide(prefix, route.target).is_some_and(|(_, decision)| decision.mode == mode)
+        })
+    }
+
+    /// The owning peer and the decision for addresses in `prefix`; `None` for our own.
+    fn decide(&self, prefix: Prefix, target: Target) -> Option<(&Peer, Decision)> {
+        let Target::Peer(id) = target else { return None };
+        let peer = self.peers.get(usize::from(id.0))?;
+        Some((peer, self.policy.decide(prefix, peer.address.into())))
+    }
+
+    /// Describes `route` for destinations in `within`.
+    fn entry(&self, route: Route, within: Prefix) -> RouteEntry {
+        let (prefix, source) = (route.prefix.to_string(), route.source.name().to_owned());
+        match self.decide(within, route.target) {
+            Some((peer, decision)) => RouteEntry {
+                prefix,
+                peer: Some(peer.name.to_string()),
+                mode: decision.mode.into(),
+                next_hop: Some(peer.address.into()),
+                mtu: self.underlay.path_mtu(decision.mode),
+                source,
+                reason: decision.reason.to_string(),
+            },
+            None => RouteEntry {
+                prefix,
+                peer: None,
+                mode: RouteMode::Local,
+                next_hop: None,
+                mtu: self.mtu,
+                source,
+                reason: "one of this node's own subnets; the kernel routes it to the pod".to_owned(),
+            },
+        }
+    }
+}
+
+/// The uplink's MTU less the largest overhead that any pool may add.
+fn automatic_mtu(underlay: &Underlay, policy: &Policy) -> u16 {
+    let modes = policy.pools().iter().map(|pool| pool.encapsulation().0);
+    modes.map(|mode| underlay.path_mtu(mode)).min().unwrap_or(underlay.mtu)
+}
+
+fn peer(peer: &crate::config::Peer) -> Option<Peer> {
+    let address: Ipv4Addr = match peer.address {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(_) => return None,
+    };
+    Some(Peer { name: peer.name.clone(), address, vtep_mac: peer.vtep_mac })
+}
+
+/// What the API shows: the state, and what was chosen at start.
+pub struct Daemon {
+    /// Routes and peers.
+    pub state: State,
+    /// The workers' counters.
+    pub counters: Counters,
+    /// When the daemon started.
+    pub started: Instant,
+    /// `offload` or `plain`.
+    pub backend: &'static str,
+    /// Each offload and whether it is active.
+    pub offloads: Vec<(&'static str, String)>,
+    /// Address on the TUN.
+    pub address: IpAddr,
+}
+
+impl Dataplane for Daemon {
+    fn status(&self) -> Status {
+        let (config, totals) = (&self.state.config, self.counters.totals());
+        Status {
+            name: env!("CARGO_PKG_NAME").to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            node: config.node.name.to_string(),
+            workers: self.counters.workers(),
+            backend: self.backend.to_owned(),
+            offloads: self.offloads.iter().map(|(name, state)| ((*name).to_owned(), state.clone())).collect(),
+            tunnel: TunnelStatus {
+                device: config.tunnel.device.clone(),
+                mtu: self.state.mtu,
+                address: Some(self.address),
+            },
+            counters: EdgeCounters::from(&totals),
+            drops: Drops::from(&totals),
+            routes: self.state.rib.len(),
+            peers: config.peers.iter().map(peer_status).collect(),
+        }
+    }
+
+    fn routes(&self) -> Vec<RouteEntry> {
+        self.state.rib.best().map(|route| self.state.entry(route, route.prefix)).collect()
+    }
+
+    fn route_get(&self, address: IpAddr) -> Option<RouteEntry> {
+        let route = self.state.rib.lookup(address)?;
+        Some(self.state.entry(route, Prefix::host(address)))
+    }
+}
+
+fn peer_status(peer: &crate::config::Peer) -> PeerStatus {
+    PeerStatus {
+        name: peer.name.to_string(),
+        address: peer.address,
+        subnets: peer.subnets.iter().map(Prefix::to_string).collect(),
+        vtep_mac: peer.vtep_mac.to_string(),
+    }
+}

@@ -1,0 +1,114 @@
+//! The system calls of the TUN edge (Documentation/networking/tuntap.rst,
+//! include/uapi/linux/if_tun.h).
+#![expect(unsafe_code, reason = "system calls")]
+
+use std::ffi::{c_char, c_int, c_short, c_uint, c_void};
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use crate::offload::Delivery;
+use crate::wire::{VnetHdr, vnet_hdr};
+
+/// Pieces in one write: the vnet header, the head and up to 64 segments.
+const MAX_IOVECS: usize = 2 + 64;
+
+/// Opens one queue of the TUN `name`, non-blocking, with a ten-byte little-endian vnet header.
+pub fn open_queue(name: &str) -> io::Result<OwnedFd> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open("/dev/net/tun")?;
+    // SAFETY: `ifreq` is plain old data for which all-zero bytes are a valid value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.is_empty() || name.len() >= request.ifr_name.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as c_char;
+    }
+    let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
+    request.ifr_ifru.ifru_flags = flags as c_short;
+    let fd = file.as_raw_fd();
+    // SAFETY: TUNSETIFF reads and writes one `ifreq`, which `request` is and outlives the call.
+    check(unsafe { libc::ioctl(fd, libc::TUNSETIFF as _, &mut request) })?;
+    set_int(fd, libc::TUNSETVNETHDRSZ as _, vnet_hdr::LEN as c_int)?;
+    set_int(fd, libc::TUNSETVNETLE as _, 1)?;
+    Ok(file.into())
+}
+
+/// Says which super-packets we accept (`TUN_F_*`). Applies to the whole device.
+pub fn set_offload(fd: RawFd, mask: c_uint) -> io::Result<()> {
+    // SAFETY: TUNSETOFFLOAD takes its argument by value and touches no memory of ours.
+    check(unsafe { libc::ioctl(fd, libc::TUNSETOFFLOAD as _, libc::c_ulong::from(mask)) }).map(drop)
+}
+
+/// Makes reads and writes return instead of waiting.
+pub fn set_nonblocking(fd: RawFd) -> io::Result<()> {
+    // SAFETY: F_GETFL and F_SETFL touch no memory.
+    let flags = check(unsafe { libc::fcntl(fd, libc::F_GETFL) })?;
+    // SAFETY: as above.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) }).map(drop)
+}
+
+fn set_int(fd: RawFd, request: libc::Ioctl, value: c_int) -> io::Result<()> {
+    // SAFETY: both requests this is called with read one `int` at the pointer.
+    check(unsafe { libc::ioctl(fd, request, &raw const value) }).map(drop)
+}
+
+fn check(result: c_int) -> io::Result<c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Reads one packet with its vnet header; the packet goes to the start of `buffer`.
+pub fn read_packet(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<(VnetHdr, usize)> {
+    let mut header = [0u8; vnet_hdr::LEN];
+    let iovecs = [iovec_mut(&mut header), iovec_mut(buffer)];
+    // SAFETY: both iovecs describe live, exclusively borrowed memory of the given lengths.
+    let read = unsafe { libc::readv(fd.as_raw_fd(), iovecs.as_ptr(), iovecs.len() as c_int) };
+    let read = usize::try_from(read).map_err(|_| io::Error::last_os_error())?;
+    let len = read.checked_sub(header.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+    Ok((VnetHdr::parse(&header), len))
+}
+
+fn iovec_mut(bytes: &mut [u8]) -> libc::iovec {
+    libc::iovec { iov_base: bytes.as_mut_ptr().cast::<c_void>(), iov_len: bytes.len() }
+}
+
+fn iovec(bytes: &[u8]) -> libc::iovec {
+    libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast::<c_void>(), iov_len: bytes.len() }
+}
+
+/// A reusable array for gathered writes.
+pub struct Iovecs([libc::iovec; MAX_IOVECS]);
+
+// SAFETY: the pointers inside are only meaningful during one `write`, which takes `&mut self`.
+unsafe impl Send for Iovecs {}
+
+impl Default for Iovecs {
+    fn default() -> Self {
+        Self([libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; MAX_IOVECS])
+    }
+}
+
+impl Iovecs {
+    /// Writes `delivery` with its vnet header in one call.
+    pub fn write(&mut self, fd: &OwnedFd, delivery: &Delivery<'_>) -> io::Result<()> {
+        let header = delivery.vnet.emit();
+        let count = 2 + delivery.pieces.len();
+        if count > MAX_IOVECS {
+            return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+        }
+        self.0[0] = iovec(&header);
+        self.0[1] = iovec(delivery.head);
+        for (slot, piece) in self.0[2..].iter_mut().zip(delivery.pieces) {
+            *slot = iovec(piece.resolve(&[], delivery.arena));
+        }
+        // SAFETY: the first `count` iovecs were just filled from slices that outlive the call, and
+        // writev only reads from them.
+        let written = unsafe { libc::writev(fd.as_raw_fd(), self.0.as_ptr(), count as c_int) };
+        if written < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}

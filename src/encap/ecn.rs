@@ -1,0 +1,59 @@
+//! Explicit congestion notification across the tunnel (RFC 6040).
+
+/// The two ECN bits of a TOS or traffic class byte.
+pub const MASK: u8 = 0b11;
+
+const NOT_ECT: u8 = 0b00;
+const ECT1: u8 = 0b01;
+const ECT0: u8 = 0b10;
+const CE: u8 = 0b11;
+
+/// The outer ECN bits for an inner TOS byte: normal mode, a copy (§4.1). The outer DSCP is 0: the
+/// pipe model of RFC 2983.
+#[inline]
+pub const fn encapsulate(inner: u8) -> u8 {
+    inner & MASK
+}
+
+/// The inner TOS byte after decapsulation, or `None` when the packet must be dropped
+/// (§4.2, figure 4).
+#[inline]
+pub const fn decapsulate(inner: u8, outer: u8) -> Option<u8> {
+    let ecn = match (inner & MASK, outer & MASK) {
+        (NOT_ECT, CE) => return None,
+        (NOT_ECT, _) => NOT_ECT,
+        (ECT0, ECT1) => ECT1,
+        (_, CE) => CE,
+        (inner, _) => inner,
+    };
+    Some(inner & !MASK | ecn)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{decapsulate, encapsulate};
+
+    #[test]
+    fn figure_4() {
+        // Rows: inner Not-ECT, ECT(0), ECT(1), CE. Columns: outer in the same order.
+        let order = [0b00, 0b10, 0b01, 0b11];
+        let table = [
+            [Some(0b00), Some(0b00), Some(0b00), None],
+            [Some(0b10), Some(0b10), Some(0b01), Some(0b11)],
+            [Some(0b01), Some(0b01), Some(0b01), Some(0b11)],
+            [Some(0b11), Some(0b11), Some(0b11), Some(0b11)],
+        ];
+        for (row, inner) in order.iter().enumerate() {
+            for (column, outer) in order.iter().enumerate() {
+                let expected = table[row][column].map(|ecn| 0xb8 | ecn);
+                assert_eq!(decapsulate(0xb8 | inner, 0x40 | outer), expected, "{inner:02b}/{outer:02b}");
+            }
+        }
+    }
+
+    #[test]
+    fn outer_copies_ecn_and_hides_dscp() {
+        assert_eq!(encapsulate(0xbb), 0b11);
+        assert_eq!(encapsulate(0xb8), 0);
+    }
+}

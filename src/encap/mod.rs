@@ -1,0 +1,12 @@
+//! Outer headers: built once per peer, patched per packet.
+
+pub mod direct;
+pub mod ecn;
+pub mod ipip;
+pub mod vxlan;
+
+/// TTL of every outer header: a fresh one, never the inner packet's (RFC 2003 §3.1).
+pub const OUTER_TTL: u8 = 64;
+
+/// Bytes that the kernel puts in front of a VXLAN datagram: IPv4 and UDP header.
+pub const UDP_OVERHEAD: usize = crate::wire::ipv4::LEN + crate::wire::udp::LEN;

@@ -1,0 +1,199 @@
+//! Inbound: from the underlay to the device.
+//!
+//! 1. strip: find the inner packet in its outer headers;
+//! 2. admit: who sent it, may they send from this source, is it for us;
+//! 3. merge: join segments of one flow;
+//! 4. deliver.
+//!
+//! Every format is decapsulated at all times, whatever this node itself sends, so that modes can
+//! be changed node by node without loss.
+
+use std::net::Ipv4Addr;
+use std::ops::Range;
+
+use super::tables::Forwarding;
+use crate::encap::{UDP_OVERHEAD, ecn};
+use crate::metrics::WorkerCounters;
+use crate::net::DropReason;
+use crate::offload::merge::{Candidate, Rules};
+use crate::offload::{Flow, Merge, Sink};
+use crate::route::{NextHop, PeerId};
+use crate::wire::{Ipv4, Malformed, ethernet, ipv4, ipv6, protocol, vxlan};
+
+/// How received bytes are wrapped.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Format {
+    /// A UDP payload: VXLAN header, Ethernet frame.
+    Vxlan,
+    /// A whole IPv4 packet with protocol 4 or 41.
+    Ipip,
+}
+
+/// One receive from a socket.
+#[derive(Clone, Copy, Debug)]
+pub struct Received {
+    /// Offset in the arena.
+    pub at: usize,
+    /// Bytes received.
+    pub len: usize,
+    /// Bytes of each datagram but the last when the kernel coalesced several (UDP_GRO); 0 when
+    /// this is one.
+    pub segment: usize,
+    /// Outer source address.
+    pub source: Ipv4Addr,
+    /// Outer TOS byte.
+    pub tos: u8,
+}
+
+/// The inbound flow of one worker.
+#[derive(Debug)]
+pub struct Inbound {
+    merge: Merge,
+}
+
+impl Inbound {
+    /// With the given rules of merging.
+    pub fn new(rules: Rules) -> Self {
+        Self { merge: Merge::new(rules) }
+    }
+
+    /// Takes one receive from `arena` and delivers what is finished to `sink`. Counts outer
+    /// packets as received and as dropped where they are.
+    #[inline]
+    pub fn receive(
+        &mut self,
+        forwarding: &Forwarding,
+        format: Format,
+        received: Received,
+        arena: &mut [u8],
+        sink: &mut impl Sink,
+        counters: &WorkerCounters,
+    ) {
+        let sender = forwarding.sender(received.source);
+        let segment = if received.segment == 0 { received.len.max(1) } else { received.segment };
+        let (mut at, end) = (received.at, received.at + received.len);
+        loop {
+            let datagram = at..(at + segment).min(end);
+            count(format, datagram.len(), counters);
+            let inner = sender
+                .ok_or(DropReason::UnknownPeer)
+                .and_then(|peer| admit(forwarding, format, peer, received.tos, datagram.clone(), arena));
+            match inner {
+                Ok(candidate) => self.merge.push(candidate, arena, sink),
+                Err(reason) => counters.dropped(reason, 1),
+            }
+            at = datagram.end;
+            if at >= end {
+                return;
+            }
+        }
+    }
+
+    /// Ends the batch: delivers what still waits to be merged.
+    pub fn finish(&mut self, arena: &[u8], sink: &mut impl Sink) {
+        self.merge.finish(arena, sink);
+    }
+}
+
+fn count(format: Format, len: usize, counters: &WorkerCounters) {
+    let outer = if format == Format::Vxlan { UDP_OVERHEAD } else { 0 };
+    counters.underlay.rx_packets.add(1);
+    counters.underlay.rx_bytes.add((len + outer) as u64);
+}
+
+/// Steps 1 and 2 for one datagram.
+#[inline]
+fn admit(
+    forwarding: &Forwarding,
+    format: Format,
+    sender: PeerId,
+    outer_tos: u8,
+    datagram: Range<usize>,
+    arena: &mut [u8],
+) -> Result<Candidate, DropReason> {
+    let (inner_at, outer_tos) = match format {
+        Format::Vxlan => (strip_vxlan(forwarding, &arena[datagram.clone()])?, outer_tos),
+        Format::Ipip => strip_ipip(&arena[datagram.clone()])?,
+    };
+    let at = datagram.start + inner_at;
+    let inner = &mut arena[at..datagram.end];
+    let mut flow = inner_flow(inner)?;
+    check_addresses(forwarding, sender, &flow)?;
+    if flow.ttl == 0 {
+        return Err(DropReason::Ttl);
+    }
+    let tos = ecn::decapsulate(flow.tos, outer_tos).ok_or(DropReason::Ecn)?;
+    if tos != flow.tos {
+        set_tos(inner, tos);
+        flow.tos = tos;
+    }
+    Ok(Candidate { flow, at })
+}
+
+/// Offset of the inner packet in a VXLAN datagram. The inner destination MAC is not compared: the
+/// VNI and the addresses decide.
+fn strip_vxlan(forwarding: &Forwarding, datagram: &[u8]) -> Result<usize, DropReason> {
+    let (vni, frame) = vxlan::parse(datagram).map_err(|Malformed| DropReason::Malformed)?;
+    if vni != Some(forwarding.underlay().vni.get()) {
+        return Err(DropReason::BadVni);
+    }
+    let (ethertype, payload) = ethernet::parse(frame).map_err(|Malformed| DropReason::Malformed)?;
+    let version = match ethertype {
+        ethernet::IPV4 => 4,
+        ethernet::IPV6 => 6,
+        _ => return Err(DropReason::Unsupported),
+    };
+    match payload.first() {
+        Some(byte) if byte >> 4 == version => Ok(vxlan::LEN + ethernet::LEN),
+        _ => Err(DropReason::Malformed),
+    }
+}
+
+/// Offset of the inner packet behind an outer IPv4 header, and the outer TOS byte.
+fn strip_ipip(packet: &[u8]) -> Result<(usize, u8), DropReason> {
+    let outer = Ipv4::parse(packet).map_err(|Malformed| DropReason::Malformed)?;
+    let version = match outer.protocol() {
+        protocol::IPIP => 4,
+        protocol::IPV6 => 6,
+        _ => return Err(DropReason::Unsupported),
+    };
+    match outer.payload().first() {
+        Some(byte) if byte >> 4 == version => Ok((outer.header_len(), outer.tos())),
+        _ => Err(DropReason::Malformed),
+    }
+}
+
+/// The inner packet's flow; its IPv4 header checksum must be right, and it must carry something.
+fn inner_flow(inner: &[u8]) -> Result<Flow, DropReason> {
+    let flow = Flow::of(inner).map_err(|Malformed| DropReason::Malformed)?;
+    if flow.source.is_ipv4() {
+        let ip = Ipv4::parse(inner).map_err(|Malformed| DropReason::Malformed)?;
+        if !ip.checksum_ok() {
+            return Err(DropReason::Malformed);
+        }
+    }
+    if flow.protocol == 0 && flow.source.is_ipv4() {
+        return Err(DropReason::Malformed);
+    }
+    Ok(flow)
+}
+
+/// The inner source must belong to the very peer that sent the packet, the destination to us.
+fn check_addresses(forwarding: &Forwarding, sender: PeerId, flow: &Flow) -> Result<(), DropReason> {
+    match forwarding.lookup(flow.source) {
+        Some(NextHop::Peer(via)) if via.peer == sender => {}
+        _ => return Err(DropReason::SpoofedSource),
+    }
+    match forwarding.lookup(flow.destination) {
+        Some(NextHop::Local) => Ok(()),
+        _ => Err(DropReason::NotLocal),
+    }
+}
+
+fn set_tos(inner: &mut [u8], tos: u8) {
+    if inner[0] >> 4 == 4 {
+        ipv4::patch_tos(inner, tos);
+    } else {
+        ipv6::patch_traffic_class(inner, tos);
+    }
+}

@@ -1,0 +1,23 @@
+//! The two flows, composed of the parts below and testable without root.
+//!
+//! ```text
+//! outbound   device ─▶ classify ─▶ route ─▶ decide ─▶ split ─▶ encapsulate ─▶ underlay
+//! inbound    underlay ─▶ strip ─▶ admit ─▶ merge ─▶ device
+//! ```
+//!
+//! Both flows work on bytes in buffers and on a published [`Forwarding`]; neither does I/O.
+
+mod deliver;
+mod inbound;
+mod outbound;
+mod outbox;
+mod tables;
+
+pub use deliver::Deliver;
+pub use inbound::{Format, Inbound, Received};
+pub use outbound::Outbound;
+pub use outbox::{Channel, Datagram, Full, Message, Outbox};
+pub use tables::{Forwarding, Peer, Underlay};
+
+#[cfg(test)]
+mod tests;

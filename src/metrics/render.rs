@@ -1,0 +1,157 @@
+//! The counters as OpenMetrics text.
+//!
+//! The workers' counters are read at the moment of the scrape by a prometheus-client collector;
+//! the packet path knows nothing of metrics. Labels are bounded: workers, edges and drop reasons,
+//! never peers or prefixes.
+
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::{MetricType, info::Info};
+use prometheus_client::registry::Registry;
+
+use super::{Counters, EdgeCounters, WorkerCounters};
+use crate::net::DropReason;
+
+/// Sizes of the tables at one moment.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Sizes {
+    /// Routes in the forwarding table.
+    pub routes: usize,
+    /// Known peers.
+    pub peers: usize,
+}
+
+/// Everything a scrape shows.
+#[derive(Debug)]
+pub struct Exporter(Registry);
+
+impl Exporter {
+    /// Exports `counters`, and the table sizes that `sizes` returns at each scrape.
+    pub fn new(counters: Counters, sizes: impl Fn() -> Sizes + Send + Sync + 'static) -> Self {
+        let mut registry = Registry::with_prefix("underpass");
+        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "The running build", build);
+        registry.register_collector(Box::new(Snapshot { counters, sizes }));
+        Self(registry)
+    }
+
+    /// The OpenMetrics text, up to and including `# EOF`.
+    ///
+    /// # Errors
+    /// Never in practice; writing to a string does not fail.
+    pub fn render(&self) -> Result<String, fmt::Error> {
+        let mut text = String::with_capacity(4096);
+        prometheus_client::encoding::text::encode(&mut text, &self.0)?;
+        Ok(text)
+    }
+}
+
+struct Snapshot<F> {
+    counters: Counters,
+    sizes: F,
+}
+
+impl<F> fmt::Debug for Snapshot<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot").field("workers", &self.counters.workers()).finish_non_exhaustive()
+    }
+}
+
+impl<F: Fn() -> Sizes + Send + Sync + 'static> Collector for Snapshot<F> {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let packets = counter(&mut encoder, "packets", "Packets over an edge, after segmentation")?;
+        self.edges(packets, |edge| (edge.rx_packets.get(), edge.tx_packets.get()))?;
+        let bytes = counter(&mut encoder, "bytes", "Bytes over an edge, IP headers included")?;
+        self.edges(bytes, |edge| (edge.rx_bytes.get(), edge.tx_bytes.get()))?;
+        self.drops(counter(&mut encoder, "drops", "Packets not delivered")?)?;
+        let Sizes { routes, peers } = (self.sizes)();
+        gauge(&mut encoder, "routes", "Routes in the forwarding table", routes)?;
+        gauge(&mut encoder, "peers", "Known peers", peers)
+    }
+}
+
+impl<F> Snapshot<F> {
+    fn workers(&self) -> impl Iterator<Item = (usize, &WorkerCounters)> {
+        (0..self.counters.workers()).map(|index| (index, self.counters.worker(index)))
+    }
+
+    /// One family over edges, directions and workers; `read` picks its (rx, tx) from an edge.
+    fn edges(&self, mut family: MetricEncoder, read: impl Fn(&EdgeCounters) -> (u64, u64)) -> fmt::Result {
+        for (index, worker) in self.workers() {
+            let index = index.to_string();
+            for (edge, counters) in [("device", &worker.device), ("underlay", &worker.underlay)] {
+                let (rx, tx) = read(counters);
+                for (direction, value) in [("rx", rx), ("tx", tx)] {
+                    let labels = [("edge", edge), ("direction", direction), ("worker", index.as_str())];
+                    ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn drops(&self, mut family: MetricEncoder) -> fmt::Result {
+        let totals = self.counters.totals();
+        for reason in DropReason::ALL {
+            let labels = [("reason", reason.name())];
+            ConstCounter::new(totals.drops(reason)).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+fn counter<'a>(
+    encoder: &'a mut DescriptorEncoder,
+    name: &'a str,
+    help: &str,
+) -> Result<MetricEncoder<'a>, fmt::Error> {
+    encoder.encode_descriptor(name, help, None, MetricType::Counter)
+}
+
+fn gauge(encoder: &mut DescriptorEncoder, name: &str, help: &str, value: usize) -> fmt::Result {
+    let value = i64::try_from(value).unwrap_or(i64::MAX);
+    ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Exporter, Sizes};
+    use crate::metrics::Counters;
+    use crate::net::DropReason;
+
+    #[test]
+    fn the_text_holds_every_value() {
+        let counters = Counters::new(2);
+        counters.worker(0).device.rx_packets.add(3);
+        counters.worker(1).underlay.tx_bytes.add(1500);
+        counters.worker(0).dropped(DropReason::Ecn, 1);
+        counters.worker(1).dropped(DropReason::Ecn, 2);
+        let exporter = Exporter::new(counters.clone(), || Sizes { routes: 4, peers: 3 });
+        let text = exporter.render().unwrap();
+        for line in [
+            r#"underpass_packets_total{edge="device",direction="rx",worker="0"} 3"#,
+            r#"underpass_packets_total{edge="device",direction="rx",worker="1"} 0"#,
+            r#"underpass_bytes_total{edge="underlay",direction="tx",worker="1"} 1500"#,
+            r#"underpass_drops_total{reason="ecn"} 3"#,
+            "# TYPE underpass_drops counter",
+            "underpass_routes 4",
+            "underpass_peers 3",
+            concat!(r#"underpass_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+        for reason in DropReason::ALL {
+            assert!(text.contains(&format!("reason=\"{}\"", reason.name())), "{reason}");
+        }
+        assert!(text.ends_with("\n# EOF\n"));
+        assert_eq!(text.matches("# TYPE").count(), text.matches("# HELP").count());
+
+        counters.worker(0).device.rx_packets.add(1);
+        let later = exporter.render().unwrap();
+        assert!(later.contains(r#"underpass_packets_total{edge="device",direction="rx",worker="0"} 4"#));
+    }
+}

@@ -1,0 +1,153 @@
+//! Classification: one look at an inner packet that answers everything later steps ask.
+
+use std::net::IpAddr;
+
+use crate::wire::{Ipv4, Ipv6, Malformed, protocol};
+
+/// What a packet is and which flow it belongs to.
+#[derive(Clone, Copy, Debug)]
+pub struct Flow {
+    /// Inner source address.
+    pub source: IpAddr,
+    /// Inner destination address.
+    pub destination: IpAddr,
+    /// Bytes of the packet by its own header.
+    pub total_len: usize,
+    /// Offset of the transport header: IPv4 header length, or 40.
+    pub l4: usize,
+    /// Protocol or next header number.
+    pub protocol: u8,
+    /// TOS or traffic class.
+    pub tos: u8,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// Whether this is a fragment (IPv6: the next header is a fragment header).
+    pub fragment: bool,
+    /// Hash of addresses, protocol and, for unfragmented TCP and UDP, ports.
+    pub hash: u32,
+}
+
+impl Flow {
+    /// Looks at the packet at the start of `bytes`.
+    ///
+    /// # Errors
+    /// `Malformed` when the IP header contradicts `bytes`; transport headers are not judged.
+    #[inline]
+    pub fn of(bytes: &[u8]) -> Result<Self, Malformed> {
+        match bytes.first().map(|byte| byte >> 4) {
+            Some(4) => Ok(Self::of_v4(Ipv4::parse(bytes)?)),
+            Some(6) => Ok(Self::of_v6(Ipv6::parse(bytes)?)),
+            _ => Err(Malformed),
+        }
+    }
+
+    fn of_v4(ip: Ipv4<'_>) -> Self {
+        let fragment = ip.is_fragment();
+        let ports = ports(ip.protocol(), fragment, ip.payload());
+        let addresses = u64::from(u32::from(ip.source())) << 32 | u64::from(u32::from(ip.destination()));
+        Self {
+            source: ip.source().into(),
+            destination: ip.destination().into(),
+            total_len: ip.total_len(),
+            l4: ip.header_len(),
+            protocol: ip.protocol(),
+            tos: ip.tos(),
+            ttl: ip.ttl(),
+            fragment,
+            hash: mix(addresses, ports, ip.protocol()),
+        }
+    }
+
+    fn of_v6(ip: Ipv6<'_>) -> Self {
+        let fragment = ip.next_header() == protocol::IPV6_FRAGMENT;
+        let ports = ports(ip.next_header(), fragment, ip.payload());
+        let (source, destination) = (u128::from(ip.source()), u128::from(ip.destination()));
+        let halves = [source >> 64, source, destination >> 64, destination].map(|half| half as u64);
+        let addresses = halves.iter().fold(0, |hash, half| fold_multiply(hash ^ half, KEYS[2]));
+        Self {
+            source: ip.source().into(),
+            destination: ip.destination().into(),
+            total_len: ip.total_len(),
+            l4: crate::wire::ipv6::LEN,
+            protocol: ip.next_header(),
+            tos: ip.traffic_class(),
+            ttl: ip.hop_limit(),
+            fragment,
+            hash: mix(addresses, ports, ip.next_header()),
+        }
+    }
+}
+
+/// Both ports as one number, 0 where the packet has none to show. Every fragment of a datagram
+/// answers 0, so that all of them take the same path.
+fn ports(protocol: u8, fragment: bool, payload: &[u8]) -> u32 {
+    match payload {
+        [a, b, c, d, ..] if !fragment && matches!(protocol, protocol::TCP | protocol::UDP) => {
+            u32::from_be_bytes([*a, *b, *c, *d])
+        }
+        _ => 0,
+    }
+}
+
+/// Odd constants with well-spread bits (from the digits of pi), for multiplicative hashing.
+const KEYS: [u64; 3] = [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7345, 0xa409_3822_299f_31d1];
+
+fn mix(addresses: u64, ports: u32, protocol: u8) -> u32 {
+    let tail = u64::from(ports) << 8 | u64::from(protocol);
+    let hash = fold_multiply(addresses ^ KEYS[0], tail ^ KEYS[1]);
+    (hash ^ hash >> 32) as u32
+}
+
+/// 128-bit product folded to 64 bits: every input bit reaches every output bit.
+fn fold_multiply(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    (product >> 64) as u64 ^ product as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Flow;
+    use crate::wire::ipv4;
+
+    fn udp(id: u16, flags: u16, port: u16) -> Vec<u8> {
+        let mut packet = ipv4::Repr {
+            tos: 0x02,
+            total_len: 28,
+            id,
+            flags,
+            ttl: 63,
+            protocol: 17,
+            source: [10, 0, 0, 1].into(),
+            destination: [10, 0, 0, 2].into(),
+        }
+        .emit()
+        .to_vec();
+        packet.extend([(port >> 8) as u8, port as u8, 0, 53, 0, 8, 0, 0]);
+        packet
+    }
+
+    #[test]
+    fn hash_is_of_the_flow_and_nothing_else() {
+        let a = Flow::of(&udp(1, ipv4::DF, 1000)).unwrap();
+        let b = Flow::of(&udp(2, 0, 1000)).unwrap();
+        let other = Flow::of(&udp(1, ipv4::DF, 1001)).unwrap();
+        assert_eq!(a.hash, b.hash);
+        assert_ne!(a.hash, other.hash);
+        assert_eq!((a.l4, a.total_len, a.protocol, a.tos, a.ttl), (20, 28, 17, 2, 63));
+    }
+
+    #[test]
+    fn all_fragments_share_a_hash() {
+        let first = Flow::of(&udp(7, ipv4::MF, 1000)).unwrap();
+        let later = Flow::of(&udp(7, 185, 0xabcd)).unwrap();
+        assert!(first.fragment && later.fragment);
+        assert_eq!(first.hash, later.hash);
+    }
+
+    #[test]
+    fn neither_version_is_malformed() {
+        for bytes in [&[][..], &[0x50; 40], &[0x45; 19]] {
+            assert!(Flow::of(bytes).is_err());
+        }
+    }
+}

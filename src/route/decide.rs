@@ -1,0 +1,180 @@
+//! The decision: encapsulate, and how, or send directly. Calico's rules and words.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::net::{EncapMode, Mode, Prefix};
+
+/// Calico's IPPool: the modes of all destinations in `cidr`. At most one of the modes is not
+/// `Never`; were both set, VXLAN would win.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Pool {
+    /// The destinations.
+    pub cidr: Prefix,
+    /// When to encapsulate in IP-in-IP.
+    pub ipip_mode: EncapMode,
+    /// When to encapsulate in VXLAN.
+    pub vxlan_mode: EncapMode,
+}
+
+impl Pool {
+    /// The encapsulation this pool uses and when.
+    pub fn encapsulation(self) -> (Mode, EncapMode) {
+        match (self.vxlan_mode, self.ipip_mode) {
+            (EncapMode::Never, EncapMode::Never) => (Mode::Direct, EncapMode::Never),
+            (EncapMode::Never, when) => (Mode::Ipip, when),
+            (when, _) => (Mode::Vxlan, when),
+        }
+    }
+}
+
+/// Everything a decision depends on besides destination and peer.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    pools: Vec<Pool>,
+    subnets: Vec<IpNet>,
+}
+
+impl Policy {
+    /// The policy of a node with these pools and underlay addresses.
+    pub fn new(pools: &[Pool], address: Option<Ipv4Net>, address6: Option<Ipv6Net>) -> Self {
+        let mut pools = pools.to_vec();
+        // Longest first: the first pool that covers a destination is the one that counts.
+        pools.sort_by_key(|pool| std::cmp::Reverse(pool.cidr.len()));
+        let subnets = address.map(IpNet::V4).into_iter().chain(address6.map(IpNet::V6)).collect();
+        Self { pools, subnets }
+    }
+
+    /// The pools, longest first.
+    pub fn pools(&self) -> &[Pool] {
+        &self.pools
+    }
+
+    /// How packets for `destination`, which lies in one pool or in none, travel to the node at
+    /// `peer`.
+    pub fn decide(&self, destination: Prefix, peer: IpAddr) -> Decision {
+        let Some(pool) = self.pools.iter().find(|pool| pool.cidr.covers(destination)) else {
+            return Decision { mode: Mode::Direct, reason: Reason::NoPool };
+        };
+        match pool.encapsulation() {
+            (_, EncapMode::Never) => Decision { mode: Mode::Direct, reason: Reason::Never(pool.cidr) },
+            (mode, EncapMode::Always) => Decision { mode, reason: Reason::Always(pool.cidr, mode) },
+            (mode, EncapMode::CrossSubnet) => match self.own_subnet_of(peer) {
+                Some(subnet) => {
+                    Decision { mode: Mode::Direct, reason: Reason::SameSubnet(pool.cidr, mode, peer, subnet) }
+                }
+                None => Decision { mode, reason: Reason::OtherSubnet(pool.cidr, mode, peer) },
+            },
+        }
+    }
+
+    /// The subnet of this node that contains `peer`. A host prefix contains nobody else, so a /32
+    /// node always encapsulates.
+    fn own_subnet_of(&self, peer: IpAddr) -> Option<IpNet> {
+        self.subnets
+            .iter()
+            .find(|net| net.prefix_len() != net.max_prefix_len() && net.contains(&peer))
+            .copied()
+    }
+}
+
+/// How packets travel, and why.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Decision {
+    /// The mode.
+    pub mode: Mode,
+    /// The rule that chose it.
+    pub reason: Reason,
+}
+
+/// The rule behind a [`Decision`]; `Display` gives it as one sentence.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Reason {
+    /// No pool contains the destination.
+    NoPool,
+    /// The pool never encapsulates.
+    Never(Prefix),
+    /// The pool always encapsulates.
+    Always(Prefix, Mode),
+    /// CrossSubnet, and the peer is in this node's subnet.
+    SameSubnet(Prefix, Mode, IpAddr, IpNet),
+    /// CrossSubnet, and the peer is not in this node's subnet.
+    OtherSubnet(Prefix, Mode, IpAddr),
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoPool => write!(f, "no pool contains the destination, so it is routed directly"),
+            Self::Never(pool) => write!(f, "pool {pool} has ipip_mode=Never and vxlan_mode=Never"),
+            Self::Always(pool, mode) => write!(f, "pool {pool} has {mode}_mode=Always"),
+            Self::SameSubnet(pool, mode, peer, subnet) => {
+                write!(
+                    f,
+                    "pool {pool} has {mode}_mode=CrossSubnet and {peer} is in our subnet {}",
+                    subnet.trunc()
+                )
+            }
+            Self::OtherSubnet(pool, mode, peer) => {
+                write!(f, "pool {pool} has {mode}_mode=CrossSubnet and {peer} is outside our subnet")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Policy, Pool, Reason};
+    use crate::net::EncapMode::{Always, CrossSubnet, Never};
+    use crate::net::{EncapMode, Mode};
+
+    fn pool(cidr: &str, ipip_mode: EncapMode, vxlan_mode: EncapMode) -> Pool {
+        Pool { cidr: cidr.parse().unwrap(), ipip_mode, vxlan_mode }
+    }
+
+    fn mode(policy: &Policy, destination: &str, peer: &str) -> Mode {
+        policy.decide(destination.parse().unwrap(), peer.parse().unwrap()).mode
+    }
+
+    #[test]
+    fn longest_pool_decides() {
+        let pools = [
+            pool("10.0.0.0/8", Always, Never),
+            pool("10.1.0.0/16", Never, CrossSubnet),
+            pool("10.1.2.0/24", Never, Never),
+        ];
+        let policy = Policy::new(&pools, "192.0.2.1/24".parse().ok(), None);
+        assert_eq!(mode(&policy, "10.9.0.0/24", "192.0.2.2"), Mode::Ipip);
+        assert_eq!(mode(&policy, "10.1.1.0/24", "192.0.2.2"), Mode::Direct);
+        assert_eq!(mode(&policy, "10.1.1.0/24", "198.51.100.3"), Mode::Vxlan);
+        assert_eq!(mode(&policy, "10.1.2.0/24", "198.51.100.3"), Mode::Direct);
+        assert_eq!(mode(&policy, "172.16.0.0/24", "198.51.100.3"), Mode::Direct);
+    }
+
+    #[test]
+    fn cross_subnet_by_own_prefix_only() {
+        let pools = [pool("10.0.0.0/8", CrossSubnet, Never)];
+        let host = Policy::new(&pools, "192.0.2.1/32".parse().ok(), None);
+        assert_eq!(mode(&host, "10.1.0.0/24", "192.0.2.2"), Mode::Ipip);
+        assert_eq!(mode(&host, "10.1.0.0/24", "192.0.2.1"), Mode::Ipip);
+        let wide = Policy::new(&pools, "192.0.2.1/16".parse().ok(), None);
+        assert_eq!(mode(&wide, "10.1.0.0/24", "192.0.99.9"), Mode::Direct);
+        assert_eq!(mode(&wide, "10.1.0.0/24", "2001:db8::1"), Mode::Ipip);
+        let unknown = Policy::new(&pools, None, None);
+        assert_eq!(mode(&unknown, "10.1.0.0/24", "192.0.2.2"), Mode::Ipip);
+    }
+
+    #[test]
+    fn the_reason_is_a_sentence() {
+        let pools = [pool("10.0.0.0/8", CrossSubnet, Never)];
+        let policy = Policy::new(&pools, "192.0.2.1/24".parse().ok(), None);
+        let decision = policy.decide("10.1.0.0/24".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        assert!(matches!(decision.reason, Reason::SameSubnet(..)));
+        assert_eq!(
+            decision.reason.to_string(),
+            "pool 10.0.0.0/8 has ipip_mode=CrossSubnet and 192.0.2.2 is in our subnet 192.0.2.0/24"
+        );
+    }
+}

@@ -1,0 +1,19 @@
+//! Routes: which node owns a destination and how packets get there.
+//!
+//! ```text
+//! sources ──edit──▶ Rib ──decide──▶ Fib ──publish──▶ workers
+//!                   per source      immutable        one pin per batch
+//! ```
+//!
+//! The control plane edits the [`Rib`], builds an immutable [`Fib`] from its best routes and
+//! publishes it; workers read whatever was published last, without locks.
+
+mod decide;
+mod fib;
+mod publish;
+mod rib;
+
+pub use decide::{Decision, Policy, Pool, Reason};
+pub use fib::{Fib, NextHop, PeerId, Via};
+pub use publish::{Pinned, Published};
+pub use rib::{Rib, Route, RouteError, Source, Target};

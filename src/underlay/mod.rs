@@ -1,0 +1,100 @@
+//! The network edge: the sockets of one worker.
+//!
+//! Outbound there is one UDP socket for each VXLAN source port and one raw socket that takes whole
+//! IPv4 packets (IP-in-IP and direct). Inbound there is one UDP socket for VXLAN and a raw socket
+//! each for protocols 4 and 41. A worker owns all of its sockets.
+
+mod filter;
+pub mod memory;
+mod raw;
+mod receive;
+mod send;
+mod sys;
+mod udp;
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::RawFd;
+
+pub use receive::Receiver;
+use send::Sender;
+
+use crate::forward::{Format, Outbox};
+use crate::metrics::WorkerCounters;
+
+/// UDP source ports, and so sockets, of each worker: enough entropy for the peers' receive queues
+/// and for equal-cost paths between the nodes.
+pub const SOURCE_PORTS: u16 = 256;
+
+/// What the sockets are opened for.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// This node's underlay address.
+    pub address: Ipv4Addr,
+    /// UDP port of VXLAN, here and at the peers.
+    pub vxlan_port: u16,
+    /// Number of workers that share the inbound traffic.
+    pub workers: u16,
+    /// Whether raw sockets are opened (IP-in-IP and direct; needs CAP_NET_RAW).
+    pub raw: bool,
+    /// Whether to send with UDP_SEGMENT.
+    pub udp_gso: bool,
+    /// Whether to receive with UDP_GRO.
+    pub udp_gro: bool,
+}
+
+/// A socket that could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot open {what}: {error}")]
+pub struct OpenError {
+    /// Which socket, in words.
+    pub what: String,
+    /// The kernel's reason.
+    #[source]
+    pub error: io::Error,
+}
+
+/// All sockets of one worker.
+pub struct Sockets {
+    sender: Sender,
+    receivers: Vec<Receiver>,
+}
+
+impl Sockets {
+    /// Opens the sockets of worker `index`.
+    ///
+    /// # Errors
+    /// When the VXLAN port is taken, a right is missing or descriptors run out.
+    pub fn open(setup: &Setup, index: u16) -> Result<Self, OpenError> {
+        let mut receivers = vec![Receiver::new(udp::receive(setup)?, Format::Vxlan)];
+        if setup.raw {
+            for protocol in raw::PROTOCOLS {
+                receivers.push(Receiver::new(raw::receive(setup, protocol, index)?, Format::Ipip));
+            }
+        }
+        let raw = if setup.raw { Some(raw::send()?) } else { None };
+        Ok(Self { sender: Sender::new(setup, udp::send_all(setup)?, raw), receivers })
+    }
+
+    /// Sends every message of `outbox`, whose payload lies in `arena`, and empties it. Counts what
+    /// left and what was dropped.
+    pub fn send(&mut self, outbox: &mut Outbox, arena: &[u8], counters: &WorkerCounters) {
+        self.sender.send(outbox, arena, counters);
+        outbox.clear();
+    }
+
+    /// The receiving sockets.
+    pub fn receivers(&mut self) -> &mut [Receiver] {
+        &mut self.receivers
+    }
+
+    /// Descriptors to poll for reading, in the order of [`Self::receivers`].
+    pub fn fds(&self) -> impl Iterator<Item = RawFd> + '_ {
+        self.receivers.iter().map(Receiver::fd)
+    }
+
+    /// Whether UDP_SEGMENT is still in use: the kernel may have refused it.
+    pub fn udp_gso_active(&self) -> bool {
+        self.sender.udp_gso_active()
+    }
+}

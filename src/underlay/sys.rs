@@ -1,0 +1,376 @@
+//! The system calls of the network edge: `sendmmsg` and `recvmmsg` over reusable arrays, and
+//! socket options that socket2 lacks (udp(7), ip(7), cmsg(3)).
+#![expect(unsafe_code, reason = "system calls")]
+
+use std::ffi::{c_int, c_void};
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::net::Ipv4Addr;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, RawFd};
+
+use socket2::Socket;
+
+use crate::forward::{Datagram, Message, Outbox, Received};
+use crate::metrics::WorkerCounters;
+use crate::net::DropReason;
+use crate::offload::Piece;
+
+/// Messages in one `sendmmsg`.
+const MESSAGES: usize = 64;
+/// Pieces in one `sendmmsg`: 64 messages of 64 datagrams would be more than ever comes together.
+const PIECES: usize = 4096;
+/// Bytes of control data of one message: UDP_SEGMENT and IP_TOS, or UDP_GRO and IP_TOS, each
+/// aligned.
+const CONTROL: usize = 64;
+/// Distance of the receive buffers: a datagram of 64 KiB, and a little so that the starts of
+/// buffers do not all fall into the same cache sets.
+const STRIDE: usize = 65536 + 192;
+
+/// Lets the kernel coalesce received datagrams (udp(7), Linux 5.0).
+pub fn set_udp_gro(socket: &Socket) -> io::Result<()> {
+    set_option(socket, libc::SOL_UDP, libc::UDP_GRO, 1)
+}
+
+/// Sets DF on everything and ignores the kernel's idea of the path MTU: what is too large for the
+/// link is an error here, not a fragment there.
+pub fn set_dont_fragment(socket: &Socket) -> io::Result<()> {
+    set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)
+}
+
+/// Sets the receive buffer, beyond the system's limit where we may.
+pub fn set_receive_buffer(socket: &Socket, bytes: usize) -> io::Result<()> {
+    set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes as c_int)
+        .or_else(|_| socket.set_recv_buffer_size(bytes))
+}
+
+/// Sets the send buffer, beyond the system's limit where we may.
+pub fn set_send_buffer(socket: &Socket, bytes: usize) -> io::Result<()> {
+    set_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, bytes as c_int)
+        .or_else(|_| socket.set_send_buffer_size(bytes))
+}
+
+fn set_option(socket: &Socket, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+    let (pointer, len) = ((&raw const value).cast::<c_void>(), size_of::<c_int>() as libc::socklen_t);
+    // SAFETY: every option this is called with reads one `int`, which `value` is.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, pointer, len) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Control data, aligned as `cmsghdr` wants it.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+struct Control([u8; CONTROL]);
+
+/// What a message counts as, kept for after the send.
+#[derive(Clone, Copy, Default)]
+struct Weight {
+    packets: u32,
+    bytes: u32,
+    segmented: bool,
+}
+
+/// A reusable `sendmmsg` argument. The arrays never grow, so pointers between them stay valid.
+pub struct SendBatch {
+    headers: Box<[libc::mmsghdr]>,
+    addresses: Box<[libc::sockaddr_in]>,
+    controls: Box<[Control]>,
+    pieces: Box<[libc::iovec]>,
+    weights: [Weight; MESSAGES],
+    len: usize,
+    used: usize,
+}
+
+// SAFETY: the pointers inside lead into the batch's own boxes or are refilled before each send;
+// every method that follows them takes `&mut self`.
+unsafe impl Send for SendBatch {}
+
+impl Default for SendBatch {
+    fn default() -> Self {
+        // SAFETY: `mmsghdr`, `sockaddr_in` and `iovec` are plain old data for which all-zero
+        // bytes are a valid value.
+        let (header, address, piece) = unsafe { (zeroed(), zeroed(), zeroed()) };
+        Self {
+            headers: vec![header; MESSAGES].into_boxed_slice(),
+            addresses: vec![address; MESSAGES].into_boxed_slice(),
+            controls: vec![Control([0; CONTROL]); MESSAGES].into_boxed_slice(),
+            pieces: vec![piece; PIECES].into_boxed_slice(),
+            weights: [Weight::default(); MESSAGES],
+            len: 0,
+            used: 0,
+        }
+    }
+}
+
+impl SendBatch {
+    /// Messages in the batch.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Fills the batch with as many of `messages` as it holds, one kernel message each (several
+    /// datagrams by UDP_SEGMENT), and returns how many it took.
+    pub fn fill(&mut self, outbox: &Outbox, messages: &[Message], arena: &[u8], port: u16) -> usize {
+        (self.len, self.used) = (0, 0);
+        for message in messages {
+            let datagrams = outbox.datagrams(message);
+            if !self.add(outbox, message, datagrams, arena, port) {
+                break;
+            }
+        }
+        self.len
+    }
+
+    /// Fills the batch with the datagrams of `message`, a kernel message each.
+    pub fn fill_unsegmented(&mut self, outbox: &Outbox, message: &Message, arena: &[u8], port: u16) {
+        (self.len, self.used) = (0, 0);
+        for datagram in outbox.datagrams(message) {
+            self.add(outbox, message, std::slice::from_ref(datagram), arena, port);
+        }
+    }
+
+    fn add(
+        &mut self,
+        outbox: &Outbox,
+        message: &Message,
+        datagrams: &[Datagram],
+        arena: &[u8],
+        port: u16,
+    ) -> bool {
+        let (index, from) = (self.len, self.used);
+        if index == MESSAGES || from + 2 * datagrams.len() > PIECES {
+            return false;
+        }
+        let mut bytes = 0;
+        for datagram in datagrams {
+            for piece in [datagram.head, datagram.body] {
+                self.pieces[self.used] = iovec(piece, outbox.slab(), arena);
+                self.used += 1;
+                bytes += piece.len;
+            }
+        }
+        let segmented = datagrams.len() > 1;
+        self.addresses[index] = address(message.to, port);
+        self.weights[index] = Weight { packets: datagrams.len() as u32, bytes, segmented };
+        let control = self.control(index, message, segmented);
+        let header = &mut self.headers[index].msg_hdr;
+        header.msg_name = (&raw mut self.addresses[index]).cast();
+        header.msg_namelen = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+        header.msg_iov = &raw mut self.pieces[from];
+        header.msg_iovlen = self.used - from;
+        header.msg_control =
+            if control == 0 { std::ptr::null_mut() } else { self.controls[index].0.as_mut_ptr().cast() };
+        header.msg_controllen = control;
+        self.len += 1;
+        true
+    }
+
+    /// Writes the control data of message `index` and returns its length, 0 for none.
+    fn control(&mut self, index: usize, message: &Message, segmented: bool) -> usize {
+        let buffer = &mut self.controls[index].0;
+        let mut used = 0;
+        if segmented {
+            used += control_message(
+                &mut buffer[used..],
+                libc::SOL_UDP,
+                libc::UDP_SEGMENT,
+                &message.segment.to_ne_bytes(),
+            );
+        }
+        // A zero TOS is the socket's default; naming it would cost a route lookup each time.
+        if message.tos != 0 && matches!(message.channel, crate::forward::Channel::Udp(_)) {
+            let tos = c_int::from(message.tos).to_ne_bytes();
+            used += control_message(&mut buffer[used..], libc::IPPROTO_IP, libc::IP_TOS, &tos);
+        }
+        used
+    }
+
+    /// Sends from message `from` on; returns how many the kernel took, at least one.
+    pub fn send(&mut self, fd: RawFd, from: usize) -> io::Result<usize> {
+        let headers = &mut self.headers[from..self.len];
+        // SAFETY: the headers were filled by `add`: names, iovecs and control data point into this
+        // batch's boxes, and the iovecs into the outbox and arena that the caller still borrows.
+        let sent = unsafe { libc::sendmmsg(fd, headers.as_mut_ptr(), headers.len() as u32, 0) };
+        usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// Whether message `index` relies on UDP_SEGMENT.
+    pub fn is_segmented(&self, index: usize) -> bool {
+        self.weights[index].segmented
+    }
+
+    /// Counts the messages of `range` as sent, `overhead` bytes of kernel headers each packet.
+    pub fn count_sent(&self, range: Range<usize>, overhead: usize, counters: &WorkerCounters) {
+        let (mut packets, mut bytes) = (0, 0);
+        for weight in &self.weights[range] {
+            packets += u64::from(weight.packets);
+            bytes += u64::from(weight.bytes);
+        }
+        counters.underlay.tx_packets.add(packets);
+        counters.underlay.tx_bytes.add(bytes + packets * overhead as u64);
+    }
+
+    /// Counts message `index` as dropped.
+    pub fn count_dropped(&self, index: usize, counters: &WorkerCounters, reason: DropReason) {
+        counters.dropped(reason, u64::from(self.weights[index].packets));
+    }
+
+    /// Counts the whole batch as dropped.
+    pub fn drop_all(&self, counters: &WorkerCounters, reason: DropReason) {
+        for index in 0..self.len {
+            self.count_dropped(index, counters, reason);
+        }
+    }
+}
+
+fn iovec(piece: Piece, slab: &[u8], arena: &[u8]) -> libc::iovec {
+    let bytes = piece.resolve(slab, arena);
+    libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
+}
+
+fn address(to: Ipv4Addr, port: u16) -> libc::sockaddr_in {
+    libc::sockaddr_in {
+        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_port: port.to_be(),
+        sin_addr: libc::in_addr { s_addr: u32::from(to).to_be() },
+        sin_zero: [0; 8],
+    }
+}
+
+/// Writes one control message to `buffer` and returns the bytes it takes, padding included. Laid
+/// out by hand (cmsg(3)): length, level, type, data.
+fn control_message(buffer: &mut [u8], level: c_int, kind: c_int, data: &[u8]) -> usize {
+    let header = size_of::<libc::cmsghdr>();
+    let len = header + data.len();
+    buffer[..size_of::<usize>()].copy_from_slice(&len.to_ne_bytes());
+    buffer[size_of::<usize>()..size_of::<usize>() + 4].copy_from_slice(&level.to_ne_bytes());
+    buffer[size_of::<usize>() + 4..header].copy_from_slice(&kind.to_ne_bytes());
+    buffer[header..len].copy_from_slice(data);
+    len.next_multiple_of(size_of::<usize>())
+}
+
+/// A reusable `recvmmsg` argument: one arena, one fixed place for each message.
+pub struct ReceiveBatch {
+    arena: Box<[u8]>,
+    headers: Box<[libc::mmsghdr]>,
+    addresses: Box<[libc::sockaddr_in]>,
+    controls: Box<[Control]>,
+    pieces: Box<[libc::iovec]>,
+}
+
+// SAFETY: the pointers inside lead into the batch's own boxes, which move with it; every method
+// that lets the kernel follow them takes `&mut self`.
+unsafe impl Send for ReceiveBatch {}
+
+impl ReceiveBatch {
+    /// Room for `count` messages of up to 64 KiB.
+    pub fn new(count: usize) -> Self {
+        // SAFETY: plain old data for which all-zero bytes are a valid value.
+        let (header, address, piece) = unsafe { (zeroed(), zeroed(), zeroed()) };
+        Self {
+            arena: vec![0; count * STRIDE].into_boxed_slice(),
+            headers: vec![header; count].into_boxed_slice(),
+            addresses: vec![address; count].into_boxed_slice(),
+            controls: vec![Control([0; CONTROL]); count].into_boxed_slice(),
+            pieces: vec![piece; count].into_boxed_slice(),
+        }
+    }
+
+    /// Most messages in a batch.
+    pub fn capacity(&self) -> usize {
+        self.headers.len()
+    }
+
+    /// The buffers.
+    pub fn arena(&mut self) -> &mut [u8] {
+        &mut self.arena
+    }
+
+    /// Receives without waiting; returns how many messages came.
+    pub fn receive(&mut self, fd: RawFd) -> io::Result<usize> {
+        self.prepare();
+        let count = self.headers.len() as u32;
+        // SAFETY: `prepare` pointed every header at places inside this batch's boxes with their
+        // true lengths.
+        let received = unsafe {
+            libc::recvmmsg(fd, self.headers.as_mut_ptr(), count, libc::MSG_DONTWAIT, std::ptr::null_mut())
+        };
+        usize::try_from(received).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// The kernel overwrites lengths with what it used, so they are set anew each time.
+    fn prepare(&mut self) {
+        for (index, buffer) in self.arena.chunks_exact_mut(STRIDE).enumerate() {
+            self.pieces[index] = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: 65536 };
+            let header = &mut self.headers[index].msg_hdr;
+            header.msg_name = (&raw mut self.addresses[index]).cast();
+            header.msg_namelen = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+            header.msg_iov = &raw mut self.pieces[index];
+            header.msg_iovlen = 1;
+            header.msg_control = self.controls[index].0.as_mut_ptr().cast();
+            header.msg_controllen = CONTROL;
+        }
+    }
+
+    /// Describes message `index` of the last receive.
+    pub fn packet(&self, index: usize) -> Option<Received> {
+        let (header, from) = (self.headers.get(index)?, self.addresses.get(index)?);
+        if from.sin_family != libc::AF_INET as libc::sa_family_t {
+            return None;
+        }
+        let control = &self.controls[index].0[..header.msg_hdr.msg_controllen.min(CONTROL)];
+        let (tos, segment) = read_control(control);
+        Some(Received {
+            at: index * STRIDE,
+            len: (header.msg_len as usize).min(65536),
+            segment,
+            source: Ipv4Addr::from(u32::from_be(from.sin_addr.s_addr)),
+            tos,
+        })
+    }
+}
+
+/// The TOS byte and the UDP_GRO segment size among the control messages; 0 where absent.
+fn read_control(mut control: &[u8]) -> (u8, usize) {
+    let header = size_of::<libc::cmsghdr>();
+    let (mut tos, mut segment) = (0, 0);
+    while let Some(head) = control.get(..header) {
+        let word = |at: usize| c_int::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let mut len_bytes = [0; size_of::<usize>()];
+        len_bytes.copy_from_slice(&head[..size_of::<usize>()]);
+        let len = usize::from_ne_bytes(len_bytes);
+        let Some(data) = control.get(header..len) else { break };
+        match (word(size_of::<usize>()), word(size_of::<usize>() + 4), data) {
+            (libc::IPPROTO_IP, libc::IP_TOS, [byte, ..]) => tos = *byte,
+            (libc::SOL_UDP, libc::UDP_GRO, [a, b, c, d, ..]) => {
+                segment = usize::try_from(c_int::from_ne_bytes([*a, *b, *c, *d])).unwrap_or(0);
+            }
+            _ => {}
+        }
+        control = control.get(len.next_multiple_of(size_of::<usize>())..).unwrap_or(&[]);
+    }
+    (tos, segment)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CONTROL, control_message, read_control};
+
+    #[test]
+    fn control_messages_round_trip() {
+        let mut buffer = [0xa5; CONTROL];
+        let mut used = control_message(&mut buffer, libc::IPPROTO_IP, libc::IP_TOS, &[0x03]);
+        used += control_message(&mut buffer[used..], libc::SOL_UDP, libc::UDP_GRO, &1472i32.to_ne_bytes());
+        assert_eq!(used % 8, 0);
+        assert_eq!(read_control(&buffer[..used]), (3, 1472));
+    }
+
+    #[test]
+    fn hostile_control_lengths_end_the_walk() {
+        for len in [0usize, 1, 15, usize::MAX] {
+            let mut buffer = [0; CONTROL];
+            buffer[..8].copy_from_slice(&len.to_ne_bytes());
+            assert_eq!(read_control(&buffer), (0, 0));
+        }
+    }
+}

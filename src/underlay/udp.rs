@@ -1,0 +1,73 @@
+//! UDP sockets for VXLAN.
+//!
+//! One socket for each source port and worker, because the flow's source port must reach the wire
+//! and UDP_SEGMENT needs an ordinary socket; one receiving socket for each worker, spread by the
+//! kernel with SO_REUSEPORT over the sender's source ports.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::{OpenError, SOURCE_PORTS, Setup, filter, sys};
+use crate::encap::OUTER_TTL;
+use crate::encap::vxlan::FIRST_SOURCE_PORT;
+
+/// Bytes of kernel buffer for each receiving socket: 64 super-packets and their bookkeeping.
+const RECEIVE_BUFFER: usize = 8 << 20;
+/// Bytes of kernel buffer for each sending socket: a burst of super-packets waits here, not in us.
+const SEND_BUFFER: usize = 4 << 20;
+
+/// The receiving socket of one worker, bound to this node's address: an outer destination that is
+/// not ours never arrives.
+pub fn receive(setup: &Setup) -> Result<Socket, OpenError> {
+    let open = || {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+        socket.set_reuse_port(setup.workers > 1)?;
+        sys::set_receive_buffer(&socket, RECEIVE_BUFFER)?;
+        socket.set_recv_tos_v4(true)?;
+        if setup.udp_gro {
+            sys::set_udp_gro(&socket)?;
+        }
+        socket.bind(&SocketAddrV4::new(setup.address, setup.vxlan_port).into())?;
+        Ok(socket)
+    };
+    open().map_err(|error| OpenError {
+        what: format!("the VXLAN socket {}:{}/udp", setup.address, setup.vxlan_port),
+        error,
+    })
+}
+
+/// The sending sockets of one worker, each bound to a port of its own in 49152–65535.
+pub fn send_all(setup: &Setup) -> Result<Vec<Socket>, OpenError> {
+    let mut ports = FIRST_SOURCE_PORT..=u16::MAX;
+    let mut sockets = Vec::with_capacity(usize::from(SOURCE_PORTS));
+    while sockets.len() < usize::from(SOURCE_PORTS) {
+        let Some(port) = ports.next() else {
+            let error = io::Error::from_raw_os_error(libc::EADDRINUSE);
+            return Err(OpenError { what: "enough UDP source ports from 49152 to 65535".to_owned(), error });
+        };
+        match send_from(setup.address, port) {
+            Ok(socket) => sockets.push(socket),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => {
+                return Err(OpenError {
+                    what: format!("a sending socket on {}:{port}/udp", setup.address),
+                    error,
+                });
+            }
+        }
+    }
+    Ok(sockets)
+}
+
+fn send_from(address: Ipv4Addr, port: u16) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+    // Nobody has business with this port; whatever is sent to it must not fill memory.
+    filter::drop_all(&socket)?;
+    socket.set_ttl_v4(u32::from(OUTER_TTL))?;
+    sys::set_send_buffer(&socket, SEND_BUFFER)?;
+    sys::set_dont_fragment(&socket)?;
+    socket.bind(&SocketAddrV4::new(address, port).into())?;
+    Ok(socket)
+}
