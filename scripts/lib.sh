@@ -1,0 +1,232 @@
+# shellcheck shell=bash
+# What every script here needs: messages, Debian packages, a Rust toolchain, the build, polling, and
+# the bookkeeping of checks. Sourced, never run; it changes nothing by being sourced.
+
+REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# Debian's own Python: the one that python3-scapy is installed for, whatever else comes first in PATH.
+export PYTHON=/usr/bin/python3
+
+# --- messages -------------------------------------------------------------------------------------
+
+say() { printf '%s\n' "$*"; }
+heading() { printf '\n== %s\n' "$*"; }
+warn() { printf 'warning: %s\n' "$*" >&2; }
+die() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+is_root() { [[ $(id -u) -eq 0 ]]; }
+
+# Stops with advice unless this shell may create network namespaces.
+require_root() {
+    is_root || die "network namespaces need root: run 'sudo $0'"
+}
+
+# --- clean-up -------------------------------------------------------------------------------------
+
+# cleanup_with FUNCTION: runs FUNCTION once when the script ends, also by an error or a signal. Its
+# exit status stays the one the script ended with.
+cleanup_with() {
+    # shellcheck disable=SC2064 # the name of the function is fixed now
+    trap "cleanup_now $1" EXIT
+    trap 'exit 129' HUP
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+}
+
+cleanup_now() {
+    local status=$?
+    trap - EXIT
+    trap '' HUP INT TERM # a second Ctrl-C must not leave half of the namespaces behind
+    set +e
+    "$1"
+    rm -f "${CHECK_LOG:-}"
+    exit "$status"
+}
+
+# --- Debian packages ------------------------------------------------------------------------------
+
+# install_packages PACKAGE…: installs those that are missing. Without root it only says so.
+install_packages() {
+    local missing=() package
+    for package in "$@"; do
+        package_installed "$package" || missing+=("$package")
+    done
+    ((${#missing[@]})) || return 0
+    command -v apt-get >/dev/null || {
+        warn "this is no Debian; make sure that these are installed: ${missing[*]}"
+        return 0
+    }
+    is_root || {
+        warn "not root, so not installing: ${missing[*]} (sudo apt-get install ${missing[*]})"
+        return 0
+    }
+    say "installing: ${missing[*]}"
+    apt_install "${missing[@]}" || die "apt-get could not install: ${missing[*]}"
+}
+
+package_installed() {
+    [[ $(dpkg-query -W -f='${Status}' "$1" 2>/dev/null) == "install ok installed" ]]
+}
+
+# An image without package lists, or with stale ones, needs an update first; others are spared it.
+apt_install() {
+    if compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null; then
+        apt_get install "$@" && return 0
+    fi
+    apt_get update && apt_get install "$@"
+}
+
+apt_get() {
+    local verb=$1 log
+    shift
+    log=$(mktemp)
+    if DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends \
+        -o DPkg::Lock::Timeout=120 "$verb" "$@" >"$log" 2>&1; then
+        rm -f "$log"
+        return 0
+    fi
+    cat "$log" >&2
+    rm -f "$log"
+    return 1
+}
+
+# --- Rust -----------------------------------------------------------------------------------------
+
+# Makes `cargo` of the version that Cargo.toml asks for available, or stops with advice.
+ensure_rust() {
+    local wanted
+    wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$REPO/Cargo.toml")
+    install_packages gcc libc6-dev
+    [[ -d ${CARGO_HOME:-$HOME/.cargo}/bin ]] && PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
+    rust_at_least "$wanted" && return 0
+    command -v rustup >/dev/null || get_rustup || true
+    if command -v rustup >/dev/null; then
+        say "installing the stable Rust toolchain with rustup"
+        rustup toolchain install stable --profile minimal --component clippy,rustfmt &&
+            export RUSTUP_TOOLCHAIN=stable
+    fi
+    rust_at_least "$wanted" ||
+        die "cargo $wanted or newer is needed and Debian's own is older: install it from https://rustup.rs, then run this again"
+}
+
+rust_at_least() {
+    local have
+    have=$(cd "$REPO" && cargo --version 2>/dev/null | cut -d' ' -f2) || return 1
+    [[ -n $have && $(printf '%s\n%s\n' "$1" "$have" | sort -V | head -n 1) == "$1" ]]
+}
+
+# Debian 13 has rustup as a package. Before that, the project's own installer, checked against the
+# checksum published beside it.
+get_rustup() {
+    if is_root && command -v apt-get >/dev/null; then
+        apt_get update || return 1
+        if [[ -n $(apt-cache search --names-only '^rustup$') ]]; then
+            install_packages rustup
+            return
+        fi
+    fi
+    install_packages ca-certificates curl
+    local machine dir url
+    machine=$(uname -m)
+    dir=$(mktemp -d)
+    url=https://static.rust-lang.org/rustup/dist/$machine-unknown-linux-gnu/rustup-init
+    say "fetching rustup from $url"
+    if curl -fsSL --retry 3 -o "$dir/rustup-init" "$url" &&
+        [[ $(curl -fsSL --retry 3 "$url.sha256" | cut -d' ' -f1) == "$(sha256sum "$dir/rustup-init" | cut -d' ' -f1)" ]] &&
+        chmod +x "$dir/rustup-init" &&
+        "$dir/rustup-init" -y --quiet --no-modify-path --default-toolchain none; then
+        PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
+        rm -rf "$dir"
+        return 0
+    fi
+    rm -rf "$dir"
+    return 1
+}
+
+# Sets UNDERPASS_BIN to the daemon, built for release. One named by UNDERPASS_BIN beforehand is used as it
+# is.
+build_underpass() {
+    if [[ -n ${UNDERPASS_BIN:-} ]]; then
+        [[ -x $UNDERPASS_BIN ]] || die "UNDERPASS_BIN=$UNDERPASS_BIN is not an executable file"
+        UNDERPASS_BIN=$(realpath "$UNDERPASS_BIN")
+        say "using $UNDERPASS_BIN"
+    else
+        ensure_rust
+        say "cargo build --release"
+        (cd "$REPO" && cargo build --quiet --locked --release) || die "the build failed"
+        UNDERPASS_BIN=$(target_directory)/release/underpass
+    fi
+    export UNDERPASS_BIN
+}
+
+target_directory() {
+    (cd "$REPO" && cargo metadata --format-version 1 --no-deps --locked --offline) | jq -r .target_directory
+}
+
+# --- polling --------------------------------------------------------------------------------------
+
+# wait_for SECONDS COMMAND…: runs COMMAND until it succeeds; fails when the time is over.
+wait_for() {
+    local end=$((${EPOCHREALTIME/[.,]/} + $1 * 1000000))
+    shift
+    until "$@" >/dev/null 2>&1; do
+        ((${EPOCHREALTIME/[.,]/} < end)) || return 1
+        sleep 0.02
+    done
+}
+
+# end_process PID SECONDS: SIGTERM to a child of this shell, SIGKILL when the time is over. Fails when
+# SIGKILL was needed; the exit status is then still the child's to ask for with `wait`.
+end_process() {
+    kill -TERM "$1" 2>/dev/null || return 0
+    wait_for "$2" process_ended "$1" && return 0
+    kill -KILL "$1" 2>/dev/null
+    return 1
+}
+
+process_ended() { ! kill -0 "$1" 2>/dev/null; }
+
+# --- checks ---------------------------------------------------------------------------------------
+
+PASSED=0
+FAILED=0
+CASE_FAILURES=0
+
+# case_begin NAME / check WHAT COMMAND… / case_end: one case is any number of checks. A failed check
+# shows what its command printed and does not keep the next ones from running. COMMAND runs in this
+# shell, so it may start processes that outlive it.
+case_begin() {
+    CASE_NAME=$1
+    CASE_FAILURES=0
+    CASE_START=${EPOCHREALTIME/[.,]/}
+    heading "$CASE_NAME"
+}
+
+check() {
+    local what=$1 output
+    shift
+    CHECK_LOG=${CHECK_LOG:-$(mktemp)}
+    if "$@" >"$CHECK_LOG" 2>&1; then
+        output=$(tail -n 1 "$CHECK_LOG")
+        say "  ok    $what${output:+: $output}"
+    else
+        say "  FAIL  $what"
+        sed 's/^/        /' "$CHECK_LOG"
+        CASE_FAILURES=$((CASE_FAILURES + 1))
+    fi
+}
+
+case_end() {
+    local milliseconds=$(((${EPOCHREALTIME/[.,]/} - CASE_START) / 1000))
+    local seconds
+    seconds=$(printf '%d.%d s' $((milliseconds / 1000)) $((milliseconds % 1000 / 100)))
+    if ((CASE_FAILURES == 0)); then
+        PASSED=$((PASSED + 1))
+        say "PASS  $CASE_NAME ($seconds)"
+    else
+        FAILED=$((FAILED + 1))
+        say "FAIL  $CASE_NAME ($seconds, $CASE_FAILURES checks failed)"
+    fi
+}

@@ -1,0 +1,76 @@
+"""The daemon under test: finding its binary, running it on a node of a lab, asking and ending it."""
+
+import contextlib
+import json
+import os
+import pathlib
+import subprocess
+
+from command import run, wait_until
+
+REPO = pathlib.Path(__file__).resolve().parents[2]
+
+
+def binary():
+    """The daemon under test: UNDERPASS_BIN, or what cargo has built."""
+    named = os.environ.get("UNDERPASS_BIN")
+    built = [REPO / "target" / profile / "underpass" for profile in ("release", "debug")]
+    for path in [pathlib.Path(named)] if named else built:
+        if path.exists():
+            return str(path)
+    raise FileNotFoundError("no daemon to test: run `cargo build`, or name one with UNDERPASS_BIN")
+
+
+class Daemon:
+    """A running daemon of one node."""
+
+    def __init__(self, lab, node, config_file, environment=None):
+        self.node = node
+        self.socket = str(lab.dir / f"{node}.sock")
+        self._log = lab.dir / f"{node}.log"
+        with open(self._log, "a", encoding="utf-8") as log:
+            self.process = lab.popen(
+                *(node, binary(), "run", "--config", config_file),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | (environment or {}),
+            )
+
+    @property
+    def pid(self):
+        """The daemon's process id: `ip netns exec` replaces itself by the command."""
+        return self.process.pid
+
+    def log(self):
+        """All that the daemons of this node have printed so far."""
+        with contextlib.suppress(FileNotFoundError):
+            return self._log.read_text(encoding="utf-8", errors="replace")
+        return ""
+
+    def command(self, *arguments, check=True):
+        """Runs a client command against this daemon."""
+        environment = os.environ | {"UNDERPASS_SOCKET": self.socket}
+        return run(binary(), *arguments, check=check, timeout=10, env=environment)
+
+    def json(self, *arguments):
+        """What a reading command prints with `-o json`."""
+        return json.loads(self.command(*arguments, "-o", "json").stdout)
+
+    def wait_ready(self, timeout=10.0):
+        """Waits until the daemon answers `status`; AssertionError with its log when it does not."""
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: self.process.poll() is not None or self._answers(), timeout)
+        if self.process.poll() is not None or not self._answers():
+            raise AssertionError(f"the daemon on {self.node} does not answer; it said:\n{self.log()}")
+
+    def _answers(self):
+        return self.command("status", check=False).returncode == 0
+
+    def stop(self, timeout=2.0):
+        """SIGTERM; returns the exit status, AssertionError when it takes longer than `timeout` s."""
+        self.process.terminate()
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise AssertionError(f"the daemon on {self.node} ignored SIGTERM for {timeout} s") from None
