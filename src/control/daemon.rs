@@ -170,7 +170,7 @@ async fn configure_kernel(
         sources.push(subnet.address());
     }
     host.remove_stale_routes(index).await?;
-    let pools: Vec<Prefix> = config.pools.iter().map(|pool| pool.cidr).collect();
+    let pools = foreign_pools(config);
     let subnets: Vec<Prefix> = config.peers.iter().flat_map(|peer| peer.subnets.iter().copied()).collect();
     let routes: Vec<TunRoute> = host::tun_routes(&pools, &subnets)
         .into_iter()
@@ -182,6 +182,13 @@ async fn configure_kernel(
         .collect();
     host.add_routes(index, &routes).await?;
     Ok(())
+}
+
+/// The pools that hold pods of other nodes. One that is all ours stays with the kernel's own routes
+/// to our pods.
+fn foreign_pools(config: &Config) -> Vec<Prefix> {
+    let ours = |cidr: &Prefix| config.local_subnets.iter().any(|subnet| subnet.covers(*cidr));
+    config.pools.iter().map(|pool| pool.cidr).filter(|cidr| !ours(cidr)).collect()
 }
 
 /// Starts the API and the metrics endpoint.
