@@ -100,23 +100,33 @@ class Counters:
 
     def metrics(self, unit="packets"):
         """The same from the metrics endpoint, all workers added up."""
-
-        def fetch():
-            with urllib.request.urlopen("http://127.0.0.1:9091/metrics", timeout=5) as answer:
-                return answer.read().decode()
-
         values = {}
-        text = self._lab.inside(self._node, fetch)
-        for name, labels, value in re.findall(r"^underpass_(\w+)_total\{(.*)\} (\d+)$", text, re.M):
-            label = dict(re.findall(r'(\w+)="(.*?)"', labels))
+        for name, label, value in self._samples():
             if name == unit:
                 key = f"{label['edge']}_{label['direction']}"
             elif name == "drops":
                 key = label["reason"]
             else:
                 continue
-            values[key] = values.get(key, 0) + int(value)
+            values[key] = values.get(key, 0) + value
         return values
+
+    def by_worker(self, edge, direction):
+        """The packets of one edge and direction, worker by worker."""
+        wanted = {"edge": edge, "direction": direction}
+        samples = self._samples()
+        return [value for name, label, value in samples if name == "packets" and wanted.items() <= label.items()]
+
+    def _samples(self):
+        """(name, labels, value) of each counter that the metrics endpoint shows."""
+
+        def fetch():
+            with urllib.request.urlopen("http://127.0.0.1:9091/metrics", timeout=5) as answer:
+                return answer.read().decode()
+
+        text = self._lab.inside(self._node, fetch)
+        for name, labels, value in re.findall(r"^underpass_(\w+)_total\{(.*)\} (\d+)$", text, re.M):
+            yield name, dict(re.findall(r'(\w+)="(.*?)"', labels)), int(value)
 
 
 def edges_balance(values):

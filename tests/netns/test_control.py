@@ -20,7 +20,8 @@ class BadConfiguration(SharedLab):
         """(what, configuration, line of the culprit, expected message)"""
         good = self.lab.config("n1")
         yield "broken TOML", good.replace('name = "n1"', 'name = "n1'), 'name = "n1', "string"
-        yield "unknown key", good.replace("[local]\nsubnets", "[local]\nsubnet"), "subnet =", 'unknown key "subnet" in [local]'
+        misspelt = good.replace("[local]\nsubnets", "[local]\nsubnet")
+        yield "unknown key", misspelt, "subnet =", 'unknown key "subnet" in [local]'
         yield "/33", good.replace("10.244.0.0/16", "10.244.0.0/33"), "10.244.0.0/33", "10.244.0.0/33"
         twice = good.replace('["10.244.2.0/24"]', '["10.244.2.0/24", "10.244.1.0/24"]')
         yield "duplicate subnet", twice, '"10.244.1.0/24"]\n', "10.244.1.0/24"
@@ -71,7 +72,8 @@ class Socket(SharedLab):
         text = self.lab.config("n2").replace(f"{self.lab.dir}/n2.sock", f"{directory}/n2.sock")
         file = self.lab.dir / "directory.toml"
         file.write_text(text, encoding="utf-8")
-        daemon = self.lab.popen("n2", binary(), "run", "--config", file, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        daemon = self.lab.popen("n2", binary(), "run", "--config", file, **quiet)
         wait_until((directory / "n2.sock").exists, 5, "the socket")
         self.assertEqual(stat.S_IMODE(os.stat(directory).st_mode), 0o750)
         daemon.terminate()

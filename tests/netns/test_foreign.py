@@ -1,9 +1,10 @@
 """W6: another implementation of the formats (scapy) on the far side, both ways, all four formats."""
 
 import hashlib
+import json
 import os
 
-from lab import ADDRESSES, pod_address, vtep_mac, wait_until
+from lab import ADDRESSES, pod_address, run, vtep_mac, wait_until
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
@@ -60,7 +61,10 @@ class Foreign(SilentPeer):
     def test_w6_the_daemon_decapsulates(self):
         for kind, source, target in ((IP, B, A), (IPv6, B6, A6)):
             payloads = self.payloads()
-            packets = [kind(src=source, dst=target) / UDP(sport=4000 + n, dport=5009) / Raw(p) for n, p in enumerate(payloads)]
+            packets = [
+                kind(src=source, dst=target) / UDP(sport=4000 + number, dport=5009) / Raw(payload)
+                for number, payload in enumerate(payloads)
+            ]
             with self.subTest(kind.__name__), self.moves("n1", underlay_rx=len(SIZES), device_tx=len(SIZES)):
                 self.inject([outer(self.format, packet) for packet in packets])
                 received = [self.receivers[kind].recv(2000) for _ in payloads]
@@ -120,3 +124,21 @@ class OtherSideStopped(SharedLab):
                 with self.moves("n1", device_rx=3, underlay_tx=3):
                     self.assertEqual(self.lab.ping("podA", B, "-W", "0.2", count=3), 0)
                 self.assertEqual(len([f for f in wire.incoming() if Ether(f).haslayer(IP)]), 3)
+
+
+class KernelVxlan(SharedLab):
+    """W4 in small: the kernel's own VXLAN device on the far side."""
+
+    topology = "TK"
+    daemons = ("n1",)
+    config = {"ipip": "Never", "vxlan": "Always"}
+
+    def test_w4_kernel_vxlan(self):
+        self.assertEqual(self.lab.ping("podA", B, "-s", 1400, count=5), 5)
+        self.assertEqual(self.lab.ping("podB", A, count=5), 5)
+        self.lab.tcp_transfer("podA", "podB", B, 16 << 20)
+        self.lab.tcp_transfer("podB", "podA", A, 16 << 20)
+        (link,) = json.loads(run("ip", "-n", self.lab.ns("n2"), "-s", "-j", "link", "show", "vx0").stdout)
+        errors = [link["stats64"][way][kind] for way in ("rx", "tx") for kind in ("errors", "dropped")]
+        self.assertEqual(errors, [0] * 4)
+        self.assertEqual(sum(self.lab.drops("n1").values()), 0)

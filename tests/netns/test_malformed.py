@@ -92,7 +92,8 @@ class InnerIpv4(SilentPeer):
             yield f"ihl {ihl}", changed(0, bytes([0x40 | ihl]))
         for total in (0, 19, len(good) + 1, 65535):
             yield f"total length {total}", changed(2, struct.pack(">H", total))
-        yield "a header longer than the packet", self.with_checksum(bytearray(b"\x4f" + good[1:2] + b"\0\x3b" + good[4:]))
+        longer = bytearray(b"\x4f" + good[1:2] + b"\0\x3b" + good[4:])
+        yield "a header longer than the packet", self.with_checksum(longer)
         yield "protocol 0", changed(9, b"\0")
         yield "header checksum", good[:10] + bytes([good[10] ^ 1]) + good[11:]
         yield "header checksum 0", good[:10] + b"\0\0" + good[12:]
@@ -118,7 +119,8 @@ class InnerIpv4(SilentPeer):
         sent = [inner(sport=2000 + n, payload=b"p" * 24) for n in range(3)]
         for form in FORMATS:
             with self.subTest(form):
-                padded = [outer(form, bytes(packet) + b"\xee" * pad) for packet, pad in zip(sent, (1, 18, 700), strict=True)]
+                pads = zip(sent, (1, 18, 700), strict=True)
+                padded = [outer(form, bytes(packet) + b"\xee" * pad) for packet, pad in pads]
                 for packet, arrived in zip(sent, self.accepted(form, padded), strict=True):
                     self.assertEqual(arrived, self.forwarded(packet))
 
@@ -166,7 +168,8 @@ class VxlanHeader(SilentPeer):
     def test_m4_ethertypes_that_are_not_carried(self):
         good = bytes(inner())
         tag, arp = bytes(Dot1Q(vlan=5, type=0x0800)), ARP(psrc=B, pdst=A)
-        cases = [(arp, 0x0806), (tag + good, 0x8100), (tag[:2] + b"\x81\0" + tag + good, 0x8100), (good, 100), (good, 0)]
+        two_tags = tag[:2] + b"\x81\0" + tag
+        cases = [(arp, 0x0806), (tag + good, 0x8100), (two_tags + good, 0x8100), (good, 100), (good, 0)]
         packets = [outer_vxlan(vxlan_header() + frame(content, kind)) for content, kind in cases]
         self.refused("vxlan", packets, unsupported=len(cases))
 

@@ -24,7 +24,8 @@ class Inbound(SilentPeer):
                 self.refused(form, [outer(form, b"", source=STRANGER)], unknown_peer=1)
 
     def test_s2_inner_source_of_another_node(self):
-        sources = [C, "10.244.1.9", A, "10.244.1.1", ADDRESSES["n2"], ADDRESSES["n1"], "8.8.8.8", "127.0.0.1", "0.0.0.0"]
+        nodes = [ADDRESSES["n2"], ADDRESSES["n1"]]
+        sources = [C, "10.244.1.9", A, "10.244.1.1", *nodes, "8.8.8.8", "127.0.0.1", "0.0.0.0"]
         for form in FORMATS:
             with self.subTest(form):
                 packets = [outer(form, inner(source=source)) for source in sources]

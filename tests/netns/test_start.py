@@ -104,7 +104,7 @@ class Refusals(SharedLab):
         for config in (DIRECT, {"ipip": "CrossSubnet"}):
             with self.subTest(config):
                 said = refused(self.lab, "n1", self.config(**config))
-                self.assertRegex(said, r"strict reverse path filtering on eth0 .*sysctl -w net/ipv4/conf/eth0/rp_filter=2")
+                self.assertRegex(said, r"strict reverse path filtering on eth0 .*conf/eth0/rp_filter=2")
         self.starts(**VXLAN)
         self.lab.sysctl("n1", {"ipv4/conf/eth0/rp_filter": 2})
         self.starts(**DIRECT)
@@ -116,7 +116,8 @@ class Refusals(SharedLab):
     def test_a_route_of_somebody_else_is_never_replaced(self):
         self.lab.ip("n1", "route add 10.244.0.0/16 via 192.0.2.2 proto static")
         self.addCleanup(self.lab.ip, "n1", "route del 10.244.0.0/16 via 192.0.2.2 proto static")
-        self.assertRegex(refused(self.lab, "n1", self.config()), r"cannot add the route 10\.244\.0\.0/16 dev up0: .*proto static")
+        said = refused(self.lab, "n1", self.config())
+        self.assertRegex(said, r"cannot add the route 10\.244\.0\.0/16 dev up0: .*proto static")
 
     def test_several_obstacles_are_named_at_once(self):
         self.addCleanup(self.lab.sysctl, "n1", {"ipv4/conf/eth0/rp_filter": 0})
@@ -173,6 +174,18 @@ class Ends(SharedLab):
             process.terminate()
             self.assertEqual(process.wait(2), 0)
             self.assertFalse(os.path.lexists(socket_path))
+
+    def test_f3_the_device_is_deleted(self):
+        daemon = self.lab.daemons.pop("n1")
+        lines = daemon.log().count("\n")
+        self.lab.ip("n1", "link del up0")
+        self.assertEqual(daemon.process.wait(2), 1)
+        said = daemon.log().splitlines()[lines:]
+        self.assertLessEqual(len(said), 3, said)
+        self.assertRegex(said[-1], r"^underpass: worker \d+ stopped: [^:]*; is the TUN device gone\?$")
+        self.assertFalse(os.path.lexists(daemon.socket))
+        self.start("n1")
+        self.assertEqual(self.lab.ping("podA", B, count=3), 3)
 
     def test_f1_kill_and_restart(self):
         for _ in range(2):
