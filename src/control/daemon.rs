@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::bring_up::{self, Lanes};
@@ -38,7 +38,22 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     runtime.block_on(live(config))
 }
 
+/// The signals that ask for an end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn catch() -> anyhow::Result<Self> {
+        let catch = |kind| signal(kind).context("cannot catch signals");
+        Ok(Self { terminate: catch(SignalKind::terminate())?, interrupt: catch(SignalKind::interrupt())? })
+    }
+}
+
 async fn live(config: Config) -> anyhow::Result<()> {
+    // From here on a signal no longer kills us half-way through a start: it waits for its end.
+    let mut signals = Signals::catch()?;
     let mut host = Host::connect()?;
     let uplink = host.uplink_of(config.node.address.addr().into()).await?;
     if let Some(warning) = uplink.prefix_warning(config.node.address.prefix_len()) {
@@ -50,7 +65,7 @@ async fn live(config: Config) -> anyhow::Result<()> {
     let socket = ControlSocket::bind(&config.control.socket)?;
     let lanes = bring_up::lanes(&host, &config, &facts, &uplink).await?;
     say_choices(&config, &state, &uplink, &lanes);
-    let result = run_on(&mut host, &config, state, lanes, socket, uplink).await;
+    let result = run_on(&mut host, &config, state, lanes, socket, uplink, &mut signals).await;
     // The devices are closed by now; this removes what a persistent one would keep.
     if let Err(error) = host.teardown().await {
         tracing::warn!("clean-up is incomplete: {error}");
@@ -102,6 +117,7 @@ async fn run_on(
     lanes: Lanes,
     socket: ControlSocket,
     uplink: Uplink,
+    signals: &mut Signals,
 ) -> anyhow::Result<()> {
     let address = tun_address(config)?;
     configure_kernel(host, config, &state, address).await?;
@@ -120,7 +136,7 @@ async fn run_on(
     let result = match services {
         Ok(services) => {
             tracing::info!("ready; control socket {}", config.control.socket.display());
-            let result = wait(failures).await;
+            let result = wait(failures, signals).await;
             drop(stop);
             let _ = tokio::time::timeout(LAST_ANSWERS, futures_util::future::join_all(services)).await;
             result
@@ -170,7 +186,7 @@ async fn configure_kernel(
         sources.push(subnet.address());
     }
     host.remove_stale_routes(index).await?;
-    let pools: Vec<Prefix> = config.pools.iter().map(|pool| pool.cidr).collect();
+    let pools = foreign_pools(config);
     let subnets: Vec<Prefix> = config.peers.iter().flat_map(|peer| peer.subnets.iter().copied()).collect();
     let routes: Vec<TunRoute> = host::tun_routes(&pools, &subnets)
         .into_iter()
@@ -182,6 +198,13 @@ async fn configure_kernel(
         .collect();
     host.add_routes(index, &routes).await?;
     Ok(())
+}
+
+/// The pools that hold pods of other nodes. One that is all ours stays with the kernel's own routes
+/// to our pods.
+fn foreign_pools(config: &Config) -> Vec<Prefix> {
+    let ours = |cidr: &Prefix| config.local_subnets.iter().any(|subnet| subnet.covers(*cidr));
+    config.pools.iter().map(|pool| pool.cidr).filter(|cidr| !ours(cidr)).collect()
 }
 
 /// Starts the API and the metrics endpoint.
@@ -214,13 +237,14 @@ async fn until(mut stopped: watch::Receiver<()>) {
 }
 
 /// Waits for a signal to end, or for a worker that ended by itself.
-async fn wait(failures: crossbeam::channel::Receiver<crate::pump::Failure>) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+async fn wait(
+    failures: crossbeam::channel::Receiver<crate::pump::Failure>,
+    signals: &mut Signals,
+) -> anyhow::Result<()> {
     let failed = tokio::task::spawn_blocking(move || failures.recv());
     tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+        _ = signals.terminate.recv() => tracing::info!("SIGTERM: stopping"),
+        _ = signals.interrupt.recv() => tracing::info!("SIGINT: stopping"),
         failure = failed => match failure {
             Ok(Ok(failure)) => return Err(failure.into()),
             _ => bail!("all workers stopped"),

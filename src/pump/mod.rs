@@ -33,8 +33,7 @@ pub enum Failure {
     Io {
         /// Which one.
         worker: usize,
-        /// Why.
-        #[source]
+        /// Why; part of the text already, so not its source.
         error: io::Error,
     },
 }

@@ -53,8 +53,7 @@ pub struct Setup {
 pub struct OpenError {
     /// Which socket, in words.
     pub what: String,
-    /// The kernel's reason.
-    #[source]
+    /// The kernel's reason; part of the text already, so not its source.
     pub error: io::Error,
 }
 

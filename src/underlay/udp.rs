@@ -38,7 +38,9 @@ pub fn receive(setup: &Setup) -> Result<Socket, OpenError> {
     })
 }
 
-/// The sending sockets of one worker, each with the port of its own in 49152–65535.
+/// The sending sockets of one worker, each bound to another port in 49152–65535. All workers use the
+/// same ports: the port then depends on the flow alone, and stays when the kernel moves the flow to
+/// another queue, as it does when the first answer comes in through that one.
 pub fn send_all(setup: &Setup) -> Result<Vec<(Socket, u16)>, OpenError> {
     let mut ports = FIRST_SOURCE_PORT..=u16::MAX;
     let mut sockets = Vec::with_capacity(usize::from(SOURCE_PORTS));
@@ -47,7 +49,7 @@ pub fn send_all(setup: &Setup) -> Result<Vec<(Socket, u16)>, OpenError> {
             let error = io::Error::from_raw_os_error(libc::EADDRINUSE);
             return Err(OpenError { what: "enough UDP source ports from 49152 to 65535".to_owned(), error });
         };
-        match send_from(setup.address, port) {
+        match send_from(setup.address, port, setup.workers > 1) {
             Ok(socket) => sockets.push((socket, port)),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
             Err(error) => {
@@ -61,8 +63,9 @@ pub fn send_all(setup: &Setup) -> Result<Vec<(Socket, u16)>, OpenError> {
     Ok(sockets)
 }
 
-fn send_from(address: Ipv4Addr, port: u16) -> io::Result<Socket> {
+fn send_from(address: Ipv4Addr, port: u16, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+    socket.set_reuse_port(shared)?;
     // Nobody has business with this port; whatever is sent to it must not fill memory.
     filter::drop_all(&socket)?;
     socket.set_ttl_v4(u32::from(OUTER_TTL))?;
@@ -70,4 +73,25 @@ fn send_from(address: Ipv4Addr, port: u16) -> io::Result<Socket> {
     sys::set_dont_fragment(&socket)?;
     socket.bind(&SocketAddrV4::new(address, port).into())?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use socket2::Socket;
+
+    use super::{Setup, send_all};
+
+    #[test]
+    fn all_workers_send_from_the_same_ports() {
+        let (address, vxlan_port) = (Ipv4Addr::LOCALHOST, 4789);
+        let setup = Setup { address, vxlan_port, workers: 2, raw: false, udp_gso: false, udp_gro: false };
+        let port = |socket: &Socket| socket.local_addr().unwrap().as_socket().unwrap().port();
+        let first = send_all(&setup).unwrap();
+        let second = send_all(&setup).unwrap();
+        let ports: Vec<u16> = first.iter().map(port).collect();
+        assert_eq!(ports, second.iter().map(port).collect::<Vec<_>>());
+        assert!(ports.is_sorted_by(|a, b| a < b) && ports[0] >= 49152, "{ports:?}");
+    }
 }

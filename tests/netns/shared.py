@@ -1,0 +1,263 @@
+"""What the acceptance tests have in common: one lab for all tests of a class, exact counters, taps.
+
+After each test the daemons must account for every packet they were given: what came in from both
+edges went out at the other or was dropped under a name, and `status` and the metrics endpoint say
+the same. So every case checks that on the way.
+"""
+
+import contextlib
+import re
+import socket
+import struct
+import sys
+import unittest
+import urllib.request
+
+from lab import PODS, Lab, run, wait_until
+from scapy.layers.l2 import Ether
+
+METRICS = '\n[metrics]\nlisten = "127.0.0.1:9091"\n'
+SINK_PORT = 9
+
+_ETH_P_ALL = 3
+_SO_RCVBUFFORCE = 33
+_SOL_PACKET, _PACKET_STATISTICS = 263, 6
+_BUFFER_BYTES = 64 << 20
+
+
+def large_buffer(receiver):
+    """Gives a socket a receive buffer in which a whole test fits."""
+    receiver.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
+    return receiver
+
+
+class Tap:
+    """All frames that pass an interface from now on; a packet socket, so it needs no process."""
+
+    def __init__(self, lab, name, interface):
+        self._socket = large_buffer(lab.socket(name, socket.AF_PACKET, socket.SOCK_RAW))
+        self._socket.bind((interface, _ETH_P_ALL))
+        self._socket.setblocking(False)
+        self._seen = []
+
+    def close(self):
+        self._socket.close()
+
+    def drain(self):
+        """Forgets what was seen."""
+        self._read()
+        self._seen.clear()
+
+    def incoming(self):
+        """Frames that came in at the interface, as bytes."""
+        return [frame for frame, outgoing in self._read() if not outgoing]
+
+    def outgoing(self):
+        """Frames that left through the interface, as bytes."""
+        return [frame for frame, outgoing in self._read() if outgoing]
+
+    def wait(self, count, select, timeout=3.0):
+        """Waits for `count` incoming frames that `select(packet)` accepts; returns them as scapy packets.
+
+        More than `count` are an error, as far as they have arrived by then.
+        """
+        found = wait_until(
+            lambda: len(packets := list(filter(select, map(Ether, self.incoming())))) >= count and packets,
+            timeout,
+            f"{count} frames",
+        )
+        if len(found) != count:
+            raise AssertionError(f"{len(found)} frames instead of {count}: {found}")
+        return found
+
+    def _read(self):
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                frame, address = self._socket.recvfrom(1 << 17)
+                self._seen.append((frame, address[2] == socket.PACKET_OUTGOING))
+        dropped = struct.unpack("II", self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))[1]
+        if dropped:
+            raise AssertionError(f"the tap lost {dropped} frames")
+        return self._seen
+
+
+class Counters:
+    """The packet counters of one daemon: `device_rx`, `device_tx`, `underlay_rx`, `underlay_tx`, drops."""
+
+    def __init__(self, lab, node):
+        self._lab, self._node = lab, node
+
+    def status(self, unit="packets"):
+        """As `underpass status -o json` has them."""
+        status = self._lab.status(self._node)
+        edges = status["counters"]
+        values = {
+            f"{edge}_{direction}": edges[edge][f"{direction}_{unit}"]
+            for edge in ("device", "underlay")
+            for direction in ("rx", "tx")
+        }
+        return values | status["drops"]
+
+    def metrics(self, unit="packets"):
+        """The same from the metrics endpoint, all workers added up."""
+        values = {}
+        for name, label, value in self._samples():
+            if name == unit:
+                key = f"{label['edge']}_{label['direction']}"
+            elif name == "drops":
+                key = label["reason"]
+            else:
+                continue
+            values[key] = values.get(key, 0) + value
+        return values
+
+    def by_worker(self, edge, direction):
+        """The packets of one edge and direction, worker by worker."""
+        wanted = {"edge": edge, "direction": direction}
+        samples = self._samples()
+        return [value for name, label, value in samples if name == "packets" and wanted.items() <= label.items()]
+
+    def _samples(self):
+        """(name, labels, value) of each counter that the metrics endpoint shows."""
+
+        def fetch():
+            with urllib.request.urlopen("http://127.0.0.1:9091/metrics", timeout=5) as answer:
+                return answer.read().decode()
+
+        text = self._lab.inside(self._node, fetch)
+        for name, labels, value in re.findall(r"^underpass_(\w+)_total\{(.*)\} (\d+)$", text, re.M):
+            yield name, dict(re.findall(r'(\w+)="(.*?)"', labels)), int(value)
+
+
+def edges_balance(values):
+    """Whether all packets that came in at the two edges went out or were dropped."""
+    inward = values["device_rx"] + values["underlay_rx"]
+    return inward == sum(values.values()) - inward
+
+
+class SharedLab(unittest.TestCase):
+    """Tests that share one lab, made for the class. `config` goes to the daemons that `daemons` names."""
+
+    topology = "T2"
+    options = {}
+    daemons = None
+    config = {}
+    # With IPv6 the kernel announces the TUN's multicast groups through it (MLD) when it likes to, and the
+    # daemon drops that as unsupported.
+    multicast_reports = False
+
+    @classmethod
+    def setUpClass(cls):
+        cls.lab = cls.enterClassContext(Lab(cls.topology, **cls.options))
+        cls.prepare()
+        for node in cls.all_daemons():
+            cls.start(node, **cls.config)
+
+    @classmethod
+    def prepare(cls):
+        """What a class changes in its lab before the daemons start."""
+
+    @classmethod
+    def all_daemons(cls):
+        """The nodes that run a daemon."""
+        if cls.daemons is not None:
+            return cls.daemons
+        return ("n1",) if cls.topology == "TS" else cls.lab.nodes
+
+    @classmethod
+    def start(cls, node, **config):
+        """Starts a daemon with the metrics endpoint, in place of the one that runs there."""
+        cls.stop(node)
+        config["extra"] = config.get("extra", "") + METRICS
+        return cls.lab.start_daemon(node, **config)
+
+    @classmethod
+    def restart(cls, **config):
+        """Starts all daemons again, with another configuration."""
+        for node in cls.all_daemons():
+            cls.start(node, **config)
+
+    @classmethod
+    def stop(cls, node):
+        """Ends the daemon of a node, if it has one."""
+        daemon = cls.lab.daemons.pop(node, None)
+        if daemon and daemon.process.poll() is None and daemon.stop() != 0:
+            raise AssertionError(f"the daemon on {node} failed at its end:\n{daemon.log()}")
+
+    def tearDown(self):
+        for node, daemon in self.lab.daemons.items():
+            if daemon.process.poll() is None:
+                self.accounts(node)
+
+    def accounts(self, node):
+        """Every packet of a daemon is accounted for, and both ways of reading agree; returns the counters."""
+        counters = self.counters(node)
+        wait_until(lambda: edges_balance(counters.status()), 3, f"balanced counters on {node}")
+        for unit in ("packets", "bytes"):
+            wait_until(
+                lambda unit=unit: counters.status(unit) == counters.metrics(unit), 3, f"status = metrics on {node}"
+            )
+        return counters.status()
+
+    def counters(self, node):
+        """The counters of the daemon on a node."""
+        return Counters(self.lab, node)
+
+    @contextlib.contextmanager
+    def moves(self, node, timeout=3.0, **expected):
+        """Within the block exactly these packet counters of a daemon move, by these amounts."""
+        counters = self.counters(node)
+        before = counters.status()
+        moved = {}
+
+        def as_expected():
+            moved.clear()
+            now = counters.status()
+            moved.update({key: now[key] - before[key] for key in now if now[key] != before[key]})
+            if self.multicast_reports and "unsupported" in moved:
+                moved["device_rx"] -= moved.pop("unsupported")
+            return moved == {key: value for key, value in expected.items() if value}
+
+        yield
+        try:
+            wait_until(as_expected, timeout)
+        except AssertionError:
+            raise AssertionError(f"counters of {node} moved by {moved}, expected {expected}") from None
+
+    def tap(self, name, interface):
+        """A Tap that is closed with the test."""
+        tap = Tap(self.lab, name, interface)
+        self.addCleanup(tap.close)
+        return tap
+
+    def sink(self, name, port=SINK_PORT):
+        """A bound UDP socket in a namespace, so that nobody answers with ICMP; closed with the test."""
+        sink = large_buffer(self.lab.socket(name))
+        sink.bind(("0.0.0.0", port))
+        self.addCleanup(sink.close)
+        return sink
+
+    def send_from_pod(self, packets, node="n1"):
+        """Hands IPv4 packets of scapy, or their bytes, to the link of the pod on a node, as they are."""
+        pod = PODS[node]
+        header = bytes(Ether(src=self.lab.mac(pod, "eth0"), dst=self.lab.mac(node, "pod0"), type=0x0800))
+        self.lab.send(pod, "eth0", [header + bytes(packet) for packet in packets])
+
+    def assertNoOversize(self, frames):
+        """No frame is longer than an Ethernet frame with 1500 bytes may be."""
+        self.assertLessEqual(max(map(len, frames), default=0), 1514)
+
+    def run(self, result=None):
+        result = self.defaultTestResult() if result is None else result
+        before = len(result.failures) + len(result.errors)
+        super().run(result)
+        if len(result.failures) + len(result.errors) > before and getattr(self, "lab", None):
+            for node, daemon in self.lab.daemons.items():
+                print(f"--- {self.id()}: log of {node}\n{daemon.log()}", file=sys.stderr)
+        return result
+
+
+def own_routes(lab, node, device="up0"):
+    """Prefixes of the kernel routes with the daemon's protocol number on a node."""
+    lines = run("ip", "-n", lab.ns(node), "route", "show", "table", "all", "proto", "117").stdout.splitlines()
+    return sorted(line.split()[0] for line in lines if f"dev {device}" in line)

@@ -1,0 +1,60 @@
+"""TS: a lab in which n2 sends whatever the test makes, and the daemon on n1 must judge it exactly."""
+
+import itertools
+
+from lab import wait_until
+from scapy.layers.l2 import Ether
+from shared import SharedLab
+from tunnel import inner, outer
+
+_FENCES = itertools.count(1)
+
+
+class SilentPeer(SharedLab):
+    """Frames of a batch reach the daemon in order, a valid one behind them is the end of the batch."""
+
+    topology = "TS"
+    # One worker: then what was sent before the fence has been judged when the fence arrives.
+    config = {"tunnel": {"workers": 1}}
+
+    def setUp(self):
+        self.inside = self.tap("podA", "eth0")
+        self.wire = self.tap("sw", "port-n1")
+        self.sink("podA")
+        self._head = Ether(src=self.lab.mac("n2", "eth0"), dst=self.lab.mac("n1", "eth0"), type=0x0800)
+
+    def inject(self, packets):
+        """Sends outer IPv4 packets, or bytes that claim to be such, from n2 to n1."""
+        self.lab.send("n2", "eth0", [bytes(self._head) + bytes(packet) for packet in packets])
+
+    def batch(self, form, packets, silent=True):
+        """Injects a batch and a fence; returns the inner packets that reached the pod before it, and None.
+
+        `silent`: nothing may leave n1 meanwhile.
+        """
+        self.inside.drain(), self.wire.drain()
+        fence = b"fence %d" % next(_FENCES)
+        self.inject([*packets, outer(form, inner(sport=65000, payload=fence))])
+        arrived = wait_until(lambda: self._until(fence), 5, "the fence behind the batch")
+        sent_back = [Ether(frame) for frame in self.wire.incoming() if frame[12:14] != b"\x08\x06"]
+        if silent:
+            self.assertEqual(sent_back, [], "n1 sent something")
+        return arrived
+
+    def _until(self, fence):
+        frames = [frame for frame in self.inside.incoming() if frame[12:14] in (b"\x08\x00", b"\x86\xdd")]
+        ends = [index for index, frame in enumerate(frames) if frame.endswith(fence)]
+        return ends and [frame[14:] for frame in frames[: ends[0]]] + [None]
+
+    def refused(self, form, packets, reach=None, silent=True, **drops):
+        """Nothing of the batch reaches the pod or leaves n1; `reach` of it reach the daemon, by default all."""
+        reach = len(packets) if reach is None else reach
+        with self.moves("n1", underlay_rx=reach + 1, device_tx=1, **drops):
+            self.assertEqual(self.batch(form, packets, silent), [None])
+
+    def accepted(self, form, packets):
+        """All of the batch reaches the pod; returns the inner packets."""
+        with self.moves("n1", underlay_rx=len(packets) + 1, device_tx=len(packets) + 1):
+            arrived = self.batch(form, packets)
+        self.assertEqual(len(arrived), len(packets) + 1)
+        return arrived[:-1]

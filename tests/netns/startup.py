@@ -1,0 +1,31 @@
+"""Starts that must fail, and what a daemon must not leave behind."""
+
+import os
+
+from daemon import binary
+from lab import run
+from shared import own_routes
+
+
+def refused(lab, node, text, wrapper=(), file=None):
+    """Runs a daemon that must refuse to start; returns what it said. `wrapper` goes before the command.
+
+    It must exit with 1 by itself, and neither its device, its routes nor its socket may be left.
+    """
+    file = file or lab.dir / f"{node}-refused.toml"
+    file.write_text(text, encoding="utf-8")
+    had_socket = os.path.lexists(lab.dir / f"{node}.sock")
+    had_device = device_exists(lab, node)
+    result = lab.exec(node, *wrapper, binary(), "run", "--config", file, check=False, timeout=5)
+    if result.returncode != 1 or result.stdout:
+        raise AssertionError(f"status {result.returncode}, said {result.stdout}{result.stderr}")
+    if device_exists(lab, node) != had_device or (own_routes(lab, node) and not had_device):
+        raise AssertionError(f"something is left on {node}: device or routes {own_routes(lab, node)}")
+    if os.path.lexists(lab.dir / f"{node}.sock") != had_socket:
+        raise AssertionError("the socket is left")
+    return result.stderr
+
+
+def device_exists(lab, node, device="up0"):
+    """Whether a device exists on a node."""
+    return run("ip", "-n", lab.ns(node), "link", "show", device, check=False).returncode == 0
