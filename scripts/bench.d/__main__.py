@@ -20,13 +20,14 @@ from systems import SYSTEMS
 FULL = Lengths(tcp_s=10, probe_ms=500, confirm_ms=3000, rtt_count=500, connections_ms=5000)
 QUICK = Lengths(tcp_s=2, probe_ms=100, confirm_ms=300, rtt_count=60, connections_ms=400)
 # Making a lab, bringing a system up, warming up, taking it down; seconds.
-SETUP_S = 1.6
+SETUP_S = 1.2
 # A system that fails in this many rounds is not tried again.
 GIVE_UP = 2
 
 
 def arguments():
-    parser = argparse.ArgumentParser(prog="scripts/bench", description="Throughput of tunnels, side by side, in one run.")
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench", description="Throughput of tunnels, side by side, in one run.", allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="3 short runs instead of 5 long ones")
     parser.add_argument("--systems", metavar="LIST", type=chooser(SYSTEMS), help="comma-separated; default: all")
     parser.add_argument("--tests", metavar="LIST", type=chooser(TESTS), help="comma-separated; default: all")

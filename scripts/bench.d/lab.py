@@ -12,12 +12,14 @@ import contextlib
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
 
 UNDERLAY = {"n1": "192.0.2.1", "n2": "192.0.2.2"}
 NODES = ("n1", "n2")
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Before any interface exists: interfaces take their settings from `default` when they are made.
 SYSCTLS = """
 cd /proc/sys/net
@@ -126,6 +128,13 @@ class Lab:
         poll(5, lambda: self.answers("n1", UNDERLAY["n2"]), "the veth pair carries packets")
 
     def _destroy(self):
+        # A second Ctrl-C must not leave half of the namespaces behind.
+        handlers = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING_SIGNALS}
+        self._remove()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+    def _remove(self):
         for process in reversed(self.processes):
             end(process)
         for node in NODES:

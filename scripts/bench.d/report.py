@@ -2,10 +2,10 @@
 
 import json
 
-import plot
-
 
 def write(directory, results, systems):
+    import plot  # here, so that `--list` works without matplotlib
+
     directory.mkdir(parents=True, exist_ok=True)
     document = results.document()
     (directory / "results.json").write_text(json.dumps(document, indent=1) + "\n")
@@ -30,6 +30,7 @@ def markdown(document, tests, systems):
         heading(document["host"], entries),
         "## Results\n\n" + main_table(entries, names, tests),
         cpu_section(entries, names, tests),
+        round_trip_section(entries, names),
         ratio_section(document["ratios"], tests),
         absent_section("Skipped", document["skipped"]),
         absent_section("Failed", document["failed"]),
@@ -47,7 +48,7 @@ def heading(host, entries):
 {host['cpu']}, {host['cores']} cores, {host['memory_mib'] / 1024:.0f} GiB; Linux {host['kernel']}, {host['distribution']}.
 Lab: {host['lab']}. Sender, receiver and both ends of the tunnel share these cores.
 
-Medians of {runs} interleaved runs, the smallest and largest in brackets. On one machine there is no wire to
+{runs} interleaved runs: the median, then the smallest and the largest in brackets. On one machine there is no wire to
 wait for: the figures say what a tunnel costs, and the ratios within this run carry further than the figures.
 """
 
@@ -63,12 +64,24 @@ def main_table(entries, names, tests):
 
 
 def cpu_section(entries, names, tests):
-    columns = [test for test in tests if any((entries.get((name, test.name)) or {}).get("cpu_s_per_gb") for name in names)]
+    def cost(name, test):
+        return entries.get((name, test.name), {}).get("cpu_s_per_gb")
+
+    columns = [test for test in tests if any(cost(name, test) for name in names)]
     if not columns:
         return ""
-    rows = [[figure((entries.get((name, test.name)) or {}).get("cpu_s_per_gb")) for test in columns] for name in names]
-    return "## CPU seconds per GB\n\nOf the whole machine, load generators included, for 10^9 bytes of payload received.\n\n" + table(
-        names, [test.name for test in columns], rows)
+    rows = [[figure(cost(name, test)) for test in columns] for name in names]
+    note = "Of the whole machine, load generators included, for 10^9 bytes of payload received.\n\n"
+    return "## CPU seconds per GB\n\n" + note + table(names, [test.name for test in columns], rows)
+
+
+def round_trip_section(entries, names):
+    names = [name for name in names if (name, "rtt") in entries]
+    if not names:
+        return ""
+    rows = [[figure(entries[name, "rtt"][key]) for key in ("median", "p99", "back_to_back")] for name in names]
+    note = "Microseconds, medians of the runs. Idle: an echo every 10 ms; back to back: the next echo at once.\n\n"
+    return "## Round trips\n\n" + note + table(names, ["idle, median", "idle, p99", "back to back, median"], rows)
 
 
 def ratio_section(ratios, tests):

@@ -63,6 +63,7 @@ class Results:
         }
         if "p99" in outcomes[0]:
             entry["p99"] = median_of(outcomes, "p99")
+            entry["back_to_back"] = median_of(outcomes, "back_to_back")
         if "loss" in outcomes[0]:
             entry["loss"] = max(outcome["loss"] for outcome in outcomes)
             entry["reordered"] = sum(outcome["reordered"] for outcome in outcomes)
