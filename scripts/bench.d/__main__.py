@@ -108,6 +108,7 @@ def one_turn(system, tests, lengths, results, progress):
         with Lab() as lab:
             load = Load(lab, system.up(lab), lengths)
             load.warm_up()
+            results.facts[system.name] = system.inspect(lab)
             for test in tests:
                 one_run(system, test, load, results, progress)
     except Failure as failure:

@@ -34,6 +34,7 @@ def markdown(document, tests, systems):
         ratio_section(document["ratios"], tests),
         absent_section("Skipped", document["skipped"]),
         absent_section("Failed", document["failed"]),
+        active_section(document["active"]),
         "## What is what\n\n" + meanings(systems, names, tests) + "\n" + versions(document["host"]["versions"]),
     ]
     return "\n".join(part for part in parts if part)
@@ -98,6 +99,13 @@ def table(names, columns, rows):
     lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
     lines += [f"| {name} | " + " | ".join(row) + " |" for name, row in zip(names, rows)]
     return "\n".join(lines) + "\n"
+
+
+def active_section(active):
+    if not active:
+        return ""
+    lines = [f"- {name}: {', '.join(f'{key} {value}' for key, value in facts.items())}" for name, facts in active.items()]
+    return "## What each daemon used\n\n" + "\n".join(lines) + "\n"
 
 
 def absent_section(title, items):

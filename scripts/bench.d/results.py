@@ -14,6 +14,7 @@ class Results:
         self.host, self.tests = host, tests
         self.runs = {}
         self.skipped, self.failed = [], []
+        self.facts = {}
 
     def add(self, system, test, outcome):
         self.runs.setdefault((system.name, test.name), []).append(outcome)
@@ -41,6 +42,7 @@ class Results:
             "host": self.host,
             "results": [self._entry(system, test) for system, test in sorted(self.runs, key=self._order)],
             "ratios": self._ratios(),
+            "active": {name: facts for name, facts in self.facts.items() if facts},
             "skipped": self.skipped,
             "failed": self.failed,
         }

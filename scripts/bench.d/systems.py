@@ -3,11 +3,12 @@
 `up(lab)` returns the address in n2 that the load goes to. What a system starts ends with the lab.
 """
 
+import json
 import os
 import shutil
 
 import peers
-from lab import NODES, UNDERLAY, Failure, other, run
+from lab import NODES, UNDERLAY, Failure, other, poll, run
 
 VXLAN_PORT = 4789
 VNI = 4096
@@ -32,6 +33,10 @@ class System:
     def up(self, lab):
         raise NotImplementedError
 
+    def inspect(self, lab):
+        """After some traffic: fails unless what runs is what the name says; returns facts about it."""
+        return {}
+
 
 class Veth(System):
     """No tunnel: what the link itself can do."""
@@ -55,8 +60,9 @@ class KernelVxlan(System):
 class Underpass(System):
     """Our daemon on both nodes."""
 
-    def __init__(self, name, about, vxlan="Never", ipip="Never", **tunnel):
+    def __init__(self, name, about, vxlan="Never", ipip="Never", must_show=None, **tunnel):
         super().__init__(name, about)
+        self.must_show = must_show or {}
         self.modes = {"vxlan_mode": vxlan, "ipip_mode": ipip}
         self.tunnel = tunnel
 
@@ -73,6 +79,16 @@ class Underpass(System):
             lab.ready(daemon, 10, lambda socket=socket: answers(binary, socket))
         return TUNNEL["n2"]
 
+    def inspect(self, lab):
+        """An uplink or backend that the daemon fell back from must not be measured under its name."""
+        socket = lab.directory / "n1.sock"
+        poll(5, lambda: "not tested yet" not in active(socket).get("tap", ""), "the self-test of the TAP ends")
+        facts = active(socket)
+        for name, state in self.must_show.items():
+            if facts.get(name) != state:
+                raise Failure(f"the daemon does not use {name}: {facts.get(name, 'it does not know it')}")
+        return facts
+
     def _config(self, node, socket):
         peer = other(node)
         sections = {
@@ -88,6 +104,12 @@ class Underpass(System):
         for header, values in sections.items():
             lines += [header, *(f"{key} = {toml(value)}" for key, value in values.items()), ""]
         return "\n".join(lines)
+
+
+def active(socket):
+    """What the daemon says that it uses."""
+    status = json.loads(run(os.environ["UNDERPASS_BIN"], "status", "--socket", socket, "-o", "json"))
+    return {"backend": status["backend"], "workers": status["workers"], **status.get("offloads", {})}
 
 
 def toml(value):
@@ -143,10 +165,12 @@ SYSTEMS = [
     KernelVxlan("kernel-vxlan", "VXLAN device of the Linux kernel"),
     Underpass("underpass-vxlan", "underpass, VXLAN, defaults", vxlan="Always"),
     Underpass("underpass-vxlan-socket", 'underpass, VXLAN, uplink = "socket"', vxlan="Always", uplink="socket"),
-    Underpass("underpass-vxlan-tap", 'underpass, VXLAN, uplink = "tap"', vxlan="Always", uplink="tap"),
+    Underpass("underpass-vxlan-tap", 'underpass, VXLAN, uplink = "tap"', vxlan="Always", uplink="tap",
+              must_show={"tap": "active"}),
     Underpass("underpass-ipip", "underpass, IP in IP", ipip="Always"),
     Underpass("underpass-direct", "underpass, no encapsulation, sent through the TUN"),
-    Underpass("underpass-vxlan-plain", 'underpass, VXLAN, backend = "plain"', vxlan="Always", backend="plain"),
+    Underpass("underpass-vxlan-plain", 'underpass, VXLAN, backend = "plain"', vxlan="Always", backend="plain",
+              must_show={"backend": "plain"}),
     OvsVxlan("ovs-vxlan", "Open vSwitch, userspace datapath, VXLAN"),
     WireGuard("wireguard-go", "wireguard-go as packaged; encrypts", "wireguard-go", "-f", package="wireguard-go"),
     WireGuard("boringtun", "boringtun; encrypts", "boringtun-cli", "-f", "--disable-drop-privileges"),
