@@ -1,0 +1,169 @@
+//! One node's side of a network of two, and a batch of packets through it in each direction.
+
+use std::hint::black_box;
+use std::net::Ipv4Addr;
+use std::ops::Range;
+
+use underpass::encap::vxlan;
+use underpass::forward::{Format, Forwarding, Inbound, Outbound, Outbox, Peer, Received, Underlay};
+use underpass::metrics::Counters;
+use underpass::net::{EncapMode, Mac, Mode, NodeName, Prefix, Vni};
+use underpass::offload::merge::Rules;
+use underpass::offload::{Delivery, Sink};
+use underpass::route::{PeerId, Policy, Pool, Rib, Source, Target};
+use underpass::wire::{VnetHdr, ethernet, protocol};
+
+const THIS_NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const OTHER_NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+const UPLINK_MTU: u16 = 1500;
+const SOURCE_PORTS: u16 = 256;
+/// Every packet starts at a multiple of this, as in a worker.
+const ALIGN: usize = 64;
+
+fn prefix(text: &str) -> Prefix {
+    text.parse().expect("a prefix")
+}
+
+/// Everything in one pool that travels in `mode`.
+fn forwarding(mode: Mode) -> Forwarding {
+    let always = |this| if mode == this { EncapMode::Always } else { EncapMode::Never };
+    let pool = Pool {
+        cidr: prefix("10.244.0.0/16"),
+        ipip_mode: always(Mode::Ipip),
+        vxlan_mode: always(Mode::Vxlan),
+    };
+    let mut rib = Rib::default();
+    rib.insert(prefix("10.244.1.0/24"), Source::Local, Target::Local).expect("the first route");
+    rib.insert(prefix("10.244.2.0/24"), Source::Static, Target::Peer(PeerId(0))).expect("another prefix");
+    let name: NodeName = "node-b".parse().expect("a name");
+    let vtep_mac = Mac::of_vtep("node-b");
+    let peers = [Peer { name, address: OTHER_NODE, vtep_mac }];
+    let underlay =
+        Underlay { address: THIS_NODE, vtep_mac: Mac::of_vtep("node-a"), vni: Vni::CALICO, mtu: UPLINK_MTU };
+    Forwarding::build(underlay, &peers, &Policy::new(&[pool], None, None), &rib)
+}
+
+/// Packets read from the device, on their way to an outbox.
+pub struct OutboundFlow {
+    forwarding: Forwarding,
+    outbound: Outbound,
+    outbox: Outbox,
+    counters: Counters,
+    arena: Vec<u8>,
+    packets: Vec<(VnetHdr, Range<usize>)>,
+}
+
+impl OutboundFlow {
+    /// A batch of `packets` that travel in `mode`.
+    pub fn new(mode: Mode, packets: &[(VnetHdr, Vec<u8>)]) -> Self {
+        let mut arena = Vec::new();
+        let mut placed = Vec::new();
+        for (vnet, packet) in packets {
+            arena.resize(arena.len().next_multiple_of(ALIGN), 0);
+            placed.push((*vnet, arena.len()..arena.len() + packet.len()));
+            arena.extend_from_slice(packet);
+        }
+        Self {
+            forwarding: forwarding(mode),
+            outbound: Outbound::new(SOURCE_PORTS),
+            outbox: Outbox::default(),
+            counters: Counters::new(1),
+            arena,
+            packets: placed,
+        }
+    }
+
+    /// One batch; the number of outer packets in the outbox.
+    pub fn batch(&mut self) -> usize {
+        for (vnet, range) in &self.packets {
+            let (arena, counters) = (&mut self.arena, self.counters.worker(0));
+            self.outbound
+                .packet(&self.forwarding, vnet, arena, range.clone(), &mut self.outbox, counters)
+                .expect("an empty outbox holds the batch");
+        }
+        let datagrams = self.outbox.messages().iter().map(|message| usize::from(message.count)).sum();
+        black_box(&self.outbox).messages();
+        self.outbox.clear();
+        datagrams
+    }
+}
+
+/// Outer packets as received, on their way to the device.
+pub struct InboundFlow {
+    forwarding: Forwarding,
+    inbound: Inbound,
+    counters: Counters,
+    format: Format,
+    arena: Vec<u8>,
+    received: Vec<Received>,
+}
+
+impl InboundFlow {
+    /// A batch of the inner `packets` in `format`, received one by one or `coalesced` into one.
+    pub fn new(format: Format, packets: &[Vec<u8>], coalesced: bool) -> Self {
+        let mut arena = Vec::new();
+        let mut received = Vec::new();
+        for packet in packets {
+            let outer = encapsulate(format, packet);
+            received.push(Received {
+                at: arena.len(),
+                len: outer.len(),
+                segment: 0,
+                source: OTHER_NODE,
+                tos: 0,
+            });
+            arena.extend_from_slice(&outer);
+        }
+        if coalesced {
+            received = vec![Received { at: 0, len: arena.len(), segment: received[0].len, ..received[0] }];
+        }
+        let rules = Rules { tcp: true, udp: true, mtu: usize::from(UPLINK_MTU - Mode::Vxlan.overhead()) };
+        Self {
+            forwarding: forwarding(Mode::Vxlan),
+            inbound: Inbound::new(rules),
+            counters: Counters::new(1),
+            format,
+            arena,
+            received,
+        }
+    }
+
+    /// One batch; the number of writes to the device and of packets in them.
+    pub fn batch(&mut self) -> (usize, usize) {
+        let mut device = Device::default();
+        for received in &self.received {
+            let (arena, counters) = (&mut self.arena, self.counters.worker(0));
+            self.inbound.receive(&self.forwarding, self.format, *received, arena, &mut device, counters);
+        }
+        self.inbound.finish(&self.arena, &mut device);
+        (device.writes, device.packets)
+    }
+}
+
+fn encapsulate(format: Format, packet: &[u8]) -> Vec<u8> {
+    match format {
+        Format::Vxlan => {
+            let (to, from) = (Mac::of_vtep("node-a"), Mac::of_vtep("node-b"));
+            [&vxlan::template(Vni::CALICO, to, from, ethernet::IPV4), packet].concat()
+        }
+        Format::Ipip => {
+            let mut outer = underpass::encap::ipip::template(OTHER_NODE, THIS_NODE, protocol::IPIP);
+            underpass::encap::ipip::patch(&mut outer, 0, packet.len());
+            [&outer, packet].concat()
+        }
+    }
+}
+
+/// A device that takes everything and keeps nothing.
+#[derive(Default)]
+struct Device {
+    writes: usize,
+    packets: usize,
+}
+
+impl Sink for Device {
+    fn deliver(&mut self, delivery: &Delivery<'_>) {
+        self.writes += 1;
+        self.packets += black_box(delivery).packets as usize;
+    }
+}

@@ -1,0 +1,84 @@
+//! The two flows as a worker runs them, between buffers instead of a TUN and sockets: per packet and per
+//! super-packet, in every mode. Each is first shown to do what it should and to allocate nothing.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod flows;
+
+use common::{FAR, NEAR, SEGMENT, SEGMENTS};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, Throughput};
+use flows::{InboundFlow, OutboundFlow};
+use underpass::forward::Format;
+use underpass::net::Mode;
+use underpass::wire::VnetHdr;
+
+/// Batches before the one in which allocations are counted: buffers have their size by then.
+const SETTLE: usize = 3;
+/// Batches in which allocations are counted.
+const COUNTED: usize = 100;
+/// Small packets in one batch.
+const BATCH: usize = 32;
+
+fn main() {
+    let mut criterion = common::criterion();
+    outbound(&mut criterion);
+    inbound(&mut criterion);
+    criterion.final_summary();
+}
+
+fn outbound(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("pipeline/outbound");
+    let small = (VnetHdr::default(), common::udp(NEAR, FAR, 64));
+    let big = common::super_packet(NEAR, FAR);
+    for mode in [Mode::Vxlan, Mode::Ipip, Mode::Direct] {
+        let mut flow = OutboundFlow::new(mode, &vec![small.clone(); BATCH]);
+        expect(flow.batch(), BATCH);
+        measure(&mut group, &format!("{}/packet", mode.name()), BATCH, 64, || flow.batch());
+        let mut flow = OutboundFlow::new(mode, std::slice::from_ref(&big));
+        expect(flow.batch(), SEGMENTS);
+        measure(&mut group, &format!("{}/super-packet", mode.name()), SEGMENTS, SEGMENT, || flow.batch());
+    }
+    group.finish();
+}
+
+fn inbound(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("pipeline/inbound");
+    let small: Vec<_> = (0..BATCH).map(|_| common::udp(FAR, NEAR, 64)).collect();
+    let bulk: Vec<_> = (0..SEGMENTS).map(|index| common::tcp(FAR, NEAR, SEGMENT, index)).collect();
+    for (format, name) in [(Format::Vxlan, "vxlan"), (Format::Ipip, "ipip")] {
+        let mut flow = InboundFlow::new(format, &small, false);
+        expect(flow.batch().1, BATCH);
+        measure(&mut group, &format!("{name}/packet"), BATCH, 64, || flow.batch().1);
+        // Coalesced by UDP_GRO where the socket does that.
+        let mut flow = InboundFlow::new(format, &bulk, format == Format::Vxlan);
+        assert_eq!(flow.batch(), (1, SEGMENTS), "one super-packet");
+        measure(&mut group, &format!("{name}/super-packet"), SEGMENTS, SEGMENT, || flow.batch().1);
+    }
+    group.finish();
+}
+
+/// Times batches of `packets` packets with `payload` bytes each, after showing that they allocate
+/// nothing.
+fn measure(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    name: &str,
+    packets: usize,
+    payload: usize,
+    mut batch: impl FnMut() -> usize,
+) {
+    for _ in 0..SETTLE {
+        expect(batch(), packets);
+    }
+    let allocated = allocation_counter::measure(|| (0..COUNTED).for_each(|_| expect(batch(), packets)));
+    assert_eq!(allocated.count_total, 0, "{name}: allocations in {COUNTED} batches of {packets} packets");
+    group.throughput(Throughput::ElementsAndBytes {
+        elements: packets as u64,
+        bytes: (packets * payload) as u64,
+    });
+    group.bench_function(name, |bencher| bencher.iter(&mut batch));
+}
+
+fn expect(got: usize, wanted: usize) {
+    assert_eq!(got, wanted, "packets that came out");
+}

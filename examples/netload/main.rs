@@ -1,0 +1,116 @@
+//! netload: the load generator of `scripts/bench` where iperf3 does not measure what is asked: the
+//! highest UDP rate without loss, idle round trips, and new TCP connections per second.
+//!
+//! One process serves at the far end (`netload serve`), the others measure against it and print one
+//! JSON object. Everything goes to the address given, nowhere else.
+
+mod cpu;
+mod latency;
+mod search;
+mod serve;
+mod trial;
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use serde_json::json;
+
+/// UDP port that counts datagrams.
+const COUNT_PORT: u16 = 7001;
+/// TCP port that accepts connections.
+const CONNECT_PORT: u16 = 7002;
+
+/// Load generator and its far end, for throughput tests inside network namespaces.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Be the far end of all measurements, until killed.
+    Serve {
+        /// Address to listen on.
+        address: Ipv4Addr,
+    },
+    /// Search for the highest rate of UDP datagrams that arrive with little loss.
+    Udp {
+        /// The far end.
+        address: Ipv4Addr,
+        /// Bytes of UDP payload, 12 to 65507.
+        #[arg(long, value_parser = clap::value_parser!(u16).range(12..=65507))]
+        size: u16,
+        /// Share of datagrams that may get lost.
+        #[arg(long, default_value_t = 0.001)]
+        max_loss: f64,
+        /// Milliseconds of each step of the search.
+        #[arg(long, default_value_t = 500)]
+        probe_ms: u64,
+        /// Milliseconds of the last run, whose figures are the result.
+        #[arg(long, default_value_t = 2000)]
+        confirm_ms: u64,
+    },
+    /// Time ICMP echoes with pauses between them.
+    Rtt {
+        /// The far end.
+        address: Ipv4Addr,
+        /// Number of echoes.
+        #[arg(long, default_value_t = 200)]
+        count: u32,
+        /// Milliseconds of pause before each.
+        #[arg(long, default_value_t = 10)]
+        gap_ms: u64,
+    },
+    /// Open TCP connections one after another.
+    Connections {
+        /// The far end.
+        address: Ipv4Addr,
+        /// Milliseconds to go on for.
+        #[arg(long, default_value_t = 5000)]
+        ms: u64,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    // Sleeps of a paced sender must not be rounded up to the default 50 µs.
+    nix::sys::prctl::set_timerslack(1).context("prctl PR_SET_TIMERSLACK")?;
+    let result = match Arguments::parse().command {
+        Command::Serve { address } => return serve::run(address),
+        Command::Udp { address, size, max_loss, probe_ms, confirm_ms } => {
+            let lengths = [probe_ms, confirm_ms].map(Duration::from_millis);
+            udp(address, usize::from(size), max_loss, lengths)?
+        }
+        Command::Rtt { address, count, gap_ms } => {
+            latency::round_trips(address, count, Duration::from_millis(gap_ms))?
+        }
+        Command::Connections { address, ms } => latency::connections(address, Duration::from_millis(ms))?,
+    };
+    println!("{result}");
+    Ok(())
+}
+
+fn udp(
+    address: Ipv4Addr,
+    size: usize,
+    max_loss: f64,
+    [probe, confirm]: [Duration; 2],
+) -> anyhow::Result<serde_json::Value> {
+    let mut sender = trial::Sender::connect((address, COUNT_PORT).into(), size)?;
+    let trial = search::highest_rate(max_loss, |rate, step| {
+        sender.run(rate, if step == search::Step::Confirm { confirm } else { probe })
+    })?;
+    Ok(json!({
+        "packets_per_second": trial.delivered_rate(),
+        "gbps": trial.delivered_rate() * size as f64 * 8.0 / 1e9,
+        "sent": trial.sent,
+        "received": trial.received,
+        "reordered": trial.reordered,
+        "loss": trial.loss(),
+        "seconds": trial.seconds,
+        "cpu_seconds": trial.cpu_seconds,
+        "bytes": trial.received * size as u64,
+    }))
+}

@@ -1,0 +1,177 @@
+"""Two network namespaces joined by one veth pair: the smallest network with two nodes.
+
+     n1                          n2
+     eth0 192.0.2.1/24 ------- eth0 192.0.2.2/24        MTU 1500, default offloads
+
+The load runs in the same namespaces as the tunnel under test, to the tunnel address of the other
+node, so that a packet makes the same hops in every system. Everything is named after this process
+and gone when the `with` block ends.
+"""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+
+UNDERLAY = {"n1": "192.0.2.1", "n2": "192.0.2.2"}
+NODES = ("n1", "n2")
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Before any interface exists: interfaces take their settings from `default` when they are made.
+SYSCTLS = """
+cd /proc/sys/net
+for scope in all default; do
+    echo 0 >ipv4/conf/$scope/rp_filter
+    [ ! -e ipv6/conf/$scope ] || echo 1 >ipv6/conf/$scope/disable_ipv6
+done
+echo 1 >ipv4/ip_forward
+"""
+
+
+class Failure(Exception):
+    """A system or a test that did not work, with the reason in one line."""
+
+
+def other(node):
+    return NODES[1 - NODES.index(node)]
+
+
+def poll(seconds, condition, what):
+    """Waits until `condition()` is true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise Failure(f"{what}: not within {seconds} s")
+        time.sleep(0.02)
+
+
+def last_line(text):
+    """The last line that says anything: where tools put the reason of a failure."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no output"
+
+
+class Lab:
+    """The namespaces, a directory for files, and every process started in them."""
+
+    def __init__(self):
+        self.prefix = f"upbench{os.getpid()}"
+        self.processes = []
+
+    def __enter__(self):
+        self.directory = pathlib.Path(tempfile.mkdtemp(prefix="underpass-bench-"))
+        try:
+            self._create()
+        except BaseException:
+            self._destroy()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self._destroy()
+
+    def namespace(self, node):
+        return f"{self.prefix}-{node}"
+
+    def run(self, node, *command, timeout=10, env=None):
+        """Runs a command in a node to its end and returns its standard output."""
+        return run("ip", "netns", "exec", self.namespace(node), *command, timeout=timeout, env=env)
+
+    def start(self, node, *command, env=None):
+        """Starts a process in a node; it ends with the lab. Its output goes to a file."""
+        log = self.directory / f"{node}-{pathlib.Path(command[0]).name}-{len(self.processes)}.log"
+        with open(log, "wb") as output:
+            process = subprocess.Popen(
+                ("ip", "netns", "exec", self.namespace(node), *map(str, command)),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(env or {})},
+            )
+        process.log = log
+        self.processes.append(process)
+        return process
+
+    def ready(self, process, seconds, condition):
+        """Waits until `condition()`; fails at once, with its last words, when `process` ends."""
+        name = process.log.name.split("-", 1)[1].rsplit("-", 1)[0]
+
+        def ended_or_ready():
+            if process.poll() is not None:
+                words = last_line(process.log.read_text(errors="replace"))
+                raise Failure(f"{name} ended with status {process.returncode}: {words}")
+            return condition()
+
+        poll(seconds, ended_or_ready, f"{name} is ready")
+
+    def answers(self, node, address):
+        """Whether `address` answers a ping from `node`."""
+        with contextlib.suppress(Failure):
+            self.run(node, "ping", "-n", "-q", "-c", "1", "-W", "1", address)
+            return True
+        return False
+
+    def _create(self):
+        for node in NODES:
+            run("ip", "netns", "add", self.namespace(node))
+            self.run(node, "ip", "link", "set", "lo", "up")
+            self.run(node, "sh", "-c", SYSCTLS)
+        first, second = map(self.namespace, NODES)
+        run("ip", "link", "add", "eth0", "netns", first, "type", "veth",
+            "peer", "name", "eth0", "netns", second)
+        for node in NODES:
+            self.run(node, "ip", "address", "add", f"{UNDERLAY[node]}/24", "dev", "eth0")
+            self.run(node, "ip", "link", "set", "eth0", "up")
+        poll(5, lambda: self.answers("n1", UNDERLAY["n2"]), "the veth pair carries packets")
+
+    def _destroy(self):
+        # A second Ctrl-C must not leave half of the namespaces behind.
+        handlers = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING_SIGNALS}
+        self._remove()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+    def _remove(self):
+        for process in reversed(self.processes):
+            end(process)
+        for node in NODES:
+            subprocess.run(("ip", "netns", "delete", self.namespace(node)), stderr=subprocess.DEVNULL, check=False)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def end(process):
+    """SIGTERM, and SIGKILL when that does not help."""
+    if process.poll() is None:
+        process.terminate()
+    try:
+        process.wait(3)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def run(*command, timeout=10, env=None):
+    """Runs a command to its end; its standard output, or a Failure with its last words."""
+    command = [str(word) for word in command]
+    tool = command[4] if command[:3] == ["ip", "netns", "exec"] else command[0]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            env={**os.environ, **(env or {})},
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise Failure(f"{tool}: not ready after {timeout} s") from None
+    except OSError as error:
+        raise Failure(f"{tool}: {error.strerror}") from None
+    if done.returncode != 0:
+        raise Failure(f"{tool} failed: {last_line(done.stdout + chr(10) + done.stderr)}")
+    return done.stdout

@@ -1,0 +1,109 @@
+"""The other userspace tunnels: Open vSwitch and two implementations of WireGuard.
+
+Each runs as instances of its own, with private directories or names, beside whatever the machine
+itself may be running.
+"""
+
+import os
+import shutil
+import subprocess
+
+from lab import NODES, UNDERLAY, other, poll, run
+
+
+def missing(*tools, package):
+    """Why these tools cannot be used, or None."""
+    absent = [tool for tool in tools if shutil.which(tool) is None]
+    if not absent:
+        return None
+    source = f"Debian package {package}" if package else "cargo install boringtun-cli"
+    return f"{', '.join(absent)} not installed ({source}; --install-peers does it)"
+
+
+def package_version(package):
+    return subprocess.run(
+        ("dpkg-query", "-W", "-f=${Version}", package), capture_output=True, text=True, check=False
+    ).stdout
+
+
+# --- Open vSwitch ---------------------------------------------------------------------------------
+# The underlay address moves to a bridge of the userspace datapath, because that is where it looks for
+# the way to the other end of a tunnel (Open vSwitch, "userspace native tunneling").
+
+SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
+
+
+def ovs_up(lab, vni):
+    for node in NODES:
+        directory = lab.directory / f"ovs-{node}"
+        directory.mkdir()
+        env = {f"OVS_{name}": str(directory) for name in ("RUNDIR", "DBDIR", "LOGDIR", "SYSCONFDIR")}
+        database, socket = directory / "conf.db", directory / "db.sock"
+        run("ovsdb-tool", "create", database, SCHEMA)
+        server = lab.start(node, "ovsdb-server", database, f"--remote=punix:{socket}",
+                           f"--unixctl={directory}/server.ctl", env=env)
+        lab.ready(server, 10, socket.exists)
+        control = directory / "vswitchd.ctl"
+        switch = lab.start(node, "ovs-vswitchd", f"unix:{socket}", f"--unixctl={control}", env=env)
+        lab.ready(switch, 10, control.exists)
+        ovs_bridges(lab, node, socket, vni)
+    # Ours must be known to the other end before the first packet is encapsulated.
+    poll(10, lambda: lab.answers("n1", UNDERLAY["n2"]), "the underlay bridges carry packets")
+    return "10.245.0.2"
+
+
+def ovs_bridges(lab, node, socket, vni):
+    mac = lab.run(node, "cat", "/sys/class/net/eth0/address").strip()
+    lab.run(
+        node, "ovs-vsctl", f"--db=unix:{socket}", "--timeout=10",
+        "add-br", "br-under", "--", "set", "bridge", "br-under", "datapath_type=netdev", f'other_config:hwaddr="{mac}"',
+        "--", "add-port", "br-under", "eth0",
+        "--", "add-br", "br-tunnel", "--", "set", "bridge", "br-tunnel", "datapath_type=netdev",
+        "--", "add-port", "br-tunnel", "vxlan0",
+        "--", "set", "interface", "vxlan0", "type=vxlan",
+        f"options:remote_ip={UNDERLAY[other(node)]}", f"options:key={vni}",
+    )
+    lab.run(node, "ip", "address", "flush", "dev", "eth0")
+    for bridge, address, mtu in (
+        ("br-under", f"{UNDERLAY[node]}/24", 1500),
+        ("br-tunnel", f"10.245.0.{node[1:]}/24", 1450),
+    ):
+        lab.run(node, "ip", "address", "add", address, "dev", bridge)
+        lab.run(node, "ip", "link", "set", bridge, "mtu", mtu, "up")
+
+
+# --- WireGuard ------------------------------------------------------------------------------------
+
+PORT = 51820
+# Debian's wireguard-go asks for this where the kernel has a WireGuard of its own.
+INSIST = {"WG_I_PREFER_BUGGY_USERSPACE_TO_POLISHED_KMOD": "1"}
+
+
+def wireguard_up(lab, binary, flags):
+    # The control sockets of all namespaces share one directory, so the names must differ.
+    device = {node: f"ub{os.getpid()}{node}" for node in NODES}
+    public = {}
+    for node in NODES:
+        secret = run("wg", "genkey")
+        (lab.directory / f"{node}.key").write_text(secret)
+        public[node] = subprocess.run(
+            ("wg", "pubkey"), input=secret, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        daemon = lab.start(node, binary, *flags, device[node], env=INSIST)
+        lab.ready(daemon, 10, lambda node=node: interface_exists(lab, node, device[node]))
+    for node in NODES:
+        wireguard_configure(lab, node, device[node], public[other(node)])
+    return "10.245.0.2"
+
+
+def interface_exists(lab, node, device):
+    in_namespace = lab.run(node, "ip", "-o", "link").find(f" {device}:") != -1
+    return in_namespace and os.path.exists(f"/run/wireguard/{device}.sock")
+
+
+def wireguard_configure(lab, node, device, peer_key):
+    peer = other(node)
+    lab.run(node, "wg", "set", device, "listen-port", PORT, "private-key", lab.directory / f"{node}.key",
+            "peer", peer_key, "endpoint", f"{UNDERLAY[peer]}:{PORT}", "allowed-ips", f"10.245.0.{peer[1:]}/32")
+    lab.run(node, "ip", "address", "add", f"10.245.0.{node[1:]}/24", "dev", device)
+    lab.run(node, "ip", "link", "set", device, "mtu", 1420, "up")
