@@ -28,17 +28,15 @@ pub(super) struct ClientArgs {
         default_value = "/run/underpass/underpass.sock"
     )]
     socket: PathBuf,
-    /// How to print
+    /// Tables for people or JSON for programs
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Output::Text)]
     output: Output,
 }
 
-/// The two ways to print.
+/// Tables for people, or the API's JSON for programs.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Output {
-    /// Tables for people
     Text,
-    /// The API's JSON for programs
     Json,
 }
 
@@ -78,7 +76,7 @@ pub struct Client {
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens on the socket.
-    #[error("no daemon at {}: {source}; is it running, and is --socket right?", path.display())]
+    #[error("no daemon at {} (is it running, and is --socket right?)", path.display())]
     Unreachable {
         /// The socket.
         path: PathBuf,
@@ -105,8 +103,11 @@ pub enum ClientError {
         /// The daemon's own words.
         message: String,
     },
+    /// This process lacks the resources to ask.
+    #[error("cannot set up the client")]
+    Setup(#[source] io::Error),
     /// The answer is not of our API.
-    #[error("cannot understand the answer from {}: {source}; is this an underpass daemon?", path.display())]
+    #[error("cannot understand the answer from {} (is this an underpass daemon?)", path.display())]
     Garbled {
         /// The socket.
         path: PathBuf,
@@ -121,7 +122,7 @@ impl ClientError {
         match self {
             Self::Unreachable { .. } | Self::Timeout { .. } => 3,
             Self::Denied { .. } | Self::Refused { status: StatusCode::FORBIDDEN, .. } => 4,
-            Self::Refused { .. } | Self::Garbled { .. } => 1,
+            Self::Refused { .. } | Self::Garbled { .. } | Self::Setup(_) => 1,
         }
     }
 }
@@ -138,7 +139,7 @@ impl Client {
     /// See [`ClientError`].
     pub fn get<T: DeserializeOwned>(&self, target: &str) -> Result<T, ClientError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| self.garbled(error))?;
+        let runtime = runtime.map_err(ClientError::Setup)?;
         let exchange = async { tokio::time::timeout(PATIENCE, self.exchange(target)).await };
         let timeout = |_| ClientError::Timeout { path: self.socket.clone() };
         let (status, body) = runtime.block_on(exchange).map_err(timeout)??;

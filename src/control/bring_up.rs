@@ -54,10 +54,11 @@ pub async fn lanes(host: &Host, config: &Config, facts: &Facts) -> anyhow::Resul
         raw: facts.capabilities >> CAP_NET_RAW & 1 == 1,
         udp_gso: switches.udp_gso != Switch::Off,
         udp_gro: switches.udp_gro != Switch::Off,
+        packet: None,
     };
     let mut lanes = Vec::new();
     for (index, device) in queues.devices.into_iter().enumerate() {
-        match Sockets::open(&setup, index as u16) {
+        match Sockets::open(&setup, index as u16, None) {
             Ok(sockets) => lanes.push(Lane { device, sockets }),
             Err(error) => return Err(explain(host, config, error).await),
         }

@@ -18,7 +18,7 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 
 /// The listener of the metrics endpoint could not be had.
 #[derive(Debug, thiserror::Error)]
-#[error("metrics: cannot listen on {address}: {source}; set another metrics.listen or remove it")]
+#[error("metrics: cannot listen on {address} (set another metrics.listen, or remove it)")]
 pub struct MetricsBindError {
     address: SocketAddr,
     source: std::io::Error,

@@ -47,13 +47,13 @@ pub enum SocketError {
         path: PathBuf,
     },
     /// Anybody could exchange the socket for another.
-    #[error("control socket {}: everybody may rename files in its directory; use a directory of root's", path.display())]
+    #[error("control socket {}: everybody may write to its directory; choose another", path.display())]
     OpenDirectory {
         /// The configured path.
         path: PathBuf,
     },
     /// The system refused a step.
-    #[error("control socket {}: cannot {step}: {source}", path.display())]
+    #[error("control socket {}: cannot {step}", path.display())]
     System {
         /// The configured path.
         path: PathBuf,
@@ -198,13 +198,18 @@ mod tests {
 
     use super::{ControlSocket, SocketError};
 
+    /// Closed to others whatever the umask.
+    fn directory() -> tempfile::TempDir {
+        tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir().unwrap()
+    }
+
     fn mode(path: &Path) -> u32 {
         fs::symlink_metadata(path).unwrap().mode() & 0o7777
     }
 
     #[test]
     fn directory_and_file_have_their_modes() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = directory();
         let path = dir.path().join("run/underpass.sock");
         let socket = ControlSocket::bind(&path).unwrap();
         assert_eq!(mode(&path), 0o660);
@@ -220,7 +225,7 @@ mod tests {
 
     #[test]
     fn other_kinds_of_files_are_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = directory();
         let file = dir.path().join("file");
         fs::write(&file, "precious").unwrap();
         let link = dir.path().join("link");
@@ -242,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_link_to_a_stale_socket_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = directory();
         let stale = dir.path().join("stale");
         drop(UnixListener::bind(&stale).unwrap());
         let link = dir.path().join("link");
@@ -252,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_stale_socket_is_replaced() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = directory();
         let path = dir.path().join("s");
         drop(UnixListener::bind(&path).unwrap());
         let _socket = ControlSocket::bind(&path).unwrap();
@@ -262,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_live_socket_is_refused_and_survives() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = directory();
         let path = dir.path().join("s");
         let _first = ControlSocket::bind(&path).unwrap();
         let error = ControlSocket::bind(&path).unwrap_err();
@@ -273,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_successors_file_is_not_removed() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = directory();
         let path = dir.path().join("s");
         let first = ControlSocket::bind(&path).unwrap();
         fs::remove_file(&path).unwrap();
@@ -284,7 +289,7 @@ mod tests {
 
     #[test]
     fn a_directory_open_to_all_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = directory();
         fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
         let error = ControlSocket::bind(&dir.path().join("s")).unwrap_err();
         assert!(matches!(error, SocketError::OpenDirectory { .. }), "{error}");
@@ -294,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_path_too_long_is_an_error() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = directory();
         let path = dir.path().join("d".repeat(120)).join("s");
         let error = ControlSocket::bind(&path).unwrap_err();
         assert!(matches!(error, SocketError::System { step: "bind", .. }), "{error}");

@@ -37,7 +37,9 @@ impl State {
             address: config.node.address.addr(),
             vtep_mac: Mac::of_vtep(config.node.name.as_str()),
             vni: config.vxlan.vni,
+            vxlan_port: config.vxlan.port,
             mtu: uplink_mtu,
+            tap: None,
         };
         let peers: Vec<Peer> = config.peers.iter().filter_map(peer).collect();
         let mut rib = Rib::default();
@@ -116,7 +118,7 @@ fn peer(peer: &crate::config::Peer) -> Option<Peer> {
         IpAddr::V4(address) => address,
         IpAddr::V6(_) => return None,
     };
-    Some(Peer { name: peer.name.clone(), address, vtep_mac: peer.vtep_mac })
+    Some(Peer { name: peer.name.clone(), address, vtep_mac: peer.vtep_mac, hop: None })
 }
 
 /// What the API shows: the state, and what was chosen at start.

@@ -6,12 +6,14 @@ pub mod memory;
 mod offload;
 mod plain;
 mod sys;
+mod tap;
 
 use std::io;
 use std::os::fd::RawFd;
 
 pub use offload::{Offload, Offloads};
 pub use plain::Plain;
+pub use tap::Tap;
 
 use crate::offload::Delivery;
 use crate::wire::VnetHdr;

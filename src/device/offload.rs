@@ -33,7 +33,7 @@ impl Offload {
     pub fn open(name: &str, queues: usize, offloads: Offloads) -> io::Result<(Vec<Self>, Offloads)> {
         let mut opened = Vec::with_capacity(queues);
         for _ in 0..queues {
-            opened.push(Self { fd: sys::open_queue(name)?, iovecs: sys::Iovecs::default() });
+            opened.push(Self { fd: sys::open_queue(name, sys::Kind::Tun)?, iovecs: sys::Iovecs::default() });
         }
         let Some(first) = opened.first() else { return Err(io::ErrorKind::InvalidInput.into()) };
         // The mask is the device's, not the queue's: set it even to nothing, because a persistent

@@ -8,14 +8,24 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
+use crate::net::Mac;
 use crate::offload::Delivery;
 use crate::wire::{VnetHdr, vnet_hdr};
 
 /// Pieces in one write: the vnet header, the head and up to 64 segments.
 const MAX_IOVECS: usize = 2 + 64;
 
-/// Opens one queue of the TUN `name`, non-blocking, with a ten-byte little-endian vnet header.
-pub fn open_queue(name: &str) -> io::Result<OwnedFd> {
+/// What kind of device a queue belongs to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// IP packets, ten-byte vnet header.
+    Tun,
+    /// Ethernet frames, vnet header with tunnel fields (Linux 6.17).
+    Tap,
+}
+
+/// Opens one queue of the device `name`, non-blocking, with a little-endian vnet header.
+pub fn open_queue(name: &str, kind: Kind) -> io::Result<OwnedFd> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -29,12 +39,16 @@ pub fn open_queue(name: &str) -> io::Result<OwnedFd> {
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from as c_char;
     }
-    let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
+    let (mode, header) = match kind {
+        Kind::Tun => (libc::IFF_TUN, vnet_hdr::LEN),
+        Kind::Tap => (libc::IFF_TAP, vnet_hdr::TUNNEL_LEN),
+    };
+    let flags = mode | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
     request.ifr_ifru.ifru_flags = flags as c_short;
     let fd = file.as_raw_fd();
     // SAFETY: TUNSETIFF reads and writes one `ifreq`, which `request` is and outlives the call.
     check(unsafe { libc::ioctl(fd, libc::TUNSETIFF as _, &mut request) })?;
-    set_int(fd, libc::TUNSETVNETHDRSZ as _, vnet_hdr::LEN as c_int)?;
+    set_int(fd, libc::TUNSETVNETHDRSZ as _, header as c_int)?;
     set_int(fd, libc::TUNSETVNETLE as _, 1)?;
     Ok(file.into())
 }
@@ -43,6 +57,29 @@ pub fn open_queue(name: &str) -> io::Result<OwnedFd> {
 pub fn set_offload(fd: RawFd, mask: c_uint) -> io::Result<()> {
     // SAFETY: TUNSETOFFLOAD takes its argument by value and touches no memory of ours.
     check(unsafe { libc::ioctl(fd, libc::TUNSETOFFLOAD as _, libc::c_ulong::from(mask)) }).map(drop)
+}
+
+/// The link address of the TAP behind `fd`.
+pub fn hardware_address(fd: RawFd) -> io::Result<Mac> {
+    // SAFETY: `ifreq` is plain old data for which all-zero bytes are a valid value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: on a tun descriptor SIOCGIFHWADDR writes one `ifreq`, which `request` is.
+    check(unsafe { libc::ioctl(fd, libc::SIOCGIFHWADDR as _, &mut request) })?;
+    // SAFETY: the call above filled this member of the union.
+    let data = unsafe { request.ifr_ifru.ifru_hwaddr.sa_data };
+    let mut octets = [0; 6];
+    for (to, from) in octets.iter_mut().zip(data) {
+        *to = from as u8;
+    }
+    Ok(Mac(octets))
+}
+
+/// Writes `head` and `body` as one frame.
+pub fn write_frame(fd: RawFd, head: &[u8], body: &[u8]) -> io::Result<()> {
+    let iovecs = [iovec(head), iovec(body)];
+    // SAFETY: both iovecs were just made from slices that outlive the call; writev only reads.
+    let written = unsafe { libc::writev(fd, iovecs.as_ptr(), iovecs.len() as c_int) };
+    if written < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Makes reads and writes return instead of waiting.

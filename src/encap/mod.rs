@@ -2,7 +2,9 @@
 
 pub mod direct;
 pub mod ecn;
+pub mod frame;
 pub mod ipip;
+pub mod tunnel_gso;
 pub mod vxlan;
 
 /// TTL of every outer header: a fresh one, never the inner packet's (RFC 2003 §3.1).

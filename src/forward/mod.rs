@@ -15,7 +15,7 @@ mod tables;
 
 pub use deliver::Deliver;
 pub use inbound::{Format, Inbound, Received};
-pub use outbound::Outbound;
+pub use outbound::{Outbound, Paths};
 pub use outbox::{Channel, Datagram, Full, Message, Outbox};
 pub use tables::{Forwarding, Peer, Underlay};
 

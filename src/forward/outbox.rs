@@ -25,19 +25,28 @@ pub enum Channel {
     Udp(u16),
     /// The raw socket that takes whole IPv4 packets: IP-in-IP and direct.
     Raw,
+    /// The packet socket on the uplink, which takes frames with a vnet header: the same traffic.
+    Packet,
+    /// The TAP, which takes VXLAN super-packets as frames with a tunnel vnet header.
+    Tap,
 }
 
-/// An outer packet (UDP: its payload): header bytes in the slab, then bytes in the arena.
+/// One write to a socket: header bytes in the slab, then bytes in the arena.
 #[derive(Clone, Copy, Debug)]
 pub struct Datagram {
     /// Headers, in the slab.
     pub head: Piece,
     /// Payload, in the arena.
     pub body: Piece,
+    /// Outer packets on the wire: more than one where the kernel segments.
+    pub packets: u16,
+    /// Bytes of them on the wire, outer IP headers included.
+    pub wire_bytes: u32,
 }
 
 impl Datagram {
-    fn len(&self) -> u32 {
+    /// Bytes of the write.
+    pub fn len(&self) -> u32 {
         self.head.len + self.body.len
     }
 }

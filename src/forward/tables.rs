@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::encap::{ipip, vxlan};
+use crate::encap::frame::{self, Hop};
+use crate::encap::{ipip, tunnel_gso, vxlan};
 use crate::net::{Mac, Mode, NodeName, Prefix, Vni};
 use crate::route::{Fib, NextHop, PeerId, Policy, Rib, Target, Via};
 use crate::wire::{ethernet, protocol};
@@ -16,6 +17,9 @@ pub struct Peer {
     pub address: Ipv4Addr,
     /// Destination of inner Ethernet headers towards it.
     pub vtep_mac: Mac,
+    /// Link addresses of the first hop towards it, where the neighbour table knows them: without,
+    /// packet sockets cannot reach it.
+    pub hop: Option<Hop>,
 }
 
 /// This node's side of the underlay.
@@ -27,8 +31,12 @@ pub struct Underlay {
     pub vtep_mac: Mac,
     /// The VXLAN network.
     pub vni: Vni,
+    /// UDP port of VXLAN at the peers.
+    pub vxlan_port: u16,
     /// Bytes of the largest IP packet on the uplink.
     pub mtu: u16,
+    /// Link address of the TAP that takes VXLAN super-packets, while it works.
+    pub tap: Option<Mac>,
 }
 
 /// One consistent state of everything the packet path consults. Immutable; published as a whole.
@@ -50,6 +58,10 @@ pub struct PeerHeaders {
     pub ipip: [[u8; ipip::OVERHEAD]; 2],
     /// VXLAN and inner Ethernet headers.
     pub vxlan: [[u8; vxlan::TEMPLATE]; 2],
+    /// Everything in front of a VXLAN super-packet for the TAP.
+    pub tap: Option<[[u8; tunnel_gso::TEMPLATE]; 2]>,
+    /// Frame header of the first hop, for packet sockets.
+    pub frame: Option<[u8; frame::TEMPLATE]>,
 }
 
 impl Forwarding {
@@ -119,10 +131,17 @@ impl PeerHeaders {
     fn new(underlay: Underlay, peer: &Peer) -> Self {
         let ipip = |number| ipip::template(underlay.address, peer.address, number);
         let vxlan = |ethertype| vxlan::template(underlay.vni, peer.vtep_mac, underlay.vtep_mac, ethertype);
+        let vxlan = [vxlan(ethernet::IPV4), vxlan(ethernet::IPV6)];
+        let port = underlay.vxlan_port;
+        let tap = underlay.tap.map(|tap| {
+            vxlan.map(|inner| tunnel_gso::template(tap, underlay.address, peer.address, port, &inner))
+        });
         Self {
             address: peer.address,
             ipip: [ipip(protocol::IPIP), ipip(protocol::IPV6)],
-            vxlan: [vxlan(ethernet::IPV4), vxlan(ethernet::IPV6)],
+            vxlan,
+            tap,
+            frame: peer.hop.map(|hop| frame::template(hop, ethernet::IPV4)),
         }
     }
 }

@@ -96,14 +96,18 @@ impl<'a> Split<'a> {
         self.header + self.segment.min(self.packet.len() - self.header)
     }
 
+    /// Bytes of the next segment, headers included; `None` when all are done.
+    pub fn next_len(&self) -> Option<usize> {
+        let rest = self.packet.len().checked_sub(self.next)?;
+        (rest > 0 || self.next == self.header).then(|| self.header + rest.min(self.segment))
+    }
+
     /// Writes the headers of the next segment to `out` (exactly [`Self::header_len`] bytes) and
     /// returns where its payload lies in the packet; `None` when all are done.
     #[inline]
     pub fn next_segment(&mut self, out: &mut [u8]) -> Option<Range<usize>> {
+        self.next_len()?;
         let from = self.next;
-        if from >= self.packet.len() && from != self.header {
-            return None;
-        }
         let to = (from + self.segment).min(self.packet.len());
         // A packet without payload is one segment; the step below ends the loop after it.
         self.next = to.max(from + 1);

@@ -17,7 +17,7 @@ use crate::forward::{Deliver, Forwarding, Inbound, Outbound, Outbox};
 use crate::metrics::{Counters, WorkerCounters};
 use crate::offload::merge::Rules;
 use crate::route::Published;
-use crate::underlay::{SOURCE_PORTS, Sockets};
+use crate::underlay::Sockets;
 
 /// Bytes of the outbound arena: packets are read behind one another until the next might not fit.
 const ARENA: usize = 1 << 20;
@@ -60,9 +60,9 @@ impl Worker {
         }
         let worker = Self {
             poll,
+            outbound: Outbound::new(lane.sockets.source_ports().to_vec()),
             device: lane.device,
             sockets: lane.sockets,
-            outbound: Outbound::new(SOURCE_PORTS),
             inbound: Inbound::new(rules),
             outbox: Outbox::default(),
             arena: vec![0; ARENA].into_boxed_slice(),
@@ -114,6 +114,7 @@ impl Worker {
     /// Reads a batch from the device and sends it off. Returns whether more may wait.
     fn outbound_batch(&mut self, tables: &Forwarding) -> io::Result<bool> {
         let counters = self.counters.worker(self.index);
+        let paths = self.sockets.paths();
         let mut at = 0;
         let mut more = true;
         for _ in 0..READS {
@@ -131,7 +132,7 @@ impl Worker {
             };
             let range = at..at + len;
             let packet = |outbox: &mut Outbox, arena: &mut [u8]| {
-                self.outbound.packet(tables, &vnet, arena, range.clone(), outbox, counters)
+                self.outbound.packet(tables, paths, &vnet, arena, range.clone(), outbox, counters)
             };
             if packet(&mut self.outbox, &mut self.arena).is_err() {
                 self.sockets.send(&mut self.outbox, &self.arena, counters);

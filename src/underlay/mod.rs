@@ -6,6 +6,7 @@
 
 mod filter;
 pub mod memory;
+mod packet;
 mod raw;
 mod receive;
 mod send;
@@ -17,9 +18,10 @@ use std::net::Ipv4Addr;
 use std::os::fd::RawFd;
 
 pub use receive::Receiver;
-use send::Sender;
+use send::{Sender, Ways};
 
-use crate::forward::{Format, Outbox};
+use crate::device::Tap;
+use crate::forward::{Format, Outbox, Paths};
 use crate::metrics::WorkerCounters;
 
 /// UDP source ports, and so sockets, of each worker: enough entropy for the peers' receive queues
@@ -41,6 +43,8 @@ pub struct Setup {
     pub udp_gso: bool,
     /// Whether to receive with UDP_GRO.
     pub udp_gro: bool,
+    /// Index of the uplink, where IP-in-IP and direct traffic may leave as frames.
+    pub packet: Option<u32>,
 }
 
 /// A socket that could not be opened.
@@ -61,11 +65,11 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// Opens the sockets of worker `index`.
+    /// Opens the sockets of worker `index`, which may have a queue of the TAP.
     ///
     /// # Errors
     /// When the VXLAN port is taken, a right is missing or descriptors run out.
-    pub fn open(setup: &Setup, index: u16) -> Result<Self, OpenError> {
+    pub fn open(setup: &Setup, index: u16, tap: Option<Tap>) -> Result<Self, OpenError> {
         let mut receivers = vec![Receiver::new(udp::receive(setup)?, Format::Vxlan)];
         if setup.raw {
             for protocol in raw::PROTOCOLS {
@@ -73,7 +77,9 @@ impl Sockets {
             }
         }
         let raw = if setup.raw { Some(raw::send()?) } else { None };
-        Ok(Self { sender: Sender::new(setup, udp::send_all(setup)?, raw), receivers })
+        let packet = setup.packet.map(packet::send).transpose()?;
+        let ways = Ways { udp: udp::send_all(setup)?, raw, packet, tap };
+        Ok(Self { sender: Sender::new(setup, ways), receivers })
     }
 
     /// Sends every message of `outbox`, whose payload lies in `arena`, and empties it. Counts what
@@ -93,8 +99,13 @@ impl Sockets {
         self.receivers.iter().map(Receiver::fd)
     }
 
-    /// Whether UDP_SEGMENT is still in use: the kernel may have refused it.
-    pub fn udp_gso_active(&self) -> bool {
-        self.sender.udp_gso_active()
+    /// UDP source ports, by number of the sending socket.
+    pub fn source_ports(&self) -> &[u16] {
+        self.sender.ports()
+    }
+
+    /// The optional ways out that are still open: the kernel may have refused one.
+    pub fn paths(&self) -> Paths {
+        self.sender.paths()
     }
 }

@@ -1,4 +1,9 @@
-//! Sending a batch: consecutive messages of one socket go in one `sendmmsg`.
+//! Sending a batch: consecutive messages of one socket go in one `sendmmsg`, super-packets for the
+//! TAP in one `writev` each.
+//!
+//! Whatever way the kernel refuses is given up for the rest of the run, and the packets it refused
+//! leave another way: a TAP frame or a packet-socket super-packet is cut and sent through the
+//! ordinary sockets, a segmented UDP send is repeated unsegmented.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -6,28 +11,66 @@ use std::os::fd::AsRawFd;
 use socket2::Socket;
 
 use super::{Setup, sys};
-use crate::encap::UDP_OVERHEAD;
-use crate::forward::{Channel, Message, Outbox};
+use crate::device::Tap;
+use crate::encap::{frame, tunnel_gso};
+use crate::forward::{Channel, Datagram, Message, Outbox, Paths};
 use crate::metrics::WorkerCounters;
 use crate::net::DropReason;
+use crate::offload::{Piece, Split};
+use crate::wire::{VnetHdr, be16, ethernet, vnet_hdr};
 
 /// The sending sockets of one worker.
 pub struct Sender {
     udp: Vec<Socket>,
+    ports: Vec<u16>,
     raw: Option<Socket>,
+    packet: Option<Socket>,
+    tap: Option<Tap>,
     vxlan_port: u16,
     gso: bool,
+    paths: Paths,
     batch: sys::SendBatch,
+    /// Where refused super-packets are cut.
+    spare: Outbox,
+}
+
+/// What a sender is made of.
+pub struct Ways {
+    /// UDP sockets with the ports they are bound to.
+    pub udp: Vec<(Socket, u16)>,
+    /// Takes whole IPv4 packets.
+    pub raw: Option<Socket>,
+    /// Takes frames on the uplink.
+    pub packet: Option<Socket>,
+    /// Takes VXLAN super-packets.
+    pub tap: Option<Tap>,
 }
 
 impl Sender {
-    pub fn new(setup: &Setup, udp: Vec<Socket>, raw: Option<Socket>) -> Self {
-        let batch = sys::SendBatch::default();
-        Self { udp, raw, vxlan_port: setup.vxlan_port, gso: setup.udp_gso, batch }
+    pub fn new(setup: &Setup, ways: Ways) -> Self {
+        let paths = Paths { tap: ways.tap.is_some(), packet: ways.packet.is_some() };
+        let (udp, ports) = ways.udp.into_iter().unzip();
+        Self {
+            udp,
+            ports,
+            raw: ways.raw,
+            packet: ways.packet,
+            tap: ways.tap,
+            vxlan_port: setup.vxlan_port,
+            gso: setup.udp_gso,
+            paths,
+            batch: sys::SendBatch::default(),
+            spare: Outbox::default(),
+        }
     }
 
-    pub fn udp_gso_active(&self) -> bool {
-        self.gso
+    pub fn ports(&self) -> &[u16] {
+        &self.ports
+    }
+
+    /// The optional ways still open.
+    pub fn paths(&self) -> Paths {
+        self.paths
     }
 
     /// Sends everything, in order within each channel.
@@ -36,55 +79,80 @@ impl Sender {
         while let Some(first) = rest.first() {
             let same = rest.iter().take_while(|message| message.channel == first.channel).count();
             let (group, later) = rest.split_at(same);
-            self.send_group(outbox, group, arena, counters);
+            match first.channel {
+                Channel::Tap => self.send_tap(outbox, group, arena, counters),
+                _ => self.send_group(outbox, group, arena, counters),
+            }
             rest = later;
         }
     }
 
-    /// Sends messages of one channel.
+    fn send_tap(&mut self, outbox: &Outbox, group: &[Message], arena: &[u8], counters: &WorkerCounters) {
+        for datagram in group.iter().flat_map(|message| outbox.datagrams(message)) {
+            let head = datagram.head.resolve(outbox.slab(), arena);
+            let body = datagram.body.resolve(outbox.slab(), arena);
+            let written = match &self.tap {
+                Some(tap) if self.paths.tap => tap.write(head, body),
+                _ => Err(io::ErrorKind::NotConnected.into()),
+            };
+            match written {
+                Ok(()) => {
+                    counters.underlay.tx_packets.add(u64::from(datagram.packets));
+                    counters.underlay.tx_bytes.add(u64::from(datagram.wire_bytes));
+                }
+                Err(error) => {
+                    if std::mem::replace(&mut self.paths.tap, false) {
+                        tracing::warn!(%error, "the TAP refused a super-packet; sending through sockets from now on");
+                    }
+                    self.send_cut(Cut::tap(head, &self.ports), group[0].to, datagram, arena, counters);
+                }
+            }
+        }
+    }
+
+    /// Sends messages of one socket.
     fn send_group(&mut self, outbox: &Outbox, group: &[Message], arena: &[u8], counters: &WorkerCounters) {
         let mut rest = group;
         while let Some(first) = rest.first() {
             let segmented = self.gso && matches!(first.channel, Channel::Udp(_));
+            let port = self.port_of(first.channel);
             let taken = if segmented || first.count == 1 {
-                let port = self.port_of(first.channel);
                 self.batch.fill(outbox, rest, arena, port)
             } else {
-                self.batch.fill_unsegmented(outbox, first, arena, self.port_of(first.channel));
+                self.batch.fill_unsegmented(outbox, first, arena, port);
                 1
             };
-            self.flush(first.channel, counters, outbox, &rest[..taken], arena);
+            self.flush(outbox, &rest[..taken], arena, counters);
             rest = &rest[taken..];
         }
     }
 
     /// Hands the filled batch to the kernel. An error belongs to the first message not sent: that
-    /// one is settled and the next tried.
-    fn flush(
-        &mut self,
-        channel: Channel,
-        counters: &WorkerCounters,
-        outbox: &Outbox,
-        messages: &[Message],
-        arena: &[u8],
-    ) {
+    /// one is settled and the next tried. Where the batch holds the datagrams of a single message,
+    /// `messages` has just that one.
+    fn flush(&mut self, outbox: &Outbox, messages: &[Message], arena: &[u8], counters: &WorkerCounters) {
+        let channel = messages[0].channel;
         let Some(fd) = self.socket(channel).map(AsRawFd::as_raw_fd) else {
             return self.batch.drop_all(counters, DropReason::Unsupported);
         };
-        let overhead = overhead_of(channel);
         let mut done = 0;
         while done < self.batch.len() {
             match self.batch.send(fd, done) {
                 Ok(sent) => {
-                    self.batch.count_sent(done..done + sent, overhead, counters);
+                    self.batch.count_sent(done..done + sent, counters);
                     done += sent;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if self.batch.is_segmented(done) && gso_refused(&error) => {
+                Err(error) if refused(&error) && self.batch.is_segmented(done) => {
                     // From here on nothing is segmented by the kernel; this batch is redone.
                     self.gso = false;
                     tracing::warn!(%error, "the kernel refused UDP_SEGMENT; sending unsegmented from now on");
-                    return self.resend(outbox, &messages[done..], arena, counters);
+                    return self.send_group(outbox, &messages[done..], arena, counters);
+                }
+                Err(error) if channel == Channel::Packet && (refused(&error) || gone(&error)) => {
+                    tracing::warn!(%error, "the packet socket failed; sending through the raw socket from now on");
+                    self.paths.packet = false;
+                    return self.send_raw_instead(outbox, &messages[done..], arena, counters);
                 }
                 Err(error) => {
                     self.batch.count_dropped(done, counters, reason_of(&error));
@@ -94,40 +162,139 @@ impl Sender {
         }
     }
 
-    fn resend(&mut self, outbox: &Outbox, messages: &[Message], arena: &[u8], counters: &WorkerCounters) {
+    /// Sends frames of the packet socket as packets of the raw socket.
+    fn send_raw_instead(
+        &mut self,
+        outbox: &Outbox,
+        messages: &[Message],
+        arena: &[u8],
+        counters: &WorkerCounters,
+    ) {
         for message in messages {
-            self.batch.fill_unsegmented(outbox, message, arena, self.port_of(message.channel));
-            self.flush(message.channel, counters, outbox, &[], arena);
+            for datagram in outbox.datagrams(message) {
+                let head = datagram.head.resolve(outbox.slab(), arena);
+                if datagram.packets > 1 || head[0] != 0 {
+                    self.send_cut(Cut::packet(head), message.to, datagram, arena, counters);
+                } else {
+                    self.send_bare(head, message.to, datagram, arena, counters);
+                }
+            }
         }
+    }
+
+    /// Sends one plain frame without its link header through the raw socket.
+    fn send_bare(
+        &mut self,
+        head: &[u8],
+        to: std::net::Ipv4Addr,
+        datagram: &Datagram,
+        arena: &[u8],
+        counters: &WorkerCounters,
+    ) {
+        let mut spare = std::mem::take(&mut self.spare);
+        let (piece, bytes) = spare.head(head.len() - frame::TEMPLATE);
+        bytes.copy_from_slice(&head[frame::TEMPLATE..]);
+        spare.push(Channel::Raw, to, 0, Datagram { head: piece, ..*datagram });
+        self.send(&spare, arena, counters);
+        spare.clear();
+        self.spare = spare;
+    }
+
+    /// Cuts a super-packet and sends its segments through an ordinary socket.
+    fn send_cut(
+        &mut self,
+        cut: Option<Cut<'_>>,
+        to: std::net::Ipv4Addr,
+        datagram: &Datagram,
+        arena: &[u8],
+        counters: &WorkerCounters,
+    ) {
+        let body = datagram.body.resolve(&[], arena);
+        let split = cut.and_then(|cut| Some((cut, Split::new(body, &cut.vnet).ok()?)));
+        let Some((cut, mut split)) = split else {
+            return counters.dropped(DropReason::Malformed, u64::from(datagram.packets));
+        };
+        let mut spare = std::mem::take(&mut self.spare);
+        let header = split.header_len();
+        let overhead = (datagram.wire_bytes as usize)
+            .saturating_sub(body.len() + (usize::from(datagram.packets) - 1) * header)
+            / usize::from(datagram.packets.max(1));
+        while let Some(len) = split.next_len() {
+            let (piece, bytes) = spare.head(cut.template.len() + header);
+            let (outer, inner) = bytes.split_at_mut(cut.template.len());
+            outer.copy_from_slice(cut.template);
+            let Some(payload) = split.next_segment(inner) else { break };
+            let piece_at = datagram.body.at as usize + payload.start;
+            let body = Piece::arena(piece_at, payload.len());
+            let wire_bytes = (len + overhead) as u32;
+            spare.push(cut.channel, to, cut.tos, Datagram { head: piece, body, packets: 1, wire_bytes });
+        }
+        self.send(&spare, arena, counters);
+        spare.clear();
+        self.spare = spare;
     }
 
     fn socket(&self, channel: Channel) -> Option<&Socket> {
         match channel {
             Channel::Udp(port) => self.udp.get(usize::from(port)),
             Channel::Raw => self.raw.as_ref(),
+            Channel::Packet => self.packet.as_ref(),
+            Channel::Tap => None,
         }
     }
 
     fn port_of(&self, channel: Channel) -> u16 {
-        match channel {
-            Channel::Udp(_) => self.vxlan_port,
-            Channel::Raw => 0,
-        }
+        if matches!(channel, Channel::Udp(_)) { self.vxlan_port } else { 0 }
     }
 }
 
-/// Bytes the kernel puts in front of each datagram of a channel.
-fn overhead_of(channel: Channel) -> usize {
-    match channel {
-        Channel::Udp(_) => UDP_OVERHEAD,
-        Channel::Raw => 0,
+/// How to cut a super-packet whose whole form was refused.
+#[derive(Clone, Copy)]
+struct Cut<'a> {
+    channel: Channel,
+    /// Outer headers of each segment.
+    template: &'a [u8],
+    /// The inner packet's own vnet header.
+    vnet: VnetHdr,
+    tos: u8,
+}
+
+impl<'a> Cut<'a> {
+    /// Of a frame for the TAP: VXLAN datagrams from the UDP socket with the same source port.
+    fn tap(head: &'a [u8], ports: &[u16]) -> Option<Self> {
+        let port = be16(head, tunnel_gso::OUTER_UDP);
+        let socket = ports.iter().position(|candidate| *candidate == port)?;
+        let vnet = VnetHdr::parse(head.first_chunk()?);
+        let inner = (tunnel_gso::TEMPLATE - vnet_hdr::TUNNEL_LEN) as u16;
+        Some(Self {
+            channel: Channel::Udp(socket as u16),
+            template: &head[tunnel_gso::OUTER_UDP + crate::wire::udp::LEN..],
+            vnet: VnetHdr {
+                gso_type: vnet.gso_type & !vnet_hdr::GSO_UDP_TUNNEL_IPV4,
+                csum_start: vnet.csum_start.checked_sub(inner)?,
+                ..vnet
+            },
+            tos: head[tunnel_gso::OUTER_IP + 1],
+        })
+    }
+
+    /// Of a frame for the packet socket: bare packets.
+    fn packet(head: &'a [u8]) -> Option<Self> {
+        let vnet = VnetHdr::parse(head.first_chunk()?);
+        let csum_start = vnet.csum_start.checked_sub(ethernet::LEN as u16)?;
+        Some(Self { channel: Channel::Raw, template: &[], vnet: VnetHdr { csum_start, ..vnet }, tos: 0 })
     }
 }
 
-/// Whether an error on a segmented send is about segmentation and not about the path: EIO where
-/// the device has no checksum offload, EINVAL where a kernel or driver has it wrong.
-fn gso_refused(error: &io::Error) -> bool {
+/// Whether an error is about the form of a send and not about the path: EIO where the device has
+/// no checksum offload, EINVAL where a kernel or driver has it wrong.
+fn refused(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE))
+}
+
+/// Whether the interface a packet socket is bound to no longer exists.
+fn gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENXIO | libc::ENODEV))
 }
 
 fn reason_of(error: &io::Error) -> DropReason {

@@ -11,14 +11,14 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use socket2::Socket;
 
-use crate::forward::{Datagram, Message, Outbox, Received};
+use crate::forward::{Channel, Datagram, Message, Outbox, Received};
 use crate::metrics::WorkerCounters;
 use crate::net::DropReason;
 use crate::offload::Piece;
 
 /// Messages in one `sendmmsg`.
-const MESSAGES: usize = 64;
-/// Pieces in one `sendmmsg`: 64 messages of 64 datagrams would be more than ever comes together.
+const MESSAGES: usize = 256;
+/// Pieces in one `sendmmsg`.
 const PIECES: usize = 4096;
 /// Bytes of control data of one message: UDP_SEGMENT and IP_TOS, or UDP_GRO and IP_TOS, each
 /// aligned.
@@ -30,6 +30,23 @@ const STRIDE: usize = 65536 + 192;
 /// Lets the kernel coalesce received datagrams (udp(7), Linux 5.0).
 pub fn set_udp_gro(socket: &Socket) -> io::Result<()> {
     set_option(socket, libc::SOL_UDP, libc::UDP_GRO, 1)
+}
+
+/// Puts a ten-byte vnet header in front of every frame of a packet socket (packet(7)).
+pub fn set_packet_vnet_header(socket: &Socket) -> io::Result<()> {
+    set_option(socket, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)
+}
+
+/// Binds a packet socket to the interface `index` for sending.
+pub fn bind_to_interface(socket: &Socket, index: u32) -> io::Result<()> {
+    // SAFETY: `sockaddr_ll` is plain old data for which all-zero bytes are a valid value.
+    let mut address: libc::sockaddr_ll = unsafe { zeroed() };
+    address.sll_family = libc::AF_PACKET as libc::sa_family_t;
+    address.sll_ifindex = index as c_int;
+    let len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: the pointer leads to a whole `sockaddr_ll`, which the kernel only reads.
+    let result = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Sets DF on everything and ignores the kernel's idea of the path MTU: what is too large for the
@@ -141,21 +158,24 @@ impl SendBatch {
         if index == MESSAGES || from + 2 * datagrams.len() > PIECES {
             return false;
         }
-        let mut bytes = 0;
+        let segmented = datagrams.len() > 1;
+        let mut weight = Weight { segmented, ..Weight::default() };
         for datagram in datagrams {
             for piece in [datagram.head, datagram.body] {
                 self.pieces[self.used] = iovec(piece, outbox.slab(), arena);
                 self.used += 1;
-                bytes += piece.len;
             }
+            weight.packets += u32::from(datagram.packets);
+            weight.bytes += datagram.wire_bytes;
         }
-        let segmented = datagrams.len() > 1;
+        self.weights[index] = weight;
         self.addresses[index] = address(message.to, port);
-        self.weights[index] = Weight { packets: datagrams.len() as u32, bytes, segmented };
         let control = self.control(index, message, segmented);
         let header = &mut self.headers[index].msg_hdr;
-        header.msg_name = (&raw mut self.addresses[index]).cast();
-        header.msg_namelen = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+        // A packet socket is bound to its interface and wants no address.
+        let named = message.channel != Channel::Packet;
+        header.msg_name = if named { (&raw mut self.addresses[index]).cast() } else { std::ptr::null_mut() };
+        header.msg_namelen = if named { size_of::<libc::sockaddr_in>() as libc::socklen_t } else { 0 };
         header.msg_iov = &raw mut self.pieces[from];
         header.msg_iovlen = self.used - from;
         header.msg_control =
@@ -178,7 +198,7 @@ impl SendBatch {
             );
         }
         // A zero TOS is the socket's default; naming it would cost a route lookup each time.
-        if message.tos != 0 && matches!(message.channel, crate::forward::Channel::Udp(_)) {
+        if message.tos != 0 && matches!(message.channel, Channel::Udp(_)) {
             let tos = c_int::from(message.tos).to_ne_bytes();
             used += control_message(&mut buffer[used..], libc::IPPROTO_IP, libc::IP_TOS, &tos);
         }
@@ -199,15 +219,12 @@ impl SendBatch {
         self.weights[index].segmented
     }
 
-    /// Counts the messages of `range` as sent, `overhead` bytes of kernel headers each packet.
-    pub fn count_sent(&self, range: Range<usize>, overhead: usize, counters: &WorkerCounters) {
-        let (mut packets, mut bytes) = (0, 0);
+    /// Counts the messages of `range` as sent.
+    pub fn count_sent(&self, range: Range<usize>, counters: &WorkerCounters) {
         for weight in &self.weights[range] {
-            packets += u64::from(weight.packets);
-            bytes += u64::from(weight.bytes);
+            counters.underlay.tx_packets.add(u64::from(weight.packets));
+            counters.underlay.tx_bytes.add(u64::from(weight.bytes));
         }
-        counters.underlay.tx_packets.add(packets);
-        counters.underlay.tx_bytes.add(bytes + packets * overhead as u64);
     }
 
     /// Counts message `index` as dropped.

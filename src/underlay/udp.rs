@@ -38,8 +38,8 @@ pub fn receive(setup: &Setup) -> Result<Socket, OpenError> {
     })
 }
 
-/// The sending sockets of one worker, each bound to a port of its own in 49152–65535.
-pub fn send_all(setup: &Setup) -> Result<Vec<Socket>, OpenError> {
+/// The sending sockets of one worker, each with the port of its own in 49152–65535.
+pub fn send_all(setup: &Setup) -> Result<Vec<(Socket, u16)>, OpenError> {
     let mut ports = FIRST_SOURCE_PORT..=u16::MAX;
     let mut sockets = Vec::with_capacity(usize::from(SOURCE_PORTS));
     while sockets.len() < usize::from(SOURCE_PORTS) {
@@ -48,7 +48,7 @@ pub fn send_all(setup: &Setup) -> Result<Vec<Socket>, OpenError> {
             return Err(OpenError { what: "enough UDP source ports from 49152 to 65535".to_owned(), error });
         };
         match send_from(setup.address, port) {
-            Ok(socket) => sockets.push(socket),
+            Ok(socket) => sockets.push((socket, port)),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
             Err(error) => {
                 return Err(OpenError {

@@ -15,10 +15,15 @@
 
 /// Bytes of the header.
 pub const LEN: usize = 10;
+/// Bytes of the header with hash and tunnel fields (`virtio_net_hdr_v1_hash_tunnel`, Linux 6.17).
+pub const TUNNEL_LEN: usize = 24;
 
 /// Flag: the transport checksum field holds the pseudo-header sum; whoever sends the packet on
 /// must finish it.
 pub const NEEDS_CSUM: u8 = 1;
+
+/// Flag, tunnel header only: the outer UDP checksum is to be made for every segment.
+pub const UDP_TUNNEL_CSUM: u8 = 8;
 
 /// One packet, not a super-packet.
 pub const GSO_NONE: u8 = 0;
@@ -28,6 +33,8 @@ pub const GSO_TCPV4: u8 = 1;
 pub const GSO_TCPV6: u8 = 4;
 /// UDP super-packet of equal datagrams.
 pub const GSO_UDP_L4: u8 = 5;
+/// Bit on top of a type: the super-packet is inside a UDP tunnel over IPv4.
+pub const GSO_UDP_TUNNEL_IPV4: u8 = 0x20;
 /// Bit on top of a TCP type: CWR belongs to the first segment only.
 pub const GSO_ECN: u8 = 0x80;
 
@@ -70,6 +77,16 @@ impl VnetHdr {
         b[4..6].copy_from_slice(&self.gso_size.to_le_bytes());
         b[6..8].copy_from_slice(&self.csum_start.to_le_bytes());
         b[8..10].copy_from_slice(&self.csum_offset.to_le_bytes());
+        b
+    }
+
+    /// The 24 bytes of the fields with those of a tunnel behind them (le16 each, after ten bytes of
+    /// buffer count and hash, unused): offset of the outer UDP header, offset of the inner IP header.
+    pub fn emit_tunnel(self, outer_transport: u16, inner_network: u16) -> [u8; TUNNEL_LEN] {
+        let mut b = [0; TUNNEL_LEN];
+        b[..LEN].copy_from_slice(&self.emit());
+        b[20..22].copy_from_slice(&outer_transport.to_le_bytes());
+        b[22..24].copy_from_slice(&inner_network.to_le_bytes());
         b
     }
 

@@ -1,6 +1,8 @@
 //! The API over a real Unix socket: every endpoint, then the clients that mean no good.
 
+use std::fs::Permissions;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -68,7 +70,8 @@ impl Server {
     }
 
     fn with_routes(listed: usize, limits: Limits) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let closed = Permissions::from_mode(0o755);
+        let dir = tempfile::Builder::new().permissions(closed).tempdir().unwrap();
         let path = dir.path().join("s");
         let socket = ControlSocket::bind(&path).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();

@@ -1,0 +1,38 @@
+//! The TAP that takes VXLAN super-packets for the kernel to route to the uplink and segment.
+//!
+//! It is only written to. What the kernel sends into it (nothing, but for a stray broadcast) waits
+//! in its queue and is lost there.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use super::sys;
+use crate::net::Mac;
+
+/// One queue of a multi-queue TAP with a 24-byte vnet header.
+pub struct Tap(OwnedFd);
+
+impl Tap {
+    /// Creates the TAP `name` with `queues` queues; returns them and its link address.
+    ///
+    /// # Errors
+    /// The kernel's: EPERM without CAP_NET_ADMIN, EBUSY when another process holds it.
+    pub fn open(name: &str, queues: usize) -> io::Result<(Vec<Self>, Mac)> {
+        let mut opened = Vec::with_capacity(queues);
+        for _ in 0..queues {
+            opened.push(Self(sys::open_queue(name, sys::Kind::Tap)?));
+        }
+        let Some(first) = opened.first() else { return Err(io::ErrorKind::InvalidInput.into()) };
+        let mac = sys::hardware_address(first.0.as_raw_fd())?;
+        Ok((opened, mac))
+    }
+
+    /// Writes one frame: `head` is vnet and outer headers, `body` the inner packet.
+    ///
+    /// # Errors
+    /// EINVAL when the kernel does not know tunnel super-packets (before Linux 6.17), EIO when the
+    /// TAP is down.
+    pub fn write(&self, head: &[u8], body: &[u8]) -> io::Result<()> {
+        sys::write_frame(self.0.as_raw_fd(), head, body)
+    }
+}

@@ -1,0 +1,121 @@
+//! Status, routes and drops, from the server through the client, as text and as JSON.
+
+use std::process::Command;
+
+use assert_cmd::cargo::cargo_bin;
+use serde_json::{Value, json};
+use underpass::net::DropReason;
+
+use super::daemon::Daemon;
+use super::finish;
+
+#[test]
+fn status_as_text() {
+    let expected = "\
+node      node-a
+daemon    underpass 0.1.0, up 1h 2m
+tunnel    up0, mtu 1450, address 10.244.1.0
+backend   offload, 2 workers
+offloads  tso active
+          uso off: kernel too old
+routes    2
+dropped   12 (no_route 7, spoofed_source 5)
+
+EDGE      RX PACKETS  RX BYTES  TX PACKETS  TX BYTES
+device          1000   1.3 MiB           0       0 B
+underlay           0       0 B         988   1.4 KiB
+
+PEER    ADDRESS    VTEP MAC           SUBNETS
+node-b  192.0.2.2  66:2f:40:d1:21:2c  10.244.2.0/24, 10.244.3.0/24
+";
+    assert_eq!(Daemon::start().ask(&["status"]), expected);
+}
+
+#[test]
+fn status_as_json() {
+    let status = Daemon::start().ask_json(&["status"]);
+    for (pointer, expected) in [
+        ("/node", json!("node-a")),
+        ("/workers", json!(2)),
+        ("/backend", json!("offload")),
+        ("/tunnel", json!({"device": "up0", "mtu": 1450, "address": "10.244.1.0"})),
+        ("/counters/device/rx_packets", json!(1000)),
+        ("/counters/device/rx_bytes", json!(1_450_000)),
+        ("/counters/device/tx_packets", json!(0)),
+        ("/counters/underlay/tx_bytes", json!(1500)),
+        ("/drops/no_route", json!(7)),
+        ("/drops/ttl", json!(0)),
+        ("/routes", json!(2)),
+        ("/peers/0/name", json!("node-b")),
+        ("/offloads/tso", json!("active")),
+        ("/uptime_seconds", json!(3725)),
+    ] {
+        assert_eq!(status.pointer(pointer), Some(&expected), "{pointer}");
+    }
+    assert_eq!(status["drops"].as_object().unwrap().len(), DropReason::ALL.len());
+}
+
+#[test]
+fn route_list() {
+    let daemon = Daemon::start();
+    let expected = "\
+PREFIX         PEER    MODE   NEXT HOP    MTU  SOURCE
+10.244.1.0/24  -       local  -          1450  local
+10.244.2.0/24  node-b  ipip   192.0.2.2  1480  static
+";
+    assert_eq!(daemon.ask(&["route", "list"]), expected);
+    let routes = daemon.ask_json(&["route", "list"]);
+    let prefixes: Vec<_> = routes.as_array().unwrap().iter().map(|route| &route["prefix"]).collect();
+    assert_eq!(prefixes, ["10.244.1.0/24", "10.244.2.0/24"]);
+}
+
+#[test]
+fn route_get() {
+    let daemon = Daemon::start();
+    let expected = "\
+prefix    10.244.2.0/24
+peer      node-b
+mode      ipip
+next hop  192.0.2.2
+mtu       1480
+source    static
+reason    pool 10.244.0.0/16 ipip_mode=Always
+";
+    assert_eq!(daemon.ask(&["route", "get", "10.244.2.9"]), expected);
+    let expected = json!({
+        "prefix": "10.244.2.0/24", "peer": "node-b", "mode": "ipip", "next_hop": "192.0.2.2",
+        "mtu": 1480, "source": "static", "reason": "pool 10.244.0.0/16 ipip_mode=Always",
+    });
+    assert_eq!(daemon.ask_json(&["route", "get", "10.244.2.9"]), expected);
+    assert_eq!(daemon.ask_json(&["route", "get", "10.244.1.9"])["peer"], Value::Null);
+    for address in ["8.8.8.8", "2001:db8::1"] {
+        let (code, stdout, stderr) = daemon.try_ask(&["route", "get", address]);
+        assert_eq!((code, stdout.as_str()), (1, ""));
+        assert!(stderr.starts_with(&format!("underpass: no route to {address}")), "{stderr}");
+    }
+}
+
+#[test]
+fn drops() {
+    let daemon = Daemon::start();
+    let text = daemon.ask(&["drops"]);
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), DropReason::ALL.len() + 2, "{text}");
+    assert_eq!(lines[0], "REASON          PACKETS  MEANING");
+    for (line, reason) in lines[1..].iter().zip(DropReason::ALL) {
+        assert!(line.starts_with(reason.name()) && line.ends_with(reason.help()), "{line}");
+    }
+    assert_eq!(lines[4].split_whitespace().nth(1), Some("5"), "{text}");
+    assert_eq!(lines[lines.len() - 1], "total                12");
+    assert_eq!(daemon.ask_json(&["drops"]), daemon.ask_json(&["status"])["drops"]);
+}
+
+#[test]
+fn the_socket_may_come_from_the_environment() {
+    let daemon = Daemon::start();
+    let mut command = Command::new(cargo_bin!("underpass"));
+    let (code, stdout, stderr) =
+        finish(command.arg("status").env("UNDERPASS_SOCKET", &daemon.socket).output().unwrap());
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(stdout.starts_with("node      node-a\n"), "{stdout}");
+}

@@ -1,0 +1,123 @@
+//! Help, wrong usage and `check`: what needs no daemon.
+
+use std::fs;
+
+use super::underpass;
+
+#[test]
+fn every_command_has_help_with_an_example() {
+    for (command, about) in [
+        (&["run"][..], "Run the daemon in the foreground"),
+        (&["check"], "Check a configuration file"),
+        (&["status"], "Show what the daemon runs with"),
+        (&["route"], "Show routes and explain"),
+        (&["route", "list"], "List all routes"),
+        (&["route", "get"], "Show the route that packets to an address take, and why"),
+        (&["drops"], "Show how many packets were not delivered"),
+    ] {
+        let (code, stdout, stderr) = underpass(&[command, &["--help"]].concat());
+        assert_eq!((code, stderr.as_str()), (0, ""));
+        assert!(stdout.starts_with(about), "{stdout}");
+        assert!(stdout.contains("Examples:\n  "), "{stdout}");
+        let is_client = !matches!(command, ["run"] | ["check"] | ["route"]);
+        for option in ["--socket <PATH>", "-o, --output <FORMAT>", "UNDERPASS_SOCKET"] {
+            assert_eq!(stdout.contains(option), is_client, "{command:?} {option}\n{stdout}");
+        }
+    }
+    let (code, stdout, _) = underpass(&["--help"]);
+    assert_eq!(code, 0);
+    assert!(stdout.contains("Exit codes: 0 ok, 1 failed, 2 usage, 3 daemon not reachable, 4 denied"));
+}
+
+#[test]
+fn version_is_the_packages() {
+    let (code, stdout, _) = underpass(&["--version"]);
+    assert_eq!((code, stdout.as_str()), (0, concat!("underpass ", env!("CARGO_PKG_VERSION"), "\n")));
+}
+
+#[test]
+fn wrong_usage_exits_2() {
+    for args in [
+        &[][..],
+        &["fly"],
+        &["run"],
+        &["check"],
+        &["check", "a", "b"],
+        &["status", "--nonsense"],
+        &["status", "-o", "yaml"],
+        &["route"],
+        &["route", "get"],
+        &["route", "get", "10.0.0.0/8"],
+        &["route", "get", "node-b"],
+        &["drops", "--socket"],
+    ] {
+        let (code, stdout, stderr) = underpass(args);
+        assert_eq!((code, stdout.as_str()), (2, ""), "{args:?}");
+        assert!(stderr.contains("Usage: underpass") || stderr.contains("try '--help'"), "{args:?}: {stderr}");
+    }
+}
+
+/// Three peers in two pools.
+const GOOD: &str = r#"[node]
+name = "node-a"
+address = "192.0.2.1/24"
+
+[[pool]]
+cidr = "10.244.0.0/16"
+ipip_mode = "CrossSubnet"
+
+[[pool]]
+cidr = "10.245.0.0/16"
+vxlan_mode = "Always"
+
+[local]
+subnets = ["10.244.1.0/24"]
+
+[[peer]]
+name = "node-b"
+address = "192.0.2.2"
+subnets = ["10.244.2.0/24"]
+
+[[peer]]
+name = "node-c"
+address = "198.51.100.3"
+subnets = ["10.244.3.0/24"]
+
+[[peer]]
+name = "node-d"
+address = "198.51.100.4"
+subnets = ["10.245.4.0/24"]
+"#;
+
+#[test]
+fn check_says_what_a_good_file_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = dir.path().join("good.toml");
+    fs::write(&good, GOOD).unwrap();
+    let good = good.to_str().unwrap();
+    let expected = format!("{good}: ok (node node-a, 3 peers, 4 subnets, 2 pools)\n");
+    assert_eq!(underpass(&["check", good]), (0, expected, String::new()));
+}
+
+#[test]
+fn check_and_run_report_all_errors_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let bad = dir.path().join("bad.toml");
+    let text = GOOD.replace("10.244.2.0/24", "10.244.2.1/24").replace("198.51.100.3", "198.51.100.300");
+    fs::write(&bad, text).unwrap();
+    let bad = bad.to_str().unwrap();
+    let (code, stdout, stderr) = underpass(&["check", bad]);
+    assert_eq!((code, stdout.as_str()), (1, ""));
+    let lines: Vec<_> = stderr.lines().collect();
+    assert_eq!(lines.len(), 2, "{stderr}");
+    assert!(lines[0].starts_with(&format!("{bad}:19:")) && lines[0].contains("10.244.2.1/24"), "{stderr}");
+    assert!(lines[1].starts_with(&format!("{bad}:23:")) && lines[1].contains("198.51.100.300"), "{stderr}");
+    assert_eq!(underpass(&["run", "--config", bad]), (1, String::new(), stderr));
+}
+
+#[test]
+fn check_of_a_missing_file_fails() {
+    let (code, stdout, stderr) = underpass(&["check", "/nonexistent.toml"]);
+    assert_eq!((code, stdout.as_str()), (1, ""));
+    assert!(stderr.starts_with("/nonexistent.toml: "), "{stderr}");
+}
