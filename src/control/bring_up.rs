@@ -5,9 +5,11 @@ use std::io;
 use anyhow::{Context, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::host::{self, Facts, Host};
-use crate::config::{Backend, Config, Switch};
-use crate::device::{Device, Offload, Offloads, Plain};
+use super::host::{self, Facts, Host, Uplink};
+use super::tap_test::TapTest;
+use crate::config::{self, Backend, Config, Switch};
+use crate::device::{Device, Offload, Offloads, Plain, Tap};
+use crate::net::Mode;
 use crate::pump::Lane;
 use crate::underlay::{OpenError, SOURCE_PORTS, Setup, Sockets};
 
@@ -36,13 +38,17 @@ pub struct Lanes {
     pub merge_tcp: bool,
     /// Whether received UDP datagrams are merged.
     pub merge_udp: bool,
+    /// What tests the TAP, if there is one.
+    pub tap: Option<TapTest>,
+    /// The TAP's state so far.
+    pub tap_state: String,
 }
 
 /// Opens everything.
 ///
 /// # Errors
 /// What the kernel refuses, with the next step.
-pub async fn lanes(host: &Host, config: &Config, facts: &Facts) -> anyhow::Result<Lanes> {
+pub async fn lanes(host: &Host, config: &Config, facts: &Facts, uplink: &Uplink) -> anyhow::Result<Lanes> {
     let (workers, workers_reason) = workers(config);
     allow_descriptors(u64::from(workers) * (u64::from(SOURCE_PORTS) + 8) + OTHER_DESCRIPTORS)?;
     let switches = config.tunnel.offload;
@@ -51,14 +57,15 @@ pub async fn lanes(host: &Host, config: &Config, facts: &Facts) -> anyhow::Resul
         address: config.node.address.addr(),
         vxlan_port: config.vxlan.port,
         workers: queues.devices.len() as u16,
-        raw: facts.capabilities >> CAP_NET_RAW & 1 == 1,
+        raw: has_net_raw(facts),
         udp_gso: switches.udp_gso != Switch::Off,
         udp_gro: switches.udp_gro != Switch::Off,
-        packet: None,
+        packet: packet_uplink(config, facts, uplink)?,
     };
+    let mut tap = open_tap(host, config, uplink, queues.devices.len()).await?;
     let mut lanes = Vec::new();
     for (index, device) in queues.devices.into_iter().enumerate() {
-        match Sockets::open(&setup, index as u16, None) {
+        match Sockets::open(&setup, index as u16, tap.queues.pop()) {
             Ok(sockets) => lanes.push(Lane { device, sockets }),
             Err(error) => return Err(explain(host, config, error).await),
         }
@@ -71,11 +78,78 @@ pub async fn lanes(host: &Host, config: &Config, facts: &Facts) -> anyhow::Resul
         ("gro", describe(switches.gro, gro)),
         ("udp_gso", describe(switches.udp_gso, setup.udp_gso)),
         ("udp_gro", describe(switches.udp_gro, setup.udp_gro)),
+        ("packet_socket", describe(switches.packet_socket, setup.packet.is_some())),
     ];
     let workers_reason =
         if lanes.len() == usize::from(workers) { workers_reason } else { "one queue".to_owned() };
     let (backend, backend_reason) = (queues.backend, queues.reason);
-    Ok(Lanes { lanes, backend, backend_reason, workers_reason, offloads, merge_tcp: gro, merge_udp })
+    Ok(Lanes {
+        lanes,
+        backend,
+        backend_reason,
+        workers_reason,
+        offloads,
+        merge_tcp: gro,
+        merge_udp,
+        tap: tap.test,
+        tap_state: tap.state,
+    })
+}
+
+/// The uplink for packet sockets: an Ethernet one, and the right to open them.
+fn packet_uplink(config: &Config, facts: &Facts, uplink: &Uplink) -> anyhow::Result<Option<u32>> {
+    let switch = config.tunnel.offload.packet_socket;
+    let possible = has_net_raw(facts) && uplink.mac.is_some();
+    if switch == Switch::On && !possible {
+        bail!(
+            "packet_socket is \"on\", which needs CAP_NET_RAW and an Ethernet uplink; {} is none or the right is missing",
+            uplink.name
+        );
+    }
+    Ok((switch != Switch::Off && possible).then_some(uplink.index))
+}
+
+fn has_net_raw(facts: &Facts) -> bool {
+    facts.capabilities >> CAP_NET_RAW & 1 == 1
+}
+
+/// The TAP for VXLAN super-packets.
+#[derive(Default)]
+struct TapQueues {
+    queues: Vec<Tap>,
+    test: Option<TapTest>,
+    state: String,
+}
+
+/// Opens one queue of the TAP for each worker and one for its test, where the configuration lets
+/// VXLAN use it.
+async fn open_tap(
+    host: &Host,
+    config: &Config,
+    uplink: &Uplink,
+    workers: usize,
+) -> anyhow::Result<TapQueues> {
+    let wanted = config.tunnel.uplink;
+    let vxlan = config.pools.iter().any(|pool| pool.encapsulation().0 == Mode::Vxlan);
+    if wanted == config::Uplink::Socket || !vxlan {
+        let why = if vxlan { "configured" } else { "no pool uses vxlan" };
+        return Ok(TapQueues { state: format!("off: {why}"), ..TapQueues::default() });
+    }
+    // Room for the suffix in the kernel's 15 bytes.
+    let name: String = format!("{}-x", config.tunnel.device.chars().take(13).collect::<String>());
+    let opened = match Tap::open(&name, workers + 1) {
+        Ok(opened) => host.configure_tap(&name).await.map(|()| opened).map_err(anyhow::Error::from),
+        Err(error) => Err(anyhow::Error::new(error).context(format!("cannot open the TAP {name}"))),
+    };
+    match opened {
+        Ok((mut queues, mac)) => {
+            let test =
+                queues.pop().map(|tap| TapTest::new(tap, mac, uplink.index, config.node.address.addr()));
+            Ok(TapQueues { queues, test, state: "off: not tested yet".to_owned() })
+        }
+        Err(error) if wanted == config::Uplink::Tap => Err(error.context("uplink is \"tap\"")),
+        Err(error) => Ok(TapQueues { state: format!("off: {error:#}"), ..TapQueues::default() }),
+    }
 }
 
 fn describe(switch: Switch, active: bool) -> String {

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,7 +13,8 @@ use tokio::sync::watch;
 
 use super::bring_up::{self, Lanes};
 use super::host::{self, Facts, Host, Needs, TunRoute, Uplink};
-use super::state::{Daemon, State};
+use super::paths::Watch;
+use super::state::{Choices, Daemon, State};
 use super::{ControlSocket, metrics_http, server};
 use crate::config::Config;
 use crate::metrics::Counters;
@@ -47,9 +48,9 @@ async fn live(config: Config) -> anyhow::Result<()> {
     let state = State::new(config.clone(), uplink_mtu)?;
     let facts = preflight(&host, &config, &state, &uplink).await?;
     let socket = ControlSocket::bind(&config.control.socket)?;
-    let lanes = bring_up::lanes(&host, &config, &facts).await?;
+    let lanes = bring_up::lanes(&host, &config, &facts, &uplink).await?;
     say_choices(&config, &state, &uplink, &lanes);
-    let result = run_on(&mut host, &config, state, lanes, socket).await;
+    let result = run_on(&mut host, &config, state, lanes, socket, uplink).await;
     // The devices are closed by now; this removes what a persistent one would keep.
     if let Err(error) = host.teardown().await {
         tracing::warn!("clean-up is incomplete: {error}");
@@ -100,6 +101,7 @@ async fn run_on(
     state: State,
     lanes: Lanes,
     socket: ControlSocket,
+    uplink: Uplink,
 ) -> anyhow::Result<()> {
     let address = tun_address(config)?;
     configure_kernel(host, config, &state, address).await?;
@@ -108,16 +110,13 @@ async fn run_on(
     let pump =
         Pump::start(lanes.lanes, rules, state.forwarding(), &counters).context("cannot start workers")?;
     let failures = pump.failures();
-    let daemon = Arc::new(Daemon {
-        state,
-        counters,
-        started: Instant::now(),
-        backend: lanes.backend,
-        offloads: lanes.offloads,
-        address,
-    });
+    let choices =
+        Choices { backend: lanes.backend, offloads: lanes.offloads, uplink: lanes.tap_state, address };
+    let daemon = Arc::new(Daemon::new(state, counters.clone(), choices));
+    let watch = Watch::new(Host::connect()?, Arc::clone(&daemon), uplink, lanes.tap);
+    let watching = tokio::spawn(watch.run());
     let (stop, stopped) = watch::channel(());
-    let services = services(config, &daemon, socket, stopped).await;
+    let services = services(config, &daemon, counters, socket, stopped).await;
     let result = match services {
         Ok(services) => {
             tracing::info!("ready; control socket {}", config.control.socket.display());
@@ -129,6 +128,7 @@ async fn run_on(
         Err(error) => Err(error),
     };
     // Routes go first, so that the kernel hands over nothing new; then the workers drain.
+    watching.abort();
     let cleaned = host.teardown().await;
     pump.stop();
     cleaned?;
@@ -188,6 +188,7 @@ async fn configure_kernel(
 async fn services(
     config: &Config,
     daemon: &Arc<Daemon>,
+    counters: Counters,
     socket: ControlSocket,
     stopped: watch::Receiver<()>,
 ) -> anyhow::Result<Vec<tokio::task::JoinHandle<()>>> {
@@ -195,7 +196,7 @@ async fn services(
     if let Some(address) = config.metrics {
         let listener = metrics_http::bind(address).await?;
         let sizes = Arc::clone(daemon);
-        let exporter = Exporter::new(daemon.counters.clone(), move || sizes.state.sizes());
+        let exporter = Exporter::new(counters, move || sizes.sizes());
         services.push(tokio::spawn(metrics_http::serve(listener, exporter, until(stopped.clone()))));
     }
     let api = server::serve(socket, Arc::clone(daemon), until(stopped));

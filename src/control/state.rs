@@ -1,15 +1,17 @@
 //! The control plane's own view: configuration, routes, and the forwarding table made of them.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
 use super::api::{Drops, EdgeCounters, PeerStatus, RouteEntry, RouteMode, Status, TunnelStatus};
 use super::server::Dataplane;
 use crate::config::Config;
+use crate::encap::frame::Hop;
 use crate::forward::{Forwarding, Peer, Underlay};
-use crate::metrics::Counters;
 use crate::metrics::render::Sizes;
+use crate::metrics::{Counters, Fallback};
 use crate::net::{Mac, Mode, Prefix};
 use crate::route::{Decision, Policy, Published, Rib, Route, RouteError, Target};
 use crate::source;
@@ -59,9 +61,30 @@ impl State {
         &self.forwarding
     }
 
-    /// Table sizes, for metrics.
-    pub fn sizes(&self) -> Sizes {
-        Sizes { routes: self.rib.len(), peers: self.peers.len() }
+    /// Publishes a table with other first hops towards the peers, in their order, where they
+    /// changed.
+    fn set_hops(&mut self, hops: Vec<Option<Hop>>) {
+        if self.peers.iter().map(|peer| peer.hop).eq(hops.iter().copied()) {
+            return;
+        }
+        for (peer, hop) in self.peers.iter_mut().zip(hops) {
+            peer.hop = hop;
+        }
+        self.publish();
+    }
+
+    /// Publishes a table with or without the TAP, where that changed.
+    fn set_tap(&mut self, tap: Option<Mac>) -> bool {
+        if self.underlay.tap == tap {
+            return false;
+        }
+        self.underlay.tap = tap;
+        self.publish();
+        true
+    }
+
+    fn publish(&self) {
+        self.forwarding.publish(Forwarding::build(self.underlay, &self.peers, &self.policy, &self.rib));
     }
 
     /// Whether any route travels by `mode`.
@@ -123,23 +146,101 @@ fn peer(peer: &crate::config::Peer) -> Option<Peer> {
 
 /// What the API shows: the state, and what was chosen at start.
 pub struct Daemon {
-    /// Routes and peers.
-    pub state: State,
-    /// The workers' counters.
-    pub counters: Counters,
-    /// When the daemon started.
-    pub started: Instant,
+    state: RwLock<State>,
+    counters: Counters,
+    started: Instant,
+    backend: &'static str,
+    offloads: Vec<(&'static str, String)>,
+    uplink: Mutex<String>,
+    address: IpAddr,
+}
+
+/// What was chosen at start.
+pub struct Choices {
     /// `offload` or `plain`.
     pub backend: &'static str,
     /// Each offload and whether it is active.
     pub offloads: Vec<(&'static str, String)>,
+    /// Whether the TAP takes super-packets, or why not.
+    pub uplink: String,
     /// Address on the TUN.
     pub address: IpAddr,
 }
 
+impl Daemon {
+    /// A daemon that starts now.
+    pub fn new(state: State, counters: Counters, choices: Choices) -> Self {
+        Self {
+            state: RwLock::new(state),
+            counters,
+            started: Instant::now(),
+            backend: choices.backend,
+            offloads: choices.offloads,
+            uplink: Mutex::new(choices.uplink),
+            address: choices.address,
+        }
+    }
+
+    fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Table sizes, for metrics.
+    pub fn sizes(&self) -> Sizes {
+        let state = self.state();
+        Sizes { routes: state.rib.len(), peers: state.peers.len() }
+    }
+
+    /// Underlay addresses of all peers, in their order.
+    pub fn peer_addresses(&self) -> Vec<IpAddr> {
+        self.state().peers.iter().map(|peer| peer.address.into()).collect()
+    }
+
+    /// Sets the link addresses of the first hops towards the peers, in their order.
+    pub fn set_hops(&self, hops: Vec<Option<Hop>>) {
+        self.state_mut().set_hops(hops);
+    }
+
+    /// Whether the packet path may use the TAP.
+    pub fn tap_active(&self) -> bool {
+        self.state().underlay.tap.is_some()
+    }
+
+    /// Lets the packet path use the TAP with this link address, or not any more, and says why.
+    pub fn set_tap(&self, tap: Option<Mac>, why: &str) {
+        let mut shown = self.uplink.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.state_mut().set_tap(tap) || *shown != why {
+            tracing::info!("uplink tap: {why}");
+            why.clone_into(&mut shown);
+        }
+    }
+
+    /// Each offload as it is now: what a worker gave up at run time is off.
+    fn offloads(&self) -> BTreeMap<String, String> {
+        let mut offloads: BTreeMap<String, String> =
+            self.offloads.iter().map(|(name, state)| ((*name).to_owned(), state.clone())).collect();
+        let uplink = self.uplink.lock().unwrap_or_else(PoisonError::into_inner);
+        offloads.insert("tap".to_owned(), uplink.clone());
+        for fallback in Fallback::ALL {
+            if self.counters.fallbacks(fallback) > 0 {
+                offloads.insert(
+                    fallback.offload().to_owned(),
+                    "off: refused by the kernel at run time".to_owned(),
+                );
+            }
+        }
+        offloads
+    }
+}
+
 impl Dataplane for Daemon {
     fn status(&self) -> Status {
-        let (config, totals) = (&self.state.config, self.counters.totals());
+        let state = self.state();
+        let (config, totals) = (&state.config, self.counters.totals());
         Status {
             name: env!("CARGO_PKG_NAME").to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -147,26 +248,28 @@ impl Dataplane for Daemon {
             node: config.node.name.to_string(),
             workers: self.counters.workers(),
             backend: self.backend.to_owned(),
-            offloads: self.offloads.iter().map(|(name, state)| ((*name).to_owned(), state.clone())).collect(),
+            offloads: self.offloads(),
             tunnel: TunnelStatus {
                 device: config.tunnel.device.clone(),
-                mtu: self.state.mtu,
+                mtu: state.mtu,
                 address: Some(self.address),
             },
             counters: EdgeCounters::from(&totals),
             drops: Drops::from(&totals),
-            routes: self.state.rib.len(),
+            routes: state.rib.len(),
             peers: config.peers.iter().map(peer_status).collect(),
         }
     }
 
     fn routes(&self) -> Vec<RouteEntry> {
-        self.state.rib.best().map(|route| self.state.entry(route, route.prefix)).collect()
+        let state = self.state();
+        state.rib.best().map(|route| state.entry(route, route.prefix)).collect()
     }
 
     fn route_get(&self, address: IpAddr) -> Option<RouteEntry> {
-        let route = self.state.rib.lookup(address)?;
-        Some(self.state.entry(route, Prefix::host(address)))
+        let state = self.state();
+        let route = state.rib.lookup(address)?;
+        Some(state.entry(route, Prefix::host(address)))
     }
 }
 

@@ -6,7 +6,7 @@
 use std::io;
 
 use crate::device::Device;
-use crate::metrics::WorkerCounters;
+use crate::metrics::{Fallback, WorkerCounters};
 use crate::net::DropReason;
 use crate::offload::split::{MAX_HEADER, finish_checksum};
 use crate::offload::{Delivery, Piece, Sink, Split};
@@ -32,7 +32,7 @@ impl Sink for Deliver<'_> {
             match self.device.write(delivery) {
                 Ok(()) => return self.delivered(delivery.packets, delivery.bytes),
                 Err(error) if plain || !refused(&error) => return self.failed(delivery.packets),
-                Err(_) => {}
+                Err(_) => self.counters.fell_back(Fallback::DeviceGso),
             }
         }
         self.deliver_plainly(delivery);

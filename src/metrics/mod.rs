@@ -51,9 +51,44 @@ pub struct WorkerCounters {
     /// Outer packets at the underlay.
     pub underlay: EdgeCounters,
     drops: [Counter; DropReason::ALL.len()],
+    fallbacks: [Counter; Fallback::ALL.len()],
+}
+
+/// An offload that the kernel refused at run time, so that the worker went on without.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum Fallback {
+    /// UDP_SEGMENT.
+    UdpGso,
+    /// The TAP for VXLAN super-packets.
+    Tap,
+    /// The packet socket for IP-in-IP and direct packets.
+    PacketSocket,
+    /// A super-packet written to the TUN.
+    DeviceGso,
+}
+
+impl Fallback {
+    /// Every one, in the order of listing.
+    pub const ALL: [Self; 4] = [Self::UdpGso, Self::Tap, Self::PacketSocket, Self::DeviceGso];
+
+    /// The offload it is about, as named in `status`.
+    pub const fn offload(self) -> &'static str {
+        match self {
+            Self::UdpGso => "udp_gso",
+            Self::Tap => "tap",
+            Self::PacketSocket => "packet_socket",
+            Self::DeviceGso => "gro",
+        }
+    }
 }
 
 impl WorkerCounters {
+    /// Counts one refusal of an offload.
+    pub fn fell_back(&self, fallback: Fallback) {
+        self.fallbacks[fallback as usize].add(1);
+    }
+
     /// Counts `n` packets as not delivered.
     pub fn dropped(&self, reason: DropReason, n: u64) {
         self.drops[reason as usize].add(n);
@@ -83,6 +118,11 @@ impl Counters {
     /// The number of workers.
     pub fn workers(&self) -> usize {
         self.0.len()
+    }
+
+    /// Refusals of an offload by the kernel, all workers together.
+    pub fn fallbacks(&self, fallback: Fallback) -> u64 {
+        self.0.iter().map(|worker| worker.fallbacks[fallback as usize].get()).sum()
     }
 
     /// The sums over all workers.

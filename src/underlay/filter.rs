@@ -17,6 +17,26 @@ pub fn drop_all(socket: &Socket) -> io::Result<()> {
     socket.attach_filter(&[op(libc::BPF_RET | libc::BPF_K, 0)])
 }
 
+/// Lets through UDP packets from `source` with IPv4 identification `id`; the socket sees packets
+/// from their IP header on.
+pub fn one_packet(socket: &Socket, source: std::net::Ipv4Addr, id: u16) -> io::Result<()> {
+    let equals = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    let fields = [
+        (libc::BPF_B, 9, u32::from(protocol::UDP)),
+        (libc::BPF_H, 4, u32::from(id)),
+        (libc::BPF_W, 12, u32::from(source)),
+    ];
+    let mut program = Vec::new();
+    for (left, (size, offset, value)) in fields.iter().enumerate() {
+        let to_end = 2 * (fields.len() - left) - 1;
+        program.push(op(libc::BPF_LD | *size | libc::BPF_ABS, *offset));
+        program.push(SockFilter::new(equals, 0, to_end as u8, *value));
+    }
+    program.push(op(libc::BPF_RET | libc::BPF_K, ALL));
+    program.push(op(libc::BPF_RET | libc::BPF_K, 0));
+    socket.attach_filter(&program)
+}
+
 /// Lets through one of `shares` equal shares of the flows that reach a raw socket of outer
 /// protocol `number`. All packets with one inner address pair take the same share: they are told
 /// apart by addresses alone, so that fragments stay with their flow.

@@ -6,7 +6,7 @@
 
 mod filter;
 pub mod memory;
-mod packet;
+pub mod packet;
 mod raw;
 mod receive;
 mod send;

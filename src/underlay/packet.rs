@@ -5,10 +5,11 @@
 //! neighbour table; without one, packets go through the raw socket.
 
 use std::io;
+use std::net::Ipv4Addr;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{OpenError, sys};
+use super::{OpenError, filter, sys};
 
 const SEND_BUFFER: usize = 4 << 20;
 
@@ -29,4 +30,17 @@ pub fn send(index: u32) -> Result<Socket, OpenError> {
         what: "the packet socket on the uplink (CAP_NET_RAW)".to_owned(),
         error,
     })
+}
+
+/// A socket that sees UDP packets from `source` with IPv4 identification `id` leave or enter the
+/// interface `index`, from their IP header on.
+///
+/// # Errors
+/// The kernel's: EPERM without CAP_NET_RAW.
+pub fn observe(index: u32, source: Ipv4Addr, id: u16) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::PACKET, Type::DGRAM.nonblocking(), Some(Protocol::from(0)))?;
+    filter::one_packet(&socket, source, id)?;
+    // Only now that the filter stands does the socket listen to anything.
+    sys::bind_to_all_of_interface(&socket, index)?;
+    Ok(socket)
 }

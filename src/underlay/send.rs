@@ -14,7 +14,7 @@ use super::{Setup, sys};
 use crate::device::Tap;
 use crate::encap::{frame, tunnel_gso};
 use crate::forward::{Channel, Datagram, Message, Outbox, Paths};
-use crate::metrics::WorkerCounters;
+use crate::metrics::{Fallback, WorkerCounters};
 use crate::net::DropReason;
 use crate::offload::{Piece, Split};
 use crate::wire::{VnetHdr, be16, ethernet, vnet_hdr};
@@ -102,6 +102,7 @@ impl Sender {
                 }
                 Err(error) => {
                     if std::mem::replace(&mut self.paths.tap, false) {
+                        counters.fell_back(Fallback::Tap);
                         tracing::warn!(%error, "the TAP refused a super-packet; sending through sockets from now on");
                     }
                     self.send_cut(Cut::tap(head, &self.ports), group[0].to, datagram, arena, counters);
@@ -146,12 +147,14 @@ impl Sender {
                 Err(error) if refused(&error) && self.batch.is_segmented(done) => {
                     // From here on nothing is segmented by the kernel; this batch is redone.
                     self.gso = false;
+                    counters.fell_back(Fallback::UdpGso);
                     tracing::warn!(%error, "the kernel refused UDP_SEGMENT; sending unsegmented from now on");
                     return self.send_group(outbox, &messages[done..], arena, counters);
                 }
                 Err(error) if channel == Channel::Packet && (refused(&error) || gone(&error)) => {
                     tracing::warn!(%error, "the packet socket failed; sending through the raw socket from now on");
                     self.paths.packet = false;
+                    counters.fell_back(Fallback::PacketSocket);
                     return self.send_raw_instead(outbox, &messages[done..], arena, counters);
                 }
                 Err(error) => {

@@ -39,10 +39,20 @@ pub fn set_packet_vnet_header(socket: &Socket) -> io::Result<()> {
 
 /// Binds a packet socket to the interface `index` for sending.
 pub fn bind_to_interface(socket: &Socket, index: u32) -> io::Result<()> {
+    bind_packet(socket, index, 0)
+}
+
+/// Binds a packet socket to everything that crosses the interface `index`, both ways.
+pub fn bind_to_all_of_interface(socket: &Socket, index: u32) -> io::Result<()> {
+    bind_packet(socket, index, libc::ETH_P_ALL as u16)
+}
+
+fn bind_packet(socket: &Socket, index: u32, protocol: u16) -> io::Result<()> {
     // SAFETY: `sockaddr_ll` is plain old data for which all-zero bytes are a valid value.
     let mut address: libc::sockaddr_ll = unsafe { zeroed() };
     address.sll_family = libc::AF_PACKET as libc::sa_family_t;
     address.sll_ifindex = index as c_int;
+    address.sll_protocol = protocol.to_be();
     let len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
     // SAFETY: the pointer leads to a whole `sockaddr_ll`, which the kernel only reads.
     let result = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len) };

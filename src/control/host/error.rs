@@ -36,6 +36,16 @@ pub enum HostError {
     /// The TUN is not there.
     #[error("no network device named \"{0}\"; it must be opened before it is configured")]
     NoDevice(String),
+    /// A sysctl could not be written.
+    #[error("cannot write {value} to {path}: {error}; is /proc/sys mounted read-only?")]
+    Sysctl {
+        /// The file under /proc/sys.
+        path: String,
+        /// What was to be written.
+        value: &'static str,
+        /// Why not.
+        error: String,
+    },
     /// Somebody else's route stands where ours has to go.
     #[error(
         "cannot add the route {prefix} dev {device}: the kernel already has it {existing}, and routes of others are never replaced; \

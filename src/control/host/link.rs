@@ -12,6 +12,7 @@ use rtnetlink::packet_route::link::{
 
 use super::error::errno;
 use super::{Host, HostError};
+use crate::net::Mac;
 
 /// The interface that owns the node address.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -24,6 +25,8 @@ pub struct Uplink {
     pub mtu: u32,
     /// Prefix length of the node address as the kernel has it.
     pub prefix_len: u8,
+    /// Its link address, when it has an Ethernet one.
+    pub mac: Option<Mac>,
 }
 
 impl Uplink {
@@ -54,6 +57,8 @@ pub struct Link {
     pub up: bool,
     /// The kernel's word for its type, as "tun", "vxlan", "veth"; `None` for plain hardware.
     pub kind: Option<String>,
+    /// Ethernet address.
+    pub mac: Option<Mac>,
     /// Ownership, when this is a TUN or TAP.
     pub tun: Option<TunDetails>,
     /// UDP port, when this is a VXLAN device.
@@ -96,6 +101,7 @@ impl Host {
             index: link.index,
             mtu: link.mtu,
             prefix_len: address.prefix_len,
+            mac: link.mac,
         })
     }
 
@@ -171,6 +177,9 @@ impl From<&LinkMessage> for Link {
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name.clone_from(name),
+                LinkAttribute::Address(bytes) => {
+                    link.mac = bytes.as_slice().try_into().ok().map(Mac).filter(|mac| mac.is_unicast());
+                }
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
                 LinkAttribute::TxQueueLen(len) => link.txqueuelen = *len,
                 LinkAttribute::LinkInfo(infos) => link.read_infos(infos),
@@ -269,7 +278,7 @@ mod tests {
 
     #[test]
     fn prefix_warning_only_when_they_differ() {
-        let uplink = Uplink { name: "eth0".to_owned(), index: 2, mtu: 1500, prefix_len: 24 };
+        let uplink = Uplink { name: "eth0".to_owned(), index: 2, mtu: 1500, prefix_len: 24, mac: None };
         assert_eq!(uplink.prefix_warning(24), None);
         let text = uplink.prefix_warning(16).unwrap();
         assert!(

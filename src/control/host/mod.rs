@@ -8,14 +8,17 @@
 mod error;
 mod facts;
 mod link;
+mod neighbour;
 mod preflight;
 mod route;
 mod route_set;
+mod tap;
 mod tun;
 
 pub use error::HostError;
 pub use facts::{gather, udp_bind_error};
 pub use link::{Link, TunDetails, Uplink};
+pub use neighbour::FirstHop;
 pub use preflight::{Facts, Needs, PreflightError, TunNode, Verdict, Warning, judge};
 pub use route::{ROUTE_PROTOCOL, TunRoute};
 pub use route_set::tun_routes;

@@ -1,0 +1,91 @@
+//! The first hop towards a peer: the route's gateway and its link address.
+//!
+//! Packet sockets bypass the kernel's neighbour code, so the daemon reads the table itself and
+//! tells the kernel that it uses an entry (NTF_USE), which makes the kernel verify it as if it sent
+//! there itself.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use futures_util::TryStreamExt;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
+
+use super::{Host, HostError};
+use crate::net::Mac;
+
+/// Where packets to an address go first.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct FirstHop {
+    /// The interface.
+    pub index: u32,
+    /// The gateway, or the address itself on its own link.
+    pub via: IpAddr,
+}
+
+impl Host {
+    /// The kernel's route to `address`; `None` when there is none.
+    pub async fn first_hop(&self, address: IpAddr) -> Option<FirstHop> {
+        let mut query = RouteMessage::default();
+        let (family, width) =
+            if address.is_ipv4() { (AddressFamily::Inet, 32) } else { (AddressFamily::Inet6, 128) };
+        query.header.address_family = family;
+        query.header.destination_prefix_length = width;
+        query.attributes.push(RouteAttribute::Destination(address.into()));
+        let mut answers = std::pin::pin!(self.handle.route().get(query).execute());
+        let route = answers.try_next().await.ok().flatten()?;
+        let (mut index, mut via) = (None, address);
+        for attribute in &route.attributes {
+            match attribute {
+                RouteAttribute::Oif(device) => index = Some(*device),
+                RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => via = (*gateway).into(),
+                RouteAttribute::Gateway(RouteAddress::Inet6(gateway)) => via = (*gateway).into(),
+                _ => {}
+            }
+        }
+        Some(FirstHop { index: index?, via })
+    }
+
+    /// The usable IPv4 neighbours on interface `index`.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub async fn neighbours(&self, index: u32) -> Result<HashMap<IpAddr, Mac>, HostError> {
+        let request = self.handle.neighbours().get().set_address_family(AddressFamily::Inet);
+        let messages: Vec<NeighbourMessage> = request
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|e| HostError::netlink("list the neighbours", &e))?;
+        Ok(messages.iter().filter(|m| m.header.ifindex == index).filter_map(entry).collect())
+    }
+
+    /// Tells the kernel that `via` on interface `index` is in use, so that it resolves it and
+    /// keeps it fresh. Needs CAP_NET_ADMIN; without, traffic of other sockets must do.
+    pub async fn use_neighbour(&self, index: u32, via: IpAddr) {
+        let request = self.handle.neighbours().add(index, via).replace();
+        let request = request.flags(NeighbourFlags::Use).state(NeighbourState::None);
+        // Not being allowed to only means that the entry ages as ever.
+        let _ = request.execute().await;
+    }
+}
+
+/// Address and link address of an entry that can be sent to.
+fn entry(message: &NeighbourMessage) -> Option<(IpAddr, Mac)> {
+    use NeighbourState::{Delay, Noarp, Permanent, Probe, Reachable, Stale};
+    if !matches!(message.header.state, Reachable | Stale | Delay | Probe | Permanent | Noarp) {
+        return None;
+    }
+    let (mut address, mut mac) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => address = Some(IpAddr::V4(*a)),
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.as_slice().try_into().ok().map(Mac),
+            _ => {}
+        }
+    }
+    Some((address?, mac.filter(|mac| mac.is_unicast())?))
+}

@@ -1,0 +1,102 @@
+//! Watching the ways that depend on the host: first hops for the packet socket, and the TAP.
+//!
+//! Once a second the neighbour table is read and what changed is published. Every few seconds the
+//! TAP is tested; the packet path uses it only while the last test succeeded.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::host::{FirstHop, Host, Uplink};
+use super::state::Daemon;
+use super::tap_test::TapTest;
+use crate::encap::frame::Hop;
+
+/// How often neighbours are read.
+const TICK: Duration = Duration::from_secs(1);
+/// How often gateways are looked up, neighbours kept in use and the TAP is tested.
+const SLOW: Duration = Duration::from_secs(5);
+/// Failed tests in a row until the TAP is given up: one may fall victim to a busy host.
+const PATIENCE: u32 = 2;
+
+/// What is watched.
+pub struct Watch {
+    host: Host,
+    daemon: Arc<Daemon>,
+    uplink: Uplink,
+    tap: Option<TapTest>,
+    /// The way to each peer, as of the last slow tick.
+    hops: Vec<Option<FirstHop>>,
+    failures: u32,
+}
+
+impl Watch {
+    /// Watches for `daemon` through `host`.
+    pub fn new(host: Host, daemon: Arc<Daemon>, uplink: Uplink, tap: Option<TapTest>) -> Self {
+        Self { host, daemon, uplink, tap, hops: Vec::new(), failures: 0 }
+    }
+
+    /// Watches for ever.
+    pub async fn run(mut self) {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut next_slow = Instant::now();
+        loop {
+            ticks.tick().await;
+            let slow = Instant::now() >= next_slow;
+            if slow {
+                self.find_hops().await;
+                next_slow = Instant::now() + SLOW;
+            }
+            let resolved = self.publish_hops().await;
+            // Until the TAP is in use there is no reason to wait for the slow tick.
+            if slow || !self.daemon.tap_active() {
+                self.test_tap(resolved).await;
+            }
+        }
+    }
+
+    /// Looks up the gateway of every peer and asks the kernel to keep it resolved.
+    async fn find_hops(&mut self) {
+        let peers = self.daemon.peer_addresses();
+        self.hops.clear();
+        for peer in peers {
+            let hop = self.host.first_hop(peer).await.filter(|hop| hop.index == self.uplink.index);
+            if let Some(hop) = hop {
+                self.host.use_neighbour(hop.index, hop.via).await;
+            }
+            self.hops.push(hop);
+        }
+    }
+
+    /// Publishes the link addresses of all first hops; returns a peer whose first hop has one.
+    async fn publish_hops(&self) -> Option<IpAddr> {
+        let source = self.uplink.mac?;
+        let neighbours = self.host.neighbours(self.uplink.index).await.unwrap_or_default();
+        let mac = |hop: &Option<FirstHop>| neighbours.get(&hop.as_ref()?.via).copied();
+        let hops: Vec<Option<Hop>> =
+            self.hops.iter().map(|hop| mac(hop).map(|destination| Hop { destination, source })).collect();
+        let resolved = hops.iter().position(Option::is_some);
+        self.daemon.set_hops(hops);
+        self.daemon.peer_addresses().get(resolved?).copied()
+    }
+
+    /// Tests the TAP towards `peer`. Without a peer that can be reached there is nothing to learn.
+    async fn test_tap(&mut self, peer: Option<IpAddr>) {
+        let (Some(tap), Some(IpAddr::V4(peer))) = (&mut self.tap, peer) else { return };
+        match tap.run(peer).await {
+            Ok(()) => {
+                self.failures = 0;
+                self.daemon.set_tap(Some(tap.mac()), "active");
+            }
+            Err(reason) => {
+                self.failures += 1;
+                if self.failures >= PATIENCE || !self.daemon.tap_active() {
+                    self.daemon.set_tap(None, &format!("off: {reason}"));
+                }
+            }
+        }
+    }
+}
