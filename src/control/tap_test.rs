@@ -65,7 +65,7 @@ impl TapTest {
         self.id = self.id.wrapping_add(1).max(1);
         let failed = |error: io::Error| format!("cannot watch the uplink: {error}");
         let observer = packet::observe(self.uplink, self.source, self.id).map_err(failed)?;
-        let observer = AsyncFd::register(observer).map_err(failed)?;
+        let observer = AsyncFd::register(observer).map_err(|error| failed(error.into()))?;
         self.forward_probe(peer).map_err(|error| format!("cannot write to the TAP: {error}"))?;
         match timeout(PATIENCE, seen(&observer)).await {
             Ok(Ok(packet)) => self.compare(&packet, peer),
