@@ -11,8 +11,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use socket2::Socket;
-use tokio::io::unix::AsyncFd;
-use tokio::time::timeout;
+use tokio::task::spawn_blocking;
 
 use crate::device::Tap;
 use crate::encap::{OUTER_TTL, tunnel_gso, vxlan};
@@ -65,11 +64,11 @@ impl TapTest {
         self.id = self.id.wrapping_add(1).max(1);
         let failed = |error: io::Error| format!("cannot watch the uplink: {error}");
         let observer = packet::observe(self.uplink, self.source, self.id).map_err(failed)?;
-        let observer = AsyncFd::register(observer).map_err(|error| failed(error.into()))?;
+        observer.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
         self.forward_probe(peer).map_err(|error| format!("cannot write to the TAP: {error}"))?;
-        match timeout(PATIENCE, seen(&observer)).await {
-            Ok(Ok(packet)) => self.compare(&packet, peer),
-            Ok(Err(error)) => Err(failed(error)),
+        match spawn_blocking(move || seen(observer)).await.map_err(|error| error.to_string())? {
+            Ok(packet) => self.compare(&packet, peer),
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(failed(error)),
             Err(_) => Err("a probe did not reach the uplink; check forwarding, rp_filter and the forward rules of the firewall".to_owned()),
         }
     }
@@ -138,14 +137,9 @@ impl TapTest {
     }
 }
 
-/// The first packet that `observer` sees.
-async fn seen(observer: &AsyncFd<Socket>) -> io::Result<Vec<u8>> {
+/// The first packet that `observer` sees; `WouldBlock` when none comes in time.
+fn seen(mut observer: Socket) -> io::Result<Vec<u8>> {
     let mut buffer = [0; 128];
-    loop {
-        let mut ready = observer.readable().await?;
-        match ready.try_io(|socket| socket.get_ref().read(&mut buffer)) {
-            Ok(read) => return Ok(buffer[..read?].to_vec()),
-            Err(_not_ready) => {}
-        }
-    }
+    let read = observer.read(&mut buffer)?;
+    Ok(buffer[..read].to_vec())
 }

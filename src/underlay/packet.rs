@@ -32,13 +32,13 @@ pub fn send(index: u32) -> Result<Socket, OpenError> {
     })
 }
 
-/// A socket that sees UDP packets from `source` with IPv4 identification `id` leave or enter the
+/// A blocking socket that sees UDP packets from `source` with IPv4 identification `id` leave or enter the
 /// interface `index`, from their IP header on.
 ///
 /// # Errors
 /// The kernel's: EPERM without CAP_NET_RAW.
 pub fn observe(index: u32, source: Ipv4Addr, id: u16) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::PACKET, Type::DGRAM.nonblocking(), Some(Protocol::from(0)))?;
+    let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(Protocol::from(0)))?;
     filter::one_packet(&socket, source, id)?;
     // Only now that the filter stands does the socket listen to anything.
     sys::bind_to_all_of_interface(&socket, index)?;
