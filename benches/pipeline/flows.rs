@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::ops::Range;
 
 use underpass::encap::vxlan;
-use underpass::forward::{Format, Forwarding, Inbound, Outbound, Outbox, Peer, Received, Underlay};
+use underpass::forward::{Format, Forwarding, Inbound, Outbound, Outbox, Paths, Peer, Received, Underlay};
 use underpass::metrics::Counters;
 use underpass::net::{EncapMode, Mac, Mode, NodeName, Prefix, Vni};
 use underpass::offload::merge::Rules;
@@ -37,9 +37,15 @@ fn forwarding(mode: Mode) -> Forwarding {
     rib.insert(prefix("10.244.2.0/24"), Source::Static, Target::Peer(PeerId(0))).expect("another prefix");
     let name: NodeName = "node-b".parse().expect("a name");
     let vtep_mac = Mac::of_vtep("node-b");
-    let peers = [Peer { name, address: OTHER_NODE, vtep_mac }];
-    let underlay =
-        Underlay { address: THIS_NODE, vtep_mac: Mac::of_vtep("node-a"), vni: Vni::CALICO, mtu: UPLINK_MTU };
+    let peers = [Peer { name, address: OTHER_NODE, vtep_mac, hop: None }];
+    let underlay = Underlay {
+        address: THIS_NODE,
+        vtep_mac: Mac::of_vtep("node-a"),
+        vni: Vni::CALICO,
+        vxlan_port: 4789,
+        mtu: UPLINK_MTU,
+        tap: None,
+    };
     Forwarding::build(underlay, &peers, &Policy::new(&[pool], None, None), &rib)
 }
 
@@ -65,7 +71,7 @@ impl OutboundFlow {
         }
         Self {
             forwarding: forwarding(mode),
-            outbound: Outbound::new(SOURCE_PORTS),
+            outbound: Outbound::new((0..SOURCE_PORTS).map(|port| vxlan::FIRST_SOURCE_PORT + port).collect()),
             outbox: Outbox::default(),
             counters: Counters::new(1),
             arena,
@@ -78,7 +84,15 @@ impl OutboundFlow {
         for (vnet, range) in &self.packets {
             let (arena, counters) = (&mut self.arena, self.counters.worker(0));
             self.outbound
-                .packet(&self.forwarding, vnet, arena, range.clone(), &mut self.outbox, counters)
+                .packet(
+                    &self.forwarding,
+                    Paths::default(),
+                    vnet,
+                    arena,
+                    range.clone(),
+                    &mut self.outbox,
+                    counters,
+                )
                 .expect("an empty outbox holds the batch");
         }
         let datagrams = self.outbox.messages().iter().map(|message| usize::from(message.count)).sum();

@@ -221,7 +221,7 @@ impl Outbound {
 
     /// The same socket, and so source port, for the same flow; all equally likely (RFC 7348 §5).
     fn socket(&self, hash: u32) -> u16 {
-        (u64::from(hash) * self.source_ports.len() as u64 >> 32) as u16
+        ((u64::from(hash) * self.source_ports.len() as u64) >> 32) as u16
     }
 }
 

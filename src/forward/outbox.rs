@@ -46,7 +46,7 @@ pub struct Datagram {
 
 impl Datagram {
     /// Bytes of the write.
-    pub fn len(&self) -> u32 {
+    pub fn bytes(&self) -> u32 {
         self.head.len + self.body.len
     }
 }
@@ -117,7 +117,7 @@ impl Outbox {
     /// Adds a datagram, to the last message where it fits there.
     #[inline]
     pub fn push(&mut self, channel: Channel, to: Ipv4Addr, tos: u8, datagram: Datagram) {
-        let len = datagram.len();
+        let len = datagram.bytes();
         let first = self.datagrams.len() as u32;
         self.datagrams.push(datagram);
         if let Some(last) = self.messages.last_mut().filter(|last| last.takes(channel, to, tos, len)) {

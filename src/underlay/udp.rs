@@ -86,8 +86,16 @@ mod tests {
     #[test]
     fn all_workers_send_from_the_same_ports() {
         let (address, vxlan_port) = (Ipv4Addr::LOCALHOST, 4789);
-        let setup = Setup { address, vxlan_port, workers: 2, raw: false, udp_gso: false, udp_gro: false };
-        let port = |socket: &Socket| socket.local_addr().unwrap().as_socket().unwrap().port();
+        let setup = Setup {
+            address,
+            vxlan_port,
+            workers: 2,
+            raw: false,
+            udp_gso: false,
+            udp_gro: false,
+            packet: None,
+        };
+        let port = |(socket, _): &(Socket, u16)| socket.local_addr().unwrap().as_socket().unwrap().port();
         let first = send_all(&setup).unwrap();
         let second = send_all(&setup).unwrap();
         let ports: Vec<u16> = first.iter().map(port).collect();
