@@ -3,10 +3,9 @@
 import itertools
 import struct
 
-from lab import ADDRESSES, pod_address, vtep_mac
+from lab import pod_address, vtep_mac
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import ARP, Dot1Q, Ether
-from scapy.layers.vxlan import VXLAN
 from scapy.packet import Raw
 from silent import SilentPeer
 from tunnel import FORMATS, VNI, checksums_valid, inner, outer, outer_vxlan

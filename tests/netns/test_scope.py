@@ -1,7 +1,5 @@
 """Who may send, from where, to whom: S1 to S6, crossed routes, and no open relay. n2 is scapy only."""
 
-import struct
-
 from daemon import binary
 from lab import ADDRESSES, pod_address, subnet
 from scapy.layers.inet import IP, UDP

@@ -6,7 +6,6 @@ import struct
 from lab import ADDRESSES, pod_address, vtep_mac, wait_until
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.l2 import Ether
-from scapy.layers.vxlan import VXLAN
 from scapy.packet import Raw
 from shared import SharedLab
 from tunnel import VNI, checksums_valid, strip
