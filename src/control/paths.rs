@@ -3,13 +3,14 @@
 //! Once a second the neighbour table is read and what changed is published. Every few seconds the
 //! TAP is tested; the packet path uses it only while the last test succeeded.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::host::{FirstHop, Host, Uplink};
+use super::host::{FirstHop, Host, Neighbour, Uplink};
 use super::state::Daemon;
 use super::tap_test::TapTest;
 use crate::encap::frame::Hop;
@@ -20,6 +21,9 @@ const TICK: Duration = Duration::from_secs(1);
 const SLOW: Duration = Duration::from_secs(5);
 /// Failed tests in a row until the TAP is given up: one may fall victim to a busy host.
 const PATIENCE: u32 = 2;
+
+/// The uplink's neighbour table.
+type Neighbours = HashMap<IpAddr, Neighbour>;
 
 /// What is watched.
 pub struct Watch {
@@ -46,11 +50,12 @@ impl Watch {
         loop {
             ticks.tick().await;
             let slow = Instant::now() >= next_slow;
+            let neighbours = self.host.neighbours(self.uplink.index).await.unwrap_or_default();
             if slow {
-                self.find_hops().await;
+                self.find_hops(&neighbours).await;
                 next_slow = Instant::now() + SLOW;
             }
-            let resolved = self.publish_hops().await;
+            let resolved = self.publish_hops(&neighbours);
             // Until the TAP is in use there is no reason to wait for the slow tick.
             if slow || !self.daemon.tap_active() {
                 self.test_tap(resolved).await;
@@ -59,12 +64,13 @@ impl Watch {
     }
 
     /// Looks up the gateway of every peer and asks the kernel to keep it resolved.
-    async fn find_hops(&mut self) {
+    async fn find_hops(&mut self, neighbours: &Neighbours) {
         let peers = self.daemon.peer_addresses();
         self.hops.clear();
         for peer in peers {
             let hop = self.host.first_hop(peer).await.filter(|hop| hop.index == self.uplink.index);
-            if let Some(hop) = hop {
+            let fixed = |hop: &FirstHop| neighbours.get(&hop.via).is_some_and(|neighbour| neighbour.fixed);
+            if let Some(hop) = hop.filter(|hop| !fixed(hop)) {
                 self.host.use_neighbour(hop.index, hop.via).await;
             }
             self.hops.push(hop);
@@ -72,10 +78,9 @@ impl Watch {
     }
 
     /// Publishes the link addresses of all first hops; returns a peer whose first hop has one.
-    async fn publish_hops(&self) -> Option<IpAddr> {
+    fn publish_hops(&self, neighbours: &Neighbours) -> Option<IpAddr> {
         let source = self.uplink.mac?;
-        let neighbours = self.host.neighbours(self.uplink.index).await.unwrap_or_default();
-        let mac = |hop: &Option<FirstHop>| neighbours.get(&hop.as_ref()?.via).copied();
+        let mac = |hop: &Option<FirstHop>| Some(neighbours.get(&hop.as_ref()?.via)?.mac);
         let hops: Vec<Option<Hop>> =
             self.hops.iter().map(|hop| mac(hop).map(|destination| Hop { destination, source })).collect();
         let resolved = hops.iter().position(Option::is_some);

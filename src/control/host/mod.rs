@@ -18,7 +18,7 @@ mod tun;
 pub use error::HostError;
 pub use facts::{gather, udp_bind_error};
 pub use link::{Link, TunDetails, Uplink};
-pub use neighbour::FirstHop;
+pub use neighbour::{FirstHop, Neighbour};
 pub use preflight::{Facts, Needs, PreflightError, TunNode, Verdict, Warning, judge};
 pub use route::{ROUTE_PROTOCOL, TunRoute};
 pub use route_set::tun_routes;

@@ -53,7 +53,7 @@ impl Host {
     ///
     /// # Errors
     /// [`HostError::Netlink`].
-    pub async fn neighbours(&self, index: u32) -> Result<HashMap<IpAddr, Mac>, HostError> {
+    pub async fn neighbours(&self, index: u32) -> Result<HashMap<IpAddr, Neighbour>, HostError> {
         let request = self.handle.neighbours().get().set_address_family(AddressFamily::Inet);
         let messages: Vec<NeighbourMessage> = request
             .execute()
@@ -73,12 +73,24 @@ impl Host {
     }
 }
 
-/// Address and link address of an entry that can be sent to.
-fn entry(message: &NeighbourMessage) -> Option<(IpAddr, Mac)> {
+/// An entry of the neighbour table that can be sent to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Neighbour {
+    /// Its link address.
+    pub mac: Mac,
+    /// Whether it stays as it is: an administrator made it, or the link knows no resolution. Such
+    /// an entry must not be touched, NTF_USE would turn it into a learned one.
+    pub fixed: bool,
+}
+
+/// Address and content of an entry that can be sent to.
+fn entry(message: &NeighbourMessage) -> Option<(IpAddr, Neighbour)> {
     use NeighbourState::{Delay, Noarp, Permanent, Probe, Reachable, Stale};
-    if !matches!(message.header.state, Reachable | Stale | Delay | Probe | Permanent | Noarp) {
-        return None;
-    }
+    let fixed = match message.header.state {
+        Reachable | Stale | Delay | Probe => false,
+        Permanent | Noarp => true,
+        _ => return None,
+    };
     let (mut address, mut mac) = (None, None);
     for attribute in &message.attributes {
         match attribute {
@@ -87,5 +99,5 @@ fn entry(message: &NeighbourMessage) -> Option<(IpAddr, Mac)> {
             _ => {}
         }
     }
-    Some((address?, mac.filter(|mac| mac.is_unicast())?))
+    Some((address?, Neighbour { mac: mac.filter(|mac| mac.is_unicast())?, fixed }))
 }
