@@ -3,8 +3,8 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use etherparse::{
-    Ipv4Header, Ipv4Slice, Ipv6Header, Ipv6Slice, SlicedPacket, TcpHeaderSlice, TransportSlice, UdpHeader,
-    UdpSlice, checksum::Sum16BitWords,
+    Ipv4Header, Ipv4Slice, Ipv6Header, Ipv6Slice, SlicedPacket, TcpHeaderSlice, TcpSlice, TransportSlice,
+    UdpHeader, UdpSlice, checksum::Sum16BitWords,
 };
 use proptest::prelude::*;
 
@@ -48,12 +48,8 @@ fn touch_v6(view: Ipv6<'_>) -> usize {
 fn touch_tcp(view: Tcp<'_>) -> usize {
     let _ = (view.source_port(), view.destination_port(), view.sequence(), view.acknowledgment());
     let _ = (view.flags(), view.window(), view.checksum());
-    assert_eq!(view.options().len() + tcp_len(), view.header_len());
+    assert_eq!(view.options().len() + super::tcp::LEN, view.header_len());
     view.header_len() + view.payload().len()
-}
-
-const fn tcp_len() -> usize {
-    super::tcp::LEN
 }
 
 /// Next headers that etherparse looks into and we do not: it may refuse what is behind the IP
@@ -128,48 +124,100 @@ proptest! {
     }
 }
 
+type Checked = Result<(), TestCaseError>;
+
+fn check_ipv4(spec: &Spec, packet: &[u8]) -> Checked {
+    let view = Ipv4::parse(packet).unwrap();
+    let header = Ipv4Header::from_slice(packet).unwrap().0;
+    prop_assert_eq!((view.tos() >> 2, view.tos() & 3), (header.dscp.into(), header.ecn.into()));
+    prop_assert_eq!((view.id(), view.ttl()), (header.identification, header.time_to_live));
+    prop_assert_eq!(view.flags(), if spec.df { ipv4::DF } else { 0 });
+    prop_assert_eq!(view.protocol(), header.protocol.0);
+    prop_assert_eq!((view.header_len(), view.total_len()), (header.header_len(), spec.len()));
+    prop_assert_eq!(view.source().octets(), header.source);
+    prop_assert_eq!(view.destination().octets(), header.destination);
+    prop_assert!(view.checksum_ok());
+    check_transport(spec, packet, view.payload())
+}
+
+fn check_ipv6(spec: &Spec, packet: &[u8]) -> Checked {
+    let view = Ipv6::parse(packet).unwrap();
+    let header = Ipv6Header::from_slice(packet).unwrap().0;
+    prop_assert_eq!((view.traffic_class(), view.next_header()), (header.traffic_class, header.next_header.0));
+    prop_assert_eq!((view.hop_limit(), view.total_len()), (header.hop_limit, spec.len()));
+    prop_assert_eq!(view.source(), header.source_addr());
+    prop_assert_eq!(view.destination(), header.destination_addr());
+    check_transport(spec, packet, view.payload())
+}
+
+fn check_transport(spec: &Spec, packet: &[u8], l4: &[u8]) -> Checked {
+    match SlicedPacket::from_ip(packet).unwrap().transport {
+        Some(TransportSlice::Tcp(theirs)) => check_tcp(l4, &theirs),
+        Some(TransportSlice::Udp(theirs)) => {
+            let view = Udp::parse(l4).unwrap();
+            prop_assert_eq!(view.source_port(), theirs.source_port());
+            prop_assert_eq!(view.destination_port(), theirs.destination_port());
+            prop_assert_eq!((view.checksum(), view.payload()), (theirs.checksum(), theirs.payload()));
+            Ok(())
+        }
+        _ => {
+            prop_assert_eq!(&l4[8..], &spec.payload[..]);
+            Ok(())
+        }
+    }
+}
+
+fn check_tcp(l4: &[u8], theirs: &TcpSlice<'_>) -> Checked {
+    let view = Tcp::parse(l4).unwrap();
+    prop_assert_eq!(view.source_port(), theirs.source_port());
+    prop_assert_eq!(view.destination_port(), theirs.destination_port());
+    prop_assert_eq!(view.sequence(), theirs.sequence_number());
+    prop_assert_eq!(view.acknowledgment(), theirs.acknowledgment_number());
+    prop_assert_eq!((view.window(), view.checksum()), (theirs.window_size(), theirs.checksum()));
+    let flags = [theirs.fin(), theirs.syn(), theirs.rst(), theirs.psh(), theirs.ack(), theirs.urg()];
+    let flags = flags.into_iter().chain([theirs.ece(), theirs.cwr()]);
+    prop_assert_eq!(view.flags(), flags.rev().fold(0, |byte, flag| byte << 1 | u8::from(flag)));
+    prop_assert_eq!((view.options(), view.payload()), (theirs.options(), theirs.payload()));
+    Ok(())
+}
+
+fn check_emit(repr: ipv4::Repr) -> Checked {
+    let emitted = repr.emit();
+    let mut packet = emitted.to_vec();
+    packet.resize(repr.total_len.into(), 0xa5);
+    let view = Ipv4::parse(&packet).unwrap();
+    prop_assert!(view.checksum_ok());
+    prop_assert_eq!((view.tos(), view.id(), view.flags()), (repr.tos, repr.id, repr.flags));
+    prop_assert_eq!((view.ttl(), view.protocol()), (repr.ttl, repr.protocol));
+    prop_assert_eq!((view.source(), view.destination()), (repr.source, repr.destination));
+    let header = Ipv4Header::from_slice(&packet).unwrap().0;
+    prop_assert_eq!(header.calc_header_checksum(), header.header_checksum);
+    let theirs = header.to_bytes();
+    prop_assert_eq!(theirs.as_slice(), &emitted[..]);
+    Ok(())
+}
+
+/// The finished sum over `l4` between these addresses of either family, without the UDP rule.
+fn finished(v4: [[u8; 4]; 2], v6: [[u8; 16]; 2], number: u8, l4: &[u8]) -> [u32; 2] {
+    let (len, sum) = (l4.len() as u32, checksum::sum(l4));
+    [
+        checksum::pseudo_v4(Ipv4Addr::from(v4[0]), Ipv4Addr::from(v4[1]), number, len) + sum,
+        checksum::pseudo_v6(Ipv6Addr::from(v6[0]), Ipv6Addr::from(v6[1]), number, len) + sum,
+    ]
+}
+
+fn address_pairs() -> impl Strategy<Value = ([[u8; 4]; 2], [[u8; 16]; 2])> {
+    any::<([[u8; 4]; 2], [[u8; 16]; 2])>()
+}
+
 proptest! {
     #[test]
     fn fields_equal_etherparse_s(spec in any_packet(bytes(0usize..100)), behind in bytes(0usize..4)) {
         let packet = [spec.build(), behind].concat();
-        let sliced = SlicedPacket::from_ip(&packet).unwrap();
-        let l4 = if spec.is_v6() {
-            let view = Ipv6::parse(&packet).unwrap();
-            let header = Ipv6Header::from_slice(&packet).unwrap().0;
-            prop_assert_eq!((view.traffic_class(), view.next_header()), (header.traffic_class, header.next_header.0));
-            prop_assert_eq!((view.hop_limit(), view.total_len()), (header.hop_limit, spec.len()));
-            prop_assert_eq!(view.source(), header.source_addr());
-            prop_assert_eq!(view.destination(), header.destination_addr());
-            view.payload()
+        if spec.is_v6() {
+            check_ipv6(&spec, &packet)?;
         } else {
-            let view = Ipv4::parse(&packet).unwrap();
-            let header = Ipv4Header::from_slice(&packet).unwrap().0;
-            prop_assert_eq!((view.tos() >> 2, view.tos() & 3), (header.dscp.into(), header.ecn.into()));
-            prop_assert_eq!((view.id(), view.ttl(), view.protocol()), (header.identification, header.time_to_live, header.protocol.0));
-            prop_assert_eq!(view.flags(), if spec.df { ipv4::DF } else { 0 });
-            prop_assert_eq!((view.header_len(), view.total_len()), (header.header_len(), spec.len()));
-            prop_assert_eq!(view.source().octets(), header.source);
-            prop_assert_eq!(view.destination().octets(), header.destination);
-            prop_assert!(view.checksum_ok());
-            view.payload()
-        };
-        match sliced.transport {
-            Some(TransportSlice::Tcp(theirs)) => {
-                let view = Tcp::parse(l4).unwrap();
-                prop_assert_eq!((view.source_port(), view.destination_port()), (theirs.source_port(), theirs.destination_port()));
-                prop_assert_eq!((view.sequence(), view.acknowledgment()), (theirs.sequence_number(), theirs.acknowledgment_number()));
-                prop_assert_eq!((view.window(), view.checksum()), (theirs.window_size(), theirs.checksum()));
-                prop_assert_eq!(view.flags() & 0x1f, u8::from(theirs.fin()) | u8::from(theirs.syn()) << 1
-                    | u8::from(theirs.rst()) << 2 | u8::from(theirs.psh()) << 3 | u8::from(theirs.ack()) << 4);
-                prop_assert_eq!(view.flags() >> 5, u8::from(theirs.urg()) | u8::from(theirs.ece()) << 1 | u8::from(theirs.cwr()) << 2);
-                prop_assert_eq!((view.options(), view.payload()), (theirs.options(), theirs.payload()));
-            }
-            Some(TransportSlice::Udp(theirs)) => {
-                let view = Udp::parse(l4).unwrap();
-                prop_assert_eq!((view.source_port(), view.destination_port()), (theirs.source_port(), theirs.destination_port()));
-                prop_assert_eq!((view.checksum(), view.payload()), (theirs.checksum(), theirs.payload()));
-            }
-            _ => prop_assert_eq!(&l4[8..], &spec.payload[..]),
+            check_ipv4(&spec, &packet)?;
         }
     }
 
@@ -178,20 +226,10 @@ proptest! {
         (tos, id, flags, ttl) in any::<(u8, u16, u16, u8)>(),
         (number, source, destination) in any::<(u8, [u8; 4], [u8; 4])>(), payload in 0u16..100,
     ) {
-        let flags = flags & 0x7fff; // the top bit is reserved and etherparse has no place for it
-        let total_len = 20 + payload;
-        let repr = ipv4::Repr { tos, total_len, id, flags, ttl, protocol: number, source: source.into(), destination: destination.into() };
-        let emitted = repr.emit();
-        let mut packet = emitted.to_vec();
-        packet.resize(total_len.into(), 0xa5);
-        let view = Ipv4::parse(&packet).unwrap();
-        prop_assert!(view.checksum_ok());
-        prop_assert_eq!((view.tos(), view.id(), view.flags(), view.ttl(), view.protocol()), (tos, id, flags, ttl, number));
-        prop_assert_eq!((view.source().octets(), view.destination().octets()), (source, destination));
-        let header = Ipv4Header::from_slice(&packet).unwrap().0;
-        prop_assert_eq!(header.calc_header_checksum(), header.header_checksum);
-        let theirs = header.to_bytes();
-        prop_assert_eq!(theirs.as_slice(), &emitted[..]);
+        // The top bit of the flags is reserved and etherparse has no place for it.
+        let (flags, total_len) = (flags & 0x7fff, 20 + payload);
+        let (source, destination) = (source.into(), destination.into());
+        check_emit(ipv4::Repr { tos, total_len, id, flags, ttl, protocol: number, source, destination })?;
     }
 
     #[test]
@@ -220,7 +258,9 @@ proptest! {
     }
 
     #[test]
-    fn small_headers_parse_what_they_emit(raw in any::<[u8; 10]>(), macs in any::<[[u8; 6]; 2]>(), ethertype: u16, vni in 0i64..1 << 24) {
+    fn small_headers_parse_what_they_emit(
+        raw in any::<[u8; 10]>(), macs in any::<[[u8; 6]; 2]>(), ethertype: u16, vni in 0i64..1 << 24,
+    ) {
         prop_assert_eq!(VnetHdr::parse(&raw).emit(), raw);
         let frame = ethernet::header(Mac(macs[0]), Mac(macs[1]), ethertype);
         prop_assert_eq!((&frame[..6], &frame[6..12]), (&macs[0][..], &macs[1][..]));
@@ -231,34 +271,35 @@ proptest! {
 
     #[test]
     fn checksums_equal_etherparse_s(data in bytes(0usize..3000)) {
-        let theirs = Sum16BitWords::new().add_slice(&data);
-        prop_assert_eq!(checksum::finish(checksum::sum(&data)).to_be(), theirs.ones_complement());
-        prop_assert_eq!(checksum::finish_udp(checksum::sum(&data)).to_be(), theirs.to_ones_complement_with_no_zero());
+        let (sum, theirs) = (checksum::sum(&data), Sum16BitWords::new().add_slice(&data));
+        prop_assert_eq!(checksum::finish(sum).to_be(), theirs.ones_complement());
+        prop_assert_eq!(checksum::finish_udp(sum).to_be(), theirs.to_ones_complement_with_no_zero());
     }
 
     #[test]
-    fn tcp_checksums_equal_etherparse_s(header in tcp_header(), payload in bytes(0usize..200), v4 in any::<[[u8; 4]; 2]>(), v6 in any::<[[u8; 16]; 2]>()) {
+    fn tcp_checksums_equal_etherparse_s(
+        header in tcp_header(), payload in bytes(0usize..200), (v4, v6) in address_pairs(),
+    ) {
         let l4 = [header.to_bytes().as_slice(), &payload].concat();
-        let len = l4.len() as u32;
-        let pseudo = checksum::pseudo_v4(Ipv4Addr::from(v4[0]), Ipv4Addr::from(v4[1]), 6, len);
-        let theirs = header.calc_checksum_ipv4_raw(v4[0], v4[1], &payload).unwrap();
-        prop_assert_eq!(checksum::finish(pseudo + checksum::sum(&l4)), theirs);
-        let pseudo = checksum::pseudo_v6(Ipv6Addr::from(v6[0]), Ipv6Addr::from(v6[1]), 6, len);
-        let theirs = header.calc_checksum_ipv6_raw(v6[0], v6[1], &payload).unwrap();
-        prop_assert_eq!(checksum::finish(pseudo + checksum::sum(&l4)), theirs);
+        let theirs = [
+            header.calc_checksum_ipv4_raw(v4[0], v4[1], &payload).unwrap(),
+            header.calc_checksum_ipv6_raw(v6[0], v6[1], &payload).unwrap(),
+        ];
+        prop_assert_eq!(finished(v4, v6, 6, &l4).map(checksum::finish), theirs);
     }
 
     #[test]
-    fn udp_checksums_equal_etherparse_s(ports in any::<(u16, u16)>(), payload in bytes(0usize..200), v4 in any::<[[u8; 4]; 2]>(), v6 in any::<[[u8; 16]; 2]>()) {
+    fn udp_checksums_equal_etherparse_s(
+        ports in any::<(u16, u16)>(), payload in bytes(0usize..200), (v4, v6) in address_pairs(),
+    ) {
         let length = 8 + payload.len() as u16;
         let header = UdpHeader { source_port: ports.0, destination_port: ports.1, length, checksum: 0 };
         let l4 = [&header.to_bytes()[..], &payload].concat();
-        let pseudo = checksum::pseudo_v4(Ipv4Addr::from(v4[0]), Ipv4Addr::from(v4[1]), 17, length.into());
-        let theirs = header.calc_checksum_ipv4_raw(v4[0], v4[1], &payload).unwrap();
-        prop_assert_eq!(checksum::finish_udp(pseudo + checksum::sum(&l4)), theirs);
-        let pseudo = checksum::pseudo_v6(Ipv6Addr::from(v6[0]), Ipv6Addr::from(v6[1]), 17, length.into());
-        let theirs = header.calc_checksum_ipv6_raw(v6[0], v6[1], &payload).unwrap();
-        prop_assert_eq!(checksum::finish_udp(pseudo + checksum::sum(&l4)), theirs);
+        let theirs = [
+            header.calc_checksum_ipv4_raw(v4[0], v4[1], &payload).unwrap(),
+            header.calc_checksum_ipv6_raw(v6[0], v6[1], &payload).unwrap(),
+        ];
+        prop_assert_eq!(finished(v4, v6, 17, &l4).map(checksum::finish_udp), theirs);
     }
 }
 
