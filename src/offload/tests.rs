@@ -1,6 +1,8 @@
 //! Tests of segmentation and merging, both ways and against each other.
 
 mod flow;
+mod merge;
+mod merge_properties;
 mod split;
 
 use super::{Delivery, Sink, Split};
