@@ -201,6 +201,14 @@ fn checksums_must_be_right_and_there() {
     let mut packets = stream(&Spec::udp4(&[7; 100]), 3, |_, _| {});
     packets.iter_mut().for_each(|packet| put16(packet, 26, 0));
     assert_eq!(counts(&packets), [1, 1, 1]);
+    // Data whose checksum is all ones: written as 0 it would add up, and still means "none".
+    let mut base = Spec::udp4(&[0; 100]);
+    base.payload[98..].copy_from_slice(&Spec::udp4(&[0; 100]).build()[26..28]);
+    let mut packets = stream(&base, 3, |_, _| {});
+    assert!(packets.iter().all(|packet| packet[26..28] == [0xff, 0xff]));
+    assert_eq!(counts(&packets), [3]);
+    packets.iter_mut().for_each(|packet| put16(packet, 26, 0));
+    assert_eq!(counts(&packets), [1, 1, 1]);
 }
 
 #[test]
