@@ -173,7 +173,7 @@ proptest! {
     }
 
     #[test]
-    fn merging_undoes_splitting(spec in tcp_or_udp(bytes(1usize..20000)), size in 500u16..1400) {
+    fn merging_undoes_splitting(spec in tcp_or_udp(bytes(1usize..20000)), size in 500u16..1300) {
         let mut spec = Spec { options: Vec::new(), ..spec };
         match &mut spec.transport {
             Transport::Tcp(header) => set_flags(header, if header.psh { 0x18 } else { 0x10 }),
