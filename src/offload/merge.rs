@@ -251,7 +251,7 @@ struct Run {
     flow: Option<Flow>,
     tcp: bool,
     closed: bool,
-    /// Headers of the first segment; window, PSH and lengths are brought up to date.
+    /// Headers of the first segment; PSH and lengths are brought up to date.
     header: [u8; MAX_HEADER],
     header_len: usize,
     /// Payload bytes of the first segment.
@@ -325,12 +325,14 @@ impl Run {
         old[..2] == new[..2] && old[6..10] == new[6..10] && old[12..20] == new[12..20] && id_follows
     }
 
-    /// Ports, acknowledgment, header length, urgent pointer and options equal; sequence follows.
+    /// Ports, acknowledgment, header length, window, urgent pointer and options equal; sequence
+    /// follows. With that, segmentation gives back every segment as it was.
     fn same_tcp(&self, old: &[u8], new: &[u8], l4: usize) -> bool {
         let (old, new) = (&old[l4..], &new[l4..]);
         old[..4] == new[..4]
             && be32(new, tcp::FIELD_SEQUENCE) == self.next_sequence
             && old[8..13] == new[8..13]
+            && old[14..16] == new[14..16]
             && old[18..] == new[18..]
     }
 
@@ -339,8 +341,6 @@ impl Run {
         let l4 = packet.flow.l4;
         if self.tcp {
             self.next_sequence = be32(new, l4 + tcp::FIELD_SEQUENCE).wrapping_add(segment.payload as u32);
-            let window = l4 + tcp::FIELD_WINDOW;
-            self.header[window..window + 2].copy_from_slice(&new[window..window + 2]);
             let push = new[l4 + tcp::FIELD_FLAGS] & tcp::PSH;
             self.header[l4 + tcp::FIELD_FLAGS] |= push;
             self.closed |= push != 0;

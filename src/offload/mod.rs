@@ -93,3 +93,6 @@ pub trait Sink {
     /// Takes one packet or super-packet.
     fn deliver(&mut self, delivery: &Delivery<'_>);
 }
+
+#[cfg(test)]
+mod tests;

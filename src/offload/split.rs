@@ -48,13 +48,16 @@ impl<'a> Split<'a> {
             (vnet_hdr::GSO_UDP_L4, _) => false,
             _ => return Err(Malformed),
         };
-        let (total, min_l4) = if v6 {
-            (Ipv6::parse(packet)?.total_len(), ipv6::LEN)
+        let number = if tcp { protocol::TCP } else { protocol::UDP };
+        let (total, agrees) = if v6 {
+            let ip = Ipv6::parse(packet)?;
+            // Behind extension headers the kernel's word has to do.
+            (ip.total_len(), l4 > ipv6::LEN || l4 == ipv6::LEN && ip.next_header() == number)
         } else {
             let ip = Ipv4::parse(packet)?;
-            (ip.total_len(), ip.header_len())
+            (ip.total_len(), l4 == ip.header_len() && ip.protocol() == number)
         };
-        if total != packet.len() || l4 < min_l4 || packet.len() < l4 {
+        if total != packet.len() || !agrees || packet.len() < l4 {
             return Err(Malformed);
         }
         let l4_header = if tcp { Tcp::parse(&packet[l4..])?.header_len() } else { udp::LEN };

@@ -17,3 +17,6 @@ pub use decide::{Decision, Policy, Pool, Reason};
 pub use fib::{Fib, NextHop, PeerId, Via};
 pub use publish::{Pinned, Published};
 pub use rib::{Rib, Route, RouteError, Source, Target};
+
+#[cfg(test)]
+mod tests;

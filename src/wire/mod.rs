@@ -63,3 +63,8 @@ pub(crate) fn put16(bytes: &mut [u8], at: usize, value: u16) {
 pub(crate) fn put32(bytes: &mut [u8], at: usize, value: u32) {
     bytes[at..at + 4].copy_from_slice(&value.to_be_bytes());
 }
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,136 @@
+//! The compiled table against the slow truth: the longest route says who, the policy says how.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::peer;
+use crate::forward::{Forwarding, Peer, Underlay};
+use crate::net::{EncapMode, Mac, Prefix, Vni};
+use crate::route::{NextHop, PeerId, Policy, Pool, Rib, Source, Target, Via};
+use crate::wire::testing::Random;
+
+/// An address from a corner of the space, so that pools and routes nest and collide.
+fn address(random: &mut Random) -> IpAddr {
+    let low = random.below(0x1000);
+    if random.below(3) == 0 {
+        (0xfd << 120 | u128::from(low) << 100 | u128::from(random.next())).to_be_bytes().into()
+    } else {
+        (0x0a00_0000 | (low as u32) << 12 | random.below(0x1000) as u32).to_be_bytes().into()
+    }
+}
+
+fn prefix(random: &mut Random) -> Prefix {
+    let address = address(random);
+    let len = if address.is_ipv4() { random.below(33) } else { random.below(129) };
+    Prefix::containing(address, len as u8).unwrap()
+}
+
+fn pools(random: &mut Random) -> Vec<Pool> {
+    let when = [EncapMode::Never, EncapMode::CrossSubnet, EncapMode::Always];
+    let count = random.below(12);
+    let mut pools: Vec<Pool> = Vec::new();
+    for _ in 0..count {
+        let (cidr, mode) = (prefix(random), when[random.below(3) as usize]);
+        let (ipip_mode, vxlan_mode) =
+            if random.below(2) == 0 { (mode, EncapMode::Never) } else { (EncapMode::Never, mode) };
+        if pools.iter().all(|pool| pool.cidr != cidr) {
+            pools.push(Pool { cidr, ipip_mode, vxlan_mode });
+        }
+    }
+    pools
+}
+
+fn rib(random: &mut Random, peers: usize) -> Rib {
+    let mut rib = Rib::default();
+    for _ in 0..1 + random.below(40) {
+        let target = match random.below(peers as u64 + 1) as u16 {
+            0 => Target::Local,
+            peer => Target::Peer(PeerId(peer - 1)),
+        };
+        let source = if target == Target::Local { Source::Local } else { Source::Static };
+        // A second route of the same source is refused, which is as good.
+        let _ = rib.insert(prefix(random), source, target);
+    }
+    rib
+}
+
+/// First and last addresses of every prefix and their neighbours: where a table goes wrong.
+fn borders(prefix: Prefix) -> Vec<IpAddr> {
+    if let Some((first, len)) = prefix.as_ipv4() {
+        let first = u32::from(first);
+        let last = first | u32::MAX.checked_shr(len.into()).unwrap_or(0);
+        return [first, first.wrapping_sub(1), last, last.wrapping_add(1)]
+            .map(|a| Ipv4Addr::from(a).into())
+            .into();
+    }
+    let (first, len) = prefix.as_ipv6().unwrap();
+    let first = u128::from(first);
+    let last = first | u128::MAX.checked_shr(len.into()).unwrap_or(0);
+    [first, first.wrapping_sub(1), last, last.wrapping_add(1)]
+        .map(|a| std::net::Ipv6Addr::from(a).into())
+        .into()
+}
+
+fn expected(
+    underlay: Underlay,
+    peers: &[Peer],
+    policy: &Policy,
+    rib: &Rib,
+    address: IpAddr,
+) -> Option<NextHop> {
+    Some(match rib.lookup(address)?.target {
+        Target::Local => NextHop::Local,
+        Target::Peer(peer) => {
+            let next = peers[usize::from(peer.0)].address;
+            let mode = policy.decide(Prefix::host(address), next.into()).mode;
+            NextHop::Peer(Via { peer, mode, mtu: underlay.path_mtu(mode) })
+        }
+    })
+}
+
+#[test]
+fn every_address_travels_as_decided() {
+    let mut random = Random::new(11);
+    let mut hits = 0;
+    for round in 0..150 {
+        // Two peers in the node's subnet, two outside.
+        let peers: Vec<_> =
+            [2, 3, 200, 201].map(|n| Peer { address: [192, 0, 2, n].into(), ..peer(n) }).into();
+        let node = if round % 5 == 0 { "192.0.2.1/32" } else { "192.0.2.1/25" };
+        let policy = Policy::new(&pools(&mut random), node.parse().ok(), None);
+        let rib = rib(&mut random, peers.len());
+        let underlay =
+            Underlay { address: [192, 0, 2, 1].into(), vtep_mac: Mac([2; 6]), vni: Vni::CALICO, mtu: 1500 };
+        let forwarding = Forwarding::build(underlay, &peers, &policy, &rib);
+        let mut probes: Vec<_> = (0..100).map(|_| address(&mut random)).collect();
+        probes.extend(rib.best().flat_map(|route| borders(route.prefix)));
+        probes.extend(policy.pools().iter().flat_map(|pool| borders(pool.cidr)));
+        for probe in probes {
+            let wanted = expected(underlay, &peers, &policy, &rib, probe);
+            assert_eq!(forwarding.lookup(probe), wanted, "round {round}: {probe}");
+            hits += usize::from(wanted.is_some());
+        }
+    }
+    assert!(hits > 10_000, "{hits}");
+}
+
+#[test]
+fn senders_are_known_by_their_underlay_address_only() {
+    let forwarding = super::forwarding(1, crate::net::Mode::Ipip, None);
+    assert_eq!(forwarding.sender([192, 0, 2, 2].into()), Some(PeerId(0)));
+    assert_eq!(forwarding.sender([192, 0, 2, 3].into()), Some(PeerId(1)));
+    for stranger in [[192, 0, 2, 1], [192, 0, 2, 4], [0, 0, 0, 0], [255, 255, 255, 255]] {
+        assert_eq!(forwarding.sender(stranger.into()), None);
+    }
+    assert_eq!(forwarding.peer(PeerId(1)).unwrap().address, Ipv4Addr::new(192, 0, 2, 3));
+    assert!(forwarding.peer(PeerId(2)).is_none());
+}
+
+/// The MTU of a path is the uplink's less the mode's headers, and never so small as to underflow.
+#[test]
+fn path_mtu() {
+    use crate::net::Mode::{Direct, Ipip, Vxlan};
+    let underlay = |mtu| Underlay { address: [1; 4].into(), vtep_mac: Mac([2; 6]), vni: Vni::CALICO, mtu };
+    assert_eq!([Ipip, Vxlan, Direct].map(|mode| underlay(1500).path_mtu(mode)), [1480, 1450, 1500]);
+    assert_eq!([Ipip, Vxlan, Direct].map(|mode| underlay(0).path_mtu(mode)), [556, 526, 576]);
+    assert_eq!([Ipip, Vxlan, Direct].map(|mode| underlay(u16::MAX).path_mtu(mode)), [65515, 65485, 65535]);
+}
