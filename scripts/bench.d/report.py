@@ -50,7 +50,8 @@ def heading(host, entries):
 
 `{host['command']}`, {host['date']}, commit {host['commit']}
 
-{host['cpu']}, {host['cores']} cores, {host['memory_mib'] / 1024:.0f} GiB; Linux {host['kernel']}, {host['distribution']}.
+{host['cpu']}, {host['cores']} cores, {host['memory_mib'] / 1024:.0f} GiB; Linux {host['kernel']},
+{host['distribution']}; load average before the run {host['load_before']}.
 Lab: {host['lab']}. Sender, receiver and both ends of the tunnel share these cores.
 
 Runs of each test: {runs}, interleaved between the systems; the median, then the smallest and the largest in brackets.
