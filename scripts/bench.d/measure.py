@@ -59,7 +59,8 @@ class Load:
 
     def udp(self, size, value):
         lengths = self.lengths
-        result = self._netload("udp", "--size", size, "--probe-ms", lengths.probe_ms, "--confirm-ms", lengths.confirm_ms)
+        result = self._netload("udp", "--size", size,
+                               "--probe-ms", lengths.probe_ms, "--confirm-ms", lengths.confirm_ms)
         return {
             "value": result[value],
             "cpu_s_per_gb": per_gb(result["cpu_seconds"], result["bytes"]),

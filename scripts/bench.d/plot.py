@@ -14,17 +14,17 @@ TITLES = {
     "tcp1": "TCP, 1 stream",
     "tcp4": "TCP, 4 streams",
     "tcp1-reverse": "TCP, 1 stream, reverse",
-    "udp1350": "UDP, 1350 B, loss ≤ 0.1 %",
-    "udp64": "UDP, 64 B, loss ≤ 0.1 %",
+    "udp1350": "UDP, 1350 B, at most 0.1 % lost",
+    "udp64": "UDP, 64 B, at most 0.1 % lost",
     "rtt": "Idle round trip",
     "connections": "New TCP connections",
 }
 # Unit of the figures: the one on the axis, and its divisor.
 UNITS = {
     "gbps": ("Gbit/s", 1),
-    "packets/s": ("thousand packets/s", 1e3),
+    "packets/s": ("1000 packets/s", 1e3),
     "us": ("µs", 1),
-    "connections/s": ("thousand/s", 1e3),
+    "connections/s": ("1000 a second", 1e3),
 }
 
 
@@ -38,8 +38,8 @@ def draw(path, document, tests, systems):
     })
     columns = min(PANELS_A_ROW, max(len(tests), 1))
     rows = max(math.ceil(len(tests) / columns), 1)
-    height = rows * (BAR_INCHES * max(len(names), 2) + 0.85) + 0.85
-    picture, grid = pyplot.subplots(rows, columns, figsize=(5.2 * columns + 0.6, height), squeeze=False)
+    height = rows * (BAR_INCHES * max(len(names), 2) + 1.05) + 0.8
+    picture, grid = pyplot.subplots(rows, columns, figsize=(max(5.2 * columns + 0.6, 7.4), height), squeeze=False)
     panels = list(grid.flat)
     for panel, test in zip(panels, tests):
         draw_panel(panel, test, names, entries)
@@ -61,7 +61,7 @@ def draw_panel(panel, test, names, entries):
         draw_bar(panel, position, name, entry, divisor, largest)
     better = "less is better" if test.lower_is_better else "more is better"
     panel.set_title(TITLES.get(test.name, test.name), loc="left", fontweight="bold", fontsize=10)
-    panel.set_title(f"{unit}, {better}", loc="right", fontsize=8, color=LIMIT)
+    panel.set_xlabel(f"{unit}, {better}", loc="left", fontsize=8, color=LIMIT)
     panel.set_yticks(range(len(names)), names)
     panel.set_ylim(len(names) - 0.4, -0.6)
     panel.set_xlim(0, largest * 1.2)
@@ -89,5 +89,5 @@ def label(picture, host, height):
     picture.text(0.02, 1 - 0.45 / height, "Bars: median of all runs; whiskers: smallest and largest run. "
                  "Two nodes on one machine, joined by a veth pair.", ha="left", va="top", fontsize=9, color=LIMIT)
     picture.text(0.02, 0.12 / height, f"{host['cpu']}, {host['cores']} cores, Linux {host['kernel']}, "
-                 f"{host['date'][:10]}, {host['command']}", ha="left", va="bottom", fontsize=7.5, color=LIMIT)
+                 f"{host['date'][:10]}", ha="left", va="bottom", fontsize=7.5, color=LIMIT)
     picture.tight_layout(rect=(0.01, 0.3 / height, 0.99, 1 - 0.55 / height), w_pad=2.5, h_pad=1.8)

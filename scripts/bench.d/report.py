@@ -2,6 +2,9 @@
 
 import json
 
+# Units as people write them.
+UNITS = {"gbps": "Gbit/s", "us": "µs", "connections/s": "1/s"}
+
 
 def write(directory, results, systems):
     import plot  # here, so that `--list` works without matplotlib
@@ -31,6 +34,7 @@ def markdown(document, tests, systems):
         "## Results\n\n" + main_table(entries, names, tests),
         cpu_section(entries, names, tests),
         round_trip_section(entries, names),
+        reordering_section(document["results"]),
         ratio_section(document["ratios"], tests),
         absent_section("Skipped", document["skipped"]),
         absent_section("Failed", document["failed"]),
@@ -46,11 +50,13 @@ def heading(host, entries):
 
 `{host['command']}`, {host['date']}, commit {host['commit']}
 
-{host['cpu']}, {host['cores']} cores, {host['memory_mib'] / 1024:.0f} GiB; Linux {host['kernel']}, {host['distribution']}.
+{host['cpu']}, {host['cores']} cores, {host['memory_mib'] / 1024:.0f} GiB; Linux {host['kernel']},
+{host['distribution']}; load average before the run {host['load_before']}.
 Lab: {host['lab']}. Sender, receiver and both ends of the tunnel share these cores.
 
-{runs} interleaved runs: the median, then the smallest and the largest in brackets. On one machine there is no wire to
-wait for: the figures say what a tunnel costs, and the ratios within this run carry further than the figures.
+Runs of each test: {runs}, interleaved between the systems; the median, then the smallest and the largest in brackets.
+On one machine there is no wire to wait for: the figures say what a tunnel costs, and the ratios within this run
+carry further than the figures.
 """
 
 
@@ -61,7 +67,8 @@ def main_table(entries, names, tests):
             return "–"
         return f"{figure(entry['median'])} ({figure(entry['min'])}–{figure(entry['max'])})"
 
-    return table(names, [f"{test.name} {test.unit}" for test in tests], [[cell(name, test) for test in tests] for name in names])
+    columns = [f"{test.name}, {UNITS.get(test.unit, test.unit)}" for test in tests]
+    return table(names, columns, [[cell(name, test) for test in tests] for name in names])
 
 
 def cpu_section(entries, names, tests):
@@ -85,6 +92,14 @@ def round_trip_section(entries, names):
     return "## Round trips\n\n" + note + table(names, ["idle, median", "idle, p99", "back to back, median"], rows)
 
 
+def reordering_section(results):
+    reordered = [entry for entry in results if entry.get("reordered")]
+    if not reordered:
+        return ""
+    lines = [f"- {entry['system']} {entry['test']}: {entry['reordered']}" for entry in reordered]
+    return "## Reordered\n\nDatagrams that arrived behind a later one, in all runs.\n\n" + "\n".join(lines) + "\n"
+
+
 def ratio_section(ratios, tests):
     if not ratios:
         return ""
@@ -104,7 +119,10 @@ def table(names, columns, rows):
 def active_section(active):
     if not active:
         return ""
-    lines = [f"- {name}: {', '.join(f'{key} {value}' for key, value in facts.items())}" for name, facts in active.items()]
+    def line(name, facts):
+        return f"- {name}: {', '.join(f'{key} {value}' for key, value in facts.items())}"
+
+    lines = [line(name, facts) for name, facts in active.items()]
     return "## What each daemon used\n\n" + "\n".join(lines) + "\n"
 
 

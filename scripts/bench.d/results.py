@@ -3,7 +3,10 @@
 import statistics
 
 # Which systems are put in relation: ours to what they replace, and to the other userspace tunnels.
-BASELINES = {"underpass-direct": ["veth"], "underpass-vxlan": ["kernel-vxlan", "ovs-vxlan", "wireguard-go", "boringtun"]}
+BASELINES = {
+    "underpass-direct": ["veth"],
+    "underpass-vxlan": ["kernel-vxlan", "ovs-vxlan", "wireguard-go", "boringtun"],
+}
 DEFAULT_BASELINE = ["kernel-vxlan"]
 
 
