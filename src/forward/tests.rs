@@ -18,7 +18,7 @@ mod tables;
 use std::net::Ipv4Addr;
 
 use super::{
-    Channel, Deliver, Format, Forwarding, Full, Inbound, Outbound, Outbox, Peer, Received, Underlay,
+    Channel, Deliver, Format, Forwarding, Full, Inbound, Outbound, Outbox, Paths, Peer, Received, Underlay,
 };
 use crate::device::Device;
 use crate::device::memory::Memory;
@@ -49,6 +49,7 @@ fn peer(node: u8) -> Peer {
         name: format!("node-{node}").parse().unwrap(),
         address: address(node),
         vtep_mac: Mac([0x66, 0, 0, 0, 0, node]),
+        hop: None,
     }
 }
 
@@ -67,6 +68,11 @@ fn policy(mode: Mode) -> Policy {
     Policy::new(&[pool("0.0.0.0/0"), pool("::/0")], "192.0.2.1/24".parse().ok(), None)
 }
 
+/// One end of a wire without link addresses, where the sockets are the only way.
+fn underlay(address: Ipv4Addr, mtu: u16) -> Underlay {
+    Underlay { address, vtep_mac: Mac([2; 6]), vni: Vni::CALICO, mtu, vxlan_port: 4789, tap: None }
+}
+
 /// The tables of node `number`, one of 1 and 2; one more route leads `extra` to the first peer.
 fn forwarding(number: u8, mode: Mode, extra: Option<&str>) -> Forwarding {
     let peers = [1, 2, 3].into_iter().filter(|node| *node != number).map(peer).collect::<Vec<_>>();
@@ -83,8 +89,7 @@ fn forwarding(number: u8, mode: Mode, extra: Option<&str>) -> Forwarding {
     if let Some(extra) = extra {
         rib.insert(extra.parse().unwrap(), Source::Static, Target::Peer(PeerId(0))).unwrap();
     }
-    let underlay =
-        Underlay { address: address(number), vtep_mac: peer(number).vtep_mac, vni: Vni::CALICO, mtu: 1500 };
+    let underlay = Underlay { vtep_mac: peer(number).vtep_mac, ..underlay(address(number), 1500) };
     Forwarding::build(underlay, &peers, &policy(mode), &rib)
 }
 
@@ -97,7 +102,7 @@ impl Node {
         let mtu = usize::from(forwarding.underlay().path_mtu(mode));
         Self {
             forwarding,
-            outbound: Outbound::new(256),
+            outbound: Outbound::new((49152..49152 + 256).collect()),
             inbound: Inbound::new(Rules { tcp: true, udp: true, mtu }),
             outbox: Outbox::default(),
             counters: WorkerCounters::default(),
@@ -106,7 +111,8 @@ impl Node {
 
     /// One packet from the device into the outbox.
     fn outbound(&mut self, vnet: &VnetHdr, arena: &mut [u8], at: std::ops::Range<usize>) -> Result<(), Full> {
-        self.outbound.packet(&self.forwarding, vnet, arena, at, &mut self.outbox, &self.counters)
+        let (paths, out) = (Paths::default(), &mut self.outbox);
+        self.outbound.packet(&self.forwarding, paths, vnet, arena, at, out, &self.counters)
     }
 
     /// A batch from the device to the wire, sent whenever the outbox is full.

@@ -74,7 +74,7 @@ fn a_flow_has_one_source_port_and_flows_have_many() {
     let mut node = Node::new(1, Mode::Vxlan);
     let port = |node: &mut Node, spec: Spec| match node.send(&[plain(spec.build())])[0].channel {
         Channel::Udp(port) => port,
-        Channel::Raw => panic!("VXLAN on the raw channel"),
+        other => panic!("VXLAN on {other:?}"),
     };
     let mut random = Random::new(1);
     let mut seen = std::collections::HashSet::new();

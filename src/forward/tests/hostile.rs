@@ -62,7 +62,7 @@ fn check_inbound(
                     .emit()
                     .to_vec()
             }
-            Channel::Udp(_) => {
+            _ => {
                 let ethertype = if v6 { [0x86, 0xdd] } else { [8, 0] };
                 [&[8, 0, 0, 0, 0, 0x10, 0, 0][..], &[0x66; 12], &ethertype].concat()
             }

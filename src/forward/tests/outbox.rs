@@ -23,7 +23,8 @@ fn grouped(channel: Channel, sizes: impl IntoIterator<Item = usize>) -> Vec<(u16
 
 fn push(out: &mut Outbox, channel: Channel, to: Ipv4Addr, tos: u8, size: usize) {
     let (head, _) = out.head(size.min(22));
-    out.push(channel, to, tos, Datagram { head, body: Piece::arena(0, size - size.min(22)) });
+    let body = Piece::arena(0, size - size.min(22));
+    out.push(channel, to, tos, Datagram { head, body, packets: 1, wire_bytes: size as u32 });
 }
 
 fn summary(out: &Outbox) -> Vec<(u16, u16, u32)> {
@@ -114,7 +115,8 @@ fn full_counts_nothing_and_succeeds_after_sending() {
 /// takes several and says when not.
 #[test]
 fn the_worst_super_packet_fits() {
-    for (mode, fitting) in [(Mode::Ipip, 2), (Mode::Vxlan, 2), (Mode::Direct, 3)] {
+    let fitting = 2;
+    for mode in [Mode::Ipip, Mode::Vxlan, Mode::Direct] {
         let mut spec = Spec { options: vec![1; 40], ..Spec::tcp4(&[1; 1365]) };
         spec.tcp().set_options_raw(&[1; 40]).unwrap();
         let (vnet, mut arena) = spec.build_gso(1);

@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::peer;
+use super::{peer, underlay};
 use crate::forward::{Forwarding, Peer, Underlay};
-use crate::net::{EncapMode, Mac, Prefix, Vni};
+use crate::net::{EncapMode, Prefix};
 use crate::route::{NextHop, PeerId, Policy, Pool, Rib, Source, Target, Via};
 use crate::wire::testing::Random;
 
@@ -98,8 +98,7 @@ fn every_address_travels_as_decided() {
         let node = if round % 5 == 0 { "192.0.2.1/32" } else { "192.0.2.1/25" };
         let policy = Policy::new(&pools(&mut random), node.parse().ok(), None);
         let rib = rib(&mut random, peers.len());
-        let underlay =
-            Underlay { address: [192, 0, 2, 1].into(), vtep_mac: Mac([2; 6]), vni: Vni::CALICO, mtu: 1500 };
+        let underlay = underlay([192, 0, 2, 1].into(), 1500);
         let forwarding = Forwarding::build(underlay, &peers, &policy, &rib);
         let mut probes: Vec<_> = (0..100).map(|_| address(&mut random)).collect();
         probes.extend(rib.best().flat_map(|route| borders(route.prefix)));
@@ -129,7 +128,7 @@ fn senders_are_known_by_their_underlay_address_only() {
 #[test]
 fn path_mtu() {
     use crate::net::Mode::{Direct, Ipip, Vxlan};
-    let underlay = |mtu| Underlay { address: [1; 4].into(), vtep_mac: Mac([2; 6]), vni: Vni::CALICO, mtu };
+    let underlay = |mtu| underlay([1; 4].into(), mtu);
     assert_eq!([Ipip, Vxlan, Direct].map(|mode| underlay(1500).path_mtu(mode)), [1480, 1450, 1500]);
     assert_eq!([Ipip, Vxlan, Direct].map(|mode| underlay(0).path_mtu(mode)), [556, 526, 576]);
     assert_eq!([Ipip, Vxlan, Direct].map(|mode| underlay(u16::MAX).path_mtu(mode)), [65515, 65485, 65535]);
