@@ -4,6 +4,7 @@ use std::hint::black_box;
 use std::net::Ipv4Addr;
 use std::ops::Range;
 
+use underpass::encap::frame::Hop;
 use underpass::encap::vxlan;
 use underpass::forward::{Format, Forwarding, Inbound, Outbound, Outbox, Paths, Peer, Received, Underlay};
 use underpass::metrics::Counters;
@@ -16,7 +17,12 @@ use underpass::wire::{VnetHdr, ethernet, protocol};
 const THIS_NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const OTHER_NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 const UPLINK_MTU: u16 = 1500;
-const SOURCE_PORTS: u16 = 256;
+const SOURCE_PORTS: Range<u16> = 50_000..50_256;
+const VXLAN_PORT: u16 = 4789;
+/// Link addresses of the other node, of this one's uplink and of its TAP.
+const OTHER_LINK: Mac = Mac([2, 0, 0, 0, 0, 2]);
+const UPLINK: Mac = Mac([2, 0, 0, 0, 0, 1]);
+const TAP: Mac = Mac([2, 0, 0, 0, 0, 3]);
 /// Every packet starts at a multiple of this, as in a worker.
 const ALIGN: usize = 64;
 
@@ -37,14 +43,15 @@ fn forwarding(mode: Mode) -> Forwarding {
     rib.insert(prefix("10.244.2.0/24"), Source::Static, Target::Peer(PeerId(0))).expect("another prefix");
     let name: NodeName = "node-b".parse().expect("a name");
     let vtep_mac = Mac::of_vtep("node-b");
-    let peers = [Peer { name, address: OTHER_NODE, vtep_mac, hop: None }];
+    let hop = Some(Hop { destination: OTHER_LINK, source: UPLINK });
+    let peers = [Peer { name, address: OTHER_NODE, vtep_mac, hop }];
     let underlay = Underlay {
         address: THIS_NODE,
         vtep_mac: Mac::of_vtep("node-a"),
         vni: Vni::CALICO,
-        vxlan_port: 4789,
+        vxlan_port: VXLAN_PORT,
         mtu: UPLINK_MTU,
-        tap: None,
+        tap: Some(TAP),
     };
     Forwarding::build(underlay, &peers, &Policy::new(&[pool], None, None), &rib)
 }
@@ -53,6 +60,7 @@ fn forwarding(mode: Mode) -> Forwarding {
 pub struct OutboundFlow {
     forwarding: Forwarding,
     outbound: Outbound,
+    paths: Paths,
     outbox: Outbox,
     counters: Counters,
     arena: Vec<u8>,
@@ -60,8 +68,8 @@ pub struct OutboundFlow {
 }
 
 impl OutboundFlow {
-    /// A batch of `packets` that travel in `mode`.
-    pub fn new(mode: Mode, packets: &[(VnetHdr, Vec<u8>)]) -> Self {
+    /// A batch of `packets` that travel in `mode` by the best of `paths`.
+    pub fn new(mode: Mode, paths: Paths, packets: &[(VnetHdr, Vec<u8>)]) -> Self {
         let mut arena = Vec::new();
         let mut placed = Vec::new();
         for (vnet, packet) in packets {
@@ -71,7 +79,8 @@ impl OutboundFlow {
         }
         Self {
             forwarding: forwarding(mode),
-            outbound: Outbound::new((0..SOURCE_PORTS).map(|port| vxlan::FIRST_SOURCE_PORT + port).collect()),
+            outbound: Outbound::new(SOURCE_PORTS.collect()),
+            paths,
             outbox: Outbox::default(),
             counters: Counters::new(1),
             arena,
@@ -79,26 +88,19 @@ impl OutboundFlow {
         }
     }
 
-    /// One batch; the number of outer packets in the outbox.
+    /// One batch; the number of packets on the wire that the outbox stands for.
     pub fn batch(&mut self) -> usize {
         for (vnet, range) in &self.packets {
             let (arena, counters) = (&mut self.arena, self.counters.worker(0));
             self.outbound
-                .packet(
-                    &self.forwarding,
-                    Paths::default(),
-                    vnet,
-                    arena,
-                    range.clone(),
-                    &mut self.outbox,
-                    counters,
-                )
+                .packet(&self.forwarding, self.paths, vnet, arena, range.clone(), &mut self.outbox, counters)
                 .expect("an empty outbox holds the batch");
         }
-        let datagrams = self.outbox.messages().iter().map(|message| usize::from(message.count)).sum();
-        black_box(&self.outbox).messages();
+        let outbox = black_box(&self.outbox);
+        let datagrams = outbox.messages().iter().flat_map(|message| outbox.datagrams(message));
+        let packets = datagrams.map(|datagram| usize::from(datagram.packets)).sum();
         self.outbox.clear();
-        datagrams
+        packets
     }
 }
 

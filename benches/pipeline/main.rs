@@ -9,7 +9,7 @@ use common::{FAR, NEAR, SEGMENT, SEGMENTS};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
 use flows::{InboundFlow, OutboundFlow};
-use underpass::forward::Format;
+use underpass::forward::{Format, Paths};
 use underpass::net::Mode;
 use underpass::wire::VnetHdr;
 
@@ -19,6 +19,17 @@ const SETTLE: usize = 3;
 const COUNTED: usize = 100;
 /// Small packets in one batch.
 const BATCH: usize = 32;
+
+const SOCKETS: Paths = Paths { tap: false, packet: false };
+/// Every way out of a worker: mode and optional path.
+const WAYS_OUT: [(&str, Mode, Paths); 6] = [
+    ("vxlan", Mode::Vxlan, SOCKETS),
+    ("vxlan-tap", Mode::Vxlan, Paths { tap: true, ..SOCKETS }),
+    ("ipip-raw", Mode::Ipip, SOCKETS),
+    ("ipip-packet", Mode::Ipip, Paths { packet: true, ..SOCKETS }),
+    ("direct-raw", Mode::Direct, SOCKETS),
+    ("direct-packet", Mode::Direct, Paths { packet: true, ..SOCKETS }),
+];
 
 fn main() {
     let mut criterion = common::criterion();
@@ -31,13 +42,11 @@ fn outbound(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("pipeline/outbound");
     let small = (VnetHdr::default(), common::udp(NEAR, FAR, 64));
     let big = common::super_packet(NEAR, FAR);
-    for mode in [Mode::Vxlan, Mode::Ipip, Mode::Direct] {
-        let mut flow = OutboundFlow::new(mode, &vec![small.clone(); BATCH]);
-        expect(flow.batch(), BATCH);
-        measure(&mut group, &format!("{}/packet", mode.name()), BATCH, 64, || flow.batch());
-        let mut flow = OutboundFlow::new(mode, std::slice::from_ref(&big));
-        expect(flow.batch(), SEGMENTS);
-        measure(&mut group, &format!("{}/super-packet", mode.name()), SEGMENTS, SEGMENT, || flow.batch());
+    for (name, mode, paths) in WAYS_OUT {
+        let mut flow = OutboundFlow::new(mode, paths, &vec![small.clone(); BATCH]);
+        measure(&mut group, &format!("{name}/packet"), BATCH, 64, || flow.batch());
+        let mut flow = OutboundFlow::new(mode, paths, std::slice::from_ref(&big));
+        measure(&mut group, &format!("{name}/super-packet"), SEGMENTS, SEGMENT, || flow.batch());
     }
     group.finish();
 }
@@ -48,7 +57,6 @@ fn inbound(criterion: &mut Criterion) {
     let bulk: Vec<_> = (0..SEGMENTS).map(|index| common::tcp(FAR, NEAR, SEGMENT, index)).collect();
     for (format, name) in [(Format::Vxlan, "vxlan"), (Format::Ipip, "ipip")] {
         let mut flow = InboundFlow::new(format, &small, false);
-        expect(flow.batch().1, BATCH);
         measure(&mut group, &format!("{name}/packet"), BATCH, 64, || flow.batch().1);
         // Coalesced by UDP_GRO where the socket does that.
         let mut flow = InboundFlow::new(format, &bulk, format == Format::Vxlan);
