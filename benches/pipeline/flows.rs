@@ -6,7 +6,9 @@ use std::ops::Range;
 
 use underpass::encap::frame::Hop;
 use underpass::encap::vxlan;
-use underpass::forward::{Format, Forwarding, Inbound, Outbound, Outbox, Paths, Peer, Received, Underlay};
+use underpass::forward::{
+    Format, Forwarding, Inbound, Outbound, Outbox, Paths, Peer, Received, TapLink, Underlay,
+};
 use underpass::metrics::Counters;
 use underpass::net::{EncapMode, Mac, Mode, NodeName, Prefix, Vni};
 use underpass::offload::merge::Rules;
@@ -51,7 +53,7 @@ fn forwarding(mode: Mode) -> Forwarding {
         vni: Vni::CALICO,
         vxlan_port: VXLAN_PORT,
         mtu: UPLINK_MTU,
-        tap: Some(TAP),
+        tap: Some(TapLink { mac: TAP, ipip: false }),
     };
     Forwarding::build(underlay, &peers, &Policy::new(&[pool], None, None), &rib)
 }

@@ -8,7 +8,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::host::{self, Facts, Host, Uplink};
 use super::tap_test::TapTest;
 use crate::config::{self, Backend, Config, Switch};
-use crate::device::{Device, Offload, Offloads, Plain, Tap};
+use crate::device::{Device, Offload, Offloads, Plain, PushHeader, Tap};
 use crate::net::Mode;
 use crate::pump::Lane;
 use crate::underlay::{OpenError, SOURCE_PORTS, Setup, Sockets};
@@ -113,7 +113,7 @@ fn has_net_raw(facts: &Facts) -> bool {
     facts.capabilities >> CAP_NET_RAW & 1 == 1
 }
 
-/// The TAP for VXLAN super-packets.
+/// The TAP for super-packets.
 #[derive(Default)]
 struct TapQueues {
     queues: Vec<Tap>,
@@ -121,8 +121,8 @@ struct TapQueues {
     state: String,
 }
 
-/// Opens one queue of the TAP for each worker and one for its test, where the configuration lets
-/// VXLAN use it.
+/// Opens one queue of the TAP for each worker and one for its test, where the configuration has a
+/// use for it.
 async fn open_tap(
     host: &Host,
     config: &Config,
@@ -130,21 +130,28 @@ async fn open_tap(
     workers: usize,
 ) -> anyhow::Result<TapQueues> {
     let wanted = config.tunnel.uplink;
-    let vxlan = config.pools.iter().any(|pool| pool.encapsulation().0 == Mode::Vxlan);
-    if wanted == config::Uplink::Socket || !vxlan {
-        let why = if vxlan { "configured" } else { "no pool uses vxlan" };
+    let encapsulates = config.pools.iter().any(|pool| pool.encapsulation().0 != Mode::Direct);
+    if wanted == config::Uplink::Socket || !encapsulates {
+        let why = if encapsulates { "configured" } else { "no pool encapsulates" };
         return Ok(TapQueues { state: format!("off: {why}"), ..TapQueues::default() });
     }
     // Room for the suffix in the kernel's 15 bytes.
     let name: String = format!("{}-x", config.tunnel.device.chars().take(13).collect::<String>());
     let opened = match Tap::open(&name, workers + 1) {
-        Ok(opened) => host.configure_tap(&name).await.map(|()| opened).map_err(anyhow::Error::from),
+        Ok(opened) => {
+            host.configure_tap(&name).await.map(|index| (opened, index)).map_err(anyhow::Error::from)
+        }
         Err(error) => Err(anyhow::Error::new(error).context(format!("cannot open the TAP {name}"))),
     };
     match opened {
-        Ok((mut queues, mac)) => {
-            let test =
-                queues.pop().map(|tap| TapTest::new(tap, mac, uplink.index, config.node.address.addr()));
+        Ok(((mut queues, mac), index)) => {
+            let source = config.node.address.addr();
+            let push = PushHeader::attach(index, source)
+                .inspect_err(|error| {
+                    tracing::info!("the TAP is not for ipip, eBPF is not available: {error}")
+                })
+                .ok();
+            let test = queues.pop().map(|tap| TapTest::new(tap, mac, push, uplink.index, source));
             Ok(TapQueues { queues, test, state: "off: not tested yet".to_owned() })
         }
         Err(error) if wanted == config::Uplink::Tap => Err(error.context("uplink is \"tap\"")),

@@ -94,7 +94,8 @@ impl Watch {
         match tap.run(peer).await {
             Ok(()) => {
                 self.failures = 0;
-                self.daemon.set_tap(Some(tap.mac()), "active");
+                let link = tap.link();
+                self.daemon.set_tap(Some(link), if link.ipip { "active" } else { "active, without ipip" });
             }
             Err(reason) => {
                 self.failures += 1;

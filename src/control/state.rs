@@ -9,7 +9,7 @@ use super::api::{Drops, EdgeCounters, PeerStatus, RouteEntry, RouteMode, Status,
 use super::server::Dataplane;
 use crate::config::Config;
 use crate::encap::frame::Hop;
-use crate::forward::{Forwarding, Peer, Underlay};
+use crate::forward::{Forwarding, Peer, TapLink, Underlay};
 use crate::metrics::render::Sizes;
 use crate::metrics::{Counters, Fallback};
 use crate::net::{Mac, Mode, Prefix};
@@ -74,7 +74,7 @@ impl State {
     }
 
     /// Publishes a table with or without the TAP, where that changed.
-    fn set_tap(&mut self, tap: Option<Mac>) -> bool {
+    fn set_tap(&mut self, tap: Option<TapLink>) -> bool {
         if self.underlay.tap == tap {
             return false;
         }
@@ -210,8 +210,8 @@ impl Daemon {
         self.state().underlay.tap.is_some()
     }
 
-    /// Lets the packet path use the TAP with this link address, or not any more, and says why.
-    pub fn set_tap(&self, tap: Option<Mac>, why: &str) {
+    /// Lets the packet path use the TAP, or not any more, and says why.
+    pub fn set_tap(&self, tap: Option<TapLink>, why: &str) {
         let mut shown = self.uplink.lock().unwrap_or_else(PoisonError::into_inner);
         if self.state_mut().set_tap(tap) || *shown != why {
             tracing::info!("uplink tap: {why}");

@@ -13,8 +13,10 @@ use std::time::Duration;
 use socket2::Socket;
 use tokio::task::spawn_blocking;
 
-use crate::device::Tap;
+use crate::device::{PushHeader, Tap};
+use crate::encap::ipip_gso::UNMARKED;
 use crate::encap::{OUTER_TTL, tunnel_gso, vxlan};
+use crate::forward::TapLink;
 use crate::net::{Mac, Vni};
 use crate::underlay::packet;
 use crate::wire::{Ipv4, VnetHdr, ethernet, ipv4, protocol, put16, tcp, udp, vnet_hdr};
@@ -28,7 +30,9 @@ const PAYLOAD: &[u8; 16] = b"underpass probe ";
 /// A queue of the TAP and what to test it with.
 pub struct TapTest {
     tap: Tap,
-    mac: Mac,
+    link: TapLink,
+    /// Pushes outer headers; detached with this.
+    _push: Option<PushHeader>,
     uplink: u32,
     source: Ipv4Addr,
     source_port: u16,
@@ -36,11 +40,13 @@ pub struct TapTest {
 }
 
 impl TapTest {
-    /// Tests `tap`, whose link address is `mac`, against the uplink with index `uplink`.
-    pub fn new(tap: Tap, mac: Mac, uplink: u32, source: Ipv4Addr) -> Self {
+    /// Tests `tap`, whose link address is `mac` and which pushes outer headers by `push`, against
+    /// the uplink with index `uplink`.
+    pub fn new(tap: Tap, mac: Mac, push: Option<PushHeader>, uplink: u32, source: Ipv4Addr) -> Self {
         Self {
             tap,
-            mac,
+            link: TapLink { mac, ipip: push.is_some() },
+            _push: push,
             uplink,
             source,
             source_port: vxlan::FIRST_SOURCE_PORT,
@@ -48,9 +54,9 @@ impl TapTest {
         }
     }
 
-    /// The TAP's link address.
-    pub fn mac(&self) -> Mac {
-        self.mac
+    /// The TAP as the packet path needs to know it.
+    pub fn link(&self) -> TapLink {
+        self.link
     }
 
     /// Runs both probes, the second towards `peer`.
@@ -101,7 +107,11 @@ impl TapTest {
 
     fn forward_probe(&self, peer: Ipv4Addr) -> io::Result<()> {
         let mut head = [0; vnet_hdr::TUNNEL_LEN + ethernet::LEN];
-        head[vnet_hdr::TUNNEL_LEN..].copy_from_slice(&ethernet::header(self.mac, self.mac, ethernet::IPV4));
+        head[vnet_hdr::TUNNEL_LEN..].copy_from_slice(&ethernet::header(
+            self.link.mac,
+            UNMARKED,
+            ethernet::IPV4,
+        ));
         let total = ipv4::LEN + udp::LEN + PAYLOAD.len();
         let mut packet = self.header(protocol::UDP, total as u16, peer).to_vec();
         packet.resize(ipv4::LEN + udp::LEN, 0);

@@ -5,6 +5,7 @@
 pub mod memory;
 mod offload;
 mod plain;
+mod push_header;
 mod sys;
 mod tap;
 
@@ -13,6 +14,7 @@ use std::os::fd::RawFd;
 
 pub use offload::{Offload, Offloads};
 pub use plain::Plain;
+pub use push_header::PushHeader;
 pub use tap::Tap;
 
 use crate::offload::Delivery;

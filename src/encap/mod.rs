@@ -4,6 +4,7 @@ pub mod direct;
 pub mod ecn;
 pub mod frame;
 pub mod ipip;
+pub mod ipip_gso;
 pub mod tunnel_gso;
 pub mod vxlan;
 

@@ -11,6 +11,7 @@
 
 use std::net::Ipv4Addr;
 
+use super::ipip_gso::UNMARKED;
 use super::{OUTER_TTL, UDP_OVERHEAD, vxlan};
 use crate::net::Mac;
 use crate::wire::vnet_hdr::{GSO_UDP_TUNNEL_IPV4, NEEDS_CSUM, TUNNEL_LEN, UDP_TUNNEL_CSUM};
@@ -40,7 +41,7 @@ pub fn template(
     inner: &[u8; vxlan::TEMPLATE],
 ) -> [u8; TEMPLATE] {
     let mut bytes = [0; TEMPLATE];
-    let frame = ethernet::header(tap, tap, ethernet::IPV4);
+    let frame = ethernet::header(tap, UNMARKED, ethernet::IPV4);
     bytes[TUNNEL_LEN..OUTER_IP].copy_from_slice(&frame);
     let ip = ipv4::Repr {
         tos: 0,
@@ -120,7 +121,7 @@ mod tests {
         patch(&mut bytes, &Super { vnet, header_len: 52, inner_len: 2848, tos: 2, source_port: 49153 });
         assert_eq!(bytes[..12], [9, 0x21, 116, 0, 0x76, 0x05, 84, 0, 16, 0, 0, 0]);
         assert_eq!(bytes[12..24], [0, 0, 0, 0, 0, 0, 0, 0, 34, 0, 64, 0]);
-        assert_eq!(bytes[24..38], [2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 9, 8, 0]);
+        assert_eq!(bytes[24..38], [2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 0, 8, 0]);
         assert_eq!(bytes[OUTER_UDP..OUTER_UDP + 6], [0xc0, 0x01, 0x12, 0xb5, 0x0b, 0x3e]);
         assert_eq!(bytes[OUTER_UDP + 8..TEMPLATE], inner);
         bytes.resize(TEMPLATE + 2848, 0);

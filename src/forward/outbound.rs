@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use super::outbox::{Channel, Datagram, Full, Outbox};
 use super::tables::{Forwarding, PeerHeaders};
-use crate::encap::{UDP_OVERHEAD, ecn, frame, ipip, tunnel_gso, vxlan};
+use crate::encap::{UDP_OVERHEAD, ecn, frame, ipip, ipip_gso, tunnel_gso, vxlan};
 use crate::metrics::WorkerCounters;
 use crate::net::{DropReason, Mode};
 use crate::offload::{Flow, Piece, Split, split};
@@ -26,7 +26,7 @@ const MAX_TEMPLATE: usize = tunnel_gso::TEMPLATE;
 /// time.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Paths {
-    /// The TAP takes VXLAN super-packets.
+    /// The TAP takes VXLAN and, where its table says so, IP-in-IP super-packets.
     pub tap: bool,
     /// The packet socket takes IP-in-IP and direct packets.
     pub packet: bool,
@@ -189,8 +189,9 @@ impl Outbound {
         out: &mut Outbox,
     ) {
         let tos = ecn::encapsulate(ready.flow.tos);
-        let (channel, head) = match (ready.via.mode, &ready.peer.tap, &ready.peer.frame) {
-            (Mode::Vxlan, Some(templates), _) => {
+        let peer = ready.peer;
+        let (channel, head) = match (ready.via.mode, &peer.tap, &peer.tap_ipip, &peer.frame) {
+            (Mode::Vxlan, Some(templates), ..) => {
                 let (piece, bytes) = out.head(tunnel_gso::TEMPLATE);
                 bytes.copy_from_slice(&templates[ready.version]);
                 let source_port = self.source_ports[usize::from(self.socket(ready.flow.hash))];
@@ -200,13 +201,19 @@ impl Outbound {
                 );
                 (Channel::Tap, piece)
             }
-            (_, _, Some(template)) => {
+            (Mode::Ipip, _, Some(template), _) => {
+                let (piece, bytes) = out.head(ipip_gso::TEMPLATE);
+                bytes.copy_from_slice(template);
+                ipip_gso::patch(bytes, vnet, header_len, tos);
+                (Channel::Tap, piece)
+            }
+            (Mode::Direct, _, _, Some(template)) => {
                 let (piece, bytes) = out.head(frame::TEMPLATE);
                 bytes.copy_from_slice(template);
                 frame::patch(bytes, vnet, header_len);
                 (Channel::Packet, piece)
             }
-            // `takes_whole` asked for one of the two.
+            // `takes_whole` asked for one of these.
             _ => return,
         };
         let wire_bytes = (weight.bytes + weight.packets * overhead(ready.via.mode)) as u32;
@@ -242,15 +249,13 @@ fn overhead(mode: Mode) -> usize {
 /// Whether a channel takes a super-packet as it is. UDP ones never go through the TAP: a receiver
 /// on a virtual link would get them whole and could not know their datagrams' size.
 fn takes_whole(ready: &Ready<'_>, paths: Paths, vnet: &VnetHdr, len: usize) -> bool {
+    let tap = paths.tap && vnet.gso_type != vnet_hdr::GSO_UDP_L4;
     match ready.via.mode {
-        Mode::Vxlan => {
-            paths.tap
-                && ready.peer.tap.is_some()
-                && vnet.gso_type != vnet_hdr::GSO_UDP_L4
-                && len <= tunnel_gso::MAX_INNER
+        Mode::Vxlan => tap && ready.peer.tap.is_some() && len <= tunnel_gso::MAX_INNER,
+        Mode::Ipip => {
+            tap && ready.peer.tap_ipip.is_some() && ready.version == 0 && len <= ipip_gso::MAX_INNER
         }
         Mode::Direct => paths.packet && ready.peer.frame.is_some(),
-        Mode::Ipip => false,
     }
 }
 

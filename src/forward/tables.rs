@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::encap::frame::{self, Hop};
-use crate::encap::{ipip, tunnel_gso, vxlan};
+use crate::encap::{ipip, ipip_gso, tunnel_gso, vxlan};
 use crate::net::{Mac, Mode, NodeName, Prefix, Vni};
 use crate::route::{Fib, NextHop, PeerId, Policy, Rib, Target, Via};
 use crate::wire::{ethernet, protocol};
@@ -35,8 +35,17 @@ pub struct Underlay {
     pub vxlan_port: u16,
     /// Bytes of the largest IP packet on the uplink.
     pub mtu: u16,
-    /// Link address of the TAP that takes VXLAN super-packets, while it works.
-    pub tap: Option<Mac>,
+    /// The TAP that takes super-packets, while it works.
+    pub tap: Option<TapLink>,
+}
+
+/// The TAP, as far as frames for it go.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TapLink {
+    /// Its link address.
+    pub mac: Mac,
+    /// Whether it pushes outer headers, so that IP-in-IP super-packets may be written to it.
+    pub ipip: bool,
 }
 
 /// One consistent state of everything the packet path consults. Immutable; published as a whole.
@@ -60,6 +69,8 @@ pub struct PeerHeaders {
     pub vxlan: [[u8; vxlan::TEMPLATE]; 2],
     /// Everything in front of a VXLAN super-packet for the TAP.
     pub tap: Option<[[u8; tunnel_gso::TEMPLATE]; 2]>,
+    /// Everything in front of an IP-in-IP super-packet for the TAP; IPv4 inside.
+    pub tap_ipip: Option<[u8; ipip_gso::TEMPLATE]>,
     /// Frame header of the first hop, for packet sockets.
     pub frame: Option<[u8; frame::TEMPLATE]>,
 }
@@ -134,13 +145,17 @@ impl PeerHeaders {
         let vxlan = [vxlan(ethernet::IPV4), vxlan(ethernet::IPV6)];
         let port = underlay.vxlan_port;
         let tap = underlay.tap.map(|tap| {
-            vxlan.map(|inner| tunnel_gso::template(tap, underlay.address, peer.address, port, &inner))
+            vxlan.map(|inner| tunnel_gso::template(tap.mac, underlay.address, peer.address, port, &inner))
         });
         Self {
             address: peer.address,
             ipip: [ipip(protocol::IPIP), ipip(protocol::IPV6)],
             vxlan,
             tap,
+            tap_ipip: underlay
+                .tap
+                .filter(|tap| tap.ipip)
+                .map(|tap| ipip_gso::template(tap.mac, peer.address)),
             frame: peer.hop.map(|hop| frame::template(hop, ethernet::IPV4)),
         }
     }

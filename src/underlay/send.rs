@@ -6,18 +6,19 @@
 //! ordinary sockets, a segmented UDP send is repeated unsegmented.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 
 use socket2::Socket;
 
 use super::{Setup, sys};
 use crate::device::Tap;
-use crate::encap::{frame, tunnel_gso};
+use crate::encap::{frame, ipip, ipip_gso, tunnel_gso, vxlan};
 use crate::forward::{Channel, Datagram, Message, Outbox, Paths};
 use crate::metrics::{Fallback, WorkerCounters};
 use crate::net::DropReason;
 use crate::offload::{Piece, Split};
-use crate::wire::{VnetHdr, be16, ethernet, vnet_hdr};
+use crate::wire::{VnetHdr, be16, ethernet, protocol, vnet_hdr};
 
 /// The sending sockets of one worker.
 pub struct Sender {
@@ -26,6 +27,7 @@ pub struct Sender {
     raw: Option<Socket>,
     packet: Option<Socket>,
     tap: Option<Tap>,
+    address: Ipv4Addr,
     vxlan_port: u16,
     gso: bool,
     paths: Paths,
@@ -56,6 +58,7 @@ impl Sender {
             raw: ways.raw,
             packet: ways.packet,
             tap: ways.tap,
+            address: setup.address,
             vxlan_port: setup.vxlan_port,
             gso: setup.udp_gso,
             paths,
@@ -105,7 +108,8 @@ impl Sender {
                         counters.fell_back(Fallback::Tap);
                         tracing::warn!(%error, "the TAP refused a super-packet; sending through sockets from now on");
                     }
-                    self.send_cut(Cut::tap(head, &self.ports), group[0].to, datagram, arena, counters);
+                    let cut = Cut::tap(head, &self.ports, &self.ipip_template(group[0].to));
+                    self.send_cut(cut, group[0].to, datagram, arena, counters);
                 }
             }
         }
@@ -189,7 +193,7 @@ impl Sender {
     fn send_bare(
         &mut self,
         head: &[u8],
-        to: std::net::Ipv4Addr,
+        to: Ipv4Addr,
         datagram: &Datagram,
         arena: &[u8],
         counters: &WorkerCounters,
@@ -206,8 +210,8 @@ impl Sender {
     /// Cuts a super-packet and sends its segments through an ordinary socket.
     fn send_cut(
         &mut self,
-        cut: Option<Cut<'_>>,
-        to: std::net::Ipv4Addr,
+        cut: Option<Cut>,
+        to: Ipv4Addr,
         datagram: &Datagram,
         arena: &[u8],
         counters: &WorkerCounters,
@@ -223,9 +227,12 @@ impl Sender {
             .saturating_sub(body.len() + (usize::from(datagram.packets) - 1) * header)
             / usize::from(datagram.packets.max(1));
         while let Some(len) = split.next_len() {
-            let (piece, bytes) = spare.head(cut.template.len() + header);
-            let (outer, inner) = bytes.split_at_mut(cut.template.len());
-            outer.copy_from_slice(cut.template);
+            let (piece, bytes) = spare.head(cut.template().len() + header);
+            let (outer, inner) = bytes.split_at_mut(cut.template().len());
+            outer.copy_from_slice(cut.template());
+            if cut.channel == Channel::Raw && !outer.is_empty() {
+                ipip::patch(outer, cut.tos, len);
+            }
             let Some(payload) = split.next_segment(inner) else { break };
             let piece_at = datagram.body.at as usize + payload.start;
             let body = Piece::arena(piece_at, payload.len());
@@ -235,6 +242,10 @@ impl Sender {
         self.send(&spare, arena, counters);
         spare.clear();
         self.spare = spare;
+    }
+
+    fn ipip_template(&self, to: Ipv4Addr) -> [u8; ipip::OVERHEAD] {
+        ipip::template(self.address, to, protocol::IPIP)
     }
 
     fn socket(&self, channel: Channel) -> Option<&Socket> {
@@ -253,39 +264,52 @@ impl Sender {
 
 /// How to cut a super-packet whose whole form was refused.
 #[derive(Clone, Copy)]
-struct Cut<'a> {
+struct Cut {
     channel: Channel,
-    /// Outer headers of each segment.
-    template: &'a [u8],
+    /// Outer headers of each segment: `outer[..outer_len]`.
+    outer: [u8; vxlan::TEMPLATE],
+    outer_len: usize,
     /// The inner packet's own vnet header.
     vnet: VnetHdr,
     tos: u8,
 }
 
-impl<'a> Cut<'a> {
-    /// Of a frame for the TAP: VXLAN datagrams from the UDP socket with the same source port.
-    fn tap(head: &'a [u8], ports: &[u16]) -> Option<Self> {
+impl Cut {
+    fn new(channel: Channel, template: &[u8], vnet: VnetHdr, tos: u8) -> Self {
+        let mut outer = [0; vxlan::TEMPLATE];
+        outer[..template.len()].copy_from_slice(template);
+        Self { channel, outer, outer_len: template.len(), vnet, tos }
+    }
+
+    fn template(&self) -> &[u8] {
+        &self.outer[..self.outer_len]
+    }
+
+    /// Of a frame for the TAP: VXLAN datagrams from the UDP socket with the same source port, or
+    /// raw IP-in-IP packets.
+    fn tap(head: &[u8], ports: &[u16], ipip: &[u8; ipip::OVERHEAD]) -> Option<Self> {
+        if head.len() == ipip_gso::TEMPLATE {
+            let (vnet, tos) = ipip_gso::unpatch(head)?;
+            return Some(Self::new(Channel::Raw, ipip, vnet, tos));
+        }
         let port = be16(head, tunnel_gso::OUTER_UDP);
         let socket = ports.iter().position(|candidate| *candidate == port)?;
         let vnet = VnetHdr::parse(head.first_chunk()?);
         let inner = (tunnel_gso::TEMPLATE - vnet_hdr::TUNNEL_LEN) as u16;
-        Some(Self {
-            channel: Channel::Udp(socket as u16),
-            template: &head[tunnel_gso::OUTER_UDP + crate::wire::udp::LEN..],
-            vnet: VnetHdr {
-                gso_type: vnet.gso_type & !vnet_hdr::GSO_UDP_TUNNEL_IPV4,
-                csum_start: vnet.csum_start.checked_sub(inner)?,
-                ..vnet
-            },
-            tos: head[tunnel_gso::OUTER_IP + 1],
-        })
+        let vnet = VnetHdr {
+            gso_type: vnet.gso_type & !vnet_hdr::GSO_UDP_TUNNEL_IPV4,
+            csum_start: vnet.csum_start.checked_sub(inner)?,
+            ..vnet
+        };
+        let template = &head[tunnel_gso::OUTER_UDP + crate::wire::udp::LEN..];
+        Some(Self::new(Channel::Udp(socket as u16), template, vnet, head[tunnel_gso::OUTER_IP + 1]))
     }
 
     /// Of a frame for the packet socket: bare packets.
-    fn packet(head: &'a [u8]) -> Option<Self> {
+    fn packet(head: &[u8]) -> Option<Self> {
         let vnet = VnetHdr::parse(head.first_chunk()?);
         let csum_start = vnet.csum_start.checked_sub(ethernet::LEN as u16)?;
-        Some(Self { channel: Channel::Raw, template: &[], vnet: VnetHdr { csum_start, ..vnet }, tos: 0 })
+        Some(Self::new(Channel::Raw, &[], VnetHdr { csum_start, ..vnet }, 0))
     }
 }
 

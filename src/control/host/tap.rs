@@ -8,12 +8,12 @@ use rtnetlink::LinkUnspec;
 use super::{Host, HostError};
 
 impl Host {
-    /// Sets the sysctls of the TAP `name` and brings it up.
+    /// Sets the sysctls of the TAP `name`, brings it up and returns its index.
     ///
     /// # Errors
     /// [`HostError::Sysctl`] where /proc/sys is read-only, [`HostError::NoDevice`],
     /// [`HostError::Netlink`].
-    pub async fn configure_tap(&self, name: &str) -> Result<(), HostError> {
+    pub async fn configure_tap(&self, name: &str) -> Result<u32, HostError> {
         let link = self.link_by_name(name).await?.ok_or_else(|| HostError::NoDevice(name.to_owned()))?;
         // It carries outer packets only; this keeps router solicitations out of it.
         let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
@@ -27,6 +27,7 @@ impl Host {
         }
         let change = LinkUnspec::new_with_index(link.index).up().build();
         let done = self.handle.link().change(change).execute().await;
-        done.map_err(|e| HostError::netlink(format!("set {name} up"), &e))
+        done.map_err(|e| HostError::netlink(format!("set {name} up"), &e))?;
+        Ok(link.index)
     }
 }

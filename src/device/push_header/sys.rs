@@ -1,0 +1,88 @@
+//! The bpf(2) calls (include/uapi/linux/bpf.h).
+#![expect(unsafe_code, reason = "system calls")]
+
+use std::ffi::c_long;
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use super::Instruction;
+
+const BPF_PROG_LOAD: c_long = 5;
+const BPF_LINK_CREATE: c_long = 28;
+const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
+const BPF_TCX_INGRESS: u32 = 46;
+
+/// `union bpf_attr` for BPF_PROG_LOAD, up to `expected_attach_type`.
+#[repr(C)]
+#[derive(Default)]
+struct ProgLoad {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+    prog_name: [u8; 16],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
+}
+
+/// `union bpf_attr` for BPF_LINK_CREATE with its `tcx` part.
+#[repr(C)]
+#[derive(Default)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+    relative_fd: u32,
+    padding: u32,
+    expected_revision: u64,
+}
+
+/// Loads a classifier program.
+pub fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
+    // `Instruction` in memory is `struct bpf_insn`: 8, 4 + 4, 16 and 32 bits.
+    let code: Vec<[u8; 8]> = program.iter().map(encode).collect();
+    let mut attr = ProgLoad {
+        prog_type: BPF_PROG_TYPE_SCHED_CLS,
+        insn_cnt: code.len() as u32,
+        insns: code.as_ptr() as u64,
+        license: c"Apache-2.0".as_ptr() as u64,
+        expected_attach_type: BPF_TCX_INGRESS,
+        ..ProgLoad::default()
+    };
+    attr.prog_name[..15].copy_from_slice(b"underpass_outer");
+    bpf(BPF_PROG_LOAD, &mut attr)
+}
+
+/// Attaches `program` to the ingress of interface `index`; closing the result detaches it.
+pub fn attach(program: &OwnedFd, index: u32) -> io::Result<OwnedFd> {
+    let mut attr = LinkCreate {
+        prog_fd: program.as_raw_fd() as u32,
+        target_ifindex: index,
+        attach_type: BPF_TCX_INGRESS,
+        ..LinkCreate::default()
+    };
+    bpf(BPF_LINK_CREATE, &mut attr)
+}
+
+fn encode(instruction: &Instruction) -> [u8; 8] {
+    let mut bytes = [instruction.code, instruction.registers, 0, 0, 0, 0, 0, 0];
+    bytes[2..4].copy_from_slice(&instruction.offset.to_ne_bytes());
+    bytes[4..].copy_from_slice(&instruction.immediate.to_ne_bytes());
+    bytes
+}
+
+fn bpf<A>(command: c_long, attr: &mut A) -> io::Result<OwnedFd> {
+    // SAFETY: `attr` is one of the two structures above, laid out as the kernel's, and every
+    // pointer in it leads to memory that the caller keeps alive over the call.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<A>()) };
+    let fd = RawFd::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
+    // SAFETY: both commands return a new descriptor (close-on-exec) that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
