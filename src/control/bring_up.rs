@@ -148,10 +148,12 @@ async fn open_tap(
             let source = config.node.address.addr();
             let push = PushHeader::attach(index, source)
                 .inspect_err(|error| {
-                    tracing::info!("the TAP is not for ipip, eBPF is not available: {error}")
+                    tracing::info!("the TAP is not for ipip, eBPF is not available: {error}");
                 })
                 .ok();
-            let test = queues.pop().map(|tap| TapTest::new(tap, mac, push, uplink.index, source));
+            let test = queues
+                .pop()
+                .map(|tap| TapTest::new(tap, mac, push, uplink.index, (source, config.vxlan.port)));
             Ok(TapQueues { queues, test, state: "off: not tested yet".to_owned() })
         }
         Err(error) if wanted == config::Uplink::Tap => Err(error.context("uplink is \"tap\"")),

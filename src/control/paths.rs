@@ -14,6 +14,7 @@ use super::host::{FirstHop, Host, Neighbour, Uplink};
 use super::state::Daemon;
 use super::tap_test::TapTest;
 use crate::encap::frame::Hop;
+use crate::net::Mode;
 
 /// How often neighbours are read.
 const TICK: Duration = Duration::from_secs(1);
@@ -56,9 +57,9 @@ impl Watch {
                 next_slow = Instant::now() + SLOW;
             }
             let resolved = self.publish_hops(&neighbours);
-            // Until the TAP is in use there is no reason to wait for the slow tick.
-            if slow || !self.daemon.tap_active() {
-                self.test_tap(resolved).await;
+            // A TAP that failed, or was never tested, is tested at once.
+            if slow || self.failures > 0 || !self.daemon.tap_active() {
+                self.test_tap(&resolved).await;
             }
         }
     }
@@ -77,27 +78,42 @@ impl Watch {
         }
     }
 
-    /// Publishes the link addresses of all first hops; returns a peer whose first hop has one.
-    fn publish_hops(&self, neighbours: &Neighbours) -> Option<IpAddr> {
-        let source = self.uplink.mac?;
+    /// Publishes the link addresses of all first hops; returns the peers whose first hop has one.
+    fn publish_hops(&self, neighbours: &Neighbours) -> Vec<IpAddr> {
+        let Some(source) = self.uplink.mac else { return Vec::new() };
         let mac = |hop: &Option<FirstHop>| Some(neighbours.get(&hop.as_ref()?.via)?.mac);
         let hops: Vec<Option<Hop>> =
             self.hops.iter().map(|hop| mac(hop).map(|destination| Hop { destination, source })).collect();
-        let resolved = hops.iter().position(Option::is_some);
+        let resolved = self.daemon.peer_addresses().into_iter().zip(&hops);
+        let resolved = resolved.filter(|(_, hop)| hop.is_some()).map(|(peer, _)| peer).collect();
         self.daemon.set_hops(hops);
-        self.daemon.peer_addresses().get(resolved?).copied()
+        resolved
     }
 
-    /// Tests the TAP towards `peer`. Without a peer that can be reached there is nothing to learn.
-    async fn test_tap(&mut self, peer: Option<IpAddr>) {
-        let (Some(tap), Some(IpAddr::V4(peer))) = (&mut self.tap, peer) else { return };
-        match tap.run(peer).await {
-            Ok(()) => {
+    /// Tests the TAP in every encapsulating mode that a peer of `resolved` is reached by. Without
+    /// such a peer there is nothing to learn.
+    async fn test_tap(&mut self, resolved: &[IpAddr]) {
+        let Some(tap) = &mut self.tap else { return };
+        let mut outcome = None;
+        for mode in [Mode::Vxlan, Mode::Ipip] {
+            if mode == Mode::Ipip && !tap.link().ipip {
+                continue;
+            }
+            let peers = self.daemon.peers_by(mode);
+            let Some(IpAddr::V4(peer)) = resolved.iter().find(|peer| peers.contains(peer)) else { continue };
+            outcome = Some(tap.run(mode, *peer).await);
+            if outcome.as_ref().is_some_and(Result::is_err) {
+                break;
+            }
+        }
+        match outcome {
+            None => {}
+            Some(Ok(())) => {
                 self.failures = 0;
                 let link = tap.link();
                 self.daemon.set_tap(Some(link), if link.ipip { "active" } else { "active, without ipip" });
             }
-            Err(reason) => {
+            Some(Err(reason)) => {
                 self.failures += 1;
                 if self.failures >= PATIENCE || !self.daemon.tap_active() {
                     self.daemon.set_tap(None, &format!("off: {reason}"));

@@ -1,6 +1,6 @@
 //! The control plane's own view: configuration, routes, and the forwarding table made of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
@@ -89,12 +89,16 @@ impl State {
 
     /// Whether any route travels by `mode`.
     pub fn uses(&self, mode: Mode) -> bool {
+        !self.peers_by(mode).is_empty()
+    }
+
+    /// Underlay addresses of the peers that some route reaches by `mode`.
+    fn peers_by(&self, mode: Mode) -> BTreeSet<IpAddr> {
         let pools =
             self.policy.pools().iter().filter_map(|pool| Some((pool.cidr, self.rib.covering(pool.cidr)?)));
         let routes = self.rib.best().map(|route| (route.prefix, route));
-        pools.chain(routes).any(|(prefix, route)| {
-            self.decide(prefix, route.target).is_some_and(|(_, decision)| decision.mode == mode)
-        })
+        let decided = pools.chain(routes).filter_map(|(prefix, route)| self.decide(prefix, route.target));
+        decided.filter(|(_, decision)| decision.mode == mode).map(|(peer, _)| peer.address.into()).collect()
     }
 
     /// The owning peer and the decision for addresses in `prefix`; `None` for our own.
@@ -198,6 +202,11 @@ impl Daemon {
     /// Underlay addresses of all peers, in their order.
     pub fn peer_addresses(&self) -> Vec<IpAddr> {
         self.state().peers.iter().map(|peer| peer.address.into()).collect()
+    }
+
+    /// Underlay addresses of the peers that some route reaches by `mode`.
+    pub fn peers_by(&self, mode: Mode) -> BTreeSet<IpAddr> {
+        self.state().peers_by(mode)
     }
 
     /// Sets the link addresses of the first hops towards the peers, in their order.

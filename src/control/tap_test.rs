@@ -1,10 +1,9 @@
 //! The self-test of the TAP: does what is written to it leave the uplink, unchanged?
 //!
-//! Two probes. The first is a tunnel super-packet addressed to nobody's link address: the kernel
-//! parses it and throws it away, so an error means that it does not know the format. The second is
-//! a plain UDP packet to a peer's discard port (RFC 863), which must be forwarded to the uplink; a
-//! packet socket there watches for it. Missing: forwarding is off, a firewall forbids it, or the
-//! reverse path filter does.
+//! First a tunnel super-packet addressed to nobody's link address: the kernel parses it and throws it
+//! away, so an error means that it does not know the format. Then a probe (`encap::probe`) in the
+//! format that is to be used, towards a peer; a packet socket on the uplink watches for it. Missing:
+//! forwarding is off, a firewall forbids it, or the reverse path filter does.
 
 use std::io::{self, Read};
 use std::net::Ipv4Addr;
@@ -14,18 +13,15 @@ use socket2::Socket;
 use tokio::task::spawn_blocking;
 
 use crate::device::{PushHeader, Tap};
-use crate::encap::ipip_gso::UNMARKED;
-use crate::encap::{OUTER_TTL, tunnel_gso, vxlan};
+use crate::encap::ipip_gso::{self, UNMARKED};
+use crate::encap::{OUTER_TTL, probe, tunnel_gso, vxlan};
 use crate::forward::TapLink;
-use crate::net::{Mac, Vni};
-use crate::underlay::packet;
+use crate::net::{Mac, Mode, Vni};
+use crate::underlay::packet::{self, Mark};
 use crate::wire::{Ipv4, VnetHdr, ethernet, ipv4, protocol, put16, tcp, udp, vnet_hdr};
 
 /// How long a probe may take to the uplink.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// The discard port.
-const DISCARD: u16 = 9;
-const PAYLOAD: &[u8; 16] = b"underpass probe ";
 
 /// A queue of the TAP and what to test it with.
 pub struct TapTest {
@@ -36,19 +32,21 @@ pub struct TapTest {
     uplink: u32,
     source: Ipv4Addr,
     source_port: u16,
+    vxlan_port: u16,
     id: u16,
 }
 
 impl TapTest {
     /// Tests `tap`, whose link address is `mac` and which pushes outer headers by `push`, against
-    /// the uplink with index `uplink`.
-    pub fn new(tap: Tap, mac: Mac, push: Option<PushHeader>, uplink: u32, source: Ipv4Addr) -> Self {
+    /// the uplink with index `uplink`; `underlay` is our address there and the VXLAN port.
+    pub fn new(tap: Tap, mac: Mac, push: Option<PushHeader>, uplink: u32, underlay: (Ipv4Addr, u16)) -> Self {
         Self {
             tap,
             link: TapLink { mac, ipip: push.is_some() },
             _push: push,
             uplink,
-            source,
+            source: underlay.0,
+            vxlan_port: underlay.1,
             source_port: vxlan::FIRST_SOURCE_PORT,
             id: std::process::id() as u16,
         }
@@ -59,23 +57,29 @@ impl TapTest {
         self.link
     }
 
-    /// Runs both probes, the second towards `peer`.
+    /// Tests whether super-packets of `mode` reach `peer`'s link.
     ///
     /// # Errors
     /// What failed, in words.
-    pub async fn run(&mut self, peer: Ipv4Addr) -> Result<(), String> {
+    pub async fn run(&mut self, mode: Mode, peer: Ipv4Addr) -> Result<(), String> {
         self.parse_probe(peer)
             .map_err(|error| format!("the kernel does not take tunnel super-packets: {error}"))?;
-        // Identification tells this probe from all earlier ones.
+        // The id tells this probe from all earlier ones.
         self.id = self.id.wrapping_add(1).max(1);
+        let probe = if mode == Mode::Ipip { self.ipip_probe(peer) } else { self.vxlan_probe(peer) };
         let failed = |error: io::Error| format!("cannot watch the uplink: {error}");
-        let observer = packet::observe(self.uplink, self.source, self.id).map_err(failed)?;
+        let observer = packet::observe(self.uplink, &probe.mark).map_err(failed)?;
         observer.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
-        self.forward_probe(peer).map_err(|error| format!("cannot write to the TAP: {error}"))?;
+        self.tap
+            .write(&probe.head, &probe.body)
+            .map_err(|error| format!("cannot write to the TAP: {error}"))?;
         match spawn_blocking(move || seen(observer)).await.map_err(|error| error.to_string())? {
-            Ok(packet) => self.compare(&packet, peer),
+            Ok(packet) if self.unchanged(&packet, peer, &probe.payload) => Ok(()),
+            Ok(_) => Err("a probe was changed on its way to the uplink (NAT?)".to_owned()),
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(failed(error)),
-            Err(_) => Err("a probe did not reach the uplink; check forwarding, rp_filter and the forward rules of the firewall".to_owned()),
+            Err(_) => Err(format!(
+                "a {mode} probe to {peer} did not reach the uplink; check the forward rules of the firewall and net.ipv4.conf.all.rp_filter"
+            )),
         }
     }
 
@@ -84,7 +88,7 @@ impl TapTest {
         const SEGMENT: usize = 1000;
         let nobody = Mac([0x02, 0, 0, 0, 0, 0]);
         let inner = vxlan::template(Vni::CALICO, nobody, nobody, ethernet::IPV4);
-        let mut head = tunnel_gso::template(nobody, self.source, peer, DISCARD, &inner);
+        let mut head = tunnel_gso::template(nobody, self.source, peer, self.vxlan_port, &inner);
         let header_len = ipv4::LEN + tcp::LEN;
         let mut body = vec![0; header_len + 2 * SEGMENT];
         let total = body.len();
@@ -105,21 +109,28 @@ impl TapTest {
         self.tap.write(&head, &body)
     }
 
-    fn forward_probe(&self, peer: Ipv4Addr) -> io::Result<()> {
-        let mut head = [0; vnet_hdr::TUNNEL_LEN + ethernet::LEN];
-        head[vnet_hdr::TUNNEL_LEN..].copy_from_slice(&ethernet::header(
-            self.link.mac,
-            UNMARKED,
-            ethernet::IPV4,
-        ));
-        let total = ipv4::LEN + udp::LEN + PAYLOAD.len();
-        let mut packet = self.header(protocol::UDP, total as u16, peer).to_vec();
-        packet.resize(ipv4::LEN + udp::LEN, 0);
-        put16(&mut packet, ipv4::LEN, self.source_port);
-        put16(&mut packet, ipv4::LEN + 2, DISCARD);
-        put16(&mut packet, ipv4::LEN + udp::FIELD_LENGTH, (udp::LEN + PAYLOAD.len()) as u16);
-        packet.extend_from_slice(PAYLOAD);
-        self.tap.write(&head, &packet)
+    /// A UDP packet to the VXLAN port.
+    fn vxlan_probe(&self, peer: Ipv4Addr) -> Probe {
+        let mut payload = vec![0; udp::LEN];
+        put16(&mut payload, 0, self.source_port);
+        put16(&mut payload, 2, self.vxlan_port);
+        put16(&mut payload, udp::FIELD_LENGTH, (udp::LEN + probe::VXLAN.len()) as u16);
+        payload.extend_from_slice(probe::VXLAN);
+        let total = ipv4::LEN + payload.len();
+        let body = [&self.header(protocol::UDP, total as u16, peer)[..], &payload].concat();
+        let mut head = vec![0; vnet_hdr::TUNNEL_LEN];
+        head.extend(ethernet::header(self.link.mac, UNMARKED, ethernet::IPV4));
+        let mark = Mark { source: self.source, protocol: protocol::UDP, id: self.id, id_at: 4 };
+        Probe { head, body, payload, mark }
+    }
+
+    /// A bare inner header, for the TAP to push the outer one.
+    fn ipip_probe(&self, peer: Ipv4Addr) -> Probe {
+        let head = ipip_gso::template(self.link.mac, peer).to_vec();
+        let payload = probe::ipip(self.source, peer, self.id).to_vec();
+        let id_at = ipv4::LEN as u32 + 4;
+        let mark = Mark { source: self.source, protocol: protocol::IPIP, id: self.id, id_at };
+        Probe { head, body: payload.clone(), payload, mark }
     }
 
     /// As sent into the TAP: one hop more to live than what must leave the uplink.
@@ -137,14 +148,21 @@ impl TapTest {
         .emit()
     }
 
-    fn compare(&self, packet: &[u8], peer: Ipv4Addr) -> Result<(), String> {
-        let unchanged = Ipv4::parse(packet).is_ok_and(|ip| {
+    fn unchanged(&self, packet: &[u8], peer: Ipv4Addr, payload: &[u8]) -> bool {
+        Ipv4::parse(packet).is_ok_and(|ip| {
             (ip.ttl(), ip.source(), ip.destination()) == (OUTER_TTL, self.source, peer)
-                && ip.payload().get(..2) == Some(&self.source_port.to_be_bytes()[..])
-                && ip.payload().get(udp::LEN..) == Some(&PAYLOAD[..])
-        });
-        if unchanged { Ok(()) } else { Err("a probe was changed on its way to the uplink (NAT?)".to_owned()) }
+                && ip.payload() == payload
+        })
     }
+}
+
+/// A probe as it is written to the TAP, and what must leave the uplink.
+struct Probe {
+    head: Vec<u8>,
+    body: Vec<u8>,
+    /// What follows the outer IP header.
+    payload: Vec<u8>,
+    mark: Mark,
 }
 
 /// The first packet that `observer` sees; `WouldBlock` when none comes in time.

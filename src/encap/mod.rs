@@ -5,6 +5,7 @@ pub mod ecn;
 pub mod frame;
 pub mod ipip;
 pub mod ipip_gso;
+pub mod probe;
 pub mod tunnel_gso;
 pub mod vxlan;
 

@@ -4,6 +4,7 @@ use std::io;
 
 use socket2::{SockFilter, Socket};
 
+use super::packet::Mark;
 use crate::wire::protocol;
 
 /// Accept the whole packet.
@@ -17,14 +18,13 @@ pub fn drop_all(socket: &Socket) -> io::Result<()> {
     socket.attach_filter(&[op(libc::BPF_RET | libc::BPF_K, 0)])
 }
 
-/// Lets through UDP packets from `source` with IPv4 identification `id`; the socket sees packets
-/// from their IP header on.
-pub fn one_packet(socket: &Socket, source: std::net::Ipv4Addr, id: u16) -> io::Result<()> {
+/// Lets through packets with `mark`; the socket sees packets from their IP header on.
+pub fn one_packet(socket: &Socket, mark: &Mark) -> io::Result<()> {
     let equals = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     let fields = [
-        (libc::BPF_B, 9, u32::from(protocol::UDP)),
-        (libc::BPF_H, 4, u32::from(id)),
-        (libc::BPF_W, 12, u32::from(source)),
+        (libc::BPF_B, 9, u32::from(mark.protocol)),
+        (libc::BPF_W, 12, u32::from(mark.source)),
+        (libc::BPF_H, mark.id_at, u32::from(mark.id)),
     ];
     let mut program = Vec::new();
     for (left, (size, offset, value)) in fields.iter().enumerate() {
