@@ -21,6 +21,9 @@ use crate::underlay::Sockets;
 
 /// Bytes of the outbound arena: packets are read behind one another until the next might not fit.
 const ARENA: usize = 1 << 20;
+/// Bytes read until the batch is sent and the arena used again from its start, so that what is sent
+/// is still in the cache of this core.
+const FLUSH: usize = 48 * 1024;
 /// Most reads from the device in one batch: bounds how long the other direction waits.
 const READS: usize = 64;
 /// Every packet starts at a multiple of this, a cache line.
@@ -140,6 +143,10 @@ impl Worker {
                 let _ = packet(&mut self.outbox, &mut self.arena);
             }
             at = (at + len).next_multiple_of(ALIGN);
+            if at >= FLUSH {
+                self.sockets.send(&mut self.outbox, &self.arena, counters);
+                at = 0;
+            }
         }
         if !self.outbox.is_empty() {
             self.sockets.send(&mut self.outbox, &self.arena, counters);
