@@ -11,7 +11,7 @@ use crate::config::{self, Backend, Config, Switch};
 use crate::device::{Device, Offload, Offloads, Plain, PushHeader, Tap};
 use crate::net::Mode;
 use crate::pump::Lane;
-use crate::underlay::{OpenError, SOURCE_PORTS, Setup, Sockets};
+use crate::underlay::{OpenError, SOURCE_PORTS, Setup, Sockets, Supported};
 
 /// Packets the kernel queues towards us on each TUN queue. The default of 500 overflows in one
 /// scheduling delay at full rate, and an overflow is a lost packet.
@@ -53,14 +53,18 @@ pub async fn lanes(host: &Host, config: &Config, facts: &Facts, uplink: &Uplink)
     allow_descriptors(u64::from(workers) * (u64::from(SOURCE_PORTS) + 8) + OTHER_DESCRIPTORS)?;
     let switches = config.tunnel.offload;
     let queues = open_device(config, workers)?;
+    choose("tso", switches.tso, queues.granted.tso)?;
+    choose("uso", switches.uso, queues.granted.uso)?;
+    // A packet socket needs an Ethernet uplink, whose frames we can build.
+    let supported = Supported::probe(uplink.mac.map(|_| uplink.index));
     let setup = Setup {
         address: config.node.address.addr(),
         vxlan_port: config.vxlan.port,
         workers: queues.devices.len() as u16,
         raw: has_net_raw(facts),
-        udp_gso: switches.udp_gso != Switch::Off,
-        udp_gro: switches.udp_gro != Switch::Off,
-        packet: packet_uplink(config, facts, uplink)?,
+        udp_gso: choose("udp_gso", switches.udp_gso, supported.udp_gso)?,
+        udp_gro: choose("udp_gro", switches.udp_gro, supported.udp_gro)?,
+        packet: choose("packet_socket", switches.packet_socket, supported.packet)?.then_some(uplink.index),
     };
     let mut tap = open_tap(host, config, uplink, queues.devices.len()).await?;
     let mut lanes = Vec::new();
@@ -70,7 +74,7 @@ pub async fn lanes(host: &Host, config: &Config, facts: &Facts, uplink: &Uplink)
             Err(error) => return Err(explain(host, config, error).await),
         }
     }
-    let gro = switches.gro != Switch::Off && queues.backend == "offload";
+    let gro = choose("gro", switches.gro, queues.backend == "offload")?;
     let merge_udp = gro && queues.granted.uso;
     let offloads = vec![
         ("tso", describe(switches.tso, queues.granted.tso)),
@@ -96,17 +100,14 @@ pub async fn lanes(host: &Host, config: &Config, facts: &Facts, uplink: &Uplink)
     })
 }
 
-/// The uplink for packet sockets: an Ethernet one, and the right to open them.
-fn packet_uplink(config: &Config, facts: &Facts, uplink: &Uplink) -> anyhow::Result<Option<u32>> {
-    let switch = config.tunnel.offload.packet_socket;
-    let possible = has_net_raw(facts) && uplink.mac.is_some();
-    if switch == Switch::On && !possible {
+/// Whether to use an offload: where `switch` says so and the kernel has it.
+fn choose(name: &str, switch: Switch, supported: bool) -> anyhow::Result<bool> {
+    if switch == Switch::On && !supported {
         bail!(
-            "packet_socket is \"on\", which needs CAP_NET_RAW and an Ethernet uplink; {} is none or the right is missing",
-            uplink.name
+            "{name} is \"on\", but this host does not have it; write \"auto\" to do without where it is missing"
         );
     }
-    Ok((switch != Switch::Off && possible).then_some(uplink.index))
+    Ok(switch != Switch::Off && supported)
 }
 
 fn has_net_raw(facts: &Facts) -> bool {
@@ -213,11 +214,6 @@ fn open_device(config: &Config, workers: u16) -> anyhow::Result<Queues> {
     let wanted = Offloads { tso: switches.tso != Switch::Off, uso: switches.uso != Switch::Off };
     match Offload::open(name, usize::from(workers), wanted) {
         Ok((queues, granted)) => {
-            if switches.uso == Switch::On && !granted.uso {
-                bail!(
-                    "uso is \"on\", but this kernel has no UDP segmentation offload for TUN (Linux 6.2 or newer)"
-                );
-            }
             let devices = queues.into_iter().map(|queue| Box::new(queue) as Box<dyn Device>).collect();
             Ok(Queues { devices, granted, backend: "offload", reason: why.to_owned() })
         }

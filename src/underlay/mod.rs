@@ -10,6 +10,7 @@ pub mod packet;
 mod raw;
 mod receive;
 mod send;
+mod supported;
 mod sys;
 mod udp;
 
@@ -19,6 +20,7 @@ use std::os::fd::RawFd;
 
 pub use receive::Receiver;
 use send::{Sender, Ways};
+pub use supported::Supported;
 
 use crate::device::Tap;
 use crate::forward::{Format, Outbox, Paths};

@@ -27,6 +27,11 @@ const CONTROL: usize = 64;
 /// buffers do not all fall into the same cache sets.
 const STRIDE: usize = 65536 + 192;
 
+/// Sets a segment size for all sends; only to see whether the kernel knows how (udp(7), Linux 4.18).
+pub fn set_udp_segment(socket: &Socket) -> io::Result<()> {
+    set_option(socket, libc::SOL_UDP, libc::UDP_SEGMENT, 1200)
+}
+
 /// Lets the kernel coalesce received datagrams (udp(7), Linux 5.0).
 pub fn set_udp_gro(socket: &Socket) -> io::Result<()> {
     set_option(socket, libc::SOL_UDP, libc::UDP_GRO, 1)
