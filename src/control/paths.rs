@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep};
 
 use super::host::{FirstHop, Host, Neighbour, Uplink};
 use super::state::Daemon;
@@ -18,6 +18,9 @@ use crate::net::Mode;
 
 /// How often neighbours are read.
 const TICK: Duration = Duration::from_secs(1);
+/// How often in the first moments, while the kernel resolves the neighbours it was just asked for.
+const EAGER_TICK: Duration = Duration::from_millis(50);
+const EAGER_FOR: Duration = Duration::from_secs(2);
 /// How often gateways are looked up, neighbours kept in use and the TAP is tested.
 const SLOW: Duration = Duration::from_secs(5);
 /// Failed tests in a row until the TAP is given up: one may fall victim to a busy host.
@@ -45,11 +48,9 @@ impl Watch {
 
     /// Watches for ever.
     pub async fn run(mut self) {
-        let mut ticks = interval(TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut next_slow = Instant::now();
+        let start = Instant::now();
+        let mut next_slow = start;
         loop {
-            ticks.tick().await;
             let slow = Instant::now() >= next_slow;
             let neighbours = self.host.neighbours(self.uplink.index).await.unwrap_or_default();
             if slow {
@@ -61,6 +62,7 @@ impl Watch {
             if slow || self.failures > 0 || !self.daemon.tap_active() {
                 self.test_tap(&resolved).await;
             }
+            sleep(if start.elapsed() < EAGER_FOR { EAGER_TICK } else { TICK }).await;
         }
     }
 
