@@ -147,15 +147,14 @@ async fn open_tap(
     match opened {
         Ok(((mut queues, mac), index)) => {
             let source = config.node.address.addr();
-            let push = PushHeader::attach(index, source)
-                .inspect_err(|error| {
-                    tracing::info!("the TAP is not for ipip, eBPF is not available: {error}");
-                })
-                .ok();
-            let test = queues
-                .pop()
-                .map(|tap| TapTest::new(tap, mac, push, uplink.index, (source, config.vxlan.port)));
-            Ok(TapQueues { queues, test, state: "off: not tested yet".to_owned() })
+            let push = PushHeader::attach(index, source);
+            let state = match &push {
+                Ok(_) => "off: not tested yet".to_owned(),
+                Err(error) => format!("off: not tested yet; never for ipip, eBPF is not available: {error}"),
+            };
+            let underlay = (source, config.vxlan.port);
+            let test = queues.pop().map(|tap| TapTest::new(tap, mac, push.ok(), uplink.index, underlay));
+            Ok(TapQueues { queues, test, state })
         }
         Err(error) if wanted == config::Uplink::Tap => Err(error.context("uplink is \"tap\"")),
         Err(error) => Ok(TapQueues { state: format!("off: {error:#}"), ..TapQueues::default() }),

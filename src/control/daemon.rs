@@ -107,6 +107,7 @@ fn say_choices(config: &Config, state: &State, uplink: &Uplink, lanes: &Lanes) {
     for (name, state) in &lanes.offloads {
         tracing::info!("offload {name}: {state}");
     }
+    tracing::info!("uplink tap: {}", lanes.tap_state);
 }
 
 /// From a working set of edges to the end of the run.

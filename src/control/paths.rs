@@ -113,7 +113,10 @@ impl Watch {
             Some(Ok(())) => {
                 self.failures = 0;
                 let link = tap.link();
-                self.daemon.set_tap(Some(link), if link.ipip { "active" } else { "active, without ipip" });
+                self.daemon.set_tap(
+                    Some(link),
+                    if link.ipip { "active" } else { "active for vxlan; eBPF is not available for ipip" },
+                );
             }
             Some(Err(reason)) => {
                 self.failures += 1;
