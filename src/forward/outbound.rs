@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use super::outbox::{Channel, Datagram, Full, Outbox};
 use super::tables::{Forwarding, PeerHeaders};
-use crate::encap::{UDP_OVERHEAD, ecn, frame, ipip, ipip_gso, tunnel_gso, vxlan};
+use crate::encap::{UDP_OVERHEAD, direct, ecn, frame, ipip, ipip_gso, tunnel_gso, vxlan};
 use crate::metrics::WorkerCounters;
 use crate::net::{DropReason, Mode};
 use crate::offload::{Flow, Piece, Split, split};
@@ -242,7 +242,7 @@ fn overhead(mode: Mode) -> usize {
     match mode {
         Mode::Ipip => ipip::OVERHEAD,
         Mode::Vxlan => UDP_OVERHEAD + vxlan::TEMPLATE,
-        Mode::Direct => 0,
+        Mode::Direct => direct::OVERHEAD,
     }
 }
 
@@ -308,7 +308,7 @@ fn prepare<'a>(
         return Err(DropReason::Loop);
     }
     let version = usize::from(flow.source.is_ipv6());
-    if via.mode == Mode::Direct && version == 1 {
+    if via.mode == Mode::Direct && !direct::carries(packet[0]) {
         return Err(DropReason::Unsupported);
     }
     if largest.unwrap_or(flow.total_len) > usize::from(via.mtu) {
