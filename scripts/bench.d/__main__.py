@@ -36,7 +36,7 @@ def arguments():
     parser.add_argument("--runs", metavar="N", type=positive, help="runs of each test; default: 3 with --quick, else 5")
     parser.add_argument("--list", action="store_true", help="list systems and tests, run nothing")
     parser.add_argument("--install-peers", action="store_true",
-                        help="install the other userspace tunnels first (Debian packages, crates.io)")
+                        help="install the other userspace tunnels first (Debian packages, one crate)")
     return parser.parse_args()
 
 
