@@ -1,4 +1,4 @@
-//! The TAP that takes VXLAN super-packets for the kernel to route to the uplink and segment.
+//! The TAP that takes VXLAN and IP-in-IP super-packets for the kernel to route to the uplink and segment.
 //!
 //! It is only written to. What the kernel sends into it (nothing, but for a stray broadcast) waits
 //! in its queue and is lost there.
