@@ -226,14 +226,19 @@ fn single<'a>(packet: &Candidate, arena: &'a [u8], shape: Shape) -> Delivery<'a>
         },
         _ => VnetHdr::default(),
     };
-    let payload = packet.flow.total_len.saturating_sub(usize::from(vnet.hdr_len));
+    let total = packet.flow.total_len;
+    let header = usize::from(vnet.hdr_len);
+    let packets = match usize::from(vnet.gso_size) {
+        0 => 1,
+        size => total.saturating_sub(header).div_ceil(size).max(1),
+    };
     Delivery {
         vnet,
-        head: &arena[packet.at..packet.at + packet.flow.total_len],
+        head: &arena[packet.at..packet.at + total],
         pieces: &[],
         arena,
-        packets: if vnet.gso_size == 0 { 1 } else { payload.div_ceil(usize::from(vnet.gso_size)) as u32 },
-        bytes: packet.flow.total_len as u64,
+        packets: packets as u32,
+        bytes: (total + (packets - 1) * header) as u64,
     }
 }
 

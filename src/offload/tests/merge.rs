@@ -350,6 +350,7 @@ fn an_unfinished_packet_above_the_mtu_is_a_super_packet() {
         assert_eq!(delivered.len(), 1);
         assert_eq!((delivered[0].vnet, &delivered[0].packet), (gso, &partial));
         assert_eq!(delivered[0].packets, 3);
+        assert_eq!(delivered[0].bytes, 3 * base.header_len() as u64 + 4000);
         let packets = cut(&partial, &delivered[0].vnet);
         assert_eq!(packets, base.segments(size).iter().map(Spec::build).collect::<Vec<_>>());
         assert_eq!(packets.iter().map(Vec::len).max(), Some(ALL.mtu));
