@@ -67,7 +67,8 @@ impl Deliver<'_> {
         while let Some(payload) = split.next_segment(&mut head[..header]) {
             let total = header + payload.len();
             let Some(out) = rest.get_mut(..total) else {
-                return self.counters.dropped(DropReason::TooBig, 1);
+                self.counters.dropped(DropReason::TooBig, 1);
+                continue;
             };
             out[..header].copy_from_slice(&head[..header]);
             out[header..].copy_from_slice(&whole[payload]);
