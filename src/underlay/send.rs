@@ -148,7 +148,7 @@ impl Sender {
         };
         let mut done = 0;
         while done < self.batch.len() {
-            match self.batch.send(fd, done) {
+            match self.batch.send(fd, done, outbox, arena) {
                 Ok(sent) => {
                     self.batch.count_sent(done..done + sent, counters);
                     done += sent;
