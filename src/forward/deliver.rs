@@ -39,9 +39,10 @@ impl Sink for Deliver<'_> {
     }
 }
 
-/// Whether the device says that it does not take this kind of packet.
+/// Whether the device says that it does not take this kind of packet. EIO says nothing of the kind:
+/// it is down.
 fn refused(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EIO | libc::EMSGSIZE | libc::EOPNOTSUPP))
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP))
 }
 
 impl Deliver<'_> {
