@@ -19,10 +19,14 @@ use crate::net::{EncapMode, Mac};
 /// The smallest MTU of a link that carries IPv6 (RFC 8200 §5).
 const IPV6_MTU: u16 = 1280;
 
+/// Most peers a node can have.
+const MOST_PEERS: usize = 1 << 16;
+
 /// Reports every conflict between values of `raw`.
 pub(super) fn across(raw: &Raw, log: &mut Log<'_>) {
     let owners = Owners::collect(raw, log);
     one_encapsulation(&raw.pools, log);
+    peer_count(raw, log);
     peer_names(raw, log);
     peer_addresses(raw, log);
     vtep_macs(raw, log);
@@ -44,6 +48,13 @@ fn one_encapsulation(pools: &[Pool], log: &mut Log<'_>) {
                 ),
             );
         }
+    }
+}
+
+/// Peers are numbered with 16 bits.
+fn peer_count(raw: &Raw, log: &mut Log<'_>) {
+    if let Some(peer) = raw.peers.get(MOST_PEERS) {
+        log.push(peer.at, format!("more than {MOST_PEERS} peers; remove those from here on"));
     }
 }
 

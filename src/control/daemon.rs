@@ -144,10 +144,12 @@ async fn run_on(
         }
         Err(error) => Err(error),
     };
-    // Routes go first, so that the kernel hands over nothing new; then the workers drain.
-    watching.abort();
+    // Routes go first, so that the kernel hands over nothing new; then the workers drain. The watch
+    // holds the program that pushes outer headers on the TAP, so it outlives whoever writes there:
+    // without it inner packets would leave bare.
     let cleaned = host.teardown().await;
     pump.stop();
+    watching.abort();
     cleaned?;
     result
 }

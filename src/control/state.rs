@@ -221,8 +221,10 @@ impl Daemon {
 
     /// Lets the packet path use the TAP, or not any more, and says why.
     pub fn set_tap(&self, tap: Option<TapLink>, why: &str) {
+        // One lock after the other: `status` takes this one while it holds the state.
+        let changed = self.state_mut().set_tap(tap);
         let mut shown = self.uplink.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.state_mut().set_tap(tap) || *shown != why {
+        if changed || *shown != why {
             tracing::info!("uplink tap: {why}");
             why.clone_into(&mut shown);
         }

@@ -35,7 +35,8 @@ pub trait Device: Send {
     /// Writes one packet or super-packet.
     ///
     /// # Errors
-    /// The kernel's; EINVAL and EIO for a super-packet mean that it does not take this kind.
+    /// The kernel's; EINVAL for a super-packet means that it does not take this kind, EIO that the
+    /// device is down.
     fn write(&mut self, delivery: &Delivery<'_>) -> io::Result<()>;
 
     /// Whether packets with work left (`NEEDS_CSUM`, super-packets) may be written.

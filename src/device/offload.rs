@@ -28,8 +28,8 @@ impl Offload {
     /// the queues and what the kernel granted: it may refuse `uso`, then `tso` stands alone.
     ///
     /// # Errors
-    /// The kernel's: EPERM without the right, EBUSY when another process holds it, EINVAL when it
-    /// exists without multi-queue.
+    /// The kernel's: EPERM without the right, EINVAL when it exists without multi-queue. Another
+    /// process that holds queues of it is no error to the kernel: look before.
     pub fn open(name: &str, queues: usize, offloads: Offloads) -> io::Result<(Vec<Self>, Offloads)> {
         let mut opened = Vec::with_capacity(queues);
         for _ in 0..queues {

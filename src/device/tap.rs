@@ -1,4 +1,4 @@
-//! The TAP that takes VXLAN super-packets for the kernel to route to the uplink and segment.
+//! The TAP that takes VXLAN and IP-in-IP super-packets for the kernel to route to the uplink and segment.
 //!
 //! It is only written to. What the kernel sends into it (nothing, but for a stray broadcast) waits
 //! in its queue and is lost there.
@@ -16,7 +16,7 @@ impl Tap {
     /// Creates the TAP `name` with `queues` queues; returns them and its link address.
     ///
     /// # Errors
-    /// The kernel's: EPERM without CAP_NET_ADMIN, EBUSY when another process holds it.
+    /// The kernel's: EPERM without CAP_NET_ADMIN, EINVAL when it exists and is of another kind.
     pub fn open(name: &str, queues: usize) -> io::Result<(Vec<Self>, Mac)> {
         let mut opened = Vec::with_capacity(queues);
         for _ in 0..queues {

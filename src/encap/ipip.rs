@@ -7,7 +7,7 @@
 use std::net::Ipv4Addr;
 
 use super::OUTER_TTL;
-use crate::wire::{ipv4, protocol};
+use crate::wire::ipv4;
 
 /// Bytes in front of the inner packet.
 pub const OVERHEAD: usize = ipv4::LEN;
@@ -34,11 +34,6 @@ pub fn template(source: Ipv4Addr, destination: Ipv4Addr, inner_protocol: u8) -> 
 pub fn patch(header: &mut [u8], tos: u8, inner_len: usize) {
     ipv4::patch_tos(header, tos);
     ipv4::patch_len_id(header, (OVERHEAD + inner_len) as u16, 0);
-}
-
-/// The outer protocol number for an inner packet that starts with `first_byte`.
-pub const fn protocol_of(first_byte: u8) -> u8 {
-    if first_byte >> 4 == 6 { protocol::IPV6 } else { protocol::IPIP }
 }
 
 #[cfg(test)]

@@ -39,9 +39,10 @@ impl Sink for Deliver<'_> {
     }
 }
 
-/// Whether the device says that it does not take this kind of packet.
+/// Whether the device says that it does not take this kind of packet. EIO says nothing of the kind:
+/// it is down.
 fn refused(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EIO | libc::EMSGSIZE | libc::EOPNOTSUPP))
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP))
 }
 
 impl Deliver<'_> {
@@ -67,7 +68,8 @@ impl Deliver<'_> {
         while let Some(payload) = split.next_segment(&mut head[..header]) {
             let total = header + payload.len();
             let Some(out) = rest.get_mut(..total) else {
-                return self.counters.dropped(DropReason::TooBig, 1);
+                self.counters.dropped(DropReason::TooBig, 1);
+                continue;
             };
             out[..header].copy_from_slice(&head[..header]);
             out[header..].copy_from_slice(&whole[payload]);

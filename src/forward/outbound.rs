@@ -87,6 +87,8 @@ impl Outbound {
         count(counters, Weight { packets: 1, bytes: packet.len() });
         let ready = prepare(forwarding, packet, None).and_then(|ready| {
             if vnet.needs_csum() {
+                // Not over what may lie behind the packet: only the packet leaves.
+                let packet = &mut packet[..ready.flow.total_len];
                 split::finish_checksum(packet, vnet).map_err(|Malformed| DropReason::Malformed)?;
             }
             Ok(ready)

@@ -27,7 +27,7 @@ pub enum Channel {
     Raw,
     /// The packet socket on the uplink, which takes frames with a vnet header: the same traffic.
     Packet,
-    /// The TAP, which takes VXLAN super-packets as frames with a tunnel vnet header.
+    /// The TAP, which takes VXLAN and IP-in-IP super-packets as frames with a tunnel vnet header.
     Tap,
 }
 
@@ -95,6 +95,11 @@ impl Default for Outbox {
 }
 
 impl Outbox {
+    /// One without any room, to stand in for another while that is in use. Allocates nothing.
+    pub fn hollow() -> Self {
+        Self { slab: Box::default(), used: 0, datagrams: Vec::new(), messages: Vec::new() }
+    }
+
     /// Whether `datagrams` with `head` bytes of headers each still fit.
     ///
     /// # Errors

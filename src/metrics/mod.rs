@@ -60,7 +60,7 @@ pub struct WorkerCounters {
 pub enum Fallback {
     /// UDP_SEGMENT.
     UdpGso,
-    /// The TAP for VXLAN super-packets.
+    /// The TAP for super-packets.
     Tap,
     /// The packet socket for IP-in-IP and direct packets.
     PacketSocket,

@@ -90,10 +90,10 @@ impl Merge {
         self.open = 0;
     }
 
-    /// Flushes whatever a packet that cannot be merged must not overtake. A fragment shows no
-    /// ports, so it waits for everything.
+    /// Flushes whatever a packet that cannot be merged must not overtake. One that hides its ports
+    /// may be of any flow, so it waits for everything.
     fn flush_flow(&mut self, flow: &Flow, arena: &[u8], sink: &mut impl Sink) {
-        if flow.fragment {
+        if flow.fragment || hides_ports(flow) {
             self.finish(arena, sink);
         } else if let Some(index) = self.runs[..self.open].iter().position(|run| run.hash == flow.hash) {
             self.flush(index, arena, sink);
@@ -143,6 +143,11 @@ struct Segment {
     /// Bytes of IP and transport headers.
     header: usize,
     payload: usize,
+}
+
+/// Whether an IPv6 packet may carry TCP or UDP behind extension headers, which nobody walks here.
+fn hides_ports(flow: &Flow) -> bool {
+    flow.source.is_ipv6() && !matches!(flow.protocol, protocol::TCP | protocol::UDP | protocol::ICMPV6)
 }
 
 fn tcp_shape(flow: &Flow, l4: &[u8], rules: Rules) -> Shape {
@@ -221,14 +226,19 @@ fn single<'a>(packet: &Candidate, arena: &'a [u8], shape: Shape) -> Delivery<'a>
         },
         _ => VnetHdr::default(),
     };
-    let payload = packet.flow.total_len.saturating_sub(usize::from(vnet.hdr_len));
+    let total = packet.flow.total_len;
+    let header = usize::from(vnet.hdr_len);
+    let packets = match usize::from(vnet.gso_size) {
+        0 => 1,
+        size => total.saturating_sub(header).div_ceil(size).max(1),
+    };
     Delivery {
         vnet,
-        head: &arena[packet.at..packet.at + packet.flow.total_len],
+        head: &arena[packet.at..packet.at + total],
         pieces: &[],
         arena,
-        packets: if vnet.gso_size == 0 { 1 } else { payload.div_ceil(usize::from(vnet.gso_size)) as u32 },
-        bytes: packet.flow.total_len as u64,
+        packets: packets as u32,
+        bytes: (total + (packets - 1) * header) as u64,
     }
 }
 

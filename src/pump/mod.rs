@@ -85,14 +85,18 @@ impl Pump {
         self.failures.clone()
     }
 
-    /// Lets every worker finish its batch, and waits for all of them.
-    pub fn stop(self) {
+    /// Lets every worker finish its batch, and waits for all of them; dropping does the same.
+    pub fn stop(self) {}
+}
+
+impl Drop for Pump {
+    fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         for waker in &self.wakers {
             // A worker that cannot be woken has ended already.
             let _ = waker.wake();
         }
-        for thread in self.threads {
+        for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
     }

@@ -15,9 +15,10 @@ use super::Lane;
 use crate::device::{Device, MAX_PACKET};
 use crate::forward::{Deliver, Forwarding, Inbound, Outbound, Outbox};
 use crate::metrics::{Counters, WorkerCounters};
+use crate::net::DropReason;
 use crate::offload::merge::Rules;
 use crate::route::Published;
-use crate::underlay::Sockets;
+use crate::underlay::{Receiver, Sockets};
 
 /// Bytes of the outbound arena: packets are read behind one another until the next might not fit.
 const ARENA: usize = 1 << 20;
@@ -26,6 +27,8 @@ const ARENA: usize = 1 << 20;
 const FLUSH: usize = 48 * 1024;
 /// Most reads from the device in one batch: bounds how long the other direction waits.
 const READS: usize = 64;
+/// Most errors in a row from a receiving socket in one batch.
+const RECEIVE_ERRORS: usize = 8;
 /// Every packet starts at a multiple of this, a cache line.
 const ALIGN: usize = 64;
 
@@ -159,20 +162,32 @@ impl Worker {
     fn inbound_batch(&mut self, tables: &Forwarding, receiver: usize) -> io::Result<bool> {
         let counters: &WorkerCounters = self.counters.worker(self.index);
         let receiver = &mut self.sockets.receivers()[receiver];
-        let received = match receiver.receive() {
-            Ok(received) => received,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-            // Errors of single packets (an ICMP for an earlier send) end nothing.
-            Err(_) => return Ok(true),
-        };
+        let Some(received) = received(receiver) else { return Ok(false) };
         let format = receiver.format();
         let mut sink = Deliver { device: &mut *self.device, counters, scratch: &mut self.scratch };
         for index in 0..received {
-            if let Some(packet) = receiver.packet(index) {
-                self.inbound.receive(tables, format, packet, receiver.arena(), &mut sink, counters);
+            match receiver.packet(index) {
+                Some(packet) => {
+                    self.inbound.receive(tables, format, packet, receiver.arena(), &mut sink, counters);
+                }
+                None => counters.dropped(DropReason::UnknownPeer, 1),
             }
         }
         self.inbound.finish(receiver.arena(), &mut sink);
         Ok(receiver.was_full(received))
     }
+}
+
+/// Receives a batch; `None` when nothing waits. Errors of single packets (an ICMP for an earlier
+/// send) end nothing; a socket that only has errors is left alone until it is ready anew, so that it
+/// cannot keep the worker busy.
+fn received(receiver: &mut Receiver) -> Option<usize> {
+    for _ in 0..RECEIVE_ERRORS {
+        match receiver.receive() {
+            Ok(received) => return Some(received),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+            Err(_) => {}
+        }
+    }
+    None
 }

@@ -4,6 +4,7 @@
 //! value until it unpins. A replaced value is freed once no reader that could have seen it is
 //! pinned (crossbeam-epoch). A worker pins once per batch of packets.
 
+use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::atomic::Ordering;
 
@@ -35,18 +36,18 @@ impl<T: Send + Sync + 'static> Published<T> {
 
     /// The current value, for as long as the result lives. Keep it for one batch, not longer:
     /// memory of replaced values waits for it.
-    pub fn pin(&self) -> Pinned<T> {
+    pub fn pin(&self) -> Pinned<'_, T> {
         let guard = epoch::pin();
         let value = self.0.load(Ordering::Acquire, &guard).as_raw();
-        Pinned { value, _guard: guard }
+        Pinned { value, _guard: guard, _published: PhantomData }
     }
 }
 
 impl<T> Drop for Published<T> {
     fn drop(&mut self) {
         let last = std::mem::replace(&mut self.0, Atomic::null());
-        // SAFETY: `&mut self` says that no reader borrows this value any more, and the pointer is
-        // never null before this line.
+        // SAFETY: every `Pinned` borrows `self`, so `&mut self` says that there is none any more, and
+        // the pointer is never null before this line.
         #[expect(unsafe_code, reason = "the publication point of the table")]
         unsafe {
             drop(last.into_owned());
@@ -55,17 +56,21 @@ impl<T> Drop for Published<T> {
 }
 
 /// A published value that cannot be freed while this lives.
-pub struct Pinned<T> {
+pub struct Pinned<'a, T> {
     value: *const T,
+    /// Keeps a value that is replaced.
     _guard: Guard,
+    /// Keeps the last value, which goes with its `Published` at once.
+    _published: PhantomData<&'a Published<T>>,
 }
 
-impl<T> Deref for Pinned<T> {
+impl<T> Deref for Pinned<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: the pointer was loaded under `_guard` from a `Published` that is never null, and
-        // the guard keeps the value from being freed.
+        // SAFETY: the pointer was loaded under `_guard` from a `Published` that is never null; the
+        // guard keeps the value from being freed once replaced, and the borrow keeps the `Published`
+        // itself from being dropped.
         #[expect(unsafe_code, reason = "the publication point of the table")]
         unsafe {
             &*self.value

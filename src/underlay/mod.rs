@@ -66,11 +66,14 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// Opens the sockets of worker `index`, which may have a queue of the TAP.
+    /// Opens the sockets of worker `index`, which may have a queue of the TAP. Worker 0 goes first.
     ///
     /// # Errors
     /// When the VXLAN port is taken, a right is missing or descriptors run out.
     pub fn open(setup: &Setup, index: u16, tap: Option<Tap>) -> Result<Self, OpenError> {
+        if index == 0 {
+            udp::ensure_free(setup)?;
+        }
         let mut receivers = vec![Receiver::new(udp::receive(setup)?, Format::Vxlan)];
         if setup.raw {
             for protocol in raw::PROTOCOLS {

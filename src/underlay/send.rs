@@ -44,11 +44,12 @@ pub struct Ways {
     pub raw: Option<Socket>,
     /// Takes frames on the uplink.
     pub packet: Option<Socket>,
-    /// Takes VXLAN super-packets.
+    /// Takes super-packets whole.
     pub tap: Option<Tap>,
 }
 
 impl Sender {
+    /// A sender over `ways`.
     pub fn new(setup: &Setup, ways: Ways) -> Self {
         let paths = Paths { tap: ways.tap.is_some(), packet: ways.packet.is_some() };
         let (udp, ports) = ways.udp.into_iter().unzip();
@@ -67,6 +68,7 @@ impl Sender {
         }
     }
 
+    /// The source ports of the UDP sockets, in order.
     pub fn ports(&self) -> &[u16] {
         &self.ports
     }
@@ -91,7 +93,10 @@ impl Sender {
     }
 
     fn send_tap(&mut self, outbox: &Outbox, group: &[Message], arena: &[u8], counters: &WorkerCounters) {
-        for datagram in group.iter().flat_map(|message| outbox.datagrams(message)) {
+        let writes = group
+            .iter()
+            .flat_map(|message| outbox.datagrams(message).iter().map(move |datagram| (message.to, datagram)));
+        for (to, datagram) in writes {
             let head = datagram.head.resolve(outbox.slab(), arena);
             let body = datagram.body.resolve(outbox.slab(), arena);
             let written = match &self.tap {
@@ -104,12 +109,13 @@ impl Sender {
                     counters.underlay.tx_bytes.add(u64::from(datagram.wire_bytes));
                 }
                 Err(error) => {
-                    if std::mem::replace(&mut self.paths.tap, false) {
+                    // Short of memory it may be back with the next packet.
+                    if !full(&error) && std::mem::take(&mut self.paths.tap) {
                         counters.fell_back(Fallback::Tap);
                         tracing::warn!(%error, "the TAP refused a super-packet; sending through sockets from now on");
                     }
-                    let cut = Cut::tap(head, &self.ports, &self.ipip_template(group[0].to));
-                    self.send_cut(cut, group[0].to, datagram, arena, counters);
+                    let cut = Cut::tap(head, &self.ports, &self.ipip_template(to));
+                    self.send_cut(cut, to, datagram, arena, counters);
                 }
             }
         }
@@ -142,7 +148,7 @@ impl Sender {
         };
         let mut done = 0;
         while done < self.batch.len() {
-            match self.batch.send(fd, done) {
+            match self.batch.send(fd, done, outbox, arena) {
                 Ok(sent) => {
                     self.batch.count_sent(done..done + sent, counters);
                     done += sent;
@@ -156,9 +162,11 @@ impl Sender {
                     return self.send_group(outbox, &messages[done..], arena, counters);
                 }
                 Err(error) if channel == Channel::Packet && (refused(&error) || gone(&error)) => {
-                    tracing::warn!(%error, "the packet socket failed; sending through the raw socket from now on");
-                    self.paths.packet = false;
-                    counters.fell_back(Fallback::PacketSocket);
+                    // The rest of the batch may come here again.
+                    if std::mem::take(&mut self.paths.packet) {
+                        counters.fell_back(Fallback::PacketSocket);
+                        tracing::warn!(%error, "the packet socket failed; sending through the raw socket from now on");
+                    }
                     return self.send_raw_instead(outbox, &messages[done..], arena, counters);
                 }
                 Err(error) => {
@@ -198,7 +206,7 @@ impl Sender {
         arena: &[u8],
         counters: &WorkerCounters,
     ) {
-        let mut spare = std::mem::take(&mut self.spare);
+        let mut spare = std::mem::replace(&mut self.spare, Outbox::hollow());
         let (piece, bytes) = spare.head(head.len() - frame::TEMPLATE);
         bytes.copy_from_slice(&head[frame::TEMPLATE..]);
         spare.push(Channel::Raw, to, 0, Datagram { head: piece, ..*datagram });
@@ -221,7 +229,7 @@ impl Sender {
         let Some((cut, mut split)) = split else {
             return counters.dropped(DropReason::Malformed, u64::from(datagram.packets));
         };
-        let mut spare = std::mem::take(&mut self.spare);
+        let mut spare = std::mem::replace(&mut self.spare, Outbox::hollow());
         let header = split.header_len();
         let overhead = (datagram.wire_bytes as usize)
             .saturating_sub(body.len() + (usize::from(datagram.packets) - 1) * header)
@@ -324,10 +332,18 @@ fn gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENXIO | libc::ENODEV))
 }
 
+/// Whether a queue or the memory behind it is full just now.
+fn full(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM))
+}
+
 fn reason_of(error: &io::Error) -> DropReason {
     match error.raw_os_error() {
         Some(libc::EMSGSIZE) => DropReason::TooBig,
-        Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => DropReason::UnderlayFull,
+        _ if full(error) => DropReason::UnderlayFull,
         _ => DropReason::UnderlayDown,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -111,6 +111,8 @@ pub struct SendBatch {
     weights: [Weight; MESSAGES],
     len: usize,
     used: usize,
+    /// The slab and the arena that `pieces` point into.
+    buffers: [*const [u8]; 2],
 }
 
 // SAFETY: the pointers inside lead into the batch's own boxes or are refilled before each send;
@@ -130,6 +132,7 @@ impl Default for SendBatch {
             weights: [Weight::default(); MESSAGES],
             len: 0,
             used: 0,
+            buffers: [std::ptr::slice_from_raw_parts(std::ptr::null(), 0); 2],
         }
     }
 }
@@ -143,7 +146,7 @@ impl SendBatch {
     /// Fills the batch with as many of `messages` as it holds, one kernel message each (several
     /// datagrams by UDP_SEGMENT), and returns how many it took.
     pub fn fill(&mut self, outbox: &Outbox, messages: &[Message], arena: &[u8], port: u16) -> usize {
-        (self.len, self.used) = (0, 0);
+        self.start(outbox, arena);
         for message in messages {
             let datagrams = outbox.datagrams(message);
             if !self.add(outbox, message, datagrams, arena, port) {
@@ -155,10 +158,15 @@ impl SendBatch {
 
     /// Fills the batch with the datagrams of `message`, a kernel message each.
     pub fn fill_unsegmented(&mut self, outbox: &Outbox, message: &Message, arena: &[u8], port: u16) {
-        (self.len, self.used) = (0, 0);
+        self.start(outbox, arena);
         for datagram in outbox.datagrams(message) {
             self.add(outbox, message, std::slice::from_ref(datagram), arena, port);
         }
+    }
+
+    fn start(&mut self, outbox: &Outbox, arena: &[u8]) {
+        (self.len, self.used) = (0, 0);
+        self.buffers = [outbox.slab(), arena];
     }
 
     fn add(
@@ -220,11 +228,20 @@ impl SendBatch {
         used
     }
 
-    /// Sends from message `from` on; returns how many the kernel took, at least one.
-    pub fn send(&mut self, fd: RawFd, from: usize) -> io::Result<usize> {
+    /// Sends from message `from` on; returns how many the kernel took, at least one. `outbox` and
+    /// `arena` are those the batch was filled from.
+    ///
+    /// # Errors
+    /// The kernel's; `InvalidInput` for another outbox or arena.
+    pub fn send(&mut self, fd: RawFd, from: usize, outbox: &Outbox, arena: &[u8]) -> io::Result<usize> {
+        let buffers: [*const [u8]; 2] = [outbox.slab(), arena];
+        if !std::iter::zip(buffers, self.buffers).all(|(now, then)| std::ptr::eq(now, then)) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         let headers = &mut self.headers[from..self.len];
         // SAFETY: the headers were filled by `add`: names, iovecs and control data point into this
-        // batch's boxes, and the iovecs into the outbox and arena that the caller still borrows.
+        // batch's boxes, and the iovecs into the slab and arena, which are still borrowed, as the
+        // comparison above shows.
         let sent = unsafe { libc::sendmmsg(fd, headers.as_mut_ptr(), headers.len() as u32, 0) };
         usize::try_from(sent).map_err(|_| io::Error::last_os_error())
     }

@@ -32,10 +32,21 @@ pub fn receive(setup: &Setup) -> Result<Socket, OpenError> {
         socket.bind(&SocketAddrV4::new(setup.address, setup.vxlan_port).into())?;
         Ok(socket)
     };
-    open().map_err(|error| OpenError {
-        what: format!("the VXLAN socket {}:{}/udp", setup.address, setup.vxlan_port),
-        error,
-    })
+    open().map_err(|error| vxlan_socket(setup, error))
+}
+
+/// Fails while anybody has the VXLAN port: with SO_REUSEPORT a second daemon of the same user could
+/// bind it, too, and each would get half of the flows.
+pub fn ensure_free(setup: &Setup) -> Result<(), OpenError> {
+    let alone = || {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+        socket.bind(&SocketAddrV4::new(setup.address, setup.vxlan_port).into())
+    };
+    alone().map_err(|error| vxlan_socket(setup, error))
+}
+
+fn vxlan_socket(setup: &Setup, error: io::Error) -> OpenError {
+    OpenError { what: format!("the VXLAN socket {}:{}/udp", setup.address, setup.vxlan_port), error }
 }
 
 /// The sending sockets of one worker, each bound to another port in 49152–65535. All workers use the
@@ -81,7 +92,31 @@ mod tests {
 
     use socket2::Socket;
 
-    use super::{Setup, send_all};
+    use super::{Setup, ensure_free, receive, send_all};
+
+    #[test]
+    fn a_port_that_another_daemon_shares_among_its_workers_is_taken() {
+        let address = Ipv4Addr::new(127, 0, 0, 10);
+        let any = std::net::UdpSocket::bind((address, 0)).unwrap();
+        let vxlan_port = any.local_addr().unwrap().port();
+        drop(any);
+        let setup = Setup {
+            address,
+            vxlan_port,
+            workers: 2,
+            raw: false,
+            udp_gso: false,
+            udp_gro: false,
+            packet: None,
+        };
+        ensure_free(&setup).unwrap();
+        let workers = [receive(&setup).unwrap(), receive(&setup).unwrap()];
+        let error = ensure_free(&setup).unwrap_err();
+        assert_eq!(error.error.kind(), std::io::ErrorKind::AddrInUse);
+        assert!(error.what.contains(&vxlan_port.to_string()), "{error}");
+        drop(workers);
+        ensure_free(&setup).unwrap();
+    }
 
     #[test]
     fn all_workers_send_from_the_same_ports() {

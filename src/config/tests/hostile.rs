@@ -21,6 +21,23 @@ fn hostile_text_stays_on_one_printable_line() {
 }
 
 #[test]
+fn more_peers_than_have_numbers_are_refused() {
+    let peers = |count: u32| -> String {
+        let peer = |n| {
+            let address = std::net::Ipv4Addr::from(0xc633_6400 + n);
+            format!("[[peer]]\nname=\"p{n}\"\naddress=\"{address}\"\nsubnets=[]\n")
+        };
+        let own = "[node]\nname=\"a\"\naddress=\"192.0.2.1/24\"\n[local]\nsubnets=[\"10.1.0.0/24\"]\n";
+        std::iter::once(own.to_owned()).chain((0..count).map(peer)).collect()
+    };
+    assert_eq!(parse(&peers(65536), "f").unwrap().peers.len(), 65536);
+    assert_eq!(
+        parse(&peers(65537), "f").unwrap_err().to_string(),
+        "f:262150:1: more than 65536 peers; remove those from here on"
+    );
+}
+
+#[test]
 fn unreadable_files_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("none.toml");

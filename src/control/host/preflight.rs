@@ -124,6 +124,15 @@ pub enum PreflightError {
         /// Our user.
         uid: u32,
     },
+    /// The TUN has an owner. The kernel would let us in as one more queue, and give each process a
+    /// part of the packets.
+    #[error(
+        "cannot open TUN device {device}: another process holds it; stop that one or choose another `device`"
+    )]
+    TunInUse {
+        /// The TUN.
+        device: String,
+    },
     /// Raw sockets are not allowed.
     #[error(
         "CAP_NET_RAW is missing, it is needed for the raw sockets of {modes}; run as root or with `setcap cap_net_admin,cap_net_raw+ep`, or use `vxlan_mode = \"Always\"` in every pool and keep every peer subnet inside a pool"
@@ -179,6 +188,7 @@ pub fn judge(needs: &Needs, facts: &Facts) -> Verdict {
     let errors = [
         tun_node(&facts.tun_node),
         net_admin(needs, facts),
+        tun_in_use(needs, facts),
         net_raw(needs, facts),
         facts.tunl0_up.then_some(PreflightError::KernelIpip),
         reverse_path(needs, facts),
@@ -216,6 +226,12 @@ fn net_admin(needs: &Needs, facts: &Facts) -> Option<PreflightError> {
         group: tun.group,
         uid,
     })
+}
+
+/// A TUN that is not persistent exists only while a process holds it.
+fn tun_in_use(needs: &Needs, facts: &Facts) -> Option<PreflightError> {
+    let held = facts.device.as_ref().is_some_and(|tun| !tun.persistent || tun.queues > 0);
+    held.then(|| PreflightError::TunInUse { device: needs.device.clone() })
 }
 
 fn net_raw(needs: &Needs, facts: &Facts) -> Option<PreflightError> {
@@ -320,7 +336,7 @@ mod tests {
     fn a_tun_of_our_own_replaces_net_admin() {
         let with = |owner, group| Facts {
             capabilities: 1 << 13,
-            device: Some(TunDetails { owner, group, persistent: true, multi_queue: false }),
+            device: Some(TunDetails { owner, group, persistent: true, ..TunDetails::default() }),
             ..good()
         };
         for (owner, group) in [(None, None), (Some(1000), None), (None, Some(27)), (Some(1000), Some(27))] {
@@ -329,6 +345,19 @@ mod tests {
         for (owner, group) in [(Some(0), None), (None, Some(5)), (Some(1000), Some(5)), (Some(0), Some(27))] {
             let expected = PreflightError::NotOurTun { device: "up0".to_owned(), owner, group, uid: 1000 };
             assert_eq!(errors(&with(owner, group)), [expected]);
+        }
+    }
+
+    #[test]
+    fn a_tun_that_another_process_holds_is_not_shared() {
+        let with = |persistent, queues| {
+            let tun = TunDetails { persistent, queues, multi_queue: true, ..TunDetails::default() };
+            errors(&Facts { device: Some(tun), ..good() })
+        };
+        assert_eq!(with(true, 0), []);
+        for (persistent, queues) in [(false, 0), (false, 2), (true, 1)] {
+            let expected = PreflightError::TunInUse { device: "up0".to_owned() };
+            assert_eq!(with(persistent, queues), [expected], "{persistent} {queues}");
         }
     }
 

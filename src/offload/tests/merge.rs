@@ -229,6 +229,29 @@ fn fragments_pass_alone_and_overtake_nothing() {
 }
 
 #[test]
+fn ipv6_extension_headers_hide_ports_so_nothing_is_overtaken() {
+    // Hop-by-hop options, routing, ESP, destination options, and what nobody knows yet.
+    for next_header in [0, 43, 50, 60, 253] {
+        let mut packets = stream(&data().v6(), 4, |_, _| {});
+        // As if the transport header came later: an options header of 8 bytes that names TCP.
+        let mut hidden = packets[2].clone();
+        hidden.splice(40..40, [6, 0, 1, 4, 0, 0, 0, 0]);
+        hidden[6] = next_header;
+        let len = be16(&hidden, 4) + 8;
+        put16(&mut hidden, 4, len);
+        packets[2] = hidden;
+        let delivered = merge(ALL, &packets);
+        assert_eq!(delivered.iter().map(|d| d.packets).collect::<Vec<_>>(), [2, 1, 1], "{next_header}");
+        assert_eq!(delivered[1].packet, packets[2], "{next_header}");
+    }
+    // ICMPv6 is a flow of its own and holds up nobody.
+    let echo = Spec { transport: crate::wire::testing::Transport::Echo(1, 2), ..data().v6() };
+    let mut packets = stream(&data().v6(), 3, |_, _| {});
+    packets.insert(1, echo.build());
+    assert_eq!(counts(&packets), [1, 3]);
+}
+
+#[test]
 fn super_packets_have_limits() {
     let tcp = Spec::tcp4(&[1; 1400]);
     let long = |base: &Spec, count| {
@@ -327,6 +350,7 @@ fn an_unfinished_packet_above_the_mtu_is_a_super_packet() {
         assert_eq!(delivered.len(), 1);
         assert_eq!((delivered[0].vnet, &delivered[0].packet), (gso, &partial));
         assert_eq!(delivered[0].packets, 3);
+        assert_eq!(delivered[0].bytes, 3 * base.header_len() as u64 + 4000);
         let packets = cut(&partial, &delivered[0].vnet);
         assert_eq!(packets, base.segments(size).iter().map(Spec::build).collect::<Vec<_>>());
         assert_eq!(packets.iter().map(Vec::len).max(), Some(ALL.mtu));

@@ -1,0 +1,96 @@
+//! What becomes of packets whose way is refused, over real sockets on loopback.
+
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::time::Duration;
+
+use super::{Sender, Ways};
+use crate::encap::{tunnel_gso, vxlan};
+use crate::forward::{Channel, Datagram, Outbox};
+use crate::metrics::{Counters, Fallback};
+use crate::net::{DropReason, Mac, Vni};
+use crate::offload::Piece;
+use crate::underlay::{Setup, udp};
+use crate::wire::ethernet;
+use crate::wire::testing::Spec;
+
+const SIZE: u16 = 500;
+/// Not 127.0.0.1, whose source ports another test counts.
+const US: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 9);
+
+/// A receiver on `address`, port `port` (0: any), and its port.
+fn peer(address: Ipv4Addr, port: u16) -> (UdpSocket, u16) {
+    let socket = UdpSocket::bind(SocketAddrV4::new(address, port)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    (socket, port)
+}
+
+fn sender(vxlan_port: u16) -> Sender {
+    let setup = Setup {
+        address: US,
+        vxlan_port,
+        workers: 1,
+        raw: false,
+        udp_gso: false,
+        udp_gro: false,
+        packet: None,
+    };
+    let ways = Ways { udp: udp::send_all(&setup).unwrap(), raw: None, packet: None, tap: None };
+    Sender::new(&setup, ways)
+}
+
+/// Queues the super-packet of `spec` for the TAP, as the outbound flow does; its bytes go to `arena`.
+fn queue(out: &mut Outbox, arena: &mut Vec<u8>, spec: &Spec, to: Ipv4Addr, ports: (u16, u16)) {
+    let (vnet, packet) = spec.build_gso(SIZE);
+    let (piece, head) = out.head(tunnel_gso::TEMPLATE);
+    head.copy_from_slice(&tunnel_gso::template(Mac([2; 6]), US, to, ports.1, &inner()));
+    let (header_len, inner_len) = (spec.header_len(), packet.len());
+    tunnel_gso::patch(head, &tunnel_gso::Super { vnet, header_len, inner_len, tos: 0, source_port: ports.0 });
+    let body = Piece::arena(arena.len(), packet.len());
+    arena.extend(packet);
+    out.push(Channel::Tap, to, 0, Datagram { head: piece, body, packets: 2, wire_bytes: 2000 });
+}
+
+fn inner() -> [u8; vxlan::TEMPLATE] {
+    vxlan::template(Vni::CALICO, Mac([0x66; 6]), Mac([0x64; 6]), ethernet::IPV4)
+}
+
+/// The two datagrams that `spec` must arrive as.
+fn expected(spec: &Spec) -> Vec<Vec<u8>> {
+    spec.segments(SIZE).iter().map(|segment| [&inner()[..], &segment.build()].concat()).collect()
+}
+
+fn received(socket: &UdpSocket) -> (Vec<Vec<u8>>, u16) {
+    let mut port = 0;
+    let mut one = || {
+        let mut buffer = [0; 2000];
+        let (len, from) = socket.recv_from(&mut buffer).unwrap();
+        port = from.port();
+        buffer[..len].to_vec()
+    };
+    (vec![one(), one()], port)
+}
+
+#[test]
+fn super_packets_that_the_tap_does_not_take_reach_each_its_own_peer() {
+    let (to_a, to_b) = (Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3));
+    let (a, port) = peer(to_a, 0);
+    let (b, _) = peer(to_b, port);
+    let mut sender = sender(port);
+    let source_port = sender.ports()[7];
+    let (for_a, for_b) = (Spec::tcp4(&[1; 900]), Spec::tcp4(&[2; 900]));
+    let (mut out, mut arena) = (Outbox::default(), Vec::new());
+    queue(&mut out, &mut arena, &for_a, to_a, (source_port, port));
+    queue(&mut out, &mut arena, &for_b, to_b, (source_port, port));
+
+    let counters = Counters::new(1);
+    sender.send(&out, &arena, counters.worker(0));
+
+    assert_eq!(received(&a), (expected(&for_a), source_port));
+    assert_eq!(received(&b), (expected(&for_b), source_port));
+    let totals = counters.totals();
+    assert_eq!((totals.underlay.tx_packets, totals.underlay.tx_bytes), (4, 2 * 2000));
+    assert!(DropReason::ALL.iter().all(|reason| totals.drops(*reason) == 0));
+    // There was no TAP to fall back from.
+    assert_eq!(counters.fallbacks(Fallback::Tap), 0);
+}
