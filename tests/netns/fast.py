@@ -42,37 +42,42 @@ SMALLEST = _HEAD.size + _DIGEST_BYTES
 # --- TCP ----------------------------------------------------------------------------------------------
 
 
-def bulk(lab, size, ways=BOTH_WAYS, port=_TCP_PORT):
+def pod_socket(lab, pod, address, kind):
+    """A socket in a pod for the family of an address."""
+    return lab.socket(pod, socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
+
+
+def bulk(lab, size, ways=BOTH_WAYS, port=_TCP_PORT, addresses=ADDRESS):
     """Sends `size` random bytes by TCP each way at once; AssertionError unless all SHA-256 are equal."""
     with ThreadPoolExecutor(2 * len(ways)) as threads:
-        ends = [_start_bulk(lab, threads, size, way, port) for way in ways]
+        ends = [_start_bulk(lab, threads, size, way, (addresses[way[1]], port)) for way in ways]
         for way, (received, sent) in zip(ways, ends, strict=True):
             if received.result() != sent.result():
                 raise AssertionError(f"{' to '.join(way)}: sent {sent.result()}, received {received.result()}")
 
 
-def _start_bulk(lab, threads, size, way, port):
+def _start_bulk(lab, threads, size, way, to):
     source, target = way
-    server = listen(lab, target, port)
-    received = threads.submit(_receive_all, server)
-    return received, threads.submit(_send_all, lab.socket(source, kind=socket.SOCK_STREAM), target, port, size)
+    server = listen(lab, target, *to)
+    client = pod_socket(lab, source, to[0], socket.SOCK_STREAM)
+    return threads.submit(_receive_all, server), threads.submit(_send_all, client, to, size)
 
 
-def listen(lab, pod, port):
+def listen(lab, pod, address, port):
     """A listening TCP socket in a pod."""
-    server = lab.socket(pod, kind=socket.SOCK_STREAM)
+    server = pod_socket(lab, pod, address, socket.SOCK_STREAM)
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    server.bind((ADDRESS[pod], port))
+    server.bind((address, port))
     server.listen()
     server.settimeout(_TIMEOUT_S)
     return server
 
 
-def _send_all(client, target, port, size):
+def _send_all(client, to, size):
     data = os.urandom(size)
     with client:
         client.settimeout(_TIMEOUT_S)
-        client.connect((ADDRESS[target], port))
+        client.connect(to)
         client.sendall(data)
         client.shutdown(socket.SHUT_WR)
         client.recv(1)
@@ -100,7 +105,7 @@ class Stream:
         self.received = 0
         self._end = threading.Event()
         self._threads = ThreadPoolExecutor(2)
-        self._server = listen(lab, "podB", _TCP_PORT)
+        self._server = listen(lab, "podB", B, _TCP_PORT)
         self._client = lab.socket("podA", kind=socket.SOCK_STREAM)
         self._client.settimeout(_TIMEOUT_S)
         self._hashes = [self._threads.submit(self._receive), self._threads.submit(self._send)]
@@ -156,9 +161,10 @@ def read_datagram(data):
 class Datagrams:
     """A receiver in a pod and senders in the other; all they exchange must arrive once and in order."""
 
-    def __init__(self, lab, source, target, port=_UDP_PORT):
-        self._lab, self._source, self._to = lab, source, (ADDRESS[target], port)
-        self._receiver = large_buffer(lab.socket(target))
+    def __init__(self, lab, source, target, addresses=ADDRESS):
+        self._lab, self._source, self._from = lab, source, addresses[source]
+        self._to = (addresses[target], _UDP_PORT)
+        self._receiver = large_buffer(pod_socket(lab, target, self._from, socket.SOCK_DGRAM))
         self._receiver.bind(self._to)
         self._clients, self._sent = [], []
 
@@ -171,8 +177,8 @@ class Datagrams:
 
     def flow(self, address=None):
         """A new flow, from an address of the sending pod; returns its number."""
-        client = self._lab.socket(self._source)
-        client.bind((address or ADDRESS[self._source], 0))
+        client = pod_socket(self._lab, self._source, self._from, socket.SOCK_DGRAM)
+        client.bind((address or self._from, 0))
         self._clients.append(client)
         self._sent.append(0)
         return len(self._sent) - 1

@@ -29,11 +29,18 @@ class Order(SharedLab):
                 self.restart(**config, tunnel={"workers": WORKERS})
                 if mode != "direct":
                     await_tap(self.lab, "n1")
+                before = [self.overtaken(pod) for pod in ADDRESS]
                 self.exchange()
+                self.assertEqual([self.overtaken(pod) for pod in ADDRESS], before, "TCP saw reordering")
                 self.assertEqual([n for node in ("n1", "n2") for n in self.lab.drops(node).values() if n], [])
                 busy = self.counters("n1").by_worker("device", "rx")
                 self.assertEqual(len(busy), WORKERS)
                 self.assertGreater(sum(count > 0 for count in busy), 1, busy)
+
+    def overtaken(self, pod):
+        """How often the TCP of a pod has learnt that its segments overtook each other."""
+        lines = self.lab.exec(pod, "nstat", "-asz", "TcpExtTCPSACKReorder", "TcpExtTCPTSReorder").stdout.splitlines()
+        return [line.split()[:2] for line in lines if line.startswith("TcpExt")]
 
     def exchange(self):
         end = threading.Event()
