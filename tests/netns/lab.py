@@ -16,8 +16,9 @@
 
 Needs root. The namespaces are named up<PID>x<N>-NAME, and all links are made inside them, so labs
 of several processes do not meet. A lab cleans up when its context ends, and when the process does.
-Underlay links have their offloads off unless the lab is `virtual`, so a capture shows frames as they are
-on a real wire; links to pods keep theirs. Nodes route only to each other: what reaches another pod went through a daemon.
+Underlay links have their offloads off unless the lab is `virtual`, so a capture shows frames as they
+are on a real wire; links to pods keep theirs. Nodes route only to each other: what reaches another pod
+went through a daemon.
 """
 
 import atexit

@@ -72,7 +72,7 @@ class Firewall(SharedLab):
                 self.forbid()
                 try:
                     wait_until(lambda: self.tap_state().startswith("off: "), GIVEN_UP_S, "the socket")
-                    reason = f"off: a {mode} probe to {ADDRESSES['n2']} did not reach the uplink; check the forward rules"
+                    reason = f"off: a {mode} probe to {ADDRESSES['n2']} did not reach the uplink; check the forward"
                     self.assertTrue(self.tap_state().startswith(reason), self.tap_state())
                     self.assertIn(f"uplink tap: {reason}", self.lab.daemons["n1"].log())
                     self.assertEqual(metric_samples(self.lab, "n1", "offload_active")["tap"], 0)
