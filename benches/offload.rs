@@ -77,7 +77,7 @@ fn segments() -> (Vec<u8>, Vec<Candidate>) {
     for index in 0..SEGMENTS {
         let packet = common::tcp(FAR, NEAR, SEGMENT, index);
         let flow = Flow::of(&packet).expect("well formed");
-        candidates.push(Candidate { flow, at: arena.len() });
+        candidates.push(Candidate { flow, at: arena.len(), segment: 0 });
         arena.extend_from_slice(&packet);
     }
     (arena, candidates)

@@ -221,8 +221,8 @@ async fn services(
     let mut services = Vec::new();
     if let Some(address) = config.metrics {
         let listener = metrics_http::bind(address).await?;
-        let sizes = Arc::clone(daemon);
-        let exporter = Exporter::new(counters, move || sizes.sizes());
+        let now = Arc::clone(daemon);
+        let exporter = Exporter::new(counters, move || now.now());
         services.push(tokio::spawn(metrics_http::serve(listener, exporter, until(stopped.clone()))));
     }
     let api = server::serve(socket, Arc::clone(daemon), until(stopped));

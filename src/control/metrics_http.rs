@@ -53,7 +53,7 @@ mod tests {
 
     use super::{bind, serve};
     use crate::metrics::Counters;
-    use crate::metrics::render::{Exporter, Sizes};
+    use crate::metrics::render::{Exporter, Now};
 
     async fn get(address: std::net::SocketAddr, path: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -70,7 +70,7 @@ mod tests {
         assert!(bind(address).await.unwrap_err().to_string().contains(&address.to_string()));
         let counters = Counters::new(1);
         counters.worker(0).device.rx_packets.add(9);
-        let exporter = Exporter::new(counters, || Sizes { routes: 4, peers: 3 });
+        let exporter = Exporter::new(counters, || Now { routes: 4, peers: 3, offloads: vec![] });
         let (stop, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(serve(listener, exporter, async { _ = stopped.await }));
 

@@ -10,7 +10,7 @@ use super::server::Dataplane;
 use crate::config::Config;
 use crate::encap::frame::Hop;
 use crate::forward::{Forwarding, Peer, TapLink, Underlay};
-use crate::metrics::render::Sizes;
+use crate::metrics::render::Now;
 use crate::metrics::{Counters, Fallback};
 use crate::net::{Mac, Mode, Prefix};
 use crate::route::{Decision, Policy, Published, Rib, Route, RouteError, Target};
@@ -193,10 +193,13 @@ impl Daemon {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Table sizes, for metrics.
-    pub fn sizes(&self) -> Sizes {
+    /// Table sizes and offloads, for metrics.
+    pub fn now(&self) -> Now {
+        // "active, without ipip" is active.
+        let active = |state: &str| state.starts_with("active");
+        let offloads = self.offloads().into_iter().map(|(name, state)| (name, active(&state))).collect();
         let state = self.state();
-        Sizes { routes: state.rib.len(), peers: state.peers.len() }
+        Now { routes: state.rib.len(), peers: state.peers.len(), offloads }
     }
 
     /// Underlay addresses of all peers, in their order.

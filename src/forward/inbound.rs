@@ -15,10 +15,10 @@ use super::tables::Forwarding;
 use crate::encap::{UDP_OVERHEAD, ecn, probe};
 use crate::metrics::WorkerCounters;
 use crate::net::DropReason;
-use crate::offload::merge::{Candidate, Rules};
+use crate::offload::merge::{Candidate, Cut, Rules};
 use crate::offload::{Flow, Merge, Sink};
 use crate::route::{NextHop, PeerId};
-use crate::wire::{Ipv4, Malformed, ethernet, ipv4, ipv6, protocol, vxlan};
+use crate::wire::{Ipv4, Malformed, be16, ethernet, ipv4, ipv6, protocol, vxlan};
 
 /// How received bytes are wrapped.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -37,7 +37,8 @@ pub struct Received {
     /// Bytes received.
     pub len: usize,
     /// Bytes of each datagram but the last when the kernel coalesced several (UDP_GRO); 0 when
-    /// this is one.
+    /// this is one. Of a tunnel packet that holds an uncut UDP super-packet, what that is to be cut
+    /// to.
     pub segment: usize,
     /// Outer source address.
     pub source: Ipv4Addr,
@@ -70,8 +71,13 @@ impl Inbound {
         counters: &WorkerCounters,
     ) {
         let sender = forwarding.sender(received.source);
-        let segment = if received.segment == 0 { received.len.max(1) } else { received.segment };
         let (mut at, end) = (received.at, received.at + received.len);
+        let uncut = format == Format::Vxlan && is_uncut(&arena[at..end], received.segment);
+        let (segment, inner_segment) = match received.segment {
+            0 => (received.len.max(1), 0),
+            segment if uncut => (received.len, segment),
+            segment => (segment, 0),
+        };
         loop {
             let datagram = at..(at + segment).min(end);
             at = datagram.end;
@@ -82,13 +88,21 @@ impl Inbound {
                 }
                 continue;
             }
-            count(format, datagram.len(), counters);
+            let len = datagram.len();
             let inner = sender
                 .ok_or(DropReason::UnknownPeer)
-                .and_then(|peer| admit(forwarding, format, peer, received.tos, datagram.clone(), arena));
+                .and_then(|peer| admit(forwarding, format, peer, received.tos, datagram, arena));
             match inner {
-                Ok(candidate) => self.merge.push(candidate, arena, sink),
-                Err(reason) => counters.dropped(reason, 1),
+                Ok(candidate) => {
+                    let candidate = Candidate { segment: inner_segment, ..candidate };
+                    let Cut { packets, repeated } = self.merge.push(candidate, arena, sink);
+                    let overhead = len - candidate.flow.total_len;
+                    count(format, packets, len + repeated + (packets as usize - 1) * overhead, counters);
+                }
+                Err(reason) => {
+                    count(format, 1, len, counters);
+                    counters.dropped(reason, 1);
+                }
             }
             if at >= end {
                 return;
@@ -109,10 +123,27 @@ fn is_probe(format: Format, datagram: &[u8]) -> bool {
     }
 }
 
-fn count(format: Format, len: usize, counters: &WorkerCounters) {
+/// Whether the first inner packet fills a receive that looks like several coalesced datagrams. A
+/// kernel tunnel on a virtual link sends UDP super-packets uncut, and the receiving kernel then
+/// announces their segment size the way it announces that of coalesced datagrams.
+fn is_uncut(datagram: &[u8], segment: usize) -> bool {
+    const INNER: usize = vxlan::LEN + ethernet::LEN;
+    if segment == 0 || segment >= datagram.len() || datagram.len() < INNER + ipv4::LEN {
+        return false;
+    }
+    let inner = &datagram[INNER..];
+    let total = match inner[0] >> 4 {
+        4 => usize::from(be16(inner, 2)),
+        _ => usize::from(be16(inner, 4)) + ipv6::LEN,
+    };
+    INNER + total == datagram.len()
+}
+
+/// Counts `packets` of `len` bytes together without what UDP receivers do not see.
+fn count(format: Format, packets: u32, len: usize, counters: &WorkerCounters) {
     let outer = if format == Format::Vxlan { UDP_OVERHEAD } else { 0 };
-    counters.underlay.rx_packets.add(1);
-    counters.underlay.rx_bytes.add((len + outer) as u64);
+    counters.underlay.rx_packets.add(u64::from(packets));
+    counters.underlay.rx_bytes.add(len as u64 + u64::from(packets) * outer as u64);
 }
 
 /// Steps 1 and 2 for one datagram.
@@ -141,7 +172,7 @@ fn admit(
         set_tos(inner, tos);
         flow.tos = tos;
     }
-    Ok(Candidate { flow, at })
+    Ok(Candidate { flow, at, segment: 0 })
 }
 
 /// Offset of the inner packet in a VXLAN datagram. The inner destination MAC is not compared: the

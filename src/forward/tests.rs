@@ -174,6 +174,14 @@ impl Node {
         self.inbound.finish(&arena, &mut sink);
     }
 
+    /// One receive of a VXLAN socket, as it is, to the device.
+    fn receive_one(&mut self, received: Received, arena: &mut [u8], device: &mut dyn Device) {
+        let mut scratch = Deliver::scratch();
+        let mut sink = Deliver { device, counters: &self.counters, scratch: &mut scratch };
+        self.inbound.receive(&self.forwarding, Format::Vxlan, received, arena, &mut sink, &self.counters);
+        self.inbound.finish(arena, &mut sink);
+    }
+
     /// The drop counters that moved.
     fn drops(&self) -> Vec<(DropReason, u64)> {
         let counted = DropReason::ALL.map(|reason| (reason, self.counters.drops(reason)));

@@ -1,8 +1,8 @@
 //! The counters as OpenMetrics text.
 //!
 //! The workers' counters are read at the moment of the scrape by a prometheus-client collector;
-//! the packet path knows nothing of metrics. Labels are bounded: workers, edges and drop reasons,
-//! never peers or prefixes.
+//! the packet path knows nothing of metrics. Labels are bounded: workers, edges, drop reasons and
+//! offloads, never peers or prefixes.
 
 use std::fmt;
 
@@ -13,16 +13,18 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::{MetricType, info::Info};
 use prometheus_client::registry::Registry;
 
-use super::{Counters, EdgeCounters, WorkerCounters};
+use super::{Counters, EdgeCounters, Fallback, WorkerCounters};
 use crate::net::DropReason;
 
-/// Sizes of the tables at one moment.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Sizes {
+/// What the control plane knows at one moment.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Now {
     /// Routes in the forwarding table.
     pub routes: usize,
     /// Known peers.
     pub peers: usize,
+    /// Each offload by name, and whether it is active.
+    pub offloads: Vec<(String, bool)>,
 }
 
 /// Everything a scrape shows.
@@ -30,12 +32,12 @@ pub struct Sizes {
 pub struct Exporter(Registry);
 
 impl Exporter {
-    /// Exports `counters`, and the table sizes that `sizes` returns at each scrape.
-    pub fn new(counters: Counters, sizes: impl Fn() -> Sizes + Send + Sync + 'static) -> Self {
+    /// Exports `counters`, and what `now` returns at each scrape.
+    pub fn new(counters: Counters, now: impl Fn() -> Now + Send + Sync + 'static) -> Self {
         let mut registry = Registry::with_prefix("underpass");
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The running build", build);
-        registry.register_collector(Box::new(Snapshot { counters, sizes }));
+        registry.register_collector(Box::new(Snapshot { counters, now }));
         Self(registry)
     }
 
@@ -52,7 +54,7 @@ impl Exporter {
 
 struct Snapshot<F> {
     counters: Counters,
-    sizes: F,
+    now: F,
 }
 
 impl<F> fmt::Debug for Snapshot<F> {
@@ -61,14 +63,21 @@ impl<F> fmt::Debug for Snapshot<F> {
     }
 }
 
-impl<F: Fn() -> Sizes + Send + Sync + 'static> Collector for Snapshot<F> {
+impl<F: Fn() -> Now + Send + Sync + 'static> Collector for Snapshot<F> {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let packets = counter(&mut encoder, "packets", "Packets over an edge, after segmentation")?;
         self.edges(packets, |edge| (edge.rx_packets.get(), edge.tx_packets.get()))?;
         let bytes = counter(&mut encoder, "bytes", "Bytes over an edge, IP headers included")?;
         self.edges(bytes, |edge| (edge.rx_bytes.get(), edge.tx_bytes.get()))?;
         self.drops(counter(&mut encoder, "drops", "Packets not delivered")?)?;
-        let Sizes { routes, peers } = (self.sizes)();
+        let refusals = "Refusals of an offload by the kernel at run time";
+        self.fallbacks(counter(&mut encoder, "offload_fallbacks", refusals)?)?;
+        let Now { routes, peers, offloads } = (self.now)();
+        let active = "Whether an offload is in use";
+        active_offloads(
+            encoder.encode_descriptor("offload_active", active, None, MetricType::Gauge)?,
+            &offloads,
+        )?;
         gauge(&mut encoder, "routes", "Routes in the forwarding table", routes)?;
         gauge(&mut encoder, "peers", "Known peers", peers)
     }
@@ -102,6 +111,22 @@ impl<F> Snapshot<F> {
         }
         Ok(())
     }
+
+    fn fallbacks(&self, mut family: MetricEncoder) -> fmt::Result {
+        for fallback in Fallback::ALL {
+            let labels = [("offload", fallback.offload())];
+            ConstCounter::new(self.counters.fallbacks(fallback)).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+fn active_offloads(mut family: MetricEncoder, offloads: &[(String, bool)]) -> fmt::Result {
+    for (name, active) in offloads {
+        let labels = [("offload", name.as_str())];
+        ConstGauge::new(i64::from(*active)).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
 }
 
 fn counter<'a>(
@@ -119,8 +144,8 @@ fn gauge(encoder: &mut DescriptorEncoder, name: &str, help: &str, value: usize) 
 
 #[cfg(test)]
 mod tests {
-    use super::{Exporter, Sizes};
-    use crate::metrics::Counters;
+    use super::{Exporter, Now};
+    use crate::metrics::{Counters, Fallback};
     use crate::net::DropReason;
 
     #[test]
@@ -130,7 +155,11 @@ mod tests {
         counters.worker(1).underlay.tx_bytes.add(1500);
         counters.worker(0).dropped(DropReason::Ecn, 1);
         counters.worker(1).dropped(DropReason::Ecn, 2);
-        let exporter = Exporter::new(counters.clone(), || Sizes { routes: 4, peers: 3 });
+        counters.worker(0).fell_back(Fallback::UdpGso);
+        counters.worker(1).fell_back(Fallback::UdpGso);
+        let offloads = vec![("tso".to_owned(), true), ("udp_gso".to_owned(), false)];
+        let now = Now { routes: 4, peers: 3, offloads };
+        let exporter = Exporter::new(counters.clone(), move || now.clone());
         let text = exporter.render().unwrap();
         for line in [
             r#"underpass_packets_total{edge="device",direction="rx",worker="0"} 3"#,
@@ -138,6 +167,11 @@ mod tests {
             r#"underpass_bytes_total{edge="underlay",direction="tx",worker="1"} 1500"#,
             r#"underpass_drops_total{reason="ecn"} 3"#,
             "# TYPE underpass_drops counter",
+            r#"underpass_offload_active{offload="tso"} 1"#,
+            r#"underpass_offload_active{offload="udp_gso"} 0"#,
+            "# TYPE underpass_offload_active gauge",
+            r#"underpass_offload_fallbacks_total{offload="udp_gso"} 2"#,
+            r#"underpass_offload_fallbacks_total{offload="packet_socket"} 0"#,
             "underpass_routes 4",
             "underpass_peers 3",
             concat!(r#"underpass_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),
@@ -146,6 +180,10 @@ mod tests {
         }
         for reason in DropReason::ALL {
             assert!(text.contains(&format!("reason=\"{}\"", reason.name())), "{reason}");
+        }
+        for fallback in Fallback::ALL {
+            let sample = format!("underpass_offload_fallbacks_total{{offload=\"{}\"}}", fallback.offload());
+            assert!(text.contains(&sample), "{sample} is not in\n{text}");
         }
         assert!(text.ends_with("\n# EOF\n"));
         assert_eq!(text.matches("# TYPE").count(), text.matches("# HELP").count());

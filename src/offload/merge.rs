@@ -46,6 +46,30 @@ pub struct Candidate {
     pub flow: Flow,
     /// Offset in the arena.
     pub at: usize,
+    /// Payload bytes of each segment where this is known to be an uncut UDP super-packet, else 0.
+    pub segment: usize,
+}
+
+/// What a packet stands for once it is cut: one packet, unless it is an uncut super-packet.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Cut {
+    /// Number of packets, at least 1.
+    pub packets: u32,
+    /// Bytes they have together beyond those of the whole: headers once more for each but one.
+    pub repeated: usize,
+}
+
+impl Cut {
+    const NONE: Self = Self { packets: 1, repeated: 0 };
+
+    /// Of a packet of `total` bytes, the first `header` of them headers, into payloads of `gso`.
+    fn of(total: usize, header: usize, gso: u16) -> Self {
+        if gso == 0 {
+            return Self::NONE;
+        }
+        let packets = total.saturating_sub(header).div_ceil(usize::from(gso)).max(1);
+        Self { packets: packets as u32, repeated: (packets - 1) * header }
+    }
 }
 
 impl Merge {
@@ -54,18 +78,26 @@ impl Merge {
         Self { runs: (0..RUNS).map(|_| Run::new()).collect(), open: 0, rules }
     }
 
-    /// Adds the next packet of the batch.
-    pub fn push(&mut self, packet: Candidate, arena: &[u8], sink: &mut impl Sink) {
-        let shape = self.shape(&packet, arena);
-        let Shape::Segment(segment) = shape else {
-            self.flush_flow(&packet.flow, arena, sink);
-            sink.deliver(&single(&packet, arena, shape));
-            return;
-        };
+    /// Adds the next packet of the batch; returns what it stands for.
+    pub fn push(&mut self, packet: Candidate, arena: &[u8], sink: &mut impl Sink) -> Cut {
+        match self.shape(&packet, arena) {
+            Shape::Segment(segment) => {
+                self.push_segment(&packet, &segment, arena, sink);
+                Cut::NONE
+            }
+            shape => {
+                self.flush_flow(&packet.flow, arena, sink);
+                sink.deliver(&single(&packet, arena, shape));
+                shape.cut(packet.flow.total_len)
+            }
+        }
+    }
+
+    fn push_segment(&mut self, packet: &Candidate, segment: &Segment, arena: &[u8], sink: &mut impl Sink) {
         let found = self.runs[..self.open].iter().position(|run| run.hash == packet.flow.hash);
         if let Some(index) = found {
-            if self.runs[index].accepts(&packet, &segment, arena) {
-                self.runs[index].append(&packet, &segment, arena);
+            if self.runs[index].accepts(packet, segment, arena) {
+                self.runs[index].append(packet, segment, arena);
                 if self.runs[index].closed {
                     self.flush(index, arena, sink);
                 }
@@ -75,7 +107,7 @@ impl Merge {
         } else if self.open == RUNS {
             self.flush(0, arena, sink);
         }
-        self.runs[self.open].start(&packet, &segment, arena);
+        self.runs[self.open].start(packet, segment, arena);
         self.open += 1;
         if self.runs[self.open - 1].closed {
             self.flush(self.open - 1, arena, sink);
@@ -118,7 +150,7 @@ impl Merge {
         let l4 = &bytes[flow.l4..];
         match flow.protocol {
             protocol::TCP => tcp_shape(flow, l4, self.rules),
-            protocol::UDP => udp_shape(flow, l4, self.rules),
+            protocol::UDP => udp_shape(packet, l4, self.rules),
             _ => Shape::Other,
         }
     }
@@ -134,6 +166,16 @@ enum Shape {
     Partial { header: usize, tcp: bool, gso: u16 },
     /// A verified segment.
     Segment(Segment),
+}
+
+impl Shape {
+    /// What a packet of this shape and of `total` bytes stands for.
+    fn cut(self, total: usize) -> Cut {
+        match self {
+            Self::Partial { header, gso, .. } => Cut::of(total, header, gso),
+            _ => Cut::NONE,
+        }
+    }
 }
 
 /// A segment whose transport checksum is right.
@@ -165,7 +207,8 @@ fn tcp_shape(flow: &Flow, l4: &[u8], rules: Rules) -> Shape {
     Shape::Segment(Segment { tcp: true, header, payload: view.payload().len() })
 }
 
-fn udp_shape(flow: &Flow, l4: &[u8], rules: Rules) -> Shape {
+fn udp_shape(packet: &Candidate, l4: &[u8], rules: Rules) -> Shape {
+    let flow = &packet.flow;
     let Ok(view) = Udp::parse(l4) else { return Shape::Other };
     let header = flow.l4 + udp::LEN;
     let pseudo = pseudo(flow, l4.len());
@@ -173,7 +216,10 @@ fn udp_shape(flow: &Flow, l4: &[u8], rules: Rules) -> Shape {
         return Shape::Other;
     }
     if is_partial(flow, view.checksum(), l4, pseudo, rules) {
-        return partial(flow, header, false, rules);
+        return match packet.segment {
+            0 => partial(flow, header, false, rules),
+            segment => Shape::Partial { header, tcp: false, gso: u16::try_from(segment).unwrap_or(u16::MAX) },
+        };
     }
     let tunnel =
         TUNNEL_PORTS.contains(&view.destination_port()) || TUNNEL_PORTS.contains(&view.source_port());
@@ -226,19 +272,14 @@ fn single<'a>(packet: &Candidate, arena: &'a [u8], shape: Shape) -> Delivery<'a>
         },
         _ => VnetHdr::default(),
     };
-    let total = packet.flow.total_len;
-    let header = usize::from(vnet.hdr_len);
-    let packets = match usize::from(vnet.gso_size) {
-        0 => 1,
-        size => total.saturating_sub(header).div_ceil(size).max(1),
-    };
+    let cut = shape.cut(packet.flow.total_len);
     Delivery {
         vnet,
-        head: &arena[packet.at..packet.at + total],
+        head: &arena[packet.at..packet.at + packet.flow.total_len],
         pieces: &[],
         arena,
-        packets: packets as u32,
-        bytes: (total + (packets - 1) * header) as u64,
+        packets: cut.packets,
+        bytes: (packet.flow.total_len + cut.repeated) as u64,
     }
 }
 
@@ -366,7 +407,7 @@ impl Run {
     fn emit(&mut self, arena: &[u8], sink: &mut impl Sink) {
         let Some(flow) = self.flow.take() else { return };
         if self.pieces.len() == 1 {
-            sink.deliver(&single(&Candidate { flow, at: self.first_at }, arena, Shape::Other));
+            sink.deliver(&single(&Candidate { flow, at: self.first_at, segment: 0 }, arena, Shape::Other));
             return;
         }
         let packets = self.pieces.len();

@@ -16,8 +16,9 @@
 
 Needs root. The namespaces are named up<PID>x<N>-NAME, and all links are made inside them, so labs
 of several processes do not meet. A lab cleans up when its context ends, and when the process does.
-Underlay links have their offloads off, so a capture shows frames as they are on a real wire; links to
-pods keep theirs. Nodes route only to each other: what reaches another pod went through a daemon.
+Underlay links have their offloads off unless the lab is `virtual`, so a capture shows frames as they
+are on a real wire; links to pods keep theirs. Nodes route only to each other: what reaches another pod
+went through a daemon.
 """
 
 import atexit
@@ -78,10 +79,11 @@ def vtep_mac(name):
 class Lab:
     """One lab; a context manager. Namespaces are named as in the picture: `n1`, `podA`, `sw`, `R`."""
 
-    def __init__(self, topology="T2", mtu=1500, ipv6=False):
+    def __init__(self, topology="T2", mtu=1500, ipv6=False, virtual=False):
         """`mtu` is that of the underlay links. Without `ipv6` no interface has any IPv6, which keeps
-        captures and counters free of what the kernel says by itself."""
-        self.topology, self.mtu, self.ipv6 = topology, mtu, ipv6
+        captures and counters free of what the kernel says by itself. With `virtual` underlay links
+        keep their offloads, as between containers of one host: super-packets cross them uncut."""
+        self.topology, self.mtu, self.ipv6, self.virtual = topology, mtu, ipv6, virtual
         self.nodes = TOPOLOGIES[topology]
         self.id = f"up{os.getpid()}x{next(_NUMBERS)}"
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix=f"{self.id}-"))
@@ -118,12 +120,12 @@ class Lab:
         else:
             self._add_pod("n2")
         if self.topology == "TK":
-            self._add_kernel_vxlan("n2", peer="n1")
+            self.add_kernel_vxlan("n2", peer="n1")
 
     def _add_node(self, node):
         self._add_namespace(node, forward=True)
         if node == "n3":
-            self.link(node, "eth0", "R", "eth1", self.mtu, offloads=False)
+            self.link(node, "eth0", "R", "eth1", self.mtu, offloads=self.virtual)
             self.ip("R", "address add 198.51.100.254/24 dev eth1")
         else:
             self.plug(node, f"port-{node}")
@@ -149,14 +151,14 @@ class Lab:
                 mac = self.mac(node, "eth0")
                 self.ip(other, f"neighbour replace {ADDRESSES[node]} lladdr {mac} dev eth0 nud permanent")
 
-    def _add_kernel_vxlan(self, node, peer):
+    def add_kernel_vxlan(self, node, peer, *options):
         """The way flannel and Calico set the kernel's device up: no learning, all entries static."""
         far = subnet(peer)
         gateway = far.removesuffix("/24")
         self.ip(
             node,
             f"link add vx0 address {vtep_mac(node)} type vxlan id {KERNEL_VNI} dstport 4789"
-            f" local {ADDRESSES[node]} nolearning",
+            f" local {ADDRESSES[node]} nolearning {' '.join(options)}",
             f"link set vx0 mtu {self.mtu - 50} up",
             f"address add {subnet(node).removesuffix('/24')}/32 dev vx0",
             f"neighbour add {gateway} lladdr {vtep_mac(peer)} dev vx0 nud permanent",
@@ -190,7 +192,7 @@ class Lab:
 
     def plug(self, name, port):
         """Links the `eth0` of a namespace to the bridge, by a new port."""
-        self.link(name, "eth0", "sw", port, self.mtu, offloads=False)
+        self.link(name, "eth0", "sw", port, self.mtu, offloads=self.virtual)
         self.ip("sw", f"link set {port} master br0")
 
     def add_host(self, name, address):

@@ -6,7 +6,8 @@ use std::os::fd::RawFd;
 use super::{Node, address, plain};
 use crate::device::Device;
 use crate::device::memory::Memory;
-use crate::forward::Deliver;
+use crate::forward::{Deliver, Received};
+use crate::metrics::EdgeCounters;
 use crate::net::{DropReason, Mode};
 use crate::offload::Delivery;
 use crate::underlay::memory::Sent;
@@ -119,11 +120,48 @@ fn unfinished_super_packets_are_cut_to_the_mtu() {
         let mut device = Memory::default();
         let node = receive(&sent, &mut device);
         assert_eq!(device.output, [spec.build_gso(size)]);
-        assert_eq!(node.counters.device.tx_packets.get(), wanted.len() as u64);
+        assert_counted(&node, &wanted);
         let mut device = Memory { plain: true, ..Memory::default() };
         let node = receive(&sent, &mut device);
         assert_eq!((device.output, node.drops()), (wanted.clone(), vec![]));
-        assert_eq!(node.counters.device.tx_packets.get(), wanted.len() as u64);
+        assert_counted(&node, &wanted);
+    }
+}
+
+/// Every segment counts at both edges, however few pieces they came and went in.
+fn assert_counted(node: &Node, wanted: &[(VnetHdr, Vec<u8>)]) {
+    let (packets, counters) = (wanted.len() as u64, &node.counters);
+    let inner: u64 = wanted.iter().map(|(_, packet)| packet.len() as u64).sum();
+    let counted = |edge: &EdgeCounters| {
+        [edge.rx_packets.get(), edge.rx_bytes.get(), edge.tx_packets.get(), edge.tx_bytes.get()]
+    };
+    assert_eq!(counted(&counters.device), [0, 0, packets, inner]);
+    let outer = inner + packets * u64::from(Mode::Vxlan.overhead());
+    assert_eq!(counted(&counters.underlay), [packets, outer, 0, 0]);
+}
+
+/// What a kernel tunnel on a virtual link makes of UDP_SEGMENT: one datagram with the whole inner
+/// super-packet, announced the way coalesced datagrams are, with the inner segment size.
+#[test]
+fn uncut_udp_super_packets_keep_their_datagrams() {
+    for (len, size) in [(2, 1), (300, 100), (6000, 1200), (6001, 1200), (60_000, 1400)] {
+        for spec in [Spec::udp4(&vec![7; len]), Spec::udp4(&vec![7; len]).v6()] {
+            let mut template = wire(plain(Spec { payload: vec![], ..spec.clone() }.build())).remove(0).bytes;
+            template.truncate(template.len() - spec.header_len());
+            let mut arena = [template, spec.build_partial().1].concat();
+            let received = Received { at: 0, len: arena.len(), segment: size, source: address(1), tos: 0 };
+            for offloads in [true, false] {
+                let (mut node, mut device) =
+                    (Node::new(2, Mode::Vxlan), Memory { plain: !offloads, ..Memory::default() });
+                node.receive_one(received, &mut arena, &mut device);
+                let wanted: Vec<_> =
+                    spec.segments(size as u16).iter().map(|one| plain(one.build())).collect();
+                let whole = vec![spec.build_gso(size as u16)];
+                assert_eq!(device.output, if offloads { whole } else { wanted.clone() });
+                assert_eq!(node.drops(), []);
+                assert_counted(&node, &wanted);
+            }
+        }
     }
 }
 

@@ -19,7 +19,7 @@ pub fn merge_with(rules: Rules, packets: &[Vec<u8>], change: impl Fn(Flow) -> Fl
     let (mut merge, mut kept, mut at) = (Merge::new(rules), Kept::default(), 0);
     for packet in packets {
         if let Ok(flow) = Flow::of(&arena[at..at + packet.len()]) {
-            merge.push(Candidate { flow: change(flow), at }, &arena, &mut kept);
+            merge.push(Candidate { flow: change(flow), at, segment: 0 }, &arena, &mut kept);
         }
         at += packet.len();
     }

@@ -1,0 +1,97 @@
+"""Order inside flows with several workers, and what a daemon costs that has nothing to do."""
+
+import contextlib
+import os
+import threading
+import time
+
+from fast import ADDRESS, BOTH_WAYS, MIB, MODES, Datagrams, await_tap, bulk, cpu_ticks, paced, resident_bytes
+from shared import SharedLab
+
+WORKERS = 4
+
+
+class Order(SharedLab):
+    """Eight flows each way at once beside bulk TCP: nothing lost, nothing overtaken."""
+
+    FLOWS, ROUNDS_PER_S, SECONDS = 8, 250, 3
+    SIZES = (40, 300, 1200, 1372)
+
+    @classmethod
+    def prepare(cls):
+        # IPIP is spread over the workers by inner addresses, so more than one pair is needed.
+        for pod, address in ADDRESS.items():
+            cls.lab.ip(pod, *(f"address add {address[:-1]}{n}/24 dev eth0" for n in range(3, 2 + cls.FLOWS)))
+
+    def test_order(self):
+        for mode, config in MODES.items():
+            with self.subTest(mode):
+                self.restart(**config, tunnel={"workers": WORKERS})
+                if mode != "direct":
+                    await_tap(self.lab, "n1")
+                before = [self.overtaken(pod) for pod in ADDRESS]
+                self.exchange()
+                self.assertEqual([self.overtaken(pod) for pod in ADDRESS], before, "TCP saw reordering")
+                self.assertEqual([n for node in ("n1", "n2") for n in self.lab.drops(node).values() if n], [])
+                busy = self.counters("n1").by_worker("device", "rx")
+                self.assertEqual(len(busy), WORKERS)
+                self.assertGreater(sum(count > 0 for count in busy), 1, busy)
+
+    def overtaken(self, pod):
+        """How often the TCP of a pod has learnt that its segments overtook each other."""
+        lines = self.lab.exec(pod, "nstat", "-asz", "TcpExtTCPSACKReorder", "TcpExtTCPTSReorder").stdout.splitlines()
+        return [line.split()[:2] for line in lines if line.startswith("TcpExt")]
+
+    def exchange(self):
+        end = threading.Event()
+        with contextlib.ExitStack() as stack:
+            both = [stack.enter_context(Datagrams(self.lab, *way)) for way in BOTH_WAYS]
+            for datagrams, (source, _) in zip(both, BOTH_WAYS, strict=True):
+                for n in range(2, 2 + self.FLOWS):
+                    datagrams.flow(f"{ADDRESS[source][:-1]}{n}")
+            beside = threading.Thread(target=self.transfers, args=(end,))
+            beside.start()
+            try:
+                counter = iter(range(1 << 30))
+                paced(lambda: self.round(both, next(counter)), self.ROUNDS_PER_S, self.SECONDS)
+            finally:
+                end.set()
+                beside.join()
+            for datagrams in both:
+                datagrams.receive()
+
+    def round(self, both, number):
+        """One datagram of each flow each way."""
+        for flow in range(self.FLOWS):
+            for datagrams in both:
+                datagrams.send(flow, self.SIZES[(number + flow) % len(self.SIZES)])
+
+    def transfers(self, end):
+        while not end.is_set():
+            bulk(self.lab, 4 * MIB)
+            end.wait(0.05)
+
+
+class Cost(SharedLab):
+    """An idle daemon sleeps, and its memory does not grow with what it has carried."""
+
+    SECONDS, SHARE = 5, 0.005
+    PER_WORKER = 64 * MIB
+
+    def test_idle(self):
+        for mode, config in MODES.items():
+            self.restart(**config)
+            if mode != "direct":
+                await_tap(self.lab, "n1"), await_tap(self.lab, "n2")
+            bulk(self.lab, 64 * MIB)
+            # The last acknowledgments are through; what follows is rest.
+            self.accounts("n1")
+            pids = {node: self.lab.daemons[node].pid for node in ("n1", "n2")}
+            before = {node: cpu_ticks(pid) for node, pid in pids.items()}
+            time.sleep(self.SECONDS)
+            for node, pid in pids.items():
+                with self.subTest(mode=mode, node=node):
+                    used = (cpu_ticks(pid) - before[node]) / os.sysconf("SC_CLK_TCK")
+                    self.assertLessEqual(used, self.SECONDS * self.SHARE)
+                    resident, workers = resident_bytes(pid), self.lab.status(node)["workers"]
+                    self.assertLess(resident, workers * self.PER_WORKER)

@@ -1,0 +1,76 @@
+"""Every switch of the fast path, alone and all together: equal bytes, a true status, balanced books."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from fast import MIB, MODES, await_tap, bulk, metric_samples
+from shared import SharedLab
+
+SWITCHES = ("tso", "uso", "gro", "udp_gso", "udp_gro", "packet_socket")
+CASES = (
+    {},
+    *({switch: "off"} for switch in SWITCHES),
+    dict.fromkeys(SWITCHES, "off") | {"uplink": "socket"},
+    dict.fromkeys(SWITCHES, "on") | {"uplink": "tap"},
+    {"uplink": "socket"},
+    {"backend": "plain"},
+)
+
+
+def expected(mode, tunnel):
+    """What `status` must say of every offload."""
+    plain = tunnel.get("backend") == "plain"
+    said = {}
+    for switch in SWITCHES:
+        said[switch] = "off: configured" if tunnel.get(switch) == "off" else "active"
+        if plain and switch in ("tso", "uso", "gro"):
+            said[switch] = "off: not available"
+    said["tap"] = "off: configured" if tunnel.get("uplink") == "socket" else "active"
+    if mode == "direct":
+        said["tap"] = "off: no pool encapsulates"
+    return said
+
+
+class Matrix(SharedLab):
+    """16 MiB of TCP each way at once, for every case."""
+
+    SIZE = 16 * MIB
+
+    def cases(self, mode):
+        for tunnel in CASES:
+            if mode == "direct" and tunnel.get("uplink") == "tap":
+                tunnel = tunnel | {"uplink": "auto"}
+            with self.subTest(mode=mode, **tunnel):
+                self.restart_together(**MODES[mode], tunnel=tunnel)
+                wanted = expected(mode, tunnel)
+                if wanted["tap"] == "active":
+                    for node in ("n1", "n2"):
+                        await_tap(self.lab, node)
+                bulk(self.lab, self.SIZE)
+                for node in ("n1", "n2"):
+                    self.check(node, mode, wanted)
+
+    def restart_together(self, **config):
+        with ThreadPoolExecutor(2) as threads:
+            for started in [threads.submit(self.start, node, **config) for node in ("n1", "n2")]:
+                started.result()
+
+    def check(self, node, mode, wanted):
+        self.assertEqual(self.lab.status(node)["offloads"], wanted)
+        active = {name: int(state == "active") for name, state in wanted.items()}
+        self.assertEqual(metric_samples(self.lab, node, "offload_active"), active)
+        fallbacks = metric_samples(self.lab, node, "offload_fallbacks_total")
+        self.assertEqual(fallbacks, dict.fromkeys(("udp_gso", "tap", "packet_socket", "gro"), 0))
+        self.accounts(node)
+        carried = self.counters(node).status("bytes")
+        for edge in ("device_rx", "underlay_tx") + (() if mode == "direct" else ("device_tx", "underlay_rx")):
+            self.assertGreater(carried[edge], self.SIZE, edge)
+        self.assertEqual({reason: n for reason, n in self.lab.drops(node).items() if n}, {})
+
+    def test_vxlan(self):
+        self.cases("vxlan")
+
+    def test_ipip(self):
+        self.cases("ipip")
+
+    def test_direct(self):
+        self.cases("direct")

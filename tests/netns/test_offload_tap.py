@@ -1,0 +1,163 @@
+"""The TAP uplink: that it carries, that a firewall turns it off and on again, its probes, its end."""
+
+import ctypes
+import os
+import pathlib
+import signal
+
+from fast import MIB, MODES, Stream, await_tap, bulk, metric_samples, tap_packets
+from lab import ADDRESSES, wait_until
+from scapy.layers.inet import ICMP, IP, UDP
+from scapy.layers.l2 import Ether
+from shared import SharedLab
+from startup import device_exists
+
+TAP = "up0-x"
+PROBE = b"underpass probe "
+NO_NEXT_HEADER = 59
+# x86-64 and arm64; and of linux/bpf.h.
+_NR_BPF = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
+_BPF_PROG_GET_FD_BY_ID = 13
+_LIBC = ctypes.CDLL(None, use_errno=True)
+# Two failed tests, each a second after the other, the first up to five seconds after the cause.
+GIVEN_UP_S = 10
+
+
+class Carries(SharedLab):
+    """With the TAP active, bulk TCP leaves through it."""
+
+    def test_tcp_moves_through_it(self):
+        for mode in ("vxlan", "ipip"):
+            with self.subTest(mode):
+                self.restart(**MODES[mode], tunnel={"uplink": "tap"})
+                await_tap(self.lab, "n1")
+                before = tap_packets(self.lab, "n1")
+                bulk(self.lab, 32 * MIB, [("podA", "podB")])
+                # Super-packets hold 64 KiB at most, and most hold much.
+                self.assertGreaterEqual(tap_packets(self.lab, "n1") - before, 32 * MIB // 65536)
+                self.assertLess(tap_packets(self.lab, "n1") - before, 32 * MIB // 4096)
+                self.assertEqual(metric_samples(self.lab, "n1", "offload_active")["tap"], 1)
+
+    def test_the_socket_is_a_choice(self):
+        self.restart(**MODES["vxlan"], tunnel={"uplink": "socket"})
+        self.assertEqual(self.lab.status("n1")["offloads"]["tap"], "off: configured")
+        self.assertFalse(device_exists(self.lab, "n1", TAP))
+
+
+class Firewall(SharedLab):
+    """A rule that keeps the TAP's packets from the uplink costs a pause, not the connection."""
+
+    def tap_state(self):
+        return self.lab.status("n1")["offloads"]["tap"]
+
+    def nft(self, *command):
+        self.lab.exec("n1", "nft", *command)
+
+    def forbid(self):
+        self.nft("add table ip test")
+        self.nft("add chain ip test forward { type filter hook forward priority 0; }")
+        self.nft(f"add rule ip test forward iifname {TAP} drop")
+
+    def progress(self, stream, timeout):
+        before = stream.received
+        wait_until(lambda: stream.received > before + MIB, timeout, "progress of the transfer")
+
+    def test_back_to_the_socket_and_to_the_tap_again(self):
+        for mode in ("vxlan", "ipip"):
+            with self.subTest(mode):
+                self.restart(**MODES[mode])
+                await_tap(self.lab, "n1")
+                stream = Stream(self.lab)
+                self.progress(stream, 5)
+                self.forbid()
+                try:
+                    wait_until(lambda: self.tap_state().startswith("off: "), GIVEN_UP_S, "the socket")
+                    reason = f"off: a {mode} probe to {ADDRESSES['n2']} did not reach the uplink; check the forward"
+                    self.assertTrue(self.tap_state().startswith(reason), self.tap_state())
+                    self.assertIn(f"uplink tap: {reason}", self.lab.daemons["n1"].log())
+                    self.assertEqual(metric_samples(self.lab, "n1", "offload_active")["tap"], 0)
+                    self.progress(stream, 15)
+                    idle = tap_packets(self.lab, "n1")
+                    self.progress(stream, 5)
+                    # Only probes, two packets each.
+                    self.assertLess(tap_packets(self.lab, "n1") - idle, 20)
+                finally:
+                    self.nft("delete table ip test")
+                await_tap(self.lab, "n1")
+                idle = tap_packets(self.lab, "n1")
+                self.progress(stream, 5)
+                self.assertGreater(tap_packets(self.lab, "n1"), idle)
+                received, sent = stream.finish()
+                self.assertEqual(received, sent)
+
+
+class Probes(SharedLab):
+    """Probes are no traffic to the receiver, and nobody answers them."""
+
+    # Both formats at once: each has its probe.
+    config = {"pools": [("10.244.2.0/25", "Never", "Always"), ("10.244.2.128/25", "Always", "Never")]}
+
+    @staticmethod
+    def is_probe(frame):
+        ip = Ether(frame).getlayer(IP)
+        if ip is None:
+            return False
+        return ip.haslayer(UDP) and bytes(ip)[28:] == PROBE or ip.proto == 4 and ip[IP:2].proto == NO_NEXT_HEADER
+
+    def test_unseen_and_unanswered(self):
+        wire = self.tap("n2", "eth0")
+
+        def probes(protocol):
+            return [f for f in wire.incoming() if f[23:24] == bytes([protocol]) and self.is_probe(f)]
+
+        with self.moves("n2"):
+            # The first at start, the next five seconds later.
+            for protocol in (17, 4):
+                wait_until(lambda wanted=protocol: len(probes(wanted)) >= 2, 15, "two probes")
+        for frame in probes(17) + probes(4):
+            packet = Ether(frame)[IP]
+            self.assertEqual((packet.src, packet.dst, packet.ttl), (ADDRESSES["n1"], ADDRESSES["n2"], 64))
+        frames = [Ether(frame) for frame in wire.incoming() + wire.outgoing()]
+        self.assertEqual([frame for frame in frames if frame.haslayer(ICMP)], [])
+        others = [f for f in wire.incoming() if f[12:14] == b"\x08\x00" and not self.is_probe(f)]
+        self.assertEqual(others, [])
+
+
+class End(SharedLab):
+    """Neither the TAP nor the eBPF program outlives the daemon, however it ends."""
+
+    daemons = ("n1",)
+    config = MODES["ipip"]
+
+    @staticmethod
+    def programs(pid):
+        """Ids of the eBPF programs that a process holds by a link or directly."""
+        lines = []
+        for info in pathlib.Path(f"/proc/{pid}/fdinfo").iterdir():
+            lines += info.read_text(encoding="ascii").splitlines()
+        return {int(line.split()[1]) for line in lines if line.startswith("prog_id:")}
+
+    @staticmethod
+    def exists(program):
+        """Whether the kernel still has an eBPF program."""
+        attr = (ctypes.c_uint32 * 3)(program, 0, 0)
+        fd = _LIBC.syscall(_NR_BPF, _BPF_PROG_GET_FD_BY_ID, ctypes.byref(attr), ctypes.sizeof(attr))
+        if fd >= 0:
+            os.close(fd)
+        return fd >= 0
+
+    def test_nothing_is_left(self):
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with self.subTest(number):
+                daemon = self.start("n1", **self.config)
+                await_tap(self.lab, "n1")
+                programs = self.programs(daemon.pid)
+                self.assertNotEqual(programs, set())
+                self.assertTrue(all(map(self.exists, programs)))
+                self.assertTrue(device_exists(self.lab, "n1", TAP))
+                daemon.process.send_signal(number)
+                daemon.process.wait(5)
+                self.lab.daemons.pop("n1")
+                wait_until(lambda: not device_exists(self.lab, "n1", TAP), 3, "the TAP to go")
+                wait_until(lambda of=programs: not any(map(self.exists, of)), 3, "the programs to go")
+                self.assertFalse(device_exists(self.lab, "n1"))
