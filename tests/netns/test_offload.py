@@ -132,10 +132,12 @@ class Uncut(UdpSuperPackets):
 
     def books(self, mode):
         """What one daemon has sent the other has received, counted as if it had been cut."""
-        near, far = self.accounts("n1"), self.accounts("n2")
-        if mode != "direct":
-            self.assertEqual(near["underlay_tx"], far["underlay_rx"])
-            self.assertEqual(far["underlay_tx"], near["underlay_rx"])
+        for node in ("n1", "n2"):
+            self.accounts(node)
+        for unit in ("packets", "bytes") if mode != "direct" else ():
+            near, far = (self.counters(node).status(unit) for node in ("n1", "n2"))
+            self.assertEqual(near["underlay_tx"], far["underlay_rx"], unit)
+            self.assertEqual(far["underlay_tx"], near["underlay_rx"], unit)
 
 
 class Ipv6(UdpSuperPackets):

@@ -91,6 +91,29 @@ class Firewall(SharedLab):
                 self.assertEqual(received, sent)
 
 
+    def test_never_used_where_it_cannot_work(self):
+        """Forbidden by the firewall, or by the strict reverse path filter: `auto` stays with the socket."""
+        strict = {"ipv4/conf/all/rp_filter": 1}
+        causes = {
+            "nft": (self.forbid, lambda: self.nft("delete table ip test")),
+            "rp_filter": (
+                lambda: self.lab.sysctl("n1", strict),
+                lambda: self.lab.sysctl("n1", dict.fromkeys(strict, 0)),
+            ),
+        }
+        for name, (make, undo) in causes.items():
+            with self.subTest(name):
+                make()
+                try:
+                    self.restart(**MODES["vxlan"])
+                    wait_until(lambda: "did not reach the uplink" in self.tap_state(), 5, "a failed test")
+                    bulk(self.lab, 16 * MIB)
+                    self.assertIn("did not reach the uplink", self.tap_state())
+                finally:
+                    undo()
+                await_tap(self.lab, "n1")
+
+
 class Probes(SharedLab):
     """Probes are no traffic to the receiver, and nobody answers them."""
 
