@@ -136,8 +136,15 @@ async fn open_tap(
         let why = if encapsulates { "configured" } else { "no pool encapsulates" };
         return Ok(TapQueues { state: format!("off: {why}"), ..TapQueues::default() });
     }
-    // Room for the suffix in the kernel's 15 bytes.
-    let name: String = format!("{}-x", config.tunnel.device.chars().take(13).collect::<String>());
+    let name = tap_name(&config.tunnel.device);
+    // The kernel would share the TAP of another daemon with us.
+    if host.link_by_name(&name).await?.is_some() {
+        let reason = format!("a device {name} exists already");
+        if wanted == config::Uplink::Tap {
+            bail!("uplink is \"tap\", but {reason}; remove it or choose another `device`");
+        }
+        return Ok(TapQueues { state: format!("off: {reason}"), ..TapQueues::default() });
+    }
     let opened = match Tap::open(&name, workers + 1) {
         Ok(opened) => {
             host.configure_tap(&name).await.map(|index| (opened, index)).map_err(anyhow::Error::from)
@@ -159,6 +166,12 @@ async fn open_tap(
         Err(error) if wanted == config::Uplink::Tap => Err(error.context("uplink is \"tap\"")),
         Err(error) => Ok(TapQueues { state: format!("off: {error:#}"), ..TapQueues::default() }),
     }
+}
+
+/// Name of the TAP beside the TUN `device`, with room for the suffix in the kernel's 15 bytes.
+fn tap_name(device: &str) -> String {
+    let end = device.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= 13).last();
+    format!("{}-x", &device[..end.unwrap_or(0)])
 }
 
 fn describe(switch: Switch, active: bool) -> String {
@@ -246,5 +259,17 @@ async fn explain(host: &Host, config: &Config, error: OpenError) -> anyhow::Erro
     match host::udp_bind_error(host, config.vxlan.port, &error.error).await {
         Some(explained) => explained.into(),
         None => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tap_name;
+
+    #[test]
+    fn the_taps_name_fits_the_kernel() {
+        assert_eq!(tap_name("up0"), "up0-x");
+        assert_eq!(tap_name("a23456789012345"), "a234567890123-x");
+        assert_eq!(tap_name("ééééééé"), "éééééé-x");
     }
 }

@@ -90,11 +90,12 @@ impl TapTest {
         let inner = vxlan::template(Vni::CALICO, nobody, nobody, ethernet::IPV4);
         let mut head = tunnel_gso::template(nobody, self.source, peer, self.vxlan_port, &inner);
         let header_len = ipv4::LEN + tcp::LEN;
-        let mut body = vec![0; header_len + 2 * SEGMENT];
+        let segments = etherparse::PacketBuilder::ipv4(self.source.octets(), peer.octets(), OUTER_TTL)
+            .tcp(self.source_port, self.vxlan_port, 0, u16::MAX)
+            .ack(0);
+        let mut body = Vec::with_capacity(header_len + 2 * SEGMENT);
+        segments.write(&mut body, &[0; 2 * SEGMENT]).map_err(io::Error::other)?;
         let total = body.len();
-        body[..ipv4::LEN].copy_from_slice(&self.header(protocol::TCP, total as u16, peer));
-        body[ipv4::LEN + tcp::FIELD_DATA_OFFSET] = 5 << 4;
-        body[ipv4::LEN + tcp::FIELD_FLAGS] = tcp::ACK;
         let vnet = VnetHdr {
             flags: vnet_hdr::NEEDS_CSUM,
             gso_type: vnet_hdr::GSO_TCPV4,
