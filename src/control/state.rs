@@ -207,6 +207,11 @@ impl Daemon {
         self.state().peers.iter().map(|peer| peer.address.into()).collect()
     }
 
+    /// Super-packets that went through the TAP so far.
+    pub fn tap_frames(&self) -> u64 {
+        self.counters.tap_frames()
+    }
+
     /// Underlay addresses of the peers that some route reaches by `mode`.
     pub fn peers_by(&self, mode: Mode) -> BTreeSet<IpAddr> {
         self.state().peers_by(mode)

@@ -52,6 +52,8 @@ pub struct WorkerCounters {
     pub underlay: EdgeCounters,
     drops: [Counter; DropReason::ALL.len()],
     fallbacks: [Counter; Fallback::ALL.len()],
+    /// Super-packets written to the TAP.
+    pub tap_frames: Counter,
 }
 
 /// An offload that the kernel refused at run time, so that the worker went on without.
@@ -123,6 +125,11 @@ impl Counters {
     /// Refusals of an offload by the kernel, all workers together.
     pub fn fallbacks(&self, fallback: Fallback) -> u64 {
         self.0.iter().map(|worker| worker.fallbacks[fallback as usize].get()).sum()
+    }
+
+    /// Super-packets written to the TAP, all workers together.
+    pub fn tap_frames(&self) -> u64 {
+        self.0.iter().map(|worker| worker.tap_frames.get()).sum()
     }
 
     /// The sums over all workers.

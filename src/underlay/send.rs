@@ -105,6 +105,7 @@ impl Sender {
             };
             match written {
                 Ok(()) => {
+                    counters.tap_frames.add(1);
                     counters.underlay.tx_packets.add(u64::from(datagram.packets));
                     counters.underlay.tx_bytes.add(u64::from(datagram.wire_bytes));
                 }
