@@ -1,7 +1,7 @@
 //! Watching the ways that depend on the host: first hops for the packet socket, and the TAP.
 //!
 //! Once a second the neighbour table is read and what changed is published. The TAP is tested at
-//! start, and every few seconds while it carries traffic; the packet path uses it only while the last
+//! start, and every few seconds once it has carried traffic; the packet path uses it only while the last
 //! test succeeded.
 
 use std::collections::HashMap;
@@ -39,14 +39,12 @@ pub struct Watch {
     /// The way to each peer, as of the last slow tick.
     hops: Vec<Option<FirstHop>>,
     failures: u32,
-    /// Super-packets the TAP had carried at the last test.
-    tested_at: u64,
 }
 
 impl Watch {
     /// Watches for `daemon` through `host`.
     pub fn new(host: Host, daemon: Arc<Daemon>, uplink: Uplink, tap: Option<TapTest>) -> Self {
-        Self { host, daemon, uplink, tap, hops: Vec::new(), failures: 0, tested_at: 0 }
+        Self { host, daemon, uplink, tap, hops: Vec::new(), failures: 0 }
     }
 
     /// Watches for ever.
@@ -61,9 +59,9 @@ impl Watch {
                 next_slow = Instant::now() + SLOW;
             }
             let resolved = self.publish_hops(&neighbours);
-            // A TAP that failed, or was never tested, is tested at once; one that carries nothing
-            // has nothing to lose, and the wire stays quiet.
-            let used = self.daemon.tap_frames() != self.tested_at;
+            // A TAP that failed, or was never tested, is tested at once; one that never carried
+            // anything has nothing to lose, and the wire stays quiet.
+            let used = self.daemon.tap_frames() > 0;
             if (slow && used) || self.failures > 0 || !self.daemon.tap_active() {
                 self.test_tap(&resolved).await;
             }
@@ -101,7 +99,6 @@ impl Watch {
     /// such a peer there is nothing to learn.
     async fn test_tap(&mut self, resolved: &[IpAddr]) {
         let Some(tap) = &mut self.tap else { return };
-        self.tested_at = self.daemon.tap_frames();
         let mut outcome = None;
         for mode in [Mode::Vxlan, Mode::Ipip] {
             if mode == Mode::Ipip && !tap.link().ipip {

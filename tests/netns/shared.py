@@ -38,9 +38,13 @@ def is_probe(frame):
 
 
 class Tap:
-    """All frames that pass an interface from now on; a packet socket, so it needs no process."""
+    """All frames that pass an interface from now on, but for the daemons' probes.
 
-    def __init__(self, lab, name, interface):
+    A packet socket, so it needs no process.
+    """
+
+    def __init__(self, lab, name, interface, probes=False):
+        self._probes = probes
         self._socket = large_buffer(lab.socket(name, socket.AF_PACKET, socket.SOCK_RAW))
         self._socket.bind((interface, _ETH_P_ALL))
         self._socket.setblocking(False)
@@ -80,7 +84,7 @@ class Tap:
         with contextlib.suppress(BlockingIOError):
             while True:
                 frame, address = self._socket.recvfrom(1 << 17)
-                if not is_probe(frame):
+                if self._probes or not is_probe(frame):
                     self._seen.append((frame, address[2] == socket.PACKET_OUTGOING))
         dropped = struct.unpack("II", self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))[1]
         if dropped:
@@ -232,9 +236,9 @@ class SharedLab(unittest.TestCase):
         except AssertionError:
             raise AssertionError(f"counters of {node} moved by {moved}, expected {expected}") from None
 
-    def tap(self, name, interface):
-        """A Tap that is closed with the test."""
-        tap = Tap(self.lab, name, interface)
+    def tap(self, name, interface, probes=False):
+        """A Tap that is closed with the test; it passes over probes unless told not to."""
+        tap = Tap(self.lab, name, interface, probes)
         self.addCleanup(tap.close)
         return tap
 
