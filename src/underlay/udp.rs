@@ -94,21 +94,17 @@ mod tests {
 
     use super::{Setup, ensure_free, receive, send_all};
 
+    fn two_workers(address: Ipv4Addr, vxlan_port: u16) -> Setup {
+        Setup { address, vxlan_port, workers: 2, raw: false, udp_gso: false, udp_gro: false, packet: None }
+    }
+
     #[test]
     fn a_port_that_another_daemon_shares_among_its_workers_is_taken() {
         let address = Ipv4Addr::new(127, 0, 0, 10);
         let any = std::net::UdpSocket::bind((address, 0)).unwrap();
         let vxlan_port = any.local_addr().unwrap().port();
         drop(any);
-        let setup = Setup {
-            address,
-            vxlan_port,
-            workers: 2,
-            raw: false,
-            udp_gso: false,
-            udp_gro: false,
-            packet: None,
-        };
+        let setup = two_workers(address, vxlan_port);
         ensure_free(&setup).unwrap();
         let workers = [receive(&setup).unwrap(), receive(&setup).unwrap()];
         let error = ensure_free(&setup).unwrap_err();
@@ -121,15 +117,7 @@ mod tests {
     #[test]
     fn all_workers_send_from_the_same_ports() {
         let (address, vxlan_port) = (Ipv4Addr::LOCALHOST, 4789);
-        let setup = Setup {
-            address,
-            vxlan_port,
-            workers: 2,
-            raw: false,
-            udp_gso: false,
-            udp_gro: false,
-            packet: None,
-        };
+        let setup = two_workers(address, vxlan_port);
         let port = |(socket, _): &(Socket, u16)| socket.local_addr().unwrap().as_socket().unwrap().port();
         let first = send_all(&setup).unwrap();
         let second = send_all(&setup).unwrap();
