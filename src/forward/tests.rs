@@ -90,7 +90,7 @@ fn forwarding(number: u8, mode: Mode, extra: Option<&str>) -> Forwarding {
         rib.insert(extra.parse().unwrap(), Source::Static, Target::Peer(PeerId(0))).unwrap();
     }
     let underlay = Underlay { vtep_mac: peer(number).vtep_mac, ..underlay(address(number), 1500) };
-    Forwarding::build(underlay, &peers, &policy(mode), &rib)
+    Forwarding::build(underlay, &peers, &policy(mode), &rib).unwrap()
 }
 
 impl Node {
