@@ -1,27 +1,71 @@
-//! Few routes: their borders in one sorted array.
+//! Few routes: their borders, sorted.
 //!
 //! Prefixes nest or are disjoint, so the longest match is constant between neighbouring borders.
-//! A border and the next hop from there on share one word, and a lookup is one binary search.
+//! A border and the next hop from there on share one word.
 
 use super::slot::{Place, Slot};
 use super::{HopId, NONE, Route};
 use crate::route::address::{Address, STEP, stage_end, stage_start};
 
-/// The id that holds at `word`, and the place of its border. The high 48 bits of a border say from
-/// where on the id in its low 16 bits holds; the first border is where the slot starts, so one of
-/// them is always at or below a word of that slot.
+/// A border: where it is, in the high bits, and the id that holds from there on in the low 16.
+pub trait Border: Copy + Ord {
+    /// Its id.
+    fn id(self) -> HopId;
+}
+
+impl Border for u64 {
+    #[inline]
+    fn id(self) -> HopId {
+        self as HopId
+    }
+}
+
+/// For blocks whose prefixes end within 16 bits: half the memory is half the misses.
+impl Border for u32 {
+    #[inline]
+    fn id(self) -> HopId {
+        self as HopId
+    }
+}
+
+/// The id that holds at `needle`, whose low 16 bits are set, and the place of its border. The first
+/// border is where the slot starts, so one of them is always at or below a needle of that slot.
 #[inline]
-pub fn find(borders: &[u64], word: u64) -> (HopId, usize) {
-    let needle = word | (STEP - 1);
-    let (mut base, mut size) = (0, borders.len());
-    while size > 1 {
+pub fn find<B: Border>(borders: &[B], needle: B) -> (HopId, usize) {
+    let count = borders.len();
+    if count == 0 {
+        return (NONE, 0);
+    }
+    let (mut base, mut size) = (0, count);
+    while size > 2 * FIXED[0] {
         let half = size / 2;
-        let middle = base + half;
         // A conditional move: where the needle lies is a coin toss that no predictor learns.
-        base = if borders[middle] <= needle { middle } else { base };
+        base = if borders[base + half] <= needle { base + half } else { base };
         size -= half;
     }
-    (borders.get(base).map_or(NONE, |border| *border as HopId), base)
+    // The same steps for every block: a number that varies would be mispredicted at its end, which
+    // costs more than steps that find nothing.
+    for half in FIXED {
+        let middle = base + half;
+        let below = (borders[middle.min(count - 1)] <= needle) & (middle < count);
+        base = if below { middle } else { base };
+    }
+    (borders[base].id(), base)
+}
+
+/// Distances of the last steps of a search, which tell 32 borders apart.
+const FIXED: [usize; 5] = [16, 8, 4, 2, 1];
+
+/// The needle for a word of a stage.
+#[inline]
+pub fn needle(word: u64) -> u64 {
+    word | (STEP - 1)
+}
+
+/// The 16 bits behind the first `skip` bits of a stage, as the high half of a short border.
+#[inline]
+pub fn shorten(word: u64, skip: u8) -> u32 {
+    (word << skip >> 32) as u32 & !(STEP as u32 - 1)
 }
 
 /// Borders, with the tables of prefixes that are longer than the stage.

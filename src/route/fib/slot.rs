@@ -1,15 +1,18 @@
 //! One slot of the table: a next hop, and what is known about longer prefixes.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::block::{self, Block};
 use super::{HopId, NONE, Route};
-use crate::route::address::{Address, stage_end, stage_start};
+use crate::route::address::{Address, STEP, stage_end, stage_start};
 
 /// Most borders' worth of routes in one block; more make a level of smaller ones. Measured with
-/// `benches/fib.rs`: a binary search over this much costs less than another level.
-const BLOCK: usize = 96;
+/// `benches/fib.rs`: a search in this many costs less than another level.
+const BLOCK: usize = 64;
+/// Bits behind its place that a short border tells apart.
+const SHORT: u8 = 16;
 /// Routes per slot that a new level aims for.
 const SPREAD: usize = 16;
 /// Most bits of a level.
@@ -36,22 +39,22 @@ pub enum Slot {
     Nothing(HopId),
     /// Few longer prefixes: see [`block`].
     Block(HopId, Arc<[u64]>),
+    /// As a block, of prefixes that end within 16 bits of the place; how many bits of the stage come
+    /// before those.
+    Short(HopId, u8, Arc<[u32]>),
     /// Many longer prefixes, cut by their next bits.
-    Level(HopId, Arc<Level>),
+    Level(HopId, Bits, Arc<[Slot]>),
     /// A block with prefixes longer than its stage.
     Deep(HopId, Arc<Deep>),
 }
 
-/// Slots indexed by some bits.
-#[derive(Clone)]
-pub struct Level {
-    /// Where these bits are in the word of the stage.
+/// The bits of a word that index the slots of a level.
+#[derive(Clone, Copy)]
+pub struct Bits {
+    /// Where they end.
     shift: u8,
-    /// How many bits.
-    bits: u8,
-    /// Routes that are longer than the level's own place.
-    routes: usize,
-    slots: Box<[Slot]>,
+    /// How many they are.
+    count: u8,
 }
 
 /// Borders, and at each of them the slot of prefixes longer than the stage.
@@ -69,14 +72,22 @@ impl Slot {
     #[inline]
     pub fn id(&self) -> HopId {
         match self {
-            Self::Nothing(id) | Self::Block(id, _) | Self::Level(id, _) | Self::Deep(id, _) => *id,
+            Self::Nothing(id)
+            | Self::Block(id, _)
+            | Self::Short(id, ..)
+            | Self::Level(id, ..)
+            | Self::Deep(id, _) => *id,
         }
     }
 
     /// Changes that id.
     pub fn set_id(&mut self, new: HopId) {
         match self {
-            Self::Nothing(id) | Self::Block(id, _) | Self::Level(id, _) | Self::Deep(id, _) => *id = new,
+            Self::Nothing(id)
+            | Self::Block(id, _)
+            | Self::Short(id, ..)
+            | Self::Level(id, ..)
+            | Self::Deep(id, _) => *id = new,
         }
     }
 
@@ -89,10 +100,14 @@ impl Slot {
             best = or(slot.id(), best);
             match slot {
                 Self::Nothing(_) => return best,
-                Self::Block(_, borders) => return or(block::find(borders, word).0, best),
-                Self::Level(_, level) => slot = level.slot(word),
+                Self::Block(_, borders) => return or(block::find(borders, block::needle(word)).0, best),
+                Self::Short(_, skip, borders) => {
+                    let needle = block::shorten(word, *skip) | (STEP - 1) as u32;
+                    return or(block::find(borders, needle).0, best);
+                }
+                Self::Level(_, bits, slots) => slot = &slots[bits.index(word) & (slots.len() - 1)],
                 Self::Deep(_, deep) => {
-                    let (id, place) = block::find(&deep.borders, word);
+                    let (id, place) = block::find(&deep.borders, block::needle(word));
                     best = or(id, best);
                     slot = &deep.below[place];
                     stage += 1;
@@ -112,10 +127,17 @@ impl Slot {
         let count = borders(routes, end);
         // A block of one bit gains nothing from being cut.
         if count > BLOCK && end - place.len > 1 {
-            return Self::Level(id, Arc::new(Level::build(place, end, count, routes)));
+            let bits = Bits::choose(place, end, count);
+            return Self::Level(id, bits, bits.build(place, routes));
         }
         let Block { borders, below, .. } = Block::build(place, routes);
         if below.is_empty() {
+            if routes.iter().all(|route| route.len <= place.len + SHORT) {
+                let skip = place.len - stage_start(place.stage);
+                let short =
+                    |border: &u64| block::shorten(*border & !(STEP - 1), skip) | u32::from(*border as HopId);
+                return Self::Short(id, skip, borders.iter().map(short).collect());
+            }
             return Self::Block(id, borders.into());
         }
         let mut slots = vec![Self::EMPTY; borders.len()];
@@ -126,12 +148,12 @@ impl Slot {
     }
 
     /// Brings the slot of `place` up to date after the route of `prefix`, longer than the place,
-    /// was added (`change` = 1), replaced (0) or removed (−1).
-    pub fn edit<A: Address>(&mut self, place: Place<A>, prefix: (A, u8), change: isize, routes: &Routes<A>) {
+    /// was set or `removed`.
+    pub fn edit<A: Address>(&mut self, place: Place<A>, prefix: (A, u8), removed: bool, routes: &Routes<A>) {
         let done = match self {
-            Self::Level(_, level) => Arc::make_mut(level).edit(place, prefix, change, routes),
+            Self::Level(_, bits, slots) => bits.edit(Arc::make_mut(slots), place, prefix, removed, routes),
             Self::Deep(_, deep) if prefix.1 > stage_end::<A>(place.stage) => {
-                Arc::make_mut(deep).edit(place, prefix, change, routes)
+                Arc::make_mut(deep).edit(place, prefix, removed, routes)
             }
             _ => false,
         };
@@ -177,82 +199,77 @@ fn within<A: Address>(place: Place<A>, routes: &Routes<A>) -> impl Iterator<Item
     })
 }
 
-impl Level {
-    fn build<A: Address>(place: Place<A>, stage_end: u8, count: usize, routes: &[Route<A>]) -> Self {
+impl Bits {
+    /// The bits to cut `count` borders' worth of routes by in a stage that ends at `stage_end`.
+    fn choose<A: Address>(place: Place<A>, stage_end: u8, count: usize) -> Self {
         let wanted = (count / SPREAD).next_power_of_two().ilog2() as u8;
-        let bits = wanted.clamp(1, MAX_BITS).min(stage_end - place.len);
-        let mut level = Self {
-            shift: 64 - (place.len - stage_start(place.stage)) - bits,
-            bits,
-            routes: routes.len(),
-            slots: Box::default(),
-        };
-        let mut ids = vec![NONE; 1 << bits];
-        let end = place.len + bits;
+        let count = wanted.clamp(1, MAX_BITS).min(stage_end - place.len);
+        Self { shift: 64 - (place.len - stage_start(place.stage)) - count, count }
+    }
+
+    fn build<A: Address>(self, place: Place<A>, routes: &[Route<A>]) -> Arc<[Slot]> {
+        let mut ids = vec![NONE; 1 << self.count];
+        let end = place.len + self.count;
         for route in routes.iter().filter(|route| route.len <= end) {
-            ids[level.covered(place.stage, (route.address, route.len), end)].fill(route.hop);
+            ids[self.covered(place.stage, (route.address, route.len), end)].fill(route.hop);
         }
         let mut rest = routes;
-        level.slots = ids
-            .into_iter()
-            .enumerate()
-            .map(|(index, id)| {
-                let place = level.place(place, index);
-                let (inside, tail) =
-                    rest.split_at(rest.partition_point(|route| route.address <= place.address.last(end)));
-                rest = tail;
-                let longer: Vec<_> = inside.iter().copied().filter(|route| route.len > end).collect();
-                Slot::build(place, id, &longer)
-            })
-            .collect();
-        level
+        let slots = ids.into_iter().enumerate().map(|(index, id)| {
+            let place = self.place(place, index);
+            let inside = rest.partition_point(|route| route.address <= place.address.last(end));
+            let (inside, tail) = rest.split_at(inside);
+            rest = tail;
+            let longer: Vec<_> = inside.iter().copied().filter(|route| route.len > end).collect();
+            Slot::build(place, id, &longer)
+        });
+        slots.collect()
     }
 
+    /// The bits, and what is before them.
     #[inline]
-    fn slot(&self, word: u64) -> &Slot {
-        &self.slots[self.index(word)]
+    fn index(self, word: u64) -> usize {
+        (word >> self.shift) as usize
     }
 
-    #[inline]
-    fn index(&self, word: u64) -> usize {
-        (word >> self.shift) as usize & (self.slots.len() - 1)
+    fn slot(self, word: u64) -> usize {
+        self.index(word) & ((1 << self.count) - 1)
     }
 
     /// Indices of the slots that `prefix`, no longer than `end`, covers.
-    fn covered<A: Address>(&self, stage: u8, (address, len): (A, u8), end: u8) -> std::ops::Range<usize> {
-        let first = (address.word(stage) >> self.shift) as usize & ((1 << self.bits) - 1);
+    fn covered<A: Address>(self, stage: u8, (address, len): (A, u8), end: u8) -> Range<usize> {
+        let first = self.slot(address.word(stage));
         first..first + (1 << (end - len))
     }
 
     /// The place of slot `index`.
-    fn place<A: Address>(&self, place: Place<A>, index: usize) -> Place<A> {
+    fn place<A: Address>(self, place: Place<A>, index: usize) -> Place<A> {
         let address = place.address.with_word(place.stage, (index as u64) << self.shift);
-        Place { address, len: place.len + self.bits, stage: place.stage }
+        Place { address, len: place.len + self.count, stage: place.stage }
     }
 
     /// As [`Slot::edit`]; false when the level is no longer worth its slots.
     fn edit<A: Address>(
-        &mut self,
+        self,
+        slots: &mut [Slot],
         place: Place<A>,
         prefix: (A, u8),
-        change: isize,
+        removed: bool,
         routes: &Routes<A>,
     ) -> bool {
-        self.routes = self.routes.saturating_add_signed(change);
-        if self.routes < BLOCK / 2 {
+        if removed && within(place, routes).take(BLOCK / 2).count() < BLOCK / 2 {
             return false;
         }
-        let end = place.len + self.bits;
+        let end = place.len + self.count;
         if prefix.1 <= end {
             let covered = self.covered(place.stage, prefix, end);
             let places = covered.clone().map(|index| self.place(place, index).address);
-            let ids: Vec<_> = refill(places, prefix, place.len, end, routes).collect();
-            for (slot, id) in self.slots[covered].iter_mut().zip(ids) {
+            let ids = refill(places, prefix, place.len, end, routes);
+            for (slot, id) in slots[covered].iter_mut().zip(ids) {
                 slot.set_id(id);
             }
         } else {
-            let index = self.index(prefix.0.word(place.stage));
-            self.slots[index].edit(self.place(place, index), prefix, change, routes);
+            let index = self.slot(prefix.0.word(place.stage));
+            slots[index].edit(self.place(place, index), prefix, removed, routes);
         }
         true
     }
@@ -287,17 +304,17 @@ impl Deep {
         &mut self,
         place: Place<A>,
         prefix: (A, u8),
-        change: isize,
+        removed: bool,
         routes: &Routes<A>,
     ) -> bool {
         let end = stage_end::<A>(place.stage);
-        let (_, index) = block::find(&self.borders, prefix.0.word(place.stage));
+        let (_, index) = block::find(&self.borders, block::needle(prefix.0.word(place.stage)));
         let slot = &mut self.below[index];
         if slot.is_empty() {
             return false;
         }
         let below = Place { address: prefix.0.truncate(end), len: end, stage: place.stage + 1 };
-        slot.edit(below, prefix, change, routes);
+        slot.edit(below, prefix, removed, routes);
         !slot.is_empty()
     }
 }

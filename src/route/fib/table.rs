@@ -81,33 +81,28 @@ impl<A: Address> Table<A> {
             return;
         }
         for &(prefix, hop) in changes {
-            if let Some(change) = self.set(prefix, hop) {
-                self.edit(prefix, change);
+            if self.set(prefix, hop) {
+                self.edit(prefix, hop.is_none());
             }
         }
     }
 
-    /// Changes the set of routes; returns by how many it grew, or `None` when nothing changed.
-    fn set(&mut self, prefix: (A, u8), hop: Option<HopId>) -> Option<isize> {
+    /// Changes the set of routes; returns whether it did.
+    fn set(&mut self, prefix: (A, u8), hop: Option<HopId>) -> bool {
         let before = match hop {
             Some(hop) => self.routes.insert(prefix, hop),
             None => self.routes.remove(&prefix),
         };
-        match (before, hop) {
-            (before, after) if before == after => None,
-            (None, _) => Some(1),
-            (_, None) => Some(-1),
-            _ => Some(0),
-        }
+        before != hop
     }
 
-    fn edit(&mut self, prefix: (A, u8), change: isize) {
+    fn edit(&mut self, prefix: (A, u8), removed: bool) {
         let (first, last) = (prefix.0.root(), prefix.0.last(prefix.1).root());
         let pages = Arc::make_mut(&mut self.snapshot.0);
         if prefix.1 > ROOT {
             let place = Place { address: A::from_root(first), len: ROOT, stage: 0 };
             let page = Arc::make_mut(&mut pages[first / PAGE]);
-            page.0[first % PAGE].edit(place, prefix, change, &self.routes);
+            page.0[first % PAGE].edit(place, prefix, removed, &self.routes);
             return;
         }
         let ids = refill((first..=last).map(A::from_root), prefix, 0, ROOT, &self.routes);
