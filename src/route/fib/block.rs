@@ -76,14 +76,18 @@ pub struct Block {
     pub below: Vec<(usize, Slot)>,
     /// While building: ranges the next border may still lie in, last word and id, outer first.
     open: Vec<(u64, HopId)>,
+    /// The last word of the slot: no border is behind it.
+    last: u64,
 }
 
 impl Block {
     /// The borders of `routes`, which are in order and all longer than `place` and within it.
     pub fn build<A: Address>(place: Place<A>, routes: &[Route<A>]) -> Self {
         let (stage, end) = (place.stage, stage_end::<A>(place.stage));
-        let mut block = Self::default();
-        block.push(place.address.word(stage), NONE);
+        let start = place.address.word(stage);
+        let last = start | u64::MAX.checked_shr((place.len - stage_start(stage)).into()).unwrap_or(0);
+        let mut block = Self { last, ..Self::default() };
+        block.push(start, NONE);
         let mut rest = routes;
         while let Some((route, tail)) = rest.split_first() {
             let first = route.address.word(stage);
@@ -107,10 +111,15 @@ impl Block {
     /// Ends every open range that lies before `next`; the one around it takes over again.
     fn close_before(&mut self, next: Option<u64>) {
         while let Some((last, _)) = self.open.pop_if(|(last, _)| next.is_none_or(|next| *last < next)) {
-            if let Some(after) = last.checked_add(STEP) {
+            if let Some(after) = self.behind(last) {
                 self.push(after, self.around());
             }
         }
+    }
+
+    /// The word behind `word`, within the slot.
+    fn behind(&self, word: u64) -> Option<u64> {
+        word.checked_add(STEP).filter(|after| *after <= self.last)
     }
 
     /// The id of the innermost open range.
@@ -138,7 +147,7 @@ impl Block {
         }
         self.borders.push(word | u64::from(id));
         self.below.push((self.borders.len() - 1, slot));
-        if let Some(after) = word.checked_add(STEP) {
+        if let Some(after) = self.behind(word) {
             self.borders.push(after | u64::from(id));
         }
     }
