@@ -7,7 +7,7 @@ pub mod memory;
 mod offload;
 mod plain;
 mod push_header;
-mod steering;
+pub(crate) mod steering;
 mod sys;
 mod tap;
 

@@ -50,7 +50,7 @@ const HEADER: i16 = -40;
 const PORTS: i16 = -8;
 
 /// The odd number next to 2^32 over the golden ratio, for multiplicative hashing.
-const FACTOR: u32 = 0x9e37_79b1;
+pub const FACTOR: u32 = 0x9e37_79b1;
 
 fn program() -> Vec<Instruction> {
     let mut code = vec![copy(CONTEXT, R1), mov(R2, 0)];

@@ -1,15 +1,15 @@
 //! UDP sockets for VXLAN.
 //!
 //! One socket for each source port and worker, because the flow's source port must reach the wire
-//! and UDP_SEGMENT needs an ordinary socket; one receiving socket for each worker, spread by the
-//! kernel with SO_REUSEPORT over the sender's source ports.
+//! and UDP_SEGMENT needs an ordinary socket; one receiving socket for each worker, which share
+//! the port (SO_REUSEPORT).
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{OpenError, SOURCE_PORTS, Setup, filter, sys};
+use super::{OpenError, SOURCE_PORTS, Setup, filter, spread, sys};
 use crate::encap::OUTER_TTL;
 use crate::encap::vxlan::FIRST_SOURCE_PORT;
 
@@ -30,6 +30,9 @@ pub fn receive(setup: &Setup) -> Result<Socket, OpenError> {
             sys::set_udp_gro(&socket)?;
         }
         socket.bind(&SocketAddrV4::new(setup.address, setup.vxlan_port).into())?;
+        if setup.workers > 1 {
+            spread::pick(&socket, setup.workers)?;
+        }
         Ok(socket)
     };
     open().map_err(|error| vxlan_socket(setup, error))

@@ -1,4 +1,4 @@
-"""Which queue of the TUN a packet comes out of: the documented hash says so, whoever writes the answers."""
+"""Which worker has a flow: the documented hash says so, for what leaves by the TUN and for its answers."""
 
 import pathlib
 import socket
@@ -13,7 +13,7 @@ from scapy.layers.l2 import Ether
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Raw
 from shared import SINK_PORT, SharedLab
-from tunnel import VNI, inner, outer_vxlan
+from tunnel import VNI, inner, outer, outer_vxlan
 
 WORKERS = 4
 VXLAN_MODE = {"ipip": "Never", "vxlan": "Always"}
@@ -108,20 +108,25 @@ class Steering(SharedLab):
         v6 = bytes(IPv6(src="fd00::1", dst="fd00::2"))
         self.assertQueue(0, [header[:1], header[:19], v6[:39], b"\x50" + header[1:], bytes(40)])
 
-    def test_answers_do_not_move_a_flow(self):
+    def test_the_worker_of_a_flow_receives_its_answers(self):
         self.sink("podA")
-        for port in range(2000, 2006):
-            with self.subTest(port=port):
-                there = IP(src=A, dst=B) / UDP(sport=SINK_PORT, dport=port)
-                expected = queue(A, B, (SINK_PORT, port))
-                self.assertQueue(expected, [there])
-                answers = [self.answer(port, outer_port) for outer_port in range(50000, 50032)]
-                writers = self.moved("device", "tx", len(answers), lambda: self.lab.send("n2", "eth0", answers))
-                # A sender's ports are spread over all receiving sockets.
-                self.assertGreater(sum(count > 0 for worker, count in enumerate(writers) if worker != expected), 0)
-                self.assertQueue(expected, [there, there])
+        used = set()
+        for port in range(2000, 2008):
+            there = IP(src=A, dst=B) / UDP(sport=SINK_PORT, dport=port)
+            expected = queue(A, B, (SINK_PORT, port))
+            used.add(expected)
+            for form in ("vxlan", "ipip"):
+                with self.subTest(port=port, form=form):
+                    answers = [self.answer(form, port, outer_port) for outer_port in range(50000, 50016)]
+                    got = self.moved("underlay", "rx", len(answers), lambda: self.lab.send("n2", "eth0", answers))
+                    self.assertEqual(got, [len(answers) if worker == expected else 0 for worker in range(WORKERS)])
+                    self.assertQueue(expected, [there, there])
+        self.assertGreater(len(used), 1)
 
-    def answer(self, port, outer_port):
+    def answer(self, form, port, outer_port):
+        """A datagram to podA in a frame from n2; VXLAN from any port of a foreign sender."""
+        if form == "ipip":
+            return self.lab.frame("n2", "n1", outer("ipip", inner(sport=port)))
         frame = Ether(src=vtep_mac("n2"), dst=vtep_mac("n1")) / inner(sport=port)
         packet = outer_vxlan(bytes(VXLAN(flags=8, vni=VNI) / frame))
         packet[UDP].sport = outer_port
