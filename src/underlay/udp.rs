@@ -54,7 +54,7 @@ fn vxlan_socket(setup: &Setup, error: io::Error) -> OpenError {
 
 /// The sending sockets of one worker, each bound to another port in 49152–65535. All workers use the
 /// same ports: the port then depends on the flow alone, and stays when the kernel moves the flow to
-/// another queue, as it does when the first answer comes in through that one.
+/// another queue, as it does without a steering program.
 pub fn send_all(setup: &Setup) -> Result<Vec<(Socket, u16)>, OpenError> {
     let mut ports = FIRST_SOURCE_PORT..=u16::MAX;
     let mut sockets = Vec::with_capacity(usize::from(SOURCE_PORTS));
