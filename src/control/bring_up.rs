@@ -21,6 +21,8 @@ const MAX_AUTO_WORKERS: u16 = 8;
 /// Descriptors beside the workers' own: control socket, clients, netlink, logs.
 const OTHER_DESCRIPTORS: u64 = 128;
 const CAP_NET_RAW: u32 = 13;
+/// Why nothing chooses a queue.
+const ONE_QUEUE: &str = "off: one queue";
 
 /// The opened edges and what was chosen on the way.
 pub struct Lanes {
@@ -83,6 +85,7 @@ pub async fn lanes(host: &Host, config: &Config, facts: &Facts, uplink: &Uplink)
         ("udp_gso", describe(switches.udp_gso, setup.udp_gso)),
         ("udp_gro", describe(switches.udp_gro, setup.udp_gro)),
         ("packet_socket", describe(switches.packet_socket, setup.packet.is_some())),
+        ("steering", queues.steering),
     ];
     let workers_reason =
         if lanes.len() == usize::from(workers) { workers_reason } else { "one queue".to_owned() };
@@ -211,6 +214,7 @@ fn allow_descriptors(needed: u64) -> anyhow::Result<()> {
 struct Queues {
     devices: Vec<Box<dyn Device>>,
     granted: Offloads,
+    steering: String,
     backend: &'static str,
     reason: String,
 }
@@ -226,8 +230,9 @@ fn open_device(config: &Config, workers: u16) -> anyhow::Result<Queues> {
     let wanted = Offloads { tso: switches.tso != Switch::Off, uso: switches.uso != Switch::Off };
     match Offload::open(name, usize::from(workers), wanted) {
         Ok((queues, granted)) => {
+            let steering = steer(&queues);
             let devices = queues.into_iter().map(|queue| Box::new(queue) as Box<dyn Device>).collect();
-            Ok(Queues { devices, granted, backend: "offload", reason: why.to_owned() })
+            Ok(Queues { devices, granted, steering, backend: "offload", reason: why.to_owned() })
         }
         // EINVAL: the device exists with other flags, made without multi-queue or vnet_hdr.
         Err(error)
@@ -241,7 +246,24 @@ fn open_device(config: &Config, workers: u16) -> anyhow::Result<Queues> {
 
 fn open_plain(name: &str, reason: String) -> anyhow::Result<Queues> {
     let device = Plain::open(name).map_err(|error| device_error(name, error))?;
-    Ok(Queues { devices: vec![Box::new(device)], granted: Offloads::default(), backend: "plain", reason })
+    Ok(Queues {
+        devices: vec![Box::new(device)],
+        granted: Offloads::default(),
+        steering: ONE_QUEUE.to_owned(),
+        backend: "plain",
+        reason,
+    })
+}
+
+/// Sets the program that gives each flow its queue, where there is a choice of queues.
+fn steer(queues: &[Offload]) -> String {
+    match queues {
+        [] | [_] => ONE_QUEUE.to_owned(),
+        [first, ..] => match first.steer() {
+            Ok(()) => "active".to_owned(),
+            Err(error) => format!("off: eBPF is not available: {error}"),
+        },
+    }
 }
 
 fn device_error(name: &str, error: io::Error) -> anyhow::Error {

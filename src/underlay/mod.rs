@@ -10,6 +10,7 @@ pub mod packet;
 mod raw;
 mod receive;
 mod send;
+mod spread;
 mod supported;
 mod sys;
 mod udp;

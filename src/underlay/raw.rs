@@ -5,7 +5,7 @@ use std::net::SocketAddrV4;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{OpenError, Setup, filter, sys};
+use super::{OpenError, Setup, spread, sys};
 use crate::wire::protocol;
 
 /// Outer protocol numbers that carry IP: IPv4 and IPv6 inside.
@@ -36,7 +36,7 @@ pub fn receive(setup: &Setup, number: u8, index: u16) -> Result<Socket, OpenErro
             Socket::new(Domain::IPV4, Type::RAW.nonblocking(), Some(Protocol::from(i32::from(number))))?;
         sys::set_receive_buffer(&socket, RECEIVE_BUFFER)?;
         if setup.workers > 1 {
-            filter::share(&socket, number, index, setup.workers)?;
+            spread::share(&socket, index, setup.workers)?;
         }
         socket.bind(&SocketAddrV4::new(setup.address, 0).into())?;
         Ok(socket)

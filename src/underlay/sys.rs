@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
 
-use socket2::Socket;
+use socket2::{SockFilter, Socket};
 
 use crate::forward::{Channel, Datagram, Message, Outbox, Received};
 use crate::metrics::WorkerCounters;
@@ -80,6 +80,22 @@ pub fn set_receive_buffer(socket: &Socket, bytes: usize) -> io::Result<()> {
 pub fn set_send_buffer(socket: &Socket, bytes: usize) -> io::Result<()> {
     set_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, bytes as c_int)
         .or_else(|_| socket.set_send_buffer_size(bytes))
+}
+
+/// Lets a classic program pick the socket for each datagram among all that share the port of
+/// `socket` (socket(7), Linux 4.5).
+pub fn attach_reuseport_filter(socket: &Socket, program: &[SockFilter]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: program.len() as u16,
+        // `SockFilter` is a transparent `sock_filter`.
+        filter: program.as_ptr().cast_mut().cast(),
+    };
+    let (pointer, len) =
+        ((&raw const program).cast::<c_void>(), size_of::<libc::sock_fprog>() as libc::socklen_t);
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF);
+    // SAFETY: the option reads one `sock_fprog`, and as many instructions as it says, which are borrowed.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, pointer, len) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn set_option(socket: &Socket, level: c_int, name: c_int, value: c_int) -> io::Result<()> {

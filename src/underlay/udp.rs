@@ -1,15 +1,15 @@
 //! UDP sockets for VXLAN.
 //!
 //! One socket for each source port and worker, because the flow's source port must reach the wire
-//! and UDP_SEGMENT needs an ordinary socket; one receiving socket for each worker, spread by the
-//! kernel with SO_REUSEPORT over the sender's source ports.
+//! and UDP_SEGMENT needs an ordinary socket; one receiving socket for each worker, which share
+//! the port (SO_REUSEPORT).
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{OpenError, SOURCE_PORTS, Setup, filter, sys};
+use super::{OpenError, SOURCE_PORTS, Setup, filter, spread, sys};
 use crate::encap::OUTER_TTL;
 use crate::encap::vxlan::FIRST_SOURCE_PORT;
 
@@ -30,6 +30,9 @@ pub fn receive(setup: &Setup) -> Result<Socket, OpenError> {
             sys::set_udp_gro(&socket)?;
         }
         socket.bind(&SocketAddrV4::new(setup.address, setup.vxlan_port).into())?;
+        if setup.workers > 1 {
+            spread::pick(&socket, setup.workers)?;
+        }
         Ok(socket)
     };
     open().map_err(|error| vxlan_socket(setup, error))
@@ -51,7 +54,7 @@ fn vxlan_socket(setup: &Setup, error: io::Error) -> OpenError {
 
 /// The sending sockets of one worker, each bound to another port in 49152–65535. All workers use the
 /// same ports: the port then depends on the flow alone, and stays when the kernel moves the flow to
-/// another queue, as it does when the first answer comes in through that one.
+/// another queue, as it does without a steering program.
 pub fn send_all(setup: &Setup) -> Result<Vec<(Socket, u16)>, OpenError> {
     let mut ports = FIRST_SOURCE_PORT..=u16::MAX;
     let mut sockets = Vec::with_capacity(usize::from(SOURCE_PORTS));
