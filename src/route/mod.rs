@@ -20,4 +20,6 @@ pub use publish::{Pinned, Published};
 pub use rib::{GroupId, Rib, Route, RouteError, Source, Target};
 
 #[cfg(test)]
+mod publish_tests;
+#[cfg(test)]
 mod tests;
