@@ -5,6 +5,7 @@ use std::io;
 use socket2::{SockFilter, Socket};
 
 use super::packet::Mark;
+use crate::forward::Format;
 use crate::wire::protocol;
 
 /// Accept the whole packet.
@@ -38,20 +39,23 @@ pub fn one_packet(socket: &Socket, mark: &Mark) -> io::Result<()> {
 }
 
 /// Lets through one of `shares` equal shares of the flows that reach a raw socket of outer
-/// protocol `number`. All packets with one inner address pair take the same share: they are told
+/// protocol `number`, which shows packets in `format`. All packets with one inner address pair take the same share: they are told
 /// apart by addresses alone, so that fragments stay with their flow. Packets too short for inner
 /// addresses go to the first share, to be counted there as malformed.
-pub fn share(socket: &Socket, number: u8, share: u16, shares: u16) -> io::Result<()> {
-    socket.attach_filter(&share_program(number, share, shares))
+pub fn share(socket: &Socket, format: Format, number: u8, share: u16, shares: u16) -> io::Result<()> {
+    socket.attach_filter(&share_program(format, number, share, shares))
 }
 
 /// X holds the outer header length; M[0] collects the exclusive or of the inner address words;
 /// their multiplicative hash, reduced modulo `shares`, must equal `share`.
-fn share_program(number: u8, share: u16, shares: u16) -> Vec<SockFilter> {
+fn share_program(format: Format, number: u8, share: u16, shares: u16) -> Vec<SockFilter> {
     let words: &[u32] = if number == protocol::IPIP { &[12, 16] } else { &[8, 12, 16, 20, 24, 28, 32, 36] };
-    // X = 4 * (first byte & 0xf)
-    let mut program =
-        vec![op(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, 0), op(libc::BPF_LD | libc::BPF_IMM, 0)];
+    // X = 4 * (first byte & 0xf), or 0 where the outer header is not shown
+    let outer = match format {
+        Format::Ipip => libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH,
+        _ => libc::BPF_LDX | libc::BPF_IMM,
+    };
+    let mut program = vec![op(outer, 0), op(libc::BPF_LD | libc::BPF_IMM, 0)];
     program.push(op(libc::BPF_ST, 0));
     program.push(op(libc::BPF_STX, 1));
     // A load beyond the end would end the program and lose the packet uncounted.
@@ -90,16 +94,17 @@ mod tests {
     use socket2::{Domain, Socket, Type};
 
     use super::share;
+    use crate::forward::Format;
     use crate::wire::protocol;
 
     const SHARES: u16 = 3;
 
     /// For each share, which of `packets` a socket with its filter receives. Filters judge bytes,
     /// whatever the socket's family.
-    fn received(number: u8, packets: &[Vec<u8>]) -> Vec<Vec<Vec<u8>>> {
+    fn received(format: Format, number: u8, packets: &[Vec<u8>]) -> Vec<Vec<Vec<u8>>> {
         let one = |index| {
             let (to, from) = Socket::pair(Domain::UNIX, Type::DGRAM, None).unwrap();
-            share(&from, number, index, SHARES).unwrap();
+            share(&from, format, number, index, SHARES).unwrap();
             let (to, from) = (UnixDatagram::from(to), UnixDatagram::from(from));
             from.set_nonblocking(true).unwrap();
             let mut buffer = [0; 200];
@@ -122,13 +127,26 @@ mod tests {
             // The kernel hands over whole outer headers only.
             for (header, header_len) in [(0x45, 20), (0x4f, 60)] {
                 let packets: Vec<Vec<u8>> = (header_len..140).map(|len| packet(header, len)).collect();
-                let mut lengths: Vec<usize> =
-                    received(number, &packets).concat().iter().map(Vec::len).collect();
-                lengths.sort_unstable();
                 let expected: Vec<usize> = (header_len..140).collect();
-                assert_eq!(lengths, expected, "protocol {number}, first byte {header:x}");
+                assert_eq!(
+                    lengths(Format::Ipip, number, &packets),
+                    expected,
+                    "protocol {number}, first byte {header:x}"
+                );
             }
         }
+        for (format, number) in [(Format::Ipip6V4, protocol::IPIP), (Format::Ipip6V6, protocol::IPV6)] {
+            let packets: Vec<Vec<u8>> = (1..100).map(|len| packet(0x4f, len)).collect();
+            assert_eq!(lengths(format, number, &packets), (1..100).collect::<Vec<_>>(), "{format:?}");
+        }
+    }
+
+    /// The lengths of what all shares together receive, sorted.
+    fn lengths(format: Format, number: u8, packets: &[Vec<u8>]) -> Vec<usize> {
+        let mut lengths: Vec<usize> =
+            received(format, number, packets).concat().iter().map(Vec::len).collect();
+        lengths.sort_unstable();
+        lengths
     }
 
     fn packet(header: u8, len: usize) -> Vec<u8> {
@@ -146,8 +164,11 @@ mod tests {
                 packet
             })
             .collect();
-        for share in received(protocol::IPIP, &packets) {
-            assert!((10..=60).contains(&share.len()), "{}", share.len());
+        let bare: Vec<Vec<u8>> = packets.iter().map(|packet| packet[20..].to_vec()).collect();
+        for (format, packets) in [(Format::Ipip, packets), (Format::Ipip6V4, bare)] {
+            for share in received(format, protocol::IPIP, &packets) {
+                assert!((10..=60).contains(&share.len()), "{format:?}: {}", share.len());
+            }
         }
     }
 }

@@ -26,16 +26,8 @@ fn peer(address: Ipv4Addr, port: u16) -> (UdpSocket, u16) {
 }
 
 fn sender(vxlan_port: u16) -> Sender {
-    let setup = Setup {
-        address: US,
-        vxlan_port,
-        workers: 1,
-        raw: false,
-        udp_gso: false,
-        udp_gro: false,
-        packet: None,
-    };
-    let ways = Ways { udp: udp::send_all(&setup).unwrap(), raw: None, packet: None, tap: None };
+    let setup = Setup { address: Some(US), vxlan_port, workers: 1, ..Setup::default() };
+    let ways = Ways { udp: udp::send_all(&setup, US.into()).unwrap(), ..Ways::default() };
     Sender::new(&setup, ways)
 }
 
@@ -48,7 +40,7 @@ fn queue(out: &mut Outbox, arena: &mut Vec<u8>, spec: &Spec, to: Ipv4Addr, ports
     tunnel_gso::patch(head, &tunnel_gso::Super { vnet, header_len, inner_len, tos: 0, source_port: ports.0 });
     let body = Piece::arena(arena.len(), packet.len());
     arena.extend(packet);
-    out.push(Channel::Tap, to, 0, Datagram { head: piece, body, packets: 2, wire_bytes: 2000 });
+    out.push(Channel::Tap, to.into(), 0, Datagram { head: piece, body, packets: 2, wire_bytes: 2000 });
 }
 
 fn inner() -> [u8; vxlan::TEMPLATE] {
