@@ -92,6 +92,8 @@ async fn preflight(host: &Host, config: &Config, state: &State, uplink: &Uplink)
         uplink: uplink.name.clone(),
         ipip: state.uses(Mode::Ipip),
         direct: state.uses(Mode::Direct),
+        ipv6: config.local_subnets.iter().any(|subnet| !subnet.is_ipv4()),
+        ipv6_underlay: config.node.address6.is_some(),
     };
     let facts = host::gather(host, &needs).await?;
     let verdict = host::judge(&needs, &facts);

@@ -52,6 +52,7 @@ pub fn receive(setup: &Setup, address: IpAddr, number: u8, index: u16) -> Result
         }
         if address.is_ipv6() {
             sys::set_receive_traffic_class(&socket)?;
+            sys::refuse_multicast6(&socket)?;
         }
         socket.bind(&SocketAddr::new(address, 0).into())?;
         Ok(socket)

@@ -80,11 +80,19 @@ pub fn set_receive_traffic_class(socket: &Socket) -> io::Result<()> {
     set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)
 }
 
+/// Keeps groups that others on this host have joined away from a raw socket, which otherwise takes
+/// them although it is bound to a unicast address (Linux 4.20).
+pub fn refuse_multicast6(socket: &Socket) -> io::Result<()> {
+    set_option(socket, libc::IPPROTO_IPV6, IPV6_MULTICAST_ALL, 0)
+}
+
 /// Accepts UDP over IPv6 without a checksum (RFC 6936), which the kernel drops otherwise.
 pub fn accept_zero_checksum6(socket: &Socket) -> io::Result<()> {
     set_option(socket, libc::SOL_UDP, UDP_NO_CHECK6_RX, 1)
 }
 
+/// From linux/in6.h.
+const IPV6_MULTICAST_ALL: c_int = 29;
 /// From linux/udp.h.
 const UDP_NO_CHECK6_RX: c_int = 102;
 
