@@ -137,6 +137,9 @@ async fn open_tap(
     let encapsulates = config.pools.iter().any(|pool| pool.encapsulation().0 != Mode::Direct);
     let source = match config.node.address {
         Some(net) if wanted != config::Uplink::Socket && encapsulates => net.addr(),
+        None if wanted == config::Uplink::Tap => {
+            bail!("uplink is \"tap\", but the TAP needs an IPv4 underlay; give `address` under [node]");
+        }
         own => {
             let why = match own {
                 _ if wanted == config::Uplink::Socket => "configured",

@@ -53,6 +53,8 @@ pub fn receive(setup: &Setup, address: IpAddr, number: u8, index: u16) -> Result
         if address.is_ipv6() {
             sys::set_receive_traffic_class(&socket)?;
             sys::refuse_multicast6(&socket)?;
+            // As in udp.rs: the address may be new.
+            socket.set_freebind_v6(true)?;
         }
         socket.bind(&SocketAddr::new(address, 0).into())?;
         Ok(socket)

@@ -42,11 +42,13 @@ pub fn receive(setup: &Setup, address: IpAddr) -> Result<Socket, OpenError> {
     open().map_err(|error| vxlan_socket(to, error))
 }
 
-/// A socket of the family of `address`, and of that alone.
+/// A socket of the family of `address`, and of that alone. It may be bound although the kernel still
+/// looks for duplicates of an IPv6 address (RFC 4862 §5.4), as it does for a while after boot.
 fn open(address: SocketAddr, kind: Type) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::UDP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
+        socket.set_freebind_v6(true)?;
     }
     Ok(socket)
 }

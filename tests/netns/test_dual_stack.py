@@ -7,7 +7,6 @@ from lab import ADDRESSES, run, wait_until
 from scapy.layers.inet import IP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
-from shared import is_resolution
 from underlay6 import (
     ADDRESSES6,
     B6,
@@ -25,6 +24,10 @@ from underlay6 import (
 from tunnel import FORMATS, inner
 
 
+# By this a test knows its own pings on the wire.
+PATTERN = "9d5be1377a"
+
+
 class DualStack(SixLab):
     """IPv4 outside wherever both ends have it; bare packets go to the address of their family."""
 
@@ -34,10 +37,11 @@ class DualStack(SixLab):
         """The families outside while podA pings an address, after the neighbours are resolved."""
         wait_until(lambda: self.lab.ping("podA", address, count=1), 10, "a first answer")
         wire = self.tap("sw", "port-n1")
-        self.assertEqual(self.lab.ping("podA", address, count=3), 3)
-        frames = [Ether(frame) for frame in wire.incoming() + wire.outgoing() if not is_resolution(frame)]
+        self.assertEqual(self.lab.ping("podA", address, "-p", PATTERN, count=3), 3)
+        pattern = bytes.fromhex(PATTERN)
+        frames = [Ether(frame) for frame in wire.incoming() + wire.outgoing() if pattern in frame]
         wire.close()
-        self.assertGreaterEqual(len(frames), 6)
+        self.assertEqual(len(frames), 6)
         return {IP if frame.haslayer(IP) and frame.type == 0x0800 else IPv6 for frame in frames}
 
     def next_hop(self, address):
@@ -79,6 +83,15 @@ class DualStack(SixLab):
         self.assertEqual(self.outer_families(B6), {IPv6})
         self.assertEqual(self.next_hop(B6), ("direct", ADDRESSES["n2"], 1500))
         bulk(self.lab, 4 * MIB, addresses=FAMILIES[1])
+
+    def test_an_address_may_be_new(self):
+        """A daemon starts while the kernel still looks for duplicates of its IPv6 address."""
+        self.start("n2", pools=pools("ipip"), peers={"n1": (ADDRESSES6["n1"], subnets("n1"))})
+        self.stop("n1")
+        self.lab.ip("n1", f"address del {ADDRESSES6['n1']}/64 dev eth0", f"address add {ADDRESSES6['n1']}/64 dev eth0")
+        self.start("n1", pools=pools("ipip"), peers={"n2": (ADDRESSES6["n2"], subnets("n2"))})
+        for address in (B, B6):
+            self.assertEqual(self.outer_families(address), {IPv6})
 
     def test_cross_subnet_goes_by_the_prefix_of_the_family(self):
         cross = [("10.244.0.0/16", "CrossSubnet", "Never"), ("fd00:244::/32", "CrossSubnet", "Never")]

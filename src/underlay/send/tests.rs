@@ -1,10 +1,11 @@
 //! What becomes of packets whose way is refused, over real sockets on loopback.
 
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, UdpSocket};
 use std::time::Duration;
 
-use super::{Sender, Ways};
-use crate::encap::{tunnel_gso, vxlan};
+use super::{Sender, Ways, raw_takes};
+use crate::encap::frame::{self, Hop};
+use crate::encap::{ipip6, tunnel_gso, vxlan};
 use crate::forward::{Channel, Datagram, Outbox};
 use crate::metrics::{Counters, Fallback};
 use crate::net::{DropReason, Mac, Vni};
@@ -85,4 +86,20 @@ fn super_packets_that_the_tap_does_not_take_reach_each_its_own_peer() {
     assert!(DropReason::ALL.iter().all(|reason| totals.drops(*reason) == 0));
     // There was no TAP to fall back from.
     assert_eq!(counters.fallbacks(Fallback::Tap), 0);
+}
+
+#[test]
+fn the_raw_socket_takes_from_frames_what_it_can_send() {
+    let (us, to): (Ipv6Addr, Ipv6Addr) = ("2001:db8::1".parse().unwrap(), "2001:db8::2".parse().unwrap());
+    let hop = Hop { destination: Mac([2; 6]), source: Mac([4; 6]) };
+    let head = |ethertype, rest: &[u8]| [&frame::template(hop, ethertype)[..], rest].concat();
+    let tunnel = ipip6::template(us, to, 41);
+    let pod = ipip6::template(us, "fd00::2".parse().unwrap(), 6);
+    let to4 = IpAddr::from([192, 0, 2, 2]);
+    assert!(raw_takes(&head(ethernet::IPV4, &[]), to4));
+    assert!(!raw_takes(&head(ethernet::IPV6, &pod), to4));
+    assert!(raw_takes(&head(ethernet::IPV6, &tunnel), to.into()));
+    assert!(!raw_takes(&head(ethernet::IPV6, &pod), to.into()));
+    assert!(!raw_takes(&head(ethernet::IPV6, &[]), to.into()));
+    assert!(!raw_takes(&head(ethernet::IPV4, &[0x45; 40]), to.into()));
 }
