@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import socket
 import struct
 
 from fast import BOTH_WAYS, MIB, bulk
@@ -38,10 +39,13 @@ class EveryMode(SixLab):
     TUNNELS = ({}, {"workers": 2}, {"backend": "plain"}, {"packet_socket": "off", "udp_gso": "off", "udp_gro": "off"})
 
     def wire_kinds(self, wire):
-        """What is on the wire: {(ethertype, next header or protocol, destination port of UDP)}."""
+        """What is on the wire: {(IP version, next header or protocol, destination port of UDP)}. The nodes'
+        own ICMPv6 is not the daemons' doing.
+        """
+        nodes = [socket.inet_pton(socket.AF_INET6, address) for address in ADDRESSES6.values()]
         kinds = set()
         for frame in wire.incoming() + wire.outgoing():
-            if is_resolution(frame):
+            if is_resolution(frame) or (frame[20] == 58 and frame[22:38] in nodes):
                 continue
             if frame[12:14] == b"\x86\xdd":
                 header = frame[20]
