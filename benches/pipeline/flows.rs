@@ -56,7 +56,7 @@ fn forwarding(mode: Mode) -> Forwarding {
         mtu: UPLINK_MTU,
         tap: Some(TapLink { mac: TAP, ipip: false }),
     };
-    Forwarding::build(underlay, &peers, &Policy::new(&[pool], None, None), &rib)
+    Forwarding::build(underlay, &peers, &Policy::new(&[pool], None, None), &rib).unwrap()
 }
 
 /// Packets read from the device, on their way to an outbox.

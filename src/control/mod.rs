@@ -10,6 +10,7 @@
 pub mod api;
 mod bring_up;
 pub mod daemon;
+mod edit;
 pub mod host;
 pub mod http;
 pub mod metrics_http;

@@ -6,23 +6,27 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 use std::time::Instant;
 
 use super::api::{Drops, EdgeCounters, PeerStatus, RouteEntry, RouteMode, Status, TunnelStatus};
+use super::edit::Pending;
 use super::server::Dataplane;
 use crate::config::{self, Config};
 use crate::encap::frame::Hop;
-use crate::forward::{Forwarding, Peer, TapLink, Underlay};
+use crate::forward::{Compiler, Forwarding, Inputs, Peer, TapLink, Underlay};
 use crate::metrics::render::Now;
 use crate::metrics::{Counters, Fallback};
 use crate::net::{Mac, Mode, Prefix};
-use crate::route::{Decision, Policy, Published, Rib, Route, RouteError, Target};
+use crate::route::{Decision, Policy, Published, Rib, Route, Target};
 use crate::source;
 
 /// Routes and peers, compiled and published.
 pub struct State {
     config: Config,
     policy: Policy,
-    peers: Vec<Peer>,
-    rib: Rib,
+    pub(super) peers: Vec<Peer>,
+    pub(super) rib: Rib,
     underlay: Underlay,
+    compiler: Compiler,
+    /// Prefixes whose routes changed since the last publication.
+    pub(super) pending: Pending,
     forwarding: Arc<Published<Forwarding>>,
     /// Bytes of the largest inner packet, as set on the TUN.
     pub mtu: u16,
@@ -32,8 +36,9 @@ impl State {
     /// Compiles and publishes the routes of `config` for an uplink of `uplink_mtu` bytes.
     ///
     /// # Errors
-    /// When two owners claim one prefix; a checked configuration has none.
-    pub fn new(config: Config, uplink_mtu: u16) -> Result<Self, RouteError> {
+    /// When two owners claim one prefix, which a checked configuration excludes, or there are too many
+    /// different next hops.
+    pub fn new(config: Config, uplink_mtu: u16) -> anyhow::Result<Self> {
         let policy = Policy::new(&config.pools, config.node.address, config.node.address6);
         let underlay = Underlay {
             address: config.node.address.map(|net| net.addr()),
@@ -51,10 +56,12 @@ impl State {
             &config.local_subnets,
             config.peers.iter().map(|peer| &peer.subnets[..]),
         )?;
-        let forwarding = Forwarding::build(underlay, &peers, &policy, &rib);
         let mtu = config.tunnel.mtu.unwrap_or_else(|| automatic_mtu(&underlay, &policy, &peers));
-        let forwarding = Arc::new(Published::new(forwarding));
-        Ok(Self { config, policy, peers, rib, underlay, forwarding, mtu })
+        let mut compiler = Compiler::default();
+        let inputs = Inputs { underlay, peers: &peers, policy: &policy, rib: &rib };
+        let forwarding = Arc::new(Published::new(compiler.compile(inputs)?));
+        let pending = Pending::default();
+        Ok(Self { config, policy, peers, rib, underlay, compiler, pending, forwarding, mtu })
     }
 
     /// The published table, for the workers.
@@ -69,7 +76,7 @@ impl State {
             changed |= peer.set_hops(|address| hops.get(&address).copied());
         }
         if changed {
-            self.publish();
+            self.publish_peers();
         }
     }
 
@@ -79,12 +86,20 @@ impl State {
             return false;
         }
         self.underlay.tap = tap;
-        self.publish();
+        self.publish_peers();
         true
     }
 
-    fn publish(&self) {
-        self.forwarding.publish(Forwarding::build(self.underlay, &self.peers, &self.policy, &self.rib));
+    /// What the tables are made of, and what makes and publishes them.
+    pub(super) fn parts(&mut self) -> (Inputs<'_>, &mut Compiler, &mut Pending, &Published<Forwarding>) {
+        let Self { underlay, peers, policy, rib, compiler, pending, forwarding, .. } = self;
+        (Inputs { underlay: *underlay, peers, policy, rib }, compiler, pending, forwarding)
+    }
+
+    /// Publishes a table with other headers towards the peers.
+    fn publish_peers(&mut self) {
+        let (inputs, compiler, _, forwarding) = self.parts();
+        forwarding.publish(compiler.set_peers(inputs));
     }
 
     /// Whether any route travels by `mode`.
@@ -94,8 +109,7 @@ impl State {
 
     /// Underlay addresses of the peers that some route reaches by `mode`.
     fn peers_by(&self, mode: Mode) -> BTreeSet<IpAddr> {
-        let pools =
-            self.policy.pools().iter().filter_map(|pool| Some((pool.cidr, self.rib.covering(pool.cidr)?)));
+        let pools = self.policy.pools().filter_map(|pool| Some((pool.cidr, self.rib.covering(pool.cidr)?)));
         let routes = self.rib.best().map(|route| (route.prefix, route));
         let decided = pools.chain(routes).filter_map(|(prefix, route)| self.decide(prefix, route.target));
         decided.filter(|(_, decision)| decision.mode == mode).map(|(peer, _)| peer.address).collect()
@@ -143,7 +157,7 @@ fn automatic_mtu(underlay: &Underlay, policy: &Policy, peers: &[Peer]) -> u16 {
     let own = underlay.address.map(IpAddr::V4).or(underlay.address6.map(IpAddr::V6));
     let outer: Vec<IpAddr> =
         peers.iter().map(|peer| peer.address).chain(own.filter(|_| peers.is_empty())).collect();
-    let modes = policy.pools().iter().map(|pool| pool.encapsulation().0);
+    let modes = policy.pools().map(|pool| pool.encapsulation().0);
     let paths = modes.flat_map(|mode| outer.iter().map(move |outer| underlay.path_mtu(mode, *outer)));
     paths.min().unwrap_or(underlay.mtu)
 }

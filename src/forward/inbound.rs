@@ -249,9 +249,8 @@ fn inner_flow(inner: &[u8]) -> Result<Flow, DropReason> {
 
 /// The inner source must belong to the very peer that sent the packet, the destination to us.
 fn check_addresses(forwarding: &Forwarding, sender: PeerId, flow: &Flow) -> Result<(), DropReason> {
-    match forwarding.lookup(flow.source) {
-        Some(NextHop::Peer(via)) if via.peer == sender => {}
-        _ => return Err(DropReason::SpoofedSource),
+    if !forwarding.owns(sender, flow.source) {
+        return Err(DropReason::SpoofedSource);
     }
     match forwarding.lookup(flow.destination) {
         Some(NextHop::Local) => Ok(()),

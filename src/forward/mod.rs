@@ -7,12 +7,14 @@
 //!
 //! Both flows work on bytes in buffers and on a published [`Forwarding`]; neither does I/O.
 
+mod compile;
 mod deliver;
 mod inbound;
 mod outbound;
 mod outbox;
 mod tables;
 
+pub use compile::{Compiler, Inputs};
 pub use deliver::Deliver;
 pub use inbound::{Format, Inbound, Received};
 pub use outbound::{Outbound, Paths};

@@ -316,11 +316,8 @@ fn prepare<'a>(
 ) -> Result<Ready<'a>, DropReason> {
     let flow = Flow::of(packet).map_err(|Malformed| DropReason::Malformed)?;
     admit(forwarding, &flow)?;
-    let via = match forwarding.lookup(flow.destination) {
-        Some(NextHop::Peer(via)) => via,
-        // Our own subnets are the kernel's to route; it has no such pod if it gave us the packet.
-        Some(NextHop::Local) | None => return Err(DropReason::NoRoute),
-    };
+    // Our own subnets are the kernel's to route; it has no such pod if it gave us the packet.
+    let via = forwarding.way(flow.destination, flow.hash).ok_or(DropReason::NoRoute)?;
     let peer = forwarding.peer(via.peer).ok_or(DropReason::NoRoute)?;
     let version = usize::from(flow.source.is_ipv6());
     if peer.own[version] == Some(flow.destination) {

@@ -1,11 +1,13 @@
 //! What the workers read: the forwarding table, the peers' prebuilt headers and who may send.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
+use super::compile::{Compiler, Inputs};
 use crate::encap::frame::{self, Hop};
 use crate::encap::{direct, ipip, ipip_gso, ipip6, tunnel_gso, vxlan};
-use crate::net::{DropReason, Mac, Mode, NodeName, Prefix, Vni};
-use crate::route::{Fib, NextHop, PeerId, Policy, Rib, Target, Via};
+use crate::net::{DropReason, Mac, Mode, NodeName, Vni};
+use crate::route::{Fib, HopsFull, NextHop, PeerId, Policy, Rib, Via};
 use crate::wire::{ethernet, protocol};
 
 /// Another node, as the control plane knows it.
@@ -79,13 +81,14 @@ pub struct TapLink {
 /// One consistent state of everything the packet path consults. Immutable; published as a whole.
 #[derive(Clone, Debug)]
 pub struct Forwarding {
-    underlay: Underlay,
-    fib: Fib,
-    peers: Vec<PeerHeaders>,
+    pub(super) underlay: Underlay,
+    pub(super) fib: Fib,
+    /// Indexed by [`PeerId`].
+    pub(super) peers: Arc<[PeerHeaders]>,
     /// Outer IPv4 addresses of all peers, sorted.
-    senders: Vec<(Ipv4Addr, PeerId)>,
+    pub(super) senders: Arc<[(Ipv4Addr, PeerId)]>,
     /// Outer IPv6 addresses of all peers, sorted.
-    senders6: Vec<(Ipv6Addr, PeerId)>,
+    pub(super) senders6: Arc<[(Ipv6Addr, PeerId)]>,
 }
 
 /// The prebuilt headers towards one peer, IPv4 inside first, IPv6 inside second.
@@ -159,26 +162,11 @@ impl Bare {
 
 impl Forwarding {
     /// Compiles the routes of `rib` under `policy`. `peers` is indexed by [`PeerId`].
-    pub fn build(underlay: Underlay, peers: &[Peer], policy: &Policy, rib: &Rib) -> Self {
-        let (mut senders, mut senders6) = (Vec::new(), Vec::new());
-        for (index, peer) in peers.iter().enumerate() {
-            let id = PeerId(index as u16);
-            for address in [true, false].into_iter().filter_map(|is_ipv4| peer.address_in(is_ipv4)) {
-                match address {
-                    IpAddr::V4(address) => senders.push((address, id)),
-                    IpAddr::V6(address) => senders6.push((address, id)),
-                }
-            }
-        }
-        senders.sort_unstable();
-        senders6.sort_unstable();
-        Self {
-            underlay,
-            fib: Fib::build(next_hops(underlay, peers, policy, rib)),
-            peers: peers.iter().map(|peer| PeerHeaders::new(underlay, peer)).collect(),
-            senders,
-            senders6,
-        }
+    ///
+    /// # Errors
+    /// When there are more different next hops than ids.
+    pub fn build(underlay: Underlay, peers: &[Peer], policy: &Policy, rib: &Rib) -> Result<Self, HopsFull> {
+        Compiler::default().compile(Inputs { underlay, peers, policy, rib })
     }
 
     /// This node's side of the underlay.
@@ -190,6 +178,32 @@ impl Forwarding {
     #[inline]
     pub fn lookup(&self, address: IpAddr) -> Option<NextHop> {
         self.fib.lookup(address)
+    }
+
+    /// The way to an inner address for a flow with this hash; `None` when there is no route, or the
+    /// address is one of this node's own.
+    #[inline]
+    pub fn way(&self, address: IpAddr, hash: u32) -> Option<Via> {
+        match self.fib.lookup(address)? {
+            NextHop::Peer(via) => Some(via),
+            // Hash-threshold (RFC 2992): a flow keeps its way for as long as the group is the same.
+            NextHop::Group(group) => {
+                let members = self.fib.members(group);
+                let place = u64::from(hash) * members.len() as u64 >> u32::BITS;
+                members.get(place as usize).copied()
+            }
+            NextHop::Local => None,
+        }
+    }
+
+    /// Whether an inner address belongs to `peer`, alone or with others.
+    #[inline]
+    pub fn owns(&self, peer: PeerId, address: IpAddr) -> bool {
+        match self.fib.lookup(address) {
+            Some(NextHop::Peer(via)) => via.peer == peer,
+            Some(NextHop::Group(group)) => self.fib.members(group).iter().any(|via| via.peer == peer),
+            Some(NextHop::Local) | None => false,
+        }
     }
 
     /// The peer that sends from the underlay address `source`.
@@ -214,32 +228,8 @@ impl Forwarding {
     }
 }
 
-/// One next hop for every route, and for every pool inside a route: the longest match of an
-/// address among them knows both the owner of the address and the pool it lies in.
-fn next_hops<'a>(
-    underlay: Underlay,
-    peers: &'a [Peer],
-    policy: &'a Policy,
-    rib: &'a Rib,
-) -> impl Iterator<Item = (Prefix, NextHop)> + 'a {
-    let next_hop = move |prefix: Prefix, target: Target| match target {
-        Target::Local => Some((prefix, NextHop::Local)),
-        Target::Peer(peer) => {
-            let node = peers.get(usize::from(peer.0))?;
-            let mode = policy.decide(prefix, node.next_hop(prefix.is_ipv4()).0).mode;
-            Some((prefix, NextHop::Peer(Via { peer, mode, mtu: underlay.path_mtu(mode, node.address) })))
-        }
-    };
-    let pools = policy.pools().iter().filter_map(move |pool| {
-        let route = rib.covering(pool.cidr)?;
-        next_hop(pool.cidr, route.target)
-    });
-    // Pools first: of equal prefixes the later one counts, and a route is at least as precise.
-    pools.chain(rib.best().filter_map(move |route| next_hop(route.prefix, route.target)))
-}
-
 impl PeerHeaders {
-    fn new(underlay: Underlay, peer: &Peer) -> Self {
+    pub(super) fn new(underlay: Underlay, peer: &Peer) -> Self {
         let vxlan = |ethertype| vxlan::template(underlay.vni, peer.vtep_mac, underlay.vtep_mac, ethertype);
         let vxlan = [vxlan(ethernet::IPV4), vxlan(ethernet::IPV6)];
         let port = underlay.vxlan_port;

@@ -121,7 +121,7 @@ fn forwarding_to(peer: impl Fn(u8) -> Peer, number: u8, mode: Mode, extra: Optio
         rib.insert(extra.parse().unwrap(), Source::Static, Target::Peer(PeerId(0))).unwrap();
     }
     let underlay = Underlay { vtep_mac: peer(number).vtep_mac, ..underlay(number, 1500) };
-    Forwarding::build(underlay, &peers, &policy(mode), &rib)
+    Forwarding::build(underlay, &peers, &policy(mode), &rib).unwrap()
 }
 
 impl Node {
