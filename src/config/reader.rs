@@ -165,6 +165,11 @@ impl<'a> Table<'a> {
         self.list_or_empty(log, key, read)
     }
 
+    /// Whether `key` was given, right or wrong.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.find(key).is_some()
+    }
+
     fn find(&self, key: &str) -> Option<&'a Spanned<DeValue<'a>>> {
         match self.entries {
             Entries::Present(entries) => entries.get(key),
@@ -218,6 +223,14 @@ pub(super) fn text<'v>(value: &'v DeValue<'_>) -> Result<&'v str, String> {
 /// A string in the syntax of `T`.
 pub(super) fn parsed<T: FromStr<Err: Display>>(value: &DeValue<'_>) -> Result<T, String> {
     text(value)?.parse().map_err(|error: T::Err| error.to_string())
+}
+
+/// A truth value.
+pub(super) fn boolean(value: &DeValue<'_>) -> Result<bool, String> {
+    value.as_bool().ok_or_else(|| match value.as_str() {
+        Some(word @ ("true" | "false")) => format!("expected a boolean; write {word} without quotes"),
+        _ => format!("expected true or false, found {}", describe(value)),
+    })
 }
 
 /// An integer.

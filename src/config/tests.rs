@@ -55,7 +55,7 @@ fn with(more: &str) -> Config {
 fn absent_keys_have_the_documented_defaults() {
     let config = good(BASE);
     assert_eq!(config.node.name.as_str(), "a");
-    assert_eq!(config.node.address.to_string(), "192.0.2.1/24");
+    assert_eq!(config.node.address.unwrap().to_string(), "192.0.2.1/24");
     assert_eq!(config.node.address6, None);
     let tunnel = &config.tunnel;
     assert_eq!(tunnel.device, "up0");

@@ -1,6 +1,6 @@
 //! The rules a single value must obey, whatever else the file says.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -38,9 +38,7 @@ const LONGEST_DEVICE: usize = 15;
 pub(super) fn node_address(value: &DeValue<'_>) -> Result<Ipv4Net, String> {
     let net = match interface_address(value, "192.0.2.1/24")? {
         IpNet::V4(net) => net,
-        IpNet::V6(_) => {
-            return Err("IPv6 underlay is not supported yet; give the node's IPv4 address".into());
-        }
+        IpNet::V6(net) => return Err(format!("{net} is IPv6; it belongs in address6")),
     };
     let edge = match net.addr() {
         address if net.prefix_len() >= 31 || ![net.network(), net.broadcast()].contains(&address) => {
@@ -74,9 +72,17 @@ fn interface_address(value: &DeValue<'_>, example: &str) -> Result<IpNet, String
     Ok(net)
 }
 
-/// `peer.address`. An IPv6 address is let through, for the checks that compare addresses.
+/// `peer.address`.
 pub(super) fn peer_address(value: &DeValue<'_>) -> Result<IpAddr, String> {
     host_address(value, "192.0.2.2")
+}
+
+/// `peer.address6`.
+pub(super) fn peer_address6(value: &DeValue<'_>) -> Result<Option<Ipv6Addr>, String> {
+    match host_address(value, "2001:db8::2")? {
+        IpAddr::V6(address) => Ok(Some(address)),
+        IpAddr::V4(address) => Err(format!("{address} is IPv4; it belongs in address")),
+    }
 }
 
 /// `tunnel.address` when it is not "auto".

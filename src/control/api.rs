@@ -4,7 +4,7 @@
 //! default, so that a command line works with a daemon one version older or newer.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -100,6 +100,9 @@ pub struct PeerStatus {
     pub name: String,
     /// Its underlay address.
     pub address: IpAddr,
+    /// Its second one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<Ipv6Addr>,
     /// Its pod subnets.
     #[serde(default)]
     pub subnets: Vec<String>,

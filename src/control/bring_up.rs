@@ -52,7 +52,8 @@ pub struct Lanes {
 /// What the kernel refuses, with the next step.
 pub async fn lanes(host: &Host, config: &Config, facts: &Facts, uplink: &Uplink) -> anyhow::Result<Lanes> {
     let (workers, workers_reason) = workers(config);
-    allow_descriptors(u64::from(workers) * (u64::from(SOURCE_PORTS) + 8) + OTHER_DESCRIPTORS)?;
+    let families = config.node.addresses().count() as u64;
+    allow_descriptors(u64::from(workers) * families * (u64::from(SOURCE_PORTS) + 8) + OTHER_DESCRIPTORS)?;
     let switches = config.tunnel.offload;
     let queues = open_device(config, workers)?;
     choose("tso", switches.tso, queues.granted.tso)?;
@@ -60,7 +61,9 @@ pub async fn lanes(host: &Host, config: &Config, facts: &Facts, uplink: &Uplink)
     // A packet socket needs an Ethernet uplink, whose frames we can build.
     let supported = Supported::probe(uplink.mac.map(|_| uplink.index));
     let setup = Setup {
-        address: config.node.address.addr(),
+        address: config.node.address.map(|net| net.addr()),
+        address6: config.node.address6.map(|net| net.addr()),
+        zero_checksum6: config.vxlan.udp6_zero_checksum,
         vxlan_port: config.vxlan.port,
         workers: queues.devices.len() as u16,
         raw: has_net_raw(facts),
@@ -135,10 +138,20 @@ async fn open_tap(
 ) -> anyhow::Result<TapQueues> {
     let wanted = config.tunnel.uplink;
     let encapsulates = config.pools.iter().any(|pool| pool.encapsulation().0 != Mode::Direct);
-    if wanted == config::Uplink::Socket || !encapsulates {
-        let why = if encapsulates { "configured" } else { "no pool encapsulates" };
-        return Ok(TapQueues { state: format!("off: {why}"), ..TapQueues::default() });
-    }
+    let source = match config.node.address {
+        Some(net) if wanted != config::Uplink::Socket && encapsulates => net.addr(),
+        None if wanted == config::Uplink::Tap => {
+            bail!("uplink is \"tap\", but the TAP needs an IPv4 underlay; give `address` under [node]");
+        }
+        own => {
+            let why = match own {
+                _ if wanted == config::Uplink::Socket => "configured",
+                None => "no IPv4 underlay",
+                Some(_) => "no pool encapsulates",
+            };
+            return Ok(TapQueues { state: format!("off: {why}"), ..TapQueues::default() });
+        }
+    };
     let name = tap_name(&config.tunnel.device);
     // The kernel would share the TAP of another daemon with us.
     if host.link_by_name(&name).await?.is_some() {
@@ -156,7 +169,6 @@ async fn open_tap(
     };
     match opened {
         Ok(((mut queues, mac), index)) => {
-            let source = config.node.address.addr();
             let push = PushHeader::attach(index, source);
             let state = match &push {
                 Ok(_) => "off: not tested yet".to_owned(),

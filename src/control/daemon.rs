@@ -55,11 +55,7 @@ async fn live(config: Config) -> anyhow::Result<()> {
     // From here on a signal no longer kills us half-way through a start: it waits for its end.
     let mut signals = Signals::catch()?;
     let mut host = Host::connect()?;
-    let uplink = host.uplink_of(config.node.address.addr().into()).await?;
-    if let Some(warning) = uplink.prefix_warning(config.node.address.prefix_len()) {
-        tracing::warn!("{warning}");
-    }
-    let uplink_mtu = uplink.mtu.min(u32::from(u16::MAX)) as u16;
+    let (uplink, uplink_mtu) = find_uplink(&host, &config).await?;
     let state = State::new(config.clone(), uplink_mtu)?;
     let facts = preflight(&host, &config, &state, &uplink).await?;
     let socket = ControlSocket::bind(&config.control.socket)?;
@@ -73,6 +69,22 @@ async fn live(config: Config) -> anyhow::Result<()> {
     result
 }
 
+/// The interface with this node's first underlay address, and the smallest MTU where it has one.
+async fn find_uplink(host: &Host, config: &Config) -> anyhow::Result<(Uplink, u16)> {
+    let mut uplinks = Vec::new();
+    for own in config.node.addresses() {
+        let uplink = host.uplink_of(own.addr()).await?;
+        if let Some(warning) = uplink.prefix_warning(own.prefix_len()) {
+            tracing::warn!("{warning}");
+        }
+        tracing::info!("node {} at {own} on {} (configured)", config.node.name, uplink.name);
+        uplinks.push(uplink);
+    }
+    let mtu = uplinks.iter().map(|uplink| uplink.mtu).min().unwrap_or_default();
+    let first = uplinks.into_iter().next().context("this node has no underlay address")?;
+    Ok((first, mtu.min(u32::from(u16::MAX)) as u16))
+}
+
 /// Refuses, with every reason at once, what cannot work on this host.
 async fn preflight(host: &Host, config: &Config, state: &State, uplink: &Uplink) -> anyhow::Result<Facts> {
     let needs = Needs {
@@ -80,6 +92,8 @@ async fn preflight(host: &Host, config: &Config, state: &State, uplink: &Uplink)
         uplink: uplink.name.clone(),
         ipip: state.uses(Mode::Ipip),
         direct: state.uses(Mode::Direct),
+        ipv6: config.local_subnets.iter().any(|subnet| !subnet.is_ipv4()),
+        ipv6_underlay: config.node.address6.is_some(),
     };
     let facts = host::gather(host, &needs).await?;
     let verdict = host::judge(&needs, &facts);
@@ -95,7 +109,6 @@ async fn preflight(host: &Host, config: &Config, state: &State, uplink: &Uplink)
 
 /// One line for each choice, and why.
 fn say_choices(config: &Config, state: &State, uplink: &Uplink, lanes: &Lanes) {
-    tracing::info!("node {} at {} on {} (configured)", config.node.name, config.node.address, uplink.name);
     let why = if config.tunnel.mtu.is_some() { "configured" } else { "the largest overhead of the pools" };
     tracing::info!("mtu {}: uplink {} has {}, {why}", state.mtu, uplink.name, uplink.mtu);
     tracing::info!("backend {}: {}", lanes.backend, lanes.backend_reason);

@@ -36,8 +36,8 @@ pub struct Watch {
     daemon: Arc<Daemon>,
     uplink: Uplink,
     tap: Option<TapTest>,
-    /// The way to each peer, as of the last slow tick.
-    hops: Vec<Option<FirstHop>>,
+    /// The way to each address of a peer, as of the last slow tick.
+    hops: Vec<(IpAddr, FirstHop)>,
     failures: u32,
 }
 
@@ -76,23 +76,25 @@ impl Watch {
         for peer in peers {
             let hop = self.host.first_hop(peer).await.filter(|hop| hop.index == self.uplink.index);
             let fixed = |hop: &FirstHop| neighbours.get(&hop.via).is_some_and(|neighbour| neighbour.fixed);
-            if let Some(hop) = hop.filter(|hop| !fixed(hop)) {
+            let Some(hop) = hop else { continue };
+            if !fixed(&hop) {
                 self.host.use_neighbour(hop.index, hop.via).await;
             }
-            self.hops.push(hop);
+            self.hops.push((peer, hop));
         }
     }
 
-    /// Publishes the link addresses of all first hops; returns the peers whose first hop has one.
+    /// Publishes the link addresses of all first hops; returns the addresses of peers whose first hop
+    /// has one.
     fn publish_hops(&self, neighbours: &Neighbours) -> Vec<IpAddr> {
         let Some(source) = self.uplink.mac else { return Vec::new() };
-        let mac = |hop: &Option<FirstHop>| Some(neighbours.get(&hop.as_ref()?.via)?.mac);
-        let hops: Vec<Option<Hop>> =
-            self.hops.iter().map(|hop| mac(hop).map(|destination| Hop { destination, source })).collect();
-        let resolved = self.daemon.peer_addresses().into_iter().zip(&hops);
-        let resolved = resolved.filter(|(_, hop)| hop.is_some()).map(|(peer, _)| peer).collect();
-        self.daemon.set_hops(hops);
-        resolved
+        let resolved = self.hops.iter().filter_map(|(peer, hop)| {
+            let destination = neighbours.get(&hop.via)?.mac;
+            Some((*peer, Hop { destination, source }))
+        });
+        let resolved: Vec<(IpAddr, Hop)> = resolved.collect();
+        self.daemon.set_hops(&resolved.iter().copied().collect());
+        resolved.into_iter().map(|(peer, _)| peer).collect()
     }
 
     /// Tests the TAP in every encapsulating mode that a peer of `resolved` is reached by. Without
@@ -105,7 +107,8 @@ impl Watch {
                 continue;
             }
             let peers = self.daemon.peers_by(mode);
-            let Some(IpAddr::V4(peer)) = resolved.iter().find(|peer| peers.contains(peer)) else { continue };
+            let peer = resolved.iter().find(|peer| peer.is_ipv4() && peers.contains(peer));
+            let Some(IpAddr::V4(peer)) = peer else { continue };
             outcome = Some(tap.run(mode, *peer).await);
             if outcome.as_ref().is_some_and(Result::is_err) {
                 break;
@@ -116,10 +119,10 @@ impl Watch {
             Some(Ok(())) => {
                 self.failures = 0;
                 let link = tap.link();
-                self.daemon.set_tap(
-                    Some(link),
-                    if link.ipip { "active" } else { "active for vxlan; eBPF is not available for ipip" },
-                );
+                let ipip = if link.ipip { "" } else { " for vxlan; eBPF is not available for ipip" };
+                let ipv6 =
+                    if self.daemon.has_ipv6_peers() { "; sockets towards peers over IPv6" } else { "" };
+                self.daemon.set_tap(Some(link), &format!("active{ipip}{ipv6}"));
             }
             Some(Err(reason)) => {
                 self.failures += 1;

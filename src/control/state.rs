@@ -1,14 +1,14 @@
 //! The control plane's own view: configuration, routes, and the forwarding table made of them.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
 use super::api::{Drops, EdgeCounters, PeerStatus, RouteEntry, RouteMode, Status, TunnelStatus};
 use super::edit::Pending;
 use super::server::Dataplane;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::encap::frame::Hop;
 use crate::forward::{Compiler, Forwarding, Inputs, Peer, TapLink, Underlay};
 use crate::metrics::render::Now;
@@ -39,23 +39,24 @@ impl State {
     /// When two owners claim one prefix, which a checked configuration excludes, or there are too many
     /// different next hops.
     pub fn new(config: Config, uplink_mtu: u16) -> anyhow::Result<Self> {
-        let policy = Policy::new(&config.pools, Some(config.node.address), config.node.address6);
+        let policy = Policy::new(&config.pools, config.node.address, config.node.address6);
         let underlay = Underlay {
-            address: config.node.address.addr(),
+            address: config.node.address.map(|net| net.addr()),
+            address6: config.node.address6.map(|net| net.addr()),
             vtep_mac: Mac::of_vtep(config.node.name.as_str()),
             vni: config.vxlan.vni,
             vxlan_port: config.vxlan.port,
             mtu: uplink_mtu,
             tap: None,
         };
-        let peers: Vec<Peer> = config.peers.iter().filter_map(peer).collect();
+        let peers: Vec<Peer> = config.peers.iter().filter_map(|p| peer(p, &config.node)).collect();
         let mut rib = Rib::default();
         source::file::load(
             &mut rib,
             &config.local_subnets,
             config.peers.iter().map(|peer| &peer.subnets[..]),
         )?;
-        let mtu = config.tunnel.mtu.unwrap_or_else(|| automatic_mtu(&underlay, &policy));
+        let mtu = config.tunnel.mtu.unwrap_or_else(|| automatic_mtu(&underlay, &policy, &peers));
         let mut compiler = Compiler::default();
         let inputs = Inputs { underlay, peers: &peers, policy: &policy, rib: &rib };
         let forwarding = Arc::new(Published::new(compiler.compile(inputs)?));
@@ -68,16 +69,15 @@ impl State {
         &self.forwarding
     }
 
-    /// Publishes a table with other first hops towards the peers, in their order, where they
-    /// changed.
-    fn set_hops(&mut self, hops: Vec<Option<Hop>>) {
-        if self.peers.iter().map(|peer| peer.hop).eq(hops.iter().copied()) {
-            return;
+    /// Publishes a table with other first hops towards the peers' addresses, where they changed.
+    fn set_hops(&mut self, hops: &HashMap<IpAddr, Hop>) {
+        let mut changed = false;
+        for peer in &mut self.peers {
+            changed |= peer.set_hops(|address| hops.get(&address).copied());
         }
-        for (peer, hop) in self.peers.iter_mut().zip(hops) {
-            peer.hop = hop;
+        if changed {
+            self.publish_peers();
         }
-        self.publish_peers();
     }
 
     /// Publishes a table with or without the TAP, where that changed.
@@ -112,14 +112,14 @@ impl State {
         let pools = self.policy.pools().filter_map(|pool| Some((pool.cidr, self.rib.covering(pool.cidr)?)));
         let routes = self.rib.best().map(|route| (route.prefix, route));
         let decided = pools.chain(routes).filter_map(|(prefix, route)| self.decide(prefix, route.target));
-        decided.filter(|(_, decision)| decision.mode == mode).map(|(peer, _)| peer.address.into()).collect()
+        decided.filter(|(_, decision)| decision.mode == mode).map(|(peer, _)| peer.address).collect()
     }
 
     /// The owning peer and the decision for addresses in `prefix`; `None` for our own.
     fn decide(&self, prefix: Prefix, target: Target) -> Option<(&Peer, Decision)> {
         let Target::Peer(id) = target else { return None };
         let peer = self.peers.get(usize::from(id.0))?;
-        Some((peer, self.policy.decide(prefix, peer.address.into())))
+        Some((peer, self.policy.decide(prefix, peer.next_hop(prefix.is_ipv4()).0)))
     }
 
     /// Describes `route` for destinations in `within`.
@@ -130,8 +130,11 @@ impl State {
                 prefix,
                 peer: Some(peer.name.to_string()),
                 mode: decision.mode.into(),
-                next_hop: Some(peer.address.into()),
-                mtu: self.underlay.path_mtu(decision.mode),
+                next_hop: Some(match decision.mode {
+                    Mode::Direct => peer.next_hop(within.is_ipv4()).0,
+                    Mode::Ipip | Mode::Vxlan => peer.address,
+                }),
+                mtu: self.underlay.path_mtu(decision.mode, peer.address),
                 source,
                 reason: decision.reason.to_string(),
             },
@@ -148,18 +151,26 @@ impl State {
     }
 }
 
-/// The uplink's MTU less the largest overhead that any pool may add.
-fn automatic_mtu(underlay: &Underlay, policy: &Policy) -> u16 {
+/// The uplink's MTU less the largest overhead that any pool may add towards any peer.
+fn automatic_mtu(underlay: &Underlay, policy: &Policy, peers: &[Peer]) -> u16 {
+    // Without peers, those to come will have an address of this node's better family.
+    let own = underlay.address.map(IpAddr::V4).or(underlay.address6.map(IpAddr::V6));
+    let outer: Vec<IpAddr> =
+        peers.iter().map(|peer| peer.address).chain(own.filter(|_| peers.is_empty())).collect();
     let modes = policy.pools().map(|pool| pool.encapsulation().0);
-    modes.map(|mode| underlay.path_mtu(mode)).min().unwrap_or(underlay.mtu)
+    let paths = modes.flat_map(|mode| outer.iter().map(move |outer| underlay.path_mtu(mode, *outer)));
+    paths.min().unwrap_or(underlay.mtu)
 }
 
-fn peer(peer: &crate::config::Peer) -> Option<Peer> {
-    let address: Ipv4Addr = match peer.address {
-        IpAddr::V4(address) => address,
-        IpAddr::V6(_) => return None,
-    };
-    Some(Peer { name: peer.name.clone(), address, vtep_mac: peer.vtep_mac, hop: None })
+fn peer(peer: &config::Peer, node: &config::Node) -> Option<Peer> {
+    let mut addresses = peer.addresses(node);
+    Some(Peer {
+        name: peer.name.clone(),
+        address: addresses.next()?,
+        vtep_mac: peer.vtep_mac,
+        hop: None,
+        second: addresses.next().map(|address| (address, None)),
+    })
 }
 
 /// What the API shows: the state, and what was chosen at start.
@@ -218,7 +229,14 @@ impl Daemon {
 
     /// Underlay addresses of all peers, in their order.
     pub fn peer_addresses(&self) -> Vec<IpAddr> {
-        self.state().peers.iter().map(|peer| peer.address.into()).collect()
+        let state = self.state();
+        let second = |peer: &Peer| peer.second.map(|(address, _)| address);
+        state.peers.iter().flat_map(|peer| std::iter::once(peer.address).chain(second(peer))).collect()
+    }
+
+    /// Whether some peer's tunnel packets travel over IPv6.
+    pub fn has_ipv6_peers(&self) -> bool {
+        self.state().peers.iter().any(|peer| peer.address.is_ipv6())
     }
 
     /// Super-packets that went through the TAP so far.
@@ -231,8 +249,8 @@ impl Daemon {
         self.state().peers_by(mode)
     }
 
-    /// Sets the link addresses of the first hops towards the peers, in their order.
-    pub fn set_hops(&self, hops: Vec<Option<Hop>>) {
+    /// Sets the link addresses of the first hops towards the peers' addresses.
+    pub fn set_hops(&self, hops: &HashMap<IpAddr, Hop>) {
         self.state_mut().set_hops(hops);
     }
 
@@ -306,10 +324,11 @@ impl Dataplane for Daemon {
     }
 }
 
-fn peer_status(peer: &crate::config::Peer) -> PeerStatus {
+fn peer_status(peer: &config::Peer) -> PeerStatus {
     PeerStatus {
         name: peer.name.to_string(),
         address: peer.address,
+        address6: peer.address6,
         subnets: peer.subnets.iter().map(Prefix::to_string).collect(),
         vtep_mac: peer.vtep_mac.to_string(),
     }

@@ -1,9 +1,9 @@
 //! From routes, peers and policy to the tables the workers read.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use super::tables::{Forwarding, Peer, PeerHeaders, Underlay};
+use super::tables::{Forwarding, MIN_MTU, Peer, PeerHeaders, Underlay};
 use crate::net::Prefix;
 use crate::route::{FibEditor, HopsFull, PeerId, Policy, Rib, Route, Target, Ways};
 
@@ -26,6 +26,7 @@ pub struct Compiler {
     fib: FibEditor,
     peers: Arc<[PeerHeaders]>,
     senders: Arc<[(Ipv4Addr, PeerId)]>,
+    senders6: Arc<[(Ipv6Addr, PeerId)]>,
 }
 
 impl Compiler {
@@ -61,21 +62,35 @@ impl Compiler {
     /// Builds the headers towards all peers anew, and the MTUs of the paths to them.
     pub fn set_peers(&mut self, inputs: Inputs) -> Forwarding {
         let Inputs { underlay, peers, .. } = inputs;
-        let mut senders: Vec<_> =
-            peers.iter().enumerate().map(|(i, peer)| (peer.address, PeerId(i as u16))).collect();
+        let (mut senders, mut senders6) = (Vec::new(), Vec::new());
+        for (index, peer) in peers.iter().enumerate() {
+            let id = PeerId(index as u16);
+            for address in [true, false].into_iter().filter_map(|is_ipv4| peer.address_in(is_ipv4)) {
+                match address {
+                    IpAddr::V4(address) => senders.push((address, id)),
+                    IpAddr::V6(address) => senders6.push((address, id)),
+                }
+            }
+        }
         senders.sort_unstable();
-        self.senders = senders.into();
+        senders6.sort_unstable();
+        (self.senders, self.senders6) = (senders.into(), senders6.into());
         self.peers = peers.iter().map(|peer| PeerHeaders::new(underlay, peer)).collect();
         self.fib.forget_mtus();
         self.forwarding(underlay)
     }
 
     fn forwarding(&mut self, underlay: Underlay) -> Forwarding {
+        let mtu = |peer: PeerId, mode| {
+            // Routes were only taken for peers that exist.
+            self.peers.get(usize::from(peer.0)).map_or(MIN_MTU, |to| underlay.path_mtu(mode, to.address))
+        };
         Forwarding {
             underlay,
-            fib: self.fib.fib(|_, mode| underlay.path_mtu(mode)),
+            fib: self.fib.fib(mtu),
             peers: Arc::clone(&self.peers),
             senders: Arc::clone(&self.senders),
+            senders6: Arc::clone(&self.senders6),
         }
     }
 }
@@ -93,8 +108,8 @@ impl Inputs<'_> {
             return Some(Ways::Local);
         }
         let way = |peer: &PeerId| {
-            let address = self.peers.get(usize::from(peer.0))?.address;
-            Some((*peer, self.policy.decide(prefix, address.into()).mode))
+            let next_hop = self.peers.get(usize::from(peer.0))?.next_hop(prefix.is_ipv4()).0;
+            Some((*peer, self.policy.decide(prefix, next_hop).mode))
         };
         let peers: Box<[_]> = self.rib.peers(&route.target).iter().filter_map(way).collect();
         (!peers.is_empty()).then_some(Ways::Peers { peers, mtu: route.mtu })

@@ -8,11 +8,11 @@
 //! Every format is decapsulated at all times, whatever this node itself sends, so that modes can
 //! be changed node by node without loss.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::ops::Range;
 
 use super::tables::Forwarding;
-use crate::encap::{UDP_OVERHEAD, ecn, probe};
+use crate::encap::{UDP_OVERHEAD, UDP6_OVERHEAD, ecn, ipip6, probe};
 use crate::metrics::WorkerCounters;
 use crate::net::DropReason;
 use crate::offload::merge::{Candidate, Cut, Rules};
@@ -27,6 +27,10 @@ pub enum Format {
     Vxlan,
     /// A whole IPv4 packet with protocol 4 or 41.
     Ipip,
+    /// What follows an outer IPv6 header and its extension headers: IPv4 (next header 4).
+    Ipip6V4,
+    /// The same: IPv6 (next header 41).
+    Ipip6V6,
 }
 
 /// One receive from a socket.
@@ -41,9 +45,16 @@ pub struct Received {
     /// to.
     pub segment: usize,
     /// Outer source address.
-    pub source: Ipv4Addr,
-    /// Outer TOS byte.
+    pub source: IpAddr,
+    /// Outer TOS or traffic class byte.
     pub tos: u8,
+}
+
+/// What the receivers of one socket do not see: how packets are wrapped, and in which family.
+#[derive(Clone, Copy)]
+struct Wrapping {
+    format: Format,
+    ipv4: bool,
 }
 
 /// The inbound flow of one worker.
@@ -71,6 +82,7 @@ impl Inbound {
         counters: &WorkerCounters,
     ) {
         let sender = forwarding.sender(received.source);
+        let wrapping = Wrapping { format, ipv4: received.source.is_ipv4() };
         let (mut at, end) = (received.at, received.at + received.len);
         let uncut = format == Format::Vxlan && is_uncut(&arena[at..end], received.segment);
         let (segment, inner_segment) = match received.segment {
@@ -97,10 +109,10 @@ impl Inbound {
                     let candidate = Candidate { segment: inner_segment, ..candidate };
                     let Cut { packets, repeated } = self.merge.push(candidate, arena, sink);
                     let overhead = len - candidate.flow.total_len;
-                    count(format, packets, len + repeated + (packets as usize - 1) * overhead, counters);
+                    count(wrapping, packets, len + repeated + (packets as usize - 1) * overhead, counters);
                 }
                 Err(reason) => {
-                    count(format, 1, len, counters);
+                    count(wrapping, 1, len, counters);
                     counters.dropped(reason, 1);
                 }
             }
@@ -120,6 +132,8 @@ fn is_probe(format: Format, datagram: &[u8]) -> bool {
     match format {
         Format::Vxlan => probe::is_vxlan(datagram),
         Format::Ipip => probe::is_ipip(datagram),
+        // Only the TAP needs probes, and it has no IPv6 underlay.
+        Format::Ipip6V4 | Format::Ipip6V6 => false,
     }
 }
 
@@ -139,9 +153,14 @@ fn is_uncut(datagram: &[u8], segment: usize) -> bool {
     INNER + total == datagram.len()
 }
 
-/// Counts `packets` of `len` bytes together without what UDP receivers do not see.
-fn count(format: Format, packets: u32, len: usize, counters: &WorkerCounters) {
-    let outer = if format == Format::Vxlan { UDP_OVERHEAD } else { 0 };
+/// Counts `packets` of `len` bytes together without what the receiver does not see.
+fn count(wrapping: Wrapping, packets: u32, len: usize, counters: &WorkerCounters) {
+    let outer = match wrapping.format {
+        Format::Vxlan if wrapping.ipv4 => UDP_OVERHEAD,
+        Format::Vxlan => UDP6_OVERHEAD,
+        Format::Ipip => 0,
+        Format::Ipip6V4 | Format::Ipip6V6 => ipip6::OVERHEAD,
+    };
     counters.underlay.rx_packets.add(u64::from(packets));
     counters.underlay.rx_bytes.add(len as u64 + u64::from(packets) * outer as u64);
 }
@@ -159,6 +178,8 @@ fn admit(
     let (inner_at, outer_tos) = match format {
         Format::Vxlan => (strip_vxlan(forwarding, &arena[datagram.clone()])?, outer_tos),
         Format::Ipip => strip_ipip(&arena[datagram.clone()])?,
+        Format::Ipip6V4 => (expect_version(&arena[datagram.clone()], 4)?, outer_tos),
+        Format::Ipip6V6 => (expect_version(&arena[datagram.clone()], 6)?, outer_tos),
     };
     let at = datagram.start + inner_at;
     let inner = &mut arena[at..datagram.end];
@@ -188,8 +209,13 @@ fn strip_vxlan(forwarding: &Forwarding, datagram: &[u8]) -> Result<usize, DropRe
         ethernet::IPV6 => 6,
         _ => return Err(DropReason::Unsupported),
     };
-    match payload.first() {
-        Some(byte) if byte >> 4 == version => Ok(vxlan::LEN + ethernet::LEN),
+    Ok(vxlan::LEN + ethernet::LEN + expect_version(payload, version)?)
+}
+
+/// Offset 0, where `packet` begins as one of this IP version does.
+fn expect_version(packet: &[u8], version: u8) -> Result<usize, DropReason> {
+    match packet.first() {
+        Some(byte) if byte >> 4 == version => Ok(0),
         _ => Err(DropReason::Malformed),
     }
 }
@@ -202,10 +228,8 @@ fn strip_ipip(packet: &[u8]) -> Result<(usize, u8), DropReason> {
         protocol::IPV6 => 6,
         _ => return Err(DropReason::Unsupported),
     };
-    match outer.payload().first() {
-        Some(byte) if byte >> 4 == version => Ok((outer.header_len(), outer.tos())),
-        _ => Err(DropReason::Malformed),
-    }
+    expect_version(outer.payload(), version)?;
+    Ok((outer.header_len(), outer.tos()))
 }
 
 /// The inner packet's flow; its IPv4 header checksum must be right, and it must carry something.

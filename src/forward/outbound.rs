@@ -11,8 +11,8 @@ use std::net::IpAddr;
 use std::ops::Range;
 
 use super::outbox::{Channel, Datagram, Full, Outbox};
-use super::tables::{Forwarding, PeerHeaders};
-use crate::encap::{UDP_OVERHEAD, direct, ecn, frame, ipip, ipip_gso, tunnel_gso, vxlan};
+use super::tables::{Forwarding, OuterIp, PeerHeaders};
+use crate::encap::{ecn, frame, ipip, ipip_gso, ipip6, tunnel_gso};
 use crate::metrics::WorkerCounters;
 use crate::net::{DropReason, Mode};
 use crate::offload::{Flow, Piece, Split, split};
@@ -85,7 +85,7 @@ impl Outbound {
         }
         out.reserve(1, MAX_TEMPLATE)?;
         count(counters, Weight { packets: 1, bytes: packet.len() });
-        let ready = prepare(forwarding, packet, None).and_then(|ready| {
+        let ready = prepare(forwarding, paths, packet, None).and_then(|ready| {
             if vnet.needs_csum() {
                 // Not over what may lie behind the packet: only the packet leaves.
                 let packet = &mut packet[..ready.flow.total_len];
@@ -125,7 +125,7 @@ impl Outbound {
         out.reserve(segments, MAX_TEMPLATE + header)?;
         let weight = Weight { packets: segments, bytes: packet.len() + (segments - 1) * header };
         count(counters, weight);
-        match prepare(forwarding, packet, Some(split.largest())) {
+        match prepare(forwarding, paths, packet, Some(split.largest())) {
             Ok(ready) if takes_whole(&ready, paths, vnet, packet.len()) => {
                 self.push_whole(&ready, vnet, header, offset, packet.len(), weight, out);
             }
@@ -137,9 +137,13 @@ impl Outbound {
 
     /// The way of a packet that fits its path as it is.
     fn channel(&self, ready: &Ready<'_>, paths: Paths) -> Channel {
+        let over_ipv4 = ready.peer.address.is_ipv4();
         match ready.via.mode {
-            Mode::Vxlan => Channel::Udp(self.socket(ready.flow.hash)),
-            Mode::Ipip | Mode::Direct if paths.packet && ready.peer.frame.is_some() => Channel::Packet,
+            Mode::Vxlan if over_ipv4 => Channel::Udp(self.socket(ready.flow.hash)),
+            Mode::Vxlan => Channel::Udp6(self.socket(ready.flow.hash)),
+            Mode::Ipip | Mode::Direct if paths.packet && frame_of(ready).is_some() => Channel::Packet,
+            Mode::Ipip if !over_ipv4 => Channel::Raw6,
+            // A bare packet that the raw socket could not send was refused before.
             Mode::Ipip | Mode::Direct => Channel::Raw,
         }
     }
@@ -173,9 +177,9 @@ impl Outbound {
         inner_len: usize,
         out: &mut Outbox,
     ) {
-        let wire_bytes = (inner_len + overhead(ready.via.mode)) as u32;
+        let wire_bytes = (inner_len + overhead(ready)) as u32;
         let datagram = Datagram { head, body, packets: 1, wire_bytes };
-        out.push(channel, ready.peer.address, ecn::encapsulate(ready.flow.tos), datagram);
+        out.push(channel, next_hop(ready), ecn::encapsulate(ready.flow.tos), datagram);
     }
 
     /// Queues a super-packet for a channel that segments it itself.
@@ -192,7 +196,7 @@ impl Outbound {
     ) {
         let tos = ecn::encapsulate(ready.flow.tos);
         let peer = ready.peer;
-        let (channel, head) = match (ready.via.mode, &peer.tap, &peer.tap_ipip, &peer.frame) {
+        let (channel, head) = match (ready.via.mode, &peer.tap, &peer.tap_ipip, frame_of(ready)) {
             (Mode::Vxlan, Some(templates), ..) => {
                 let (piece, bytes) = out.head(tunnel_gso::TEMPLATE);
                 bytes.copy_from_slice(&templates[ready.version]);
@@ -218,11 +222,11 @@ impl Outbound {
             // `takes_whole` asked for one of these.
             _ => return,
         };
-        let wire_bytes = (weight.bytes + weight.packets * overhead(ready.via.mode)) as u32;
+        let wire_bytes = (weight.bytes + weight.packets * overhead(ready)) as u32;
         let body = Piece::arena(offset, inner_len);
         out.push(
             channel,
-            ready.peer.address,
+            next_hop(ready),
             tos,
             Datagram { head, body, packets: weight.packets as u16, wire_bytes },
         );
@@ -240,12 +244,19 @@ fn count(counters: &WorkerCounters, weight: Weight) {
 }
 
 /// Bytes around an inner packet on the wire.
-fn overhead(mode: Mode) -> usize {
-    match mode {
-        Mode::Ipip => ipip::OVERHEAD,
-        Mode::Vxlan => UDP_OVERHEAD + vxlan::TEMPLATE,
-        Mode::Direct => direct::OVERHEAD,
-    }
+fn overhead(ready: &Ready<'_>) -> usize {
+    usize::from(ready.via.mode.overhead(ready.peer.address))
+}
+
+/// Where a socket sends the packet to.
+fn next_hop(ready: &Ready<'_>) -> IpAddr {
+    if ready.via.mode == Mode::Direct { ready.peer.bare[ready.version].to } else { ready.peer.address }
+}
+
+/// The frame header for the packet socket, where the first hop is resolved.
+fn frame_of<'a>(ready: &Ready<'a>) -> Option<&'a [u8; frame::TEMPLATE]> {
+    let bare = ready.via.mode == Mode::Direct;
+    if bare { ready.peer.bare[ready.version].frame.as_ref() } else { ready.peer.frame.as_ref() }
 }
 
 /// Whether a channel takes a super-packet as it is. UDP ones never go through the TAP: a receiver
@@ -257,7 +268,7 @@ fn takes_whole(ready: &Ready<'_>, paths: Paths, vnet: &VnetHdr, len: usize) -> b
         Mode::Ipip => {
             tap && ready.peer.tap_ipip.is_some() && ready.version == 0 && len <= ipip_gso::MAX_INNER
         }
-        Mode::Direct => paths.packet && ready.peer.frame.is_some(),
+        Mode::Direct => paths.packet && frame_of(ready).is_some(),
     }
 }
 
@@ -271,12 +282,12 @@ fn encapsulate<'a>(
     extra: usize,
     out: &'a mut Outbox,
 ) -> (Piece, &'a mut [u8]) {
-    let frame: &[u8] = match (channel, &ready.peer.frame) {
+    let frame: &[u8] = match (channel, frame_of(ready)) {
         (Channel::Packet, Some(frame)) => frame,
         _ => &[],
     };
     let template: &[u8] = match ready.via.mode {
-        Mode::Ipip => &ready.peer.ipip[ready.version],
+        Mode::Ipip => ready.peer.ipip.header(ready.version),
         Mode::Vxlan => &ready.peer.vxlan[ready.version],
         Mode::Direct => &[],
     };
@@ -286,7 +297,11 @@ fn encapsulate<'a>(
     link.copy_from_slice(frame);
     outer.copy_from_slice(template);
     if ready.via.mode == Mode::Ipip {
-        ipip::patch(outer, ecn::encapsulate(ready.flow.tos), inner_len);
+        let tos = ecn::encapsulate(ready.flow.tos);
+        match ready.peer.ipip {
+            OuterIp::V4(_) => ipip::patch(outer, tos, inner_len),
+            OuterIp::V6(_) => ipip6::patch(outer, tos, ready.flow.hash, inner_len),
+        }
     }
     (piece, inner)
 }
@@ -295,6 +310,7 @@ fn encapsulate<'a>(
 #[inline]
 fn prepare<'a>(
     forwarding: &'a Forwarding,
+    paths: Paths,
     packet: &[u8],
     largest: Option<usize>,
 ) -> Result<Ready<'a>, DropReason> {
@@ -303,12 +319,12 @@ fn prepare<'a>(
     // Our own subnets are the kernel's to route; it has no such pod if it gave us the packet.
     let via = forwarding.way(flow.destination, flow.hash).ok_or(DropReason::NoRoute)?;
     let peer = forwarding.peer(via.peer).ok_or(DropReason::NoRoute)?;
-    if flow.destination == IpAddr::V4(peer.address) {
+    let version = usize::from(flow.source.is_ipv6());
+    if peer.own[version] == Some(flow.destination) {
         return Err(DropReason::Loop);
     }
-    let version = usize::from(flow.source.is_ipv6());
-    if via.mode == Mode::Direct && !direct::carries(packet[0]) {
-        return Err(DropReason::Unsupported);
+    if via.mode == Mode::Direct {
+        peer.bare[version].usable(paths.packet)?;
     }
     if largest.unwrap_or(flow.total_len) > usize::from(via.mtu) {
         return Err(DropReason::TooBig);

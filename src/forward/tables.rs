@@ -1,12 +1,12 @@
 //! What the workers read: the forwarding table, the peers' prebuilt headers and who may send.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::compile::{Compiler, Inputs};
 use crate::encap::frame::{self, Hop};
-use crate::encap::{ipip, ipip_gso, tunnel_gso, vxlan};
-use crate::net::{Mac, Mode, NodeName, Vni};
+use crate::encap::{direct, ipip, ipip_gso, ipip6, tunnel_gso, vxlan};
+use crate::net::{DropReason, Mac, Mode, NodeName, Vni};
 use crate::route::{Fib, HopsFull, NextHop, PeerId, Policy, Rib, Via};
 use crate::wire::{ethernet, protocol};
 
@@ -15,20 +15,48 @@ use crate::wire::{ethernet, protocol};
 pub struct Peer {
     /// Its name.
     pub name: NodeName,
-    /// Its underlay address.
-    pub address: Ipv4Addr,
+    /// Its underlay address: the destination of outer headers, whatever is inside.
+    pub address: IpAddr,
     /// Destination of inner Ethernet headers towards it.
     pub vtep_mac: Mac,
     /// Link addresses of the first hop towards it, where the neighbour table knows them: without,
     /// packet sockets cannot reach it.
     pub hop: Option<Hop>,
+    /// Its address of the other family and the first hop towards that, where both ends have one:
+    /// another sender, and the next hop of bare packets of that family.
+    pub second: Option<(IpAddr, Option<Hop>)>,
+}
+
+impl Peer {
+    /// Next hop and first hop of bare packets, IPv4 or not: its address of their own family, or else
+    /// the one it has.
+    pub fn next_hop(&self, is_ipv4: bool) -> (IpAddr, Option<Hop>) {
+        let second = self.second.filter(|(address, _)| address.is_ipv4() == is_ipv4);
+        second.filter(|_| self.address.is_ipv4() != is_ipv4).unwrap_or((self.address, self.hop))
+    }
+
+    /// Its address of one family.
+    pub fn address_in(&self, is_ipv4: bool) -> Option<IpAddr> {
+        let second = self.second.map(|(address, _)| address);
+        [Some(self.address), second].into_iter().flatten().find(|address| address.is_ipv4() == is_ipv4)
+    }
+
+    /// Sets the first hops towards its addresses. Returns whether one is another than before.
+    pub fn set_hops(&mut self, of: impl Fn(IpAddr) -> Option<Hop>) -> bool {
+        let (hop, second) = (of(self.address), self.second.map(|(address, _)| (address, of(address))));
+        let changed = (self.hop, self.second) != (hop, second);
+        (self.hop, self.second) = (hop, second);
+        changed
+    }
 }
 
 /// This node's side of the underlay.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Underlay {
-    /// Source of every outer header.
-    pub address: Ipv4Addr,
+    /// Source of outer IPv4 headers.
+    pub address: Option<Ipv4Addr>,
+    /// Source of outer IPv6 headers.
+    pub address6: Option<Ipv6Addr>,
     /// Source of inner Ethernet headers.
     pub vtep_mac: Mac,
     /// The VXLAN network.
@@ -57,25 +85,79 @@ pub struct Forwarding {
     pub(super) fib: Fib,
     /// Indexed by [`PeerId`].
     pub(super) peers: Arc<[PeerHeaders]>,
-    /// Outer addresses of all peers, sorted.
+    /// Outer IPv4 addresses of all peers, sorted.
     pub(super) senders: Arc<[(Ipv4Addr, PeerId)]>,
+    /// Outer IPv6 addresses of all peers, sorted.
+    pub(super) senders6: Arc<[(Ipv6Addr, PeerId)]>,
 }
 
 /// The prebuilt headers towards one peer, IPv4 inside first, IPv6 inside second.
 #[derive(Clone, Debug)]
 pub struct PeerHeaders {
     /// The peer's underlay address.
-    pub address: Ipv4Addr,
-    /// Outer IPv4 headers of IP-in-IP.
-    pub ipip: [[u8; ipip::OVERHEAD]; 2],
+    pub address: IpAddr,
+    /// Its address of the same family as the inner packet, which must not go into the tunnel.
+    pub own: [Option<IpAddr>; 2],
+    /// Outer headers of IP-in-IP.
+    pub ipip: OuterIp,
     /// VXLAN and inner Ethernet headers.
     pub vxlan: [[u8; vxlan::TEMPLATE]; 2],
     /// Everything in front of a VXLAN super-packet for the TAP.
     pub tap: Option<[[u8; tunnel_gso::TEMPLATE]; 2]>,
     /// Everything in front of an IP-in-IP super-packet for the TAP; IPv4 inside.
     pub tap_ipip: Option<[u8; ipip_gso::TEMPLATE]>,
-    /// Frame header of the first hop, for packet sockets.
+    /// Frame header of the first hop towards `address`, for packet sockets.
     pub frame: Option<[u8; frame::TEMPLATE]>,
+    /// How bare packets get there.
+    pub bare: [Bare; 2],
+}
+
+/// Outer IP headers of IP-in-IP in the family of the underlay.
+#[derive(Clone, Debug)]
+pub enum OuterIp {
+    /// Over IPv4.
+    V4([[u8; ipip::OVERHEAD]; 2]),
+    /// Over IPv6.
+    V6([[u8; ipip6::OVERHEAD]; 2]),
+}
+
+impl OuterIp {
+    /// The header in front of IPv4 (0) or IPv6 (1).
+    #[inline]
+    pub fn header(&self, version: usize) -> &[u8] {
+        match self {
+            Self::V4(headers) => &headers[version],
+            Self::V6(headers) => &headers[version],
+        }
+    }
+}
+
+/// The way of bare packets of one family to a peer.
+#[derive(Clone, Copy, Debug)]
+pub struct Bare {
+    /// The next hop.
+    pub to: IpAddr,
+    /// Frame header of the first hop.
+    pub frame: Option<[u8; frame::TEMPLATE]>,
+    /// Whether the raw socket can send them.
+    raw: bool,
+}
+
+impl Bare {
+    /// Whether there is a way, given whether the packet socket is one.
+    ///
+    /// # Errors
+    /// The reason to drop the packet when not: `Unsupported` where there can be none,
+    /// `UnderlayDown` where the first hop is not resolved.
+    #[inline]
+    pub fn usable(&self, packet: bool) -> Result<(), DropReason> {
+        match self.frame {
+            Some(_) if packet => Ok(()),
+            _ if self.raw => Ok(()),
+            None if packet => Err(DropReason::UnderlayDown),
+            _ => Err(DropReason::Unsupported),
+        }
+    }
 }
 
 impl Forwarding {
@@ -126,9 +208,17 @@ impl Forwarding {
 
     /// The peer that sends from the underlay address `source`.
     #[inline]
-    pub fn sender(&self, source: Ipv4Addr) -> Option<PeerId> {
-        let index = self.senders.binary_search_by_key(&source, |(address, _)| *address).ok()?;
-        Some(self.senders[index].1)
+    pub fn sender(&self, source: IpAddr) -> Option<PeerId> {
+        match source {
+            IpAddr::V4(source) => {
+                let index = self.senders.binary_search_by_key(&source, |(address, _)| *address).ok()?;
+                Some(self.senders[index].1)
+            }
+            IpAddr::V6(source) => {
+                let index = self.senders6.binary_search_by_key(&source, |(address, _)| *address).ok()?;
+                Some(self.senders6[index].1)
+            }
+        }
     }
 
     /// The prebuilt headers towards `peer`.
@@ -140,24 +230,52 @@ impl Forwarding {
 
 impl PeerHeaders {
     pub(super) fn new(underlay: Underlay, peer: &Peer) -> Self {
-        let ipip = |number| ipip::template(underlay.address, peer.address, number);
         let vxlan = |ethertype| vxlan::template(underlay.vni, peer.vtep_mac, underlay.vtep_mac, ethertype);
         let vxlan = [vxlan(ethernet::IPV4), vxlan(ethernet::IPV6)];
         let port = underlay.vxlan_port;
-        let tap = underlay.tap.map(|tap| {
-            vxlan.map(|inner| tunnel_gso::template(tap.mac, underlay.address, peer.address, port, &inner))
+        let v4 = match peer.address {
+            IpAddr::V4(address) => Some((underlay.address.unwrap_or(Ipv4Addr::UNSPECIFIED), address)),
+            IpAddr::V6(_) => None,
+        };
+        let tap = underlay.tap.zip(v4).map(|(tap, (source, destination))| {
+            vxlan.map(|inner| tunnel_gso::template(tap.mac, source, destination, port, &inner))
         });
+        let tap_ipip = underlay.tap.filter(|tap| tap.ipip).zip(v4);
+        let ethertype = if v4.is_some() { ethernet::IPV4 } else { ethernet::IPV6 };
         Self {
             address: peer.address,
-            ipip: [ipip(protocol::IPIP), ipip(protocol::IPV6)],
+            own: [true, false].map(|is_ipv4| peer.address_in(is_ipv4)),
+            ipip: outer_ip(&underlay, peer.address),
             vxlan,
             tap,
-            tap_ipip: underlay
-                .tap
-                .filter(|tap| tap.ipip)
-                .map(|tap| ipip_gso::template(tap.mac, peer.address)),
-            frame: peer.hop.map(|hop| frame::template(hop, ethernet::IPV4)),
+            tap_ipip: tap_ipip.map(|(tap, (_, destination))| ipip_gso::template(tap.mac, destination)),
+            frame: peer.hop.map(|hop| frame::template(hop, ethertype)),
+            bare: [true, false].map(|is_ipv4| Bare::new(peer, is_ipv4)),
         }
+    }
+}
+
+/// Where the control plane pairs a peer with a family this node lacks, outer sources are
+/// unspecified and the kernel refuses the packets.
+fn outer_ip(underlay: &Underlay, destination: IpAddr) -> OuterIp {
+    match destination {
+        IpAddr::V4(to) => {
+            let source = underlay.address.unwrap_or(Ipv4Addr::UNSPECIFIED);
+            OuterIp::V4([protocol::IPIP, protocol::IPV6].map(|number| ipip::template(source, to, number)))
+        }
+        IpAddr::V6(to) => {
+            let source = underlay.address6.unwrap_or(Ipv6Addr::UNSPECIFIED);
+            OuterIp::V6([protocol::IPIP, protocol::IPV6].map(|number| ipip6::template(source, to, number)))
+        }
+    }
+}
+
+impl Bare {
+    fn new(peer: &Peer, is_ipv4: bool) -> Self {
+        let (to, hop) = peer.next_hop(is_ipv4);
+        let ethertype = if is_ipv4 { ethernet::IPV4 } else { ethernet::IPV6 };
+        let frame = hop.map(|hop| frame::template(hop, ethertype));
+        Self { to, frame, raw: direct::by_raw_socket(to, is_ipv4) }
     }
 }
 
@@ -165,8 +283,8 @@ impl PeerHeaders {
 pub const MIN_MTU: u16 = 576;
 
 impl Underlay {
-    /// The inner MTU of a path of `mode`.
-    pub fn path_mtu(&self, mode: Mode) -> u16 {
-        self.mtu.max(MIN_MTU) - mode.overhead()
+    /// The inner MTU of a path of `mode` to the node at `outer`.
+    pub fn path_mtu(&self, mode: Mode, outer: IpAddr) -> u16 {
+        self.mtu.max(MIN_MTU) - mode.overhead(outer)
     }
 }

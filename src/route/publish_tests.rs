@@ -86,7 +86,9 @@ fn only_the_writer_drops() {
         cell.publish(Mortal(Arc::clone(&drops)));
     }
     done.store(true, Ordering::Relaxed);
-    readers.map(|reader| reader.join().unwrap());
+    for reader in readers {
+        reader.join().unwrap();
+    }
     while drops.lock().unwrap().len() < 5_000 {
         cell.reclaim();
         std::thread::yield_now();

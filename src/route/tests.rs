@@ -90,7 +90,7 @@ fn equal_cost_ways_and_limits_of_routes() {
     let prefix = |text: &str| text.parse::<Prefix>().unwrap();
     let both = Ways::Peers { peers: peers.clone(), mtu: Some(1460) };
     editor.apply([(prefix("10.0.0.0/8"), Some(both)), (prefix("fd00::/8"), Some(Ways::Local))]).unwrap();
-    let mtu = |_: PeerId, mode: Mode| 1500 - mode.overhead();
+    let mtu = |_: PeerId, mode: Mode| 1500 - mode.overhead([192, 0, 2, 2].into());
     let fib = editor.fib(mtu);
     let Some(NextHop::Group(group)) = fib.lookup("10.1.2.3".parse().unwrap()) else { panic!("no group") };
     let expected = [(1, Mode::Vxlan, 1450), (2, Mode::Ipip, 1460)].map(|(peer, mode, mtu)| Via {

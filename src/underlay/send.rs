@@ -6,7 +6,7 @@
 //! ordinary sockets, a segmented UDP send is repeated unsegmented.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd;
 
 use socket2::Socket;
@@ -18,13 +18,15 @@ use crate::forward::{Channel, Datagram, Message, Outbox, Paths};
 use crate::metrics::{Fallback, WorkerCounters};
 use crate::net::DropReason;
 use crate::offload::{Piece, Split};
-use crate::wire::{VnetHdr, be16, ethernet, protocol, vnet_hdr};
+use crate::wire::{VnetHdr, be16, ethernet, ipv6, protocol, vnet_hdr};
 
 /// The sending sockets of one worker.
 pub struct Sender {
     udp: Vec<Socket>,
+    udp6: Vec<Socket>,
     ports: Vec<u16>,
     raw: Option<Socket>,
+    raw6: Option<Socket>,
     packet: Option<Socket>,
     tap: Option<Tap>,
     address: Ipv4Addr,
@@ -37,29 +39,50 @@ pub struct Sender {
 }
 
 /// What a sender is made of.
+#[derive(Default)]
 pub struct Ways {
-    /// UDP sockets with the ports they are bound to.
+    /// IPv4 UDP sockets with the ports they are bound to.
     pub udp: Vec<(Socket, u16)>,
+    /// IPv6 UDP sockets, likewise.
+    pub udp6: Vec<(Socket, u16)>,
     /// Takes whole IPv4 packets.
     pub raw: Option<Socket>,
+    /// Takes whole IPv6 packets.
+    pub raw6: Option<Socket>,
     /// Takes frames on the uplink.
     pub packet: Option<Socket>,
     /// Takes super-packets whole.
     pub tap: Option<Tap>,
 }
 
+impl Ways {
+    /// The UDP sockets of the family of `address`.
+    pub fn udp_of(&mut self, address: IpAddr) -> &mut Vec<(Socket, u16)> {
+        if address.is_ipv4() { &mut self.udp } else { &mut self.udp6 }
+    }
+
+    /// The raw socket of the family of `address`.
+    pub fn raw_of(&mut self, address: IpAddr) -> &mut Option<Socket> {
+        if address.is_ipv4() { &mut self.raw } else { &mut self.raw6 }
+    }
+}
+
 impl Sender {
     /// A sender over `ways`.
     pub fn new(setup: &Setup, ways: Ways) -> Self {
         let paths = Paths { tap: ways.tap.is_some(), packet: ways.packet.is_some() };
-        let (udp, ports) = ways.udp.into_iter().unzip();
+        let (udp, ports4): (Vec<_>, Vec<_>) = ways.udp.into_iter().unzip();
+        let (udp6, ports6) = ways.udp6.into_iter().unzip();
         Self {
+            // As many of either family; the numbers themselves matter to the TAP, which is IPv4 only.
+            ports: if udp.is_empty() { ports6 } else { ports4 },
             udp,
-            ports,
+            udp6,
             raw: ways.raw,
+            raw6: ways.raw6,
             packet: ways.packet,
             tap: ways.tap,
-            address: setup.address,
+            address: setup.address.unwrap_or(Ipv4Addr::UNSPECIFIED),
             vxlan_port: setup.vxlan_port,
             gso: setup.udp_gso,
             paths,
@@ -115,7 +138,10 @@ impl Sender {
                         counters.fell_back(Fallback::Tap);
                         tracing::warn!(%error, "the TAP refused a super-packet; sending through sockets from now on");
                     }
-                    let cut = Cut::tap(head, &self.ports, &self.ipip_template(to));
+                    let cut = match to {
+                        IpAddr::V4(to) => Cut::tap(head, &self.ports, &self.ipip_template(to)),
+                        IpAddr::V6(_) => None,
+                    };
                     self.send_cut(cut, to, datagram, arena, counters);
                 }
             }
@@ -126,7 +152,7 @@ impl Sender {
     fn send_group(&mut self, outbox: &Outbox, group: &[Message], arena: &[u8], counters: &WorkerCounters) {
         let mut rest = group;
         while let Some(first) = rest.first() {
-            let segmented = self.gso && matches!(first.channel, Channel::Udp(_));
+            let segmented = self.gso && first.channel.is_udp();
             let port = self.port_of(first.channel);
             let taken = if segmented || first.count == 1 {
                 self.batch.fill(outbox, rest, arena, port)
@@ -189,7 +215,9 @@ impl Sender {
         for message in messages {
             for datagram in outbox.datagrams(message) {
                 let head = datagram.head.resolve(outbox.slab(), arena);
-                if datagram.packets > 1 || head[0] != 0 {
+                if !raw_takes(head, message.to) {
+                    counters.dropped(DropReason::Unsupported, u64::from(datagram.packets));
+                } else if datagram.packets > 1 || head[0] != 0 {
                     self.send_cut(Cut::packet(head), message.to, datagram, arena, counters);
                 } else {
                     self.send_bare(head, message.to, datagram, arena, counters);
@@ -202,7 +230,7 @@ impl Sender {
     fn send_bare(
         &mut self,
         head: &[u8],
-        to: Ipv4Addr,
+        to: IpAddr,
         datagram: &Datagram,
         arena: &[u8],
         counters: &WorkerCounters,
@@ -210,7 +238,8 @@ impl Sender {
         let mut spare = std::mem::replace(&mut self.spare, Outbox::hollow());
         let (piece, bytes) = spare.head(head.len() - frame::TEMPLATE);
         bytes.copy_from_slice(&head[frame::TEMPLATE..]);
-        spare.push(Channel::Raw, to, 0, Datagram { head: piece, ..*datagram });
+        let channel = if to.is_ipv4() { Channel::Raw } else { Channel::Raw6 };
+        spare.push(channel, to, 0, Datagram { head: piece, ..*datagram });
         self.send(&spare, arena, counters);
         spare.clear();
         self.spare = spare;
@@ -220,7 +249,7 @@ impl Sender {
     fn send_cut(
         &mut self,
         cut: Option<Cut>,
-        to: Ipv4Addr,
+        to: IpAddr,
         datagram: &Datagram,
         arena: &[u8],
         counters: &WorkerCounters,
@@ -260,14 +289,16 @@ impl Sender {
     fn socket(&self, channel: Channel) -> Option<&Socket> {
         match channel {
             Channel::Udp(port) => self.udp.get(usize::from(port)),
+            Channel::Udp6(port) => self.udp6.get(usize::from(port)),
             Channel::Raw => self.raw.as_ref(),
+            Channel::Raw6 => self.raw6.as_ref(),
             Channel::Packet => self.packet.as_ref(),
             Channel::Tap => None,
         }
     }
 
     fn port_of(&self, channel: Channel) -> u16 {
-        if matches!(channel, Channel::Udp(_)) { self.vxlan_port } else { 0 }
+        if channel.is_udp() { self.vxlan_port } else { 0 }
     }
 }
 
@@ -319,6 +350,20 @@ impl Cut {
         let vnet = VnetHdr::parse(head.first_chunk()?);
         let csum_start = vnet.csum_start.checked_sub(ethernet::LEN as u16)?;
         Some(Self::new(Channel::Raw, &[], VnetHdr { csum_start, ..vnet }, 0))
+    }
+}
+
+/// Whether the raw socket can send what a frame for the packet socket towards `to` holds. The ethertype
+/// tells the family; of IPv6, only tunnel packets have an outer header in `head` that is addressed
+/// to the next hop itself.
+fn raw_takes(head: &[u8], to: IpAddr) -> bool {
+    let ethertype = be16(head, frame::TEMPLATE - 2);
+    match to {
+        IpAddr::V4(_) => ethertype == ethernet::IPV4,
+        IpAddr::V6(to) => {
+            let outer = head.get(frame::TEMPLATE + 24..frame::TEMPLATE + ipv6::LEN);
+            ethertype == ethernet::IPV6 && outer == Some(&to.octets()[..])
+        }
     }
 }
 

@@ -38,11 +38,13 @@ pub fn pick(socket: &Socket, shares: u16) -> io::Result<()> {
     sys::attach_reuseport_filter(socket, &program)
 }
 
-/// Lets through one of `shares` shares of the flows that reach a raw socket. Packets without a whole
-/// inner header go to the first share, to be counted there as malformed.
-pub fn share(socket: &Socket, share: u16, shares: u16) -> io::Result<()> {
-    // X = 4 * (first byte & 0xf)
-    let mut program = vec![op(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, 0)];
+/// Lets through one of `shares` shares of the flows that reach a raw socket, which shows the outer
+/// header, an IPv4 one, or not. Packets without a whole inner header go to the first share, to be
+/// counted there as malformed.
+pub fn share(socket: &Socket, outer: bool, share: u16, shares: u16) -> io::Result<()> {
+    // X = 4 * (first byte & 0xf), or 0
+    let begin = if outer { libc::BPF_B | libc::BPF_MSH } else { libc::BPF_IMM };
+    let mut program = vec![op(libc::BPF_LDX | begin, 0)];
     program.extend(hash(if share == 0 { ALL } else { 0 }));
     program.push(op(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, u32::from(shares)));
     program.push(jump(libc::BPF_JEQ, u32::from(share), 0, 1));
@@ -202,9 +204,13 @@ mod tests {
     /// For each share, which of `packets` a socket with its filter receives. Filters judge bytes,
     /// whatever the socket's family.
     fn received(packets: &[Vec<u8>]) -> Vec<Vec<Vec<u8>>> {
+        received_with(true, packets)
+    }
+
+    fn received_with(outer: bool, packets: &[Vec<u8>]) -> Vec<Vec<Vec<u8>>> {
         let one = |index| {
             let (to, from) = Socket::pair(Domain::UNIX, Type::DGRAM, None).unwrap();
-            share(&from, index, SHARES).unwrap();
+            share(&from, outer, index, SHARES).unwrap();
             let (to, from) = (UnixDatagram::from(to), UnixDatagram::from(from));
             from.set_nonblocking(true).unwrap();
             let mut buffer = [0; 200];
@@ -275,6 +281,8 @@ mod tests {
                 let back = ipip(b, a, transport, [443, port]);
                 let share = expected(a, b, [hashed, 443]);
                 let all = received(&[there.clone(), back.clone()]);
+                let bare = received_with(false, &[there[20..].to_vec(), back[20..].to_vec()]);
+                assert_eq!(bare[share], [&there[20..], &back[20..]], "{transport}, {port}");
                 assert_eq!(all[share], [there, back], "{transport}, {port}");
                 used[share] += 1;
             }

@@ -48,6 +48,7 @@ impl Dataplane for Fixed {
             drops: Drops::from(&totals),
             routes: 2,
             peers: vec![PeerStatus {
+                address6: None,
                 name: "node-b".into(),
                 address: "192.0.2.2".parse().unwrap(),
                 subnets: vec!["10.244.2.0/24".into(), "10.244.3.0/24".into()],

@@ -124,12 +124,12 @@ fn node_address_is_one_of_a_host() {
         ("224.0.0.5/24", "224.0.0.5 is multicast; give a unicast address"),
         ("255.255.255.255/32", "255.255.255.255 is broadcast; give a unicast address"),
         ("192.0.2.1/0", "192.0.2.1/0: a subnet of length 0 holds every address; write it like 192.0.2.1/24"),
-        ("2001:db8::1/64", "IPv6 underlay is not supported yet; give the node's IPv4 address"),
+        ("2001:db8::1/64", "2001:db8::1/64 is IPv6; it belongs in address6"),
     ] {
         assert_eq!(errors_when("192.0.2.1/24", address), format!("f:3:11: address: {reason}"));
     }
     for address in ["192.0.2.0/31", "192.0.2.1/32"] {
-        assert_eq!(good(&BASE.replace("192.0.2.1/24", address)).node.address.to_string(), address);
+        assert_eq!(good(&BASE.replace("192.0.2.1/24", address)).node.address.unwrap().to_string(), address);
     }
 }
 
