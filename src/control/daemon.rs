@@ -13,8 +13,9 @@ use tokio::sync::watch;
 
 use super::bring_up::{self, Lanes};
 use super::host::{self, Facts, Host, Needs, TunRoute, Uplink};
+use super::path_mtu::{Ours, PathMtu};
 use super::paths::Watch;
-use super::state::{Choices, Daemon, State};
+use super::state::{Choices, Daemon, State, tun_addresses};
 use super::{ControlSocket, metrics_http, server};
 use crate::config::Config;
 use crate::metrics::Counters;
@@ -97,7 +98,7 @@ async fn preflight(host: &Host, config: &Config, state: &State, uplink: &Uplink)
 fn say_choices(config: &Config, state: &State, uplink: &Uplink, lanes: &Lanes) {
     tracing::info!("node {} at {} on {} (configured)", config.node.name, config.node.address, uplink.name);
     let why = if config.tunnel.mtu.is_some() { "configured" } else { "the largest overhead of the pools" };
-    tracing::info!("mtu {}: uplink {} has {}, {why}", state.mtu, uplink.name, uplink.mtu);
+    tracing::info!("mtu {}: uplink {} has {}, {why}", state.mtu(), uplink.name, uplink.mtu);
     tracing::info!("backend {}: {}", lanes.backend, lanes.backend_reason);
     tracing::info!("workers {}: {}", lanes.lanes.len(), lanes.workers_reason);
     for pool in &config.pools {
@@ -120,10 +121,16 @@ async fn run_on(
     uplink: Uplink,
     signals: &mut Signals,
 ) -> anyhow::Result<()> {
-    let address = tun_address(config)?;
+    let address = tun_addresses(config).first().copied();
+    let address = address.ok_or_else(|| anyhow!("there is no local subnet to take the TUN address from"))?;
     configure_kernel(host, config, &state, address).await?;
     let counters = Counters::new(lanes.lanes.len());
-    let rules = Rules { tcp: lanes.merge_tcp, udp: lanes.merge_udp, mtu: usize::from(state.mtu) };
+    let rules = Rules { tcp: lanes.merge_tcp, udp: lanes.merge_udp, mtu: usize::from(state.mtu()) };
+    let ours = Ours {
+        address: config.node.address.addr(),
+        vxlan_port: config.vxlan.port,
+        source_ports: lanes.lanes.first().map_or(&[][..], |lane| lane.sockets.source_ports()).to_vec(),
+    };
     let pump =
         Pump::start(lanes.lanes, rules, state.forwarding(), &counters).context("cannot start workers")?;
     let failures = pump.failures();
@@ -132,6 +139,10 @@ async fn run_on(
     let daemon = Arc::new(Daemon::new(state, counters.clone(), choices));
     let watch = Watch::new(Host::connect()?, Arc::clone(&daemon), uplink, lanes.tap);
     let watching = tokio::spawn(watch.run());
+    let learning = PathMtu::new(Arc::clone(&daemon), ours).map(|listener| tokio::spawn(listener.run()));
+    if let Err(error) = &learning {
+        tracing::warn!("path MTUs are not learned: {error}; this needs CAP_NET_RAW");
+    }
     let (stop, stopped) = watch::channel(());
     let services = services(config, &daemon, counters, socket, stopped).await;
     let result = match services {
@@ -150,18 +161,11 @@ async fn run_on(
     let cleaned = host.teardown().await;
     pump.stop();
     watching.abort();
+    if let Ok(learning) = learning {
+        learning.abort();
+    }
     cleaned?;
     result
-}
-
-/// The address on the TUN: the configured one, or the first of the first local subnet.
-fn tun_address(config: &Config) -> anyhow::Result<IpAddr> {
-    let first = config.local_subnets.first().map(|subnet| subnet.address());
-    config
-        .tunnel
-        .address
-        .or(first)
-        .ok_or_else(|| anyhow!("there is no local subnet to take the TUN address from"))
 }
 
 /// MTU, address and routes of the TUN.
@@ -175,18 +179,15 @@ async fn configure_kernel(
     let index = host
         .configure_tun(
             &config.tunnel.device,
-            u32::from(state.mtu),
+            u32::from(state.mtu()),
             address,
             width(address),
             Some(bring_up::TX_QUEUE_LEN),
         )
         .await?;
-    let mut sources = vec![address];
-    // A pod network of two families needs a host address in each.
-    let other = config.local_subnets.iter().find(|subnet| subnet.is_ipv4() != address.is_ipv4());
-    if let Some(subnet) = other {
-        host.add_tun_address(subnet.address(), width(subnet.address())).await?;
-        sources.push(subnet.address());
+    let sources = tun_addresses(config);
+    for other in sources.iter().filter(|source| **source != address) {
+        host.add_tun_address(*other, width(*other)).await?;
     }
     host.remove_stale_routes(index).await?;
     let pools = foreign_pools(config);

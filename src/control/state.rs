@@ -7,9 +7,10 @@ use std::time::Instant;
 
 use super::api::{Drops, EdgeCounters, PeerStatus, RouteEntry, RouteMode, Status, TunnelStatus};
 use super::server::Dataplane;
-use crate::config::Config;
+use crate::config::{Config, Dscp};
+use crate::encap::ecn::Marking;
 use crate::encap::frame::Hop;
-use crate::forward::{Forwarding, Peer, TapLink, Underlay};
+use crate::forward::{Forwarding, MIN_MTU, Peer, TapLink, TunLink, Underlay};
 use crate::metrics::render::Now;
 use crate::metrics::{Counters, Fallback};
 use crate::net::{Mac, Mode, Prefix};
@@ -24,9 +25,10 @@ pub struct State {
     rib: Rib,
     underlay: Underlay,
     forwarding: Arc<Published<Forwarding>>,
-    /// Bytes of the largest inner packet, as set on the TUN.
-    pub mtu: u16,
 }
+
+/// The smallest MTU of a link that carries IPv6 (RFC 8200 §5).
+const IPV6_MTU: u16 = 1280;
 
 impl State {
     /// Compiles and publishes the routes of `config` for an uplink of `uplink_mtu` bytes.
@@ -41,6 +43,8 @@ impl State {
             vni: config.vxlan.vni,
             vxlan_port: config.vxlan.port,
             mtu: uplink_mtu,
+            marking: marking(config.tunnel.dscp),
+            tun: tun_link(&config),
             tap: None,
         };
         let peers: Vec<Peer> = config.peers.iter().filter_map(peer).collect();
@@ -50,10 +54,58 @@ impl State {
             &config.local_subnets,
             config.peers.iter().map(|peer| &peer.subnets[..]),
         )?;
-        let forwarding = Forwarding::build(underlay, &peers, &policy, &rib);
-        let mtu = config.tunnel.mtu.unwrap_or_else(|| automatic_mtu(&underlay, &policy));
-        let forwarding = Arc::new(Published::new(forwarding));
-        Ok(Self { config, policy, peers, rib, underlay, forwarding, mtu })
+        let forwarding = Arc::new(Published::new(Forwarding::build(underlay, &peers, &policy, &rib)));
+        let mut state = Self { config, policy, peers, rib, underlay, forwarding };
+        state.underlay.tun.mtu = state.tun_mtu();
+        state.publish();
+        Ok(state)
+    }
+
+    /// Bytes of the largest inner packet: what the TUN's MTU is, or will be in a moment.
+    pub fn mtu(&self) -> u16 {
+        self.underlay.tun.mtu
+    }
+
+    /// The configured MTU, or the uplink's less the largest overhead that any pool may add. Where pods
+    /// use IPv6, no less than that demands of a link (RFC 8200 §5).
+    fn tun_mtu(&self) -> u16 {
+        let modes = self.policy.pools().iter().map(|pool| pool.encapsulation().0);
+        let fits = modes.map(|mode| self.underlay.path_mtu(mode)).min().unwrap_or(self.underlay.mtu);
+        let ipv6 = self.config.local_subnets.iter().any(|subnet| !subnet.is_ipv4());
+        self.config.tunnel.mtu.unwrap_or(if ipv6 { fits.max(IPV6_MTU) } else { fits })
+    }
+
+    /// Follows the uplink's MTU. What was learned about paths is forgotten: it may have been about
+    /// this very link.
+    fn set_uplink_mtu(&mut self, mtu: u16) {
+        self.underlay.mtu = mtu;
+        self.underlay.tun.mtu = self.tun_mtu();
+        self.peers.iter_mut().for_each(|peer| peer.path_mtu = None);
+        self.publish();
+    }
+
+    /// Lowers the MTU of the path to the peer at `address` to `mtu` bytes of outer packet; `false`
+    /// when that changes nothing.
+    fn lower_path_mtu(&mut self, address: Ipv4Addr, mtu: u16) -> bool {
+        let mtu = mtu.max(MIN_MTU);
+        let uplink = self.underlay.mtu;
+        let Some(peer) = self.peers.iter_mut().find(|peer| peer.address == address) else { return false };
+        if mtu >= peer.path_mtu.unwrap_or(uplink) {
+            return false;
+        }
+        peer.path_mtu = Some(mtu);
+        self.publish();
+        true
+    }
+
+    /// Forgets what was learned about the path to the peer at `address`; `false` when that was nothing.
+    fn forget_path_mtu(&mut self, address: Ipv4Addr) -> bool {
+        let peer = self.peers.iter_mut().find(|peer| peer.address == address);
+        let forgotten = peer.and_then(|peer| peer.path_mtu.take()).is_some();
+        if forgotten {
+            self.publish();
+        }
+        forgotten
     }
 
     /// The published table, for the workers.
@@ -117,7 +169,7 @@ impl State {
                 peer: Some(peer.name.to_string()),
                 mode: decision.mode.into(),
                 next_hop: Some(peer.address.into()),
-                mtu: self.underlay.path_mtu(decision.mode),
+                mtu: self.underlay.mtu_to(peer, decision.mode),
                 source,
                 reason: decision.reason.to_string(),
             },
@@ -126,7 +178,7 @@ impl State {
                 peer: None,
                 mode: RouteMode::Local,
                 next_hop: None,
-                mtu: self.mtu,
+                mtu: self.mtu(),
                 source,
                 reason: "one of this node's own subnets; the kernel routes it to the pod".to_owned(),
             },
@@ -134,10 +186,33 @@ impl State {
     }
 }
 
-/// The uplink's MTU less the largest overhead that any pool may add.
-fn automatic_mtu(underlay: &Underlay, policy: &Policy) -> u16 {
-    let modes = policy.pools().iter().map(|pool| pool.encapsulation().0);
-    modes.map(|mode| underlay.path_mtu(mode)).min().unwrap_or(underlay.mtu)
+fn marking(dscp: Dscp) -> Marking {
+    match dscp {
+        Dscp::Inherit => Marking::INHERIT,
+        Dscp::Fixed(dscp) => Marking::fixed(dscp),
+    }
+}
+
+/// The TUN with its addresses. A node without IPv6 pods has none of that family there, but may have
+/// one itself.
+fn tun_link(config: &Config) -> TunLink {
+    let mut tun = TunLink { address6: config.node.address6.map(|net| net.addr()), ..TunLink::default() };
+    for address in tun_addresses(config) {
+        match address {
+            IpAddr::V4(address) => tun.address = Some(address),
+            IpAddr::V6(address) => tun.address6 = Some(address),
+        }
+    }
+    tun
+}
+
+/// The addresses on the TUN: the configured one or the first of the first local subnet, and, as a pod
+/// network of two families needs a host address in each, the first of the other family. At most two.
+pub fn tun_addresses(config: &Config) -> Vec<IpAddr> {
+    let first = config.tunnel.address.or(config.local_subnets.first().map(|subnet| subnet.address()));
+    let Some(first) = first else { return Vec::new() };
+    let other = config.local_subnets.iter().find(|subnet| subnet.is_ipv4() != first.is_ipv4());
+    [Some(first), other.map(|subnet| subnet.address())].into_iter().flatten().collect()
 }
 
 fn peer(peer: &crate::config::Peer) -> Option<Peer> {
@@ -145,7 +220,7 @@ fn peer(peer: &crate::config::Peer) -> Option<Peer> {
         IpAddr::V4(address) => address,
         IpAddr::V6(_) => return None,
     };
-    Some(Peer { name: peer.name.clone(), address, vtep_mac: peer.vtep_mac, hop: None })
+    Some(Peer { name: peer.name.clone(), address, vtep_mac: peer.vtep_mac, hop: None, path_mtu: None })
 }
 
 /// What the API shows: the state, and what was chosen at start.
@@ -222,6 +297,40 @@ impl Daemon {
         self.state_mut().set_hops(hops);
     }
 
+    /// Name of the TUN.
+    pub fn device(&self) -> String {
+        self.state().config.tunnel.device.clone()
+    }
+
+    /// Follows the uplink's MTU, in bytes; returns the TUN's new one where that is another than before.
+    pub fn set_uplink_mtu(&self, mtu: u16) -> Option<u16> {
+        let mut state = self.state_mut();
+        if state.underlay.mtu == mtu {
+            return None;
+        }
+        let before = state.mtu();
+        state.set_uplink_mtu(mtu);
+        Some(state.mtu()).filter(|now| *now != before)
+    }
+
+    /// Bytes of the largest outer packet to the peer at `address`, as far as is known; 0 when there is
+    /// no such peer.
+    pub fn outer_mtu(&self, address: Ipv4Addr) -> u16 {
+        let state = self.state();
+        let peer = state.peers.iter().find(|peer| peer.address == address);
+        peer.map_or(0, |peer| peer.path_mtu.unwrap_or(state.underlay.mtu))
+    }
+
+    /// Lowers the MTU of the path to the peer at `address`; `false` when that changes nothing.
+    pub fn lower_path_mtu(&self, address: Ipv4Addr, mtu: u16) -> bool {
+        self.state_mut().lower_path_mtu(address, mtu)
+    }
+
+    /// Forgets what was learned about the path to the peer at `address`; `false` when that was nothing.
+    pub fn forget_path_mtu(&self, address: Ipv4Addr) -> bool {
+        self.state_mut().forget_path_mtu(address)
+    }
+
     /// Whether the packet path may use the TAP.
     pub fn tap_active(&self) -> bool {
         self.state().underlay.tap.is_some()
@@ -270,11 +379,12 @@ impl Dataplane for Daemon {
             offloads: self.offloads(),
             tunnel: TunnelStatus {
                 device: config.tunnel.device.clone(),
-                mtu: state.mtu,
+                mtu: state.mtu(),
                 address: Some(self.address),
             },
             counters: EdgeCounters::from(&totals),
             drops: Drops::from(&totals),
+            icmp_errors: self.counters.icmp_errors().into(),
             routes: state.rib.len(),
             peers: config.peers.iter().map(peer_status).collect(),
         }

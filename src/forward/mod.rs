@@ -11,13 +11,15 @@ mod deliver;
 mod inbound;
 mod outbound;
 mod outbox;
+mod replies;
 mod tables;
 
 pub use deliver::Deliver;
 pub use inbound::{Format, Inbound, Received};
 pub use outbound::{Outbound, Paths};
 pub use outbox::{Channel, Datagram, Full, Message, Outbox};
-pub use tables::{Forwarding, Peer, TapLink, Underlay};
+pub use replies::Replies;
+pub use tables::{Forwarding, MIN_MTU, Peer, TapLink, TunLink, Underlay};
 
 #[cfg(test)]
 mod tests;

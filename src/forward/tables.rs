@@ -1,7 +1,8 @@
 //! What the workers read: the forwarding table, the peers' prebuilt headers and who may send.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::encap::ecn::Marking;
 use crate::encap::frame::{self, Hop};
 use crate::encap::{ipip, ipip_gso, tunnel_gso, vxlan};
 use crate::net::{Mac, Mode, NodeName, Prefix, Vni};
@@ -20,6 +21,9 @@ pub struct Peer {
     /// Link addresses of the first hop towards it, where the neighbour table knows them: without,
     /// packet sockets cannot reach it.
     pub hop: Option<Hop>,
+    /// Bytes of the largest outer packet that reaches it, where a router said that this is less than
+    /// what the uplink carries.
+    pub path_mtu: Option<u16>,
 }
 
 /// This node's side of the underlay.
@@ -35,8 +39,23 @@ pub struct Underlay {
     pub vxlan_port: u16,
     /// Bytes of the largest IP packet on the uplink.
     pub mtu: u16,
+    /// How outer TOS bytes are made.
+    pub marking: Marking,
+    /// The TUN.
+    pub tun: TunLink,
     /// The TAP that takes super-packets, while it works.
     pub tap: Option<TapLink>,
+}
+
+/// The TUN, as far as the packet path needs to know it.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct TunLink {
+    /// Bytes of the largest plain packet: anything longer is a super-packet.
+    pub mtu: u16,
+    /// Source of ICMP errors; without it there are none.
+    pub address: Option<Ipv4Addr>,
+    /// The same for IPv6.
+    pub address6: Option<Ipv6Addr>,
 }
 
 /// The TAP, as far as frames for it go.
@@ -125,9 +144,9 @@ fn next_hops<'a>(
     let next_hop = move |prefix: Prefix, target: Target| match target {
         Target::Local => Some((prefix, NextHop::Local)),
         Target::Peer(peer) => {
-            let address = peers.get(usize::from(peer.0))?.address;
-            let mode = policy.decide(prefix, address.into()).mode;
-            Some((prefix, NextHop::Peer(Via { peer, mode, mtu: underlay.path_mtu(mode) })))
+            let owner = peers.get(usize::from(peer.0))?;
+            let mode = policy.decide(prefix, owner.address.into()).mode;
+            Some((prefix, NextHop::Peer(Via { peer, mode, mtu: underlay.mtu_to(owner, mode) })))
         }
     };
     let pools = policy.pools().iter().filter_map(move |pool| {
@@ -165,8 +184,15 @@ impl PeerHeaders {
 pub const MIN_MTU: u16 = 576;
 
 impl Underlay {
-    /// The inner MTU of a path of `mode`.
+    /// The inner MTU of a path of `mode` that carries as much as the uplink.
     pub fn path_mtu(&self, mode: Mode) -> u16 {
         self.mtu.max(MIN_MTU) - mode.overhead()
+    }
+
+    /// The inner MTU of the path to `peer` by `mode`. Without encapsulation routers talk to the pods
+    /// themselves, and only they know what they were told.
+    pub fn mtu_to(&self, peer: &Peer, mode: Mode) -> u16 {
+        let told = peer.path_mtu.filter(|_| mode != Mode::Direct);
+        Self { mtu: self.mtu.min(told.unwrap_or(u16::MAX)), ..*self }.path_mtu(mode)
     }
 }

@@ -13,15 +13,18 @@ mod ecn;
 mod golden;
 mod hostile;
 mod outbox;
+mod replies;
 mod tables;
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::{
-    Channel, Deliver, Format, Forwarding, Full, Inbound, Outbound, Outbox, Paths, Peer, Received, Underlay,
+    Channel, Deliver, Format, Forwarding, Full, Inbound, Outbound, Outbox, Paths, Peer, Received, TunLink,
+    Underlay,
 };
 use crate::device::Device;
 use crate::device::memory::Memory;
+use crate::encap::ecn::Marking;
 use crate::metrics::WorkerCounters;
 use crate::net::{DropReason, EncapMode, Mac, Mode, Prefix, Vni};
 use crate::offload::Split;
@@ -50,6 +53,7 @@ fn peer(node: u8) -> Peer {
         address: address(node),
         vtep_mac: Mac([0x66, 0, 0, 0, 0, node]),
         hop: None,
+        path_mtu: None,
     }
 }
 
@@ -70,18 +74,43 @@ fn policy(mode: Mode) -> Policy {
 
 /// One end of a wire without link addresses, where the sockets are the only way.
 fn underlay(address: Ipv4Addr, mtu: u16) -> Underlay {
-    Underlay { address, vtep_mac: Mac([2; 6]), vni: Vni::CALICO, mtu, vxlan_port: 4789, tap: None }
+    Underlay {
+        address,
+        vtep_mac: Mac([2; 6]),
+        vni: Vni::CALICO,
+        mtu,
+        vxlan_port: 4789,
+        marking: Marking::fixed(0),
+        tun: TunLink::default(),
+        tap: None,
+    }
 }
 
 /// The tables of node `number`, one of 1 and 2; one more route leads `extra` to the first peer.
 fn forwarding(number: u8, mode: Mode, extra: Option<&str>) -> Forwarding {
-    let peers = [1, 2, 3].into_iter().filter(|node| *node != number).map(peer).collect::<Vec<_>>();
+    let tun = TunLink {
+        mtu: 1500,
+        address: Some(Ipv4Addr::new(10, 244, number, 0)),
+        address6: Some(Ipv6Addr::new(0xfd00, 0x10, 0x244, number.into(), 0, 0, 0, 0)),
+    };
+    forwarding_with(number, mode, extra, tun, None)
+}
+
+/// The same with this TUN and what is known of the paths to the peers.
+fn forwarding_with(
+    number: u8,
+    mode: Mode,
+    extra: Option<&str>,
+    tun: TunLink,
+    path_mtu: Option<u16>,
+) -> Forwarding {
+    let others: Vec<u8> = [1, 2, 3].into_iter().filter(|node| *node != number).collect();
+    let peers: Vec<Peer> = others.iter().map(|node| Peer { path_mtu, ..peer(*node) }).collect();
     let mut rib = Rib::default();
     for prefix in prefixes(number) {
         rib.insert(prefix, Source::Local, Target::Local).unwrap();
     }
-    let others = [1, 2, 3].into_iter().filter(|node| *node != number);
-    for (index, node) in others.enumerate() {
+    for (index, node) in others.into_iter().enumerate() {
         for prefix in prefixes(node) {
             rib.insert(prefix, Source::Static, Target::Peer(PeerId(index as u16))).unwrap();
         }
@@ -89,7 +118,7 @@ fn forwarding(number: u8, mode: Mode, extra: Option<&str>) -> Forwarding {
     if let Some(extra) = extra {
         rib.insert(extra.parse().unwrap(), Source::Static, Target::Peer(PeerId(0))).unwrap();
     }
-    let underlay = Underlay { vtep_mac: peer(number).vtep_mac, ..underlay(address(number), 1500) };
+    let underlay = Underlay { vtep_mac: peer(number).vtep_mac, tun, ..underlay(address(number), 1500) };
     Forwarding::build(underlay, &peers, &policy(mode), &rib)
 }
 
@@ -180,6 +209,13 @@ impl Node {
         let mut sink = Deliver { device, counters: &self.counters, scratch: &mut scratch };
         self.inbound.receive(&self.forwarding, Format::Vxlan, received, arena, &mut sink, &self.counters);
         self.inbound.finish(arena, &mut sink);
+    }
+
+    /// The ICMP errors that have come back to the device since the last call.
+    fn replies(&mut self) -> Vec<Vec<u8>> {
+        let mut device = Memory::default();
+        self.outbound.replies().write(&mut device, &self.counters);
+        device.output.into_iter().map(|(_, packet)| packet).collect()
     }
 
     /// The drop counters that moved.

@@ -5,6 +5,7 @@
 //! each for protocols 4 and 41. A worker owns all of its sockets.
 
 mod filter;
+pub mod icmp;
 pub mod memory;
 pub mod packet;
 mod raw;

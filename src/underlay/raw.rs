@@ -21,6 +21,7 @@ pub fn send() -> Result<Socket, OpenError> {
         let socket =
             Socket::new(Domain::IPV4, Type::RAW.nonblocking(), Some(Protocol::from(libc::IPPROTO_RAW)))?;
         sys::set_send_buffer(&socket, SEND_BUFFER)?;
+        sys::set_dont_fragment(&socket)?;
         Ok(socket)
     };
     open().map_err(|error| OpenError { what: "the raw sending socket (CAP_NET_RAW)".to_owned(), error })

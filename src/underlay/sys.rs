@@ -82,6 +82,12 @@ pub fn set_send_buffer(socket: &Socket, bytes: usize) -> io::Result<()> {
         .or_else(|_| socket.set_send_buffer_size(bytes))
 }
 
+/// Sends without UDP checksums, which UDP_SEGMENT does not allow.
+#[cfg(test)]
+pub fn set_no_checksum(socket: &Socket) -> io::Result<()> {
+    set_option(socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1)
+}
+
 fn set_option(socket: &Socket, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
     let (pointer, len) = ((&raw const value).cast::<c_void>(), size_of::<c_int>() as libc::socklen_t);
     // SAFETY: every option this is called with reads one `int`, which `value` is.
