@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Anybody can forge such an error, so it must quote one of our own packets as far as a router
-//! quotes them, and can only lower the MTU, never below what the tables are built for. It is
+//! quotes them, and can only lower the MTU, never below a floor. It is
 //! forgotten after a while, as the path may have changed (RFC 1191 §6.3).
 
 use std::collections::HashMap;

@@ -10,7 +10,7 @@ use super::server::Dataplane;
 use crate::config::{Config, Dscp};
 use crate::encap::ecn::Marking;
 use crate::encap::frame::Hop;
-use crate::forward::{Forwarding, MIN_MTU, Peer, TapLink, TunLink, Underlay};
+use crate::forward::{Forwarding, Peer, TapLink, TunLink, Underlay};
 use crate::metrics::render::Now;
 use crate::metrics::{Counters, Fallback};
 use crate::net::{Mac, Mode, Prefix};
@@ -29,6 +29,10 @@ pub struct State {
 
 /// The smallest MTU of a link that carries IPv6 (RFC 8200 §5).
 const IPV6_MTU: u16 = 1280;
+
+/// The smallest path MTU that is believed: 576 bytes (RFC 791) inside the largest overhead, so that
+/// Linux pods, which go no lower than 552 and then clear DF, always fit.
+const LEAST_PATH_MTU: u16 = 576 + 70;
 
 impl State {
     /// Compiles and publishes the routes of `config` for an uplink of `uplink_mtu` bytes.
@@ -87,7 +91,7 @@ impl State {
     /// Lowers the MTU of the path to the peer at `address` to `mtu` bytes of outer packet; `false`
     /// when that changes nothing.
     fn lower_path_mtu(&mut self, address: Ipv4Addr, mtu: u16) -> bool {
-        let mtu = mtu.max(MIN_MTU);
+        let mtu = mtu.max(LEAST_PATH_MTU);
         let uplink = self.underlay.mtu;
         let Some(peer) = self.peers.iter_mut().find(|peer| peer.address == address) else { return false };
         if mtu >= peer.path_mtu.unwrap_or(uplink) {

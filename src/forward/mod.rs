@@ -19,7 +19,7 @@ pub use inbound::{Format, Inbound, Received};
 pub use outbound::{Outbound, Paths};
 pub use outbox::{Channel, Datagram, Full, Message, Outbox};
 pub use replies::Replies;
-pub use tables::{Forwarding, MIN_MTU, Peer, TapLink, TunLink, Underlay};
+pub use tables::{Forwarding, Peer, TapLink, TunLink, Underlay};
 
 #[cfg(test)]
 mod tests;

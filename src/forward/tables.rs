@@ -163,7 +163,10 @@ impl PeerHeaders {
         let vxlan = |ethertype| vxlan::template(underlay.vni, peer.vtep_mac, underlay.vtep_mac, ethertype);
         let vxlan = [vxlan(ethernet::IPV4), vxlan(ethernet::IPV6)];
         let port = underlay.vxlan_port;
-        let tap = underlay.tap.map(|tap| {
+        // The kernel forwards what is written to the TAP, by its own and more credulous idea of the path
+        // (RFC 1191 without the checks of ours): a forged report could keep it from forwarding at all.
+        let link = underlay.tap.filter(|_| peer.path_mtu.is_none());
+        let tap = link.map(|tap| {
             vxlan.map(|inner| tunnel_gso::template(tap.mac, underlay.address, peer.address, port, &inner))
         });
         Self {
@@ -171,10 +174,7 @@ impl PeerHeaders {
             ipip: [ipip(protocol::IPIP), ipip(protocol::IPV6)],
             vxlan,
             tap,
-            tap_ipip: underlay
-                .tap
-                .filter(|tap| tap.ipip)
-                .map(|tap| ipip_gso::template(tap.mac, peer.address)),
+            tap_ipip: link.filter(|tap| tap.ipip).map(|tap| ipip_gso::template(tap.mac, peer.address)),
             frame: peer.hop.map(|hop| frame::template(hop, ethernet::IPV4)),
         }
     }

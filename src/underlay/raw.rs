@@ -36,6 +36,8 @@ pub fn receive(setup: &Setup, number: u8, index: u16) -> Result<Socket, OpenErro
         let socket =
             Socket::new(Domain::IPV4, Type::RAW.nonblocking(), Some(Protocol::from(i32::from(number))))?;
         sys::set_receive_buffer(&socket, RECEIVE_BUFFER)?;
+        // An ICMP error about an outer packet comes to this socket, and it may be forged.
+        sys::ignore_path_mtu(&socket)?;
         if setup.workers > 1 {
             filter::share(&socket, number, index, setup.workers)?;
         }

@@ -70,6 +70,11 @@ pub fn set_dont_fragment(socket: &Socket) -> io::Result<()> {
     set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)
 }
 
+/// Keeps the kernel from believing path MTUs for what this socket is said to have sent.
+pub fn ignore_path_mtu(socket: &Socket) -> io::Result<()> {
+    set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_INTERFACE)
+}
+
 /// Sets the receive buffer, beyond the system's limit where we may.
 pub fn set_receive_buffer(socket: &Socket, bytes: usize) -> io::Result<()> {
     set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes as c_int)

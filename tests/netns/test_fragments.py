@@ -55,8 +55,8 @@ class Inside(SharedLab):
                 self.assertEqual(len({ip.sport if mode == "vxlan" else 0 for ip, _ in sent}), 1)
 
 
-class Outside(SilentPeer):
-    """P8: outer packets in fragments, as another implementation may send them."""
+class Fragments(SilentPeer):
+    """Outer packets in fragments, as another implementation may send them."""
 
     def pieces(self, form, payload, size=600, number=None):
         whole = outer(form, inner(payload=payload), flags=0, id=number or random.randrange(1, 1 << 16))
@@ -65,6 +65,10 @@ class Outside(SilentPeer):
         pieces = fragment(whole, fragsize=size)
         self.assertGreaterEqual(len(pieces), 2)
         return pieces
+
+
+class Outside(Fragments):
+    """P8, but for the flood."""
 
     def expect(self, form, frames, *payloads):
         """These frames bring exactly these payloads to the pod."""
@@ -88,7 +92,11 @@ class Outside(SilentPeer):
         payload = os.urandom(4000)
         for form in FORMATS:
             with self.subTest(form):
-                self.expect(form, self.pieces(form, payload, 1400), payload)
+                with self.moves("n1", underlay_rx=2, device_tx=2):
+                    arrived = self.batch(form, self.pieces(form, payload, 1400))
+                # The kernel of n1 has cut it anew for the pod's link.
+                whole = b"".join(bytes(IP(packet).payload) for packet in arrived[:-1])
+                self.assertEqual((len(arrived), whole[8:]), (4, payload))
 
     def test_p8_incomplete_or_overlapping_ones_never(self):
         for form in FORMATS:
@@ -102,6 +110,10 @@ class Outside(SilentPeer):
                 evil.frag -= 1
                 del evil.len, evil.chksum
                 self.expect(form, [pieces[0], IP(bytes(evil)), *pieces[2:]])
+
+
+class Incomplete(Fragments):
+    """A flood of incomplete ones, in a lab of its own: they fill what the kernel has for fragments for a while."""
 
     def test_p8_incomplete_ones_cost_nothing(self):
         pid = self.lab.daemons["n1"].pid

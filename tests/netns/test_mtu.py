@@ -15,6 +15,7 @@ MODES = {
     "ipip": ({"ipip": "Always", "vxlan": "Never"}, 20),
     "vxlan": ({"ipip": "Never", "vxlan": "Always"}, 50),
 }
+FLOOR = 646  # docs/mtu.md
 
 
 class Follows(SharedLab):
@@ -77,8 +78,8 @@ class Follows(SharedLab):
         wait_until(lambda: stream.received > before + MIB, 20, "progress of the transfer")
 
 
-class PathShrinks(SharedLab):
-    """P5: a link behind the router is smaller than the uplink."""
+class Shrinking(SharedLab):
+    """Three nodes, n3 behind a router."""
 
     topology = "T3"
     daemons = ("n1", "n3")
@@ -93,6 +94,10 @@ class PathShrinks(SharedLab):
     def pod_mtu(self):
         words = self.lab.exec("podA", "ip", "route", "get", C).stdout.split()
         return int(words[words.index("mtu") + 1]) if "mtu" in words else None
+
+
+class PathShrinks(Shrinking):
+    """P5: a link behind the router is smaller than the uplink."""
 
     def test_p5_the_pod_learns_and_the_transfer_goes_on(self):
         self.addCleanup(self.link_to_n3, 1500)
@@ -116,8 +121,27 @@ class PathShrinks(SharedLab):
                     self.assertEqual(self.lab.status("n1")["offloads"], offloads)
                     self.assertEqual(self.lab.ping("podA", C, "-M", "dont", "-s", "3000"), 3)
 
-    def test_the_uplink_starts_over(self):
+    def test_direct_routers_talk_to_the_pods(self):
         self.addCleanup(self.link_to_n3, 1500)
+        self.addCleanup(self.forget_pods)
+        for node in ("n1", "n3"):
+            self.lab.ip("R", f"route replace 10.244.{node[1:]}.0/24 via {ADDRESSES[node]}")
+        self.restart(ipip="Never", vxlan="Never")
+        self.lab.ip("podA", "route flush cache")
+        self.link_to_n3(1300)
+        self.lab.tcp_transfer("podA", "podC", C, MIB)
+        self.assertEqual((self.pod_mtu(), self.route_mtu()), (1300, 1500))
+
+    def forget_pods(self):
+        for node in ("n1", "n3"):
+            with contextlib.suppress(AssertionError):
+                self.lab.ip("R", f"route del 10.244.{node[1:]}.0/24")
+
+
+class Reports(Shrinking):
+    """Reports that R makes up. They have a lab of their own: the kernel of n1 believes more of them than the daemon."""
+
+    def test_the_uplink_starts_over(self):
         self.restart(**MODES["ipip"][0])
         self.forge(outer("ipip", b"\x45" + bytes(1399), source=ADDRESSES["n1"], target=ADDRESSES["n3"]), 1300)
         wait_until(lambda: self.route_mtu() == 1280, 3, "the report")
@@ -125,14 +149,13 @@ class PathShrinks(SharedLab):
         self.addCleanup(self.lab.ip, "n1", "link set eth0 mtu 1500")
         wait_until(lambda: self.route_mtu() == 1470, 3, "the uplink's MTU")
 
-    def forge(self, quoted, mtu, source="192.0.2.254", quote=None):
-        """R sends n1 a "fragmentation needed" about a packet that n1 never sent."""
+    def forge(self, quoted, mtu, quote=548):
+        """R sends n1 a "fragmentation needed" that quotes `quote` bytes of a packet which n1 never sent."""
         icmp = ICMP(type=3, code=4, nexthopmtu=mtu) / Raw(bytes(quoted)[:quote])
-        packet = IP(src=source, dst=ADDRESSES["n1"]) / icmp
+        packet = IP(src="192.0.2.254", dst=ADDRESSES["n1"]) / icmp
         self.lab.send("R", "eth0", self.lab.frame("R", "n1", packet))
 
     def test_p5_forged_reports_are_ignored(self):
-        # Two workers share the source ports 49152 and up; nothing else has them.
         n1, n2, n3 = (ADDRESSES[node] for node in ("n1", "n2", "n3"))
         for mode, (config, overhead) in MODES.items():
             self.restart(**config)
@@ -157,27 +180,23 @@ class PathShrinks(SharedLab):
             self.forge(self.ours(mode, n1, n2), 1300, quote=28)
             wait_until(lambda overhead=overhead: self.route_mtu(B) == 1300 - overhead, 3, "the good one")
             self.assertEqual(self.route_mtu(C), 1500 - overhead)
-            # None lowers it below what the tables are built for.
+            # None lowers it below the floor.
             self.forge(self.ours(mode, n1, n2), 68)
-            wait_until(lambda overhead=overhead: self.route_mtu(B) == 576 - overhead, 3, "the floor")
+            wait_until(lambda overhead=overhead: self.route_mtu(B) == FLOOR - overhead, 3, "the floor")
+
+    def test_a_forged_report_that_is_believed_makes_packets_small_and_loses_none(self):
+        for mode, (config, overhead) in MODES.items():
+            for uplink in ("socket", "auto"):
+                with self.subTest(mode, uplink=uplink):
+                    self.restart(**config, tunnel={"uplink": uplink})
+                    if uplink == "auto":
+                        await_tap(self.lab, "n1")
+                    self.lab.ip("podA", "route flush cache")
+                    self.forge(self.ours(mode, ADDRESSES["n1"], ADDRESSES["n3"]), 100)
+                    wait_until(lambda overhead=overhead: self.route_mtu() == FLOOR - overhead, 3, "the report")
+                    self.lab.tcp_transfer("podA", "podC", C, MIB)
 
     def ours(self, mode, source, target, sport=49152, dport=4789):
         if mode == "ipip":
             return outer("ipip", b"\x45" + bytes(1479), source=source, target=target)
         return IP(src=source, dst=target, flags="DF") / UDP(sport=sport, dport=dport) / Raw(bytes(1472))
-
-    def test_direct_routers_talk_to_the_pods(self):
-        self.addCleanup(self.link_to_n3, 1500)
-        self.addCleanup(self.forget_pods)
-        for node in ("n1", "n3"):
-            self.lab.ip("R", f"route replace 10.244.{node[1:]}.0/24 via {ADDRESSES[node]}")
-        self.restart(ipip="Never", vxlan="Never")
-        self.lab.ip("podA", "route flush cache")
-        self.link_to_n3(1300)
-        self.lab.tcp_transfer("podA", "podC", C, MIB)
-        self.assertEqual((self.pod_mtu(), self.route_mtu()), (1300, 1500))
-
-    def forget_pods(self):
-        for node in ("n1", "n3"):
-            with contextlib.suppress(AssertionError):
-                self.lab.ip("R", f"route del 10.244.{node[1:]}.0/24")

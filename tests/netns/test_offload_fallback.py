@@ -44,6 +44,7 @@ class Fallbacks(SharedLab):
         for offload, (mode, tunnel) in cases.items():
             with self.subTest(offload):
                 self.restart(**MODES[mode], tunnel={"workers": 2} | tunnel)
+                self.lab.ip("podA", "route flush cache")
                 bulk(self.lab, 4 * MIB)
                 stream = Stream(self.lab)
                 self.progress(stream)
