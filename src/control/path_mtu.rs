@@ -166,12 +166,19 @@ fn quoted(quote: &[u8], ours: &Ours) -> Option<(Ipv4Addr, Mode)> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
     use std::net::Ipv4Addr;
+    use std::sync::Arc;
+    use std::time::Duration;
 
     use etherparse::icmpv4::DestUnreachableHeader;
     use etherparse::{Icmpv4Type, PacketBuilder};
+    use tokio::net::UdpSocket;
+    use tokio::time::Instant;
 
-    use super::{Ours, Report};
+    use super::{EXPIRY, Ours, PathMtu, Report};
+    use crate::control::state::{Choices, Daemon, State};
+    use crate::metrics::Counters;
     use crate::net::Mode;
     use crate::wire::{checksum, put16};
 
@@ -251,6 +258,51 @@ mod tests {
         let mut packet = too_big(1300, &vxlan[..100]);
         packet[27] ^= 1;
         assert_eq!(read(&packet), None, "a wrong checksum");
+    }
+
+    const CONFIG: &str = r#"
+        [node]
+        name = "a"
+        address = "192.0.2.1/24"
+        [local]
+        subnets = ["10.1.0.0/24"]
+        [[pool]]
+        cidr = "10.0.0.0/8"
+        ipip_mode = "Always"
+        [[peer]]
+        name = "b"
+        address = "198.51.100.3"
+        subnets = ["10.2.0.0/24"]
+    "#;
+
+    #[tokio::test]
+    async fn a_report_lowers_and_holds_for_a_while() {
+        let state = State::new(crate::config::parse(CONFIG, "f").unwrap(), 1500).unwrap();
+        let choices =
+            Choices { backend: "", offloads: Vec::new(), uplink: String::new(), address: US.into() };
+        let daemon = Arc::new(Daemon::new(state, Counters::new(1), choices));
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let mut listener =
+            PathMtu { socket, daemon: Arc::clone(&daemon), ours: ours(), deadlines: HashMap::new() };
+        let (mut now, peer) = (Instant::now(), PEER.into());
+        let ipip = |mtu| too_big(mtu, &outer(None)[..60]);
+        // No route to the peer uses VXLAN.
+        listener.learn(&too_big(1300, &outer(Some((49160, 4789)))[..60]), now);
+        assert_eq!(daemon.outer_mtu(peer), 1500);
+        for (mtu, known) in [(1300, 1300), (1400, 1300), (1300, 1300), (1200, 1200), (68, 646), (600, 646)] {
+            listener.learn(&ipip(mtu), now);
+            assert_eq!(daemon.outer_mtu(peer), known, "{mtu}");
+        }
+        now += EXPIRY - Duration::from_secs(1);
+        listener.expire(now);
+        assert_eq!(daemon.outer_mtu(peer), 646);
+        now += Duration::from_secs(1);
+        listener.expire(now);
+        assert_eq!((daemon.outer_mtu(peer), listener.deadlines.len()), (1500, 0));
+        // Another uplink, another start.
+        listener.learn(&ipip(1300), now);
+        assert_eq!(daemon.set_uplink_mtu(1400), Some(1380));
+        assert_eq!((daemon.outer_mtu(peer), daemon.set_uplink_mtu(1400)), (1400, None));
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::{peer, underlay};
-use crate::forward::{Forwarding, Peer, Underlay};
-use crate::net::{EncapMode, Prefix};
+use crate::forward::{Forwarding, Peer, TapLink, Underlay};
+use crate::net::{EncapMode, Mac, Prefix};
 use crate::route::{NextHop, PeerId, Policy, Pool, Rib, Source, Target, Via};
 use crate::wire::testing::Random;
 
@@ -122,6 +122,17 @@ fn senders_are_known_by_their_underlay_address_only() {
     }
     assert_eq!(forwarding.peer(PeerId(1)).unwrap().address, Ipv4Addr::new(192, 0, 2, 3));
     assert!(forwarding.peer(PeerId(2)).is_none());
+}
+
+/// The kernel's idea of such a path may be worse than ours, so nothing is left to its forwarding.
+#[test]
+fn a_peer_behind_a_smaller_path_is_not_reached_by_the_tap() {
+    let tap = Some(TapLink { mac: Mac([2; 6]), ipip: true });
+    let underlay = Underlay { tap, ..underlay([192, 0, 2, 1].into(), 1500) };
+    let peers = [peer(2), Peer { path_mtu: Some(1300), ..peer(3) }];
+    let forwarding = Forwarding::build(underlay, &peers, &Policy::default(), &Rib::default());
+    let by_tap = |id| forwarding.peer(PeerId(id)).map(|peer| (peer.tap.is_some(), peer.tap_ipip.is_some()));
+    assert_eq!((by_tap(0), by_tap(1)), (Some((true, true)), Some((false, false))));
 }
 
 /// The MTU of a path is the uplink's less the mode's headers, and never so small as to underflow.
