@@ -209,3 +209,42 @@ class FloodFromOutside(SilentPeer):
         packets = [packet for _ in range(300) for packet in cases]
         self.refused("ipip", packets, spoofed_source=600, not_local=300)
         self.assertEqual(self.lab.status("n1")["icmp_errors"], {"sent": 0, "suppressed": 0})
+
+
+class Ipv6Told(SharedLab):
+    """ICMPv6 errors reach an IPv6 pod, from the TUN's address of that family."""
+
+    options = {"ipv6": True}
+    multicast_reports = True
+    daemons = ()
+    POD, SOURCE = "fd00:244:1::2", "fd00:244:1::"
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.lab.sysctl("n1", {"ipv6/conf/all/forwarding": 1})
+        cls.lab.ip("n1", "address add fd00:244:1::1/64 dev pod0 nodad")
+        cls.lab.ip("podA", f"address add {cls.POD}/64 dev eth0 nodad", "route add default via fd00:244:1::1")
+        cls.start(
+            "n1",
+            pools=[("10.244.0.0/16", "Never", "Always"), ("fd00:244::/32", "Never", "Always")],
+            local=[subnet("n1"), "fd00:244:1::/64", "fd00:244:101::/64"],
+            peers={"n2": (ADDRESSES["n2"], [subnet("n2"), "fd00:244:2::/64"])},
+            tunnel={"mtu": 1500},
+        )
+
+    def ping(self, target, size):
+        command = ("ping", "-n", "-c", "1", "-W", "1", "-M", "do", "-s", size, target)
+        return self.lab.exec("podA", *command, check=False).stdout
+
+    def test_p2_and_w12(self):
+        cases = (
+            ("fd00:244:2::2", 1452, "too_big", "Packet too big: mtu=1450"),
+            ("fd00:244:9::2", 56, "no_route", "Destination unreachable: No route"),
+            ("fd00:244:101::2", 56, "no_route", "Destination unreachable: Address unreachable"),
+        )
+        for target, size, reason, answer in cases:
+            with self.subTest(target), self.moves("n1", device_rx=1, **{reason: 1}):
+                output = self.ping(target, size)
+                self.assertIn(answer, output)
+                self.assertIn(f"From {self.SOURCE} icmp_seq=1", output)
