@@ -4,10 +4,11 @@ use std::hint::black_box;
 use std::net::Ipv4Addr;
 use std::ops::Range;
 
+use underpass::encap::ecn::Marking;
 use underpass::encap::frame::Hop;
 use underpass::encap::vxlan;
 use underpass::forward::{
-    Format, Forwarding, Inbound, Outbound, Outbox, Paths, Peer, Received, TapLink, Underlay,
+    Format, Forwarding, Inbound, Outbound, Outbox, Paths, Peer, Received, TapLink, TunLink, Underlay,
 };
 use underpass::metrics::Counters;
 use underpass::net::{EncapMode, Mac, Mode, NodeName, Prefix, Vni};
@@ -46,7 +47,7 @@ fn forwarding(mode: Mode) -> Forwarding {
     let name: NodeName = "node-b".parse().expect("a name");
     let vtep_mac = Mac::of_vtep("node-b");
     let hop = Some(Hop { destination: OTHER_LINK, source: UPLINK });
-    let peers = [Peer { name, address: OTHER_NODE.into(), vtep_mac, hop, second: None }];
+    let peers = [Peer { name, address: OTHER_NODE.into(), vtep_mac, hop, second: None, path_mtu: None }];
     let underlay = Underlay {
         address: Some(THIS_NODE),
         address6: None,
@@ -54,6 +55,8 @@ fn forwarding(mode: Mode) -> Forwarding {
         vni: Vni::CALICO,
         vxlan_port: VXLAN_PORT,
         mtu: UPLINK_MTU,
+        marking: Marking::fixed(0),
+        tun: TunLink::default(),
         tap: Some(TapLink { mac: TAP, ipip: false }),
     };
     Forwarding::build(underlay, &peers, &Policy::new(&[pool], None, None), &rib).unwrap()

@@ -81,6 +81,8 @@ pub struct Tunnel {
     pub backend: Backend,
     /// `uplink`: how VXLAN super-packets reach the uplink.
     pub uplink: Uplink,
+    /// `dscp`: of outer headers.
+    pub dscp: Dscp,
     /// The offload switches.
     pub offload: Offload,
 }
@@ -100,6 +102,15 @@ pub enum Uplink {
     Socket,
     /// A TAP with UDP-tunnel GSO (kernel 6.17 or newer).
     Tap,
+}
+
+/// `[tunnel] dscp`
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Dscp {
+    /// The inner packet's.
+    Inherit,
+    /// This value, 0 to 63.
+    Fixed(u8),
 }
 
 /// The offload switches of `[tunnel]`, each `auto`, `on` or `off`.

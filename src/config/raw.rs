@@ -9,7 +9,7 @@ use toml::de::DeTable;
 use super::diagnostic::Log;
 use super::reader::{At, List, Table, auto_or, boolean, check_sections, integer_in, parsed, word};
 use super::value::{self, BACKENDS, ENCAP_MODES, SWITCHES, UPLINKS};
-use super::{Backend, Config, Control, Switch, Uplink, schema};
+use super::{Backend, Config, Control, Dscp, Switch, Uplink, schema};
 use crate::net::{EncapMode, Mac, NodeName, Prefix, Vni};
 
 /// A whole file. Wherever a value is `None`, what was wrong with it is in the log.
@@ -43,6 +43,7 @@ pub(super) struct Tunnel {
     pub(super) workers: Option<At<Option<u16>>>,
     pub(super) backend: Option<At<Backend>>,
     uplink: Option<At<Uplink>>,
+    dscp: Option<At<Dscp>>,
     pub(super) tso: Option<At<Switch>>,
     pub(super) uso: Option<At<Switch>>,
     pub(super) gro: Option<At<Switch>>,
@@ -145,6 +146,7 @@ impl Tunnel {
             workers: table.value_or(log, "workers", None, |v| auto_or(v, |v| integer_in(v, 1, 64))),
             backend: table.value_or(log, "backend", Backend::Auto, |v| word(v, &BACKENDS)),
             uplink: table.value_or(log, "uplink", Uplink::Auto, |v| word(v, &UPLINKS)),
+            dscp: table.value_or(log, "dscp", Dscp::Fixed(0), value::dscp),
             tso,
             uso,
             gro,
@@ -162,6 +164,7 @@ impl Tunnel {
             workers: self.workers?.value,
             backend: self.backend?.value,
             uplink: self.uplink?.value,
+            dscp: self.dscp?.value,
             offload: super::Offload {
                 tso: self.tso?.value,
                 uso: self.uso?.value,

@@ -36,6 +36,7 @@ pub(super) static TUNNEL: Section = single(
         "workers",
         "backend",
         "uplink",
+        "dscp",
         "tso",
         "uso",
         "gro",

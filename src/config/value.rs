@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use toml::de::DeValue;
 
-use super::reader::{integer, parsed, text};
+use super::reader::{integer, integer_in, parsed, text};
 use super::schema::clip;
-use super::{Backend, Switch, Uplink};
+use super::{Backend, Dscp, Switch, Uplink};
 use crate::net::{EncapMode, Prefix, Vni};
 
 /// The words of the offload switches.
@@ -33,6 +33,16 @@ const FIRST_SOURCE_PORT: i64 = 49152;
 const LONGEST_SOCKET_PATH: usize = 107;
 /// Room for an interface name, its closing NUL taken off (IFNAMSIZ).
 const LONGEST_DEVICE: usize = 15;
+
+/// `tunnel.dscp`.
+pub(super) fn dscp(value: &DeValue<'_>) -> Result<Dscp, String> {
+    match value.as_str() {
+        Some("inherit") => Ok(Dscp::Inherit),
+        _ => integer_in(value, 0, 63)
+            .map(|number| Dscp::Fixed(number as u8))
+            .map_err(|reason| format!("{reason}; or write \"inherit\"")),
+    }
+}
 
 /// `node.address`.
 pub(super) fn node_address(value: &DeValue<'_>) -> Result<Ipv4Net, String> {

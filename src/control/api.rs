@@ -47,6 +47,9 @@ pub struct Status {
     pub counters: EdgeCounters,
     /// Packets not delivered since the start, every reason present.
     pub drops: Drops,
+    /// ICMP errors to the senders of dropped packets, which no other counter has.
+    #[serde(default)]
+    pub icmp_errors: IcmpErrors,
     /// Number of routes in the forwarding table.
     pub routes: usize,
     /// The other nodes, in the order of the configuration.
@@ -63,6 +66,21 @@ pub struct TunnelStatus {
     /// The address on the interface, if it has one.
     #[serde(default)]
     pub address: Option<IpAddr>,
+}
+
+/// ICMP errors since the start.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct IcmpErrors {
+    /// Written to the TUN.
+    pub sent: u64,
+    /// Kept back by the rate limit.
+    pub suppressed: u64,
+}
+
+impl From<(u64, u64)> for IcmpErrors {
+    fn from((sent, suppressed): (u64, u64)) -> Self {
+        Self { sent, suppressed }
+    }
 }
 
 /// Traffic at both edges of the daemon.

@@ -10,11 +10,13 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::bring_up::{self, Lanes};
 use super::host::{self, Facts, Host, Needs, TunRoute, Uplink};
+use super::path_mtu::{Ours, PathMtu};
 use super::paths::Watch;
-use super::state::{Choices, Daemon, State};
+use super::state::{Choices, Daemon, State, tun_addresses};
 use super::{ControlSocket, metrics_http, server};
 use crate::config::Config;
 use crate::metrics::Counters;
@@ -110,7 +112,7 @@ async fn preflight(host: &Host, config: &Config, state: &State, uplink: &Uplink)
 /// One line for each choice, and why.
 fn say_choices(config: &Config, state: &State, uplink: &Uplink, lanes: &Lanes) {
     let why = if config.tunnel.mtu.is_some() { "configured" } else { "the largest overhead of the pools" };
-    tracing::info!("mtu {}: uplink {} has {}, {why}", state.mtu, uplink.name, uplink.mtu);
+    tracing::info!("mtu {}: uplink {} has {}, {why}", state.mtu(), uplink.name, uplink.mtu);
     tracing::info!("backend {}: {}", lanes.backend, lanes.backend_reason);
     tracing::info!("workers {}: {}", lanes.lanes.len(), lanes.workers_reason);
     for pool in &config.pools {
@@ -123,6 +125,13 @@ fn say_choices(config: &Config, state: &State, uplink: &Uplink, lanes: &Lanes) {
     tracing::info!("uplink tap: {}", lanes.tap_state);
 }
 
+/// Listens to the routers of an IPv4 underlay.
+fn learn_path_mtus(daemon: &Arc<Daemon>, ours: Ours) -> Option<JoinHandle<()>> {
+    let listener = PathMtu::new(Arc::clone(daemon), ours);
+    let warn = |error| tracing::warn!("path MTUs are not learned: {error}; this needs CAP_NET_RAW");
+    Some(tokio::spawn(listener.map_err(warn).ok()?.run()))
+}
+
 /// From a working set of edges to the end of the run.
 async fn run_on(
     host: &mut Host,
@@ -133,10 +142,16 @@ async fn run_on(
     uplink: Uplink,
     signals: &mut Signals,
 ) -> anyhow::Result<()> {
-    let address = tun_address(config)?;
+    let address = tun_addresses(config).first().copied();
+    let address = address.ok_or_else(|| anyhow!("there is no local subnet to take the TUN address from"))?;
     configure_kernel(host, config, &state, address).await?;
     let counters = Counters::new(lanes.lanes.len());
-    let rules = Rules { tcp: lanes.merge_tcp, udp: lanes.merge_udp, mtu: usize::from(state.mtu) };
+    let rules = Rules { tcp: lanes.merge_tcp, udp: lanes.merge_udp, mtu: usize::from(state.mtu()) };
+    let ours = config.node.address.map(|address| Ours {
+        address: address.addr(),
+        vxlan_port: config.vxlan.port,
+        source_ports: lanes.lanes.first().map_or(&[][..], |lane| lane.sockets.source_ports()).to_vec(),
+    });
     let pump =
         Pump::start(lanes.lanes, rules, state.forwarding(), &counters).context("cannot start workers")?;
     let failures = pump.failures();
@@ -145,6 +160,7 @@ async fn run_on(
     let daemon = Arc::new(Daemon::new(state, counters.clone(), choices));
     let watch = Watch::new(Host::connect()?, Arc::clone(&daemon), uplink, lanes.tap);
     let watching = tokio::spawn(watch.run());
+    let learning = ours.and_then(|ours| learn_path_mtus(&daemon, ours));
     let (stop, stopped) = watch::channel(());
     let services = services(config, &daemon, counters, socket, stopped).await;
     let result = match services {
@@ -163,18 +179,11 @@ async fn run_on(
     let cleaned = host.teardown().await;
     pump.stop();
     watching.abort();
+    if let Some(learning) = learning {
+        learning.abort();
+    }
     cleaned?;
     result
-}
-
-/// The address on the TUN: the configured one, or the first of the first local subnet.
-fn tun_address(config: &Config) -> anyhow::Result<IpAddr> {
-    let first = config.local_subnets.first().map(|subnet| subnet.address());
-    config
-        .tunnel
-        .address
-        .or(first)
-        .ok_or_else(|| anyhow!("there is no local subnet to take the TUN address from"))
 }
 
 /// MTU, address and routes of the TUN.
@@ -188,18 +197,15 @@ async fn configure_kernel(
     let index = host
         .configure_tun(
             &config.tunnel.device,
-            u32::from(state.mtu),
+            u32::from(state.mtu()),
             address,
             width(address),
             Some(bring_up::TX_QUEUE_LEN),
         )
         .await?;
-    let mut sources = vec![address];
-    // A pod network of two families needs a host address in each.
-    let other = config.local_subnets.iter().find(|subnet| subnet.is_ipv4() != address.is_ipv4());
-    if let Some(subnet) = other {
-        host.add_tun_address(subnet.address(), width(subnet.address())).await?;
-        sources.push(subnet.address());
+    let sources = tun_addresses(config);
+    for other in sources.iter().filter(|source| **source != address) {
+        host.add_tun_address(*other, width(*other)).await?;
     }
     host.remove_stale_routes(index).await?;
     let pools = foreign_pools(config);
@@ -230,7 +236,7 @@ async fn services(
     counters: Counters,
     socket: ControlSocket,
     stopped: watch::Receiver<()>,
-) -> anyhow::Result<Vec<tokio::task::JoinHandle<()>>> {
+) -> anyhow::Result<Vec<JoinHandle<()>>> {
     let mut services = Vec::new();
     if let Some(address) = config.metrics {
         let listener = metrics_http::bind(address).await?;

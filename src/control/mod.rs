@@ -2,7 +2,8 @@
 //!
 //! `daemon` brings everything up and down in order; `host` is the kernel's side (links, routes,
 //! what must hold before start); `state` owns the routes and publishes forwarding tables; `paths`
-//! watches the host for first hops and tests the TAP (`tap_test`). `socket`
+//! watches the host for MTUs and first hops and tests the TAP (`tap_test`); `path_mtu` listens to
+//! routers. `socket`
 //! makes the socket file, `http` accepts and polices connections, `server` answers the API in the
 //! types of `api`, and `metrics_http` answers scrapers; they see the dataplane only through the
 //! [`Dataplane`] trait.
@@ -14,6 +15,7 @@ mod edit;
 pub mod host;
 pub mod http;
 pub mod metrics_http;
+mod path_mtu;
 mod paths;
 pub mod server;
 pub mod socket;

@@ -1,6 +1,7 @@
-//! Watching the ways that depend on the host: first hops for the packet socket, and the TAP.
+//! Watching the ways that depend on the host: the uplink's MTU, first hops for the packet socket, and
+//! the TAP.
 //!
-//! Once a second the neighbour table is read and what changed is published. The TAP is tested at
+//! Once a second the uplink and the neighbour table are read and what changed is published. The TAP is tested at
 //! start, and every few seconds once it has carried traffic; the packet path uses it only while the last
 //! test succeeded.
 
@@ -52,6 +53,7 @@ impl Watch {
         let start = Instant::now();
         let mut next_slow = start;
         loop {
+            self.follow_mtu().await;
             let slow = Instant::now() >= next_slow;
             let neighbours = self.host.neighbours(self.uplink.index).await.unwrap_or_default();
             if slow {
@@ -66,6 +68,19 @@ impl Watch {
                 self.test_tap(&resolved).await;
             }
             sleep(if start.elapsed() < EAGER_FOR { EAGER_TICK } else { TICK }).await;
+        }
+    }
+
+    /// Publishes the uplink's MTU and gives the TUN the one that follows from it. The table goes first:
+    /// it never promises more than the uplink carries.
+    async fn follow_mtu(&self) {
+        let Some(mtu) = self.host.mtu_of(self.uplink.index).await else { return };
+        let mtu = mtu.min(u32::from(u16::MAX)) as u16;
+        let Some(tun) = self.daemon.set_uplink_mtu(mtu) else { return };
+        let device = self.daemon.device();
+        tracing::info!("mtu {tun}: uplink {} has {mtu} now", self.uplink.name);
+        if let Err(error) = self.host.set_mtu_of(&device, tun.into()).await {
+            tracing::warn!("{error}");
         }
     }
 

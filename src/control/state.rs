@@ -8,9 +8,10 @@ use std::time::Instant;
 use super::api::{Drops, EdgeCounters, PeerStatus, RouteEntry, RouteMode, Status, TunnelStatus};
 use super::edit::Pending;
 use super::server::Dataplane;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Dscp};
+use crate::encap::ecn::Marking;
 use crate::encap::frame::Hop;
-use crate::forward::{Compiler, Forwarding, Inputs, Peer, TapLink, Underlay};
+use crate::forward::{Compiler, Forwarding, Inputs, Peer, TapLink, TunLink, Underlay};
 use crate::metrics::render::Now;
 use crate::metrics::{Counters, Fallback};
 use crate::net::{Mac, Mode, Prefix};
@@ -28,9 +29,14 @@ pub struct State {
     /// Prefixes whose routes changed since the last publication.
     pub(super) pending: Pending,
     forwarding: Arc<Published<Forwarding>>,
-    /// Bytes of the largest inner packet, as set on the TUN.
-    pub mtu: u16,
 }
+
+/// The smallest MTU of a link that carries IPv6 (RFC 8200 §5).
+const IPV6_MTU: u16 = 1280;
+
+/// The smallest path MTU that is believed: 576 bytes (RFC 791) inside the largest overhead, so that
+/// Linux pods, which go no lower than 552 and then clear DF, always fit.
+const LEAST_PATH_MTU: u16 = 576 + 70;
 
 impl State {
     /// Compiles and publishes the routes of `config` for an uplink of `uplink_mtu` bytes.
@@ -47,6 +53,8 @@ impl State {
             vni: config.vxlan.vni,
             vxlan_port: config.vxlan.port,
             mtu: uplink_mtu,
+            marking: marking(config.tunnel.dscp),
+            tun: tun_link(&config),
             tap: None,
         };
         let peers: Vec<Peer> = config.peers.iter().filter_map(|p| peer(p, &config.node)).collect();
@@ -56,12 +64,60 @@ impl State {
             &config.local_subnets,
             config.peers.iter().map(|peer| &peer.subnets[..]),
         )?;
-        let mtu = config.tunnel.mtu.unwrap_or_else(|| automatic_mtu(&underlay, &policy, &peers));
         let mut compiler = Compiler::default();
         let inputs = Inputs { underlay, peers: &peers, policy: &policy, rib: &rib };
         let forwarding = Arc::new(Published::new(compiler.compile(inputs)?));
         let pending = Pending::default();
-        Ok(Self { config, policy, peers, rib, underlay, compiler, pending, forwarding, mtu })
+        let mut state = Self { config, policy, peers, rib, underlay, compiler, pending, forwarding };
+        state.underlay.tun.mtu = state.tun_mtu();
+        state.publish_peers();
+        Ok(state)
+    }
+
+    /// Bytes of the largest inner packet: what the TUN's MTU is, or will be in a moment.
+    pub fn mtu(&self) -> u16 {
+        self.underlay.tun.mtu
+    }
+
+    /// The configured MTU, or the uplink's less the largest overhead that any pool may add. Where pods
+    /// use IPv6, no less than that demands of a link (RFC 8200 §5).
+    fn tun_mtu(&self) -> u16 {
+        let fits = automatic_mtu(&self.underlay, &self.policy, &self.peers);
+        let ipv6 = self.config.local_subnets.iter().any(|subnet| !subnet.is_ipv4());
+        self.config.tunnel.mtu.unwrap_or(if ipv6 { fits.max(IPV6_MTU) } else { fits })
+    }
+
+    /// Follows the uplink's MTU. What was learned about paths is forgotten: it may have been about
+    /// this very link.
+    fn set_uplink_mtu(&mut self, mtu: u16) {
+        self.underlay.mtu = mtu;
+        self.underlay.tun.mtu = self.tun_mtu();
+        self.peers.iter_mut().for_each(|peer| peer.path_mtu = None);
+        self.publish_peers();
+    }
+
+    /// Lowers the MTU of the path to the peer at `address` to `mtu` bytes of outer packet; `false`
+    /// when that changes nothing.
+    fn lower_path_mtu(&mut self, address: IpAddr, mtu: u16) -> bool {
+        let mtu = mtu.max(LEAST_PATH_MTU);
+        let uplink = self.underlay.mtu;
+        let Some(peer) = self.peers.iter_mut().find(|peer| peer.address == address) else { return false };
+        if mtu >= peer.path_mtu.unwrap_or(uplink) {
+            return false;
+        }
+        peer.path_mtu = Some(mtu);
+        self.publish_peers();
+        true
+    }
+
+    /// Forgets what was learned about the path to the peer at `address`; `false` when that was nothing.
+    fn forget_path_mtu(&mut self, address: IpAddr) -> bool {
+        let peer = self.peers.iter_mut().find(|peer| peer.address == address);
+        let forgotten = peer.and_then(|peer| peer.path_mtu.take()).is_some();
+        if forgotten {
+            self.publish_peers();
+        }
+        forgotten
     }
 
     /// The published table, for the workers.
@@ -134,7 +190,7 @@ impl State {
                     Mode::Direct => peer.next_hop(within.is_ipv4()).0,
                     Mode::Ipip | Mode::Vxlan => peer.address,
                 }),
-                mtu: self.underlay.path_mtu(decision.mode, peer.address),
+                mtu: self.underlay.mtu_to(peer, decision.mode),
                 source,
                 reason: decision.reason.to_string(),
             },
@@ -143,12 +199,41 @@ impl State {
                 peer: None,
                 mode: RouteMode::Local,
                 next_hop: None,
-                mtu: self.mtu,
+                mtu: self.mtu(),
                 source,
                 reason: "one of this node's own subnets; the kernel routes it to the pod".to_owned(),
             },
         }
     }
+}
+
+fn marking(dscp: Dscp) -> Marking {
+    match dscp {
+        Dscp::Inherit => Marking::INHERIT,
+        Dscp::Fixed(dscp) => Marking::fixed(dscp),
+    }
+}
+
+/// The TUN with its addresses. A node without IPv6 pods has none of that family there, but may have
+/// one itself.
+fn tun_link(config: &Config) -> TunLink {
+    let mut tun = TunLink { address6: config.node.address6.map(|net| net.addr()), ..TunLink::default() };
+    for address in tun_addresses(config) {
+        match address {
+            IpAddr::V4(address) => tun.address = Some(address),
+            IpAddr::V6(address) => tun.address6 = Some(address),
+        }
+    }
+    tun
+}
+
+/// The addresses on the TUN: the configured one or the first of the first local subnet, and, as a pod
+/// network of two families needs a host address in each, the first of the other family. At most two.
+pub fn tun_addresses(config: &Config) -> Vec<IpAddr> {
+    let first = config.tunnel.address.or(config.local_subnets.first().map(|subnet| subnet.address()));
+    let Some(first) = first else { return Vec::new() };
+    let other = config.local_subnets.iter().find(|subnet| subnet.is_ipv4() != first.is_ipv4());
+    [Some(first), other.map(|subnet| subnet.address())].into_iter().flatten().collect()
 }
 
 /// The uplink's MTU less the largest overhead that any pool may add towards any peer.
@@ -169,6 +254,7 @@ fn peer(peer: &config::Peer, node: &config::Node) -> Option<Peer> {
         address: addresses.next()?,
         vtep_mac: peer.vtep_mac,
         hop: None,
+        path_mtu: None,
         second: addresses.next().map(|address| (address, None)),
     })
 }
@@ -254,6 +340,40 @@ impl Daemon {
         self.state_mut().set_hops(hops);
     }
 
+    /// Name of the TUN.
+    pub fn device(&self) -> String {
+        self.state().config.tunnel.device.clone()
+    }
+
+    /// Follows the uplink's MTU, in bytes; returns the TUN's new one where that is another than before.
+    pub fn set_uplink_mtu(&self, mtu: u16) -> Option<u16> {
+        let mut state = self.state_mut();
+        if state.underlay.mtu == mtu {
+            return None;
+        }
+        let before = state.mtu();
+        state.set_uplink_mtu(mtu);
+        Some(state.mtu()).filter(|now| *now != before)
+    }
+
+    /// Bytes of the largest outer packet to the peer at `address`, as far as is known; 0 when there is
+    /// no such peer.
+    pub fn outer_mtu(&self, address: IpAddr) -> u16 {
+        let state = self.state();
+        let peer = state.peers.iter().find(|peer| peer.address == address);
+        peer.map_or(0, |peer| peer.path_mtu.unwrap_or(state.underlay.mtu))
+    }
+
+    /// Lowers the MTU of the path to the peer at `address`; `false` when that changes nothing.
+    pub fn lower_path_mtu(&self, address: IpAddr, mtu: u16) -> bool {
+        self.state_mut().lower_path_mtu(address, mtu)
+    }
+
+    /// Forgets what was learned about the path to the peer at `address`; `false` when that was nothing.
+    pub fn forget_path_mtu(&self, address: IpAddr) -> bool {
+        self.state_mut().forget_path_mtu(address)
+    }
+
     /// Whether the packet path may use the TAP.
     pub fn tap_active(&self) -> bool {
         self.state().underlay.tap.is_some()
@@ -302,11 +422,12 @@ impl Dataplane for Daemon {
             offloads: self.offloads(),
             tunnel: TunnelStatus {
                 device: config.tunnel.device.clone(),
-                mtu: state.mtu,
+                mtu: state.mtu(),
                 address: Some(self.address),
             },
             counters: EdgeCounters::from(&totals),
             drops: Drops::from(&totals),
+            icmp_errors: self.counters.icmp_errors().into(),
             routes: state.rib.len(),
             peers: config.peers.iter().map(peer_status).collect(),
         }

@@ -56,7 +56,7 @@ impl Compiler {
             let route = route.or_else(|| inputs.policy.has(prefix).then(|| inputs.pool_in_route(prefix))?);
             (prefix, route.and_then(|(prefix, route)| inputs.ways(prefix, route)))
         }))?;
-        Ok(self.forwarding(inputs.underlay))
+        Ok(self.forwarding(inputs))
     }
 
     /// Builds the headers towards all peers anew, and the MTUs of the paths to them.
@@ -77,13 +77,13 @@ impl Compiler {
         (self.senders, self.senders6) = (senders.into(), senders6.into());
         self.peers = peers.iter().map(|peer| PeerHeaders::new(underlay, peer)).collect();
         self.fib.forget_mtus();
-        self.forwarding(underlay)
+        self.forwarding(inputs)
     }
 
-    fn forwarding(&mut self, underlay: Underlay) -> Forwarding {
+    fn forwarding(&mut self, Inputs { underlay, peers, .. }: Inputs) -> Forwarding {
         let mtu = |peer: PeerId, mode| {
             // Routes were only taken for peers that exist.
-            self.peers.get(usize::from(peer.0)).map_or(MIN_MTU, |to| underlay.path_mtu(mode, to.address))
+            peers.get(usize::from(peer.0)).map_or(MIN_MTU, |to| underlay.mtu_to(to, mode))
         };
         Forwarding {
             underlay,

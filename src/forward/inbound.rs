@@ -69,6 +69,11 @@ impl Inbound {
         Self { merge: Merge::new(rules) }
     }
 
+    /// Follows the TUN's MTU.
+    pub fn set_mtu(&mut self, mtu: usize) {
+        self.merge.set_mtu(mtu);
+    }
+
     /// Takes one receive from `arena` and delivers what is finished to `sink`. Counts outer
     /// packets as received and as dropped where they are.
     #[inline]

@@ -12,6 +12,7 @@ mod deliver;
 mod inbound;
 mod outbound;
 mod outbox;
+mod replies;
 mod tables;
 
 pub use compile::{Compiler, Inputs};
@@ -19,7 +20,8 @@ pub use deliver::Deliver;
 pub use inbound::{Format, Inbound, Received};
 pub use outbound::{Outbound, Paths};
 pub use outbox::{Channel, Datagram, Full, Message, Outbox};
-pub use tables::{Forwarding, OuterIp, Peer, TapLink, Underlay};
+pub use replies::Replies;
+pub use tables::{Forwarding, OuterIp, Peer, TapLink, TunLink, Underlay};
 
 #[cfg(test)]
 mod tests;

@@ -4,19 +4,25 @@
 //! 2. admit: may this source send, may this destination be sent to;
 //! 3. route: who owns the destination, how does the packet travel, does it fit;
 //! 4. choose the channel: the fastest the worker has for this mode and this packet;
-//! 5. split: a super-packet becomes segments, unless the channel takes it whole;
+//! 5. split: a super-packet becomes segments, unless the channel takes it whole; a packet that is
+//!    too large for its path and may be fragmented becomes fragments;
 //! 6. encapsulate: a copy of the peer's header template, patched.
+//!
+//! The sender of a packet that goes nowhere or does not fit is told by ICMP ([`Replies`]).
 
 use std::net::IpAddr;
 use std::ops::Range;
 
 use super::outbox::{Channel, Datagram, Full, Outbox};
+use super::replies::Replies;
 use super::tables::{Forwarding, OuterIp, PeerHeaders};
-use crate::encap::{ecn, frame, ipip, ipip_gso, ipip6, tunnel_gso};
+use crate::encap::{frame, ipip, ipip_gso, ipip6, tunnel_gso};
 use crate::metrics::WorkerCounters;
 use crate::net::{DropReason, Mode};
+use crate::offload::fragment::{self, Fragments};
 use crate::offload::{Flow, Piece, Split, split};
 use crate::route::{NextHop, Via};
+use crate::wire::icmp::Problem;
 use crate::wire::{Malformed, VnetHdr, vnet_hdr};
 
 /// Most bytes of outer headers in front of an inner packet.
@@ -37,6 +43,7 @@ pub struct Paths {
 pub struct Outbound {
     /// UDP source ports of this worker, by socket.
     source_ports: Vec<u16>,
+    replies: Replies,
 }
 
 /// A packet ready to be encapsulated.
@@ -46,6 +53,21 @@ struct Ready<'a> {
     peer: &'a PeerHeaders,
     /// Index into the templates: 0 for IPv4 inside, 1 for IPv6.
     version: usize,
+    /// Outer TOS byte.
+    tos: u8,
+}
+
+/// Why a packet is not sent, and what its sender is told.
+#[derive(Clone, Copy)]
+struct Refused {
+    reason: DropReason,
+    problem: Option<(IpAddr, Problem)>,
+}
+
+impl From<DropReason> for Refused {
+    fn from(reason: DropReason) -> Self {
+        Self { reason, problem: None }
+    }
 }
 
 /// The packets a read from the device stands for.
@@ -58,7 +80,12 @@ struct Weight {
 impl Outbound {
     /// For a worker whose UDP sockets are bound to `source_ports`.
     pub fn new(source_ports: Vec<u16>) -> Self {
-        Self { source_ports }
+        Self { source_ports, replies: Replies::default() }
+    }
+
+    /// The ICMP errors that the packets so far have caused, to be written to the device.
+    pub fn replies(&mut self) -> &mut Replies {
+        &mut self.replies
     }
 
     /// Takes the packet in `arena[at]`, described by `vnet`, and leaves its outer packets in `out`.
@@ -69,7 +96,7 @@ impl Outbound {
     #[inline]
     #[expect(clippy::too_many_arguments, reason = "the one entry of the flow, called from one place")]
     pub fn packet(
-        &self,
+        &mut self,
         forwarding: &Forwarding,
         paths: Paths,
         vnet: &VnetHdr,
@@ -84,30 +111,88 @@ impl Outbound {
             return self.super_packet(forwarding, paths, vnet, packet, offset, out, counters);
         }
         out.reserve(1, MAX_TEMPLATE)?;
-        count(counters, Weight { packets: 1, bytes: packet.len() });
-        let ready = prepare(forwarding, paths, packet, None).and_then(|ready| {
-            if vnet.needs_csum() {
-                // Not over what may lie behind the packet: only the packet leaves.
-                let packet = &mut packet[..ready.flow.total_len];
-                split::finish_checksum(packet, vnet).map_err(|Malformed| DropReason::Malformed)?;
+        match prepare(forwarding, paths, packet, None) {
+            Ok(ready) if ready.flow.total_len > usize::from(ready.via.mtu) => {
+                return self.fragments(&ready, paths, vnet, packet, offset, out, counters);
             }
-            Ok(ready)
-        });
-        match ready {
             Ok(ready) => {
-                let channel = self.channel(&ready, paths);
+                count(counters, Weight { packets: 1, bytes: packet.len() });
                 let len = ready.flow.total_len;
+                // Not over what may lie behind the packet: only the packet leaves.
+                if vnet.needs_csum() && split::finish_checksum(&mut packet[..len], vnet).is_err() {
+                    counters.dropped(DropReason::Malformed, 1);
+                    return Ok(());
+                }
+                let channel = self.channel(&ready, paths);
                 let (head, _) = encapsulate(&ready, channel, len, 0, out);
                 self.push(&ready, channel, head, Piece::arena(offset, len), len, out);
             }
-            Err(reason) => counters.dropped(reason, 1),
+            Err(refused) => {
+                count(counters, Weight { packets: 1, bytes: packet.len() });
+                self.refuse(forwarding, refused, packet, 1, counters);
+            }
         }
         Ok(())
     }
 
+    /// Cuts a packet that is too large for its path and queues the fragments. Like a super-packet it
+    /// counts as what it is cut into.
+    #[cold]
+    #[expect(clippy::too_many_arguments, reason = "the rare half of `packet`")]
+    fn fragments(
+        &self,
+        ready: &Ready<'_>,
+        paths: Paths,
+        vnet: &VnetHdr,
+        packet: &mut [u8],
+        offset: usize,
+        out: &mut Outbox,
+        counters: &WorkerCounters,
+    ) -> Result<(), Full> {
+        let packet = &mut packet[..ready.flow.total_len];
+        let mtu = usize::from(ready.via.mtu);
+        let cut = Fragments::new(packet, mtu).map(|cut| (cut.count(), cut.header_len()));
+        let Ok((fragments, header)) = cut else {
+            count(counters, Weight { packets: 1, bytes: packet.len() });
+            counters.dropped(DropReason::TooBig, 1);
+            return Ok(());
+        };
+        out.reserve(fragments, MAX_TEMPLATE + header)?;
+        let bytes = packet.len() + (fragments - 1) * header;
+        count(counters, Weight { packets: fragments, bytes });
+        if vnet.needs_csum() && split::finish_checksum(packet, vnet).is_err() {
+            counters.dropped(DropReason::Malformed, fragments as u64);
+            return Ok(());
+        }
+        let Ok(mut cut) = Fragments::new(packet, mtu) else { return Ok(()) };
+        let channel = self.channel(ready, paths);
+        while let Some(len) = cut.next_len() {
+            let (head, inner) = encapsulate(ready, channel, len, header, out);
+            let Some(payload) = cut.next_fragment(inner) else { break };
+            let body = Piece::arena(offset + payload.start, payload.len());
+            self.push(ready, channel, head, body, len, out);
+        }
+        Ok(())
+    }
+
+    /// Counts a packet that stands for `packets` as dropped and tells its sender.
+    fn refuse(
+        &mut self,
+        forwarding: &Forwarding,
+        refused: Refused,
+        packet: &[u8],
+        packets: usize,
+        counters: &WorkerCounters,
+    ) {
+        counters.dropped(refused.reason, packets as u64);
+        if let Some((sender, problem)) = refused.problem {
+            self.replies.answer(&forwarding.underlay().tun, sender, packet, problem, counters);
+        }
+    }
+
     #[expect(clippy::too_many_arguments, reason = "the super-packet half of `packet`")]
     fn super_packet(
-        &self,
+        &mut self,
         forwarding: &Forwarding,
         paths: Paths,
         vnet: &VnetHdr,
@@ -130,7 +215,7 @@ impl Outbound {
                 self.push_whole(&ready, vnet, header, offset, packet.len(), weight, out);
             }
             Ok(ready) => self.push_segments(&ready, self.channel(&ready, paths), split, offset, out),
-            Err(reason) => counters.dropped(reason, segments as u64),
+            Err(refused) => self.refuse(forwarding, refused, packet, segments, counters),
         }
         Ok(())
     }
@@ -179,7 +264,7 @@ impl Outbound {
     ) {
         let wire_bytes = (inner_len + overhead(ready)) as u32;
         let datagram = Datagram { head, body, packets: 1, wire_bytes };
-        out.push(channel, next_hop(ready), ecn::encapsulate(ready.flow.tos), datagram);
+        out.push(channel, next_hop(ready), ready.tos, datagram);
     }
 
     /// Queues a super-packet for a channel that segments it itself.
@@ -194,8 +279,7 @@ impl Outbound {
         weight: Weight,
         out: &mut Outbox,
     ) {
-        let tos = ecn::encapsulate(ready.flow.tos);
-        let peer = ready.peer;
+        let (tos, peer) = (ready.tos, ready.peer);
         let (channel, head) = match (ready.via.mode, &peer.tap, &peer.tap_ipip, frame_of(ready)) {
             (Mode::Vxlan, Some(templates), ..) => {
                 let (piece, bytes) = out.head(tunnel_gso::TEMPLATE);
@@ -297,53 +381,61 @@ fn encapsulate<'a>(
     link.copy_from_slice(frame);
     outer.copy_from_slice(template);
     if ready.via.mode == Mode::Ipip {
-        let tos = ecn::encapsulate(ready.flow.tos);
         match ready.peer.ipip {
-            OuterIp::V4(_) => ipip::patch(outer, tos, inner_len),
-            OuterIp::V6(_) => ipip6::patch(outer, tos, ready.flow.hash, inner_len),
+            OuterIp::V4(_) => ipip::patch(outer, ready.tos, inner_len),
+            OuterIp::V6(_) => ipip6::patch(outer, ready.tos, ready.flow.hash, inner_len),
         }
     }
     (piece, inner)
 }
 
-/// Steps 1 to 3. `largest` is the longest segment where the packet is a super-packet.
+/// Steps 1 to 3. `largest` is the longest segment where the packet is a super-packet. A plain packet
+/// that is longer than its path carries comes out only where it may be fragmented.
 #[inline]
 fn prepare<'a>(
     forwarding: &'a Forwarding,
     paths: Paths,
     packet: &[u8],
     largest: Option<usize>,
-) -> Result<Ready<'a>, DropReason> {
+) -> Result<Ready<'a>, Refused> {
     let flow = Flow::of(packet).map_err(|Malformed| DropReason::Malformed)?;
-    admit(forwarding, &flow)?;
-    // Our own subnets are the kernel's to route; it has no such pod if it gave us the packet.
-    let via = forwarding.way(flow.destination, flow.hash).ok_or(DropReason::NoRoute)?;
+    let via = admit(forwarding, &flow)?;
     let peer = forwarding.peer(via.peer).ok_or(DropReason::NoRoute)?;
     let version = usize::from(flow.source.is_ipv6());
     if peer.own[version] == Some(flow.destination) {
-        return Err(DropReason::Loop);
+        return Err(DropReason::Loop.into());
     }
     if via.mode == Mode::Direct {
         peer.bare[version].usable(paths.packet)?;
     }
-    if largest.unwrap_or(flow.total_len) > usize::from(via.mtu) {
-        return Err(DropReason::TooBig);
+    let too_big = largest.unwrap_or(flow.total_len) > usize::from(via.mtu);
+    if too_big && (largest.is_some() || !fragment::allowed(packet)) {
+        let problem = Problem::TooBig { mtu: via.mtu };
+        return Err(Refused { reason: DropReason::TooBig, problem: Some((flow.source, problem)) });
     }
-    Ok(Ready { flow, via, peer, version })
+    let tos = forwarding.underlay().marking.outer(flow.tos);
+    Ok(Ready { flow, via, peer, version, tos })
 }
 
 /// Only our own pods, and the TUN's own address among them, may send into the tunnel, and only to
-/// unicast destinations.
-fn admit(forwarding: &Forwarding, flow: &Flow) -> Result<(), DropReason> {
+/// unicast destinations; returns the way there.
+fn admit(forwarding: &Forwarding, flow: &Flow) -> Result<Via, Refused> {
     if flow.ttl == 0 {
-        return Err(DropReason::Ttl);
+        return Err(DropReason::Ttl.into());
     }
     if !carried_destination(flow.destination) {
-        return Err(DropReason::Unsupported);
+        return Err(DropReason::Unsupported.into());
     }
-    match forwarding.lookup(flow.source) {
-        Some(NextHop::Local) => Ok(()),
-        _ => Err(DropReason::SpoofedSource),
+    let nowhere = |problem| Refused { reason: DropReason::NoRoute, problem: Some((flow.source, problem)) };
+    match (forwarding.lookup(flow.source), forwarding.lookup(flow.destination)) {
+        // Our own subnets are the kernel's to route; it has no such pod if it gave us the packet, be
+        // it a pod's or one that has just come through the tunnel.
+        (Some(_), Some(NextHop::Local)) => Err(nowhere(Problem::NoHost)),
+        (Some(NextHop::Local), Some(hop)) => {
+            forwarding.choose(hop, flow.hash).ok_or_else(|| nowhere(Problem::NoRoute))
+        }
+        (Some(NextHop::Local), None) => Err(nowhere(Problem::NoRoute)),
+        _ => Err(DropReason::SpoofedSource.into()),
     }
 }
 

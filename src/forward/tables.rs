@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::compile::{Compiler, Inputs};
+use crate::encap::ecn::Marking;
 use crate::encap::frame::{self, Hop};
 use crate::encap::{direct, ipip, ipip_gso, ipip6, tunnel_gso, vxlan};
 use crate::net::{DropReason, Mac, Mode, NodeName, Vni};
@@ -25,6 +26,9 @@ pub struct Peer {
     /// Its address of the other family and the first hop towards that, where both ends have one:
     /// another sender, and the next hop of bare packets of that family.
     pub second: Option<(IpAddr, Option<Hop>)>,
+    /// Bytes of the largest outer packet that reaches it, where a router said that this is less than
+    /// what the uplink carries.
+    pub path_mtu: Option<u16>,
 }
 
 impl Peer {
@@ -65,8 +69,23 @@ pub struct Underlay {
     pub vxlan_port: u16,
     /// Bytes of the largest IP packet on the uplink.
     pub mtu: u16,
+    /// How outer TOS bytes are made.
+    pub marking: Marking,
+    /// The TUN.
+    pub tun: TunLink,
     /// The TAP that takes super-packets, while it works.
     pub tap: Option<TapLink>,
+}
+
+/// The TUN, as far as the packet path needs to know it.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct TunLink {
+    /// Bytes of the largest plain packet: anything longer is a super-packet.
+    pub mtu: u16,
+    /// Source of ICMP errors; without it there are none.
+    pub address: Option<Ipv4Addr>,
+    /// The same for IPv6.
+    pub address6: Option<Ipv6Addr>,
 }
 
 /// The TAP, as far as frames for it go.
@@ -180,11 +199,10 @@ impl Forwarding {
         self.fib.lookup(address)
     }
 
-    /// The way to an inner address for a flow with this hash; `None` when there is no route, or the
-    /// address is one of this node's own.
+    /// The way of a flow with this hash to a next hop; `None` when that is this node.
     #[inline]
-    pub fn way(&self, address: IpAddr, hash: u32) -> Option<Via> {
-        match self.fib.lookup(address)? {
+    pub fn choose(&self, hop: NextHop, hash: u32) -> Option<Via> {
+        match hop {
             NextHop::Peer(via) => Some(via),
             // Hash-threshold (RFC 2992): a flow keeps its way for as long as the group is the same.
             NextHop::Group(group) => {
@@ -237,10 +255,13 @@ impl PeerHeaders {
             IpAddr::V4(address) => Some((underlay.address.unwrap_or(Ipv4Addr::UNSPECIFIED), address)),
             IpAddr::V6(_) => None,
         };
-        let tap = underlay.tap.zip(v4).map(|(tap, (source, destination))| {
+        // The kernel forwards what is written to the TAP, by its own and more credulous idea of the path
+        // (RFC 1191 without the checks of ours): a forged report could keep it from forwarding at all.
+        let link = underlay.tap.filter(|_| peer.path_mtu.is_none());
+        let tap = link.zip(v4).map(|(tap, (source, destination))| {
             vxlan.map(|inner| tunnel_gso::template(tap.mac, source, destination, port, &inner))
         });
-        let tap_ipip = underlay.tap.filter(|tap| tap.ipip).zip(v4);
+        let tap_ipip = link.filter(|tap| tap.ipip).zip(v4);
         let ethertype = if v4.is_some() { ethernet::IPV4 } else { ethernet::IPV6 };
         Self {
             address: peer.address,
@@ -283,8 +304,15 @@ impl Bare {
 pub const MIN_MTU: u16 = 576;
 
 impl Underlay {
-    /// The inner MTU of a path of `mode` to the node at `outer`.
+    /// The inner MTU of a path of `mode` to the node at `outer` that carries as much as the uplink.
     pub fn path_mtu(&self, mode: Mode, outer: IpAddr) -> u16 {
         self.mtu.max(MIN_MTU) - mode.overhead(outer)
+    }
+
+    /// The inner MTU of the path to `peer` by `mode`. Without encapsulation routers talk to the pods
+    /// themselves, and only they know what they were told.
+    pub fn mtu_to(&self, peer: &Peer, mode: Mode) -> u16 {
+        let told = peer.path_mtu.filter(|_| mode != Mode::Direct);
+        Self { mtu: self.mtu.min(told.unwrap_or(u16::MAX)), ..*self }.path_mtu(mode, peer.address)
     }
 }

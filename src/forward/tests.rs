@@ -13,15 +13,18 @@ mod ecn;
 mod golden;
 mod hostile;
 mod outbox;
+mod replies;
 mod tables;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{
-    Channel, Deliver, Format, Forwarding, Full, Inbound, Outbound, Outbox, Paths, Peer, Received, Underlay,
+    Channel, Deliver, Format, Forwarding, Full, Inbound, Outbound, Outbox, Paths, Peer, Received, TunLink,
+    Underlay,
 };
 use crate::device::Device;
 use crate::device::memory::Memory;
+use crate::encap::ecn::Marking;
 use crate::metrics::WorkerCounters;
 use crate::net::{DropReason, EncapMode, Mac, Mode, Prefix, Vni};
 use crate::offload::Split;
@@ -60,6 +63,7 @@ fn peer(node: u8) -> Peer {
         vtep_mac: Mac([0x66, 0, 0, 0, 0, node]),
         hop: None,
         second: None,
+        path_mtu: None,
     }
 }
 
@@ -95,6 +99,8 @@ fn underlay(node: u8, mtu: u16) -> Underlay {
         vni: Vni::CALICO,
         mtu,
         vxlan_port: 4789,
+        marking: Marking::fixed(0),
+        tun: TunLink::default(),
         tap: None,
     }
 }
@@ -106,13 +112,29 @@ fn forwarding(number: u8, mode: Mode, extra: Option<&str>) -> Forwarding {
 
 /// The same with peers as `peer` makes them.
 fn forwarding_to(peer: impl Fn(u8) -> Peer, number: u8, mode: Mode, extra: Option<&str>) -> Forwarding {
-    let peers = [1, 2, 3].into_iter().filter(|node| *node != number).map(&peer).collect::<Vec<_>>();
+    let tun = TunLink {
+        mtu: 1500,
+        address: Some(Ipv4Addr::new(10, 244, number, 0)),
+        address6: Some(Ipv6Addr::new(0xfd00, 0x10, 0x244, number.into(), 0, 0, 0, 0)),
+    };
+    forwarding_with(peer, number, mode, extra, tun)
+}
+
+/// The same with this TUN.
+fn forwarding_with(
+    peer: impl Fn(u8) -> Peer,
+    number: u8,
+    mode: Mode,
+    extra: Option<&str>,
+    tun: TunLink,
+) -> Forwarding {
+    let others: Vec<u8> = [1, 2, 3].into_iter().filter(|node| *node != number).collect();
+    let peers: Vec<Peer> = others.iter().map(|node| peer(*node)).collect();
     let mut rib = Rib::default();
     for prefix in prefixes(number) {
         rib.insert(prefix, Source::Local, Target::Local).unwrap();
     }
-    let others = [1, 2, 3].into_iter().filter(|node| *node != number);
-    for (index, node) in others.enumerate() {
+    for (index, node) in others.into_iter().enumerate() {
         for prefix in prefixes(node) {
             rib.insert(prefix, Source::Static, Target::Peer(PeerId(index as u16))).unwrap();
         }
@@ -120,7 +142,7 @@ fn forwarding_to(peer: impl Fn(u8) -> Peer, number: u8, mode: Mode, extra: Optio
     if let Some(extra) = extra {
         rib.insert(extra.parse().unwrap(), Source::Static, Target::Peer(PeerId(0))).unwrap();
     }
-    let underlay = Underlay { vtep_mac: peer(number).vtep_mac, ..underlay(number, 1500) };
+    let underlay = Underlay { vtep_mac: peer(number).vtep_mac, tun, ..underlay(number, 1500) };
     Forwarding::build(underlay, &peers, &policy(mode), &rib).unwrap()
 }
 
@@ -223,6 +245,13 @@ impl Node {
         let mut sink = Deliver { device, counters: &self.counters, scratch: &mut scratch };
         self.inbound.receive(&self.forwarding, Format::Vxlan, received, arena, &mut sink, &self.counters);
         self.inbound.finish(arena, &mut sink);
+    }
+
+    /// The ICMP errors that have come back to the device since the last call.
+    fn replies(&mut self) -> Vec<Vec<u8>> {
+        let mut device = Memory::default();
+        self.outbound.replies().write(&mut device, &self.counters);
+        device.output.into_iter().map(|(_, packet)| packet).collect()
     }
 
     /// The drop counters that moved.

@@ -137,7 +137,7 @@ impl Worker {
                 Err(error) => return Err(error),
             };
             let range = at..at + len;
-            let packet = |outbox: &mut Outbox, arena: &mut [u8]| {
+            let mut packet = |outbox: &mut Outbox, arena: &mut [u8]| {
                 self.outbound.packet(tables, paths, &vnet, arena, range.clone(), outbox, counters)
             };
             if packet(&mut self.outbox, &mut self.arena).is_err() {
@@ -154,6 +154,7 @@ impl Worker {
         if !self.outbox.is_empty() {
             self.sockets.send(&mut self.outbox, &self.arena, counters);
         }
+        self.outbound.replies().write(&mut *self.device, counters);
         Ok(more)
     }
 
@@ -165,6 +166,7 @@ impl Worker {
         let Some(received) = received(receiver) else { return Ok(false) };
         let format = receiver.format();
         let mut sink = Deliver { device: &mut *self.device, counters, scratch: &mut self.scratch };
+        self.inbound.set_mtu(usize::from(tables.underlay().tun.mtu));
         for index in 0..received {
             match receiver.packet(index) {
                 Some(packet) => {

@@ -6,6 +6,7 @@
 //! A worker owns all of its sockets.
 
 mod filter;
+pub mod icmp;
 pub mod memory;
 pub mod packet;
 mod raw;

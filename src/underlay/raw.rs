@@ -33,6 +33,7 @@ pub fn send(address: IpAddr) -> Result<Socket, OpenError> {
         let protocol = Protocol::from(libc::IPPROTO_RAW);
         let socket = Socket::new(domain(address), Type::RAW.nonblocking(), Some(protocol))?;
         sys::set_send_buffer(&socket, SEND_BUFFER)?;
+        sys::set_dont_fragment(&socket)?;
         Ok(socket)
     };
     open().map_err(|error| OpenError { what: "the raw sending socket (CAP_NET_RAW)".to_owned(), error })
@@ -47,6 +48,8 @@ pub fn receive(setup: &Setup, address: IpAddr, number: u8, index: u16) -> Result
         let protocol = Protocol::from(i32::from(number));
         let socket = Socket::new(domain(address), Type::RAW.nonblocking(), Some(protocol))?;
         sys::set_receive_buffer(&socket, RECEIVE_BUFFER)?;
+        // An ICMP error about an outer packet comes to this socket, and it may be forged.
+        sys::ignore_path_mtu(&socket)?;
         if setup.workers > 1 {
             let outer = format(address, number) == Format::Ipip;
             spread::share(&socket, outer, index, setup.workers)?;

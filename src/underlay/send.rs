@@ -1,9 +1,10 @@
 //! Sending a batch: consecutive messages of one socket go in one `sendmmsg`, super-packets for the
 //! TAP in one `writev` each.
 //!
-//! Whatever way the kernel refuses is given up for the rest of the run, and the packets it refused
-//! leave another way: a TAP frame or a packet-socket super-packet is cut and sent through the
-//! ordinary sockets, a segmented UDP send is repeated unsegmented.
+//! The packets of a way that the kernel refuses leave another way: a TAP frame or a packet-socket
+//! super-packet is cut and sent through the ordinary sockets, a segmented UDP send is repeated
+//! unsegmented. The way is then given up for the rest of the run, but for a segmented send or a frame
+//! only if that other way did better: what is too large for the uplink is refused by all.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -182,19 +183,10 @@ impl Sender {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if refused(&error) && self.batch.is_segmented(done) => {
-                    // From here on nothing is segmented by the kernel; this batch is redone.
-                    self.gso = false;
-                    counters.fell_back(Fallback::UdpGso);
-                    tracing::warn!(%error, "the kernel refused UDP_SEGMENT; sending unsegmented from now on");
-                    return self.send_group(outbox, &messages[done..], arena, counters);
+                    return self.send_one_by_one(outbox, &messages[done..], &error, arena, counters);
                 }
                 Err(error) if channel == Channel::Packet && (refused(&error) || gone(&error)) => {
-                    // The rest of the batch may come here again.
-                    if std::mem::take(&mut self.paths.packet) {
-                        counters.fell_back(Fallback::PacketSocket);
-                        tracing::warn!(%error, "the packet socket failed; sending through the raw socket from now on");
-                    }
-                    return self.send_raw_instead(outbox, &messages[done..], arena, counters);
+                    return self.send_other_way(outbox, &messages[done..], &error, arena, counters);
                 }
                 Err(error) => {
                     self.batch.count_dropped(done, counters, reason_of(&error));
@@ -202,6 +194,53 @@ impl Sender {
                 }
             }
         }
+    }
+
+    /// Sends `messages`, the first of which the kernel refused to segment. If all its datagrams leave
+    /// on their own, segmentation was at fault and nothing is segmented by the kernel from here on.
+    fn send_one_by_one(
+        &mut self,
+        outbox: &Outbox,
+        messages: &[Message],
+        error: &io::Error,
+        arena: &[u8],
+        counters: &WorkerCounters,
+    ) {
+        let (first, rest) = messages.split_at(1);
+        self.batch.fill_unsegmented(outbox, &first[0], arena, self.vxlan_port);
+        let before = counters.underlay.tx_packets.get();
+        self.flush(outbox, first, arena, counters);
+        let left = counters.underlay.tx_packets.get() - before;
+        if left == u64::from(first[0].count) && std::mem::take(&mut self.gso) {
+            counters.fell_back(Fallback::UdpGso);
+            tracing::warn!(%error, "the kernel refused UDP_SEGMENT; sending unsegmented from now on");
+        }
+        self.send_group(outbox, rest, arena, counters);
+    }
+
+    /// Sends `messages`, the first of which the packet socket refused. If that one leaves through the
+    /// raw socket, or the interface is gone, the packet socket is given up.
+    fn send_other_way(
+        &mut self,
+        outbox: &Outbox,
+        messages: &[Message],
+        error: &io::Error,
+        arena: &[u8],
+        counters: &WorkerCounters,
+    ) {
+        let (first, rest) = messages.split_at(1);
+        let before = counters.underlay.tx_packets.get();
+        self.send_raw_instead(outbox, first, arena, counters);
+        let left = counters.underlay.tx_packets.get() > before;
+        if !left && !gone(error) {
+            return self.send_group(outbox, rest, arena, counters);
+        }
+        // The rest of the batch may come here again.
+        if std::mem::take(&mut self.paths.packet) {
+            counters.fell_back(Fallback::PacketSocket);
+            tracing::warn!(%error, "the packet socket failed; sending through the raw socket from now on");
+        }
+        self.send_raw_instead(outbox, rest, arena, counters);
     }
 
     /// Sends frames of the packet socket as packets of the raw socket.

@@ -96,6 +96,11 @@ const IPV6_MULTICAST_ALL: c_int = 29;
 /// From linux/udp.h.
 const UDP_NO_CHECK6_RX: c_int = 102;
 
+/// Keeps the kernel from believing path MTUs for what this socket is said to have sent.
+pub fn ignore_path_mtu(socket: &Socket) -> io::Result<()> {
+    set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_INTERFACE)
+}
+
 /// Sets the receive buffer, beyond the system's limit where we may.
 pub fn set_receive_buffer(socket: &Socket, bytes: usize) -> io::Result<()> {
     set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes as c_int)
@@ -122,6 +127,12 @@ pub fn attach_reuseport_filter(socket: &Socket, program: &[SockFilter]) -> io::R
     // SAFETY: the option reads one `sock_fprog`, and as many instructions as it says, which are borrowed.
     let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, pointer, len) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Sends without UDP checksums, which UDP_SEGMENT does not allow.
+#[cfg(test)]
+pub fn set_no_checksum(socket: &Socket) -> io::Result<()> {
+    set_option(socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1)
 }
 
 fn set_option(socket: &Socket, level: c_int, name: c_int, value: c_int) -> io::Result<()> {

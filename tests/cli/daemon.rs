@@ -46,6 +46,7 @@ impl Dataplane for Fixed {
             },
             counters: (&totals).into(),
             drops: Drops::from(&totals),
+            icmp_errors: (3, 1).into(),
             routes: 2,
             peers: vec![PeerStatus {
                 address6: None,

@@ -1,6 +1,7 @@
 //! The rules of single values.
 
 use super::{BASE, errors_when, errors_with, good, with};
+use crate::config::Dscp;
 
 #[test]
 fn values_have_their_types() {
@@ -42,9 +43,12 @@ fn numbers_have_their_ranges() {
         ("workers = 0", "11: workers: 0 is out of range; use 1 to 64; or write \"auto\""),
         ("workers = 65", "11: workers: 65 is out of range; use 1 to 64; or write \"auto\""),
         ("workers = -1", "11: workers: -1 is out of range; use 1 to 64; or write \"auto\""),
+        ("dscp = 64", "8: dscp: 64 is out of range; use 0 to 63; or write \"inherit\""),
+        ("dscp = \"ef\"", "8: dscp: expected an integer, found the string \"ef\"; or write \"inherit\""),
     ] {
         assert_eq!(errors_with(&format!("[tunnel]\n{line}")), format!("f:14:{expected}"));
     }
+    assert_eq!(with("[tunnel]\ndscp = 63").tunnel.dscp, Dscp::Fixed(63));
     assert_eq!(with("[tunnel]\nmtu = 576\nworkers = 64").tunnel.mtu, Some(576));
 }
 

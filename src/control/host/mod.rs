@@ -8,6 +8,7 @@
 mod error;
 mod facts;
 mod link;
+mod mtu;
 mod neighbour;
 mod preflight;
 mod route;

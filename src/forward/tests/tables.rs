@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::{address6, peer, underlay};
-use crate::forward::{Forwarding, Peer, Underlay};
-use crate::net::{EncapMode, Prefix};
+use crate::forward::{Forwarding, Peer, TapLink, Underlay};
+use crate::net::{EncapMode, Mac, Prefix};
 use crate::route::{NextHop, PeerId, Policy, Pool, Rib, Source, Target, Via};
 use crate::wire::testing::Random;
 
@@ -175,6 +175,17 @@ fn cross_subnet_of_a_dual_stack_peer_goes_by_family() {
     };
     assert_eq!(mode("10.244.2.2"), (crate::net::Mode::Ipip, 1480));
     assert_eq!(mode("fd00:2::2"), (crate::net::Mode::Direct, 1500));
+}
+
+/// The kernel's idea of such a path may be worse than ours, so nothing is left to its forwarding.
+#[test]
+fn a_peer_behind_a_smaller_path_is_not_reached_by_the_tap() {
+    let tap = Some(TapLink { mac: Mac([2; 6]), ipip: true });
+    let underlay = Underlay { tap, ..underlay(1, 1500) };
+    let peers = [peer(2), Peer { path_mtu: Some(1300), ..peer(3) }];
+    let forwarding = Forwarding::build(underlay, &peers, &Policy::default(), &Rib::default()).unwrap();
+    let by_tap = |id| forwarding.peer(PeerId(id)).map(|peer| (peer.tap.is_some(), peer.tap_ipip.is_some()));
+    assert_eq!((by_tap(0), by_tap(1)), (Some((true, true)), Some((false, false))));
 }
 
 /// The MTU of a path is the uplink's less the mode's headers, and never so small as to underflow.
