@@ -36,8 +36,8 @@ pub struct Watch {
     daemon: Arc<Daemon>,
     uplink: Uplink,
     tap: Option<TapTest>,
-    /// The way to each peer, as of the last slow tick.
-    hops: Vec<Option<FirstHop>>,
+    /// The way to each peer that has one, as of the last slow tick.
+    hops: Vec<(IpAddr, FirstHop)>,
     failures: u32,
 }
 
@@ -49,7 +49,7 @@ impl Watch {
 
     /// Watches for ever.
     pub async fn run(mut self) {
-        let start = Instant::now();
+        let mut start = Instant::now();
         let mut next_slow = start;
         loop {
             let slow = Instant::now() >= next_slow;
@@ -65,7 +65,11 @@ impl Watch {
             if (slow && used) || self.failures > 0 || !self.daemon.tap_active() {
                 self.test_tap(&resolved).await;
             }
-            sleep(if start.elapsed() < EAGER_FOR { EAGER_TICK } else { TICK }).await;
+            let pause = sleep(if start.elapsed() < EAGER_FOR { EAGER_TICK } else { TICK });
+            tokio::select! {
+                () = pause => {}
+                () = self.daemon.writer.peers_changed() => (start, next_slow) = (Instant::now(), Instant::now()),
+            }
         }
     }
 
@@ -79,20 +83,20 @@ impl Watch {
             if let Some(hop) = hop.filter(|hop| !fixed(hop)) {
                 self.host.use_neighbour(hop.index, hop.via).await;
             }
-            self.hops.push(hop);
+            self.hops.extend(hop.map(|hop| (peer, hop)));
         }
     }
 
     /// Publishes the link addresses of all first hops; returns the peers whose first hop has one.
     fn publish_hops(&self, neighbours: &Neighbours) -> Vec<IpAddr> {
         let Some(source) = self.uplink.mac else { return Vec::new() };
-        let mac = |hop: &Option<FirstHop>| Some(neighbours.get(&hop.as_ref()?.via)?.mac);
-        let hops: Vec<Option<Hop>> =
-            self.hops.iter().map(|hop| mac(hop).map(|destination| Hop { destination, source })).collect();
-        let resolved = self.daemon.peer_addresses().into_iter().zip(&hops);
-        let resolved = resolved.filter(|(_, hop)| hop.is_some()).map(|(peer, _)| peer).collect();
-        self.daemon.set_hops(hops);
-        resolved
+        let hop = |(peer, hop): &(IpAddr, FirstHop)| {
+            let destination = neighbours.get(&hop.via)?.mac;
+            Some((*peer, Hop { destination, source }))
+        };
+        let hops: HashMap<IpAddr, Hop> = self.hops.iter().filter_map(hop).collect();
+        self.daemon.set_hops(&hops);
+        self.hops.iter().map(|(peer, _)| *peer).filter(|peer| hops.contains_key(peer)).collect()
     }
 
     /// Tests the TAP in every encapsulating mode that a peer of `resolved` is reached by. Without

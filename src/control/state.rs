@@ -1,29 +1,33 @@
 //! The control plane's own view: configuration, routes, and the forwarding table made of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
-use super::api::{Drops, EdgeCounters, PeerStatus, RouteEntry, RouteMode, Status, TunnelStatus};
 use super::edit::Pending;
-use super::server::Dataplane;
+use super::roster::Roster;
+use super::writer::Writer;
 use crate::config::Config;
 use crate::encap::frame::Hop;
 use crate::forward::{Compiler, Forwarding, Inputs, Peer, TapLink, Underlay};
 use crate::metrics::render::Now;
 use crate::metrics::{Counters, Fallback};
 use crate::net::{Mac, Mode, Prefix};
-use crate::route::{Decision, Policy, Published, Rib, Route, Target};
+use crate::route::{Decision, Policy, Published, Rib, Target};
 use crate::source;
 
 /// Routes and peers, compiled and published.
 pub struct State {
-    config: Config,
-    policy: Policy,
+    pub(super) config: Config,
+    pub(super) policy: Policy,
+    /// Indexed by [`PeerId`](crate::route::PeerId).
     pub(super) peers: Vec<Peer>,
+    pub(super) roster: Roster,
+    /// Whether peers changed since the last publication.
+    pub(super) peers_changed: bool,
     pub(super) rib: Rib,
-    underlay: Underlay,
+    pub(super) underlay: Underlay,
     compiler: Compiler,
     /// Prefixes whose routes changed since the last publication.
     pub(super) pending: Pending,
@@ -59,8 +63,20 @@ impl State {
         let mut compiler = Compiler::default();
         let inputs = Inputs { underlay, peers: &peers, policy: &policy, rib: &rib };
         let forwarding = Arc::new(Published::new(compiler.compile(inputs)?));
-        let pending = Pending::default();
-        Ok(Self { config, policy, peers, rib, underlay, compiler, pending, forwarding, mtu })
+        let roster = roster(&config, &peers);
+        Ok(Self {
+            config,
+            policy,
+            peers,
+            roster,
+            peers_changed: false,
+            rib,
+            underlay,
+            compiler,
+            pending: Pending::default(),
+            forwarding,
+            mtu,
+        })
     }
 
     /// The published table, for the workers.
@@ -68,16 +84,18 @@ impl State {
         &self.forwarding
     }
 
-    /// Publishes a table with other first hops towards the peers, in their order, where they
+    /// Publishes a table with other first hops towards the peers, by their addresses, where they
     /// changed.
-    fn set_hops(&mut self, hops: Vec<Option<Hop>>) {
-        if self.peers.iter().map(|peer| peer.hop).eq(hops.iter().copied()) {
-            return;
-        }
-        for (peer, hop) in self.peers.iter_mut().zip(hops) {
+    fn set_hops(&mut self, hops: &HashMap<IpAddr, Hop>) {
+        let mut changed = false;
+        for peer in &mut self.peers {
+            let hop = hops.get(&IpAddr::from(peer.address)).copied();
+            changed |= peer.hop != hop;
             peer.hop = hop;
         }
-        self.publish_peers();
+        if changed {
+            self.publish_peers();
+        }
     }
 
     /// Publishes a table with or without the TAP, where that changed.
@@ -109,42 +127,18 @@ impl State {
 
     /// Underlay addresses of the peers that some route reaches by `mode`.
     fn peers_by(&self, mode: Mode) -> BTreeSet<IpAddr> {
-        let pools = self.policy.pools().filter_map(|pool| Some((pool.cidr, self.rib.covering(pool.cidr)?)));
-        let routes = self.rib.best().map(|route| (route.prefix, route));
-        let decided = pools.chain(routes).filter_map(|(prefix, route)| self.decide(prefix, route.target));
-        decided.filter(|(_, decision)| decision.mode == mode).map(|(peer, _)| peer.address.into()).collect()
+        let peers = self.compiler.reached(mode).filter_map(|id| self.peers.get(usize::from(id.0)));
+        peers.filter(|peer| !peer.is_gone()).map(|peer| peer.address.into()).collect()
     }
 
-    /// The owning peer and the decision for addresses in `prefix`; `None` for our own.
-    fn decide(&self, prefix: Prefix, target: Target) -> Option<(&Peer, Decision)> {
-        let Target::Peer(id) = target else { return None };
-        let peer = self.peers.get(usize::from(id.0))?;
-        Some((peer, self.policy.decide(prefix, peer.address.into())))
-    }
-
-    /// Describes `route` for destinations in `within`.
-    fn entry(&self, route: Route, within: Prefix) -> RouteEntry {
-        let (prefix, source) = (route.prefix.to_string(), route.source.name().to_owned());
-        match self.decide(within, route.target) {
-            Some((peer, decision)) => RouteEntry {
-                prefix,
-                peer: Some(peer.name.to_string()),
-                mode: decision.mode.into(),
-                next_hop: Some(peer.address.into()),
-                mtu: self.underlay.path_mtu(decision.mode),
-                source,
-                reason: decision.reason.to_string(),
-            },
-            None => RouteEntry {
-                prefix,
-                peer: None,
-                mode: RouteMode::Local,
-                next_hop: None,
-                mtu: self.mtu,
-                source,
-                reason: "one of this node's own subnets; the kernel routes it to the pod".to_owned(),
-            },
-        }
+    /// The owning peers and the decision for each for addresses in `prefix`; empty for our own.
+    pub(super) fn decide<'a>(
+        &'a self,
+        prefix: Prefix,
+        target: &'a Target,
+    ) -> impl Iterator<Item = (&'a Peer, Decision)> {
+        let peers = self.rib.peers(target).iter().filter_map(|id| self.peers.get(usize::from(id.0)));
+        peers.map(move |peer| (peer, self.policy.decide(prefix, peer.address.into())))
     }
 }
 
@@ -162,15 +156,28 @@ fn peer(peer: &crate::config::Peer) -> Option<Peer> {
     Some(Peer { name: peer.name.clone(), address, vtep_mac: peer.vtep_mac, hop: None })
 }
 
+/// The peers of the configuration by name and address.
+fn roster(config: &Config, peers: &[Peer]) -> Roster {
+    let own = [Some(config.node.address.addr().into()), config.node.address6.map(|own| own.addr().into())];
+    let mut roster = Roster::new(own.into_iter().flatten());
+    for (peer, configured) in peers.iter().zip(&config.peers) {
+        if let Some(id) = roster.next() {
+            roster.add(id, peer.name.as_str(), peer.address.into(), &configured.subnets);
+        }
+    }
+    roster
+}
+
 /// What the API shows: the state, and what was chosen at start.
 pub struct Daemon {
     state: RwLock<State>,
-    counters: Counters,
-    started: Instant,
-    backend: &'static str,
+    pub(super) writer: Writer,
+    pub(super) counters: Counters,
+    pub(super) started: Instant,
+    pub(super) backend: &'static str,
     offloads: Vec<(&'static str, String)>,
     uplink: Mutex<String>,
-    address: IpAddr,
+    pub(super) address: IpAddr,
 }
 
 /// What was chosen at start.
@@ -190,6 +197,7 @@ impl Daemon {
     pub fn new(state: State, counters: Counters, choices: Choices) -> Self {
         Self {
             state: RwLock::new(state),
+            writer: Writer::default(),
             counters,
             started: Instant::now(),
             backend: choices.backend,
@@ -199,11 +207,11 @@ impl Daemon {
         }
     }
 
-    fn state(&self) -> RwLockReadGuard<'_, State> {
+    pub(super) fn state(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
+    pub(super) fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -213,12 +221,13 @@ impl Daemon {
         let active = |state: &str| state.starts_with("active");
         let offloads = self.offloads().into_iter().map(|(name, state)| (name, active(&state))).collect();
         let state = self.state();
-        Now { routes: state.rib.len(), peers: state.peers.len(), offloads }
+        Now { routes: state.rib.len(), peers: state.roster.len(), offloads }
     }
 
-    /// Underlay addresses of all peers, in their order.
+    /// Underlay addresses of all peers.
     pub fn peer_addresses(&self) -> Vec<IpAddr> {
-        self.state().peers.iter().map(|peer| peer.address.into()).collect()
+        let state = self.state();
+        state.peers.iter().filter(|peer| !peer.is_gone()).map(|peer| peer.address.into()).collect()
     }
 
     /// Super-packets that went through the TAP so far.
@@ -231,8 +240,8 @@ impl Daemon {
         self.state().peers_by(mode)
     }
 
-    /// Sets the link addresses of the first hops towards the peers, in their order.
-    pub fn set_hops(&self, hops: Vec<Option<Hop>>) {
+    /// Sets the link addresses of the first hops towards the peers, by their underlay addresses.
+    pub fn set_hops(&self, hops: &HashMap<IpAddr, Hop>) {
         self.state_mut().set_hops(hops);
     }
 
@@ -253,7 +262,7 @@ impl Daemon {
     }
 
     /// Each offload as it is now: what a worker gave up at run time is off.
-    fn offloads(&self) -> BTreeMap<String, String> {
+    pub(super) fn offloads(&self) -> BTreeMap<String, String> {
         let mut offloads: BTreeMap<String, String> =
             self.offloads.iter().map(|(name, state)| ((*name).to_owned(), state.clone())).collect();
         let uplink = self.uplink.lock().unwrap_or_else(PoisonError::into_inner);
@@ -267,50 +276,5 @@ impl Daemon {
             }
         }
         offloads
-    }
-}
-
-impl Dataplane for Daemon {
-    fn status(&self) -> Status {
-        let state = self.state();
-        let (config, totals) = (&state.config, self.counters.totals());
-        Status {
-            name: env!("CARGO_PKG_NAME").to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            uptime_seconds: self.started.elapsed().as_secs(),
-            node: config.node.name.to_string(),
-            workers: self.counters.workers(),
-            backend: self.backend.to_owned(),
-            offloads: self.offloads(),
-            tunnel: TunnelStatus {
-                device: config.tunnel.device.clone(),
-                mtu: state.mtu,
-                address: Some(self.address),
-            },
-            counters: EdgeCounters::from(&totals),
-            drops: Drops::from(&totals),
-            routes: state.rib.len(),
-            peers: config.peers.iter().map(peer_status).collect(),
-        }
-    }
-
-    fn routes(&self) -> Vec<RouteEntry> {
-        let state = self.state();
-        state.rib.best().map(|route| state.entry(route, route.prefix)).collect()
-    }
-
-    fn route_get(&self, address: IpAddr) -> Option<RouteEntry> {
-        let state = self.state();
-        let route = state.rib.lookup(address)?;
-        Some(state.entry(route, Prefix::host(address)))
-    }
-}
-
-fn peer_status(peer: &crate::config::Peer) -> PeerStatus {
-    PeerStatus {
-        name: peer.name.to_string(),
-        address: peer.address,
-        subnets: peer.subnets.iter().map(Prefix::to_string).collect(),
-        vtep_mac: peer.vtep_mac.to_string(),
     }
 }

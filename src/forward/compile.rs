@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::tables::{Forwarding, Peer, PeerHeaders, Underlay};
-use crate::net::Prefix;
+use crate::net::{Mode, Prefix};
 use crate::route::{FibEditor, HopsFull, PeerId, Policy, Rib, Route, Target, Ways};
 
 /// Everything the tables are made of.
@@ -61,13 +61,18 @@ impl Compiler {
     /// Builds the headers towards all peers anew, and the MTUs of the paths to them.
     pub fn set_peers(&mut self, inputs: Inputs) -> Forwarding {
         let Inputs { underlay, peers, .. } = inputs;
-        let mut senders: Vec<_> =
-            peers.iter().enumerate().map(|(i, peer)| (peer.address, PeerId(i as u16))).collect();
+        let known = peers.iter().enumerate().filter(|(_, peer)| !peer.is_gone());
+        let mut senders: Vec<_> = known.map(|(i, peer)| (peer.address, PeerId(i as u16))).collect();
         senders.sort_unstable();
         self.senders = senders.into();
         self.peers = peers.iter().map(|peer| PeerHeaders::new(underlay, peer)).collect();
         self.fib.forget_mtus();
         self.forwarding(underlay)
+    }
+
+    /// The peers that packets go to by `mode`, at least; some may be of routes that are gone.
+    pub fn reached(&self, mode: Mode) -> impl Iterator<Item = PeerId> + '_ {
+        self.fib.reached(mode)
     }
 
     fn forwarding(&mut self, underlay: Underlay) -> Forwarding {

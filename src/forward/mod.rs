@@ -19,7 +19,7 @@ pub use deliver::Deliver;
 pub use inbound::{Format, Inbound, Received};
 pub use outbound::{Outbound, Paths};
 pub use outbox::{Channel, Datagram, Full, Message, Outbox};
-pub use tables::{Forwarding, Peer, TapLink, Underlay};
+pub use tables::{Forwarding, MIN_MTU, Peer, TapLink, Underlay};
 
 #[cfg(test)]
 mod tests;

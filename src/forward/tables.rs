@@ -24,6 +24,19 @@ pub struct Peer {
     pub hop: Option<Hop>,
 }
 
+impl Peer {
+    /// Makes this the empty place of a node that went: nothing comes from the unspecified address.
+    pub fn retire(&mut self) {
+        self.address = Ipv4Addr::UNSPECIFIED;
+        self.hop = None;
+    }
+
+    /// Whether this is the empty place of a node that went.
+    pub fn is_gone(&self) -> bool {
+        self.address.is_unspecified()
+    }
+}
+
 /// This node's side of the underlay.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Underlay {
