@@ -8,6 +8,7 @@ use crate::control::api::{self, RouteEntry};
 
 /// What `route list` takes beside the socket.
 #[derive(Args, Debug)]
+#[group(skip)]
 pub(super) struct List {
     /// All routes of one source, in use or not: local, static, control, kernel, etcd
     #[arg(long, value_name = "SOURCE")]

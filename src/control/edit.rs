@@ -116,19 +116,18 @@ impl State {
 
     /// The nodes that the sets of a batch name.
     fn resolve(&self, batch: &Batch, culprits: &mut Culprits) -> Vec<Vec<PeerId>> {
-        let mut resolve = |nodes: &crate::source::batch::Nodes| {
+        let mut all = Vec::with_capacity(batch.nodes().len());
+        for nodes in batch.nodes() {
             let mut ids = Vec::new();
             for name in nodes.names.split(',') {
                 match self.roster.id(name) {
                     Some(id) => ids.push(id),
-                    None => {
-                        culprits.push(|| format!("{}{}", batch.lead(nodes.place, false), unknown_peer(name)))
-                    }
+                    None => culprits.push(|| batch.lead(nodes.place, false) + &unknown_peer(name)),
                 }
             }
-            ids
-        };
-        batch.nodes().iter().map(&mut resolve).collect()
+            all.push(ids);
+        }
+        all
     }
 
     fn judge_one(&self, source: Source, change: &Change) -> Result<(), (Kind, String)> {

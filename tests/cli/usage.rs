@@ -10,7 +10,7 @@ fn every_command_has_help_with_an_example() {
         (&["run"][..], "Run the daemon in the foreground"),
         (&["check"], "Check a configuration file"),
         (&["status"], "Show what the daemon runs with"),
-        (&["route"], "Show routes and explain"),
+        (&["route"], "Show routes, explain how a destination is reached, and change routes"),
         (&["route", "list"], "List all routes"),
         (&["route", "get"], "Show the route that packets to an address take, and why"),
         (&["route", "add"], "Add routes, or replace those"),

@@ -412,7 +412,7 @@ async fn changes_that_cannot_be_understood_name_every_culprit() {
     assert!(body["errors"][2].as_str().unwrap().starts_with("del[0]: \"x\" is not an IP prefix"));
     let deep = "[".repeat(10_000);
     for (method, target, kind, body, part) in [
-        ("POST", "/v1/routes", "application/json", &*deep, "recursion limit"),
+        ("POST", "/v1/routes", "application/json", &*deep, "cannot understand"),
         ("POST", "/v1/routes", "application/json", r#"{"ad":[]}"#, "unknown field `ad`"),
         ("POST", "/v1/routes", "application/json", "\u{0}", "cannot understand"),
         ("POST", "/v1/routes", "text/plain", "10.0.0.0/8\n", "line 1: write `PREFIX via PEER"),
