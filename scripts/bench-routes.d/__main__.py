@@ -111,6 +111,7 @@ def main():
             routes = lab.dir / "routes.txt"
             load.write_routes(routes, options.routes)
             load.timed(daemon, "route", "replace", "--file", routes)
+            traffic.warm_up(lab, daemon)
         plans = {"batched": ("changes", (5000, 50)), "single": ("changes", (5000, 1)), "storm": ("storm", (50_000, 500))}
         for name, (part, changes) in plans.items():
             if part in parts:

@@ -2,7 +2,8 @@
 
     flow.py send ADDRESS PORT SECONDS        flow.py receive ADDRESS PORT
 
-The receiver ends with its standard input and prints JSON: how many came, and when those were sent.
+The sender prints when each was sent, as JSON; the receiver ends with its standard input and prints the numbers of
+those that came.
 """
 
 import json
@@ -19,15 +20,15 @@ def send(address, port, seconds):
     out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     out.connect((address, port))
     begin = time.monotonic()
-    count = 0
+    times = []
     while (now := time.monotonic()) - begin < seconds:
         try:
-            out.send(struct.pack("!Id", count, now))
+            out.send(struct.pack("!I", len(times)))
         except OSError:
             pass  # What comes back as ICMP is about a datagram before.
-        count += 1
-        time.sleep(max(0.0, begin + count * PERIOD_S - time.monotonic()))
-    print(count)
+        times.append(now)
+        time.sleep(max(0.0, begin + len(times) * PERIOD_S - time.monotonic()))
+    json.dump(times, sys.stdout)
 
 
 def receive(address, port):
@@ -35,16 +36,14 @@ def receive(address, port):
     receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
     receiver.bind((address, port))
     print("ready", flush=True)
-    numbers, times = set(), []
+    numbers = set()
     while True:
         readable, _, _ = select.select([receiver, sys.stdin], [], [])
         if receiver in readable:
-            number, sent = struct.unpack("!Id", receiver.recv(100))
-            numbers.add(number)
-            times.append(sent)
+            numbers.update(struct.unpack("!I", receiver.recv(100)))
         elif sys.stdin in readable:
             break
-    json.dump({"received": len(numbers), "sent_at": times}, sys.stdout)
+    json.dump(sorted(numbers), sys.stdout)
 
 
 if __name__ == "__main__":

@@ -38,17 +38,13 @@ class Receiver:
         return json.loads(self._process.communicate(timeout=20)[0])
 
 
-def visibility(toggles, sent_at, end):
-    """Milliseconds from each change to the last packet, by sending time, that did not see it yet."""
+def visibility(toggles, sent, received):
+    """Milliseconds from the request of each change to the last packet, by sending time, that did not see it."""
     delays = []
-    ends = [when for when, _ in toggles[1:]] + [end]
-    for (when, on), until in zip(toggles, ends, strict=True):
-        seen = [sent for sent in sent_at if when <= sent < until]
-        if on:
-            # The first that got through is the first that saw the route.
-            delays.append(1e3 * ((seen[0] if seen else until) - when))
-        else:
-            delays.append(1e3 * ((seen[-1] if seen else when) - when))
+    # What becomes of the last change is not waited for.
+    for (when, on), (until, _) in zip(toggles, toggles[1:], strict=False):
+        blind = [at for number, at in enumerate(sent) if when <= at < until and (number in received) != on]
+        delays.append(1e3 * (max(blind) - when) if blind else 0.0)
     return delays
 
 
@@ -71,12 +67,12 @@ def trial(lab, daemon, seconds, changes=None):
     }
     changed = json.loads(changer.communicate(timeout=seconds + 30)[0]) if changer else None
     result["daemon_cpus"] = round((cpu_seconds(daemon.pid) - before) / (time.monotonic() - begin), 2)
-    sent = [int(process.communicate(timeout=20)[0]) for process in paced]
+    sent = [json.loads(process.communicate(timeout=20)[0]) for process in paced]
     time.sleep(0.2)
-    result["paced_sent"], result["paced_lost"] = sent[0], sent[0] - steady.end()["received"]
-    seen = probed.end()["sent_at"]
+    result["paced_sent"], result["paced_lost"] = len(sent[0]), len(sent[0]) - len(steady.end())
+    received = set(probed.end())
     if changed:
-        delays = visibility(changed.pop("toggles"), sorted(seen), time.monotonic())
+        delays = visibility(changed.pop("toggles"), sent[1], received)
         result["visible_ms"] = {"p50": percentile(delays, 0.5), "p99": percentile(delays, 0.99), "n": len(delays)}
         result["_delays"] = delays
         result["left_as_expected"] = left_as_expected(daemon, changed.pop("left"))
@@ -118,3 +114,11 @@ def start_servers(lab):
     """What podB answers with."""
     lab.popen("podB", "iperf3", "-s", stdout=subprocess.DEVNULL)
     wait_until(lambda: lab.exec("podB", "ss", "-Hnlt", "sport = :5201").stdout, 5, "iperf3")
+
+
+def warm_up(lab, daemon):
+    """Everybody on the probe's way knows his neighbours."""
+    daemon.command("route", "add", PROBE_PREFIX, "--via", "n2")
+    for address in (STEADY[0], PROBED[0]):
+        wait_until(lambda address=address: lab.ping("podA", address, count=1) == 1, 5, f"a ping to {address}")
+    daemon.command("route", "del", PROBE_PREFIX)

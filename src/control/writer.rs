@@ -25,8 +25,8 @@ use super::sys;
 const WINDOW: Duration = Duration::from_millis(10);
 /// Routes whose loss frees memory worth giving back.
 const MANY: usize = 50_000;
-/// Time for the workers to leave the tables that were replaced.
-const SETTLE: Duration = Duration::from_millis(500);
+/// Times for the workers to leave the tables that were replaced, from one to the next.
+const SETTLE: [Duration; 3] = [Duration::from_millis(300), Duration::from_secs(1), Duration::from_secs(4)];
 
 /// What is between an edit and its effect.
 pub struct Writer {
@@ -161,8 +161,10 @@ impl Daemon {
     async fn give_memory_back(&self) {
         loop {
             self.writer.shrunk.notified().await;
-            sleep(SETTLE).await;
-            sys::trim();
+            for pause in SETTLE {
+                sleep(pause).await;
+                sys::trim();
+            }
         }
     }
 
