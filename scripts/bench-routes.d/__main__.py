@@ -72,6 +72,7 @@ def table(result):
             ("list, equals input", f"{part['list_s']} s, {'yes' if part['list_equals_input'] else 'NO'}"),
             (f"{len(full)} rounds, memory full", f"{min(full)} to {max(full)} MiB"),
             (f"{len(full)} rounds, memory empty", f"{min(empty)} to {max(empty)} MiB"),
+            ("memory 7 s after the last route", f"{part['end_mib']} MiB"),
             ("replacing all by the same, peak", f"{part['replace_s']} s, {part['replace_peak_mib']} MiB"),
         ]
     for name in ("batched", "single", "storm"):

@@ -14,6 +14,8 @@ import sys
 import time
 
 LAG = 2000
+# Until everything that was started beside this runs.
+START_S = 0.5
 
 
 class Connection:
@@ -57,7 +59,7 @@ def main(path, seconds, rate, per_request, probe):
             time.sleep(due - elapsed)
         else:
             late = max(late, elapsed - due)
-        if elapsed * 5 > len(toggles):
+        if (elapsed - START_S) * 5 > len(toggles):
             on = not on
             toggles.append((time.monotonic(), on))
             connection.send(f"{probe} via n2\n" if on else f"del {probe}\n")

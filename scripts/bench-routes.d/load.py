@@ -51,10 +51,10 @@ class Memory:
         """Counts the peak from here on."""
         pathlib.Path(f"/proc/{self._pid}/clear_refs").write_text("5", encoding="ascii")
 
-    def settled(self):
+    def settled(self, seconds=1.5):
         """What is resident once freed memory has been given back."""
         low = self.now()
-        for _ in range(15):
+        for _ in range(int(seconds * 10)):
             time.sleep(0.1)
             low = min(low, self.now())
         return low
@@ -99,5 +99,5 @@ def measure(daemon, directory, count, rounds, say):
     result["replace_peak_mib"] = memory.peak()
     timed(daemon, "route", "replace", "--file", "/dev/null")
     wait_until(lambda: daemon.json("status")["routes"] < 10, 10, "an empty table")
-    result["end_mib"] = memory.settled()
+    result["end_mib"] = memory.settled(7)
     return result
