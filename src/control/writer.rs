@@ -161,9 +161,12 @@ impl Daemon {
     async fn give_memory_back(&self) {
         loop {
             self.writer.shrunk.notified().await;
-            for pause in SETTLE {
-                sleep(pause).await;
-                sys::trim();
+            let mut pauses = SETTLE.iter();
+            while let Some(pause) = pauses.next() {
+                tokio::select! {
+                    () = sleep(*pause) => sys::trim(),
+                    () = self.writer.shrunk.notified() => pauses = SETTLE.iter(),
+                }
             }
         }
     }
