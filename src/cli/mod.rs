@@ -6,10 +6,13 @@
 mod check;
 mod client;
 mod drops;
+mod peer;
 mod route;
+mod routes;
 mod run;
 mod status;
 mod text;
+mod upload;
 
 use clap::{Parser, Subcommand};
 
@@ -30,6 +33,7 @@ enum Command {
     Check(check::Check),
     Status(status::Status),
     Route(route::Route),
+    Peer(peer::Peer),
     Drops(drops::Drops),
 }
 
@@ -44,6 +48,7 @@ impl Cli {
             Command::Check(command) => command.execute(),
             Command::Status(command) => command.execute(),
             Command::Route(command) => command.execute(),
+            Command::Peer(command) => command.execute(),
             Command::Drops(command) => command.execute(),
         }
     }

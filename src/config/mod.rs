@@ -22,6 +22,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 pub use self::diagnostic::{ConfigError, ConfigErrors};
 pub use self::parse::{load, parse};
+pub use self::value::{for_pods, unicast};
 use crate::net::{Mac, NodeName, Prefix, Vni};
 pub use crate::route::Pool;
 

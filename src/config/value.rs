@@ -112,7 +112,14 @@ fn host_address(value: &DeValue<'_>, example: &str) -> Result<IpAddr, String> {
 
 /// A prefix of pods: what a pool or a subnet may be.
 pub(super) fn pod_prefix(value: &DeValue<'_>) -> Result<Prefix, String> {
-    let prefix: Prefix = parsed(value)?;
+    for_pods(parsed(value)?)
+}
+
+/// Passes a prefix that pods can have.
+///
+/// # Errors
+/// Why they cannot.
+pub fn for_pods(prefix: Prefix) -> Result<Prefix, String> {
     match special_block(prefix.address()) {
         Some((kind, len)) if prefix.len() >= len => {
             Err(format!("{prefix} is {kind}, which is never routed to pods; use a unicast prefix"))
@@ -121,8 +128,11 @@ pub(super) fn pod_prefix(value: &DeValue<'_>) -> Result<Prefix, String> {
     }
 }
 
-/// Whether `address` can be that of one host beyond its own link, else why not.
-pub(super) fn unicast(address: IpAddr) -> Result<(), String> {
+/// Whether `address` can be that of one host beyond its own link.
+///
+/// # Errors
+/// Why it cannot.
+pub fn unicast(address: IpAddr) -> Result<(), String> {
     match special_block(address) {
         Some((kind, _)) => Err(format!("{address} is {kind}; give a unicast address")),
         None => Ok(()),

@@ -9,15 +9,17 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::bring_up::{self, Lanes};
 use super::host::{self, Facts, Host, Needs, TunRoute, Uplink};
+use super::kernel_routes::{self, KernelRoutes};
+use super::leads::Leads;
 use super::path_mtu::{Ours, PathMtu};
 use super::paths::Watch;
 use super::state::{Choices, Daemon, State, tun_addresses};
-use super::{ControlSocket, metrics_http, server};
+use super::{ControlSocket, metrics_http, server, sys};
 use crate::config::Config;
 use crate::metrics::Counters;
 use crate::metrics::render::Exporter;
@@ -33,6 +35,7 @@ const LAST_ANSWERS: Duration = Duration::from_millis(500);
 /// # Errors
 /// What cannot work on this host, in words; or the failure that ended the run.
 pub fn run(config: Config) -> anyhow::Result<()> {
+    sys::map_large();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -144,7 +147,7 @@ async fn run_on(
 ) -> anyhow::Result<()> {
     let address = tun_addresses(config).first().copied();
     let address = address.ok_or_else(|| anyhow!("there is no local subnet to take the TUN address from"))?;
-    configure_kernel(host, config, &state, address).await?;
+    let (device, sources) = configure_kernel(host, config, &state, address).await?;
     let counters = Counters::new(lanes.lanes.len());
     let rules = Rules { tcp: lanes.merge_tcp, udp: lanes.merge_udp, mtu: usize::from(state.mtu()) };
     let ours = config.node.address.map(|address| Ours {
@@ -161,6 +164,11 @@ async fn run_on(
     let watch = Watch::new(Host::connect()?, Arc::clone(&daemon), uplink, lanes.tap);
     let watching = tokio::spawn(watch.run());
     let learning = ours.and_then(|ours| learn_path_mtus(&daemon, ours));
+    let following = follow(&daemon, config, KernelRoutes::new(Host::connect()?, device, sources));
+    let writing = tokio::spawn({
+        let daemon = Arc::clone(&daemon);
+        async move { daemon.write().await }
+    });
     let (stop, stopped) = watch::channel(());
     let services = services(config, &daemon, counters, socket, stopped).await;
     let result = match services {
@@ -173,6 +181,8 @@ async fn run_on(
         }
         Err(error) => Err(error),
     };
+    writing.abort();
+    following.abort();
     // Routes go first, so that the kernel hands over nothing new; then the workers drain. The watch
     // holds the program that pushes outer headers on the TAP, so it outlives whoever writes there:
     // without it inner packets would leave bare.
@@ -186,13 +196,13 @@ async fn run_on(
     result
 }
 
-/// MTU, address and routes of the TUN.
+/// MTU, addresses and routes of the TUN. Returns its index, and its addresses that are sources.
 async fn configure_kernel(
     host: &mut Host,
     config: &Config,
     state: &State,
     address: IpAddr,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<(u32, Vec<IpAddr>)> {
     let width = |address: IpAddr| if address.is_ipv4() { 32 } else { 128 };
     let index = host
         .configure_tun(
@@ -208,18 +218,23 @@ async fn configure_kernel(
         host.add_tun_address(*other, width(*other)).await?;
     }
     host.remove_stale_routes(index).await?;
-    let pools = foreign_pools(config);
-    let subnets: Vec<Prefix> = config.peers.iter().flat_map(|peer| peer.subnets.iter().copied()).collect();
-    let routes: Vec<TunRoute> = host::tun_routes(&pools, &subnets)
-        .into_iter()
-        .map(|prefix| TunRoute {
-            prefix,
-            source: sources.iter().copied().find(|source| source.is_ipv4() == prefix.is_ipv4()),
-            mtu: None,
-        })
-        .collect();
+    let routes: Vec<TunRoute> =
+        led_at_start(config).iter().map(|prefix| kernel_routes::route(*prefix, &sources)).collect();
     host.add_routes(index, &routes).await?;
-    Ok(())
+    Ok((index, sources))
+}
+
+/// What the kernel leads into the TUN before any route is edited.
+fn led_at_start(config: &Config) -> Vec<Prefix> {
+    let subnets: Vec<Prefix> = config.peers.iter().flat_map(|peer| peer.subnets.iter().copied()).collect();
+    host::tun_routes(&foreign_pools(config), &subnets)
+}
+
+/// Has the kernel's routes follow what is edited.
+fn follow(daemon: &Arc<Daemon>, config: &Config, routes: KernelRoutes) -> JoinHandle<()> {
+    let (steps, changes) = mpsc::unbounded_channel();
+    daemon.lead(Leads::new(foreign_pools(config), led_at_start(config)), steps);
+    tokio::spawn(routes.follow(changes, Arc::clone(daemon)))
 }
 
 /// The pools that hold pods of other nodes. One that is all ours stays with the kernel's own routes

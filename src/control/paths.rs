@@ -50,7 +50,7 @@ impl Watch {
 
     /// Watches for ever.
     pub async fn run(mut self) {
-        let start = Instant::now();
+        let mut start = Instant::now();
         let mut next_slow = start;
         loop {
             self.follow_mtu().await;
@@ -67,7 +67,11 @@ impl Watch {
             if (slow && used) || self.failures > 0 || !self.daemon.tap_active() {
                 self.test_tap(&resolved).await;
             }
-            sleep(if start.elapsed() < EAGER_FOR { EAGER_TICK } else { TICK }).await;
+            let pause = sleep(if start.elapsed() < EAGER_FOR { EAGER_TICK } else { TICK });
+            tokio::select! {
+                () = pause => {}
+                () = self.daemon.writer.peers_changed() => (start, next_slow) = (Instant::now(), Instant::now()),
+            }
         }
     }
 

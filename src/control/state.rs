@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
-use super::api::{Drops, EdgeCounters, PeerStatus, RouteEntry, RouteMode, Status, TunnelStatus};
 use super::edit::Pending;
-use super::server::Dataplane;
+use super::roster::Roster;
+use super::writer::Writer;
 use crate::config::{self, Config, Dscp};
 use crate::encap::ecn::Marking;
 use crate::encap::frame::Hop;
@@ -15,16 +15,20 @@ use crate::forward::{Compiler, Forwarding, Inputs, Peer, TapLink, TunLink, Under
 use crate::metrics::render::Now;
 use crate::metrics::{Counters, Fallback};
 use crate::net::{Mac, Mode, Prefix};
-use crate::route::{Decision, Policy, Published, Rib, Route, Target};
+use crate::route::{Decision, Policy, Published, Rib, Target};
 use crate::source;
 
 /// Routes and peers, compiled and published.
 pub struct State {
-    config: Config,
-    policy: Policy,
+    pub(super) config: Config,
+    pub(super) policy: Policy,
+    /// Indexed by [`PeerId`](crate::route::PeerId).
     pub(super) peers: Vec<Peer>,
+    pub(super) roster: Roster,
+    /// Whether peers changed since the last publication.
+    pub(super) peers_changed: bool,
     pub(super) rib: Rib,
-    underlay: Underlay,
+    pub(super) underlay: Underlay,
     compiler: Compiler,
     /// Prefixes whose routes changed since the last publication.
     pub(super) pending: Pending,
@@ -67,8 +71,18 @@ impl State {
         let mut compiler = Compiler::default();
         let inputs = Inputs { underlay, peers: &peers, policy: &policy, rib: &rib };
         let forwarding = Arc::new(Published::new(compiler.compile(inputs)?));
-        let pending = Pending::default();
-        let mut state = Self { config, policy, peers, rib, underlay, compiler, pending, forwarding };
+        let mut state = Self {
+            roster: roster(&config, &peers),
+            config,
+            policy,
+            peers,
+            peers_changed: false,
+            rib,
+            underlay,
+            compiler,
+            pending: Pending::default(),
+            forwarding,
+        };
         state.underlay.tun.mtu = state.tun_mtu();
         state.publish_peers();
         Ok(state)
@@ -165,45 +179,18 @@ impl State {
 
     /// Underlay addresses of the peers that some route reaches by `mode`.
     fn peers_by(&self, mode: Mode) -> BTreeSet<IpAddr> {
-        let pools = self.policy.pools().filter_map(|pool| Some((pool.cidr, self.rib.covering(pool.cidr)?)));
-        let routes = self.rib.best().map(|route| (route.prefix, route));
-        let decided = pools.chain(routes).filter_map(|(prefix, route)| self.decide(prefix, route.target));
-        decided.filter(|(_, decision)| decision.mode == mode).map(|(peer, _)| peer.address).collect()
+        let peers = self.compiler.reached(mode).filter_map(|id| self.peers.get(usize::from(id.0)));
+        peers.filter(|peer| !peer.is_gone()).map(|peer| peer.address).collect()
     }
 
-    /// The owning peer and the decision for addresses in `prefix`; `None` for our own.
-    fn decide(&self, prefix: Prefix, target: Target) -> Option<(&Peer, Decision)> {
-        let Target::Peer(id) = target else { return None };
-        let peer = self.peers.get(usize::from(id.0))?;
-        Some((peer, self.policy.decide(prefix, peer.next_hop(prefix.is_ipv4()).0)))
-    }
-
-    /// Describes `route` for destinations in `within`.
-    fn entry(&self, route: Route, within: Prefix) -> RouteEntry {
-        let (prefix, source) = (route.prefix.to_string(), route.source.name().to_owned());
-        match self.decide(within, route.target) {
-            Some((peer, decision)) => RouteEntry {
-                prefix,
-                peer: Some(peer.name.to_string()),
-                mode: decision.mode.into(),
-                next_hop: Some(match decision.mode {
-                    Mode::Direct => peer.next_hop(within.is_ipv4()).0,
-                    Mode::Ipip | Mode::Vxlan => peer.address,
-                }),
-                mtu: self.underlay.mtu_to(peer, decision.mode),
-                source,
-                reason: decision.reason.to_string(),
-            },
-            None => RouteEntry {
-                prefix,
-                peer: None,
-                mode: RouteMode::Local,
-                next_hop: None,
-                mtu: self.mtu(),
-                source,
-                reason: "one of this node's own subnets; the kernel routes it to the pod".to_owned(),
-            },
-        }
+    /// The owning peers and the decision for each for addresses in `prefix`; empty for our own.
+    pub(super) fn decide<'a>(
+        &'a self,
+        prefix: Prefix,
+        target: &'a Target,
+    ) -> impl Iterator<Item = (&'a Peer, Decision)> {
+        let peers = self.rib.peers(target).iter().filter_map(|id| self.peers.get(usize::from(id.0)));
+        peers.map(move |peer| (peer, self.policy.decide(prefix, peer.next_hop(prefix.is_ipv4()).0)))
     }
 }
 
@@ -259,15 +246,32 @@ fn peer(peer: &config::Peer, node: &config::Node) -> Option<Peer> {
     })
 }
 
+/// The peers of the configuration by name and address.
+fn roster(config: &Config, peers: &[Peer]) -> Roster {
+    let node = &config.node;
+    let own = [node.address.map(|own| own.addr().into()), node.address6.map(|own| own.addr().into())];
+    let mut roster = Roster::new(own.into_iter().flatten());
+    for (peer, configured) in peers.iter().zip(&config.peers) {
+        if let Some(id) = roster.next() {
+            roster.add(id, peer.name.as_str(), peer.address, &configured.subnets);
+            if let Some((second, _)) = peer.second {
+                roster.add_address(id, second);
+            }
+        }
+    }
+    roster
+}
+
 /// What the API shows: the state, and what was chosen at start.
 pub struct Daemon {
     state: RwLock<State>,
-    counters: Counters,
-    started: Instant,
-    backend: &'static str,
+    pub(super) writer: Writer,
+    pub(super) counters: Counters,
+    pub(super) started: Instant,
+    pub(super) backend: &'static str,
     offloads: Vec<(&'static str, String)>,
     uplink: Mutex<String>,
-    address: IpAddr,
+    pub(super) address: IpAddr,
 }
 
 /// What was chosen at start.
@@ -287,6 +291,7 @@ impl Daemon {
     pub fn new(state: State, counters: Counters, choices: Choices) -> Self {
         Self {
             state: RwLock::new(state),
+            writer: Writer::default(),
             counters,
             started: Instant::now(),
             backend: choices.backend,
@@ -296,11 +301,11 @@ impl Daemon {
         }
     }
 
-    fn state(&self) -> RwLockReadGuard<'_, State> {
+    pub(super) fn state(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
+    pub(super) fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -310,19 +315,20 @@ impl Daemon {
         let active = |state: &str| state.starts_with("active");
         let offloads = self.offloads().into_iter().map(|(name, state)| (name, active(&state))).collect();
         let state = self.state();
-        Now { routes: state.rib.len(), peers: state.peers.len(), offloads }
+        Now { routes: state.rib.len(), peers: state.roster.len(), offloads }
     }
 
-    /// Underlay addresses of all peers, in their order.
+    /// Underlay addresses of all peers.
     pub fn peer_addresses(&self) -> Vec<IpAddr> {
         let state = self.state();
+        let known = state.peers.iter().filter(|peer| !peer.is_gone());
         let second = |peer: &Peer| peer.second.map(|(address, _)| address);
-        state.peers.iter().flat_map(|peer| std::iter::once(peer.address).chain(second(peer))).collect()
+        known.flat_map(|peer| std::iter::once(peer.address).chain(second(peer))).collect()
     }
 
     /// Whether some peer's tunnel packets travel over IPv6.
     pub fn has_ipv6_peers(&self) -> bool {
-        self.state().peers.iter().any(|peer| peer.address.is_ipv6())
+        self.state().peers.iter().any(|peer| !peer.is_gone() && peer.address.is_ipv6())
     }
 
     /// Super-packets that went through the TAP so far.
@@ -391,7 +397,7 @@ impl Daemon {
     }
 
     /// Each offload as it is now: what a worker gave up at run time is off.
-    fn offloads(&self) -> BTreeMap<String, String> {
+    pub(super) fn offloads(&self) -> BTreeMap<String, String> {
         let mut offloads: BTreeMap<String, String> =
             self.offloads.iter().map(|(name, state)| ((*name).to_owned(), state.clone())).collect();
         let uplink = self.uplink.lock().unwrap_or_else(PoisonError::into_inner);
@@ -405,52 +411,5 @@ impl Daemon {
             }
         }
         offloads
-    }
-}
-
-impl Dataplane for Daemon {
-    fn status(&self) -> Status {
-        let state = self.state();
-        let (config, totals) = (&state.config, self.counters.totals());
-        Status {
-            name: env!("CARGO_PKG_NAME").to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            uptime_seconds: self.started.elapsed().as_secs(),
-            node: config.node.name.to_string(),
-            workers: self.counters.workers(),
-            backend: self.backend.to_owned(),
-            offloads: self.offloads(),
-            tunnel: TunnelStatus {
-                device: config.tunnel.device.clone(),
-                mtu: state.mtu(),
-                address: Some(self.address),
-            },
-            counters: EdgeCounters::from(&totals),
-            drops: Drops::from(&totals),
-            icmp_errors: self.counters.icmp_errors().into(),
-            routes: state.rib.len(),
-            peers: config.peers.iter().map(peer_status).collect(),
-        }
-    }
-
-    fn routes(&self) -> Vec<RouteEntry> {
-        let state = self.state();
-        state.rib.best().map(|route| state.entry(route, route.prefix)).collect()
-    }
-
-    fn route_get(&self, address: IpAddr) -> Option<RouteEntry> {
-        let state = self.state();
-        let route = state.rib.lookup(address)?;
-        Some(state.entry(route, Prefix::host(address)))
-    }
-}
-
-fn peer_status(peer: &config::Peer) -> PeerStatus {
-    PeerStatus {
-        name: peer.name.to_string(),
-        address: peer.address,
-        address6: peer.address6,
-        subnets: peer.subnets.iter().map(Prefix::to_string).collect(),
-        vtep_mac: peer.vtep_mac.to_string(),
     }
 }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::tables::{Forwarding, MIN_MTU, Peer, PeerHeaders, Underlay};
-use crate::net::Prefix;
+use crate::net::{Mode, Prefix};
 use crate::route::{FibEditor, HopsFull, PeerId, Policy, Rib, Route, Target, Ways};
 
 /// Everything the tables are made of.
@@ -63,7 +63,7 @@ impl Compiler {
     pub fn set_peers(&mut self, inputs: Inputs) -> Forwarding {
         let Inputs { underlay, peers, .. } = inputs;
         let (mut senders, mut senders6) = (Vec::new(), Vec::new());
-        for (index, peer) in peers.iter().enumerate() {
+        for (index, peer) in peers.iter().enumerate().filter(|(_, peer)| !peer.is_gone()) {
             let id = PeerId(index as u16);
             for address in [true, false].into_iter().filter_map(|is_ipv4| peer.address_in(is_ipv4)) {
                 match address {
@@ -78,6 +78,11 @@ impl Compiler {
         self.peers = peers.iter().map(|peer| PeerHeaders::new(underlay, peer)).collect();
         self.fib.forget_mtus();
         self.forwarding(inputs)
+    }
+
+    /// The peers that packets go to by `mode`, at least; some may be of routes that are gone.
+    pub fn reached(&self, mode: Mode) -> impl Iterator<Item = PeerId> + '_ {
+        self.fib.reached(mode)
     }
 
     fn forwarding(&mut self, Inputs { underlay, peers, .. }: Inputs) -> Forwarding {

@@ -21,7 +21,7 @@ pub use inbound::{Format, Inbound, Received};
 pub use outbound::{Outbound, Paths};
 pub use outbox::{Channel, Datagram, Full, Message, Outbox};
 pub use replies::Replies;
-pub use tables::{Forwarding, OuterIp, Peer, TapLink, TunLink, Underlay};
+pub use tables::{Forwarding, MIN_MTU, OuterIp, Peer, TapLink, TunLink, Underlay};
 
 #[cfg(test)]
 mod tests;

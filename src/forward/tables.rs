@@ -54,6 +54,19 @@ impl Peer {
     }
 }
 
+impl Peer {
+    /// Makes this the empty place of a node that went: nothing comes from the unspecified address.
+    pub fn retire(&mut self) {
+        self.address = Ipv4Addr::UNSPECIFIED.into();
+        (self.hop, self.second, self.path_mtu) = (None, None, None);
+    }
+
+    /// Whether this is the empty place of a node that went.
+    pub fn is_gone(&self) -> bool {
+        self.address.is_unspecified()
+    }
+}
+
 /// This node's side of the underlay.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Underlay {

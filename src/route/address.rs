@@ -22,8 +22,6 @@ pub const STEP: u64 = 1 << (64 - STAGE as u32);
 pub trait Address: Copy + Debug + Hash + Ord + Send + Sync + 'static {
     /// Bits of an address.
     const BITS: u8;
-    /// The lowest address.
-    const ZERO: Self;
 
     /// The address with its first `len` bits only, the others zero.
     fn truncate(self, len: u8) -> Self;
@@ -41,7 +39,6 @@ pub trait Address: Copy + Debug + Hash + Ord + Send + Sync + 'static {
 
 impl Address for u32 {
     const BITS: u8 = 32;
-    const ZERO: Self = 0;
 
     fn truncate(self, len: u8) -> Self {
         self & !Self::MAX.checked_shr(len.into()).unwrap_or(0)
@@ -72,7 +69,6 @@ impl Address for u32 {
 
 impl Address for u128 {
     const BITS: u8 = 128;
-    const ZERO: Self = 0;
 
     fn truncate(self, len: u8) -> Self {
         self & !Self::MAX.checked_shr(len.into()).unwrap_or(0)

@@ -51,6 +51,11 @@ impl FibEditor {
         Ok(())
     }
 
+    /// The peers that packets go to by `mode`, at least; some may be of routes that are gone.
+    pub fn reached(&self, mode: Mode) -> impl Iterator<Item = PeerId> + '_ {
+        self.hops.reached(mode)
+    }
+
     /// The number of routes.
     pub fn len(&self) -> usize {
         self.v4.len() + self.v6.len()

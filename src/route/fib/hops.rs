@@ -110,6 +110,15 @@ impl Hops {
         self.ways.len()
     }
 
+    /// The peers that packets go to by `mode`.
+    pub fn reached(&self, mode: Mode) -> impl Iterator<Item = PeerId> + '_ {
+        let peers = self.ways.iter().flat_map(|ways| match ways {
+            Ways::Local => &[][..],
+            Ways::Peers { peers, .. } => peers,
+        });
+        peers.filter(move |(_, by)| *by == mode).map(|(peer, _)| *peer)
+    }
+
     /// The next hops with the MTUs that `mtu` gives for a peer and mode now.
     pub fn table(&self, mtu: impl Fn(PeerId, Mode) -> u16) -> HopTable {
         let mut members = Vec::new();

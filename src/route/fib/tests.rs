@@ -44,7 +44,13 @@ struct Pair<A> {
 impl<A: Sample> Pair<A> {
     fn new(seed: u64) -> Self {
         let random = Random::new(seed);
-        Self { table: Table::default(), routes: BTreeMap::new(), known: vec![A::ZERO], random, probes: 0 }
+        Self {
+            table: Table::default(),
+            routes: BTreeMap::new(),
+            known: vec![A::from_root(0)],
+            random,
+            probes: 0,
+        }
     }
 
     fn bits(&mut self) -> u128 {
