@@ -68,7 +68,10 @@ def table(result):
         empty = [one["empty_mib"] for one in part["rounds"]]
         rows += [
             (f"{part['routes']} routes from a file ({part['file_mib']} MiB)", f"{part['load_s']} s"),
-            ("memory idle, loaded, peak of loading", f"{part['idle_mib']}, {part['loaded_mib']}, {part['load_peak_mib']} MiB"),
+            (
+                "memory idle, loaded, peak of loading",
+                f"{part['idle_mib']}, {part['loaded_mib']}, {part['load_peak_mib']} MiB",
+            ),
             ("list, equals input", f"{part['list_s']} s, {'yes' if part['list_equals_input'] else 'NO'}"),
             (f"{len(full)} rounds, memory full", f"{min(full)} to {max(full)} MiB"),
             (f"{len(full)} rounds, memory empty", f"{min(empty)} to {max(empty)} MiB"),
@@ -82,9 +85,15 @@ def table(result):
             cpus = [max(run["daemon_cpus"] for run in runs) for runs in (part["quiet"], part["disturbed"])]
             size = one["changes"] // one["requests"]
             rows += [
-                (f"{rate} changes/s in requests of {size}: throughput without, with", f"{part['gbit_s'][0]}, {part['gbit_s'][1]} Gbit/s (x {part['ratio']})"),
+                (
+                    f"{rate} changes/s in requests of {size}: throughput without, with",
+                    f"{part['gbit_s'][0]}, {part['gbit_s'][1]} Gbit/s (x {part['ratio']})",
+                ),
                 ("… paced flow, lost without, with", f"{part['paced_lost'][0]}, {part['paced_lost'][1]}"),
-                ("… visible to packets after, p50 and p99", f"{part['visible_ms']['p50']}, {part['visible_ms']['p99']} ms"),
+                (
+                    "… visible to packets after, p50 and p99",
+                    f"{part['visible_ms']['p50']}, {part['visible_ms']['p99']} ms",
+                ),
                 ("… answered after, p50 and p99", f"{one['answer']['p50_ms']}, {one['answer']['p99_ms']} ms"),
                 ("… processors of the daemon without, with", f"{cpus[0]}, {cpus[1]}"),
                 ("… what is left is what was meant", "yes" if part["left_as_expected"] else "NO"),
@@ -113,7 +122,11 @@ def main():
             load.write_routes(routes, options.routes)
             load.timed(daemon, "route", "replace", "--file", routes)
             traffic.warm_up(lab, daemon)
-        plans = {"batched": ("changes", (5000, 50)), "single": ("changes", (5000, 1)), "storm": ("storm", (50_000, 500))}
+        plans = {
+            "batched": ("changes", (5000, 50)),
+            "single": ("changes", (5000, 1)),
+            "storm": ("storm", (50_000, 500)),
+        }
         for name, (part, changes) in plans.items():
             if part in parts:
                 say(f"{changes[0]} changes a second, {changes[1]} in a request")

@@ -32,8 +32,8 @@ class Connection:
 
     def send(self, body):
         """Sends one request; raises unless it is answered with 200."""
-        head = f"POST /v1/routes HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nConnection: keep-alive\r\nContent-Length: {len(body)}\r\n\r\n"
-        self._socket.sendall(head.encode() + body.encode())
+        headers = f"Host: x\r\nContent-Type: text/plain\r\nConnection: keep-alive\r\nContent-Length: {len(body)}"
+        self._socket.sendall(f"POST /v1/routes HTTP/1.1\r\n{headers}\r\n\r\n{body}".encode())
         answer = b""
         while not answer.endswith(b"}"):
             piece = self._socket.recv(4096)

@@ -45,14 +45,19 @@ class Routes(SharedLab):
         numbers = range(first, first + count)
         self.send_from_pod([IP(src=A, dst=target) / UDP(**ports) / number.to_bytes(4, "big") for number in numbers])
 
-    def sent(self, target):
-        """What left n1 for `target` in IP-in-IP since the last call: (outer destination, port, number)."""
+    def seen(self, target):
+        """What left n1 for `target` in IP-in-IP so far: (outer destination, port, number)."""
         seen = []
         for frame in self.wire.incoming():
             outer = Ether(frame).getlayer(IP)
             if outer is not None and outer.proto == 4 and outer.payload.dst == target:
-                inner = outer.payload
-                seen.append((outer.dst, inner[UDP].sport, int.from_bytes(bytes(inner[UDP].payload)[:4], "big")))
+                inner = outer.payload[UDP]
+                seen.append((outer.dst, inner.sport, int.from_bytes(bytes(inner.payload)[:4], "big")))
+        return seen
+
+    def sent(self, target):
+        """As `seen`, since the last call."""
+        seen = self.seen(target)
         self.wire.drain()
         return seen
 
@@ -69,16 +74,6 @@ class Changes(Routes):
                 self.assertEqual(self.api.change(delete=["10.244.50.0/24"], wait=True)[0], 200)
                 self.send("10.244.50.7", first=2 * round_ + 1)
             self.assertEqual(self.sent("10.244.50.7"), [])
-
-    def seen(self, target):
-        """As `sent`, but to be asked again."""
-        seen = []
-        for frame in self.wire.incoming():
-            outer = Ether(frame).getlayer(IP)
-            if outer is not None and outer.proto == 4 and outer.payload.dst == target:
-                inner = outer.payload[UDP]
-                seen.append((outer.dst, inner.sport, int.from_bytes(bytes(inner.payload)[:4], "big")))
-        return seen
 
     def test_without_wait_a_change_comes_soon(self):
         for change in ({"add": [("10.244.51.0/24", "n2")]}, {"delete": ["10.244.51.0/24"]}):
@@ -182,21 +177,28 @@ class KernelRoutes(Routes):
         # And packets take them: direct, because no pool says otherwise.
         wire = self.tap("n2", "eth0")
         self.send("172.20.1.7")
-        wait_until(lambda: any(Ether(frame)[IP].dst == "172.20.1.7" for frame in wire.incoming() if IP in Ether(frame)), 3)
+
+        def arrived():
+            packets = [Ether(frame).getlayer(IP) for frame in wire.incoming()]
+            return any(packet is not None and packet.dst == "172.20.1.7" for packet in packets)
+
+        wait_until(arrived, 3, "the packet")
         self.forget()
         self.assertEqual(own_routes(self.lab, "n1"), base)
 
     def test_routes_of_others_stay(self):
         self.lab.ip("n1", "route add 172.22.0.0/16 via 192.0.2.254")
         for _ in range(2):
-            self.assertEqual(self.api.change(add=[("172.22.0.0/16", "n2"), ("172.23.0.0/16", "n2")], wait=True)[0], 200)
+            routes = [("172.22.0.0/16", "n2"), ("172.23.0.0/16", "n2")]
+            self.assertEqual(self.api.change(add=routes, wait=True)[0], 200)
             shown = run("ip", "-n", self.lab.ns("n1"), "route", "show", "172.22.0.0/16").stdout
             self.assertIn("via 192.0.2.254", shown)
             self.assertIn("172.23.0.0/16", own_routes(self.lab, "n1"))
             self.assertEqual(self.api.change(delete=["172.23.0.0/16"], wait=True)[0], 200)
         self.assertEqual(self.daemon.log().count("packets for 172.22.0.0/16 do not reach the tunnel"), 1)
         self.forget()
-        self.assertIn("via 192.0.2.254", run("ip", "-n", self.lab.ns("n1"), "route", "show", "172.22.0.0/16").stdout)
+        shown = run("ip", "-n", self.lab.ns("n1"), "route", "show", "172.22.0.0/16").stdout
+        self.assertIn("via 192.0.2.254", shown)
 
     def test_they_go_with_the_daemon(self):
         self.replace("".join(f"172.{n >> 8}.{n & 255}.0/24 via n2\n" for n in range(16 << 8, 20 << 8)))
