@@ -10,7 +10,7 @@ use underpass::encap::vxlan;
 use underpass::forward::{
     Format, Forwarding, Inbound, Outbound, Outbox, Paths, Peer, Received, TapLink, TunLink, Underlay,
 };
-use underpass::metrics::Counters;
+use underpass::metrics::{Counters, PeerCounters};
 use underpass::net::{EncapMode, Mac, Mode, NodeName, Prefix, Vni};
 use underpass::offload::merge::Rules;
 use underpass::offload::{Delivery, Sink};
@@ -47,7 +47,15 @@ fn forwarding(mode: Mode) -> Forwarding {
     let name: NodeName = "node-b".parse().expect("a name");
     let vtep_mac = Mac::of_vtep("node-b");
     let hop = Some(Hop { destination: OTHER_LINK, source: UPLINK });
-    let peers = [Peer { name, address: OTHER_NODE.into(), vtep_mac, hop, second: None, path_mtu: None }];
+    let peers = [Peer {
+        name,
+        address: OTHER_NODE.into(),
+        vtep_mac,
+        hop,
+        second: None,
+        path_mtu: None,
+        counters: PeerCounters::new(1),
+    }];
     let underlay = Underlay {
         address: Some(THIS_NODE),
         address6: None,

@@ -93,9 +93,19 @@ impl Peer {
 }
 
 fn list(peers: &[PeerStatus]) -> Table {
-    let mut list = table(&["PEER", "ADDRESS", "VTEP MAC", "SUBNETS"]);
+    let mut list = table(&["PEER", "ADDRESS", "VTEP MAC", "RX", "TX", "DROPPED", "SUBNETS"]);
     for peer in peers {
-        list.add_row([&peer.name, &peer.address.to_string(), &peer.vtep_mac, &peer.subnets.join(", ")]);
+        let second = peer.address6.map(|address| format!(", {address}")).unwrap_or_default();
+        let (traffic, subnets) = (peer.counters, peer.subnets.join(", "));
+        list.add_row([
+            &peer.name,
+            &format!("{}{second}", peer.address),
+            &peer.vtep_mac,
+            &text::bytes(traffic.rx_bytes),
+            &text::bytes(traffic.tx_bytes),
+            &(traffic.rx_dropped + traffic.tx_dropped).to_string(),
+            &subnets,
+        ]);
     }
     list
 }

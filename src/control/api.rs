@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::{EdgeTotals, Totals};
+use crate::metrics::{EdgeTotals, PeerTotals, Totals};
 use crate::net::{DropReason, Mode};
 
 /// Path of [`Status`].
@@ -129,6 +129,34 @@ pub struct PeerStatus {
     /// The inner destination address of VXLAN frames to it.
     #[serde(default)]
     pub vtep_mac: String,
+    /// What was exchanged with it since it is known.
+    #[serde(default)]
+    pub counters: PeerTraffic,
+}
+
+/// Inner packets exchanged with a peer, after segmentation; *tx* is towards it.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
+pub struct PeerTraffic {
+    /// Packets accepted from it.
+    pub rx_packets: u64,
+    /// Their bytes, IP headers included.
+    pub rx_bytes: u64,
+    /// Packets from it that were dropped.
+    pub rx_dropped: u64,
+    /// Packets sent to it.
+    pub tx_packets: u64,
+    /// Their bytes, IP headers included.
+    pub tx_bytes: u64,
+    /// Packets for it that were dropped before they were sent.
+    pub tx_dropped: u64,
+}
+
+impl From<PeerTotals> for PeerTraffic {
+    fn from(totals: PeerTotals) -> Self {
+        let PeerTotals { rx_packets, rx_bytes, rx_dropped, tx_packets, tx_bytes, tx_dropped } = totals;
+        Self { rx_packets, rx_bytes, rx_dropped, tx_packets, tx_bytes, tx_dropped }
+    }
 }
 
 /// `POST /v1/peers`: a node to make known.

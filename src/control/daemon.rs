@@ -139,7 +139,7 @@ fn learn_path_mtus(daemon: &Arc<Daemon>, ours: Ours) -> Option<JoinHandle<()>> {
 async fn run_on(
     host: &mut Host,
     config: &Config,
-    state: State,
+    mut state: State,
     lanes: Lanes,
     socket: ControlSocket,
     uplink: Uplink,
@@ -149,6 +149,7 @@ async fn run_on(
     let address = address.ok_or_else(|| anyhow!("there is no local subnet to take the TUN address from"))?;
     let (device, sources) = configure_kernel(host, config, &state, address).await?;
     let counters = Counters::new(lanes.lanes.len());
+    state.set_workers(lanes.lanes.len());
     let rules = Rules { tcp: lanes.merge_tcp, udp: lanes.merge_udp, mtu: usize::from(state.mtu()) };
     let ours = config.node.address.map(|address| Ours {
         address: address.addr(),

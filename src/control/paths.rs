@@ -53,6 +53,7 @@ impl Watch {
         let mut start = Instant::now();
         let mut next_slow = start;
         loop {
+            self.daemon.reclaim();
             self.follow_mtu().await;
             let slow = Instant::now() >= next_slow;
             let neighbours = self.host.neighbours(self.uplink.index).await.unwrap_or_default();

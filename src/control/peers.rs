@@ -13,6 +13,7 @@ use super::refusal::{Kind, Refusal};
 use super::state::State;
 use crate::config;
 use crate::forward::Peer;
+use crate::metrics::PeerCounters;
 use crate::net::{Mac, NodeName, Prefix};
 use crate::route::{PeerId, Route, Source, Target};
 use crate::source::lines::{Culprits, parse_prefix};
@@ -36,7 +37,8 @@ impl State {
             return Err(Refusal::new(Kind::Full, "there are 65536 peers already; delete one first"));
         };
         self.roster.add(id, name.as_str(), address, &subnets);
-        let peer = Peer { name, address, vtep_mac, hop: None, second: None, path_mtu: None };
+        let counters = PeerCounters::new(self.workers);
+        let peer = Peer { name, address, vtep_mac, hop: None, second: None, path_mtu: None, counters };
         match self.peers.get_mut(usize::from(id.0)) {
             Some(place) => *place = peer,
             None => self.peers.push(peer),
@@ -93,6 +95,7 @@ impl State {
                 }),
                 subnets: self.roster.subnets(PeerId(place as u16)).iter().map(Prefix::to_string).collect(),
                 vtep_mac: peer.vtep_mac.to_string(),
+                counters: peer.counters.totals().into(),
             })
             .collect()
     }

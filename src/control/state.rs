@@ -13,7 +13,7 @@ use crate::encap::ecn::Marking;
 use crate::encap::frame::Hop;
 use crate::forward::{Compiler, Forwarding, Inputs, Peer, TapLink, TunLink, Underlay};
 use crate::metrics::render::Now;
-use crate::metrics::{Counters, Fallback};
+use crate::metrics::{Counters, Fallback, PeerCounters};
 use crate::net::{Mac, Mode, Prefix};
 use crate::route::{Decision, Policy, Published, Rib, Target};
 use crate::source;
@@ -29,6 +29,8 @@ pub struct State {
     pub(super) peers_changed: bool,
     pub(super) rib: Rib,
     pub(super) underlay: Underlay,
+    /// The number of workers, each with counters of its own for every peer.
+    pub(super) workers: usize,
     compiler: Compiler,
     /// Prefixes whose routes changed since the last publication.
     pub(super) pending: Pending,
@@ -79,6 +81,7 @@ impl State {
             peers_changed: false,
             rib,
             underlay,
+            workers: 0,
             compiler,
             pending: Pending::default(),
             forwarding,
@@ -86,6 +89,15 @@ impl State {
         state.underlay.tun.mtu = state.tun_mtu();
         state.publish_peers();
         Ok(state)
+    }
+
+    /// Gives every peer counters for so many workers.
+    pub fn set_workers(&mut self, workers: usize) {
+        self.workers = workers;
+        for peer in &mut self.peers {
+            peer.counters = PeerCounters::new(workers);
+        }
+        self.publish_peers();
     }
 
     /// Bytes of the largest inner packet: what the TUN's MTU is, or will be in a moment.
@@ -237,6 +249,7 @@ fn automatic_mtu(underlay: &Underlay, policy: &Policy, peers: &[Peer]) -> u16 {
 fn peer(peer: &config::Peer, node: &config::Node) -> Option<Peer> {
     let mut addresses = peer.addresses(node);
     Some(Peer {
+        counters: PeerCounters::new(0),
         name: peer.name.clone(),
         address: addresses.next()?,
         vtep_mac: peer.vtep_mac,
@@ -378,6 +391,13 @@ impl Daemon {
     /// Forgets what was learned about the path to the peer at `address`; `false` when that was nothing.
     pub fn forget_path_mtu(&self, address: IpAddr) -> bool {
         self.state_mut().forget_path_mtu(address)
+    }
+
+    /// Drops tables that no worker sees any more.
+    pub fn reclaim(&self) {
+        // Not under the lock of the state: a large table takes milliseconds.
+        let forwarding = Arc::clone(self.state().forwarding());
+        forwarding.reclaim();
     }
 
     /// Whether the packet path may use the TAP.

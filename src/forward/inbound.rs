@@ -87,6 +87,8 @@ impl Inbound {
         counters: &WorkerCounters,
     ) {
         let sender = forwarding.sender(received.source);
+        let headers = sender.and_then(|peer| forwarding.peer(peer));
+        let from = headers.and_then(|headers| headers.counters.worker(counters.index));
         let wrapping = Wrapping { format, ipv4: received.source.is_ipv4() };
         let (mut at, end) = (received.at, received.at + received.len);
         let uncut = format == Format::Vxlan && is_uncut(&arena[at..end], received.segment);
@@ -115,10 +117,17 @@ impl Inbound {
                     let Cut { packets, repeated } = self.merge.push(candidate, arena, sink);
                     let overhead = len - candidate.flow.total_len;
                     count(wrapping, packets, len + repeated + (packets as usize - 1) * overhead, counters);
+                    if let Some(from) = from {
+                        from.rx_packets.add(u64::from(packets));
+                        from.rx_bytes.add((candidate.flow.total_len + repeated) as u64);
+                    }
                 }
                 Err(reason) => {
                     count(wrapping, 1, len, counters);
                     counters.dropped(reason, 1);
+                    if let Some(from) = from {
+                        from.rx_dropped.add(1);
+                    }
                 }
             }
             if at >= end {

@@ -21,7 +21,7 @@ use crate::metrics::WorkerCounters;
 use crate::net::{DropReason, Mode};
 use crate::offload::fragment::{self, Fragments};
 use crate::offload::{Flow, Piece, Split, split};
-use crate::route::{NextHop, Via};
+use crate::route::{NextHop, PeerId, Via};
 use crate::wire::icmp::Problem;
 use crate::wire::{Malformed, VnetHdr, vnet_hdr};
 
@@ -62,11 +62,13 @@ struct Ready<'a> {
 struct Refused {
     reason: DropReason,
     problem: Option<(IpAddr, Problem)>,
+    /// The peer that the packet was for, once that is known.
+    peer: Option<PeerId>,
 }
 
 impl From<DropReason> for Refused {
     fn from(reason: DropReason) -> Self {
-        Self { reason, problem: None }
+        Self { reason, problem: None, peer: None }
     }
 }
 
@@ -123,6 +125,7 @@ impl Outbound {
                     counters.dropped(DropReason::Malformed, 1);
                     return Ok(());
                 }
+                sent(&ready, counters, Weight { packets: 1, bytes: len });
                 let channel = self.channel(&ready, paths);
                 let (head, _) = encapsulate(&ready, channel, len, 0, out);
                 self.push(&ready, channel, head, Piece::arena(offset, len), len, out);
@@ -164,6 +167,7 @@ impl Outbound {
             counters.dropped(DropReason::Malformed, fragments as u64);
             return Ok(());
         }
+        sent(ready, counters, Weight { packets: fragments, bytes });
         let Ok(mut cut) = Fragments::new(packet, mtu) else { return Ok(()) };
         let channel = self.channel(ready, paths);
         while let Some(len) = cut.next_len() {
@@ -185,6 +189,10 @@ impl Outbound {
         counters: &WorkerCounters,
     ) {
         counters.dropped(refused.reason, packets as u64);
+        let peer = refused.peer.and_then(|peer| forwarding.peer(peer)?.counters.worker(counters.index));
+        if let Some(peer) = peer {
+            peer.tx_dropped.add(packets as u64);
+        }
         if let Some((sender, problem)) = refused.problem {
             self.replies.answer(&forwarding.underlay().tun, sender, packet, problem, counters);
         }
@@ -212,9 +220,13 @@ impl Outbound {
         count(counters, weight);
         match prepare(forwarding, paths, packet, Some(split.largest())) {
             Ok(ready) if takes_whole(&ready, paths, vnet, packet.len()) => {
+                sent(&ready, counters, weight);
                 self.push_whole(&ready, vnet, header, offset, packet.len(), weight, out);
             }
-            Ok(ready) => self.push_segments(&ready, self.channel(&ready, paths), split, offset, out),
+            Ok(ready) => {
+                sent(&ready, counters, weight);
+                self.push_segments(&ready, self.channel(&ready, paths), split, offset, out);
+            }
             Err(refused) => self.refuse(forwarding, refused, packet, segments, counters),
         }
         Ok(())
@@ -327,6 +339,14 @@ fn count(counters: &WorkerCounters, weight: Weight) {
     counters.device.rx_bytes.add(weight.bytes as u64);
 }
 
+/// Counts packets for their peer.
+fn sent(ready: &Ready<'_>, counters: &WorkerCounters, weight: Weight) {
+    if let Some(peer) = ready.peer.counters.worker(counters.index) {
+        peer.tx_packets.add(weight.packets as u64);
+        peer.tx_bytes.add(weight.bytes as u64);
+    }
+}
+
 /// Bytes around an inner packet on the wire.
 fn overhead(ready: &Ready<'_>) -> usize {
     usize::from(ready.via.mode.overhead(ready.peer.address))
@@ -402,16 +422,17 @@ fn prepare<'a>(
     let via = admit(forwarding, &flow)?;
     let peer = forwarding.peer(via.peer).ok_or(DropReason::NoRoute)?;
     let version = usize::from(flow.source.is_ipv6());
+    let refused = |reason| Refused { reason, problem: None, peer: Some(via.peer) };
     if peer.own[version] == Some(flow.destination) {
-        return Err(DropReason::Loop.into());
+        return Err(refused(DropReason::Loop));
     }
     if via.mode == Mode::Direct {
-        peer.bare[version].usable(paths.packet)?;
+        peer.bare[version].usable(paths.packet).map_err(refused)?;
     }
     let too_big = largest.unwrap_or(flow.total_len) > usize::from(via.mtu);
     if too_big && (largest.is_some() || !fragment::allowed(packet)) {
         let problem = Problem::TooBig { mtu: via.mtu };
-        return Err(Refused { reason: DropReason::TooBig, problem: Some((flow.source, problem)) });
+        return Err(Refused { problem: Some((flow.source, problem)), ..refused(DropReason::TooBig) });
     }
     let tos = forwarding.underlay().marking.outer(flow.tos);
     Ok(Ready { flow, via, peer, version, tos })
@@ -426,7 +447,8 @@ fn admit(forwarding: &Forwarding, flow: &Flow) -> Result<Via, Refused> {
     if !carried_destination(flow.destination) {
         return Err(DropReason::Unsupported.into());
     }
-    let nowhere = |problem| Refused { reason: DropReason::NoRoute, problem: Some((flow.source, problem)) };
+    let nowhere =
+        |problem| Refused { problem: Some((flow.source, problem)), ..Refused::from(DropReason::NoRoute) };
     match (forwarding.lookup(flow.source), forwarding.lookup(flow.destination)) {
         // Our own subnets are the kernel's to route; it has no such pod if it gave us the packet, be
         // it a pod's or one that has just come through the tunnel.

@@ -7,6 +7,7 @@ use super::compile::{Compiler, Inputs};
 use crate::encap::ecn::Marking;
 use crate::encap::frame::{self, Hop};
 use crate::encap::{direct, ipip, ipip_gso, ipip6, tunnel_gso, vxlan};
+use crate::metrics::PeerCounters;
 use crate::net::{DropReason, Mac, Mode, NodeName, Vni};
 use crate::route::{Fib, HopsFull, NextHop, PeerId, Policy, Rib, Via};
 use crate::wire::{ethernet, protocol};
@@ -29,6 +30,8 @@ pub struct Peer {
     /// Bytes of the largest outer packet that reaches it, where a router said that this is less than
     /// what the uplink carries.
     pub path_mtu: Option<u16>,
+    /// What is exchanged with it.
+    pub counters: PeerCounters,
 }
 
 impl Peer {
@@ -126,6 +129,8 @@ pub struct Forwarding {
 /// The prebuilt headers towards one peer, IPv4 inside first, IPv6 inside second.
 #[derive(Clone, Debug)]
 pub struct PeerHeaders {
+    /// What is exchanged with the peer.
+    pub counters: PeerCounters,
     /// The peer's underlay address.
     pub address: IpAddr,
     /// Its address of the same family as the inner packet, which must not go into the tunnel.
@@ -220,7 +225,7 @@ impl Forwarding {
             // Hash-threshold (RFC 2992): a flow keeps its way for as long as the group is the same.
             NextHop::Group(group) => {
                 let members = self.fib.members(group);
-                let place = u64::from(hash) * members.len() as u64 >> u32::BITS;
+                let place = (u64::from(hash) * members.len() as u64) >> u32::BITS;
                 members.get(place as usize).copied()
             }
             NextHop::Local => None,
@@ -277,6 +282,7 @@ impl PeerHeaders {
         let tap_ipip = link.filter(|tap| tap.ipip).zip(v4);
         let ethertype = if v4.is_some() { ethernet::IPV4 } else { ethernet::IPV6 };
         Self {
+            counters: peer.counters.clone(),
             address: peer.address,
             own: [true, false].map(|is_ipv4| peer.address_in(is_ipv4)),
             ipip: outer_ip(&underlay, peer.address),

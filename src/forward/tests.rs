@@ -13,6 +13,7 @@ mod ecn;
 mod golden;
 mod hostile;
 mod outbox;
+mod peers;
 mod replies;
 mod tables;
 
@@ -25,7 +26,7 @@ use super::{
 use crate::device::Device;
 use crate::device::memory::Memory;
 use crate::encap::ecn::Marking;
-use crate::metrics::WorkerCounters;
+use crate::metrics::{PeerCounters, WorkerCounters};
 use crate::net::{DropReason, EncapMode, Mac, Mode, Prefix, Vni};
 use crate::offload::Split;
 use crate::offload::merge::Rules;
@@ -64,6 +65,7 @@ fn peer(node: u8) -> Peer {
         hop: None,
         second: None,
         path_mtu: None,
+        counters: PeerCounters::new(1),
     }
 }
 

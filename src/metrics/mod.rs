@@ -4,6 +4,7 @@
 //! therefore adds with a plain load and store; readers add up all workers and may be a few packets
 //! behind, never ahead.
 
+mod peer;
 pub mod render;
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crossbeam::utils::CachePadded;
 
 use crate::net::DropReason;
+pub use peer::{PeerCounters, PeerTotals, PeerWorkerCounters};
 
 /// A counter that one thread adds to.
 #[derive(Debug, Default)]
@@ -46,6 +48,8 @@ pub struct EdgeCounters {
 /// All counters of one worker.
 #[derive(Debug, Default)]
 pub struct WorkerCounters {
+    /// Which worker this is, for counters that are kept elsewhere.
+    pub index: usize,
     /// Inner packets at the TUN.
     pub device: EdgeCounters,
     /// Outer packets at the underlay.
@@ -113,7 +117,8 @@ pub struct Counters(Arc<[CachePadded<WorkerCounters>]>);
 impl Counters {
     /// Zeroed counters for `workers` workers.
     pub fn new(workers: usize) -> Self {
-        Self((0..workers).map(|_| CachePadded::default()).collect())
+        let worker = |index| CachePadded::new(WorkerCounters { index, ..WorkerCounters::default() });
+        Self((0..workers).map(worker).collect())
     }
 
     /// The counters of worker `index`.

@@ -28,6 +28,15 @@ pub struct PeerWorkerCounters {
 #[derive(Clone, Debug)]
 pub struct PeerCounters(Arc<[CachePadded<PeerWorkerCounters>]>);
 
+/// The same counters, not the same numbers.
+impl PartialEq for PeerCounters {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for PeerCounters {}
+
 impl PeerCounters {
     /// Zeroed counters for `workers` workers.
     pub fn new(workers: usize) -> Self {

@@ -55,6 +55,7 @@ impl Dataplane for Fixed {
             icmp_errors: (3, 1).into(),
             routes: 2,
             peers: vec![PeerStatus {
+                counters: underpass::control::api::PeerTraffic::default(),
                 address6: None,
                 name: "node-b".into(),
                 address: "192.0.2.2".parse().unwrap(),

@@ -73,6 +73,7 @@ impl Dataplane for OneRoute {
 
     fn peers(&self) -> Vec<PeerStatus> {
         vec![PeerStatus {
+            counters: crate::control::api::PeerTraffic::default(),
             address6: None,
             name: "node-b".into(),
             address: "192.0.2.2".parse().unwrap(),
