@@ -220,7 +220,7 @@ impl Forwarding {
             // Hash-threshold (RFC 2992): a flow keeps its way for as long as the group is the same.
             NextHop::Group(group) => {
                 let members = self.fib.members(group);
-                let place = u64::from(hash) * members.len() as u64 >> u32::BITS;
+                let place = (u64::from(hash) * members.len() as u64) >> u32::BITS;
                 members.get(place as usize).copied()
             }
             NextHop::Local => None,

@@ -17,6 +17,8 @@ pub struct FibEditor {
 
 /// Routes of one family, as its table takes them.
 type Routes<A, T> = Vec<((A, u8), T)>;
+/// Routes of IPv4 and of IPv6.
+type Split<T> = (Routes<u32, T>, Routes<u128, T>);
 
 impl FibEditor {
     /// Sets (`Some`) or removes (`None`) the routes of some prefixes; of equal ones the last counts.
@@ -79,9 +81,7 @@ impl FibEditor {
 }
 
 /// Sorts routes by family.
-fn split<T>(
-    routes: impl Iterator<Item = Result<(Prefix, T), HopsFull>>,
-) -> Result<(Routes<u32, T>, Routes<u128, T>), HopsFull> {
+fn split<T>(routes: impl Iterator<Item = Result<(Prefix, T), HopsFull>>) -> Result<Split<T>, HopsFull> {
     let (mut v4, mut v6) = (Vec::new(), Vec::new());
     for route in routes {
         let (prefix, route) = route?;
