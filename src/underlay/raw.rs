@@ -33,7 +33,10 @@ pub fn send(address: IpAddr) -> Result<Socket, OpenError> {
         let protocol = Protocol::from(libc::IPPROTO_RAW);
         let socket = Socket::new(domain(address), Type::RAW.nonblocking(), Some(protocol))?;
         sys::set_send_buffer(&socket, SEND_BUFFER)?;
-        sys::set_dont_fragment(&socket)?;
+        match address {
+            IpAddr::V4(_) => sys::set_dont_fragment(&socket)?,
+            IpAddr::V6(_) => sys::set_dont_fragment6(&socket)?,
+        }
         Ok(socket)
     };
     open().map_err(|error| OpenError { what: "the raw sending socket (CAP_NET_RAW)".to_owned(), error })
@@ -48,17 +51,20 @@ pub fn receive(setup: &Setup, address: IpAddr, number: u8, index: u16) -> Result
         let protocol = Protocol::from(i32::from(number));
         let socket = Socket::new(domain(address), Type::RAW.nonblocking(), Some(protocol))?;
         sys::set_receive_buffer(&socket, RECEIVE_BUFFER)?;
-        // An ICMP error about an outer packet comes to this socket, and it may be forged.
-        sys::ignore_path_mtu(&socket)?;
         if setup.workers > 1 {
             let outer = format(address, number) == Format::Ipip;
             spread::share(&socket, outer, index, setup.workers)?;
         }
-        if address.is_ipv6() {
-            sys::set_receive_traffic_class(&socket)?;
-            sys::refuse_multicast6(&socket)?;
-            // As in udp.rs: the address may be new.
-            socket.set_freebind_v6(true)?;
+        match address {
+            // An ICMP error about an outer packet comes to this socket, and it may be forged.
+            IpAddr::V4(_) => sys::ignore_path_mtu(&socket)?,
+            // Here too, but the kernel learns from it all the same; no sender of ours asks what.
+            IpAddr::V6(_) => {
+                sys::set_receive_traffic_class(&socket)?;
+                sys::refuse_multicast6(&socket)?;
+                // As in udp.rs: the address may be new.
+                socket.set_freebind_v6(true)?;
+            }
         }
         socket.bind(&SocketAddr::new(address, 0).into())?;
         Ok(socket)

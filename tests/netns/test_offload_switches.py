@@ -25,9 +25,9 @@ def expected(mode, tunnel, workers):
         said[switch] = "off: configured" if tunnel.get(switch) == "off" else "active"
         if plain and switch in ("tso", "uso", "gro"):
             said[switch] = "off: not available"
-    said["tap"] = "off: configured" if tunnel.get("uplink") == "socket" else "active"
-    if mode == "direct":
-        said["tap"] = "off: no pool encapsulates"
+    said["tap"] = "off: no pool encapsulates" if mode == "direct" else "active"
+    if tunnel.get("uplink") == "socket":
+        said["tap"] = "off: configured"
     said["steering"] = "active" if workers > 1 else "off: one queue"
     return said
 
