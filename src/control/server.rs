@@ -61,7 +61,8 @@ pub async fn serve_with<D: Dataplane>(
     Ok(())
 }
 
-fn router<D: Dataplane>(dataplane: Arc<D>) -> Router {
+/// The API's paths and what answers them.
+pub fn router<D: Dataplane>(dataplane: Arc<D>) -> Router {
     Router::new()
         .route(api::STATUS, get(status::<D>))
         .route(api::ROUTES, get(routes::<D>))

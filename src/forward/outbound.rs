@@ -87,8 +87,12 @@ impl Outbound {
         count(counters, Weight { packets: 1, bytes: packet.len() });
         let ready = prepare(forwarding, packet, None).and_then(|ready| {
             if vnet.needs_csum() {
-                // Not over what may lie behind the packet: only the packet leaves.
+                // Not over what may lie behind the packet: only the packet leaves. And not into the IP
+                // header, which has been judged.
                 let packet = &mut packet[..ready.flow.total_len];
+                if usize::from(vnet.csum_start) < ready.flow.l4 {
+                    return Err(DropReason::Malformed);
+                }
                 split::finish_checksum(packet, vnet).map_err(|Malformed| DropReason::Malformed)?;
             }
             Ok(ready)
