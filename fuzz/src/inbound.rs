@@ -13,7 +13,7 @@ use underpass::metrics::WorkerCounters;
 use underpass::net::Mode;
 use underpass::offload::Flow;
 use underpass::offload::merge::Rules;
-use underpass::wire::{Ipv4, ethernet, vxlan};
+use underpass::wire::{Ipv4, ethernet, protocol, vxlan};
 
 use crate::input::Input;
 use crate::node::{MTU, Transport, address, comparable, dropped, expand, forwarding, is_pod_of, repair};
@@ -129,7 +129,9 @@ impl Seen {
         let coalesced = segment != 0 && segment < bytes.len();
         // An inner packet that fills a coalesced receive is one packet after all.
         let inner = bytes.get(inner_at(format, bytes)..).unwrap_or_default();
-        let whole = Flow::of(inner).is_ok_and(|flow| flow.total_len == inner.len());
+        let whole = Flow::of(inner).is_ok_and(|flow| {
+            flow.total_len == inner.len() && flow.protocol == protocol::UDP && !flow.fragment
+        });
         self.uncut |= coalesced && whole;
         let step = if coalesced && whole { bytes.len() } else { segment_or_all(segment, bytes.len()) };
         let datagrams = if bytes.is_empty() { vec![bytes] } else { bytes.chunks(step).collect() };

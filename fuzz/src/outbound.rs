@@ -114,7 +114,7 @@ impl Run {
     fn strip(&self, channel: Channel, head: &[u8], body: &[u8]) -> (VnetHdr, Vec<u8>) {
         let whole = [head, body].concat();
         let moved = |vnet: VnetHdr, by: usize| VnetHdr {
-            csum_start: if vnet.needs_csum() { vnet.csum_start - by as u16 } else { 0 },
+            csum_start: vnet.csum_start.saturating_sub(by as u16),
             ..vnet
         };
         match channel {

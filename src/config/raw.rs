@@ -7,7 +7,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use toml::de::DeTable;
 
 use super::diagnostic::Log;
-use super::reader::{At, List, Table, auto_or, check_sections, integer_in, parsed, word};
+use super::reader::{At, List, Table, auto_or, boolean, check_sections, integer_in, parsed, word};
 use super::value::{self, BACKENDS, ENCAP_MODES, SWITCHES, UPLINKS};
 use super::{Backend, Config, Control, Switch, Uplink, schema};
 use crate::net::{EncapMode, Mac, NodeName, Prefix, Vni};
@@ -32,6 +32,7 @@ pub(super) struct Node {
     pub(super) name: Option<At<NodeName>>,
     pub(super) address: Option<At<Ipv4Net>>,
     pub(super) address6: Option<At<Option<Ipv6Net>>>,
+    external_nodes: List<Prefix>,
 }
 
 /// `[tunnel]`
@@ -48,6 +49,7 @@ pub(super) struct Tunnel {
     udp_gso: Option<At<Switch>>,
     udp_gro: Option<At<Switch>>,
     packet_socket: Option<At<Switch>>,
+    allow_nested: Option<At<bool>>,
 }
 
 /// `[[pool]]`
@@ -110,6 +112,7 @@ impl Node {
             name: table.value(log, "name", parsed),
             address: table.value(log, "address", value::node_address),
             address6: table.value_or(log, "address6", None, value::node_address6),
+            external_nodes: table.list_or_empty(log, "external_nodes", value::external_nodes),
         }
     }
 
@@ -118,6 +121,7 @@ impl Node {
             name: self.name?.value,
             address: self.address?.value,
             address6: self.address6?.value,
+            external_nodes: self.external_nodes.build()?,
         })
     }
 }
@@ -140,6 +144,7 @@ impl Tunnel {
             udp_gso,
             udp_gro,
             packet_socket,
+            allow_nested: table.value_or(log, "allow_nested", false, boolean),
         }
     }
 
@@ -159,6 +164,7 @@ impl Tunnel {
                 udp_gro: self.udp_gro?.value,
                 packet_socket: self.packet_socket?.value,
             },
+            allow_nested: self.allow_nested?.value,
         })
     }
 }

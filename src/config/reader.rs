@@ -220,6 +220,11 @@ pub(super) fn parsed<T: FromStr<Err: Display>>(value: &DeValue<'_>) -> Result<T,
     text(value)?.parse().map_err(|error: T::Err| error.to_string())
 }
 
+/// A boolean.
+pub(super) fn boolean(value: &DeValue<'_>) -> Result<bool, String> {
+    value.as_bool().ok_or_else(|| format!("expected true or false, found {}", describe(value)))
+}
+
 /// An integer.
 pub(super) fn integer(value: &DeValue<'_>) -> Result<i64, String> {
     let number = value.as_integer().ok_or_else(|| match value.as_str().map(str::parse::<i64>) {

@@ -9,7 +9,7 @@ use super::api::{Drops, EdgeCounters, PeerStatus, RouteEntry, RouteMode, Status,
 use super::server::Dataplane;
 use crate::config::Config;
 use crate::encap::frame::Hop;
-use crate::forward::{Forwarding, Peer, TapLink, Underlay};
+use crate::forward::{Forwarding, Peer, Scope, TapLink, Underlay};
 use crate::metrics::render::Now;
 use crate::metrics::{Counters, Fallback};
 use crate::net::{Mac, Mode, Prefix};
@@ -23,6 +23,7 @@ pub struct State {
     peers: Vec<Peer>,
     rib: Rib,
     underlay: Underlay,
+    scope: Scope,
     forwarding: Arc<Published<Forwarding>>,
     /// Bytes of the largest inner packet, as set on the TUN.
     pub mtu: u16,
@@ -50,10 +51,14 @@ impl State {
             &config.local_subnets,
             config.peers.iter().map(|peer| &peer.subnets[..]),
         )?;
-        let forwarding = Forwarding::build(underlay, &peers, &policy, &rib);
+        let scope = Scope {
+            allow_nested: config.tunnel.allow_nested,
+            external_nodes: config.node.external_nodes.clone(),
+        };
+        let forwarding = Forwarding::build(underlay, &peers, &policy, &rib).with_scope(scope.clone());
         let mtu = config.tunnel.mtu.unwrap_or_else(|| automatic_mtu(&underlay, &policy));
         let forwarding = Arc::new(Published::new(forwarding));
-        Ok(Self { config, policy, peers, rib, underlay, forwarding, mtu })
+        Ok(Self { config, policy, peers, rib, underlay, scope, forwarding, mtu })
     }
 
     /// The published table, for the workers.
@@ -84,7 +89,8 @@ impl State {
     }
 
     fn publish(&self) {
-        self.forwarding.publish(Forwarding::build(self.underlay, &self.peers, &self.policy, &self.rib));
+        let forwarding = Forwarding::build(self.underlay, &self.peers, &self.policy, &self.rib);
+        self.forwarding.publish(forwarding.with_scope(self.scope.clone()));
     }
 
     /// Whether any route travels by `mode`.

@@ -11,13 +11,14 @@
 use std::net::Ipv4Addr;
 use std::ops::Range;
 
-use super::tables::Forwarding;
+use super::scope::{is_special, is_tunnel};
+use super::tables::{Forwarding, Origin};
 use crate::encap::{UDP_OVERHEAD, ecn, probe};
 use crate::metrics::WorkerCounters;
 use crate::net::DropReason;
 use crate::offload::merge::{Candidate, Cut, Rules};
 use crate::offload::{Flow, Merge, Sink};
-use crate::route::{NextHop, PeerId};
+use crate::route::NextHop;
 use crate::wire::{Ipv4, Malformed, be16, ethernet, ipv4, ipv6, protocol, vxlan};
 
 /// How received bytes are wrapped.
@@ -70,7 +71,7 @@ impl Inbound {
         sink: &mut impl Sink,
         counters: &WorkerCounters,
     ) {
-        let sender = forwarding.sender(received.source);
+        let sender = forwarding.origin(received.source);
         let (mut at, end) = (received.at, received.at + received.len);
         let uncut = format == Format::Vxlan && is_uncut(&arena[at..end], received.segment);
         let (segment, inner_segment) = match received.segment {
@@ -91,7 +92,7 @@ impl Inbound {
             let len = datagram.len();
             let inner = sender
                 .ok_or(DropReason::UnknownPeer)
-                .and_then(|peer| admit(forwarding, format, peer, received.tos, datagram, arena));
+                .and_then(|sender| admit(forwarding, format, sender, received.tos, datagram, arena));
             match inner {
                 Ok(candidate) => {
                     let candidate = Candidate { segment: inner_segment, ..candidate };
@@ -136,7 +137,9 @@ fn is_uncut(datagram: &[u8], segment: usize) -> bool {
         4 => usize::from(be16(inner, 2)),
         _ => usize::from(be16(inner, 4)) + ipv6::LEN,
     };
+    // Whatever only claims that length is not to swallow the datagrams behind it.
     INNER + total == datagram.len()
+        && Flow::of(inner).is_ok_and(|flow| flow.protocol == protocol::UDP && !flow.fragment)
 }
 
 /// Counts `packets` of `len` bytes together without what UDP receivers do not see.
@@ -151,7 +154,7 @@ fn count(format: Format, packets: u32, len: usize, counters: &WorkerCounters) {
 fn admit(
     forwarding: &Forwarding,
     format: Format,
-    sender: PeerId,
+    sender: Origin,
     outer_tos: u8,
     datagram: Range<usize>,
     arena: &mut [u8],
@@ -164,6 +167,9 @@ fn admit(
     let inner = &mut arena[at..datagram.end];
     let mut flow = inner_flow(inner)?;
     check_addresses(forwarding, sender, &flow)?;
+    if !forwarding.scope().allow_nested && is_tunnel(&flow, inner, forwarding.underlay().vxlan_port) {
+        return Err(DropReason::Nested);
+    }
     if flow.ttl == 0 {
         return Err(DropReason::Ttl);
     }
@@ -223,14 +229,19 @@ fn inner_flow(inner: &[u8]) -> Result<Flow, DropReason> {
     Ok(flow)
 }
 
-/// The inner source must belong to the very peer that sent the packet, the destination to us.
-fn check_addresses(forwarding: &Forwarding, sender: PeerId, flow: &Flow) -> Result<(), DropReason> {
-    match forwarding.lookup(flow.source) {
-        Some(NextHop::Peer(via)) if via.peer == sender => {}
-        _ => return Err(DropReason::SpoofedSource),
+/// The inner source must belong to the very peer that sent the packet, or, sent by an external node,
+/// to nobody that we know; the destination must belong to us.
+fn check_addresses(forwarding: &Forwarding, sender: Origin, flow: &Flow) -> Result<(), DropReason> {
+    let honest = match (forwarding.lookup(flow.source), sender) {
+        (Some(NextHop::Peer(via)), Origin::Peer(peer)) => via.peer == peer,
+        (None, Origin::External) => !forwarding.is_node(flow.source),
+        _ => false,
+    };
+    if !honest || is_special(flow.source) {
+        return Err(DropReason::SpoofedSource);
     }
     match forwarding.lookup(flow.destination) {
-        Some(NextHop::Local) => Ok(()),
+        Some(NextHop::Local) if !is_special(flow.destination) => Ok(()),
         _ => Err(DropReason::NotLocal),
     }
 }

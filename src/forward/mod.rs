@@ -11,13 +11,15 @@ mod deliver;
 mod inbound;
 mod outbound;
 mod outbox;
+mod scope;
 mod tables;
 
 pub use deliver::Deliver;
 pub use inbound::{Format, Inbound, Received};
 pub use outbound::{Outbound, Paths};
 pub use outbox::{Channel, Datagram, Full, Message, Outbox};
-pub use tables::{Forwarding, Peer, TapLink, Underlay};
+pub use scope::Scope;
+pub use tables::{Forwarding, Origin, Peer, TapLink, Underlay};
 
 #[cfg(test)]
 mod tests;

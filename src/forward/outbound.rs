@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 
 use super::outbox::{Channel, Datagram, Full, Outbox};
+use super::scope::{is_special, is_tunnel};
 use super::tables::{Forwarding, PeerHeaders};
 use crate::encap::{UDP_OVERHEAD, direct, ecn, frame, ipip, ipip_gso, tunnel_gso, vxlan};
 use crate::metrics::WorkerCounters;
@@ -303,7 +304,7 @@ fn prepare<'a>(
     largest: Option<usize>,
 ) -> Result<Ready<'a>, DropReason> {
     let flow = Flow::of(packet).map_err(|Malformed| DropReason::Malformed)?;
-    admit(forwarding, &flow)?;
+    admit(forwarding, &flow, packet)?;
     let via = match forwarding.lookup(flow.destination) {
         Some(NextHop::Peer(via)) => via,
         // Our own subnets are the kernel's to route; it has no such pod if it gave us the packet.
@@ -323,25 +324,21 @@ fn prepare<'a>(
     Ok(Ready { flow, via, peer, version })
 }
 
-/// Only our own pods, and the TUN's own address among them, may send into the tunnel, and only to
-/// unicast destinations.
-fn admit(forwarding: &Forwarding, flow: &Flow) -> Result<(), DropReason> {
+/// Only our own pods, and the TUN's own address among them, may send into the tunnel, only to
+/// unicast destinations, and no tunnel packets of their own unless they are allowed to.
+fn admit(forwarding: &Forwarding, flow: &Flow, packet: &[u8]) -> Result<(), DropReason> {
     if flow.ttl == 0 {
         return Err(DropReason::Ttl);
     }
-    if !carried_destination(flow.destination) {
+    if is_special(flow.destination) {
         return Err(DropReason::Unsupported);
     }
     match forwarding.lookup(flow.source) {
-        Some(NextHop::Local) => Ok(()),
-        _ => Err(DropReason::SpoofedSource),
+        Some(NextHop::Local) if !is_special(flow.source) => {}
+        _ => return Err(DropReason::SpoofedSource),
     }
-}
-
-/// Whether a destination is of a kind that may cross the tunnel at all.
-fn carried_destination(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(a) => !(a.is_multicast() || a.is_broadcast() || a.is_link_local() || a.is_loopback()),
-        IpAddr::V6(a) => !(a.is_multicast() || a.is_unicast_link_local() || a.is_loopback()),
+    if !forwarding.scope().allow_nested && is_tunnel(flow, packet, forwarding.underlay().vxlan_port) {
+        return Err(DropReason::Nested);
     }
+    Ok(())
 }

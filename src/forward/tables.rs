@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use super::scope::Scope;
 use crate::encap::frame::{self, Hop};
 use crate::encap::{ipip, ipip_gso, tunnel_gso, vxlan};
 use crate::net::{Mac, Mode, NodeName, Prefix, Vni};
@@ -56,6 +57,16 @@ pub struct Forwarding {
     peers: Vec<PeerHeaders>,
     /// Outer addresses of all peers, sorted.
     senders: Vec<(Ipv4Addr, PeerId)>,
+    scope: Scope,
+}
+
+/// Who may send tunnel packets to us.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Origin {
+    /// A peer.
+    Peer(PeerId),
+    /// A node that is no peer, allowed by the configuration.
+    External,
 }
 
 /// The prebuilt headers towards one peer, IPv4 inside first, IPv6 inside second.
@@ -86,7 +97,19 @@ impl Forwarding {
             fib: Fib::build(next_hops(underlay, peers, policy, rib)),
             peers: peers.iter().map(|peer| PeerHeaders::new(underlay, peer)).collect(),
             senders,
+            scope: Scope::default(),
         }
+    }
+
+    /// The same with exceptions from what may cross.
+    #[must_use]
+    pub fn with_scope(self, scope: Scope) -> Self {
+        Self { scope, ..self }
+    }
+
+    /// The exceptions from what may cross.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
     }
 
     /// This node's side of the underlay.
@@ -105,6 +128,21 @@ impl Forwarding {
     pub fn sender(&self, source: Ipv4Addr) -> Option<PeerId> {
         let index = self.senders.binary_search_by_key(&source, |(address, _)| *address).ok()?;
         Some(self.senders[index].1)
+    }
+
+    /// Who sends from the underlay address `source`; `None` when nobody who may.
+    #[inline]
+    pub fn origin(&self, source: Ipv4Addr) -> Option<Origin> {
+        match self.sender(source) {
+            Some(peer) => Some(Origin::Peer(peer)),
+            None => self.scope.is_external(source.into()).then_some(Origin::External),
+        }
+    }
+
+    /// Whether `address` is the underlay address of a node, ours or a peer's.
+    pub fn is_node(&self, address: IpAddr) -> bool {
+        let peer = |address| self.sender(address).is_some() || self.underlay.address == address;
+        matches!(address, IpAddr::V4(address) if peer(address))
     }
 
     /// The prebuilt headers towards `peer`.

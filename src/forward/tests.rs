@@ -13,12 +13,14 @@ mod ecn;
 mod golden;
 mod hostile;
 mod outbox;
+mod scope;
 mod tables;
 
 use std::net::Ipv4Addr;
 
 use super::{
-    Channel, Deliver, Format, Forwarding, Full, Inbound, Outbound, Outbox, Paths, Peer, Received, Underlay,
+    Channel, Deliver, Format, Forwarding, Full, Inbound, Outbound, Outbox, Paths, Peer, Received, Scope,
+    Underlay,
 };
 use crate::device::Device;
 use crate::device::memory::Memory;
