@@ -300,12 +300,13 @@ class Lab:
         `pools` is a list of (cidr, ipip_mode, vxlan_mode), by default 10.244.0.0/16 with the two modes
         given. `peers` is {name: (address, [subnet…])}, by default the other nodes. `tunnel` has lines for
         [tunnel]. In `more`, `local` replaces the local subnets, `address` the node's address with its
-        prefix length, and `extra` is appended.
+        prefix length, `node_keys` has more lines for [node], and `extra` is appended.
         """
         others = [other for other in ADDRESSES if other != node and (other in self.nodes or self.topology == "TS")]
         peers = {other: (ADDRESSES[other], [subnet(other)]) for other in others} if peers is None else peers
+        own = {"name": node, "address": more.get("address", f"{ADDRESSES[node]}/24")}
         sections = [
-            ("[node]", {"name": node, "address": more.get("address", f"{ADDRESSES[node]}/24")}),
+            ("[node]", own | more.get("node_keys", {})),
             ("[tunnel]", dict(tunnel)),
             ("[vxlan]", {"port": port, "vni": vni or (KERNEL_VNI if self.topology == "TK" else 4096)}),
             ("[local]", {"subnets": more.get("local", [subnet(node)])}),
