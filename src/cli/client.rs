@@ -46,6 +46,11 @@ impl ClientArgs {
         Client::new(&self.socket).get(target)
     }
 
+    /// The daemon's answer to a GET of `target` piece by piece, however long it takes.
+    pub(super) async fn stream(&self, target: &str) -> Result<Stream, ClientError> {
+        Client::new(&self.socket).stream(target).await
+    }
+
     /// Prints `value` as JSON, or as `render` lays it out.
     pub(super) fn print<T: Serialize>(
         &self,
@@ -127,6 +132,31 @@ impl ClientError {
     }
 }
 
+/// The daemon's words for a status that is not 200.
+fn refusal(status: StatusCode, body: &[u8], target: &str) -> ClientError {
+    let ErrorBody { error } = serde_json::from_slice(body)
+        .unwrap_or_else(|_| ErrorBody { error: format!("the daemon answered {status} to {target}") });
+    ClientError::Refused { status, message: error }
+}
+
+/// An answer that comes in pieces.
+pub(super) struct Stream(Incoming);
+
+impl Stream {
+    /// The next piece; `None` at the end.
+    ///
+    /// # Errors
+    /// When the daemon closes the connection before the end of the answer.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, hyper::Error> {
+        while let Some(frame) = self.0.frame().await.transpose()? {
+            if let Ok(data) = frame.into_data() {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
+    }
+}
+
 impl Client {
     /// A client of the daemon behind `socket`.
     pub fn new(socket: &Path) -> Self {
@@ -146,9 +176,24 @@ impl Client {
         if status == StatusCode::OK {
             return serde_json::from_slice(&body).map_err(|error| self.garbled(error));
         }
-        let ErrorBody { error } = serde_json::from_slice(&body)
-            .unwrap_or_else(|_| ErrorBody { error: format!("the daemon answered {status} to {target}") });
-        Err(ClientError::Refused { status, message: error })
+        Err(refusal(status, &body, target))
+    }
+
+    /// Begins a GET of `target` whose answer has no end to wait for. Blocks for at most five seconds.
+    async fn stream(&self, target: &str) -> Result<Stream, ClientError> {
+        let begin = async {
+            let stream = self.connect().await?;
+            self.send(stream, target).await.map_err(|error| self.garbled(error))
+        };
+        let timeout = |_| ClientError::Timeout { path: self.socket.clone() };
+        let response = tokio::time::timeout(PATIENCE, begin).await.map_err(timeout)??;
+        let status = response.status();
+        if status == StatusCode::OK {
+            return Ok(Stream(response.into_body()));
+        }
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+        let body = body.map_err(|source| ClientError::Garbled { path: self.socket.clone(), source })?;
+        Err(refusal(status, &body.to_bytes(), target))
     }
 
     async fn exchange(&self, target: &str) -> Result<(StatusCode, Bytes), ClientError> {

@@ -3,6 +3,7 @@
 //! Each command is a file with its arguments and what it does with them. The words here are the
 //! help texts, so the doc comments address the operator.
 
+mod capture;
 mod check;
 mod client;
 mod drops;
@@ -31,6 +32,7 @@ enum Command {
     Status(status::Status),
     Route(route::Route),
     Drops(drops::Drops),
+    Capture(capture::Capture),
 }
 
 impl Cli {
@@ -45,6 +47,7 @@ impl Cli {
             Command::Status(command) => command.execute(),
             Command::Route(command) => command.execute(),
             Command::Drops(command) => command.execute(),
+            Command::Capture(command) => command.execute(),
         }
     }
 }

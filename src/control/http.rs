@@ -3,15 +3,17 @@
 //! Every connection has a deadline for its request header and one for its whole life, carries one
 //! request, and gets a small read buffer. Their number is capped; when the cap is reached the
 //! oldest connection is closed, because a well-behaved client needs milliseconds and whoever has
-//! stayed longest is the one to suspect. So a thousand idle connections cost a newcomer nothing.
+//! stayed longest is the one to suspect. A handler may lift the deadline of its response. So a thousand idle connections cost a newcomer nothing.
 //! `axum::serve` offers none of these limits, hence the loop here.
 
 use std::collections::VecDeque;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::Router;
 use axum::serve::Listener;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -41,6 +43,21 @@ impl Default for Limits {
             lifetime: Duration::from_secs(10),
             grace: Duration::from_millis(200),
         }
+    }
+}
+
+/// How a handler says that its response may take longer than a connection's lifetime.
+#[derive(Clone, Debug, Default)]
+pub struct LongLived(Arc<AtomicBool>);
+
+impl LongLived {
+    /// Lifts the limit from this connection.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
     }
 }
 
@@ -116,6 +133,8 @@ async fn connection(
     limits: Limits,
     mut stop: watch::Receiver<bool>,
 ) {
+    let long_lived = LongLived::default();
+    let router = router.layer(Extension(long_lived.clone()));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header)
@@ -130,7 +149,12 @@ async fn connection(
         }
         connection.await
     };
-    match timeout(limits.lifetime, served).await {
+    let mut served = pin!(served);
+    let mut result = timeout(limits.lifetime, served.as_mut()).await;
+    if result.is_err() && long_lived.is_set() {
+        result = Ok(served.await);
+    }
+    match result {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!("client connection ended early: {error}"),
         Err(_) => tracing::debug!("client connection closed after {:?}", limits.lifetime),

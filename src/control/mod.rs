@@ -9,6 +9,7 @@
 
 pub mod api;
 mod bring_up;
+mod capture;
 pub mod daemon;
 pub mod host;
 pub mod http;

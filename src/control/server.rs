@@ -11,13 +11,15 @@ use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use tokio::net::UnixListener;
 
 use super::api::{self, Drops, ErrorBody, RouteEntry, Status};
-use super::http::{self, Limits};
+use super::capture;
+use super::http::{self, Limits, LongLived};
 use super::socket::ControlSocket;
+use crate::capture::Hub;
 
 /// What the API shows of the dataplane. The calls come from the control plane's thread and must
 /// not block.
@@ -28,6 +30,10 @@ pub trait Dataplane: Send + Sync + 'static {
     fn routes(&self) -> Vec<RouteEntry>;
     /// The route a packet to `address` takes; `None` when it would be dropped as `no_route`.
     fn route_get(&self, address: IpAddr) -> Option<RouteEntry>;
+    /// Where packets can be captured and the UDP port of VXLAN; `None` where there are none.
+    fn capture(&self) -> Option<(Arc<Hub>, u16)> {
+        None
+    }
 }
 
 /// Bytes of a request body; no request of today has one.
@@ -68,6 +74,7 @@ pub fn router<D: Dataplane>(dataplane: Arc<D>) -> Router {
         .route(api::ROUTES, get(routes::<D>))
         .route(api::ROUTE_GET, get(route_get::<D>))
         .route(api::DROPS, get(drops::<D>))
+        .route(api::CAPTURE, get(capture::<D>))
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -106,8 +113,28 @@ async fn route_get<D: Dataplane>(
     Ok(Json(entry))
 }
 
+async fn capture<D: Dataplane>(
+    State(dataplane): State<Arc<D>>,
+    long_lived: Option<Extension<LongLived>>,
+    query: Result<Query<capture::Query>, QueryRejection>,
+) -> Result<Response, Failure> {
+    let refused = |text| Failure(StatusCode::BAD_REQUEST, text);
+    let Query(query) = query.map_err(|rejection| refused(rejection.body_text()))?;
+    let (hub, vxlan_port) = dataplane
+        .capture()
+        .ok_or_else(|| Failure(StatusCode::NOT_FOUND, "this daemon has no packets to capture".to_owned()))?;
+    let wanted = query.wanted(vxlan_port).map_err(refused)?;
+    let running = hub.start(wanted).ok_or_else(|| {
+        Failure(StatusCode::CONFLICT, "another capture is running; there is one at a time".to_owned())
+    })?;
+    if let Some(Extension(long_lived)) = long_lived {
+        long_lived.set();
+    }
+    Ok(capture::respond(running, query.count()))
+}
+
 async fn not_found(uri: Uri) -> Failure {
-    let known = [api::STATUS, api::ROUTES, api::ROUTE_GET, api::DROPS].join(", ");
+    let known = [api::STATUS, api::ROUTES, api::ROUTE_GET, api::DROPS, api::CAPTURE].join(", ");
     Failure(StatusCode::NOT_FOUND, format!("no such path: {}; there are {known}", uri.path()))
 }
 

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::api::{Drops, EdgeCounters, PeerStatus, RouteEntry, RouteMode, Status, TunnelStatus};
 use super::server::Dataplane;
+use crate::capture::Hub;
 use crate::config::Config;
 use crate::encap::frame::Hop;
 use crate::forward::{Forwarding, Peer, Scope, TapLink, Underlay};
@@ -289,6 +290,10 @@ impl Dataplane for Daemon {
     fn routes(&self) -> Vec<RouteEntry> {
         let state = self.state();
         state.rib.best().map(|route| state.entry(route, route.prefix)).collect()
+    }
+
+    fn capture(&self) -> Option<(Arc<Hub>, u16)> {
+        Some((Arc::clone(self.counters.capture()?), self.state().underlay.vxlan_port))
     }
 
     fn route_get(&self, address: IpAddr) -> Option<RouteEntry> {

@@ -13,6 +13,7 @@ use std::ops::Range;
 
 use super::scope::{is_special, is_tunnel};
 use super::tables::{Forwarding, Origin};
+use crate::capture::{Point, Seen, vxlan_outer};
 use crate::encap::{UDP_OVERHEAD, ecn, probe};
 use crate::metrics::WorkerCounters;
 use crate::net::DropReason;
@@ -103,6 +104,9 @@ impl Inbound {
                 Err(reason) => {
                     count(format, 1, len, counters);
                     counters.dropped(reason, 1);
+                    if counters.capture.wants(Point::Drop) {
+                        show_drop(forwarding, format, &received, reason, &arena[at - len..at], counters);
+                    }
                 }
             }
             if at >= end {
@@ -117,6 +121,26 @@ impl Inbound {
     }
 }
 
+/// Shows a dropped datagram to the capture. The sender's UDP port is not known here, so it is 0.
+#[cold]
+fn show_drop(
+    forwarding: &Forwarding,
+    format: Format,
+    received: &Received,
+    reason: DropReason,
+    datagram: &[u8],
+    counters: &WorkerCounters,
+) {
+    let seen = Seen { point: Point::Drop, inbound: true, reason: Some(reason) };
+    if format == Format::Ipip {
+        return counters.capture.record(seen, [datagram].into_iter());
+    }
+    let (from, to) =
+        ((received.source, 0), (forwarding.underlay().address, forwarding.underlay().vxlan_port));
+    let outer = vxlan_outer(from, to, received.tos, datagram.len());
+    counters.capture.record(seen, [&outer[..], datagram].into_iter());
+}
+
 fn is_probe(format: Format, datagram: &[u8]) -> bool {
     match format {
         Format::Vxlan => probe::is_vxlan(datagram),
@@ -127,7 +151,7 @@ fn is_probe(format: Format, datagram: &[u8]) -> bool {
 /// Whether the first inner packet fills a receive that looks like several coalesced datagrams. A
 /// kernel tunnel on a virtual link sends UDP super-packets uncut, and the receiving kernel then
 /// announces their segment size the way it announces that of coalesced datagrams.
-fn is_uncut(datagram: &[u8], segment: usize) -> bool {
+pub fn is_uncut(datagram: &[u8], segment: usize) -> bool {
     const INNER: usize = vxlan::LEN + ethernet::LEN;
     if segment == 0 || segment >= datagram.len() || datagram.len() < INNER + ipv4::LEN {
         return false;

@@ -15,7 +15,7 @@ mod scope;
 mod tables;
 
 pub use deliver::Deliver;
-pub use inbound::{Format, Inbound, Received};
+pub use inbound::{Format, Inbound, Received, is_uncut};
 pub use outbound::{Outbound, Paths};
 pub use outbox::{Channel, Datagram, Full, Message, Outbox};
 pub use scope::Scope;

@@ -105,7 +105,7 @@ impl Outbound {
                 let (head, _) = encapsulate(&ready, channel, len, 0, out);
                 self.push(&ready, channel, head, Piece::arena(offset, len), len, out);
             }
-            Err(reason) => counters.dropped(reason, 1),
+            Err(reason) => counters.dropped_packet(reason, 1, false, [&*packet].into_iter()),
         }
         Ok(())
     }
@@ -123,7 +123,7 @@ impl Outbound {
     ) -> Result<(), Full> {
         let Ok(split) = Split::new(packet, vnet) else {
             count(counters, Weight { packets: 1, bytes: packet.len() });
-            counters.dropped(DropReason::Malformed, 1);
+            counters.dropped_packet(DropReason::Malformed, 1, false, [packet].into_iter());
             return Ok(());
         };
         let (segments, header) = (split.segments(), split.header_len());
@@ -135,7 +135,7 @@ impl Outbound {
                 self.push_whole(&ready, vnet, header, offset, packet.len(), weight, out);
             }
             Ok(ready) => self.push_segments(&ready, self.channel(&ready, paths), split, offset, out),
-            Err(reason) => counters.dropped(reason, segments as u64),
+            Err(reason) => counters.dropped_packet(reason, segments as u64, false, [packet].into_iter()),
         }
         Ok(())
     }

@@ -19,8 +19,7 @@ mod tables;
 use std::net::Ipv4Addr;
 
 use super::{
-    Channel, Deliver, Format, Forwarding, Full, Inbound, Outbound, Outbox, Paths, Peer, Received, Scope,
-    Underlay,
+    Channel, Deliver, Format, Forwarding, Full, Inbound, Outbound, Outbox, Paths, Peer, Received, Underlay,
 };
 use crate::device::Device;
 use crate::device::memory::Memory;

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crossbeam::utils::CachePadded;
 
+use crate::capture::{Hub, Point, Seen};
 use crate::net::DropReason;
 
 /// A counter that one thread adds to.
@@ -54,6 +55,8 @@ pub struct WorkerCounters {
     fallbacks: [Counter; Fallback::ALL.len()],
     /// Super-packets written to the TAP.
     pub tap_frames: Counter,
+    /// Where the worker's packets are shown while somebody captures; all workers share one.
+    pub capture: Arc<Hub>,
 }
 
 /// An offload that the kernel refused at run time, so that the worker went on without.
@@ -96,6 +99,21 @@ impl WorkerCounters {
         self.drops[reason as usize].add(n);
     }
 
+    /// Counts `n` packets as not delivered, which are one in memory: `parts` are its pieces, shown to
+    /// a capture of drops.
+    pub fn dropped_packet<'a>(
+        &self,
+        reason: DropReason,
+        n: u64,
+        inbound: bool,
+        parts: impl Iterator<Item = &'a [u8]> + Clone,
+    ) {
+        self.dropped(reason, n);
+        if self.capture.wants(Point::Drop) {
+            self.capture.record(Seen { point: Point::Drop, inbound, reason: Some(reason) }, parts);
+        }
+    }
+
     /// Packets dropped for `reason` so far.
     pub fn drops(&self, reason: DropReason) -> u64 {
         self.drops[reason as usize].get()
@@ -109,7 +127,14 @@ pub struct Counters(Arc<[CachePadded<WorkerCounters>]>);
 impl Counters {
     /// Zeroed counters for `workers` workers.
     pub fn new(workers: usize) -> Self {
-        Self((0..workers).map(|_| CachePadded::default()).collect())
+        let hub = Arc::<Hub>::default();
+        let worker = || WorkerCounters { capture: Arc::clone(&hub), ..WorkerCounters::default() };
+        Self((0..workers).map(|_| worker().into()).collect())
+    }
+
+    /// Where all workers show their packets.
+    pub fn capture(&self) -> Option<&Arc<Hub>> {
+        self.0.first().map(|worker| &worker.capture)
     }
 
     /// The counters of worker `index`.

@@ -11,7 +11,9 @@ use std::os::fd::AsRawFd;
 
 use socket2::Socket;
 
+use super::seen::Framing;
 use super::{Setup, sys};
+use crate::capture::Point;
 use crate::device::Tap;
 use crate::encap::{frame, ipip, ipip_gso, tunnel_gso, vxlan};
 use crate::forward::{Channel, Datagram, Message, Outbox, Paths};
@@ -71,6 +73,11 @@ impl Sender {
     /// The source ports of the UDP sockets, in order.
     pub fn ports(&self) -> &[u16] {
         &self.ports
+    }
+
+    /// What the kernel puts around this sender's datagrams.
+    pub fn framing(&self) -> Framing<'_> {
+        Framing { address: self.address, vxlan_port: self.vxlan_port, ports: &self.ports }
     }
 
     /// The optional ways still open.
@@ -145,7 +152,10 @@ impl Sender {
     fn flush(&mut self, outbox: &Outbox, messages: &[Message], arena: &[u8], counters: &WorkerCounters) {
         let channel = messages[0].channel;
         let Some(fd) = self.socket(channel).map(AsRawFd::as_raw_fd) else {
-            return self.batch.drop_all(counters, DropReason::Unsupported);
+            for index in 0..self.batch.len() {
+                self.drop(index, DropReason::Unsupported, outbox, messages, arena, counters);
+            }
+            return;
         };
         let mut done = 0;
         while done < self.batch.len() {
@@ -171,10 +181,27 @@ impl Sender {
                     return self.send_raw_instead(outbox, &messages[done..], arena, counters);
                 }
                 Err(error) => {
-                    self.batch.count_dropped(done, counters, reason_of(&error));
+                    self.drop(done, reason_of(&error), outbox, messages, arena, counters);
                     done += 1;
                 }
             }
+        }
+    }
+
+    /// Counts kernel message `index` of the batch, filled from `messages`, as dropped.
+    fn drop(
+        &self,
+        index: usize,
+        reason: DropReason,
+        outbox: &Outbox,
+        messages: &[Message],
+        arena: &[u8],
+        counters: &WorkerCounters,
+    ) {
+        self.batch.count_dropped(index, counters, reason);
+        if counters.capture.wants(Point::Drop) {
+            let (message, datagrams) = self.batch.what(index, outbox, messages);
+            self.framing().show_dropped(&counters.capture, reason, message, datagrams, outbox, arena);
         }
     }
 

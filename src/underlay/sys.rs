@@ -264,11 +264,19 @@ impl SendBatch {
         counters.dropped(reason, u64::from(self.weights[index].packets));
     }
 
-    /// Counts the whole batch as dropped.
-    pub fn drop_all(&self, counters: &WorkerCounters, reason: DropReason) {
-        for index in 0..self.len {
-            self.count_dropped(index, counters, reason);
+    /// What kernel message `index` of this batch, filled from `messages`, stands for.
+    pub fn what<'a>(
+        &self,
+        index: usize,
+        outbox: &'a Outbox,
+        messages: &'a [Message],
+    ) -> (&'a Message, &'a [Datagram]) {
+        // A batch has either whole messages or the datagrams of a single one.
+        if self.len > messages.len() {
+            let datagrams = outbox.datagrams(&messages[0]);
+            return (&messages[0], datagrams.get(index..=index).unwrap_or_default());
         }
+        (&messages[index], outbox.datagrams(&messages[index]))
     }
 }
 
@@ -359,6 +367,11 @@ impl ReceiveBatch {
             header.msg_control = self.controls[index].0.as_mut_ptr().cast();
             header.msg_controllen = CONTROL;
         }
+    }
+
+    /// UDP source port of message `index` of the last receive.
+    pub fn port(&self, index: usize) -> u16 {
+        self.addresses.get(index).map_or(0, |from| u16::from_be(from.sin_port))
     }
 
     /// Describes message `index` of the last receive.

@@ -14,6 +14,7 @@ fn every_command_has_help_with_an_example() {
         (&["route", "list"], "List all routes"),
         (&["route", "get"], "Show the route that packets to an address take, and why"),
         (&["drops"], "Show how many packets were not delivered"),
+        (&["capture"], "Write packets to a pcapng file while they pass"),
     ] {
         let (code, stdout, stderr) = underpass(&[command, &["--help"]].concat());
         assert_eq!((code, stderr.as_str()), (0, ""));
@@ -50,6 +51,11 @@ fn wrong_usage_exits_2() {
         &["route", "get", "10.0.0.0/8"],
         &["route", "get", "node-b"],
         &["drops", "--socket"],
+        &["capture"],
+        &["capture", "-w", "x", "--point", "nowhere"],
+        &["capture", "-w", "x", "--count", "0"],
+        &["capture", "-w", "x", "--snaplen", "65536"],
+        &["capture", "-w", "x", "--filter", "host"],
     ] {
         let (code, stdout, stderr) = underpass(args);
         assert_eq!((code, stdout.as_str()), (2, ""), "{args:?}");
