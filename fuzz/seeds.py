@@ -188,6 +188,13 @@ def control():
 
     for name in ("status", "routes", "drops", "nonsense"):
         write("control", name, request(f"/v1/{name}"))
+    for name, query in (
+        ("all", ""),
+        ("drops", "point=drop,device&count=1&snaplen=96"),
+        ("filter", "filter=host%2010.244.2.7%20and%20not%20(tcp%20or%20port%2053)"),
+        ("wrong", "point=nowhere&snaplen=0&filter=host"),
+    ):
+        write("control", f"capture-{name}", request(f"/v1/capture?{query}"))
     for name, address in (("v4", "10.244.2.9"), ("v6", "fd00::1"), ("bad", "%zz"), ("none", "")):
         write("control", f"get-{name}", request(f"/v1/routes/get?address={address}"))
     write("control", "post", request("/v1/routes", "POST", "Content-Length: 2\r\n", "{}"))
@@ -197,8 +204,16 @@ def control():
     write("control", "bare", b"GET /v1/status\r\n\r\n")
 
 
+def capture_filter():
+    packets = {"ipip": ipip(tcp()), "v6": bytes(tcp(v6=True))}
+    packets["vxlan"] = bytes(IP(src=NODE2, dst=NODE1) / UDP(sport=50000, dport=4789) / Raw(vxlan(tcp())))
+    filters = ("host 10.244.1.2 and tcp", "not (net fd00::/8 or port 80)", "proto 47 or icmp6 and not gre")
+    for (name, packet), (index, text) in itertools.product(packets.items(), enumerate(filters)):
+        write("capture_filter", f"{name}-{index}", text.encode() + b"\n" + packet)
+
+
 if __name__ == "__main__":
     shutil.rmtree(SEEDS, ignore_errors=True)
-    for make in (inbound, outbound, offload, configuration, control):
+    for make in (inbound, outbound, offload, configuration, control, capture_filter):
         make()
     print(f"{sum(1 for file in SEEDS.rglob('*') if file.is_file())} seeds")

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axum::serve::Listener;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use underpass::capture::Hub;
 use underpass::control::api::{RouteEntry, RouteMode, Status};
 use underpass::control::http::{self, Limits};
 use underpass::control::{Dataplane, server};
@@ -19,14 +20,14 @@ pub fn control(data: &[u8]) {
     let answer = runtime.expect("a runtime").block_on(exchange(data));
     assert!(answer.is_empty() || answer.starts_with(b"HTTP/1."), "{answer:?}");
     let status = answer.get(9..12).unwrap_or_default();
-    let known: [&[u8]; 9] = [b"", b"200", b"400", b"404", b"405", b"413", b"414", b"431", b"500"];
+    let known: [&[u8]; 10] = [b"", b"200", b"400", b"404", b"405", b"409", b"413", b"414", b"431", b"500"];
     assert!(known.contains(&status), "{status:?}");
     assert_ne!(status, b"500", "a request has no right to make the daemon fail");
 }
 
 async fn exchange(data: &[u8]) -> Vec<u8> {
     let (mut client, server) = duplex(64 * 1024);
-    let router = server::router(Arc::new(Fixed));
+    let router = server::router(Arc::new(Fixed(Arc::default())));
     let limits = Limits::default();
     let deadline = limits.lifetime + Duration::from_secs(1);
     let serving = http::serve(Once(Some(server)), router, limits, tokio::time::sleep(deadline));
@@ -60,8 +61,8 @@ impl Listener for Once {
     }
 }
 
-/// A dataplane with one route.
-struct Fixed;
+/// A dataplane with one route and without packets.
+struct Fixed(Arc<Hub>);
 
 impl Dataplane for Fixed {
     fn status(&self) -> Status {
@@ -78,6 +79,10 @@ impl Dataplane for Fixed {
             source: "static".to_owned(),
             reason: "pool 10.244.0.0/16 has vxlan_mode=Always".to_owned(),
         }]
+    }
+
+    fn capture(&self) -> Option<(Arc<Hub>, u16)> {
+        Some((Arc::clone(&self.0), 4789))
     }
 
     fn route_get(&self, address: IpAddr) -> Option<RouteEntry> {

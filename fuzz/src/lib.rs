@@ -8,8 +8,10 @@
 //! | `split_merge` | packets, and damage to them | cutting and joining change no byte and no order |
 //! | `config` | a configuration file | positions inside the text; what is accepted can be run |
 //! | `control` | bytes of an HTTP client | an HTTP answer or none, and an end |
+//! | `capture_filter` | a capture's filter and a packet | an answer, and the opposite one for the opposite filter |
 
 mod configuration;
+mod filter;
 mod http;
 mod inbound;
 mod input;
@@ -18,6 +20,7 @@ mod offload;
 mod outbound;
 
 pub use configuration::config;
+pub use filter::capture_filter;
 pub use http::control;
 pub use inbound::{inbound_ipip, inbound_vxlan};
 pub use offload::split_merge;
@@ -27,11 +30,12 @@ pub use outbound::tun_read;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target, by the name of its folders under `seeds/` and `regressions/`.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     ("inbound_ipip", inbound_ipip),
     ("inbound_vxlan", inbound_vxlan),
     ("tun_read", tun_read),
     ("split_merge", split_merge),
     ("config", config),
     ("control", control),
+    ("capture_filter", capture_filter),
 ];

@@ -78,8 +78,8 @@ fn external(outer: Ipv4Addr, spec: &Spec) -> Result<(), Vec<(DropReason, u64)>> 
     let header = [8, 0, 0, 0, 0, 0x10, 0, 0];
     let ethernet = crate::wire::ethernet::header(crate::net::Mac([2; 6]), crate::net::Mac([4; 6]), 0x0800);
     let bytes = [&header[..], &ethernet, &spec.build()].concat();
-    let sent = Sent { channel: Channel::Udp(0), to: address(2).into(), tos: 0, bytes };
-    two.receive(outer.into(), &[sent], false, &mut device);
+    let sent = Sent { channel: Channel::Udp(0), to: address(2), tos: 0, bytes };
+    two.receive(outer, &[sent], false, &mut device);
     if device.output.len() == 1 { Ok(()) } else { Err(two.drops()) }
 }
 
