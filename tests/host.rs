@@ -279,7 +279,13 @@ fn preflight_sees_the_namespace() {
         sysctl("ipv4/conf/eth0/rp_filter", "0");
         sysctl("ipv4/ip_forward", "1");
         let host = Host::connect().unwrap();
-        let needs = Needs { device: "up0".into(), uplink: "eth0".into(), ipip: true, direct: true };
+        let needs = Needs {
+            device: "up0".into(),
+            uplink: "eth0".into(),
+            ipip: true,
+            direct: true,
+            ..Needs::default()
+        };
         let verdict = judge(&needs, &gather(&host, &needs).await.unwrap());
         assert_eq!((verdict.errors, verdict.warnings), (vec![], vec![]));
 

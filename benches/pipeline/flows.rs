@@ -4,10 +4,11 @@ use std::hint::black_box;
 use std::net::Ipv4Addr;
 use std::ops::Range;
 
+use underpass::encap::ecn::Marking;
 use underpass::encap::frame::Hop;
 use underpass::encap::vxlan;
 use underpass::forward::{
-    Format, Forwarding, Inbound, Outbound, Outbox, Paths, Peer, Received, TapLink, Underlay,
+    Format, Forwarding, Inbound, Outbound, Outbox, Paths, Peer, Received, TapLink, TunLink, Underlay,
 };
 use underpass::metrics::Counters;
 use underpass::net::{EncapMode, Mac, Mode, NodeName, Prefix, Vni};
@@ -46,16 +47,19 @@ fn forwarding(mode: Mode) -> Forwarding {
     let name: NodeName = "node-b".parse().expect("a name");
     let vtep_mac = Mac::of_vtep("node-b");
     let hop = Some(Hop { destination: OTHER_LINK, source: UPLINK });
-    let peers = [Peer { name, address: OTHER_NODE, vtep_mac, hop }];
+    let peers = [Peer { name, address: OTHER_NODE.into(), vtep_mac, hop, second: None, path_mtu: None }];
     let underlay = Underlay {
-        address: THIS_NODE,
+        address: Some(THIS_NODE),
+        address6: None,
         vtep_mac: Mac::of_vtep("node-a"),
         vni: Vni::CALICO,
         vxlan_port: VXLAN_PORT,
         mtu: UPLINK_MTU,
+        marking: Marking::fixed(0),
+        tun: TunLink::default(),
         tap: Some(TapLink { mac: TAP, ipip: false }),
     };
-    Forwarding::build(underlay, &peers, &Policy::new(&[pool], None, None), &rib)
+    Forwarding::build(underlay, &peers, &Policy::new(&[pool], None, None), &rib).unwrap()
 }
 
 /// Packets read from the device, on their way to an outbox.
@@ -127,7 +131,7 @@ impl InboundFlow {
                 at: arena.len(),
                 len: outer.len(),
                 segment: 0,
-                source: OTHER_NODE,
+                source: OTHER_NODE.into(),
                 tos: 0,
             });
             arena.extend_from_slice(&outer);
@@ -135,7 +139,11 @@ impl InboundFlow {
         if coalesced {
             received = vec![Received { at: 0, len: arena.len(), segment: received[0].len, ..received[0] }];
         }
-        let rules = Rules { tcp: true, udp: true, mtu: usize::from(UPLINK_MTU - Mode::Vxlan.overhead()) };
+        let rules = Rules {
+            tcp: true,
+            udp: true,
+            mtu: usize::from(UPLINK_MTU - Mode::Vxlan.overhead(OTHER_NODE.into())),
+        };
         Self {
             forwarding: forwarding(Mode::Vxlan),
             inbound: Inbound::new(rules),
@@ -169,6 +177,7 @@ fn encapsulate(format: Format, packet: &[u8]) -> Vec<u8> {
             underpass::encap::ipip::patch(&mut outer, 0, packet.len());
             [&outer, packet].concat()
         }
+        Format::Ipip6V4 | Format::Ipip6V6 => packet.to_vec(),
     }
 }
 

@@ -27,8 +27,10 @@ fn check_accepted(config: &Config) {
     let mut rib = Rib::default();
     let peers = config.peers.iter().map(|peer| &peer.subnets[..]);
     source::file::load(&mut rib, &config.local_subnets, peers).expect("a prefix has one owner");
-    let own = config.node.address.addr().into();
-    for node in config.peers.iter().map(|peer| peer.address).chain([own]) {
+    let own =
+        [config.node.address.map(|own| own.addr().into()), config.node.address6.map(|own| own.addr().into())];
+    let peers = config.peers.iter().flat_map(|peer| peer.addresses(&config.node));
+    for node in peers.chain(own.into_iter().flatten()) {
         let route = rib.lookup(node);
         assert!(route.is_none(), "{node} would be routed into the tunnel");
         assert!(!config.pools.iter().any(|pool| pool.cidr.contains(node)), "{node} is in a pool");

@@ -4,7 +4,8 @@
 //! | flags | ( sender | TOS | segment (2) | len (2) | bytes )… |
 //! ```
 //!
-//! Flags: 1 a device without offloads, 2 no merging, 4 leave checksums as they are.
+//! Flags: 1 a device without offloads, 2 no merging, 4 leave checksums as they are, 8 over IPv6; the
+//! raw sockets then leave out the outer header, and 16 says what is inside, 4 or 6.
 
 use underpass::device::memory::Memory;
 use underpass::encap::probe;
@@ -23,7 +24,12 @@ const VXLAN_INNER: usize = vxlan::LEN + ethernet::LEN;
 
 /// Packets of the raw sockets.
 pub fn inbound_ipip(data: &[u8]) {
-    check(Format::Ipip, data);
+    let format = match data.first().map_or(0, |flags| flags & 24) {
+        8 => Format::Ipip6V4,
+        24 => Format::Ipip6V6,
+        _ => Format::Ipip,
+    };
+    check(format, data);
 }
 
 /// Payloads of the UDP socket.
@@ -34,9 +40,14 @@ pub fn inbound_vxlan(data: &[u8]) {
 fn check(format: Format, data: &[u8]) {
     let mut input = Input::new(data);
     let flags = input.byte();
-    let (mut arena, receives) = receives(format, &mut input, flags & 4 == 0);
+    let ipv6 = match format {
+        Format::Vxlan => flags & 8 != 0,
+        Format::Ipip => false,
+        Format::Ipip6V4 | Format::Ipip6V6 => true,
+    };
+    let (mut arena, receives) = receives(format, ipv6, &mut input, flags & 4 == 0);
     let mut seen = Seen::new(format, &arena, &receives);
-    let forwarding = forwarding(Mode::Vxlan, false);
+    let forwarding = forwarding(Mode::Vxlan, ipv6, false);
     let counters = WorkerCounters::default();
     let merging = flags & 2 == 0;
     let mut inbound = Inbound::new(Rules { tcp: merging, udp: merging, mtu: usize::from(MTU) - 50 });
@@ -61,7 +72,7 @@ fn check(format: Format, data: &[u8]) {
 }
 
 /// The input as an arena and what lies in it. `mend`: with right inner checksums.
-fn receives(format: Format, input: &mut Input<'_>, mend: bool) -> (Vec<u8>, Vec<Received>) {
+fn receives(format: Format, ipv6: bool, input: &mut Input<'_>, mend: bool) -> (Vec<u8>, Vec<Received>) {
     let (mut arena, mut receives) = (vec![0xa5; 5], Vec::new());
     while !input.is_empty() && receives.len() < 64 {
         let (sender, tos, segment) = (input.byte(), input.byte(), input.short());
@@ -69,7 +80,7 @@ fn receives(format: Format, input: &mut Input<'_>, mend: bool) -> (Vec<u8>, Vec<
         let bytes = input.bytes(usize::from(len));
         let segment = if format == Format::Vxlan { usize::from(segment) } else { 0 };
         // Mostly a peer, sometimes nobody we know.
-        let source = address(if sender < 0xc0 { 2 + sender % 2 } else { sender });
+        let source = address(if sender < 0xc0 { 2 + sender % 2 } else { sender }, ipv6);
         let at = arena.len();
         arena.extend_from_slice(bytes);
         if mend {
@@ -77,7 +88,7 @@ fn receives(format: Format, input: &mut Input<'_>, mend: bool) -> (Vec<u8>, Vec<
                 mend_inner(format, datagram);
             }
         }
-        receives.push(Received { at, len: bytes.len(), segment, source: source.into(), tos });
+        receives.push(Received { at, len: bytes.len(), segment, source, tos });
         arena.extend_from_slice(&[0xa5; 3]);
     }
     (arena, receives)
@@ -101,6 +112,7 @@ fn inner_at(format: Format, datagram: &[u8]) -> usize {
     match format {
         Format::Vxlan => VXLAN_INNER,
         Format::Ipip => datagram.first().map_or(0, |byte| usize::from(byte & 15) * 4),
+        Format::Ipip6V4 | Format::Ipip6V6 => 0,
     }
 }
 
@@ -139,6 +151,7 @@ impl Seen {
             let probe = match format {
                 Format::Vxlan => probe::is_vxlan(datagram),
                 Format::Ipip => probe::is_ipip(datagram),
+                Format::Ipip6V4 | Format::Ipip6V6 => false,
             };
             self.packets += u64::from(!probe);
             self.note(datagram.get(inner_at(format, datagram)..).unwrap_or_default());

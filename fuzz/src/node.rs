@@ -1,15 +1,16 @@
 //! One node in memory, and what its packets are compared with.
 //!
 //! ```text
-//! node 1  192.0.2.1  10.244.1.0/24  fd00:10:244:1::/64   the node under test
-//! node 2  192.0.2.2  10.244.2.0/24  fd00:10:244:2::/64   its peers: no processes
-//! node 3  192.0.2.3  10.244.3.0/24  fd00:10:244:3::/64
+//! node 1  192.0.2.1  2001:db8::1  10.244.1.0/24  fd00:10:244:1::/64   the node under test
+//! node 2  192.0.2.2  2001:db8::2  10.244.2.0/24  fd00:10:244:2::/64   its peers: no processes
+//! node 3  192.0.2.3  2001:db8::3  10.244.3.0/24  fd00:10:244:3::/64
 //! ```
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use underpass::encap::ecn::Marking;
 use underpass::encap::frame::Hop;
-use underpass::forward::{Forwarding, Peer, TapLink, Underlay};
+use underpass::forward::{Forwarding, Peer, TapLink, TunLink, Underlay};
 use underpass::metrics::WorkerCounters;
 use underpass::net::{DropReason, EncapMode, Mac, Mode, Prefix, Vni};
 use underpass::offload::Split;
@@ -20,9 +21,17 @@ use underpass::wire::{Ipv4, Ipv6, Tcp, Udp, VnetHdr, checksum, protocol};
 /// Bytes of the largest packet on the uplink.
 pub const MTU: u16 = 1500;
 
-/// Underlay address of node `number`.
-pub fn address(number: u8) -> [u8; 4] {
-    [192, 0, 2, number]
+/// Underlay address of node `number` over one family.
+pub fn address(number: u8, ipv6: bool) -> IpAddr {
+    if ipv6 { address6(number).into() } else { address4(number).into() }
+}
+
+fn address4(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(192, 0, 2, number)
+}
+
+fn address6(number: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, number.into())
 }
 
 /// Whether `inner` is an address of the pods of node `number`.
@@ -35,15 +44,18 @@ fn prefixes(number: u8) -> [Prefix; 2] {
     texts.map(|text| text.parse().expect("a prefix"))
 }
 
-/// The tables of node 1, whose packets all travel by `mode`; `fast` with packet socket and TAP.
-pub fn forwarding(mode: Mode, fast: bool) -> Forwarding {
+/// The tables of node 1, whose packets all travel by `mode` and over one family; `fast` with packet
+/// socket and TAP.
+pub fn forwarding(mode: Mode, ipv6: bool, fast: bool) -> Forwarding {
     let mac = |last| Mac([0x66, 0, 0, 0, 0, last]);
     let hop = fast.then(|| Hop { destination: mac(0xd), source: mac(0x5) });
     let peers = [2, 3].map(|number| Peer {
         name: format!("node-{number}").parse().expect("a name"),
-        address: address(number).into(),
+        address: address(number, ipv6),
         vtep_mac: mac(number),
         hop,
+        second: Some((address(number, !ipv6), hop)),
+        path_mtu: None,
     });
     let mut rib = Rib::default();
     for prefix in prefixes(1) {
@@ -60,16 +72,23 @@ pub fn forwarding(mode: Mode, fast: bool) -> Forwarding {
         ipip_mode: when(Mode::Ipip),
         vxlan_mode: when(Mode::Vxlan),
     });
-    let policy = Policy::new(&pools, "192.0.2.1/24".parse().ok(), None);
+    let policy = Policy::new(&pools, "192.0.2.1/24".parse().ok(), "2001:db8::1/64".parse().ok());
     let underlay = Underlay {
-        address: address(1).into(),
+        address: Some(address4(1)),
+        address6: Some(address6(1)),
         vtep_mac: mac(1),
         vni: Vni::CALICO,
         vxlan_port: 4789,
         mtu: MTU,
+        marking: Marking::fixed(0),
+        tun: TunLink {
+            mtu: MTU,
+            address: Some(Ipv4Addr::new(10, 244, 1, 0)),
+            address6: Some(Ipv6Addr::new(0xfd00, 0x10, 0x244, 1, 0, 0, 0, 0)),
+        },
         tap: fast.then_some(TapLink { mac: mac(0xa), ipip: true }),
     };
-    Forwarding::build(underlay, &peers, &policy, &rib)
+    Forwarding::build(underlay, &peers, &policy, &rib).expect("few next hops")
 }
 
 /// Packets dropped for any reason.

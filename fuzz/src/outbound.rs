@@ -4,17 +4,17 @@
 //! | flags | ( vnet header (10) | len (2) | bytes )… |
 //! ```
 //!
-//! Flags: 3 the mode, 4 with packet socket and TAP, 8 leave checksums as they are.
+//! Flags: 3 the mode, 4 with packet socket and TAP, 8 leave checksums as they are, 16 over IPv6.
 
-use underpass::encap::{frame, ipip, ipip_gso, tunnel_gso, vxlan};
+use underpass::encap::{frame, ipip, ipip_gso, ipip6, tunnel_gso, vxlan};
 use underpass::forward::{Channel, Datagram, Forwarding, Outbound, Outbox, Paths};
 use underpass::metrics::WorkerCounters;
 use underpass::net::Mode;
 use underpass::offload::Flow;
-use underpass::wire::{Ipv4, VnetHdr, ethernet, vnet_hdr, vxlan as header};
+use underpass::wire::{Ipv4, Ipv6, VnetHdr, ethernet, vnet_hdr, vxlan as header};
 
 use crate::input::Input;
-use crate::node::{MTU, dropped, expand, forwarding, is_pod_of, repair_ip};
+use crate::node::{MTU, address, dropped, expand, forwarding, is_pod_of, repair_ip};
 
 /// Packets and super-packets as the TUN hands them over.
 pub fn tun_read(data: &[u8]) {
@@ -22,16 +22,18 @@ pub fn tun_read(data: &[u8]) {
     let flags = input.byte();
     let mode = [Mode::Ipip, Mode::Vxlan, Mode::Direct, Mode::Vxlan][usize::from(flags & 3)];
     let fast = flags & 4 != 0;
+    let ipv6 = flags & 16 != 0;
     let mut run = Run {
-        forwarding: forwarding(mode, fast),
+        forwarding: forwarding(mode, ipv6, fast),
         paths: Paths { tap: fast, packet: fast },
         counters: WorkerCounters::default(),
         out: Outbox::default(),
         mode,
+        ipv6,
         sent: 0,
         sent_bytes: 0,
     };
-    let outbound = Outbound::new((49152..49152 + 256).collect());
+    let mut outbound = Outbound::new((49152..49152 + 256).collect());
     let mut arena = vec![0xa5; 5];
     while !input.is_empty() {
         let vnet = VnetHdr::parse(&input.array());
@@ -42,7 +44,7 @@ pub fn tun_read(data: &[u8]) {
             repair_ip(&mut arena[at..]);
         }
         let range = at..arena.len();
-        let packet = |arena: &mut [u8], run: &mut Run| {
+        let mut packet = |arena: &mut [u8], run: &mut Run| {
             let (forwarding, counters) = (&run.forwarding, &run.counters);
             outbound.packet(forwarding, run.paths, &vnet, arena, range.clone(), &mut run.out, counters)
         };
@@ -64,6 +66,7 @@ struct Run {
     counters: WorkerCounters,
     out: Outbox,
     mode: Mode,
+    ipv6: bool,
     sent: u64,
     /// Inner bytes.
     sent_bytes: u64,
@@ -95,7 +98,7 @@ impl Run {
         let (vnet, inner) = self.strip(channel, head, body);
         let packets = expand(&vnet, &inner);
         assert_eq!(packets.len(), usize::from(datagram.packets));
-        let overhead = usize::from(self.mode.overhead());
+        let overhead = usize::from(self.mode.overhead(address(2, self.ipv6)));
         let mut wire = 0;
         for packet in &packets {
             let flow = Flow::of(packet).expect("a whole packet");
@@ -118,12 +121,13 @@ impl Run {
             ..vnet
         };
         match channel {
-            Channel::Udp(_) => {
+            Channel::Udp(_) | Channel::Udp6(_) => {
+                assert_eq!(self.ipv6, matches!(channel, Channel::Udp6(_)));
                 let (vni, _) = header::parse(&whole).expect("a VXLAN header");
                 assert_eq!(vni, Some(4096));
                 (VnetHdr::default(), whole[vxlan::TEMPLATE..].to_vec())
             }
-            Channel::Raw => (VnetHdr::default(), self.strip_raw(&whole)),
+            Channel::Raw | Channel::Raw6 => (VnetHdr::default(), self.strip_raw(&whole)),
             Channel::Packet => {
                 let vnet = VnetHdr::parse(whole.first_chunk().expect("a vnet header"));
                 let vnet = if vnet.is_gso() { moved(vnet, ethernet::LEN) } else { vnet };
@@ -145,6 +149,11 @@ impl Run {
     fn strip_raw(&self, packet: &[u8]) -> Vec<u8> {
         if self.mode == Mode::Direct {
             return packet.to_vec();
+        }
+        if self.ipv6 {
+            let outer = Ipv6::parse(packet).expect("a whole outer packet");
+            assert_eq!(outer.total_len(), packet.len());
+            return packet[ipip6::OVERHEAD..].to_vec();
         }
         let outer = Ipv4::parse(packet).expect("a whole outer packet");
         assert!(outer.checksum_ok());

@@ -11,9 +11,9 @@
 //! counted as lost. Neither side ever waits for the other.
 
 mod filter;
+mod outer;
 pub mod pcapng;
 
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::SystemTime;
@@ -21,11 +21,10 @@ use std::time::SystemTime;
 use crossbeam::queue::ArrayQueue;
 
 pub use filter::{Filter, FilterError};
+pub use outer::Outer;
 
-use crate::encap::{OUTER_TTL, UDP_OVERHEAD};
 use crate::net::DropReason;
 use crate::route::Published;
-use crate::wire::{ipv4, protocol, put16, udp};
 
 /// Bytes that all buffers of a session hold together.
 const MEMORY: usize = 8 << 20;
@@ -245,27 +244,6 @@ impl Drop for Capture {
         self.hub.session.publish(None);
         self.hub.taken.store(false, Ordering::Release);
     }
-}
-
-/// The outer IPv4 and UDP header around a VXLAN datagram of `len` bytes, which the kernel makes or
-/// strips: addresses, ports, TOS and lengths as on the wire; TTL 64, DF, and no UDP checksum.
-pub fn vxlan_outer(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), tos: u8, len: usize) -> [u8; UDP_OVERHEAD] {
-    let mut header = [0; UDP_OVERHEAD];
-    let ip = ipv4::Repr {
-        tos,
-        total_len: (UDP_OVERHEAD + len).min(usize::from(u16::MAX)) as u16,
-        id: 0,
-        flags: ipv4::DF,
-        ttl: OUTER_TTL,
-        protocol: protocol::UDP,
-        source: from.0,
-        destination: to.0,
-    };
-    header[..ipv4::LEN].copy_from_slice(&ip.emit());
-    put16(&mut header, ipv4::LEN, from.1);
-    put16(&mut header, ipv4::LEN + 2, to.1);
-    put16(&mut header, ipv4::LEN + udp::FIELD_LENGTH, (udp::LEN + len).min(usize::from(u16::MAX)) as u16);
-    header
 }
 
 #[cfg(test)]

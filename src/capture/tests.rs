@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Hub, Point, Seen, Wanted, pcapng, vxlan_outer};
+use super::{Hub, Point, Seen, Wanted, pcapng};
 use crate::net::DropReason;
-use crate::wire::Ipv4;
 
 fn wanted(points: &[Point], snaplen: usize) -> Wanted {
     Wanted { points: points.to_vec(), filter: None, snaplen, vxlan_port: 4789 }
@@ -89,16 +88,4 @@ fn a_file_is_whole_blocks_with_reasons() {
         tally.take(piece);
     }
     assert_eq!((tally.packets, tally.lost(), tally.is_whole()), (1, 11, true));
-}
-
-#[test]
-fn the_outer_header_is_a_whole_one() {
-    let header = vxlan_outer(([192, 0, 2, 1].into(), 50000), ([192, 0, 2, 2].into(), 4789), 3, 100);
-    let packet = [&header[..], &[0; 100]].concat();
-    let ip = Ipv4::parse(&packet).unwrap();
-    assert!(ip.checksum_ok());
-    assert_eq!(
-        (ip.total_len(), ip.tos(), ip.payload()[..6].to_vec()),
-        (128, 3, vec![0xc3, 0x50, 0x12, 0xb5, 0, 108])
-    );
 }

@@ -5,21 +5,23 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::{Bytes, Incoming};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Body, Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
 
 use super::text;
 use crate::control::api::ErrorBody;
 
-/// What every client command takes.
+/// Which daemon is meant.
 #[derive(Args, Debug)]
-pub(super) struct ClientArgs {
+pub(super) struct SocketArgs {
     /// The daemon's control socket
     #[arg(
         long,
@@ -28,6 +30,20 @@ pub(super) struct ClientArgs {
         default_value = "/run/underpass/underpass.sock"
     )]
     socket: PathBuf,
+}
+
+impl SocketArgs {
+    /// The client of that daemon.
+    pub(super) fn client(&self) -> Client {
+        Client::new(&self.socket)
+    }
+}
+
+/// What every client command takes.
+#[derive(Args, Debug)]
+pub(super) struct ClientArgs {
+    #[command(flatten)]
+    socket: SocketArgs,
     /// Tables for people or JSON for programs
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -43,12 +59,17 @@ enum Output {
 impl ClientArgs {
     /// The daemon's answer to a GET of `target`.
     pub(super) fn get<T: DeserializeOwned>(&self, target: &str) -> Result<T, ClientError> {
-        Client::new(&self.socket).get(target)
+        self.client().get(target)
+    }
+
+    /// The client of the daemon that is meant.
+    pub(super) fn client(&self) -> Client {
+        self.socket.client()
     }
 
     /// The daemon's answer to a GET of `target` piece by piece, however long it takes.
     pub(super) async fn stream(&self, target: &str) -> Result<Stream, ClientError> {
-        Client::new(&self.socket).stream(target).await
+        self.client().stream(target).await
     }
 
     /// Prints `value` as JSON, or as `render` lays it out.
@@ -64,11 +85,13 @@ impl ClientArgs {
     }
 }
 
-/// Time for the whole exchange.
+/// Time for the answer to a question, and between two pieces of it.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Time for the answer to a change, behind its last byte: a million routes take seconds.
+const CHANGE_PATIENCE: Duration = Duration::from_secs(60);
 /// Pause before trying again when the daemon's backlog is full.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(5);
-/// Bytes of the largest answer, about a million routes.
+/// Bytes of the largest answer that is taken as a whole.
 const MAX_ANSWER: usize = 256 << 20;
 
 /// A client of the control API. Each request has its own connection.
@@ -95,19 +118,34 @@ pub enum ClientError {
         path: PathBuf,
     },
     /// Somebody listens, but does not answer.
-    #[error("the daemon at {} did not answer within {} s", path.display(), PATIENCE.as_secs())]
+    #[error("the daemon at {} did not answer within {} s", path.display(), patience.as_secs())]
     Timeout {
         /// The socket.
         path: PathBuf,
+        /// The time it had.
+        patience: Duration,
     },
     /// The daemon said no.
-    #[error("{message}")]
+    #[error("{message}{}", list(.errors))]
     Refused {
         /// The HTTP status.
         status: StatusCode,
         /// The daemon's own words.
         message: String,
+        /// Each culprit, where there are several.
+        errors: Vec<String>,
     },
+    /// What was to be sent cannot be read.
+    #[error("cannot read {what}")]
+    Input {
+        /// The file.
+        what: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// What was received cannot be passed on.
+    #[error(transparent)]
+    Output(anyhow::Error),
     /// This process lacks the resources to ask.
     #[error("cannot set up the client")]
     Setup(#[source] io::Error),
@@ -127,16 +165,13 @@ impl ClientError {
         match self {
             Self::Unreachable { .. } | Self::Timeout { .. } => 3,
             Self::Denied { .. } | Self::Refused { status: StatusCode::FORBIDDEN, .. } => 4,
-            Self::Refused { .. } | Self::Garbled { .. } | Self::Setup(_) => 1,
+            Self::Refused { .. }
+            | Self::Input { .. }
+            | Self::Output(_)
+            | Self::Garbled { .. }
+            | Self::Setup(_) => 1,
         }
     }
-}
-
-/// The daemon's words for a status that is not 200.
-fn refusal(status: StatusCode, body: &[u8], target: &str) -> ClientError {
-    let ErrorBody { error } = serde_json::from_slice(body)
-        .unwrap_or_else(|_| ErrorBody { error: format!("the daemon answered {status} to {target}") });
-    ClientError::Refused { status, message: error }
 }
 
 /// An answer that comes in pieces.
@@ -157,6 +192,11 @@ impl Stream {
     }
 }
 
+/// One culprit a line.
+fn list(errors: &[String]) -> String {
+    errors.iter().map(|error| format!("\n  {error}")).collect()
+}
+
 impl Client {
     /// A client of the daemon behind `socket`.
     pub fn new(socket: &Path) -> Self {
@@ -168,41 +208,118 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub fn get<T: DeserializeOwned>(&self, target: &str) -> Result<T, ClientError> {
+        let request = self.request(Method::GET, target, "", Full::default());
+        self.block_on(async { self.document(request?, PATIENCE).await })
+    }
+
+    /// The answer to a change: `method`, `target` and a body of type `kind`. Waits for a minute
+    /// behind the body's last byte.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn change<T, B>(&self, method: Method, target: &str, kind: &str, body: B) -> Result<T, ClientError>
+    where
+        T: DeserializeOwned,
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let request = self.request(method, target, kind, body);
+        self.block_on(async { self.document(request?, CHANGE_PATIENCE).await })
+    }
+
+    /// Hands the pieces of the answer to a GET of `target` to `take` as they arrive, until it says
+    /// no more.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn pieces(
+        &self,
+        target: &str,
+        mut take: impl FnMut(&[u8]) -> anyhow::Result<bool>,
+    ) -> Result<(), ClientError> {
+        self.block_on(async {
+            let mut stream = self.stream(target).await?;
+            let next = async |stream: &mut Stream| {
+                self.within(PATIENCE, stream.next()).await?.map_err(|error| self.garbled(error))
+            };
+            while let Some(piece) = next(&mut stream).await? {
+                if !take(&piece).map_err(ClientError::Output)? {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn block_on<T>(&self, work: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(ClientError::Setup)?;
-        let exchange = async { tokio::time::timeout(PATIENCE, self.exchange(target)).await };
-        let timeout = |_| ClientError::Timeout { path: self.socket.clone() };
-        let (status, body) = runtime.block_on(exchange).map_err(timeout)??;
+        let runtime: Runtime = runtime.map_err(ClientError::Setup)?;
+        runtime.block_on(work)
+    }
+
+    async fn within<T>(&self, patience: Duration, work: impl Future<Output = T>) -> Result<T, ClientError> {
+        let late = |_| ClientError::Timeout { path: self.socket.clone(), patience };
+        timeout(patience, work).await.map_err(late)
+    }
+
+    fn request<B>(
+        &self,
+        method: Method,
+        target: &str,
+        kind: &str,
+        body: B,
+    ) -> Result<Request<B>, ClientError> {
+        let mut request = Request::builder().method(method).uri(target).header("Host", "underpass");
+        if !kind.is_empty() {
+            request = request.header("Content-Type", kind);
+        }
+        request.body(body).map_err(|error| self.garbled(error))
+    }
+
+    async fn document<T, B>(&self, request: Request<B>, patience: Duration) -> Result<T, ClientError>
+    where
+        T: DeserializeOwned,
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let response = self.within(patience, self.exchange(request)).await??;
+        let status = response.status();
+        let body = self.whole(response, patience).await?;
         if status == StatusCode::OK {
             return serde_json::from_slice(&body).map_err(|error| self.garbled(error));
         }
-        Err(refusal(status, &body, target))
+        Err(self.refusal(status, &body))
     }
 
-    /// Begins a GET of `target` whose answer has no end to wait for. Blocks for at most five seconds.
+    /// Begins a GET of `target` whose answer comes in pieces, for as long as it likes. The first byte
+    /// must come within five seconds.
     async fn stream(&self, target: &str) -> Result<Stream, ClientError> {
-        let begin = async {
-            let stream = self.connect().await?;
-            self.send(stream, target).await.map_err(|error| self.garbled(error))
-        };
-        let timeout = |_| ClientError::Timeout { path: self.socket.clone() };
-        let response = tokio::time::timeout(PATIENCE, begin).await.map_err(timeout)??;
+        let request = self.request(Method::GET, target, "", Full::<Bytes>::default())?;
+        let response = self.within(PATIENCE, self.exchange(request)).await??;
         let status = response.status();
         if status == StatusCode::OK {
             return Ok(Stream(response.into_body()));
         }
-        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-        let body = body.map_err(|source| ClientError::Garbled { path: self.socket.clone(), source })?;
-        Err(refusal(status, &body.to_bytes(), target))
+        Err(self.refusal(status, &self.whole(response, PATIENCE).await?))
     }
 
-    async fn exchange(&self, target: &str) -> Result<(StatusCode, Bytes), ClientError> {
+    async fn exchange<B>(&self, request: Request<B>) -> Result<Response<Incoming>, ClientError>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let stream = self.connect().await?;
-        let response = self.send(stream, target).await.map_err(|error| self.garbled(error))?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-        let body = body.map_err(|source| ClientError::Garbled { path: self.socket.clone(), source })?;
-        Ok((status, body.to_bytes()))
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.garbled(error))?;
+        // Errors of the connection reach us through the response.
+        tokio::spawn(connection);
+        sender.send_request(request).await.map_err(|error| self.garbled(error))
+    }
+
+    async fn whole(&self, response: Response<Incoming>, patience: Duration) -> Result<Bytes, ClientError> {
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect();
+        let body = self.within(patience, body).await?;
+        Ok(body.map_err(|error| self.garbled(error))?.to_bytes())
     }
 
     async fn connect(&self) -> Result<UnixStream, ClientError> {
@@ -219,12 +336,12 @@ impl Client {
         }
     }
 
-    async fn send(&self, stream: UnixStream, target: &str) -> anyhow::Result<Response<Incoming>> {
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        // Errors of the connection reach us through the response.
-        tokio::spawn(connection);
-        let request = Request::get(target).header("Host", "underpass").body(Empty::<Bytes>::new())?;
-        Ok(sender.send_request(request).await?)
+    fn refusal(&self, status: StatusCode, body: &[u8]) -> ClientError {
+        let ErrorBody { error, errors } = serde_json::from_slice(body).unwrap_or_else(|_| ErrorBody {
+            error: format!("the daemon answered {status}"),
+            errors: Vec::new(),
+        });
+        ClientError::Refused { status, message: error, errors }
     }
 
     fn garbled(&self, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ClientError {

@@ -7,10 +7,13 @@ mod capture;
 mod check;
 mod client;
 mod drops;
+mod peer;
 mod route;
+mod routes;
 mod run;
 mod status;
 mod text;
+mod upload;
 
 use clap::{Parser, Subcommand};
 
@@ -31,6 +34,7 @@ enum Command {
     Check(check::Check),
     Status(status::Status),
     Route(route::Route),
+    Peer(peer::Peer),
     Drops(drops::Drops),
     Capture(capture::Capture),
 }
@@ -46,6 +50,7 @@ impl Cli {
             Command::Check(command) => command.execute(),
             Command::Status(command) => command.execute(),
             Command::Route(command) => command.execute(),
+            Command::Peer(command) => command.execute(),
             Command::Drops(command) => command.execute(),
             Command::Capture(command) => command.execute(),
         }

@@ -81,7 +81,9 @@ fn edge(name: &str, edge: &Traffic) -> [String; 5] {
 fn peers(status: &api::Status) -> Table {
     let mut peers = table(&["PEER", "ADDRESS", "VTEP MAC", "SUBNETS"]);
     for peer in &status.peers {
-        peers.add_row([&peer.name, &peer.address.to_string(), &peer.vtep_mac, &peer.subnets.join(", ")]);
+        let second = peer.address6.map(|address| format!(", {address}")).unwrap_or_default();
+        let addresses = format!("{}{second}", peer.address);
+        peers.add_row([&peer.name, &addresses, &peer.vtep_mac, &peer.subnets.join(", ")]);
     }
     peers
 }

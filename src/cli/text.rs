@@ -34,13 +34,79 @@ pub(super) fn lines(table: &Table) -> String {
     out
 }
 
+/// Rows that decide how wide columns are.
+const SAMPLE: usize = 1000;
+
+/// A table of any length: the first thousand rows decide how wide its columns are, and those
+/// behind them are written as they come.
+pub(super) struct Columns {
+    head: Table,
+    right: std::ops::Range<usize>,
+    waiting: usize,
+    /// Once the first rows are written.
+    widths: Option<Vec<usize>>,
+    out: String,
+}
+
+impl Columns {
+    /// An empty table; the columns of `right` hold numbers.
+    pub(super) fn new(header: &[&str], right: std::ops::Range<usize>) -> Self {
+        let mut head = table(header);
+        align_right(&mut head, right.clone());
+        Self { head, right, waiting: 0, widths: None, out: String::new() }
+    }
+
+    /// Adds a row; false when nobody reads on.
+    pub(super) fn add(&mut self, row: impl IntoIterator<Item = String>) -> anyhow::Result<bool> {
+        let Some(widths) = &self.widths else {
+            self.head.add_row(row);
+            self.waiting += 1;
+            return if self.waiting == SAMPLE { self.write_head() } else { Ok(true) };
+        };
+        let begin = self.out.len();
+        for (index, (cell, width)) in row.into_iter().zip(widths).enumerate() {
+            let gap = " ".repeat(width.saturating_sub(cell.len()));
+            let (before, behind) = if self.right.contains(&index) { (&*gap, "") } else { ("", &*gap) };
+            self.out.extend([before, &cell, behind, "  "]);
+        }
+        self.out.truncate(begin + self.out[begin..].trim_end().len());
+        self.out.push('\n');
+        if self.out.len() < SAMPLE * 64 { Ok(true) } else { self.flush() }
+    }
+
+    fn write_head(&mut self) -> anyhow::Result<bool> {
+        self.widths =
+            Some(self.head.column_max_content_widths().iter().map(|width| usize::from(*width)).collect());
+        self.out = lines(&self.head);
+        self.flush()
+    }
+
+    fn flush(&mut self) -> anyhow::Result<bool> {
+        let more = write_piece(self.out.as_bytes());
+        self.out.clear();
+        more
+    }
+
+    /// Writes what is left.
+    pub(super) fn finish(mut self) -> anyhow::Result<()> {
+        let done = if self.widths.is_none() { self.write_head() } else { self.flush() };
+        done.map(drop)
+    }
+}
+
+/// Writes a piece to stdout; false when nobody reads on.
+pub(super) fn write_piece(piece: &[u8]) -> anyhow::Result<bool> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(piece).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(anyhow::anyhow!("cannot write to stdout: {error}")),
+    }
+}
+
 /// Writes to stdout. A reader that has seen enough (`| head`) is not an error.
 pub(super) fn write(text: &str) -> anyhow::Result<()> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.map_err(|error| anyhow::anyhow!("cannot write to stdout: {error}")),
-    }
+    write_piece(text.as_bytes()).map(drop)
 }
 
 /// `1 peer`, `2 peers`.

@@ -82,30 +82,51 @@ fn peer_names(raw: &Raw, log: &mut Log<'_>) {
 fn peer_addresses(raw: &Raw, log: &mut Log<'_>) {
     let mut first = Firsts::new();
     for peer in &raw.peers {
-        let Some(address) = peer.address else { continue };
-        if address.value.is_ipv6() {
-            log.push(address.at, "address: IPv6 underlay is not supported yet; give the peer's IPv4 address");
+        common_family(raw, peer, log);
+        for (key, address) in peer.addresses() {
+            if let Some(reason) = own_address(raw, address.value) {
+                log.push(address.at, format!("{key}: {} {reason}", address.value));
+            } else if let Some(at) = first.clash(address.value, address.at) {
+                let line = log.line(at);
+                let message = format!(
+                    "{key}: {} is also the address of the peer in line {line}; each node has its own",
+                    address.value
+                );
+                log.push(address.at, message);
+            }
         }
-        if let Some(reason) = own_address(raw, address.value) {
-            log.push(address.at, format!("address: {} {reason}", address.value));
-        } else if let Some(at) = first.clash(address.value, address.at) {
-            let line = log.line(at);
-            let message = format!(
-                "address: {} is also the address of the peer in line {line}; each node has its own",
-                address.value
-            );
-            log.push(address.at, message);
-        }
+    }
+}
+
+/// A peer is reached over a family in which both nodes have an address.
+fn common_family(raw: &Raw, peer: &Peer, log: &mut Log<'_>) {
+    let (Some(address), Some(second)) = (peer.address, peer.address6) else { return };
+    let is_ipv4 = address.value.is_ipv4();
+    if second.value.is_some() && !is_ipv4 {
+        log.push(
+            second.at,
+            "address6: address is IPv6 already; give the peer's IPv4 address there, or leave this out",
+        );
+    }
+    let node = &raw.node;
+    // What of our own is wrong rather than absent is reported already.
+    let absent4 = node.address.is_some_and(|own| own.value.is_none());
+    let absent6 = node.address6.is_some_and(|own| own.value.is_none());
+    if !is_ipv4 && absent6 {
+        let message = "address: IPv6 needs this node's own IPv6 address; give address6 under [node]";
+        log.push(address.at, message);
+    } else if is_ipv4 && absent4 && second.value.is_none() {
+        let message = "address: IPv4 needs this node's own IPv4 address; give address under [node], or the peer's address6";
+        log.push(address.at, message);
     }
 }
 
 /// Why `address` cannot be another node's, as far as our own addresses tell.
 fn own_address(raw: &Raw, address: IpAddr) -> Option<String> {
-    let own6 = raw.node.address6.as_ref().and_then(|own| own.value);
-    if own6.is_some_and(|own| IpAddr::V6(own.addr()) == address) {
+    if raw.node.address_in(false).is_some_and(|own| own.value == address) {
         return Some("is this node's own address6; give the peer's".into());
     }
-    let own = raw.node.address.as_ref()?.value;
+    let own = raw.node.address?.value?;
     if own.addr() == address {
         return Some("is this node's own address; give the peer's".into());
     }
@@ -183,8 +204,8 @@ fn plain_backend(raw: &Raw, log: &mut Log<'_>) {
 fn tunnel_address(raw: &Raw, owners: &Owners, log: &mut Log<'_>) {
     let Some(given) = raw.tunnel.address else { return };
     let Some(address) = given.value else { return auto_address(raw, owners, log) };
-    let node = raw.node.address.as_ref().is_some_and(|own| own.value.addr() == address);
-    let peer = raw.peers.iter().any(|peer| peer.address.is_some_and(|a| a.value == address));
+    let node = raw.node.address_in(address.is_ipv4()).is_some_and(|own| own.value == address);
+    let peer = raw.peers.iter().any(|peer| peer.addresses().any(|(_, a)| a.value == address));
     if node || peer {
         log.push(
             given.at,

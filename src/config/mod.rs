@@ -15,13 +15,14 @@ mod schema;
 mod tests;
 mod value;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 pub use self::diagnostic::{ConfigError, ConfigErrors};
 pub use self::parse::{load, parse};
+pub use self::value::{for_pods, unicast};
 use crate::net::{Mac, NodeName, Prefix, Vni};
 pub use crate::route::Pool;
 
@@ -51,12 +52,20 @@ pub struct Config {
 pub struct Node {
     /// `name`: unique among all nodes.
     pub name: NodeName,
-    /// `address`: underlay address with its prefix length; the prefix decides CrossSubnet.
-    pub address: Ipv4Net,
+    /// `address`: IPv4 underlay address with its prefix length; the prefix decides CrossSubnet. There
+    /// is this or `address6`, or both.
+    pub address: Option<Ipv4Net>,
     /// `address6`: IPv6 underlay address with its prefix length.
     pub address6: Option<Ipv6Net>,
     /// `external_nodes`: outer sources that are accepted besides the peers.
     pub external_nodes: Vec<Prefix>,
+}
+
+impl Node {
+    /// The underlay addresses this node has, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpNet> {
+        self.address.map(IpNet::V4).into_iter().chain(self.address6.map(IpNet::V6))
+    }
 }
 
 /// `[tunnel]`
@@ -75,6 +84,8 @@ pub struct Tunnel {
     pub backend: Backend,
     /// `uplink`: how VXLAN super-packets reach the uplink.
     pub uplink: Uplink,
+    /// `dscp`: of outer headers.
+    pub dscp: Dscp,
     /// The offload switches.
     pub offload: Offload,
     /// `allow_nested`: whether pods may send tunnel packets of their own.
@@ -96,6 +107,15 @@ pub enum Uplink {
     Socket,
     /// A TAP with UDP-tunnel GSO (kernel 6.17 or newer).
     Tap,
+}
+
+/// `[tunnel] dscp`
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Dscp {
+    /// The inner packet's.
+    Inherit,
+    /// This value, 0 to 63.
+    Fixed(u8),
 }
 
 /// The offload switches of `[tunnel]`, each `auto`, `on` or `off`.
@@ -146,6 +166,8 @@ pub struct Vxlan {
     pub port: u16,
     /// `vni`.
     pub vni: Vni,
+    /// `udp6_zero_checksum`: whether UDP over IPv6 without a checksum is received.
+    pub udp6_zero_checksum: bool,
 }
 
 /// `[[peer]]`
@@ -153,12 +175,25 @@ pub struct Vxlan {
 pub struct Peer {
     /// `name`.
     pub name: NodeName,
-    /// `address`: the peer's underlay address.
+    /// `address`: the peer's underlay address, of either family.
     pub address: IpAddr,
+    /// `address6`: a second underlay address, where `address` is IPv4.
+    pub address6: Option<Ipv6Addr>,
     /// `subnets`: the peer's pod subnets.
     pub subnets: Vec<Prefix>,
     /// `vtep_mac`; by default Calico's rule over the name.
     pub vtep_mac: Mac,
+}
+
+impl Peer {
+    /// The underlay addresses by which `node` and this peer reach each other. The first is the one for
+    /// outer headers: IPv4 where both have it. A checked configuration has at least one.
+    pub fn addresses(&self, node: &Node) -> impl Iterator<Item = IpAddr> {
+        let second = self.address6.map(IpAddr::V6);
+        let (has4, has6) = (node.address.is_some(), node.address6.is_some());
+        let usable = move |address: &IpAddr| if address.is_ipv4() { has4 } else { has6 };
+        [Some(self.address), second].into_iter().flatten().filter(usable)
+    }
 }
 
 /// `[control]`

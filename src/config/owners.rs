@@ -8,7 +8,7 @@ use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 
 use super::diagnostic::Log;
-use super::raw::Raw;
+use super::raw::{Peer, Raw};
 use super::reader::At;
 use crate::net::Prefix;
 
@@ -63,7 +63,7 @@ impl Owners {
     /// Reports every node address that would be routed into the tunnel.
     pub(super) fn refuse_loops(&self, raw: &Raw, log: &mut Log<'_>) {
         let nodes = node_addresses(raw);
-        self.refuse_defaults(nodes.iter().any(|(_, node)| node.value.is_ipv6()), log);
+        self.refuse_defaults(|is_ipv4| nodes.iter().any(|(_, node)| node.value.is_ipv4() == is_ipv4), log);
         for (key, node) in nodes {
             for claims in [&self.pools, &self.subnets] {
                 let Some(claim) = longest(claims, node.value) else { continue };
@@ -80,11 +80,11 @@ impl Owners {
         }
     }
 
-    /// A default route is at fault itself, rather than all the addresses in it. That of IPv6 is
-    /// fine, an exit node over IPv4, until a node has an IPv6 underlay address.
-    fn refuse_defaults(&self, ipv6_nodes: bool, log: &mut Log<'_>) {
+    /// A default route is at fault itself, rather than all the addresses in it. That of a family in
+    /// which no node has an underlay address is fine: an exit node over the other one.
+    fn refuse_defaults(&self, has_nodes: impl Fn(bool) -> bool, log: &mut Log<'_>) {
         for claim in self.pools.values().chain(self.subnets.values()) {
-            if !claim.prefix.is_default() || !(claim.prefix.is_ipv4() || ipv6_nodes) {
+            if !claim.prefix.is_default() || !has_nodes(claim.prefix.is_ipv4()) {
                 continue;
             }
             let message = format!(
@@ -178,12 +178,7 @@ fn longest(claims: &HashMap<Prefix, Claim>, address: IpAddr) -> Option<&Claim> {
 
 /// Every underlay address, with the key that gives it.
 fn node_addresses(raw: &Raw) -> Vec<(&'static str, At<IpAddr>)> {
-    let own = raw.node.address.iter().map(|own| At { value: IpAddr::V4(own.value.addr()), at: own.at });
-    let own6 = raw.node.address6.iter().filter_map(|own| {
-        let net = own.value?;
-        Some(At { value: IpAddr::V6(net.addr()), at: own.at })
-    });
-    let peers = raw.peers.iter().filter_map(|peer| peer.address);
-    let own = own.map(|a| ("address", a));
-    own.chain(own6.map(|a| ("address6", a))).chain(peers.map(|a| ("address", a))).collect()
+    let own = [("address", true), ("address6", false)];
+    let own = own.into_iter().filter_map(|(key, is_ipv4)| Some((key, raw.node.address_in(is_ipv4)?)));
+    own.chain(raw.peers.iter().flat_map(Peer::addresses)).collect()
 }

@@ -1,6 +1,6 @@
 //! The file section by section: every value checked by itself and still tied to its position.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -9,7 +9,7 @@ use toml::de::DeTable;
 use super::diagnostic::Log;
 use super::reader::{At, List, Table, auto_or, boolean, check_sections, integer_in, parsed, word};
 use super::value::{self, BACKENDS, ENCAP_MODES, SWITCHES, UPLINKS};
-use super::{Backend, Config, Control, Switch, Uplink, schema};
+use super::{Backend, Config, Control, Dscp, Switch, Uplink, schema};
 use crate::net::{EncapMode, Mac, NodeName, Prefix, Vni};
 
 /// A whole file. Wherever a value is `None`, what was wrong with it is in the log.
@@ -18,6 +18,7 @@ pub(super) struct Raw {
     pub(super) tunnel: Tunnel,
     vxlan_port: Option<At<u16>>,
     vni: Option<At<Vni>>,
+    udp6_zero_checksum: Option<At<bool>>,
     pub(super) pools: Vec<Pool>,
     /// Offset of `[local]`, 0 when it is absent.
     pub(super) local_at: usize,
@@ -30,7 +31,7 @@ pub(super) struct Raw {
 /// `[node]`
 pub(super) struct Node {
     pub(super) name: Option<At<NodeName>>,
-    pub(super) address: Option<At<Ipv4Net>>,
+    pub(super) address: Option<At<Option<Ipv4Net>>>,
     pub(super) address6: Option<At<Option<Ipv6Net>>>,
     external_nodes: List<Prefix>,
 }
@@ -43,6 +44,7 @@ pub(super) struct Tunnel {
     pub(super) workers: Option<At<Option<u16>>>,
     pub(super) backend: Option<At<Backend>>,
     uplink: Option<At<Uplink>>,
+    dscp: Option<At<Dscp>>,
     pub(super) tso: Option<At<Switch>>,
     pub(super) uso: Option<At<Switch>>,
     pub(super) gro: Option<At<Switch>>,
@@ -65,6 +67,7 @@ pub(super) struct Peer {
     pub(super) at: usize,
     pub(super) name: Option<At<NodeName>>,
     pub(super) address: Option<At<IpAddr>>,
+    pub(super) address6: Option<At<Option<Ipv6Addr>>>,
     pub(super) subnets: List<Prefix>,
     pub(super) vtep_mac: Option<At<Option<Mac>>>,
 }
@@ -82,6 +85,7 @@ impl Raw {
             tunnel: Tunnel::read(&Table::single(root, &schema::TUNNEL, log), log),
             vxlan_port: vxlan.value_or(log, "port", 4789, value::vxlan_port),
             vni: vxlan.value_or(log, "vni", Vni::CALICO, value::vni),
+            udp6_zero_checksum: vxlan.value_or(log, "udp6_zero_checksum", false, boolean),
             pools: Table::repeated(root, &schema::POOL, log).iter().map(|t| Pool::read(t, log)).collect(),
             local_at: local.at,
             local: local.list_or_empty(log, "subnets", value::pod_prefix),
@@ -96,7 +100,11 @@ impl Raw {
         Some(Config {
             node: self.node.build()?,
             tunnel: self.tunnel.build()?,
-            vxlan: super::Vxlan { port: self.vxlan_port?.value, vni: self.vni?.value },
+            vxlan: super::Vxlan {
+                port: self.vxlan_port?.value,
+                vni: self.vni?.value,
+                udp6_zero_checksum: self.udp6_zero_checksum?.value,
+            },
             pools: self.pools.into_iter().map(Pool::build).collect::<Option<_>>()?,
             local_subnets: self.local.build()?,
             peers: self.peers.into_iter().map(Peer::build).collect::<Option<_>>()?,
@@ -108,12 +116,16 @@ impl Raw {
 
 impl Node {
     fn read(table: &Table<'_>, log: &mut Log<'_>) -> Self {
-        Self {
-            name: table.value(log, "name", parsed),
-            address: table.value(log, "address", value::node_address),
-            address6: table.value_or(log, "address6", None, value::node_address6),
-            external_nodes: table.list_or_empty(log, "external_nodes", value::external_nodes),
-        }
+        let name = table.value(log, "name", parsed);
+        let external_nodes = table.list_or_empty(log, "external_nodes", value::external_nodes);
+        let address6 = table.value_or(log, "address6", None, value::node_address6);
+        let address = if table.has("address6") {
+            table.value_or(log, "address", None, |v| value::node_address(v).map(Some))
+        } else {
+            let address = table.value(log, "address", value::node_address);
+            address.map(|At { value, at }| At { value: Some(value), at })
+        };
+        Self { name, address, address6, external_nodes }
     }
 
     fn build(self) -> Option<super::Node> {
@@ -138,6 +150,7 @@ impl Tunnel {
             workers: table.value_or(log, "workers", None, |v| auto_or(v, |v| integer_in(v, 1, 64))),
             backend: table.value_or(log, "backend", Backend::Auto, |v| word(v, &BACKENDS)),
             uplink: table.value_or(log, "uplink", Uplink::Auto, |v| word(v, &UPLINKS)),
+            dscp: table.value_or(log, "dscp", Dscp::Fixed(0), value::dscp),
             tso,
             uso,
             gro,
@@ -156,6 +169,7 @@ impl Tunnel {
             workers: self.workers?.value,
             backend: self.backend?.value,
             uplink: self.uplink?.value,
+            dscp: self.dscp?.value,
             offload: super::Offload {
                 tso: self.tso?.value,
                 uso: self.uso?.value,
@@ -185,12 +199,31 @@ impl Pool {
     }
 }
 
+impl Node {
+    /// The address of one family, where it was given and right.
+    pub(super) fn address_in(&self, is_ipv4: bool) -> Option<At<IpAddr>> {
+        let own4 =
+            self.address.and_then(|own| own.value.map(|net| At { value: net.addr().into(), at: own.at }));
+        let own6 =
+            self.address6.and_then(|own| own.value.map(|net| At { value: net.addr().into(), at: own.at }));
+        if is_ipv4 { own4 } else { own6 }
+    }
+}
+
 impl Peer {
+    /// Its underlay addresses, each with the key that gives it.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = (&'static str, At<IpAddr>)> {
+        let second = self.address6.and_then(|a| a.value.map(|value| At { value: value.into(), at: a.at }));
+        let first = self.address.map(|address| ("address", address));
+        first.into_iter().chain(second.map(|address| ("address6", address)))
+    }
+
     fn read(table: &Table<'_>, log: &mut Log<'_>) -> Self {
         Self {
             at: table.at,
             name: table.value(log, "name", parsed),
             address: table.value(log, "address", value::peer_address),
+            address6: table.value_or(log, "address6", None, value::peer_address6),
             subnets: table.list(log, "subnets", value::pod_prefix),
             vtep_mac: table.value_or(log, "vtep_mac", None, |v| parsed(v).map(Some)),
         }
@@ -212,6 +245,7 @@ impl Peer {
             vtep_mac: self.effective_mac()?.value,
             name: self.name?.value,
             address: self.address?.value,
+            address6: self.address6?.value,
             subnets: self.subnets.build()?,
         })
     }

@@ -165,6 +165,11 @@ impl<'a> Table<'a> {
         self.list_or_empty(log, key, read)
     }
 
+    /// Whether `key` was given, right or wrong.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.find(key).is_some()
+    }
+
     fn find(&self, key: &str) -> Option<&'a Spanned<DeValue<'a>>> {
         match self.entries {
             Entries::Present(entries) => entries.get(key),
@@ -220,9 +225,12 @@ pub(super) fn parsed<T: FromStr<Err: Display>>(value: &DeValue<'_>) -> Result<T,
     text(value)?.parse().map_err(|error: T::Err| error.to_string())
 }
 
-/// A boolean.
+/// A truth value.
 pub(super) fn boolean(value: &DeValue<'_>) -> Result<bool, String> {
-    value.as_bool().ok_or_else(|| format!("expected true or false, found {}", describe(value)))
+    value.as_bool().ok_or_else(|| match value.as_str() {
+        Some(word @ ("true" | "false")) => format!("expected a boolean; write {word} without quotes"),
+        _ => format!("expected true or false, found {}", describe(value)),
+    })
 }
 
 /// An integer.

@@ -36,6 +36,7 @@ pub(super) static TUNNEL: Section = single(
         "workers",
         "backend",
         "uplink",
+        "dscp",
         "tso",
         "uso",
         "gro",
@@ -45,10 +46,10 @@ pub(super) static TUNNEL: Section = single(
         "allow_nested",
     ],
 );
-pub(super) static VXLAN: Section = single("vxlan", &["port", "vni"]);
+pub(super) static VXLAN: Section = single("vxlan", &["port", "vni", "udp6_zero_checksum"]);
 pub(super) static POOL: Section = repeated("pool", &["cidr", "ipip_mode", "vxlan_mode"]);
 pub(super) static LOCAL: Section = single("local", &["subnets"]);
-pub(super) static PEER: Section = repeated("peer", &["name", "address", "subnets", "vtep_mac"]);
+pub(super) static PEER: Section = repeated("peer", &["name", "address", "address6", "subnets", "vtep_mac"]);
 pub(super) static CONTROL: Section = single("control", &["socket"]);
 pub(super) static METRICS: Section = single("metrics", &["listen"]);
 

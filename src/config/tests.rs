@@ -7,7 +7,7 @@ mod values;
 use std::path::Path;
 
 use super::schema::SECTIONS;
-use super::{Backend, Config, Offload, Switch, Uplink, load, parse};
+use super::{Backend, Config, Dscp, Offload, Switch, Uplink, load, parse};
 use crate::net::{EncapMode, Mac, Vni};
 
 const EXAMPLE: &str = include_str!("../../config/example.toml");
@@ -55,12 +55,13 @@ fn with(more: &str) -> Config {
 fn absent_keys_have_the_documented_defaults() {
     let config = good(BASE);
     assert_eq!(config.node.name.as_str(), "a");
-    assert_eq!(config.node.address.to_string(), "192.0.2.1/24");
+    assert_eq!(config.node.address.unwrap().to_string(), "192.0.2.1/24");
     assert_eq!(config.node.address6, None);
     let tunnel = &config.tunnel;
     assert_eq!(tunnel.device, "up0");
     assert_eq!((tunnel.address, tunnel.mtu, tunnel.workers), (None, None, None));
     assert_eq!((tunnel.backend, tunnel.uplink), (Backend::Auto, Uplink::Auto));
+    assert_eq!(tunnel.dscp, Dscp::Fixed(0));
     assert_eq!(tunnel.offload, Offload::default());
     assert_eq!((config.vxlan.port, config.vxlan.vni), (4789, Vni::CALICO));
     assert_eq!(config.pools[0].ipip_mode, EncapMode::Never);
@@ -73,7 +74,7 @@ fn absent_keys_have_the_documented_defaults() {
 #[test]
 fn given_keys_are_taken() {
     let config = good(
-        &"[tunnel]\ndevice='t'\naddress='10.1.0.9'\nmtu=1_400\nworkers=0x10\nbackend='offload'\nuplink='tap'\n\
+        &"[tunnel]\ndevice='t'\naddress='10.1.0.9'\nmtu=1_400\nworkers=0x10\nbackend='offload'\nuplink='tap'\ndscp='inherit'\n\
          tso='on'\nuso='off'\ngro='auto'\nudp_gso='on'\nudp_gro='off'\npacket_socket='on'\n\
          [vxlan]\nport=8472\nvni=0\n[control]\nsocket='/s'\n[metrics]\nlisten='[::1]:9'\n[node]\n"
             .replace("[node]\n", &BASE.replace("[[peer]]", "[[peer]]\nvtep_mac='02:00:00:00:00:01'"))
@@ -86,6 +87,7 @@ fn given_keys_are_taken() {
     assert_eq!(tunnel.address.unwrap().to_string(), "10.1.0.9");
     assert_eq!((tunnel.mtu, tunnel.workers), (Some(1400), Some(16)));
     assert_eq!((tunnel.backend, tunnel.uplink), (Backend::Offload, Uplink::Tap));
+    assert_eq!(tunnel.dscp, Dscp::Inherit);
     let expected = Offload {
         tso: Switch::On,
         uso: Switch::Off,

@@ -1,14 +1,14 @@
 //! The rules a single value must obey, whatever else the file says.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use toml::de::DeValue;
 
-use super::reader::{integer, parsed, text};
+use super::reader::{integer, integer_in, parsed, text};
 use super::schema::clip;
-use super::{Backend, Switch, Uplink};
+use super::{Backend, Dscp, Switch, Uplink};
 use crate::net::{EncapMode, Prefix, Vni};
 
 /// The words of the offload switches.
@@ -34,13 +34,21 @@ const LONGEST_SOCKET_PATH: usize = 107;
 /// Room for an interface name, its closing NUL taken off (IFNAMSIZ).
 const LONGEST_DEVICE: usize = 15;
 
+/// `tunnel.dscp`.
+pub(super) fn dscp(value: &DeValue<'_>) -> Result<Dscp, String> {
+    match value.as_str() {
+        Some("inherit") => Ok(Dscp::Inherit),
+        _ => integer_in(value, 0, 63)
+            .map(|number| Dscp::Fixed(number as u8))
+            .map_err(|reason| format!("{reason}; or write \"inherit\"")),
+    }
+}
+
 /// `node.address`.
 pub(super) fn node_address(value: &DeValue<'_>) -> Result<Ipv4Net, String> {
     let net = match interface_address(value, "192.0.2.1/24")? {
         IpNet::V4(net) => net,
-        IpNet::V6(_) => {
-            return Err("IPv6 underlay is not supported yet; give the node's IPv4 address".into());
-        }
+        IpNet::V6(net) => return Err(format!("{net} is IPv6; it belongs in address6")),
     };
     let edge = match net.addr() {
         address if net.prefix_len() >= 31 || ![net.network(), net.broadcast()].contains(&address) => {
@@ -74,9 +82,17 @@ fn interface_address(value: &DeValue<'_>, example: &str) -> Result<IpNet, String
     Ok(net)
 }
 
-/// `peer.address`. An IPv6 address is let through, for the checks that compare addresses.
+/// `peer.address`.
 pub(super) fn peer_address(value: &DeValue<'_>) -> Result<IpAddr, String> {
     host_address(value, "192.0.2.2")
+}
+
+/// `peer.address6`.
+pub(super) fn peer_address6(value: &DeValue<'_>) -> Result<Option<Ipv6Addr>, String> {
+    match host_address(value, "2001:db8::2")? {
+        IpAddr::V6(address) => Ok(Some(address)),
+        IpAddr::V4(address) => Err(format!("{address} is IPv4; it belongs in address")),
+    }
 }
 
 /// `tunnel.address` when it is not "auto".
@@ -96,7 +112,14 @@ fn host_address(value: &DeValue<'_>, example: &str) -> Result<IpAddr, String> {
 
 /// A prefix of pods: what a pool or a subnet may be.
 pub(super) fn pod_prefix(value: &DeValue<'_>) -> Result<Prefix, String> {
-    let prefix: Prefix = parsed(value)?;
+    for_pods(parsed(value)?)
+}
+
+/// Passes a prefix that pods can have.
+///
+/// # Errors
+/// Why they cannot.
+pub fn for_pods(prefix: Prefix) -> Result<Prefix, String> {
     match special_block(prefix.address()) {
         Some((kind, len)) if prefix.len() >= len => {
             Err(format!("{prefix} is {kind}, which is never routed to pods; use a unicast prefix"))
@@ -121,8 +144,11 @@ pub(super) fn external_nodes(value: &DeValue<'_>) -> Result<Prefix, String> {
     }
 }
 
-/// Whether `address` can be that of one host beyond its own link, else why not.
-pub(super) fn unicast(address: IpAddr) -> Result<(), String> {
+/// Whether `address` can be that of one host beyond its own link.
+///
+/// # Errors
+/// Why it cannot.
+pub fn unicast(address: IpAddr) -> Result<(), String> {
     match special_block(address) {
         Some((kind, _)) => Err(format!("{address} is {kind}; give a unicast address")),
         None => Ok(()),

@@ -4,7 +4,7 @@
 //! default, so that a command line works with a daemon one version older or newer.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +17,8 @@ pub const STATUS: &str = "/v1/status";
 pub const ROUTES: &str = "/v1/routes";
 /// Path of the one [`RouteEntry`] for `?address=`.
 pub const ROUTE_GET: &str = "/v1/routes/get";
+/// Path of the list of all peers; a name behind it is one of them.
+pub const PEERS: &str = "/v1/peers";
 /// Path of [`Drops`].
 pub const DROPS: &str = "/v1/drops";
 /// Path of a capture: a pcapng stream.
@@ -49,9 +51,12 @@ pub struct Status {
     pub counters: EdgeCounters,
     /// Packets not delivered since the start, every reason present.
     pub drops: Drops,
+    /// ICMP errors to the senders of dropped packets, which no other counter has.
+    #[serde(default)]
+    pub icmp_errors: IcmpErrors,
     /// Number of routes in the forwarding table.
     pub routes: usize,
-    /// The other nodes, in the order of the configuration.
+    /// The other nodes, those of the configuration first.
     pub peers: Vec<PeerStatus>,
 }
 
@@ -65,6 +70,21 @@ pub struct TunnelStatus {
     /// The address on the interface, if it has one.
     #[serde(default)]
     pub address: Option<IpAddr>,
+}
+
+/// ICMP errors since the start.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct IcmpErrors {
+    /// Written to the TUN.
+    pub sent: u64,
+    /// Kept back by the rate limit.
+    pub suppressed: u64,
+}
+
+impl From<(u64, u64)> for IcmpErrors {
+    fn from((sent, suppressed): (u64, u64)) -> Self {
+        Self { sent, suppressed }
+    }
 }
 
 /// Traffic at both edges of the daemon.
@@ -102,6 +122,9 @@ pub struct PeerStatus {
     pub name: String,
     /// Its underlay address.
     pub address: IpAddr,
+    /// Its second one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<Ipv6Addr>,
     /// Its pod subnets.
     #[serde(default)]
     pub subnets: Vec<String>,
@@ -110,12 +133,64 @@ pub struct PeerStatus {
     pub vtep_mac: String,
 }
 
-/// One route, and the answer to "where does this packet go".
+/// `POST /v1/peers`: a node to make known.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewPeer {
+    /// The node's name.
+    pub name: String,
+    /// Its underlay address.
+    pub address: IpAddr,
+    /// Its pod subnets, which become control routes.
+    #[serde(default)]
+    pub subnets: Vec<String>,
+    /// The inner destination address of VXLAN frames to it; by default made of the name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vtep_mac: Option<String>,
+}
+
+/// `POST /v1/routes` in JSON: changes that are made together or not at all.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteChanges {
+    /// Routes to add, or to replace where there is a control route of the same prefix.
+    #[serde(default)]
+    pub add: Vec<NewRoute>,
+    /// Prefixes whose control routes are deleted.
+    #[serde(default)]
+    pub del: Vec<String>,
+}
+
+/// A route to add.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewRoute {
+    /// The destination prefix.
+    pub prefix: String,
+    /// The names of the nodes that own it, at equal cost.
+    pub via: Vec<String>,
+    /// Bytes of the largest inner packet the route may carry, when less than its path does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+}
+
+/// The answer to a change of routes.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct RoutesChanged {
+    /// Routes added or replaced.
+    pub added: usize,
+    /// Routes deleted.
+    pub deleted: usize,
+    /// Prefixes in the table now, of all sources.
+    pub routes: usize,
+}
+
+/// One route, and the answer to "where does this packet go".
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct RouteEntry {
     /// The destination prefix.
     pub prefix: String,
-    /// The node that owns it; `null` for this node's own subnets.
+    /// The node that owns it, the first of several; `null` for this node's own subnets.
     pub peer: Option<String>,
     /// How packets travel there.
     pub mode: RouteMode,
@@ -123,14 +198,54 @@ pub struct RouteEntry {
     pub next_hop: Option<IpAddr>,
     /// Bytes of the largest inner packet this route carries.
     pub mtu: u16,
-    /// Where the route comes from: `static` (a configured peer) or `local` (an own subnet).
+    /// Where the route comes from: `local` (an own subnet), `static` (a configured peer),
+    /// `control` (this API).
     pub source: String,
     /// One sentence: why this mode.
     pub reason: String,
+    /// Seconds since the route is as it is.
+    #[serde(default)]
+    pub age_seconds: u64,
+    /// The route's own limit of the MTU in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu_limit: Option<u16>,
+    /// All nodes that own it, at equal cost; empty for this node's own subnets.
+    #[serde(default)]
+    pub next_hops: Vec<NextHop>,
+    /// What all sources say about the prefix, best first; only where one route was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub candidates: Vec<CandidateRoute>,
+}
+
+/// One of the nodes that own a prefix.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct NextHop {
+    /// The node.
+    pub peer: String,
+    /// Its underlay address.
+    pub address: IpAddr,
+    /// How packets travel there.
+    pub mode: RouteMode,
+    /// Bytes of the largest inner packet that is sent there.
+    pub mtu: u16,
+}
+
+/// What one source says about a prefix.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct CandidateRoute {
+    /// The source.
+    pub source: String,
+    /// The node that owns it, the first of several; `null` for this node.
+    pub peer: Option<String>,
+    /// All of them.
+    #[serde(default)]
+    pub peers: Vec<String>,
+    /// Seconds since it says so.
+    pub age_seconds: u64,
 }
 
 /// How packets of a route travel.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RouteMode {
     /// IP-in-IP.
@@ -140,6 +255,7 @@ pub enum RouteMode {
     /// Bare to the next hop.
     Direct,
     /// Not at all: the prefix is this node's own.
+    #[default]
     Local,
 }
 
@@ -160,6 +276,9 @@ impl RouteMode {
 pub struct ErrorBody {
     /// What was wrong, for a human.
     pub error: String,
+    /// Each culprit, where there are several; of many only the first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<String>,
 }
 
 impl From<Mode> for RouteMode {
@@ -230,10 +349,11 @@ mod tests {
             mtu: 1450,
             source: "local".into(),
             reason: "own subnet".into(),
+            ..RouteEntry::default()
         };
         assert_eq!(
             serde_json::to_string(&entry).unwrap(),
-            r#"{"prefix":"10.244.1.0/24","peer":null,"mode":"local","next_hop":null,"mtu":1450,"source":"local","reason":"own subnet"}"#
+            r#"{"prefix":"10.244.1.0/24","peer":null,"mode":"local","next_hop":null,"mtu":1450,"source":"local","reason":"own subnet","age_seconds":0,"next_hops":[]}"#
         );
         for mode in [Mode::Ipip, Mode::Vxlan, Mode::Direct] {
             let json = serde_json::to_string(&RouteMode::from(mode)).unwrap();

@@ -21,6 +21,8 @@ const MAX_AUTO_WORKERS: u16 = 8;
 /// Descriptors beside the workers' own: control socket, clients, netlink, logs.
 const OTHER_DESCRIPTORS: u64 = 128;
 const CAP_NET_RAW: u32 = 13;
+/// Why nothing chooses a queue.
+const ONE_QUEUE: &str = "off: one queue";
 
 /// The opened edges and what was chosen on the way.
 pub struct Lanes {
@@ -50,7 +52,8 @@ pub struct Lanes {
 /// What the kernel refuses, with the next step.
 pub async fn lanes(host: &Host, config: &Config, facts: &Facts, uplink: &Uplink) -> anyhow::Result<Lanes> {
     let (workers, workers_reason) = workers(config);
-    allow_descriptors(u64::from(workers) * (u64::from(SOURCE_PORTS) + 8) + OTHER_DESCRIPTORS)?;
+    let families = config.node.addresses().count() as u64;
+    allow_descriptors(u64::from(workers) * families * (u64::from(SOURCE_PORTS) + 8) + OTHER_DESCRIPTORS)?;
     let switches = config.tunnel.offload;
     let queues = open_device(config, workers)?;
     choose("tso", switches.tso, queues.granted.tso)?;
@@ -58,7 +61,9 @@ pub async fn lanes(host: &Host, config: &Config, facts: &Facts, uplink: &Uplink)
     // A packet socket needs an Ethernet uplink, whose frames we can build.
     let supported = Supported::probe(uplink.mac.map(|_| uplink.index));
     let setup = Setup {
-        address: config.node.address.addr(),
+        address: config.node.address.map(|net| net.addr()),
+        address6: config.node.address6.map(|net| net.addr()),
+        zero_checksum6: config.vxlan.udp6_zero_checksum,
         vxlan_port: config.vxlan.port,
         workers: queues.devices.len() as u16,
         raw: has_net_raw(facts),
@@ -83,6 +88,7 @@ pub async fn lanes(host: &Host, config: &Config, facts: &Facts, uplink: &Uplink)
         ("udp_gso", describe(switches.udp_gso, setup.udp_gso)),
         ("udp_gro", describe(switches.udp_gro, setup.udp_gro)),
         ("packet_socket", describe(switches.packet_socket, setup.packet.is_some())),
+        ("steering", queues.steering),
     ];
     let workers_reason =
         if lanes.len() == usize::from(workers) { workers_reason } else { "one queue".to_owned() };
@@ -132,10 +138,20 @@ async fn open_tap(
 ) -> anyhow::Result<TapQueues> {
     let wanted = config.tunnel.uplink;
     let encapsulates = config.pools.iter().any(|pool| pool.encapsulation().0 != Mode::Direct);
-    if wanted == config::Uplink::Socket || !encapsulates {
-        let why = if encapsulates { "configured" } else { "no pool encapsulates" };
-        return Ok(TapQueues { state: format!("off: {why}"), ..TapQueues::default() });
-    }
+    let source = match config.node.address {
+        Some(net) if wanted != config::Uplink::Socket && encapsulates => net.addr(),
+        None if wanted == config::Uplink::Tap => {
+            bail!("uplink is \"tap\", but the TAP needs an IPv4 underlay; give `address` under [node]");
+        }
+        own => {
+            let why = match own {
+                _ if wanted == config::Uplink::Socket => "configured",
+                None => "no IPv4 underlay",
+                Some(_) => "no pool encapsulates",
+            };
+            return Ok(TapQueues { state: format!("off: {why}"), ..TapQueues::default() });
+        }
+    };
     let name = tap_name(&config.tunnel.device);
     // The kernel would share the TAP of another daemon with us.
     if host.link_by_name(&name).await?.is_some() {
@@ -153,7 +169,6 @@ async fn open_tap(
     };
     match opened {
         Ok(((mut queues, mac), index)) => {
-            let source = config.node.address.addr();
             let push = PushHeader::attach(index, source);
             let state = match &push {
                 Ok(_) => "off: not tested yet".to_owned(),
@@ -211,6 +226,7 @@ fn allow_descriptors(needed: u64) -> anyhow::Result<()> {
 struct Queues {
     devices: Vec<Box<dyn Device>>,
     granted: Offloads,
+    steering: String,
     backend: &'static str,
     reason: String,
 }
@@ -226,8 +242,9 @@ fn open_device(config: &Config, workers: u16) -> anyhow::Result<Queues> {
     let wanted = Offloads { tso: switches.tso != Switch::Off, uso: switches.uso != Switch::Off };
     match Offload::open(name, usize::from(workers), wanted) {
         Ok((queues, granted)) => {
+            let steering = steer(&queues);
             let devices = queues.into_iter().map(|queue| Box::new(queue) as Box<dyn Device>).collect();
-            Ok(Queues { devices, granted, backend: "offload", reason: why.to_owned() })
+            Ok(Queues { devices, granted, steering, backend: "offload", reason: why.to_owned() })
         }
         // EINVAL: the device exists with other flags, made without multi-queue or vnet_hdr.
         Err(error)
@@ -241,7 +258,24 @@ fn open_device(config: &Config, workers: u16) -> anyhow::Result<Queues> {
 
 fn open_plain(name: &str, reason: String) -> anyhow::Result<Queues> {
     let device = Plain::open(name).map_err(|error| device_error(name, error))?;
-    Ok(Queues { devices: vec![Box::new(device)], granted: Offloads::default(), backend: "plain", reason })
+    Ok(Queues {
+        devices: vec![Box::new(device)],
+        granted: Offloads::default(),
+        steering: ONE_QUEUE.to_owned(),
+        backend: "plain",
+        reason,
+    })
+}
+
+/// Sets the program that gives each flow its queue, where there is a choice of queues.
+fn steer(queues: &[Offload]) -> String {
+    match queues {
+        [] | [_] => ONE_QUEUE.to_owned(),
+        [first, ..] => match first.steer() {
+            Ok(()) => "active".to_owned(),
+            Err(error) => format!("off: eBPF is not available: {error}"),
+        },
+    }
 }
 
 fn device_error(name: &str, error: io::Error) -> anyhow::Error {

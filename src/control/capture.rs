@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde::Deserialize;
 
+use super::progress::Working;
 use crate::capture::{Capture, Filter, Point, Wanted, pcapng};
 
 /// How long packets wait for the next look: a packet path that told us would have to call the
@@ -67,11 +68,13 @@ fn point(name: &str) -> Result<Point, String> {
 }
 
 /// The response: the head of a file at once, then packets, until `count` of them or until nobody
-/// reads. Dropping the body ends the capture.
-pub fn respond(capture: Capture, count: u64) -> Response {
+/// reads. Dropping the body ends the capture. Until then the client waits for packets, which
+/// `working` says for it: a capture may be silent, or left unread, for as long as the client likes.
+pub fn respond(capture: Capture, count: u64, working: Working) -> Response {
     let mut head = Vec::new();
     pcapng::begin(&mut head, capture.snaplen());
-    let first = Running { capture, left: count, head: Some(head), lost: [0; Point::ALL.len()] };
+    let first =
+        Running { capture, left: count, head: Some(head), lost: [0; Point::ALL.len()], _working: working };
     let body = Body::from_stream(stream::unfold(first, |mut running| async move {
         let piece = running.next().await?;
         Some((Ok::<_, Infallible>(Bytes::from(piece)), running))
@@ -86,6 +89,7 @@ struct Running {
     head: Option<Vec<u8>>,
     /// As last written.
     lost: [u64; Point::ALL.len()],
+    _working: Working,
 }
 
 impl Running {

@@ -9,13 +9,17 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 
 use super::bring_up::{self, Lanes};
 use super::host::{self, Facts, Host, Needs, TunRoute, Uplink};
+use super::kernel_routes::{self, KernelRoutes};
+use super::leads::Leads;
+use super::path_mtu::{Ours, PathMtu};
 use super::paths::Watch;
-use super::state::{Choices, Daemon, State};
-use super::{ControlSocket, metrics_http, server};
+use super::state::{Choices, Daemon, State, tun_addresses};
+use super::{ControlSocket, metrics_http, server, sys};
 use crate::config::Config;
 use crate::metrics::Counters;
 use crate::metrics::render::Exporter;
@@ -31,6 +35,7 @@ const LAST_ANSWERS: Duration = Duration::from_millis(500);
 /// # Errors
 /// What cannot work on this host, in words; or the failure that ended the run.
 pub fn run(config: Config) -> anyhow::Result<()> {
+    sys::map_large();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -55,11 +60,7 @@ async fn live(config: Config) -> anyhow::Result<()> {
     // From here on a signal no longer kills us half-way through a start: it waits for its end.
     let mut signals = Signals::catch()?;
     let mut host = Host::connect()?;
-    let uplink = host.uplink_of(config.node.address.addr().into()).await?;
-    if let Some(warning) = uplink.prefix_warning(config.node.address.prefix_len()) {
-        tracing::warn!("{warning}");
-    }
-    let uplink_mtu = uplink.mtu.min(u32::from(u16::MAX)) as u16;
+    let (uplink, uplink_mtu) = find_uplink(&host, &config).await?;
     let state = State::new(config.clone(), uplink_mtu)?;
     let facts = preflight(&host, &config, &state, &uplink).await?;
     let socket = ControlSocket::bind(&config.control.socket)?;
@@ -73,6 +74,22 @@ async fn live(config: Config) -> anyhow::Result<()> {
     result
 }
 
+/// The interface with this node's first underlay address, and the smallest MTU where it has one.
+async fn find_uplink(host: &Host, config: &Config) -> anyhow::Result<(Uplink, u16)> {
+    let mut uplinks = Vec::new();
+    for own in config.node.addresses() {
+        let uplink = host.uplink_of(own.addr()).await?;
+        if let Some(warning) = uplink.prefix_warning(own.prefix_len()) {
+            tracing::warn!("{warning}");
+        }
+        tracing::info!("node {} at {own} on {} (configured)", config.node.name, uplink.name);
+        uplinks.push(uplink);
+    }
+    let mtu = uplinks.iter().map(|uplink| uplink.mtu).min().unwrap_or_default();
+    let first = uplinks.into_iter().next().context("this node has no underlay address")?;
+    Ok((first, mtu.min(u32::from(u16::MAX)) as u16))
+}
+
 /// Refuses, with every reason at once, what cannot work on this host.
 async fn preflight(host: &Host, config: &Config, state: &State, uplink: &Uplink) -> anyhow::Result<Facts> {
     let needs = Needs {
@@ -80,6 +97,8 @@ async fn preflight(host: &Host, config: &Config, state: &State, uplink: &Uplink)
         uplink: uplink.name.clone(),
         ipip: state.uses(Mode::Ipip),
         direct: state.uses(Mode::Direct),
+        ipv6: config.local_subnets.iter().any(|subnet| !subnet.is_ipv4()),
+        ipv6_underlay: config.node.address6.is_some(),
     };
     let facts = host::gather(host, &needs).await?;
     let verdict = host::judge(&needs, &facts);
@@ -95,9 +114,8 @@ async fn preflight(host: &Host, config: &Config, state: &State, uplink: &Uplink)
 
 /// One line for each choice, and why.
 fn say_choices(config: &Config, state: &State, uplink: &Uplink, lanes: &Lanes) {
-    tracing::info!("node {} at {} on {} (configured)", config.node.name, config.node.address, uplink.name);
     let why = if config.tunnel.mtu.is_some() { "configured" } else { "the largest overhead of the pools" };
-    tracing::info!("mtu {}: uplink {} has {}, {why}", state.mtu, uplink.name, uplink.mtu);
+    tracing::info!("mtu {}: uplink {} has {}, {why}", state.mtu(), uplink.name, uplink.mtu);
     tracing::info!("backend {}: {}", lanes.backend, lanes.backend_reason);
     tracing::info!("workers {}: {}", lanes.lanes.len(), lanes.workers_reason);
     for pool in &config.pools {
@@ -110,6 +128,13 @@ fn say_choices(config: &Config, state: &State, uplink: &Uplink, lanes: &Lanes) {
     tracing::info!("uplink tap: {}", lanes.tap_state);
 }
 
+/// Listens to the routers of an IPv4 underlay.
+fn learn_path_mtus(daemon: &Arc<Daemon>, ours: Ours) -> Option<JoinHandle<()>> {
+    let listener = PathMtu::new(Arc::clone(daemon), ours);
+    let warn = |error| tracing::warn!("path MTUs are not learned: {error}; this needs CAP_NET_RAW");
+    Some(tokio::spawn(listener.map_err(warn).ok()?.run()))
+}
+
 /// From a working set of edges to the end of the run.
 async fn run_on(
     host: &mut Host,
@@ -120,10 +145,16 @@ async fn run_on(
     uplink: Uplink,
     signals: &mut Signals,
 ) -> anyhow::Result<()> {
-    let address = tun_address(config)?;
-    configure_kernel(host, config, &state, address).await?;
+    let address = tun_addresses(config).first().copied();
+    let address = address.ok_or_else(|| anyhow!("there is no local subnet to take the TUN address from"))?;
+    let (device, sources) = configure_kernel(host, config, &state, address).await?;
     let counters = Counters::new(lanes.lanes.len());
-    let rules = Rules { tcp: lanes.merge_tcp, udp: lanes.merge_udp, mtu: usize::from(state.mtu) };
+    let rules = Rules { tcp: lanes.merge_tcp, udp: lanes.merge_udp, mtu: usize::from(state.mtu()) };
+    let ours = config.node.address.map(|address| Ours {
+        address: address.addr(),
+        vxlan_port: config.vxlan.port,
+        source_ports: lanes.lanes.first().map_or(&[][..], |lane| lane.sockets.source_ports()).to_vec(),
+    });
     let pump =
         Pump::start(lanes.lanes, rules, state.forwarding(), &counters).context("cannot start workers")?;
     let failures = pump.failures();
@@ -132,6 +163,12 @@ async fn run_on(
     let daemon = Arc::new(Daemon::new(state, counters.clone(), choices));
     let watch = Watch::new(Host::connect()?, Arc::clone(&daemon), uplink, lanes.tap);
     let watching = tokio::spawn(watch.run());
+    let learning = ours.and_then(|ours| learn_path_mtus(&daemon, ours));
+    let following = follow(&daemon, config, KernelRoutes::new(Host::connect()?, device, sources));
+    let writing = tokio::spawn({
+        let daemon = Arc::clone(&daemon);
+        async move { daemon.write().await }
+    });
     let (stop, stopped) = watch::channel(());
     let services = services(config, &daemon, counters, socket, stopped).await;
     let result = match services {
@@ -144,63 +181,60 @@ async fn run_on(
         }
         Err(error) => Err(error),
     };
+    writing.abort();
+    following.abort();
     // Routes go first, so that the kernel hands over nothing new; then the workers drain. The watch
     // holds the program that pushes outer headers on the TAP, so it outlives whoever writes there:
     // without it inner packets would leave bare.
     let cleaned = host.teardown().await;
     pump.stop();
     watching.abort();
+    if let Some(learning) = learning {
+        learning.abort();
+    }
     cleaned?;
     result
 }
 
-/// The address on the TUN: the configured one, or the first of the first local subnet.
-fn tun_address(config: &Config) -> anyhow::Result<IpAddr> {
-    let first = config.local_subnets.first().map(|subnet| subnet.address());
-    config
-        .tunnel
-        .address
-        .or(first)
-        .ok_or_else(|| anyhow!("there is no local subnet to take the TUN address from"))
-}
-
-/// MTU, address and routes of the TUN.
+/// MTU, addresses and routes of the TUN. Returns its index, and its addresses that are sources.
 async fn configure_kernel(
     host: &mut Host,
     config: &Config,
     state: &State,
     address: IpAddr,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<(u32, Vec<IpAddr>)> {
     let width = |address: IpAddr| if address.is_ipv4() { 32 } else { 128 };
     let index = host
         .configure_tun(
             &config.tunnel.device,
-            u32::from(state.mtu),
+            u32::from(state.mtu()),
             address,
             width(address),
             Some(bring_up::TX_QUEUE_LEN),
         )
         .await?;
-    let mut sources = vec![address];
-    // A pod network of two families needs a host address in each.
-    let other = config.local_subnets.iter().find(|subnet| subnet.is_ipv4() != address.is_ipv4());
-    if let Some(subnet) = other {
-        host.add_tun_address(subnet.address(), width(subnet.address())).await?;
-        sources.push(subnet.address());
+    let sources = tun_addresses(config);
+    for other in sources.iter().filter(|source| **source != address) {
+        host.add_tun_address(*other, width(*other)).await?;
     }
     host.remove_stale_routes(index).await?;
-    let pools = foreign_pools(config);
-    let subnets: Vec<Prefix> = config.peers.iter().flat_map(|peer| peer.subnets.iter().copied()).collect();
-    let routes: Vec<TunRoute> = host::tun_routes(&pools, &subnets)
-        .into_iter()
-        .map(|prefix| TunRoute {
-            prefix,
-            source: sources.iter().copied().find(|source| source.is_ipv4() == prefix.is_ipv4()),
-            mtu: None,
-        })
-        .collect();
+    let routes: Vec<TunRoute> =
+        led_at_start(config).iter().map(|prefix| kernel_routes::route(*prefix, &sources)).collect();
     host.add_routes(index, &routes).await?;
-    Ok(())
+    Ok((index, sources))
+}
+
+/// What the kernel leads into the TUN before any route is edited.
+fn led_at_start(config: &Config) -> Vec<Prefix> {
+    let subnets: Vec<Prefix> = config.peers.iter().flat_map(|peer| peer.subnets.iter().copied()).collect();
+    host::tun_routes(&foreign_pools(config), &subnets)
+}
+
+/// Has the kernel's routes follow what is edited.
+fn follow(daemon: &Arc<Daemon>, config: &Config, routes: KernelRoutes) -> JoinHandle<()> {
+    let (steps, changes) = mpsc::unbounded_channel();
+    daemon.lead(Leads::new(foreign_pools(config), led_at_start(config)), steps);
+    tokio::spawn(routes.follow(changes, Arc::clone(daemon)))
 }
 
 /// The pools that hold pods of other nodes. One that is all ours stays with the kernel's own routes
@@ -217,7 +251,7 @@ async fn services(
     counters: Counters,
     socket: ControlSocket,
     stopped: watch::Receiver<()>,
-) -> anyhow::Result<Vec<tokio::task::JoinHandle<()>>> {
+) -> anyhow::Result<Vec<JoinHandle<()>>> {
     let mut services = Vec::new();
     if let Some(address) = config.metrics {
         let listener = metrics_http::bind(address).await?;

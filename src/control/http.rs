@@ -1,26 +1,32 @@
 //! HTTP/1.1 for clients that may be hostile: one accept loop for the API and the metrics endpoint.
 //!
-//! Every connection has a deadline for its request header and one for its whole life, carries one
-//! request, and gets a small read buffer. Their number is capped; when the cap is reached the
-//! oldest connection is closed, because a well-behaved client needs milliseconds and whoever has
-//! stayed longest is the one to suspect. A handler may lift the deadline of its response. So a thousand idle connections cost a newcomer nothing.
+//! Every connection has a deadline for its request header and one by which it must have made
+//! progress, and gets a small read buffer. It carries one request, or several where the client asks
+//! for that. The number of connections is capped; when the cap is reached the one that moved
+//! nothing for longest is closed, because a well-behaved client is never still for long. So a
+//! thousand idle connections cost a newcomer nothing, and a long upload not its life. A handler may
+//! say that its client waits for it ([`Progress::working`]).
 //! `axum::serve` offers none of these limits, hence the loop here.
 
-use std::collections::VecDeque;
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use axum::Router;
+use axum::http::HeaderValue;
+use axum::http::header::CONNECTION;
 use axum::serve::Listener;
-use axum::{Extension, Router};
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
+
+use super::progress::{Metered, Progress};
 
 /// What a listener grants its clients.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +35,7 @@ pub struct Limits {
     pub connections: usize,
     /// Time from the connection to the end of the request header.
     pub header: Duration,
-    /// Time from the connection to the last byte of the response.
+    /// Time in which a connection must begin a request or move a mebibyte.
     pub lifetime: Duration,
     /// Time for responses under way when the listener shuts down.
     pub grace: Duration,
@@ -43,21 +49,6 @@ impl Default for Limits {
             lifetime: Duration::from_secs(10),
             grace: Duration::from_millis(200),
         }
-    }
-}
-
-/// How a handler says that its response may take longer than a connection's lifetime.
-#[derive(Clone, Debug, Default)]
-pub struct LongLived(Arc<AtomicBool>);
-
-impl LongLived {
-    /// Lifts the limit from this connection.
-    pub fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
     }
 }
 
@@ -90,29 +81,31 @@ struct Connections {
     router: Router,
     limits: Limits,
     tasks: JoinSet<()>,
-    /// Oldest first.
-    handles: VecDeque<AbortHandle>,
+    open: Vec<(AbortHandle, Progress)>,
     stop: watch::Sender<bool>,
 }
 
 impl Connections {
     fn new(router: Router, limits: Limits) -> Self {
         let (stop, _) = watch::channel(false);
-        Self { router, limits, tasks: JoinSet::new(), handles: VecDeque::new(), stop }
+        Self { router, limits, tasks: JoinSet::new(), open: Vec::new(), stop }
     }
 
     fn add(&mut self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         self.make_room();
-        let task = connection(stream, self.router.clone(), self.limits, self.stop.subscribe());
-        self.handles.push_back(self.tasks.spawn(task));
+        let progress = Progress::new(self.limits.lifetime);
+        let stream = Metered::new(stream, progress.clone());
+        let task =
+            connection(stream, progress.clone(), self.router.clone(), self.limits, self.stop.subscribe());
+        self.open.push((self.tasks.spawn(task), progress));
     }
 
     fn make_room(&mut self) {
-        self.handles.retain(|handle| !handle.is_finished());
-        while self.handles.len() >= self.limits.connections.max(1) {
-            if let Some(oldest) = self.handles.pop_front() {
-                oldest.abort();
-            }
+        self.open.retain(|(handle, _)| !handle.is_finished());
+        while self.open.len() >= self.limits.connections.max(1) {
+            let still = self.open.iter().enumerate().min_by_key(|(_, (_, progress))| progress.last_moved());
+            let Some((place, _)) = still else { return };
+            self.open.swap_remove(place).0.abort();
         }
     }
 
@@ -129,18 +122,31 @@ impl Connections {
 /// One connection from its first byte to its end; errors are the client's affair.
 async fn connection(
     stream: impl AsyncRead + AsyncWrite + Unpin,
+    progress: Progress,
     router: Router,
     limits: Limits,
     mut stop: watch::Receiver<bool>,
 ) {
-    let long_lived = LongLived::default();
-    let router = router.layer(Extension(long_lived.clone()));
+    let router = TowerToHyperService::new(router);
+    let begun = progress.clone();
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        begun.milestone();
+        let close = !asks_for_more(&request);
+        request.extensions_mut().insert(begun.clone());
+        let answer = router.call(request);
+        async move {
+            let mut response = answer.await?;
+            if close {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, std::convert::Infallible>(response)
+        }
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header)
         .max_buf_size(MAX_HEADER)
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let served = async {
         tokio::select! {
@@ -149,14 +155,17 @@ async fn connection(
         }
         connection.await
     };
-    let mut served = pin!(served);
-    let mut result = timeout(limits.lifetime, served.as_mut()).await;
-    if result.is_err() && long_lived.is_set() {
-        result = Ok(served.await);
+    tokio::select! {
+        result = served => match result {
+            Ok(()) => {}
+            Err(error) => tracing::debug!("client connection ended early: {error}"),
+        },
+        () = progress.stalled() => tracing::debug!("client connection closed after {:?}", limits.lifetime),
     }
-    match result {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!("client connection ended early: {error}"),
-        Err(_) => tracing::debug!("client connection closed after {:?}", limits.lifetime),
-    }
+}
+
+/// Whether the client says that it has more than this request.
+fn asks_for_more(request: &Request<Incoming>) -> bool {
+    let value = request.headers().get(CONNECTION);
+    value.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"keep-alive"))
 }

@@ -1,24 +1,37 @@
 //! The control plane: everything that runs on tokio, beside the packet path and never on it.
 //!
 //! `daemon` brings everything up and down in order; `host` is the kernel's side (links, routes,
-//! what must hold before start); `state` owns the routes and publishes forwarding tables; `paths`
-//! watches the host for first hops and tests the TAP (`tap_test`). `socket`
-//! makes the socket file, `http` accepts and polices connections, `server` answers the API in the
-//! types of `api`, and `metrics_http` answers scrapers; they see the dataplane only through the
-//! [`Dataplane`] trait.
+//! what must hold before start); `state` owns the routes (`edit`) and peers (`peers`, `roster`),
+//! `writer` publishes forwarding tables made of them, `leads` says which kernel routes they need;
+//! `paths` watches the host for MTUs and first hops and tests the TAP (`tap_test`); `path_mtu` listens
+//! to routers. `socket`
+//! makes the socket file, `http` accepts and polices connections (`progress`), `server` answers the
+//! API in the types of `api` with what `entries` tells it, and `metrics_http` answers scrapers; they
+//! see the dataplane only through the [`Dataplane`] trait.
 
 pub mod api;
 mod bring_up;
 mod capture;
 pub mod daemon;
+mod edit;
+mod entries;
 pub mod host;
 pub mod http;
+mod kernel_routes;
+pub mod leads;
 pub mod metrics_http;
+mod path_mtu;
 mod paths;
+mod peers;
+mod progress;
+pub mod refusal;
+mod roster;
 pub mod server;
 pub mod socket;
-mod state;
+pub mod state;
+mod sys;
 mod tap_test;
+mod writer;
 
 pub use server::Dataplane;
 pub use socket::ControlSocket;

@@ -1,6 +1,7 @@
-//! Watching the ways that depend on the host: first hops for the packet socket, and the TAP.
+//! Watching the ways that depend on the host: the uplink's MTU, first hops for the packet socket, and
+//! the TAP.
 //!
-//! Once a second the neighbour table is read and what changed is published. The TAP is tested at
+//! Once a second the uplink and the neighbour table are read and what changed is published. The TAP is tested at
 //! start, and every few seconds once it has carried traffic; the packet path uses it only while the last
 //! test succeeded.
 
@@ -36,8 +37,8 @@ pub struct Watch {
     daemon: Arc<Daemon>,
     uplink: Uplink,
     tap: Option<TapTest>,
-    /// The way to each peer, as of the last slow tick.
-    hops: Vec<Option<FirstHop>>,
+    /// The way to each address of a peer, as of the last slow tick.
+    hops: Vec<(IpAddr, FirstHop)>,
     failures: u32,
 }
 
@@ -49,9 +50,10 @@ impl Watch {
 
     /// Watches for ever.
     pub async fn run(mut self) {
-        let start = Instant::now();
+        let mut start = Instant::now();
         let mut next_slow = start;
         loop {
+            self.follow_mtu().await;
             let slow = Instant::now() >= next_slow;
             let neighbours = self.host.neighbours(self.uplink.index).await.unwrap_or_default();
             if slow {
@@ -65,7 +67,24 @@ impl Watch {
             if (slow && used) || self.failures > 0 || !self.daemon.tap_active() {
                 self.test_tap(&resolved).await;
             }
-            sleep(if start.elapsed() < EAGER_FOR { EAGER_TICK } else { TICK }).await;
+            let pause = sleep(if start.elapsed() < EAGER_FOR { EAGER_TICK } else { TICK });
+            tokio::select! {
+                () = pause => {}
+                () = self.daemon.writer.peers_changed() => (start, next_slow) = (Instant::now(), Instant::now()),
+            }
+        }
+    }
+
+    /// Publishes the uplink's MTU and gives the TUN the one that follows from it. The table goes first:
+    /// it never promises more than the uplink carries.
+    async fn follow_mtu(&self) {
+        let Some(mtu) = self.host.mtu_of(self.uplink.index).await else { return };
+        let mtu = mtu.min(u32::from(u16::MAX)) as u16;
+        let Some(tun) = self.daemon.set_uplink_mtu(mtu) else { return };
+        let device = self.daemon.device();
+        tracing::info!("mtu {tun}: uplink {} has {mtu} now", self.uplink.name);
+        if let Err(error) = self.host.set_mtu_of(&device, tun.into()).await {
+            tracing::warn!("{error}");
         }
     }
 
@@ -76,23 +95,25 @@ impl Watch {
         for peer in peers {
             let hop = self.host.first_hop(peer).await.filter(|hop| hop.index == self.uplink.index);
             let fixed = |hop: &FirstHop| neighbours.get(&hop.via).is_some_and(|neighbour| neighbour.fixed);
-            if let Some(hop) = hop.filter(|hop| !fixed(hop)) {
+            let Some(hop) = hop else { continue };
+            if !fixed(&hop) {
                 self.host.use_neighbour(hop.index, hop.via).await;
             }
-            self.hops.push(hop);
+            self.hops.push((peer, hop));
         }
     }
 
-    /// Publishes the link addresses of all first hops; returns the peers whose first hop has one.
+    /// Publishes the link addresses of all first hops; returns the addresses of peers whose first hop
+    /// has one.
     fn publish_hops(&self, neighbours: &Neighbours) -> Vec<IpAddr> {
         let Some(source) = self.uplink.mac else { return Vec::new() };
-        let mac = |hop: &Option<FirstHop>| Some(neighbours.get(&hop.as_ref()?.via)?.mac);
-        let hops: Vec<Option<Hop>> =
-            self.hops.iter().map(|hop| mac(hop).map(|destination| Hop { destination, source })).collect();
-        let resolved = self.daemon.peer_addresses().into_iter().zip(&hops);
-        let resolved = resolved.filter(|(_, hop)| hop.is_some()).map(|(peer, _)| peer).collect();
-        self.daemon.set_hops(hops);
-        resolved
+        let resolved = self.hops.iter().filter_map(|(peer, hop)| {
+            let destination = neighbours.get(&hop.via)?.mac;
+            Some((*peer, Hop { destination, source }))
+        });
+        let resolved: Vec<(IpAddr, Hop)> = resolved.collect();
+        self.daemon.set_hops(&resolved.iter().copied().collect());
+        resolved.into_iter().map(|(peer, _)| peer).collect()
     }
 
     /// Tests the TAP in every encapsulating mode that a peer of `resolved` is reached by. Without
@@ -105,7 +126,8 @@ impl Watch {
                 continue;
             }
             let peers = self.daemon.peers_by(mode);
-            let Some(IpAddr::V4(peer)) = resolved.iter().find(|peer| peers.contains(peer)) else { continue };
+            let peer = resolved.iter().find(|peer| peer.is_ipv4() && peers.contains(peer));
+            let Some(IpAddr::V4(peer)) = peer else { continue };
             outcome = Some(tap.run(mode, *peer).await);
             if outcome.as_ref().is_some_and(Result::is_err) {
                 break;
@@ -116,10 +138,10 @@ impl Watch {
             Some(Ok(())) => {
                 self.failures = 0;
                 let link = tap.link();
-                self.daemon.set_tap(
-                    Some(link),
-                    if link.ipip { "active" } else { "active for vxlan; eBPF is not available for ipip" },
-                );
+                let ipip = if link.ipip { "" } else { " for vxlan; eBPF is not available for ipip" };
+                let ipv6 =
+                    if self.daemon.has_ipv6_peers() { "; sockets towards peers over IPv6" } else { "" };
+                self.daemon.set_tap(Some(link), &format!("active{ipip}{ipv6}"));
             }
             Some(Err(reason)) => {
                 self.failures += 1;

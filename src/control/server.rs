@@ -2,42 +2,104 @@
 //!
 //! Everything here answers from memory. What it answers comes from a [`Dataplane`].
 
+mod body;
+mod changes;
+mod listing;
+
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::extract::{Query, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{delete, get};
 use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use tokio::net::UnixListener;
 
-use super::api::{self, Drops, ErrorBody, RouteEntry, Status};
+use super::api::{self, Drops, ErrorBody, NewPeer, PeerStatus, RouteEntry, RoutesChanged, Status};
 use super::capture;
-use super::http::{self, Limits, LongLived};
+use super::http::{self, Limits};
+use super::progress::Progress;
+use super::refusal::{Kind, Refusal};
 use super::socket::ControlSocket;
 use crate::capture::Hub;
+use crate::net::Prefix;
+use crate::route::Source;
+use crate::source::batch::Batch;
+use body::Uploads;
 
-/// What the API shows of the dataplane. The calls come from the control plane's thread and must
-/// not block.
+/// What the API shows of the dataplane, and what it changes. The calls come from the control
+/// plane's thread; only large edits take longer than moments.
+///
+/// A change returns its generation, for [`Dataplane::settled`].
 pub trait Dataplane: Send + Sync + 'static {
     /// The whole daemon at a glance.
     fn status(&self) -> Status;
-    /// All routes, in the order in which they are to be listed.
-    fn routes(&self) -> Vec<RouteEntry>;
+    /// A page of routes, in the order in which they are to be listed, and where the next page
+    /// begins; `None` behind the last.
+    fn routes(&self, page: Page) -> (Vec<RouteEntry>, Option<Prefix>);
+    /// The same page as text, in the form in which routes are added.
+    fn route_lines(&self, page: Page) -> (String, Option<Prefix>);
     /// The route a packet to `address` takes; `None` when it would be dropped as `no_route`.
     fn route_get(&self, address: IpAddr) -> Option<RouteEntry>;
+    /// Makes all changes of `batch` to the control routes.
+    ///
+    /// # Errors
+    /// When one of them cannot be made; none is then.
+    fn edit_routes(&self, batch: &mut Batch) -> Result<(RoutesChanged, u64), Refusal>;
+    /// Replaces all control routes by those of `batch`.
+    ///
+    /// # Errors
+    /// When one of them cannot be; nothing has changed then.
+    fn replace_routes(&self, batch: &mut Batch) -> Result<(RoutesChanged, u64), Refusal>;
+    /// The other nodes.
+    fn peers(&self) -> Vec<PeerStatus>;
+    /// Makes a node known.
+    ///
+    /// # Errors
+    /// When something speaks against it.
+    fn add_peer(&self, peer: &NewPeer) -> Result<u64, Refusal>;
+    /// Forgets a node and its routes.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    fn delete_peer(&self, name: &str) -> Result<u64, Refusal>;
+    /// Completes when packets see the change of this generation.
+    fn settled(&self, generation: u64) -> impl Future<Output = Result<(), Refusal>> + Send;
     /// Where packets can be captured and the UDP port of VXLAN; `None` where there are none.
     fn capture(&self) -> Option<(Arc<Hub>, u16)> {
         None
     }
 }
 
-/// Bytes of a request body; no request of today has one.
-const MAX_BODY: usize = 64 * 1024;
+/// A piece of the list of routes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Page {
+    /// Behind this prefix; from the first one on when `None`.
+    pub after: Option<Prefix>,
+    /// Which routes.
+    pub scope: Scope,
+    /// Prefixes to look at, at most.
+    pub most: usize,
+}
+
+/// Which routes are listed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Scope {
+    /// The one in use for each prefix.
+    Best,
+    /// All of one source, in use or not.
+    Of(Source),
+}
+
+/// What the handlers share.
+struct Api<D> {
+    dataplane: Arc<D>,
+    uploads: Uploads,
+}
 
 /// Answers the API on `socket` until `shutdown` completes, then removes the socket file.
 ///
@@ -69,28 +131,31 @@ pub async fn serve_with<D: Dataplane>(
 
 /// The API's paths and what answers them.
 pub fn router<D: Dataplane>(dataplane: Arc<D>) -> Router {
+    let routes = get(listing::routes::<D>).post(changes::edit::<D>).put(changes::replace::<D>);
+    let peers = get(peers::<D>).post(changes::add_peer::<D>);
     Router::new()
         .route(api::STATUS, get(status::<D>))
-        .route(api::ROUTES, get(routes::<D>))
+        .route(api::ROUTES, routes.delete(changes::delete::<D>))
         .route(api::ROUTE_GET, get(route_get::<D>))
+        .route(api::PEERS, peers)
+        .route(&format!("{}/{{name}}", api::PEERS), delete(changes::delete_peer::<D>))
         .route(api::DROPS, get(drops::<D>))
         .route(api::CAPTURE, get(capture::<D>))
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
-        .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(dataplane)
+        .with_state(Arc::new(Api { dataplane, uploads: Uploads::default() }))
 }
 
-async fn status<D: Dataplane>(State(dataplane): State<Arc<D>>) -> Json<Status> {
-    Json(dataplane.status())
+async fn status<D: Dataplane>(State(api): State<Arc<Api<D>>>) -> Json<Status> {
+    Json(api.dataplane.status())
 }
 
-async fn routes<D: Dataplane>(State(dataplane): State<Arc<D>>) -> Json<Vec<RouteEntry>> {
-    Json(dataplane.routes())
+async fn peers<D: Dataplane>(State(api): State<Arc<Api<D>>>) -> Json<Vec<PeerStatus>> {
+    Json(api.dataplane.peers())
 }
 
-async fn drops<D: Dataplane>(State(dataplane): State<Arc<D>>) -> Json<Drops> {
-    Json(dataplane.status().drops)
+async fn drops<D: Dataplane>(State(api): State<Arc<Api<D>>>) -> Json<Drops> {
+    Json(api.dataplane.status().drops)
 }
 
 /// The query of `/v1/routes/get`.
@@ -100,54 +165,68 @@ struct Destination {
 }
 
 async fn route_get<D: Dataplane>(
-    State(dataplane): State<Arc<D>>,
+    State(api): State<Arc<Api<D>>>,
     query: Result<Query<Destination>, QueryRejection>,
-) -> Result<Json<RouteEntry>, Failure> {
-    let Query(Destination { address }) = query.map_err(|rejection| {
-        Failure(StatusCode::BAD_REQUEST, format!("{}; give ?address=IP", rejection.body_text()))
-    })?;
-    let entry = dataplane.route_get(address).ok_or_else(|| {
+) -> Result<Json<RouteEntry>, Refusal> {
+    let Destination { address } = query_of(query, "give ?address=IP")?;
+    let entry = api.dataplane.route_get(address).ok_or_else(|| {
         let text = format!("no route to {address}: no prefix in the forwarding table contains it");
-        Failure(StatusCode::NOT_FOUND, text)
+        Refusal::new(Kind::Missing, text)
     })?;
     Ok(Json(entry))
 }
 
 async fn capture<D: Dataplane>(
-    State(dataplane): State<Arc<D>>,
-    long_lived: Option<Extension<LongLived>>,
+    State(api): State<Arc<Api<D>>>,
+    Extension(progress): Extension<Progress>,
     query: Result<Query<capture::Query>, QueryRejection>,
-) -> Result<Response, Failure> {
-    let refused = |text| Failure(StatusCode::BAD_REQUEST, text);
-    let Query(query) = query.map_err(|rejection| refused(rejection.body_text()))?;
-    let (hub, vxlan_port) = dataplane
-        .capture()
-        .ok_or_else(|| Failure(StatusCode::NOT_FOUND, "this daemon has no packets to capture".to_owned()))?;
+) -> Result<Response, Refusal> {
+    let refused = |text| Refusal::new(Kind::Malformed, text);
+    let query = query_of(query, "there are ?point=, ?filter=, ?count= and ?snaplen=")?;
+    let nothing = || Refusal::new(Kind::Missing, "this daemon has no packets to capture");
+    let (hub, vxlan_port) = api.dataplane.capture().ok_or_else(nothing)?;
     let wanted = query.wanted(vxlan_port).map_err(refused)?;
-    let running = hub.start(wanted).ok_or_else(|| {
-        Failure(StatusCode::CONFLICT, "another capture is running; there is one at a time".to_owned())
-    })?;
-    if let Some(Extension(long_lived)) = long_lived {
-        long_lived.set();
-    }
-    Ok(capture::respond(running, query.count()))
+    let running = hub
+        .start(wanted)
+        .ok_or_else(|| Refusal::new(Kind::Conflict, "another capture is running; there is one at a time"))?;
+    Ok(capture::respond(running, query.count(), progress.working()))
 }
 
-async fn not_found(uri: Uri) -> Failure {
-    let known = [api::STATUS, api::ROUTES, api::ROUTE_GET, api::DROPS, api::CAPTURE].join(", ");
-    Failure(StatusCode::NOT_FOUND, format!("no such path: {}; there are {known}", uri.path()))
+/// A query that could be understood; `advice` says what was expected.
+fn query_of<T>(query: Result<Query<T>, QueryRejection>, advice: &str) -> Result<T, Refusal> {
+    let refused = |rejection: QueryRejection| {
+        Refusal::new(Kind::Malformed, format!("{}; {advice}", rejection.body_text()))
+    };
+    query.map(|Query(query)| query).map_err(refused)
 }
 
-async fn not_allowed(method: Method, uri: Uri) -> Failure {
-    Failure(StatusCode::METHOD_NOT_ALLOWED, format!("{} does not take {method}; use GET", uri.path()))
+async fn not_found(uri: Uri) -> Refusal {
+    let known = [api::STATUS, api::ROUTES, api::ROUTE_GET, api::PEERS, api::DROPS, api::CAPTURE].join(", ");
+    Refusal::new(Kind::Missing, format!("no such path: {}; there are {known}", uri.path()))
 }
 
-/// A refusal with its JSON body.
-struct Failure(StatusCode, String);
+async fn not_allowed(method: Method, uri: Uri) -> Response {
+    let methods = match uri.path() {
+        api::ROUTES => "GET, POST, PUT or DELETE",
+        api::PEERS => "GET or POST",
+        path if path.starts_with(api::PEERS) => "DELETE",
+        _ => "GET",
+    };
+    let error = format!("{} does not take {method}; use {methods}", uri.path());
+    (StatusCode::METHOD_NOT_ALLOWED, Json(ErrorBody { error, errors: Vec::new() })).into_response()
+}
 
-impl IntoResponse for Failure {
+impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        (self.0, Json(ErrorBody { error: self.1 })).into_response()
+        let status = match self.kind {
+            Kind::Malformed => StatusCode::BAD_REQUEST,
+            Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Kind::Conflict => StatusCode::CONFLICT,
+            Kind::Missing => StatusCode::NOT_FOUND,
+            Kind::Full => StatusCode::INSUFFICIENT_STORAGE,
+            Kind::Busy => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        (status, Json(ErrorBody { error: self.text, errors: self.culprits })).into_response()
     }
 }
 

@@ -1,65 +1,140 @@
 //! The control plane's own view: configuration, routes, and the forwarding table made of them.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
-use super::api::{Drops, EdgeCounters, PeerStatus, RouteEntry, RouteMode, Status, TunnelStatus};
-use super::server::Dataplane;
-use crate::capture::Hub;
-use crate::config::Config;
+use super::edit::Pending;
+use super::roster::Roster;
+use super::writer::Writer;
+use crate::config::{self, Config, Dscp};
+use crate::encap::ecn::Marking;
 use crate::encap::frame::Hop;
-use crate::forward::{Forwarding, Peer, Scope, TapLink, Underlay};
+use crate::forward::{Compiler, Forwarding, Inputs, Peer, Scope, TapLink, TunLink, Underlay};
 use crate::metrics::render::Now;
 use crate::metrics::{Counters, Fallback};
 use crate::net::{Mac, Mode, Prefix};
-use crate::route::{Decision, Policy, Published, Rib, Route, RouteError, Target};
+use crate::route::{Decision, Policy, Published, Rib, Target};
 use crate::source;
 
 /// Routes and peers, compiled and published.
 pub struct State {
-    config: Config,
-    policy: Policy,
-    peers: Vec<Peer>,
-    rib: Rib,
-    underlay: Underlay,
-    scope: Scope,
+    pub(super) config: Config,
+    pub(super) policy: Policy,
+    /// Indexed by [`PeerId`](crate::route::PeerId).
+    pub(super) peers: Vec<Peer>,
+    pub(super) roster: Roster,
+    /// Whether peers changed since the last publication.
+    pub(super) peers_changed: bool,
+    pub(super) rib: Rib,
+    pub(super) underlay: Underlay,
+    compiler: Compiler,
+    /// Prefixes whose routes changed since the last publication.
+    pub(super) pending: Pending,
     forwarding: Arc<Published<Forwarding>>,
-    /// Bytes of the largest inner packet, as set on the TUN.
-    pub mtu: u16,
 }
+
+/// The smallest MTU of a link that carries IPv6 (RFC 8200 §5).
+const IPV6_MTU: u16 = 1280;
+
+/// The smallest path MTU that is believed: 576 bytes (RFC 791) inside the largest overhead, so that
+/// Linux pods, which go no lower than 552 and then clear DF, always fit.
+const LEAST_PATH_MTU: u16 = 576 + 70;
 
 impl State {
     /// Compiles and publishes the routes of `config` for an uplink of `uplink_mtu` bytes.
     ///
     /// # Errors
-    /// When two owners claim one prefix; a checked configuration has none.
-    pub fn new(config: Config, uplink_mtu: u16) -> Result<Self, RouteError> {
-        let policy = Policy::new(&config.pools, Some(config.node.address), config.node.address6);
+    /// When two owners claim one prefix, which a checked configuration excludes, or there are too many
+    /// different next hops.
+    pub fn new(config: Config, uplink_mtu: u16) -> anyhow::Result<Self> {
+        let policy = Policy::new(&config.pools, config.node.address, config.node.address6);
         let underlay = Underlay {
-            address: config.node.address.addr(),
+            address: config.node.address.map(|net| net.addr()),
+            address6: config.node.address6.map(|net| net.addr()),
             vtep_mac: Mac::of_vtep(config.node.name.as_str()),
             vni: config.vxlan.vni,
             vxlan_port: config.vxlan.port,
             mtu: uplink_mtu,
+            marking: marking(config.tunnel.dscp),
+            tun: tun_link(&config),
             tap: None,
         };
-        let peers: Vec<Peer> = config.peers.iter().filter_map(peer).collect();
+        let peers: Vec<Peer> = config.peers.iter().filter_map(|p| peer(p, &config.node)).collect();
         let mut rib = Rib::default();
         source::file::load(
             &mut rib,
             &config.local_subnets,
             config.peers.iter().map(|peer| &peer.subnets[..]),
         )?;
-        let scope = Scope {
+        let mut compiler = Compiler::new(Scope {
             allow_nested: config.tunnel.allow_nested,
             external_nodes: config.node.external_nodes.clone(),
+        });
+        let inputs = Inputs { underlay, peers: &peers, policy: &policy, rib: &rib };
+        let forwarding = Arc::new(Published::new(compiler.compile(inputs)?));
+        let mut state = Self {
+            roster: roster(&config, &peers),
+            config,
+            policy,
+            peers,
+            peers_changed: false,
+            rib,
+            underlay,
+            compiler,
+            pending: Pending::default(),
+            forwarding,
         };
-        let forwarding = Forwarding::build(underlay, &peers, &policy, &rib).with_scope(scope.clone());
-        let mtu = config.tunnel.mtu.unwrap_or_else(|| automatic_mtu(&underlay, &policy));
-        let forwarding = Arc::new(Published::new(forwarding));
-        Ok(Self { config, policy, peers, rib, underlay, scope, forwarding, mtu })
+        state.underlay.tun.mtu = state.tun_mtu();
+        state.publish_peers();
+        Ok(state)
+    }
+
+    /// Bytes of the largest inner packet: what the TUN's MTU is, or will be in a moment.
+    pub fn mtu(&self) -> u16 {
+        self.underlay.tun.mtu
+    }
+
+    /// The configured MTU, or the uplink's less the largest overhead that any pool may add. Where pods
+    /// use IPv6, no less than that demands of a link (RFC 8200 §5).
+    fn tun_mtu(&self) -> u16 {
+        let fits = automatic_mtu(&self.underlay, &self.policy, &self.peers);
+        let ipv6 = self.config.local_subnets.iter().any(|subnet| !subnet.is_ipv4());
+        self.config.tunnel.mtu.unwrap_or(if ipv6 { fits.max(IPV6_MTU) } else { fits })
+    }
+
+    /// Follows the uplink's MTU. What was learned about paths is forgotten: it may have been about
+    /// this very link.
+    fn set_uplink_mtu(&mut self, mtu: u16) {
+        self.underlay.mtu = mtu;
+        self.underlay.tun.mtu = self.tun_mtu();
+        self.peers.iter_mut().for_each(|peer| peer.path_mtu = None);
+        self.publish_peers();
+    }
+
+    /// Lowers the MTU of the path to the peer at `address` to `mtu` bytes of outer packet; `false`
+    /// when that changes nothing.
+    fn lower_path_mtu(&mut self, address: IpAddr, mtu: u16) -> bool {
+        let mtu = mtu.max(LEAST_PATH_MTU);
+        let uplink = self.underlay.mtu;
+        let Some(peer) = self.peers.iter_mut().find(|peer| peer.address == address) else { return false };
+        if mtu >= peer.path_mtu.unwrap_or(uplink) {
+            return false;
+        }
+        peer.path_mtu = Some(mtu);
+        self.publish_peers();
+        true
+    }
+
+    /// Forgets what was learned about the path to the peer at `address`; `false` when that was nothing.
+    fn forget_path_mtu(&mut self, address: IpAddr) -> bool {
+        let peer = self.peers.iter_mut().find(|peer| peer.address == address);
+        let forgotten = peer.and_then(|peer| peer.path_mtu.take()).is_some();
+        if forgotten {
+            self.publish_peers();
+        }
+        forgotten
     }
 
     /// The published table, for the workers.
@@ -67,16 +142,15 @@ impl State {
         &self.forwarding
     }
 
-    /// Publishes a table with other first hops towards the peers, in their order, where they
-    /// changed.
-    fn set_hops(&mut self, hops: Vec<Option<Hop>>) {
-        if self.peers.iter().map(|peer| peer.hop).eq(hops.iter().copied()) {
-            return;
+    /// Publishes a table with other first hops towards the peers' addresses, where they changed.
+    fn set_hops(&mut self, hops: &HashMap<IpAddr, Hop>) {
+        let mut changed = false;
+        for peer in &mut self.peers {
+            changed |= peer.set_hops(|address| hops.get(&address).copied());
         }
-        for (peer, hop) in self.peers.iter_mut().zip(hops) {
-            peer.hop = hop;
+        if changed {
+            self.publish_peers();
         }
-        self.publish();
     }
 
     /// Publishes a table with or without the TAP, where that changed.
@@ -85,13 +159,20 @@ impl State {
             return false;
         }
         self.underlay.tap = tap;
-        self.publish();
+        self.publish_peers();
         true
     }
 
-    fn publish(&self) {
-        let forwarding = Forwarding::build(self.underlay, &self.peers, &self.policy, &self.rib);
-        self.forwarding.publish(forwarding.with_scope(self.scope.clone()));
+    /// What the tables are made of, and what makes and publishes them.
+    pub(super) fn parts(&mut self) -> (Inputs<'_>, &mut Compiler, &mut Pending, &Published<Forwarding>) {
+        let Self { underlay, peers, policy, rib, compiler, pending, forwarding, .. } = self;
+        (Inputs { underlay: *underlay, peers, policy, rib }, compiler, pending, forwarding)
+    }
+
+    /// Publishes a table with other headers towards the peers.
+    fn publish_peers(&mut self) {
+        let (inputs, compiler, _, forwarding) = self.parts();
+        forwarding.publish(compiler.set_peers(inputs));
     }
 
     /// Whether any route travels by `mode`.
@@ -101,69 +182,99 @@ impl State {
 
     /// Underlay addresses of the peers that some route reaches by `mode`.
     fn peers_by(&self, mode: Mode) -> BTreeSet<IpAddr> {
-        let pools =
-            self.policy.pools().iter().filter_map(|pool| Some((pool.cidr, self.rib.covering(pool.cidr)?)));
-        let routes = self.rib.best().map(|route| (route.prefix, route));
-        let decided = pools.chain(routes).filter_map(|(prefix, route)| self.decide(prefix, route.target));
-        decided.filter(|(_, decision)| decision.mode == mode).map(|(peer, _)| peer.address.into()).collect()
+        let peers = self.compiler.reached(mode).filter_map(|id| self.peers.get(usize::from(id.0)));
+        peers.filter(|peer| !peer.is_gone()).map(|peer| peer.address).collect()
     }
 
-    /// The owning peer and the decision for addresses in `prefix`; `None` for our own.
-    fn decide(&self, prefix: Prefix, target: Target) -> Option<(&Peer, Decision)> {
-        let Target::Peer(id) = target else { return None };
-        let peer = self.peers.get(usize::from(id.0))?;
-        Some((peer, self.policy.decide(prefix, peer.address.into())))
+    /// The owning peers and the decision for each for addresses in `prefix`; empty for our own.
+    pub(super) fn decide<'a>(
+        &'a self,
+        prefix: Prefix,
+        target: &'a Target,
+    ) -> impl Iterator<Item = (&'a Peer, Decision)> {
+        let peers = self.rib.peers(target).iter().filter_map(|id| self.peers.get(usize::from(id.0)));
+        peers.map(move |peer| (peer, self.policy.decide(prefix, peer.next_hop(prefix.is_ipv4()).0)))
     }
+}
 
-    /// Describes `route` for destinations in `within`.
-    fn entry(&self, route: Route, within: Prefix) -> RouteEntry {
-        let (prefix, source) = (route.prefix.to_string(), route.source.name().to_owned());
-        match self.decide(within, route.target) {
-            Some((peer, decision)) => RouteEntry {
-                prefix,
-                peer: Some(peer.name.to_string()),
-                mode: decision.mode.into(),
-                next_hop: Some(peer.address.into()),
-                mtu: self.underlay.path_mtu(decision.mode),
-                source,
-                reason: decision.reason.to_string(),
-            },
-            None => RouteEntry {
-                prefix,
-                peer: None,
-                mode: RouteMode::Local,
-                next_hop: None,
-                mtu: self.mtu,
-                source,
-                reason: "one of this node's own subnets; the kernel routes it to the pod".to_owned(),
-            },
+fn marking(dscp: Dscp) -> Marking {
+    match dscp {
+        Dscp::Inherit => Marking::INHERIT,
+        Dscp::Fixed(dscp) => Marking::fixed(dscp),
+    }
+}
+
+/// The TUN with its addresses. A node without IPv6 pods has none of that family there, but may have
+/// one itself.
+fn tun_link(config: &Config) -> TunLink {
+    let mut tun = TunLink { address6: config.node.address6.map(|net| net.addr()), ..TunLink::default() };
+    for address in tun_addresses(config) {
+        match address {
+            IpAddr::V4(address) => tun.address = Some(address),
+            IpAddr::V6(address) => tun.address6 = Some(address),
         }
     }
+    tun
 }
 
-/// The uplink's MTU less the largest overhead that any pool may add.
-fn automatic_mtu(underlay: &Underlay, policy: &Policy) -> u16 {
-    let modes = policy.pools().iter().map(|pool| pool.encapsulation().0);
-    modes.map(|mode| underlay.path_mtu(mode)).min().unwrap_or(underlay.mtu)
+/// The addresses on the TUN: the configured one or the first of the first local subnet, and, as a pod
+/// network of two families needs a host address in each, the first of the other family. At most two.
+pub fn tun_addresses(config: &Config) -> Vec<IpAddr> {
+    let first = config.tunnel.address.or(config.local_subnets.first().map(|subnet| subnet.address()));
+    let Some(first) = first else { return Vec::new() };
+    let other = config.local_subnets.iter().find(|subnet| subnet.is_ipv4() != first.is_ipv4());
+    [Some(first), other.map(|subnet| subnet.address())].into_iter().flatten().collect()
 }
 
-fn peer(peer: &crate::config::Peer) -> Option<Peer> {
-    let address: Ipv4Addr = match peer.address {
-        IpAddr::V4(address) => address,
-        IpAddr::V6(_) => return None,
-    };
-    Some(Peer { name: peer.name.clone(), address, vtep_mac: peer.vtep_mac, hop: None })
+/// The uplink's MTU less the largest overhead that any pool may add towards any peer.
+fn automatic_mtu(underlay: &Underlay, policy: &Policy, peers: &[Peer]) -> u16 {
+    // Without peers, those to come will have an address of this node's better family.
+    let own = underlay.address.map(IpAddr::V4).or(underlay.address6.map(IpAddr::V6));
+    let outer: Vec<IpAddr> =
+        peers.iter().map(|peer| peer.address).chain(own.filter(|_| peers.is_empty())).collect();
+    let modes = policy.pools().map(|pool| pool.encapsulation().0);
+    let paths = modes.flat_map(|mode| outer.iter().map(move |outer| underlay.path_mtu(mode, *outer)));
+    paths.min().unwrap_or(underlay.mtu)
+}
+
+fn peer(peer: &config::Peer, node: &config::Node) -> Option<Peer> {
+    let mut addresses = peer.addresses(node);
+    Some(Peer {
+        name: peer.name.clone(),
+        address: addresses.next()?,
+        vtep_mac: peer.vtep_mac,
+        hop: None,
+        path_mtu: None,
+        second: addresses.next().map(|address| (address, None)),
+    })
+}
+
+/// The peers of the configuration by name and address.
+fn roster(config: &Config, peers: &[Peer]) -> Roster {
+    let node = &config.node;
+    let own = [node.address.map(|own| own.addr().into()), node.address6.map(|own| own.addr().into())];
+    let mut roster = Roster::new(own.into_iter().flatten());
+    for (peer, configured) in peers.iter().zip(&config.peers) {
+        if let Some(id) = roster.next() {
+            roster.add(id, peer.name.as_str(), peer.address, &configured.subnets);
+            if let Some((second, _)) = peer.second {
+                roster.add_address(id, second);
+            }
+        }
+    }
+    roster
 }
 
 /// What the API shows: the state, and what was chosen at start.
 pub struct Daemon {
     state: RwLock<State>,
-    counters: Counters,
-    started: Instant,
-    backend: &'static str,
+    pub(super) writer: Writer,
+    pub(super) counters: Counters,
+    pub(super) started: Instant,
+    pub(super) backend: &'static str,
     offloads: Vec<(&'static str, String)>,
     uplink: Mutex<String>,
-    address: IpAddr,
+    pub(super) address: IpAddr,
 }
 
 /// What was chosen at start.
@@ -183,6 +294,7 @@ impl Daemon {
     pub fn new(state: State, counters: Counters, choices: Choices) -> Self {
         Self {
             state: RwLock::new(state),
+            writer: Writer::default(),
             counters,
             started: Instant::now(),
             backend: choices.backend,
@@ -192,11 +304,11 @@ impl Daemon {
         }
     }
 
-    fn state(&self) -> RwLockReadGuard<'_, State> {
+    pub(super) fn state(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
+    pub(super) fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -206,12 +318,20 @@ impl Daemon {
         let active = |state: &str| state.starts_with("active");
         let offloads = self.offloads().into_iter().map(|(name, state)| (name, active(&state))).collect();
         let state = self.state();
-        Now { routes: state.rib.len(), peers: state.peers.len(), offloads }
+        Now { routes: state.rib.len(), peers: state.roster.len(), offloads }
     }
 
-    /// Underlay addresses of all peers, in their order.
+    /// Underlay addresses of all peers.
     pub fn peer_addresses(&self) -> Vec<IpAddr> {
-        self.state().peers.iter().map(|peer| peer.address.into()).collect()
+        let state = self.state();
+        let known = state.peers.iter().filter(|peer| !peer.is_gone());
+        let second = |peer: &Peer| peer.second.map(|(address, _)| address);
+        known.flat_map(|peer| std::iter::once(peer.address).chain(second(peer))).collect()
+    }
+
+    /// Whether some peer's tunnel packets travel over IPv6.
+    pub fn has_ipv6_peers(&self) -> bool {
+        self.state().peers.iter().any(|peer| !peer.is_gone() && peer.address.is_ipv6())
     }
 
     /// Super-packets that went through the TAP so far.
@@ -224,9 +344,43 @@ impl Daemon {
         self.state().peers_by(mode)
     }
 
-    /// Sets the link addresses of the first hops towards the peers, in their order.
-    pub fn set_hops(&self, hops: Vec<Option<Hop>>) {
+    /// Sets the link addresses of the first hops towards the peers' addresses.
+    pub fn set_hops(&self, hops: &HashMap<IpAddr, Hop>) {
         self.state_mut().set_hops(hops);
+    }
+
+    /// Name of the TUN.
+    pub fn device(&self) -> String {
+        self.state().config.tunnel.device.clone()
+    }
+
+    /// Follows the uplink's MTU, in bytes; returns the TUN's new one where that is another than before.
+    pub fn set_uplink_mtu(&self, mtu: u16) -> Option<u16> {
+        let mut state = self.state_mut();
+        if state.underlay.mtu == mtu {
+            return None;
+        }
+        let before = state.mtu();
+        state.set_uplink_mtu(mtu);
+        Some(state.mtu()).filter(|now| *now != before)
+    }
+
+    /// Bytes of the largest outer packet to the peer at `address`, as far as is known; 0 when there is
+    /// no such peer.
+    pub fn outer_mtu(&self, address: IpAddr) -> u16 {
+        let state = self.state();
+        let peer = state.peers.iter().find(|peer| peer.address == address);
+        peer.map_or(0, |peer| peer.path_mtu.unwrap_or(state.underlay.mtu))
+    }
+
+    /// Lowers the MTU of the path to the peer at `address`; `false` when that changes nothing.
+    pub fn lower_path_mtu(&self, address: IpAddr, mtu: u16) -> bool {
+        self.state_mut().lower_path_mtu(address, mtu)
+    }
+
+    /// Forgets what was learned about the path to the peer at `address`; `false` when that was nothing.
+    pub fn forget_path_mtu(&self, address: IpAddr) -> bool {
+        self.state_mut().forget_path_mtu(address)
     }
 
     /// Whether the packet path may use the TAP.
@@ -246,7 +400,7 @@ impl Daemon {
     }
 
     /// Each offload as it is now: what a worker gave up at run time is off.
-    fn offloads(&self) -> BTreeMap<String, String> {
+    pub(super) fn offloads(&self) -> BTreeMap<String, String> {
         let mut offloads: BTreeMap<String, String> =
             self.offloads.iter().map(|(name, state)| ((*name).to_owned(), state.clone())).collect();
         let uplink = self.uplink.lock().unwrap_or_else(PoisonError::into_inner);
@@ -260,54 +414,5 @@ impl Daemon {
             }
         }
         offloads
-    }
-}
-
-impl Dataplane for Daemon {
-    fn status(&self) -> Status {
-        let state = self.state();
-        let (config, totals) = (&state.config, self.counters.totals());
-        Status {
-            name: env!("CARGO_PKG_NAME").to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            uptime_seconds: self.started.elapsed().as_secs(),
-            node: config.node.name.to_string(),
-            workers: self.counters.workers(),
-            backend: self.backend.to_owned(),
-            offloads: self.offloads(),
-            tunnel: TunnelStatus {
-                device: config.tunnel.device.clone(),
-                mtu: state.mtu,
-                address: Some(self.address),
-            },
-            counters: EdgeCounters::from(&totals),
-            drops: Drops::from(&totals),
-            routes: state.rib.len(),
-            peers: config.peers.iter().map(peer_status).collect(),
-        }
-    }
-
-    fn routes(&self) -> Vec<RouteEntry> {
-        let state = self.state();
-        state.rib.best().map(|route| state.entry(route, route.prefix)).collect()
-    }
-
-    fn capture(&self) -> Option<(Arc<Hub>, u16)> {
-        Some((Arc::clone(self.counters.capture()?), self.state().underlay.vxlan_port))
-    }
-
-    fn route_get(&self, address: IpAddr) -> Option<RouteEntry> {
-        let state = self.state();
-        let route = state.rib.lookup(address)?;
-        Some(state.entry(route, Prefix::host(address)))
-    }
-}
-
-fn peer_status(peer: &crate::config::Peer) -> PeerStatus {
-    PeerStatus {
-        name: peer.name.to_string(),
-        address: peer.address,
-        subnets: peer.subnets.iter().map(Prefix::to_string).collect(),
-        vtep_mac: peer.vtep_mac.to_string(),
     }
 }

@@ -2,10 +2,12 @@
 //!
 //! One [`Device`] is one queue of the TUN and belongs to one worker.
 
+mod ebpf;
 pub mod memory;
 mod offload;
 mod plain;
 mod push_header;
+pub(crate) mod steering;
 mod sys;
 mod tap;
 

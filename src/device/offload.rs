@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use super::{Device, sys};
+use super::{Device, steering, sys};
 use crate::offload::Delivery;
 use crate::wire::VnetHdr;
 
@@ -16,6 +16,9 @@ pub struct Offloads {
     /// UDP super-packets (Linux 6.2 or newer).
     pub uso: bool,
 }
+
+/// Takes the steering program off a device.
+const NO_PROGRAM: RawFd = -1;
 
 /// One queue of a multi-queue TUN.
 pub struct Offload {
@@ -40,6 +43,16 @@ impl Offload {
         // device keeps what a former owner asked for.
         let granted = grant(first.fd.as_raw_fd(), offloads)?;
         Ok((opened, granted))
+    }
+
+    /// Gives every flow that comes out of the device one queue for good: see [`steering`].
+    ///
+    /// # Errors
+    /// Without CAP_BPF. The kernel then moves a flow to the queue of its answers, which may reorder.
+    pub fn steer(&self) -> io::Result<()> {
+        let fd = self.fd.as_raw_fd();
+        // The program is the device's, too, and a persistent one keeps it.
+        steering::set(fd).inspect_err(|_| drop(sys::set_steering(fd, NO_PROGRAM)))
     }
 }
 

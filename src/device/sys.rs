@@ -59,6 +59,12 @@ pub fn set_offload(fd: RawFd, mask: c_uint) -> io::Result<()> {
     check(unsafe { libc::ioctl(fd, libc::TUNSETOFFLOAD as _, libc::c_ulong::from(mask)) }).map(drop)
 }
 
+/// Lets an eBPF program choose the queue of each packet that comes out of the device; -1 for the
+/// kernel's own choice. Applies to the whole device.
+pub fn set_steering(fd: RawFd, program: RawFd) -> io::Result<()> {
+    set_int(fd, libc::TUNSETSTEERINGEBPF as _, program)
+}
+
 /// The link address of the TAP behind `fd`.
 pub fn hardware_address(fd: RawFd) -> io::Result<Mac> {
     // SAFETY: `ifreq` is plain old data for which all-zero bytes are a valid value.
@@ -91,7 +97,7 @@ pub fn set_nonblocking(fd: RawFd) -> io::Result<()> {
 }
 
 fn set_int(fd: RawFd, request: libc::Ioctl, value: c_int) -> io::Result<()> {
-    // SAFETY: both requests this is called with read one `int` at the pointer.
+    // SAFETY: every request this is called with reads one `int` at the pointer.
     check(unsafe { libc::ioctl(fd, request, &raw const value) }).map(drop)
 }
 

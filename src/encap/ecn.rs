@@ -1,4 +1,4 @@
-//! Explicit congestion notification across the tunnel (RFC 6040).
+//! Explicit congestion notification (RFC 6040) and DSCP across the tunnel.
 
 /// The two ECN bits of a TOS or traffic class byte.
 pub const MASK: u8 = 0b11;
@@ -8,11 +8,28 @@ const ECT1: u8 = 0b01;
 const ECT0: u8 = 0b10;
 const CE: u8 = 0b11;
 
-/// The outer ECN bits for an inner TOS byte: normal mode, a copy (§4.1). The outer DSCP is 0: the
-/// pipe model of RFC 2983.
-#[inline]
-pub const fn encapsulate(inner: u8) -> u8 {
-    inner & MASK
+/// How outer TOS bytes are made. ECN is always copied (normal mode, §4.1); DSCP is a fixed value (the
+/// pipe model of RFC 2983) or the inner one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Marking {
+    keep: u8,
+    set: u8,
+}
+
+impl Marking {
+    /// The inner DSCP.
+    pub const INHERIT: Self = Self { keep: 0xff, set: 0 };
+
+    /// Always `dscp`, at most 63.
+    pub const fn fixed(dscp: u8) -> Self {
+        Self { keep: MASK, set: dscp << 2 }
+    }
+
+    /// The outer TOS byte for an inner one.
+    #[inline]
+    pub const fn outer(self, inner: u8) -> u8 {
+        inner & self.keep | self.set
+    }
 }
 
 /// The inner TOS byte after decapsulation, or `None` when the packet must be dropped
@@ -31,7 +48,7 @@ pub const fn decapsulate(inner: u8, outer: u8) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::{decapsulate, encapsulate};
+    use super::{Marking, decapsulate};
 
     #[test]
     fn figure_4() {
@@ -52,8 +69,12 @@ mod tests {
     }
 
     #[test]
-    fn outer_copies_ecn_and_hides_dscp() {
-        assert_eq!(encapsulate(0xbb), 0b11);
-        assert_eq!(encapsulate(0xb8), 0);
+    fn outer_copies_ecn_and_follows_the_dscp_policy() {
+        for inner in 0..=255 {
+            assert_eq!(Marking::INHERIT.outer(inner), inner);
+            for dscp in 0..64 {
+                assert_eq!(Marking::fixed(dscp).outer(inner), dscp << 2 | inner & 3);
+            }
+        }
     }
 }

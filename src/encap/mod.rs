@@ -4,6 +4,7 @@ pub mod direct;
 pub mod ecn;
 pub mod frame;
 pub mod ipip;
+pub mod ipip6;
 pub mod ipip_gso;
 pub mod probe;
 pub mod tunnel_gso;
@@ -12,5 +13,8 @@ pub mod vxlan;
 /// TTL of every outer header: a fresh one, never the inner packet's (RFC 2003 §3.1).
 pub const OUTER_TTL: u8 = 64;
 
-/// Bytes that the kernel puts in front of a VXLAN datagram: IPv4 and UDP header.
+/// Bytes that the kernel puts in front of a VXLAN datagram over IPv4: IP and UDP header.
 pub const UDP_OVERHEAD: usize = crate::wire::ipv4::LEN + crate::wire::udp::LEN;
+
+/// The same over IPv6.
+pub const UDP6_OVERHEAD: usize = crate::wire::ipv6::LEN + crate::wire::udp::LEN;

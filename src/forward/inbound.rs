@@ -8,13 +8,13 @@
 //! Every format is decapsulated at all times, whatever this node itself sends, so that modes can
 //! be changed node by node without loss.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::ops::Range;
 
 use super::scope::{is_special, is_tunnel};
 use super::tables::{Forwarding, Origin};
-use crate::capture::{Point, Seen, vxlan_outer};
-use crate::encap::{UDP_OVERHEAD, ecn, probe};
+use crate::capture::{Outer, Point, Seen};
+use crate::encap::{UDP_OVERHEAD, UDP6_OVERHEAD, ecn, ipip6, probe};
 use crate::metrics::WorkerCounters;
 use crate::net::DropReason;
 use crate::offload::merge::{Candidate, Cut, Rules};
@@ -29,6 +29,10 @@ pub enum Format {
     Vxlan,
     /// A whole IPv4 packet with protocol 4 or 41.
     Ipip,
+    /// What follows an outer IPv6 header and its extension headers: IPv4 (next header 4).
+    Ipip6V4,
+    /// The same: IPv6 (next header 41).
+    Ipip6V6,
 }
 
 /// One receive from a socket.
@@ -43,9 +47,16 @@ pub struct Received {
     /// to.
     pub segment: usize,
     /// Outer source address.
-    pub source: Ipv4Addr,
-    /// Outer TOS byte.
+    pub source: IpAddr,
+    /// Outer TOS or traffic class byte.
     pub tos: u8,
+}
+
+/// What the receivers of one socket do not see: how packets are wrapped, and in which family.
+#[derive(Clone, Copy)]
+struct Wrapping {
+    format: Format,
+    ipv4: bool,
 }
 
 /// The inbound flow of one worker.
@@ -58,6 +69,11 @@ impl Inbound {
     /// With the given rules of merging.
     pub fn new(rules: Rules) -> Self {
         Self { merge: Merge::new(rules) }
+    }
+
+    /// Follows the TUN's MTU.
+    pub fn set_mtu(&mut self, mtu: usize) {
+        self.merge.set_mtu(mtu);
     }
 
     /// Takes one receive from `arena` and delivers what is finished to `sink`. Counts outer
@@ -73,6 +89,7 @@ impl Inbound {
         counters: &WorkerCounters,
     ) {
         let sender = forwarding.origin(received.source);
+        let wrapping = Wrapping { format, ipv4: received.source.is_ipv4() };
         let (mut at, end) = (received.at, received.at + received.len);
         let uncut = format == Format::Vxlan && is_uncut(&arena[at..end], received.segment);
         let (segment, inner_segment) = match received.segment {
@@ -99,10 +116,10 @@ impl Inbound {
                     let candidate = Candidate { segment: inner_segment, ..candidate };
                     let Cut { packets, repeated } = self.merge.push(candidate, arena, sink);
                     let overhead = len - candidate.flow.total_len;
-                    count(format, packets, len + repeated + (packets as usize - 1) * overhead, counters);
+                    count(wrapping, packets, len + repeated + (packets as usize - 1) * overhead, counters);
                 }
                 Err(reason) => {
-                    count(format, 1, len, counters);
+                    count(wrapping, 1, len, counters);
                     counters.dropped(reason, 1);
                     if counters.capture.wants(Point::Drop) {
                         show_drop(forwarding, format, &received, reason, &arena[at - len..at], counters);
@@ -132,19 +149,29 @@ fn show_drop(
     counters: &WorkerCounters,
 ) {
     let seen = Seen { point: Point::Drop, inbound: true, reason: Some(reason) };
-    if format == Format::Ipip {
-        return counters.capture.record(seen, [datagram].into_iter());
+    let outer = outer(forwarding, format, received, 0, datagram.len());
+    counters.capture.record(seen, [outer.bytes(), datagram].into_iter());
+}
+
+/// The outer headers that the kernel kept to itself when it handed over a datagram of `len` bytes,
+/// made anew of what it said about them. `port` is the sender's UDP port.
+pub fn outer(forwarding: &Forwarding, format: Format, received: &Received, port: u16, len: usize) -> Outer {
+    let underlay = forwarding.underlay();
+    let (from, to) = (received.source, underlay.facing(received.source));
+    match format {
+        Format::Vxlan => Outer::udp((from, port), (to, underlay.vxlan_port), received.tos, len),
+        Format::Ipip => Outer::NONE,
+        Format::Ipip6V4 => Outer::ipip((from, to), protocol::IPIP, received.tos, len),
+        Format::Ipip6V6 => Outer::ipip((from, to), protocol::IPV6, received.tos, len),
     }
-    let (from, to) =
-        ((received.source, 0), (forwarding.underlay().address, forwarding.underlay().vxlan_port));
-    let outer = vxlan_outer(from, to, received.tos, datagram.len());
-    counters.capture.record(seen, [&outer[..], datagram].into_iter());
 }
 
 fn is_probe(format: Format, datagram: &[u8]) -> bool {
     match format {
         Format::Vxlan => probe::is_vxlan(datagram),
         Format::Ipip => probe::is_ipip(datagram),
+        // Only the TAP needs probes, and it has no IPv6 underlay.
+        Format::Ipip6V4 | Format::Ipip6V6 => false,
     }
 }
 
@@ -166,9 +193,14 @@ pub fn is_uncut(datagram: &[u8], segment: usize) -> bool {
         && Flow::of(inner).is_ok_and(|flow| flow.protocol == protocol::UDP && !flow.fragment)
 }
 
-/// Counts `packets` of `len` bytes together without what UDP receivers do not see.
-fn count(format: Format, packets: u32, len: usize, counters: &WorkerCounters) {
-    let outer = if format == Format::Vxlan { UDP_OVERHEAD } else { 0 };
+/// Counts `packets` of `len` bytes together without what the receiver does not see.
+fn count(wrapping: Wrapping, packets: u32, len: usize, counters: &WorkerCounters) {
+    let outer = match wrapping.format {
+        Format::Vxlan if wrapping.ipv4 => UDP_OVERHEAD,
+        Format::Vxlan => UDP6_OVERHEAD,
+        Format::Ipip => 0,
+        Format::Ipip6V4 | Format::Ipip6V6 => ipip6::OVERHEAD,
+    };
     counters.underlay.rx_packets.add(u64::from(packets));
     counters.underlay.rx_bytes.add(len as u64 + u64::from(packets) * outer as u64);
 }
@@ -186,6 +218,8 @@ fn admit(
     let (inner_at, outer_tos) = match format {
         Format::Vxlan => (strip_vxlan(forwarding, &arena[datagram.clone()])?, outer_tos),
         Format::Ipip => strip_ipip(&arena[datagram.clone()])?,
+        Format::Ipip6V4 => (expect_version(&arena[datagram.clone()], 4)?, outer_tos),
+        Format::Ipip6V6 => (expect_version(&arena[datagram.clone()], 6)?, outer_tos),
     };
     let at = datagram.start + inner_at;
     let inner = &mut arena[at..datagram.end];
@@ -218,8 +252,13 @@ fn strip_vxlan(forwarding: &Forwarding, datagram: &[u8]) -> Result<usize, DropRe
         ethernet::IPV6 => 6,
         _ => return Err(DropReason::Unsupported),
     };
-    match payload.first() {
-        Some(byte) if byte >> 4 == version => Ok(vxlan::LEN + ethernet::LEN),
+    Ok(vxlan::LEN + ethernet::LEN + expect_version(payload, version)?)
+}
+
+/// Offset 0, where `packet` begins as one of this IP version does.
+fn expect_version(packet: &[u8], version: u8) -> Result<usize, DropReason> {
+    match packet.first() {
+        Some(byte) if byte >> 4 == version => Ok(0),
         _ => Err(DropReason::Malformed),
     }
 }
@@ -232,10 +271,8 @@ fn strip_ipip(packet: &[u8]) -> Result<(usize, u8), DropReason> {
         protocol::IPV6 => 6,
         _ => return Err(DropReason::Unsupported),
     };
-    match outer.payload().first() {
-        Some(byte) if byte >> 4 == version => Ok((outer.header_len(), outer.tos())),
-        _ => Err(DropReason::Malformed),
-    }
+    expect_version(outer.payload(), version)?;
+    Ok((outer.header_len(), outer.tos()))
 }
 
 /// The inner packet's flow; its IPv4 header checksum must be right, and it must carry something.
@@ -256,10 +293,9 @@ fn inner_flow(inner: &[u8]) -> Result<Flow, DropReason> {
 /// The inner source must belong to the very peer that sent the packet, or, sent by an external node,
 /// to nobody that we know; the destination must belong to us.
 fn check_addresses(forwarding: &Forwarding, sender: Origin, flow: &Flow) -> Result<(), DropReason> {
-    let honest = match (forwarding.lookup(flow.source), sender) {
-        (Some(NextHop::Peer(via)), Origin::Peer(peer)) => via.peer == peer,
-        (None, Origin::External) => !forwarding.is_node(flow.source),
-        _ => false,
+    let honest = match sender {
+        Origin::Peer(peer) => forwarding.owns(peer, flow.source),
+        Origin::External => forwarding.lookup(flow.source).is_none() && !forwarding.is_node(flow.source),
     };
     if !honest || is_special(flow.source) {
         return Err(DropReason::SpoofedSource);

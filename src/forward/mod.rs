@@ -7,19 +7,23 @@
 //!
 //! Both flows work on bytes in buffers and on a published [`Forwarding`]; neither does I/O.
 
+mod compile;
 mod deliver;
 mod inbound;
 mod outbound;
 mod outbox;
+mod replies;
 mod scope;
 mod tables;
 
+pub use compile::{Compiler, Inputs};
 pub use deliver::Deliver;
-pub use inbound::{Format, Inbound, Received, is_uncut};
+pub use inbound::{Format, Inbound, Received, is_uncut, outer};
 pub use outbound::{Outbound, Paths};
 pub use outbox::{Channel, Datagram, Full, Message, Outbox};
+pub use replies::Replies;
 pub use scope::Scope;
-pub use tables::{Forwarding, Origin, Peer, TapLink, Underlay};
+pub use tables::{Forwarding, MIN_MTU, Origin, OuterIp, Peer, TapLink, TunLink, Underlay};
 
 #[cfg(test)]
 mod tests;

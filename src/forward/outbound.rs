@@ -4,20 +4,26 @@
 //! 2. admit: may this source send, may this destination be sent to;
 //! 3. route: who owns the destination, how does the packet travel, does it fit;
 //! 4. choose the channel: the fastest the worker has for this mode and this packet;
-//! 5. split: a super-packet becomes segments, unless the channel takes it whole;
+//! 5. split: a super-packet becomes segments, unless the channel takes it whole; a packet that is
+//!    too large for its path and may be fragmented becomes fragments;
 //! 6. encapsulate: a copy of the peer's header template, patched.
+//!
+//! The sender of a packet that goes nowhere or does not fit is told by ICMP ([`Replies`]).
 
 use std::net::IpAddr;
 use std::ops::Range;
 
 use super::outbox::{Channel, Datagram, Full, Outbox};
+use super::replies::Replies;
 use super::scope::{is_special, is_tunnel};
-use super::tables::{Forwarding, PeerHeaders};
-use crate::encap::{UDP_OVERHEAD, direct, ecn, frame, ipip, ipip_gso, tunnel_gso, vxlan};
+use super::tables::{Forwarding, OuterIp, PeerHeaders};
+use crate::encap::{frame, ipip, ipip_gso, ipip6, tunnel_gso};
 use crate::metrics::WorkerCounters;
 use crate::net::{DropReason, Mode};
+use crate::offload::fragment::{self, Fragments};
 use crate::offload::{Flow, Piece, Split, split};
 use crate::route::{NextHop, Via};
+use crate::wire::icmp::Problem;
 use crate::wire::{Malformed, VnetHdr, vnet_hdr};
 
 /// Most bytes of outer headers in front of an inner packet.
@@ -38,6 +44,7 @@ pub struct Paths {
 pub struct Outbound {
     /// UDP source ports of this worker, by socket.
     source_ports: Vec<u16>,
+    replies: Replies,
 }
 
 /// A packet ready to be encapsulated.
@@ -47,6 +54,21 @@ struct Ready<'a> {
     peer: &'a PeerHeaders,
     /// Index into the templates: 0 for IPv4 inside, 1 for IPv6.
     version: usize,
+    /// Outer TOS byte.
+    tos: u8,
+}
+
+/// Why a packet is not sent, and what its sender is told.
+#[derive(Clone, Copy)]
+struct Refused {
+    reason: DropReason,
+    problem: Option<(IpAddr, Problem)>,
+}
+
+impl From<DropReason> for Refused {
+    fn from(reason: DropReason) -> Self {
+        Self { reason, problem: None }
+    }
 }
 
 /// The packets a read from the device stands for.
@@ -59,7 +81,12 @@ struct Weight {
 impl Outbound {
     /// For a worker whose UDP sockets are bound to `source_ports`.
     pub fn new(source_ports: Vec<u16>) -> Self {
-        Self { source_ports }
+        Self { source_ports, replies: Replies::default() }
+    }
+
+    /// The ICMP errors that the packets so far have caused, to be written to the device.
+    pub fn replies(&mut self) -> &mut Replies {
+        &mut self.replies
     }
 
     /// Takes the packet in `arena[at]`, described by `vnet`, and leaves its outer packets in `out`.
@@ -70,7 +97,7 @@ impl Outbound {
     #[inline]
     #[expect(clippy::too_many_arguments, reason = "the one entry of the flow, called from one place")]
     pub fn packet(
-        &self,
+        &mut self,
         forwarding: &Forwarding,
         paths: Paths,
         vnet: &VnetHdr,
@@ -85,34 +112,89 @@ impl Outbound {
             return self.super_packet(forwarding, paths, vnet, packet, offset, out, counters);
         }
         out.reserve(1, MAX_TEMPLATE)?;
-        count(counters, Weight { packets: 1, bytes: packet.len() });
-        let ready = prepare(forwarding, packet, None).and_then(|ready| {
-            if vnet.needs_csum() {
-                // Not over what may lie behind the packet: only the packet leaves. And not into the IP
-                // header, which has been judged.
-                let packet = &mut packet[..ready.flow.total_len];
-                if usize::from(vnet.csum_start) < ready.flow.l4 {
-                    return Err(DropReason::Malformed);
-                }
-                split::finish_checksum(packet, vnet).map_err(|Malformed| DropReason::Malformed)?;
+        match prepare(forwarding, paths, packet, None) {
+            Ok(ready) if ready.flow.total_len > usize::from(ready.via.mtu) => {
+                return self.fragments(&ready, paths, vnet, packet, offset, out, counters);
             }
-            Ok(ready)
-        });
-        match ready {
             Ok(ready) => {
-                let channel = self.channel(&ready, paths);
+                count(counters, Weight { packets: 1, bytes: packet.len() });
                 let len = ready.flow.total_len;
+                // Not over what may lie behind the packet: only the packet leaves.
+                if finish_checksum(&ready, vnet, &mut packet[..len]).is_err() {
+                    counters.dropped_packet(DropReason::Malformed, 1, false, [&*packet].into_iter());
+                    return Ok(());
+                }
+                let channel = self.channel(&ready, paths);
                 let (head, _) = encapsulate(&ready, channel, len, 0, out);
                 self.push(&ready, channel, head, Piece::arena(offset, len), len, out);
             }
-            Err(reason) => counters.dropped_packet(reason, 1, false, [&*packet].into_iter()),
+            Err(refused) => {
+                count(counters, Weight { packets: 1, bytes: packet.len() });
+                self.refuse(forwarding, refused, packet, 1, counters);
+            }
         }
         Ok(())
     }
 
+    /// Cuts a packet that is too large for its path and queues the fragments. Like a super-packet it
+    /// counts as what it is cut into.
+    #[cold]
+    #[expect(clippy::too_many_arguments, reason = "the rare half of `packet`")]
+    fn fragments(
+        &self,
+        ready: &Ready<'_>,
+        paths: Paths,
+        vnet: &VnetHdr,
+        packet: &mut [u8],
+        offset: usize,
+        out: &mut Outbox,
+        counters: &WorkerCounters,
+    ) -> Result<(), Full> {
+        let packet = &mut packet[..ready.flow.total_len];
+        let mtu = usize::from(ready.via.mtu);
+        let cut = Fragments::new(packet, mtu).map(|cut| (cut.count(), cut.header_len()));
+        let Ok((fragments, header)) = cut else {
+            count(counters, Weight { packets: 1, bytes: packet.len() });
+            counters.dropped_packet(DropReason::TooBig, 1, false, [&*packet].into_iter());
+            return Ok(());
+        };
+        out.reserve(fragments, MAX_TEMPLATE + header)?;
+        let bytes = packet.len() + (fragments - 1) * header;
+        count(counters, Weight { packets: fragments, bytes });
+        if finish_checksum(ready, vnet, packet).is_err() {
+            let shown = [&*packet].into_iter();
+            counters.dropped_packet(DropReason::Malformed, fragments as u64, false, shown);
+            return Ok(());
+        }
+        let Ok(mut cut) = Fragments::new(packet, mtu) else { return Ok(()) };
+        let channel = self.channel(ready, paths);
+        while let Some(len) = cut.next_len() {
+            let (head, inner) = encapsulate(ready, channel, len, header, out);
+            let Some(payload) = cut.next_fragment(inner) else { break };
+            let body = Piece::arena(offset + payload.start, payload.len());
+            self.push(ready, channel, head, body, len, out);
+        }
+        Ok(())
+    }
+
+    /// Counts a packet that stands for `packets` as dropped and tells its sender.
+    fn refuse(
+        &mut self,
+        forwarding: &Forwarding,
+        refused: Refused,
+        packet: &[u8],
+        packets: usize,
+        counters: &WorkerCounters,
+    ) {
+        counters.dropped_packet(refused.reason, packets as u64, false, [packet].into_iter());
+        if let Some((sender, problem)) = refused.problem {
+            self.replies.answer(&forwarding.underlay().tun, sender, packet, problem, counters);
+        }
+    }
+
     #[expect(clippy::too_many_arguments, reason = "the super-packet half of `packet`")]
     fn super_packet(
-        &self,
+        &mut self,
         forwarding: &Forwarding,
         paths: Paths,
         vnet: &VnetHdr,
@@ -130,21 +212,25 @@ impl Outbound {
         out.reserve(segments, MAX_TEMPLATE + header)?;
         let weight = Weight { packets: segments, bytes: packet.len() + (segments - 1) * header };
         count(counters, weight);
-        match prepare(forwarding, packet, Some(split.largest())) {
+        match prepare(forwarding, paths, packet, Some(split.largest())) {
             Ok(ready) if takes_whole(&ready, paths, vnet, packet.len()) => {
                 self.push_whole(&ready, vnet, header, offset, packet.len(), weight, out);
             }
             Ok(ready) => self.push_segments(&ready, self.channel(&ready, paths), split, offset, out),
-            Err(reason) => counters.dropped_packet(reason, segments as u64, false, [packet].into_iter()),
+            Err(refused) => self.refuse(forwarding, refused, packet, segments, counters),
         }
         Ok(())
     }
 
     /// The way of a packet that fits its path as it is.
     fn channel(&self, ready: &Ready<'_>, paths: Paths) -> Channel {
+        let over_ipv4 = ready.peer.address.is_ipv4();
         match ready.via.mode {
-            Mode::Vxlan => Channel::Udp(self.socket(ready.flow.hash)),
-            Mode::Ipip | Mode::Direct if paths.packet && ready.peer.frame.is_some() => Channel::Packet,
+            Mode::Vxlan if over_ipv4 => Channel::Udp(self.socket(ready.flow.hash)),
+            Mode::Vxlan => Channel::Udp6(self.socket(ready.flow.hash)),
+            Mode::Ipip | Mode::Direct if paths.packet && frame_of(ready).is_some() => Channel::Packet,
+            Mode::Ipip if !over_ipv4 => Channel::Raw6,
+            // A bare packet that the raw socket could not send was refused before.
             Mode::Ipip | Mode::Direct => Channel::Raw,
         }
     }
@@ -178,9 +264,9 @@ impl Outbound {
         inner_len: usize,
         out: &mut Outbox,
     ) {
-        let wire_bytes = (inner_len + overhead(ready.via.mode)) as u32;
+        let wire_bytes = (inner_len + overhead(ready)) as u32;
         let datagram = Datagram { head, body, packets: 1, wire_bytes };
-        out.push(channel, ready.peer.address, ecn::encapsulate(ready.flow.tos), datagram);
+        out.push(channel, next_hop(ready), ready.tos, datagram);
     }
 
     /// Queues a super-packet for a channel that segments it itself.
@@ -195,9 +281,8 @@ impl Outbound {
         weight: Weight,
         out: &mut Outbox,
     ) {
-        let tos = ecn::encapsulate(ready.flow.tos);
-        let peer = ready.peer;
-        let (channel, head) = match (ready.via.mode, &peer.tap, &peer.tap_ipip, &peer.frame) {
+        let (tos, peer) = (ready.tos, ready.peer);
+        let (channel, head) = match (ready.via.mode, &peer.tap, &peer.tap_ipip, frame_of(ready)) {
             (Mode::Vxlan, Some(templates), ..) => {
                 let (piece, bytes) = out.head(tunnel_gso::TEMPLATE);
                 bytes.copy_from_slice(&templates[ready.version]);
@@ -223,11 +308,11 @@ impl Outbound {
             // `takes_whole` asked for one of these.
             _ => return,
         };
-        let wire_bytes = (weight.bytes + weight.packets * overhead(ready.via.mode)) as u32;
+        let wire_bytes = (weight.bytes + weight.packets * overhead(ready)) as u32;
         let body = Piece::arena(offset, inner_len);
         out.push(
             channel,
-            ready.peer.address,
+            next_hop(ready),
             tos,
             Datagram { head, body, packets: weight.packets as u16, wire_bytes },
         );
@@ -239,18 +324,37 @@ impl Outbound {
     }
 }
 
+/// Completes the transport checksum where the device left that to us, but never writes to the IP
+/// header, which has been judged.
+fn finish_checksum(ready: &Ready<'_>, vnet: &VnetHdr, packet: &mut [u8]) -> Result<(), Malformed> {
+    if !vnet.needs_csum() {
+        return Ok(());
+    }
+    if usize::from(vnet.csum_start) < ready.flow.l4 {
+        return Err(Malformed);
+    }
+    split::finish_checksum(packet, vnet)
+}
+
 fn count(counters: &WorkerCounters, weight: Weight) {
     counters.device.rx_packets.add(weight.packets as u64);
     counters.device.rx_bytes.add(weight.bytes as u64);
 }
 
 /// Bytes around an inner packet on the wire.
-fn overhead(mode: Mode) -> usize {
-    match mode {
-        Mode::Ipip => ipip::OVERHEAD,
-        Mode::Vxlan => UDP_OVERHEAD + vxlan::TEMPLATE,
-        Mode::Direct => direct::OVERHEAD,
-    }
+fn overhead(ready: &Ready<'_>) -> usize {
+    usize::from(ready.via.mode.overhead(ready.peer.address))
+}
+
+/// Where a socket sends the packet to.
+fn next_hop(ready: &Ready<'_>) -> IpAddr {
+    if ready.via.mode == Mode::Direct { ready.peer.bare[ready.version].to } else { ready.peer.address }
+}
+
+/// The frame header for the packet socket, where the first hop is resolved.
+fn frame_of<'a>(ready: &Ready<'a>) -> Option<&'a [u8; frame::TEMPLATE]> {
+    let bare = ready.via.mode == Mode::Direct;
+    if bare { ready.peer.bare[ready.version].frame.as_ref() } else { ready.peer.frame.as_ref() }
 }
 
 /// Whether a channel takes a super-packet as it is. UDP ones never go through the TAP: a receiver
@@ -262,7 +366,7 @@ fn takes_whole(ready: &Ready<'_>, paths: Paths, vnet: &VnetHdr, len: usize) -> b
         Mode::Ipip => {
             tap && ready.peer.tap_ipip.is_some() && ready.version == 0 && len <= ipip_gso::MAX_INNER
         }
-        Mode::Direct => paths.packet && ready.peer.frame.is_some(),
+        Mode::Direct => paths.packet && frame_of(ready).is_some(),
     }
 }
 
@@ -276,12 +380,12 @@ fn encapsulate<'a>(
     extra: usize,
     out: &'a mut Outbox,
 ) -> (Piece, &'a mut [u8]) {
-    let frame: &[u8] = match (channel, &ready.peer.frame) {
+    let frame: &[u8] = match (channel, frame_of(ready)) {
         (Channel::Packet, Some(frame)) => frame,
         _ => &[],
     };
     let template: &[u8] = match ready.via.mode {
-        Mode::Ipip => &ready.peer.ipip[ready.version],
+        Mode::Ipip => ready.peer.ipip.header(ready.version),
         Mode::Vxlan => &ready.peer.vxlan[ready.version],
         Mode::Direct => &[],
     };
@@ -291,54 +395,73 @@ fn encapsulate<'a>(
     link.copy_from_slice(frame);
     outer.copy_from_slice(template);
     if ready.via.mode == Mode::Ipip {
-        ipip::patch(outer, ecn::encapsulate(ready.flow.tos), inner_len);
+        match ready.peer.ipip {
+            OuterIp::V4(_) => ipip::patch(outer, ready.tos, inner_len),
+            OuterIp::V6(_) => ipip6::patch(outer, ready.tos, ready.flow.hash, inner_len),
+        }
     }
     (piece, inner)
 }
 
-/// Steps 1 to 3. `largest` is the longest segment where the packet is a super-packet.
+/// Steps 1 to 3. `largest` is the longest segment where the packet is a super-packet. A plain packet
+/// that is longer than its path carries comes out only where it may be fragmented.
 #[inline]
 fn prepare<'a>(
     forwarding: &'a Forwarding,
+    paths: Paths,
     packet: &[u8],
     largest: Option<usize>,
-) -> Result<Ready<'a>, DropReason> {
+) -> Result<Ready<'a>, Refused> {
     let flow = Flow::of(packet).map_err(|Malformed| DropReason::Malformed)?;
-    admit(forwarding, &flow, packet)?;
-    let via = match forwarding.lookup(flow.destination) {
-        Some(NextHop::Peer(via)) => via,
-        // Our own subnets are the kernel's to route; it has no such pod if it gave us the packet.
-        Some(NextHop::Local) | None => return Err(DropReason::NoRoute),
-    };
+    let via = admit(forwarding, &flow, packet)?;
     let peer = forwarding.peer(via.peer).ok_or(DropReason::NoRoute)?;
-    if flow.destination == IpAddr::V4(peer.address) {
-        return Err(DropReason::Loop);
-    }
     let version = usize::from(flow.source.is_ipv6());
-    if via.mode == Mode::Direct && !direct::carries(packet[0]) {
-        return Err(DropReason::Unsupported);
+    if peer.own[version] == Some(flow.destination) {
+        return Err(DropReason::Loop.into());
     }
-    if largest.unwrap_or(flow.total_len) > usize::from(via.mtu) {
-        return Err(DropReason::TooBig);
+    if via.mode == Mode::Direct {
+        peer.bare[version].usable(paths.packet)?;
     }
-    Ok(Ready { flow, via, peer, version })
+    let too_big = largest.unwrap_or(flow.total_len) > usize::from(via.mtu);
+    if too_big && (largest.is_some() || !fragment::allowed(packet)) {
+        let problem = Problem::TooBig { mtu: via.mtu };
+        return Err(Refused { reason: DropReason::TooBig, problem: Some((flow.source, problem)) });
+    }
+    let tos = forwarding.underlay().marking.outer(flow.tos);
+    Ok(Ready { flow, via, peer, version, tos })
 }
 
 /// Only our own pods, and the TUN's own address among them, may send into the tunnel, only to
-/// unicast destinations, and no tunnel packets of their own unless they are allowed to.
-fn admit(forwarding: &Forwarding, flow: &Flow, packet: &[u8]) -> Result<(), DropReason> {
+/// unicast destinations, and no tunnel packets of their own unless they are allowed to; returns the
+/// way there.
+fn admit(forwarding: &Forwarding, flow: &Flow, packet: &[u8]) -> Result<Via, Refused> {
     if flow.ttl == 0 {
-        return Err(DropReason::Ttl);
+        return Err(DropReason::Ttl.into());
     }
     if is_special(flow.destination) {
-        return Err(DropReason::Unsupported);
+        return Err(DropReason::Unsupported.into());
     }
-    match forwarding.lookup(flow.source) {
-        Some(NextHop::Local) if !is_special(flow.source) => {}
-        _ => return Err(DropReason::SpoofedSource),
+    let nowhere = |problem| Refused { reason: DropReason::NoRoute, problem: Some((flow.source, problem)) };
+    // A special address belongs to nobody, whoever's subnet covers it.
+    let owner = forwarding.lookup(flow.source).filter(|_| !is_special(flow.source));
+    match (owner, forwarding.lookup(flow.destination)) {
+        (Some(NextHop::Local), _) | (Some(_), Some(NextHop::Local))
+            if is_nested(forwarding, flow, packet) =>
+        {
+            Err(DropReason::Nested.into())
+        }
+        // Our own subnets are the kernel's to route; it has no such pod if it gave us the packet, be
+        // it a pod's or one that has just come through the tunnel.
+        (Some(_), Some(NextHop::Local)) => Err(nowhere(Problem::NoHost)),
+        (Some(NextHop::Local), Some(hop)) => {
+            forwarding.choose(hop, flow.hash).ok_or_else(|| nowhere(Problem::NoRoute))
+        }
+        (Some(NextHop::Local), None) => Err(nowhere(Problem::NoRoute)),
+        _ => Err(DropReason::SpoofedSource.into()),
     }
-    if !forwarding.scope().allow_nested && is_tunnel(flow, packet, forwarding.underlay().vxlan_port) {
-        return Err(DropReason::Nested);
-    }
-    Ok(())
+}
+
+/// Whether a packet is itself one of a tunnel and so must not enter ours.
+fn is_nested(forwarding: &Forwarding, flow: &Flow, packet: &[u8]) -> bool {
+    !forwarding.scope().allow_nested && is_tunnel(flow, packet, forwarding.underlay().vxlan_port)
 }

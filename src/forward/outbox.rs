@@ -4,7 +4,7 @@
 //! piece of each. Consecutive datagrams of equal size on one channel to one peer share a message,
 //! which leaves as a single UDP_SEGMENT send where the kernel has it.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use crate::offload::Piece;
 
@@ -21,14 +21,25 @@ const MAX_UDP: u32 = 65507;
 /// Which socket a message leaves through.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Channel {
-    /// The UDP socket bound to source port number `.0` of this worker's own.
+    /// The IPv4 UDP socket bound to source port number `.0` of this worker's own.
     Udp(u16),
+    /// The same over IPv6.
+    Udp6(u16),
     /// The raw socket that takes whole IPv4 packets: IP-in-IP and direct.
     Raw,
+    /// The raw socket that takes whole IPv6 packets: IP-in-IPv6.
+    Raw6,
     /// The packet socket on the uplink, which takes frames with a vnet header: the same traffic.
     Packet,
     /// The TAP, which takes VXLAN and IP-in-IP super-packets as frames with a tunnel vnet header.
     Tap,
+}
+
+impl Channel {
+    /// Whether this is a UDP socket.
+    pub const fn is_udp(self) -> bool {
+        matches!(self, Self::Udp(_) | Self::Udp6(_))
+    }
 }
 
 /// One write to a socket: header bytes in the slab, then bytes in the arena.
@@ -57,7 +68,7 @@ pub struct Message {
     /// The socket.
     pub channel: Channel,
     /// The next hop: the peer's underlay address.
-    pub to: Ipv4Addr,
+    pub to: IpAddr,
     /// The outer TOS byte (UDP only; raw packets carry theirs).
     pub tos: u8,
     /// Index of the first datagram.
@@ -121,7 +132,7 @@ impl Outbox {
 
     /// Adds a datagram, to the last message where it fits there.
     #[inline]
-    pub fn push(&mut self, channel: Channel, to: Ipv4Addr, tos: u8, datagram: Datagram) {
+    pub fn push(&mut self, channel: Channel, to: IpAddr, tos: u8, datagram: Datagram) {
         let len = datagram.bytes();
         let first = self.datagrams.len() as u32;
         self.datagrams.push(datagram);
@@ -165,8 +176,8 @@ impl Outbox {
 impl Message {
     /// Whether one more datagram of `len` bytes may ride along: same way, no larger than the
     /// others, none of which was shorter.
-    fn takes(&self, channel: Channel, to: Ipv4Addr, tos: u8, len: u32) -> bool {
-        matches!(channel, Channel::Udp(_))
+    fn takes(&self, channel: Channel, to: IpAddr, tos: u8, len: u32) -> bool {
+        channel.is_udp()
             && self.channel == channel
             && self.to == to
             && self.tos == tos

@@ -13,16 +13,19 @@ mod ecn;
 mod golden;
 mod hostile;
 mod outbox;
+mod replies;
 mod scope;
 mod tables;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{
-    Channel, Deliver, Format, Forwarding, Full, Inbound, Outbound, Outbox, Paths, Peer, Received, Underlay,
+    Channel, Deliver, Format, Forwarding, Full, Inbound, Outbound, Outbox, Paths, Peer, Received, TunLink,
+    Underlay,
 };
 use crate::device::Device;
 use crate::device::memory::Memory;
+use crate::encap::ecn::Marking;
 use crate::metrics::WorkerCounters;
 use crate::net::{DropReason, EncapMode, Mac, Mode, Prefix, Vni};
 use crate::offload::Split;
@@ -30,7 +33,7 @@ use crate::offload::merge::Rules;
 use crate::offload::split::finish_checksum;
 use crate::route::{PeerId, Policy, Pool, Rib, Source, Target};
 use crate::underlay::memory::{Sent, flatten};
-use crate::wire::VnetHdr;
+use crate::wire::{Ipv6, VnetHdr};
 
 /// One node as a worker sees it.
 struct Node {
@@ -39,10 +42,19 @@ struct Node {
     inbound: Inbound,
     outbox: Outbox,
     counters: WorkerCounters,
+    paths: Paths,
 }
 
-fn address(node: u8) -> Ipv4Addr {
+fn address(node: u8) -> IpAddr {
+    address4(node).into()
+}
+
+fn address4(node: u8) -> Ipv4Addr {
     Ipv4Addr::new(192, 0, 2, node)
+}
+
+fn address6(node: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, node.into())
 }
 
 fn peer(node: u8) -> Peer {
@@ -51,11 +63,21 @@ fn peer(node: u8) -> Peer {
         address: address(node),
         vtep_mac: Mac([0x66, 0, 0, 0, 0, node]),
         hop: None,
+        second: None,
+        path_mtu: None,
     }
 }
 
 fn prefixes(node: u8) -> [Prefix; 2] {
     [format!("10.244.{node}.0/24"), format!("fd00:10:244:{node}::/64")].map(|text| text.parse().unwrap())
+}
+
+/// The address of a node in the family that packets on `channel` have outside.
+fn outer(channel: Channel, node: u8) -> IpAddr {
+    match channel {
+        Channel::Udp6(_) | Channel::Raw6 => address6(node).into(),
+        _ => address(node),
+    }
 }
 
 /// Pools over everything that encapsulate always as `mode`.
@@ -70,19 +92,50 @@ fn policy(mode: Mode) -> Policy {
 }
 
 /// One end of a wire without link addresses, where the sockets are the only way.
-fn underlay(address: Ipv4Addr, mtu: u16) -> Underlay {
-    Underlay { address, vtep_mac: Mac([2; 6]), vni: Vni::CALICO, mtu, vxlan_port: 4789, tap: None }
+fn underlay(node: u8, mtu: u16) -> Underlay {
+    Underlay {
+        address: Some(address4(node)),
+        address6: Some(address6(node)),
+        vtep_mac: Mac([2; 6]),
+        vni: Vni::CALICO,
+        mtu,
+        vxlan_port: 4789,
+        marking: Marking::fixed(0),
+        tun: TunLink::default(),
+        tap: None,
+    }
 }
 
 /// The tables of node `number`, one of 1 and 2; one more route leads `extra` to the first peer.
 fn forwarding(number: u8, mode: Mode, extra: Option<&str>) -> Forwarding {
-    let peers = [1, 2, 3].into_iter().filter(|node| *node != number).map(peer).collect::<Vec<_>>();
+    forwarding_to(peer, number, mode, extra)
+}
+
+/// The same with peers as `peer` makes them.
+fn forwarding_to(peer: impl Fn(u8) -> Peer, number: u8, mode: Mode, extra: Option<&str>) -> Forwarding {
+    let tun = TunLink {
+        mtu: 1500,
+        address: Some(Ipv4Addr::new(10, 244, number, 0)),
+        address6: Some(Ipv6Addr::new(0xfd00, 0x10, 0x244, number.into(), 0, 0, 0, 0)),
+    };
+    forwarding_with(peer, number, mode, extra, tun)
+}
+
+/// The same with this TUN.
+fn forwarding_with(
+    peer: impl Fn(u8) -> Peer,
+    number: u8,
+    mode: Mode,
+    extra: Option<&str>,
+    tun: TunLink,
+) -> Forwarding {
+    let others: Vec<u8> = [1, 2, 3].into_iter().filter(|node| *node != number).collect();
+    let peers: Vec<Peer> = others.iter().map(|node| peer(*node)).collect();
     let mut rib = Rib::default();
     for prefix in prefixes(number) {
         rib.insert(prefix, Source::Local, Target::Local).unwrap();
     }
-    let others = [1, 2, 3].into_iter().filter(|node| *node != number);
-    for (index, node) in others.enumerate() {
+    for (index, node) in others.into_iter().enumerate() {
         for prefix in prefixes(node) {
             rib.insert(prefix, Source::Static, Target::Peer(PeerId(index as u16))).unwrap();
         }
@@ -90,8 +143,8 @@ fn forwarding(number: u8, mode: Mode, extra: Option<&str>) -> Forwarding {
     if let Some(extra) = extra {
         rib.insert(extra.parse().unwrap(), Source::Static, Target::Peer(PeerId(0))).unwrap();
     }
-    let underlay = Underlay { vtep_mac: peer(number).vtep_mac, ..underlay(address(number), 1500) };
-    Forwarding::build(underlay, &peers, &policy(mode), &rib)
+    let underlay = Underlay { vtep_mac: peer(number).vtep_mac, tun, ..underlay(number, 1500) };
+    Forwarding::build(underlay, &peers, &policy(mode), &rib).unwrap()
 }
 
 impl Node {
@@ -99,20 +152,33 @@ impl Node {
         Self::with(forwarding(number, mode, None), mode)
     }
 
+    /// The same where all nodes have IPv6 underlay addresses only.
+    fn over_ipv6(number: u8, mode: Mode) -> Self {
+        let peer = |node| Peer { address: address6(node).into(), ..peer(node) };
+        Self::with(forwarding_to(peer, number, mode, None), mode)
+    }
+
+    /// One whose peers send to it on `channel`.
+    fn for_channel(channel: Channel, number: u8, mode: Mode) -> Self {
+        if outer(channel, number).is_ipv4() { Self::new(number, mode) } else { Self::over_ipv6(number, mode) }
+    }
+
     fn with(forwarding: Forwarding, mode: Mode) -> Self {
-        let mtu = usize::from(forwarding.underlay().path_mtu(mode));
+        let outer = forwarding.peer(PeerId(0)).unwrap().address;
+        let mtu = usize::from(forwarding.underlay().path_mtu(mode, outer));
         Self {
             forwarding,
             outbound: Outbound::new((49152..49152 + 256).collect()),
             inbound: Inbound::new(Rules { tcp: true, udp: true, mtu }),
             outbox: Outbox::default(),
             counters: WorkerCounters::default(),
+            paths: Paths::default(),
         }
     }
 
     /// One packet from the device into the outbox.
     fn outbound(&mut self, vnet: &VnetHdr, arena: &mut [u8], at: std::ops::Range<usize>) -> Result<(), Full> {
-        let (paths, out) = (Paths::default(), &mut self.outbox);
+        let (paths, out) = (self.paths, &mut self.outbox);
         self.outbound.packet(&self.forwarding, paths, vnet, arena, at, out, &self.counters)
     }
 
@@ -140,30 +206,29 @@ impl Node {
 
     /// A batch from the wire, sent by `from`, to the device. `gro` coalesces datagrams as UDP_GRO
     /// does.
-    fn receive(&mut self, from: Ipv4Addr, sent: &[Sent], gro: bool, device: &mut dyn Device) {
+    fn receive(&mut self, from: IpAddr, sent: &[Sent], gro: bool, device: &mut dyn Device) {
         let (mut arena, mut list) = (vec![0xa5; 7], Vec::<(Format, Received, Channel)>::new());
         for one in sent {
-            let format = if one.channel == Channel::Raw { Format::Ipip } else { Format::Vxlan };
+            let (format, bytes, tos) = shown(one);
             match list.last_mut() {
                 Some((Format::Vxlan, last, channel))
                     if gro
                         && *channel == one.channel
-                        && last.tos == one.tos
+                        && last.tos == tos
                         && last.segment > 0
                         && last.len % last.segment == 0
-                        && one.bytes.len() <= last.segment
-                        && last.len + one.bytes.len() <= 65507 =>
+                        && bytes.len() <= last.segment
+                        && last.len + bytes.len() <= 65507 =>
                 {
-                    last.len += one.bytes.len();
+                    last.len += bytes.len();
                 }
                 _ => {
-                    let len = one.bytes.len();
-                    let received =
-                        Received { at: arena.len(), len, segment: len, source: from, tos: one.tos };
+                    let len = bytes.len();
+                    let received = Received { at: arena.len(), len, segment: len, source: from, tos };
                     list.push((format, received, one.channel));
                 }
             }
-            arena.extend_from_slice(&one.bytes);
+            arena.extend_from_slice(bytes);
         }
         let mut scratch = Deliver::scratch();
         let mut sink = Deliver { device, counters: &self.counters, scratch: &mut scratch };
@@ -183,6 +248,13 @@ impl Node {
         self.inbound.finish(arena, &mut sink);
     }
 
+    /// The ICMP errors that have come back to the device since the last call.
+    fn replies(&mut self) -> Vec<Vec<u8>> {
+        let mut device = Memory::default();
+        self.outbound.replies().write(&mut device, &self.counters);
+        device.output.into_iter().map(|(_, packet)| packet).collect()
+    }
+
     /// The drop counters that moved.
     fn drops(&self) -> Vec<(DropReason, u64)> {
         let counted = DropReason::ALL.map(|reason| (reason, self.counters.drops(reason)));
@@ -192,6 +264,19 @@ impl Node {
     /// Packets dropped for any reason.
     fn dropped(&self) -> u64 {
         self.drops().iter().map(|(_, count)| count).sum()
+    }
+}
+
+/// What a receiving socket shows of a packet on the wire: an outer IPv6 header is not among it.
+fn shown(sent: &Sent) -> (Format, &[u8], u8) {
+    match sent.channel {
+        Channel::Raw => (Format::Ipip, &sent.bytes, sent.tos),
+        Channel::Raw6 => {
+            let outer = Ipv6::parse(&sent.bytes).unwrap();
+            let format = if outer.next_header() == 4 { Format::Ipip6V4 } else { Format::Ipip6V6 };
+            (format, outer.payload(), outer.traffic_class())
+        }
+        _ => (Format::Vxlan, &sent.bytes, sent.tos),
     }
 }
 

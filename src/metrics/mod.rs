@@ -57,6 +57,10 @@ pub struct WorkerCounters {
     pub tap_frames: Counter,
     /// Where the worker's packets are shown while somebody captures; all workers share one.
     pub capture: Arc<Hub>,
+    /// ICMP errors written to the TUN. They are no traffic of others, so no edge counts them.
+    pub icmp_sent: Counter,
+    /// ICMP errors kept back: too many already, or the TUN could not take them.
+    pub icmp_suppressed: Counter,
 }
 
 /// An offload that the kernel refused at run time, so that the worker went on without.
@@ -155,6 +159,12 @@ impl Counters {
     /// Super-packets written to the TAP, all workers together.
     pub fn tap_frames(&self) -> u64 {
         self.0.iter().map(|worker| worker.tap_frames.get()).sum()
+    }
+
+    /// ICMP errors sent and kept back, all workers together.
+    pub fn icmp_errors(&self) -> (u64, u64) {
+        let each = self.0.iter().map(|worker| (worker.icmp_sent.get(), worker.icmp_suppressed.get()));
+        each.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
     }
 
     /// The sums over all workers.

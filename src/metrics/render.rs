@@ -72,6 +72,12 @@ impl<F: Fn() -> Now + Send + Sync + 'static> Collector for Snapshot<F> {
         self.drops(counter(&mut encoder, "drops", "Packets not delivered")?)?;
         let refusals = "Refusals of an offload by the kernel at run time";
         self.fallbacks(counter(&mut encoder, "offload_fallbacks", refusals)?)?;
+        let (sent, suppressed) = self.counters.icmp_errors();
+        let mut errors =
+            counter(&mut encoder, "icmp_errors", "ICMP errors to the senders of dropped packets")?;
+        for (outcome, value) in [("sent", sent), ("suppressed", suppressed)] {
+            ConstCounter::new(value).encode(errors.encode_family(&[("outcome", outcome)])?)?;
+        }
         let Now { routes, peers, offloads } = (self.now)();
         let active = "Whether an offload is in use";
         active_offloads(
@@ -157,6 +163,8 @@ mod tests {
         counters.worker(1).dropped(DropReason::Ecn, 2);
         counters.worker(0).fell_back(Fallback::UdpGso);
         counters.worker(1).fell_back(Fallback::UdpGso);
+        counters.worker(0).icmp_sent.add(5);
+        counters.worker(1).icmp_suppressed.add(7);
         let offloads = vec![("tso".to_owned(), true), ("udp_gso".to_owned(), false)];
         let now = Now { routes: 4, peers: 3, offloads };
         let exporter = Exporter::new(counters.clone(), move || now.clone());
@@ -172,6 +180,8 @@ mod tests {
             "# TYPE underpass_offload_active gauge",
             r#"underpass_offload_fallbacks_total{offload="udp_gso"} 2"#,
             r#"underpass_offload_fallbacks_total{offload="packet_socket"} 0"#,
+            r#"underpass_icmp_errors_total{outcome="sent"} 5"#,
+            r#"underpass_icmp_errors_total{outcome="suppressed"} 7"#,
             "underpass_routes 4",
             "underpass_peers 3",
             concat!(r#"underpass_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),

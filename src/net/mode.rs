@@ -1,12 +1,13 @@
 //! How a packet travels, and the pool settings that decide it.
 
 use std::fmt;
+use std::net::IpAddr;
 
 /// How one packet leaves this node.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 #[repr(u8)]
 pub enum Mode {
-    /// IP-in-IP (RFC 2003), outer protocol 4 for IPv4 inside and 41 for IPv6 inside.
+    /// IP-in-IP (RFC 2003, RFC 2473), protocol 4 for IPv4 inside and 41 for IPv6 inside.
     Ipip,
     /// VXLAN in UDP (RFC 7348).
     Vxlan,
@@ -24,11 +25,12 @@ impl Mode {
         }
     }
 
-    /// Bytes of outer headers in front of the inner IP packet over an IPv4 underlay.
-    pub const fn overhead(self) -> u16 {
+    /// Bytes of outer headers in front of the inner IP packet on its way to the node at `outer`.
+    pub const fn overhead(self, outer: IpAddr) -> u16 {
+        let ip = if outer.is_ipv4() { 20 } else { 40 };
         match self {
-            Self::Ipip => 20,
-            Self::Vxlan => 50,
+            Self::Ipip => ip,
+            Self::Vxlan => ip + 30,
             Self::Direct => 0,
         }
     }

@@ -30,6 +30,11 @@ impl Prefix {
         self.0.addr()
     }
 
+    /// The last address.
+    pub fn last(self) -> IpAddr {
+        self.0.broadcast()
+    }
+
     /// The length in bits.
     #[expect(clippy::len_without_is_empty, reason = "a prefix always holds an address")]
     pub fn len(self) -> u8 {

@@ -78,6 +78,11 @@ impl Merge {
         Self { runs: (0..RUNS).map(|_| Run::new()).collect(), open: 0, rules }
     }
 
+    /// Changes [`Rules::mtu`].
+    pub fn set_mtu(&mut self, mtu: usize) {
+        self.rules.mtu = mtu;
+    }
+
     /// Adds the next packet of the batch; returns what it stands for.
     pub fn push(&mut self, packet: Candidate, arena: &[u8], sink: &mut impl Sink) -> Cut {
         match self.shape(&packet, arena) {

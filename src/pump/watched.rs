@@ -1,8 +1,8 @@
 //! A worker's packets as captures show them: what it reads from the device, what it receives, and
 //! what it delivers.
 
-use crate::capture::{Point, Seen, vxlan_outer};
-use crate::forward::{Deliver, Format, Forwarding, Received, is_uncut};
+use crate::capture::{Point, Seen};
+use crate::forward::{Deliver, Format, Forwarding, Received, is_uncut, outer};
 use crate::metrics::WorkerCounters;
 use crate::offload::{Delivery, Sink};
 
@@ -24,16 +24,11 @@ pub fn received(
     bytes: &[u8],
 ) {
     let seen = Seen { point: Point::Underlay, inbound: true, reason: None };
-    if format == Format::Ipip {
-        return counters.capture.record(seen, [bytes].into_iter());
-    }
-    let own = forwarding.underlay();
     let whole = packet.segment == 0 || is_uncut(bytes, packet.segment);
     let step = if whole { bytes.len().max(1) } else { packet.segment };
     for datagram in bytes.chunks(step) {
-        let (from, to) = ((packet.source, port), (own.address, own.vxlan_port));
-        let outer = vxlan_outer(from, to, packet.tos, datagram.len());
-        counters.capture.record(seen, [&outer[..], datagram].into_iter());
+        let outer = outer(forwarding, format, packet, port, datagram.len());
+        counters.capture.record(seen, [outer.bytes(), datagram].into_iter());
     }
 }
 

@@ -142,7 +142,7 @@ impl Worker {
             if watched {
                 watched::read(counters, &self.arena[range.clone()]);
             }
-            let packet = |outbox: &mut Outbox, arena: &mut [u8]| {
+            let mut packet = |outbox: &mut Outbox, arena: &mut [u8]| {
                 self.outbound.packet(tables, paths, &vnet, arena, range.clone(), outbox, counters)
             };
             if packet(&mut self.outbox, &mut self.arena).is_err() {
@@ -159,6 +159,7 @@ impl Worker {
         if !self.outbox.is_empty() {
             self.sockets.send(&mut self.outbox, &self.arena, counters);
         }
+        self.outbound.replies().write(&mut *self.device, counters);
         Ok(more)
     }
 
@@ -169,6 +170,7 @@ impl Worker {
         let receiver = &mut self.sockets.receivers()[receiver];
         let Some(received) = received(receiver) else { return Ok(false) };
         let sink = Deliver { device: &mut *self.device, counters, scratch: &mut self.scratch };
+        self.inbound.set_mtu(usize::from(tables.underlay().tun.mtu));
         if counters.capture.wants(Point::Underlay) {
             show_received(receiver, received, tables, counters);
         }

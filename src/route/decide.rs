@@ -1,5 +1,7 @@
 //! The decision: encapsulate, and how, or send directly. Calico's rules and words.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -33,29 +35,44 @@ impl Pool {
 /// Everything a decision depends on besides destination and peer.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
-    pools: Vec<Pool>,
+    pools: BTreeMap<Prefix, Pool>,
+    /// The lengths of pools there are, longest first.
+    lengths: Vec<u8>,
     subnets: Vec<IpNet>,
 }
 
 impl Policy {
-    /// The policy of a node with these pools and underlay addresses.
+    /// The policy of a node with these pools and underlay addresses. Of pools with the same CIDR the
+    /// last counts.
     pub fn new(pools: &[Pool], address: Option<Ipv4Net>, address6: Option<Ipv6Net>) -> Self {
-        let mut pools = pools.to_vec();
-        // Longest first: the first pool that covers a destination is the one that counts.
-        pools.sort_by_key(|pool| std::cmp::Reverse(pool.cidr.len()));
+        let mut lengths: Vec<u8> = pools.iter().map(|pool| pool.cidr.len()).collect();
+        lengths.sort_unstable_by_key(|len| Reverse(*len));
+        lengths.dedup();
         let subnets = address.map(IpNet::V4).into_iter().chain(address6.map(IpNet::V6)).collect();
-        Self { pools, subnets }
+        Self { pools: pools.iter().map(|pool| (pool.cidr, *pool)).collect(), lengths, subnets }
     }
 
-    /// The pools, longest first.
-    pub fn pools(&self) -> &[Pool] {
-        &self.pools
+    /// The pools, in the order of their CIDRs.
+    pub fn pools(&self) -> impl Iterator<Item = Pool> + Clone + '_ {
+        self.pools.values().copied()
+    }
+
+    /// Whether exactly `cidr` is a pool.
+    pub fn has(&self, cidr: Prefix) -> bool {
+        self.pools.contains_key(&cidr)
+    }
+
+    /// The longest pool that covers `destination`.
+    pub fn pool_of(&self, destination: Prefix) -> Option<Pool> {
+        let lengths = self.lengths.iter().filter(|len| **len <= destination.len());
+        let mut around = lengths.filter_map(|len| Prefix::containing(destination.address(), *len));
+        around.find_map(|cidr| self.pools.get(&cidr).copied())
     }
 
     /// How packets for `destination`, which lies in one pool or in none, travel to the node at
     /// `peer`.
     pub fn decide(&self, destination: Prefix, peer: IpAddr) -> Decision {
-        let Some(pool) = self.pools.iter().find(|pool| pool.cidr.covers(destination)) else {
+        let Some(pool) = self.pool_of(destination) else {
             return Decision { mode: Mode::Direct, reason: Reason::NoPool };
         };
         match pool.encapsulation() {

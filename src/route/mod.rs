@@ -8,15 +8,18 @@
 //! The control plane edits the [`Rib`], builds an immutable [`Fib`] from its best routes and
 //! publishes it; workers read whatever was published last, without locks.
 
+mod address;
 mod decide;
 mod fib;
 mod publish;
 mod rib;
 
 pub use decide::{Decision, Policy, Pool, Reason};
-pub use fib::{Fib, NextHop, PeerId, Via};
+pub use fib::{Fib, FibEditor, Group, HopsFull, NextHop, PeerId, Via, Ways};
 pub use publish::{Pinned, Published};
-pub use rib::{Rib, Route, RouteError, Source, Target};
+pub use rib::{GroupId, Rib, Route, RouteError, Source, Target};
 
+#[cfg(test)]
+mod publish_tests;
 #[cfg(test)]
 mod tests;

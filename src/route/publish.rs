@@ -1,51 +1,75 @@
 //! Publication of immutable values to lock-free readers.
 //!
 //! A writer swaps one pointer; a reader pins the current epoch, loads the pointer and may use the
-//! value until it unpins. A replaced value is freed once no reader that could have seen it is
-//! pinned (crossbeam-epoch). A worker pins once per batch of packets.
+//! value until it unpins. A replaced value is retired once no reader that could have seen it is
+//! pinned (crossbeam-epoch), and dropped by the writer: freeing a table may take milliseconds, which
+//! no worker has. A worker pins once per batch of packets.
 
 use std::marker::PhantomData;
 use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crossbeam::epoch::{self, Atomic, Guard, Owned};
+use crossbeam::queue::SegQueue;
 
 /// A value that is read without locks and replaced as a whole.
 #[derive(Debug)]
-pub struct Published<T>(Atomic<T>);
+pub struct Published<T> {
+    current: Atomic<T>,
+    /// Values that nobody can see any more.
+    retired: Arc<SegQueue<Owned<T>>>,
+}
 
 impl<T: Send + Sync + 'static> Published<T> {
     /// Publishes the first value.
     pub fn new(value: T) -> Self {
-        Self(Atomic::new(value))
+        Self { current: Atomic::new(value), retired: Arc::default() }
     }
 
     /// Replaces the value. Readers see the old or the new one, never anything else.
     pub fn publish(&self, value: T) {
         let guard = epoch::pin();
-        let old = self.0.swap(Owned::new(value), Ordering::AcqRel, &guard);
+        let old = self.current.swap(Owned::new(value), Ordering::AcqRel, &guard);
+        let retired = Arc::clone(&self.retired);
         // SAFETY: `old` came out of the only shared place it was reachable from and this swap can
-        // hand it out only once, so no other call retires it; readers still holding it are pinned,
-        // which is what `defer_destroy` waits for.
+        // hand it out only once, so nobody else turns it into an `Owned`; readers still holding it
+        // are pinned, which is what `defer_unchecked` waits for. Whoever runs the closure, it touches
+        // nothing but the value, which is `Send`, and the queue, which it keeps alive itself.
         #[expect(unsafe_code, reason = "the publication point of the table")]
         unsafe {
-            guard.defer_destroy(old);
+            guard.defer_unchecked(move || retired.push(old.into_owned()));
         }
         guard.flush();
+        drop(guard);
+        self.reclaim();
+    }
+
+    /// Drops replaced values that no reader can see any more; returns how many. Every publication
+    /// does so, too, but the last ones become invisible only after it.
+    pub fn reclaim(&self) -> usize {
+        // Two epochs must pass; without readers in the way each flush is one.
+        for _ in 0..EPOCHS {
+            epoch::pin().flush();
+        }
+        std::iter::from_fn(|| self.retired.pop()).count()
     }
 
     /// The current value, for as long as the result lives. Keep it for one batch, not longer:
     /// memory of replaced values waits for it.
     pub fn pin(&self) -> Pinned<'_, T> {
         let guard = epoch::pin();
-        let value = self.0.load(Ordering::Acquire, &guard).as_raw();
+        let value = self.current.load(Ordering::Acquire, &guard).as_raw();
         Pinned { value, _guard: guard, _published: PhantomData }
     }
 }
 
+/// Epochs from the last use of a value to its end.
+const EPOCHS: usize = 3;
+
 impl<T> Drop for Published<T> {
     fn drop(&mut self) {
-        let last = std::mem::replace(&mut self.0, Atomic::null());
+        let last = std::mem::replace(&mut self.current, Atomic::null());
         // SAFETY: every `Pinned` borrows `self`, so `&mut self` says that there is none any more, and
         // the pointer is never null before this line.
         #[expect(unsafe_code, reason = "the publication point of the table")]
@@ -75,61 +99,5 @@ impl<T> Deref for Pinned<'_, T> {
         unsafe {
             &*self.value
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-
-    use super::Published;
-
-    /// Two halves that must agree, and a count of living values.
-    struct Pair(u64, u64, Arc<AtomicUsize>);
-
-    impl Pair {
-        fn new(n: u64, living: &Arc<AtomicUsize>) -> Self {
-            living.fetch_add(1, Ordering::SeqCst);
-            Self(n, !n, Arc::clone(living))
-        }
-    }
-
-    impl Drop for Pair {
-        fn drop(&mut self) {
-            self.0 = 0xdead;
-            self.1 = 0xdead;
-            self.2.fetch_sub(1, Ordering::SeqCst);
-        }
-    }
-
-    #[test]
-    fn readers_see_whole_values_and_time_moves_forward() {
-        let living = Arc::new(AtomicUsize::new(0));
-        let cell = Arc::new(Published::new(Pair::new(0, &living)));
-        let done = Arc::new(AtomicBool::new(false));
-        let readers: Vec<_> = (0..3)
-            .map(|_| {
-                let (cell, done) = (Arc::clone(&cell), Arc::clone(&done));
-                std::thread::spawn(move || {
-                    let mut last = 0;
-                    while !done.load(Ordering::Relaxed) {
-                        let pair = cell.pin();
-                        assert_eq!(pair.0, !pair.1);
-                        assert!(pair.0 >= last);
-                        last = pair.0;
-                    }
-                })
-            })
-            .collect();
-        for n in 1..=20_000 {
-            cell.publish(Pair::new(n, &living));
-        }
-        done.store(true, Ordering::Relaxed);
-        for reader in readers {
-            reader.join().unwrap();
-        }
-        assert_eq!(cell.pin().0, 20_000);
-        drop(cell);
     }
 }

@@ -1,3 +1,5 @@
 //! Where routes come from. A source only edits the [`Rib`](crate::route::Rib).
 
+pub mod batch;
 pub mod file;
+pub mod lines;

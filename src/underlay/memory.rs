@@ -8,7 +8,7 @@ pub struct Sent {
     /// The socket it would leave through.
     pub channel: Channel,
     /// The next hop.
-    pub to: std::net::Ipv4Addr,
+    pub to: std::net::IpAddr,
     /// The outer TOS byte of the message.
     pub tos: u8,
     /// Its bytes.

@@ -1,22 +1,25 @@
 //! The network edge: the sockets of one worker.
 //!
 //! Outbound there is one UDP socket for each VXLAN source port and one raw socket that takes whole
-//! IPv4 packets (IP-in-IP and direct). Inbound there is one UDP socket for VXLAN and a raw socket
-//! each for protocols 4 and 41. A worker owns all of its sockets.
+//! packets (IP-in-IP and direct). Inbound there is one UDP socket for VXLAN and a raw socket
+//! each for protocols 4 and 41. All of these exist for each family in which this node has an address.
+//! A worker owns all of its sockets.
 
 mod filter;
+pub mod icmp;
 pub mod memory;
 pub mod packet;
 mod raw;
 mod receive;
 mod seen;
 mod send;
+mod spread;
 mod supported;
 mod sys;
 mod udp;
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::RawFd;
 
 pub use receive::Receiver;
@@ -33,10 +36,14 @@ use crate::metrics::WorkerCounters;
 pub const SOURCE_PORTS: u16 = 256;
 
 /// What the sockets are opened for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Setup {
-    /// This node's underlay address.
-    pub address: Ipv4Addr,
+    /// This node's IPv4 underlay address.
+    pub address: Option<Ipv4Addr>,
+    /// This node's IPv6 underlay address.
+    pub address6: Option<Ipv6Addr>,
+    /// Whether VXLAN over IPv6 without a UDP checksum is received (RFC 6935).
+    pub zero_checksum6: bool,
     /// UDP port of VXLAN, here and at the peers.
     pub vxlan_port: u16,
     /// Number of workers that share the inbound traffic.
@@ -49,6 +56,13 @@ pub struct Setup {
     pub udp_gro: bool,
     /// Index of the uplink, where IP-in-IP and direct traffic may leave as frames.
     pub packet: Option<u32>,
+}
+
+impl Setup {
+    /// This node's underlay addresses.
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.address.map(IpAddr::V4).into_iter().chain(self.address6.map(IpAddr::V6))
+    }
 }
 
 /// A socket that could not be opened.
@@ -76,15 +90,19 @@ impl Sockets {
         if index == 0 {
             udp::ensure_free(setup)?;
         }
-        let mut receivers = vec![Receiver::new(udp::receive(setup)?, Format::Vxlan)];
-        if setup.raw {
-            for protocol in raw::PROTOCOLS {
-                receivers.push(Receiver::new(raw::receive(setup, protocol, index)?, Format::Ipip));
+        let mut receivers = Vec::new();
+        let mut ways = Ways { packet: setup.packet.map(packet::send).transpose()?, tap, ..Ways::default() };
+        for address in setup.addresses() {
+            receivers.push(Receiver::new(udp::receive(setup, address)?, Format::Vxlan));
+            *ways.udp_of(address) = udp::send_all(setup, address)?;
+            if setup.raw {
+                for protocol in raw::PROTOCOLS {
+                    let socket = raw::receive(setup, address, protocol, index)?;
+                    receivers.push(Receiver::new(socket, raw::format(address, protocol)));
+                }
+                *ways.raw_of(address) = Some(raw::send(address)?);
             }
         }
-        let raw = if setup.raw { Some(raw::send()?) } else { None };
-        let packet = setup.packet.map(packet::send).transpose()?;
-        let ways = Ways { udp: udp::send_all(setup)?, raw, packet, tap };
         Ok(Self { sender: Sender::new(setup, ways), receivers })
     }
 

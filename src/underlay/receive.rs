@@ -40,7 +40,7 @@ impl Receiver {
         self.batch.receive(self.fd())
     }
 
-    /// Packet `index` of the last batch; `None` when its sender's address is no IPv4 one.
+    /// Packet `index` of the last batch; `None` when its sender's address is no IP one.
     pub fn packet(&self, index: usize) -> Option<Received> {
         self.batch.packet(index)
     }

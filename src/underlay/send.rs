@@ -1,12 +1,13 @@
 //! Sending a batch: consecutive messages of one socket go in one `sendmmsg`, super-packets for the
 //! TAP in one `writev` each.
 //!
-//! Whatever way the kernel refuses is given up for the rest of the run, and the packets it refused
-//! leave another way: a TAP frame or a packet-socket super-packet is cut and sent through the
-//! ordinary sockets, a segmented UDP send is repeated unsegmented.
+//! The packets of a way that the kernel refuses leave another way: a TAP frame or a packet-socket
+//! super-packet is cut and sent through the ordinary sockets, a segmented UDP send is repeated
+//! unsegmented. The way is then given up for the rest of the run, but for a segmented send or a frame
+//! only if that other way did better: what is too large for the uplink is refused by all.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 
 use socket2::Socket;
@@ -20,16 +21,20 @@ use crate::forward::{Channel, Datagram, Message, Outbox, Paths};
 use crate::metrics::{Fallback, WorkerCounters};
 use crate::net::DropReason;
 use crate::offload::{Piece, Split};
-use crate::wire::{VnetHdr, be16, ethernet, protocol, vnet_hdr};
+use crate::wire::{VnetHdr, be16, ethernet, ipv6, protocol, vnet_hdr};
 
 /// The sending sockets of one worker.
 pub struct Sender {
     udp: Vec<Socket>,
+    udp6: Vec<Socket>,
     ports: Vec<u16>,
+    ports6: Vec<u16>,
     raw: Option<Socket>,
+    raw6: Option<Socket>,
     packet: Option<Socket>,
     tap: Option<Tap>,
     address: Ipv4Addr,
+    address6: Ipv6Addr,
     vxlan_port: u16,
     gso: bool,
     paths: Paths,
@@ -39,29 +44,51 @@ pub struct Sender {
 }
 
 /// What a sender is made of.
+#[derive(Default)]
 pub struct Ways {
-    /// UDP sockets with the ports they are bound to.
+    /// IPv4 UDP sockets with the ports they are bound to.
     pub udp: Vec<(Socket, u16)>,
+    /// IPv6 UDP sockets, likewise.
+    pub udp6: Vec<(Socket, u16)>,
     /// Takes whole IPv4 packets.
     pub raw: Option<Socket>,
+    /// Takes whole IPv6 packets.
+    pub raw6: Option<Socket>,
     /// Takes frames on the uplink.
     pub packet: Option<Socket>,
     /// Takes super-packets whole.
     pub tap: Option<Tap>,
 }
 
+impl Ways {
+    /// The UDP sockets of the family of `address`.
+    pub fn udp_of(&mut self, address: IpAddr) -> &mut Vec<(Socket, u16)> {
+        if address.is_ipv4() { &mut self.udp } else { &mut self.udp6 }
+    }
+
+    /// The raw socket of the family of `address`.
+    pub fn raw_of(&mut self, address: IpAddr) -> &mut Option<Socket> {
+        if address.is_ipv4() { &mut self.raw } else { &mut self.raw6 }
+    }
+}
+
 impl Sender {
     /// A sender over `ways`.
     pub fn new(setup: &Setup, ways: Ways) -> Self {
         let paths = Paths { tap: ways.tap.is_some(), packet: ways.packet.is_some() };
-        let (udp, ports) = ways.udp.into_iter().unzip();
+        let (udp, ports): (Vec<_>, Vec<_>) = ways.udp.into_iter().unzip();
+        let (udp6, ports6): (Vec<_>, Vec<_>) = ways.udp6.into_iter().unzip();
         Self {
-            udp,
             ports,
+            ports6,
+            udp,
+            udp6,
             raw: ways.raw,
+            raw6: ways.raw6,
             packet: ways.packet,
             tap: ways.tap,
-            address: setup.address,
+            address: setup.address.unwrap_or(Ipv4Addr::UNSPECIFIED),
+            address6: setup.address6.unwrap_or(Ipv6Addr::UNSPECIFIED),
             vxlan_port: setup.vxlan_port,
             gso: setup.udp_gso,
             paths,
@@ -70,14 +97,21 @@ impl Sender {
         }
     }
 
-    /// The source ports of the UDP sockets, in order.
+    /// The source ports of the UDP sockets, in order: as many of either family, and the numbers
+    /// themselves matter to the TAP, which is IPv4 only.
     pub fn ports(&self) -> &[u16] {
-        &self.ports
+        if self.ports.is_empty() { &self.ports6 } else { &self.ports }
     }
 
     /// What the kernel puts around this sender's datagrams.
     pub fn framing(&self) -> Framing<'_> {
-        Framing { address: self.address, vxlan_port: self.vxlan_port, ports: &self.ports }
+        Framing {
+            address: self.address,
+            address6: self.address6,
+            vxlan_port: self.vxlan_port,
+            ports: &self.ports,
+            ports6: &self.ports6,
+        }
     }
 
     /// The optional ways still open.
@@ -122,7 +156,10 @@ impl Sender {
                         counters.fell_back(Fallback::Tap);
                         tracing::warn!(%error, "the TAP refused a super-packet; sending through sockets from now on");
                     }
-                    let cut = Cut::tap(head, &self.ports, &self.ipip_template(to));
+                    let cut = match to {
+                        IpAddr::V4(to) => Cut::tap(head, &self.ports, &self.ipip_template(to)),
+                        IpAddr::V6(_) => None,
+                    };
                     self.send_cut(cut, to, datagram, arena, counters);
                 }
             }
@@ -133,7 +170,7 @@ impl Sender {
     fn send_group(&mut self, outbox: &Outbox, group: &[Message], arena: &[u8], counters: &WorkerCounters) {
         let mut rest = group;
         while let Some(first) = rest.first() {
-            let segmented = self.gso && matches!(first.channel, Channel::Udp(_));
+            let segmented = self.gso && first.channel.is_udp();
             let port = self.port_of(first.channel);
             let taken = if segmented || first.count == 1 {
                 self.batch.fill(outbox, rest, arena, port)
@@ -166,19 +203,10 @@ impl Sender {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if refused(&error) && self.batch.is_segmented(done) => {
-                    // From here on nothing is segmented by the kernel; this batch is redone.
-                    self.gso = false;
-                    counters.fell_back(Fallback::UdpGso);
-                    tracing::warn!(%error, "the kernel refused UDP_SEGMENT; sending unsegmented from now on");
-                    return self.send_group(outbox, &messages[done..], arena, counters);
+                    return self.send_one_by_one(outbox, &messages[done..], &error, arena, counters);
                 }
                 Err(error) if channel == Channel::Packet && (refused(&error) || gone(&error)) => {
-                    // The rest of the batch may come here again.
-                    if std::mem::take(&mut self.paths.packet) {
-                        counters.fell_back(Fallback::PacketSocket);
-                        tracing::warn!(%error, "the packet socket failed; sending through the raw socket from now on");
-                    }
-                    return self.send_raw_instead(outbox, &messages[done..], arena, counters);
+                    return self.send_other_way(outbox, &messages[done..], &error, arena, counters);
                 }
                 Err(error) => {
                     self.drop(done, reason_of(&error), outbox, messages, arena, counters);
@@ -199,10 +227,68 @@ impl Sender {
         counters: &WorkerCounters,
     ) {
         self.batch.count_dropped(index, counters, reason);
+        self.show_dropped(reason, self.batch.what(index, outbox, messages), outbox, arena, counters);
+    }
+
+    /// Shows datagrams of a message that were dropped to a capture of drops.
+    fn show_dropped(
+        &self,
+        reason: DropReason,
+        (message, datagrams): (&Message, &[Datagram]),
+        outbox: &Outbox,
+        arena: &[u8],
+        counters: &WorkerCounters,
+    ) {
         if counters.capture.wants(Point::Drop) {
-            let (message, datagrams) = self.batch.what(index, outbox, messages);
             self.framing().show_dropped(&counters.capture, reason, message, datagrams, outbox, arena);
         }
+    }
+
+    /// Sends `messages`, the first of which the kernel refused to segment. If all its datagrams leave
+    /// on their own, segmentation was at fault and nothing is segmented by the kernel from here on.
+    fn send_one_by_one(
+        &mut self,
+        outbox: &Outbox,
+        messages: &[Message],
+        error: &io::Error,
+        arena: &[u8],
+        counters: &WorkerCounters,
+    ) {
+        let (first, rest) = messages.split_at(1);
+        self.batch.fill_unsegmented(outbox, &first[0], arena, self.vxlan_port);
+        let before = counters.underlay.tx_packets.get();
+        self.flush(outbox, first, arena, counters);
+        let left = counters.underlay.tx_packets.get() - before;
+        if left == u64::from(first[0].count) && std::mem::take(&mut self.gso) {
+            counters.fell_back(Fallback::UdpGso);
+            tracing::warn!(%error, "the kernel refused UDP_SEGMENT; sending unsegmented from now on");
+        }
+        self.send_group(outbox, rest, arena, counters);
+    }
+
+    /// Sends `messages`, the first of which the packet socket refused. If that one leaves through the
+    /// raw socket, or the interface is gone, the packet socket is given up.
+    fn send_other_way(
+        &mut self,
+        outbox: &Outbox,
+        messages: &[Message],
+        error: &io::Error,
+        arena: &[u8],
+        counters: &WorkerCounters,
+    ) {
+        let (first, rest) = messages.split_at(1);
+        let before = counters.underlay.tx_packets.get();
+        self.send_raw_instead(outbox, first, arena, counters);
+        let left = counters.underlay.tx_packets.get() > before;
+        if !left && !gone(error) {
+            return self.send_group(outbox, rest, arena, counters);
+        }
+        // The rest of the batch may come here again.
+        if std::mem::take(&mut self.paths.packet) {
+            counters.fell_back(Fallback::PacketSocket);
+            tracing::warn!(%error, "the packet socket failed; sending through the raw socket from now on");
+        }
+        self.send_raw_instead(outbox, rest, arena, counters);
     }
 
     /// Sends frames of the packet socket as packets of the raw socket.
@@ -216,7 +302,11 @@ impl Sender {
         for message in messages {
             for datagram in outbox.datagrams(message) {
                 let head = datagram.head.resolve(outbox.slab(), arena);
-                if datagram.packets > 1 || head[0] != 0 {
+                if !raw_takes(head, message.to) {
+                    counters.dropped(DropReason::Unsupported, u64::from(datagram.packets));
+                    let shown = (message, std::slice::from_ref(datagram));
+                    self.show_dropped(DropReason::Unsupported, shown, outbox, arena, counters);
+                } else if datagram.packets > 1 || head[0] != 0 {
                     self.send_cut(Cut::packet(head), message.to, datagram, arena, counters);
                 } else {
                     self.send_bare(head, message.to, datagram, arena, counters);
@@ -229,7 +319,7 @@ impl Sender {
     fn send_bare(
         &mut self,
         head: &[u8],
-        to: Ipv4Addr,
+        to: IpAddr,
         datagram: &Datagram,
         arena: &[u8],
         counters: &WorkerCounters,
@@ -237,7 +327,8 @@ impl Sender {
         let mut spare = std::mem::replace(&mut self.spare, Outbox::hollow());
         let (piece, bytes) = spare.head(head.len() - frame::TEMPLATE);
         bytes.copy_from_slice(&head[frame::TEMPLATE..]);
-        spare.push(Channel::Raw, to, 0, Datagram { head: piece, ..*datagram });
+        let channel = if to.is_ipv4() { Channel::Raw } else { Channel::Raw6 };
+        spare.push(channel, to, 0, Datagram { head: piece, ..*datagram });
         self.send(&spare, arena, counters);
         spare.clear();
         self.spare = spare;
@@ -247,7 +338,7 @@ impl Sender {
     fn send_cut(
         &mut self,
         cut: Option<Cut>,
-        to: Ipv4Addr,
+        to: IpAddr,
         datagram: &Datagram,
         arena: &[u8],
         counters: &WorkerCounters,
@@ -287,14 +378,16 @@ impl Sender {
     fn socket(&self, channel: Channel) -> Option<&Socket> {
         match channel {
             Channel::Udp(port) => self.udp.get(usize::from(port)),
+            Channel::Udp6(port) => self.udp6.get(usize::from(port)),
             Channel::Raw => self.raw.as_ref(),
+            Channel::Raw6 => self.raw6.as_ref(),
             Channel::Packet => self.packet.as_ref(),
             Channel::Tap => None,
         }
     }
 
     fn port_of(&self, channel: Channel) -> u16 {
-        if matches!(channel, Channel::Udp(_)) { self.vxlan_port } else { 0 }
+        if channel.is_udp() { self.vxlan_port } else { 0 }
     }
 }
 
@@ -346,6 +439,20 @@ impl Cut {
         let vnet = VnetHdr::parse(head.first_chunk()?);
         let csum_start = vnet.csum_start.checked_sub(ethernet::LEN as u16)?;
         Some(Self::new(Channel::Raw, &[], VnetHdr { csum_start, ..vnet }, 0))
+    }
+}
+
+/// Whether the raw socket can send what a frame for the packet socket towards `to` holds. The ethertype
+/// tells the family; of IPv6, only tunnel packets have an outer header in `head` that is addressed
+/// to the next hop itself.
+fn raw_takes(head: &[u8], to: IpAddr) -> bool {
+    let ethertype = be16(head, frame::TEMPLATE - 2);
+    match to {
+        IpAddr::V4(_) => ethertype == ethernet::IPV4,
+        IpAddr::V6(to) => {
+            let outer = head.get(frame::TEMPLATE + 24..frame::TEMPLATE + ipv6::LEN);
+            ethertype == ethernet::IPV6 && outer == Some(&to.octets()[..])
+        }
     }
 }
 

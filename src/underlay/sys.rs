@@ -5,11 +5,11 @@
 use std::ffi::{c_int, c_void};
 use std::io;
 use std::mem::{size_of, zeroed};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
 
-use socket2::Socket;
+use socket2::{SockFilter, Socket};
 
 use crate::forward::{Channel, Datagram, Message, Outbox, Received};
 use crate::metrics::WorkerCounters;
@@ -20,8 +20,8 @@ use crate::offload::Piece;
 const MESSAGES: usize = 256;
 /// Pieces in one `sendmmsg`.
 const PIECES: usize = 4096;
-/// Bytes of control data of one message: UDP_SEGMENT and IP_TOS, or UDP_GRO and IP_TOS, each
-/// aligned.
+/// Bytes of control data of one message: UDP_SEGMENT and IP_TOS or IPV6_TCLASS, or UDP_GRO and one of
+/// these, each aligned.
 const CONTROL: usize = 64;
 /// Distance of the receive buffers: a datagram of 64 KiB, and a little so that the starts of
 /// buffers do not all fall into the same cache sets.
@@ -70,6 +70,42 @@ pub fn set_dont_fragment(socket: &Socket) -> io::Result<()> {
     set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)
 }
 
+/// The same over IPv6, where only the sender can fragment.
+pub fn set_dont_fragment6(socket: &Socket) -> io::Result<()> {
+    set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)
+}
+
+/// Lets receives tell the traffic class of IPv6 (RFC 3542 §6.5).
+pub fn set_receive_traffic_class(socket: &Socket) -> io::Result<()> {
+    set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)
+}
+
+/// Keeps groups that others on this host have joined away from a raw socket, which otherwise takes
+/// them although it is bound to a unicast address (Linux 4.20).
+pub fn refuse_multicast6(socket: &Socket) -> io::Result<()> {
+    set_option(socket, libc::IPPROTO_IPV6, IPV6_MULTICAST_ALL, 0)
+}
+
+/// Accepts UDP over IPv6 without a checksum (RFC 6936), which the kernel drops otherwise.
+pub fn accept_zero_checksum6(socket: &Socket) -> io::Result<()> {
+    set_option(socket, libc::SOL_UDP, UDP_NO_CHECK6_RX, 1)
+}
+
+/// From linux/in6.h.
+const IPV6_MULTICAST_ALL: c_int = 29;
+/// From linux/udp.h.
+const UDP_NO_CHECK6_RX: c_int = 102;
+
+/// Keeps the kernel from believing path MTUs for what this socket is said to have sent.
+pub fn ignore_path_mtu(socket: &Socket) -> io::Result<()> {
+    set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_INTERFACE)
+}
+
+/// The same over IPv6.
+pub fn ignore_path_mtu6(socket: &Socket) -> io::Result<()> {
+    set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_INTERFACE)
+}
+
 /// Sets the receive buffer, beyond the system's limit where we may.
 pub fn set_receive_buffer(socket: &Socket, bytes: usize) -> io::Result<()> {
     set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes as c_int)
@@ -80,6 +116,28 @@ pub fn set_receive_buffer(socket: &Socket, bytes: usize) -> io::Result<()> {
 pub fn set_send_buffer(socket: &Socket, bytes: usize) -> io::Result<()> {
     set_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, bytes as c_int)
         .or_else(|_| socket.set_send_buffer_size(bytes))
+}
+
+/// Lets a classic program pick the socket for each datagram among all that share the port of
+/// `socket` (socket(7), Linux 4.5).
+pub fn attach_reuseport_filter(socket: &Socket, program: &[SockFilter]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: program.len() as u16,
+        // `SockFilter` is a transparent `sock_filter`.
+        filter: program.as_ptr().cast_mut().cast(),
+    };
+    let (pointer, len) =
+        ((&raw const program).cast::<c_void>(), size_of::<libc::sock_fprog>() as libc::socklen_t);
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF);
+    // SAFETY: the option reads one `sock_fprog`, and as many instructions as it says, which are borrowed.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, pointer, len) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Sends without UDP checksums, which UDP_SEGMENT does not allow.
+#[cfg(test)]
+pub fn set_no_checksum(socket: &Socket) -> io::Result<()> {
+    set_option(socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1)
 }
 
 fn set_option(socket: &Socket, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
@@ -94,6 +152,59 @@ fn set_option(socket: &Socket, level: c_int, name: c_int, value: c_int) -> io::R
 #[repr(C, align(8))]
 struct Control([u8; CONTROL]);
 
+/// A socket address of either family; the family is the first field of both.
+#[derive(Clone, Copy)]
+#[repr(C)]
+union Address {
+    v4: libc::sockaddr_in,
+    v6: libc::sockaddr_in6,
+}
+
+impl Address {
+    /// `to` at `port`, and how many bytes of it count.
+    fn of(to: IpAddr, port: u16) -> (Self, libc::socklen_t) {
+        match to {
+            IpAddr::V4(to) => {
+                let v4 = libc::sockaddr_in {
+                    sin_family: libc::AF_INET as libc::sa_family_t,
+                    sin_port: port.to_be(),
+                    sin_addr: libc::in_addr { s_addr: u32::from(to).to_be() },
+                    sin_zero: [0; 8],
+                };
+                (Self { v4 }, size_of::<libc::sockaddr_in>() as libc::socklen_t)
+            }
+            IpAddr::V6(to) => {
+                let v6 = libc::sockaddr_in6 {
+                    sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                    sin6_port: port.to_be(),
+                    sin6_flowinfo: 0,
+                    sin6_addr: libc::in6_addr { s6_addr: to.octets() },
+                    sin6_scope_id: 0,
+                };
+                (Self { v6 }, size_of::<libc::sockaddr_in6>() as libc::socklen_t)
+            }
+        }
+    }
+
+    /// The UDP port.
+    fn port(&self) -> u16 {
+        // SAFETY: as in `ip`. The port is at the same place in both variants (RFC 3493 §3.3).
+        u16::from_be(unsafe { self.v4 }.sin_port)
+    }
+
+    /// The IP address; `None` for other families.
+    fn ip(&self) -> Option<IpAddr> {
+        // SAFETY: both variants are plain old data, valid for all bytes, and all bytes of the larger
+        // one are initialised: they were zeroed, and the kernel writes to them.
+        let (v4, v6) = unsafe { (self.v4, self.v6) };
+        match c_int::from(v4.sin_family) {
+            libc::AF_INET => Some(Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr)).into()),
+            libc::AF_INET6 => Some(Ipv6Addr::from(v6.sin6_addr.s6_addr).into()),
+            _ => None,
+        }
+    }
+}
+
 /// What a message counts as, kept for after the send.
 #[derive(Clone, Copy, Default)]
 struct Weight {
@@ -105,7 +216,7 @@ struct Weight {
 /// A reusable `sendmmsg` argument. The arrays never grow, so pointers between them stay valid.
 pub struct SendBatch {
     headers: Box<[libc::mmsghdr]>,
-    addresses: Box<[libc::sockaddr_in]>,
+    addresses: Box<[Address]>,
     controls: Box<[Control]>,
     pieces: Box<[libc::iovec]>,
     weights: [Weight; MESSAGES],
@@ -121,7 +232,7 @@ unsafe impl Send for SendBatch {}
 
 impl Default for SendBatch {
     fn default() -> Self {
-        // SAFETY: `mmsghdr`, `sockaddr_in` and `iovec` are plain old data for which all-zero
+        // SAFETY: `mmsghdr`, `Address` and `iovec` are plain old data for which all-zero
         // bytes are a valid value.
         let (header, address, piece) = unsafe { (zeroed(), zeroed(), zeroed()) };
         Self {
@@ -192,13 +303,14 @@ impl SendBatch {
             weight.bytes += datagram.wire_bytes;
         }
         self.weights[index] = weight;
-        self.addresses[index] = address(message.to, port);
+        let (address, address_len) = Address::of(message.to, port);
+        self.addresses[index] = address;
         let control = self.control(index, message, segmented);
         let header = &mut self.headers[index].msg_hdr;
         // A packet socket is bound to its interface and wants no address.
         let named = message.channel != Channel::Packet;
         header.msg_name = if named { (&raw mut self.addresses[index]).cast() } else { std::ptr::null_mut() };
-        header.msg_namelen = if named { size_of::<libc::sockaddr_in>() as libc::socklen_t } else { 0 };
+        header.msg_namelen = if named { address_len } else { 0 };
         header.msg_iov = &raw mut self.pieces[from];
         header.msg_iovlen = self.used - from;
         header.msg_control =
@@ -221,9 +333,13 @@ impl SendBatch {
             );
         }
         // A zero TOS is the socket's default; naming it would cost a route lookup each time.
-        if message.tos != 0 && matches!(message.channel, Channel::Udp(_)) {
+        if message.tos != 0 && message.channel.is_udp() {
             let tos = c_int::from(message.tos).to_ne_bytes();
-            used += control_message(&mut buffer[used..], libc::IPPROTO_IP, libc::IP_TOS, &tos);
+            let (level, kind) = match message.channel {
+                Channel::Udp6(_) => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+                _ => (libc::IPPROTO_IP, libc::IP_TOS),
+            };
+            used += control_message(&mut buffer[used..], level, kind, &tos);
         }
         used
     }
@@ -285,15 +401,6 @@ fn iovec(piece: Piece, slab: &[u8], arena: &[u8]) -> libc::iovec {
     libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
 }
 
-fn address(to: Ipv4Addr, port: u16) -> libc::sockaddr_in {
-    libc::sockaddr_in {
-        sin_family: libc::AF_INET as libc::sa_family_t,
-        sin_port: port.to_be(),
-        sin_addr: libc::in_addr { s_addr: u32::from(to).to_be() },
-        sin_zero: [0; 8],
-    }
-}
-
 /// Writes one control message to `buffer` and returns the bytes it takes, padding included. Laid
 /// out by hand (cmsg(3)): length, level, type, data.
 fn control_message(buffer: &mut [u8], level: c_int, kind: c_int, data: &[u8]) -> usize {
@@ -310,7 +417,7 @@ fn control_message(buffer: &mut [u8], level: c_int, kind: c_int, data: &[u8]) ->
 pub struct ReceiveBatch {
     arena: Box<[u8]>,
     headers: Box<[libc::mmsghdr]>,
-    addresses: Box<[libc::sockaddr_in]>,
+    addresses: Box<[Address]>,
     controls: Box<[Control]>,
     pieces: Box<[libc::iovec]>,
 }
@@ -361,7 +468,7 @@ impl ReceiveBatch {
             self.pieces[index] = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: 65536 };
             let header = &mut self.headers[index].msg_hdr;
             header.msg_name = (&raw mut self.addresses[index]).cast();
-            header.msg_namelen = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+            header.msg_namelen = size_of::<Address>() as libc::socklen_t;
             header.msg_iov = &raw mut self.pieces[index];
             header.msg_iovlen = 1;
             header.msg_control = self.controls[index].0.as_mut_ptr().cast();
@@ -371,28 +478,20 @@ impl ReceiveBatch {
 
     /// UDP source port of message `index` of the last receive.
     pub fn port(&self, index: usize) -> u16 {
-        self.addresses.get(index).map_or(0, |from| u16::from_be(from.sin_port))
+        self.addresses.get(index).map_or(0, Address::port)
     }
 
     /// Describes message `index` of the last receive.
     pub fn packet(&self, index: usize) -> Option<Received> {
         let (header, from) = (self.headers.get(index)?, self.addresses.get(index)?);
-        if from.sin_family != libc::AF_INET as libc::sa_family_t {
-            return None;
-        }
+        let source = from.ip()?;
         let control = &self.controls[index].0[..header.msg_hdr.msg_controllen.min(CONTROL)];
         let (tos, segment) = read_control(control);
-        Some(Received {
-            at: index * STRIDE,
-            len: (header.msg_len as usize).min(65536),
-            segment,
-            source: Ipv4Addr::from(u32::from_be(from.sin_addr.s_addr)),
-            tos,
-        })
+        Some(Received { at: index * STRIDE, len: (header.msg_len as usize).min(65536), segment, source, tos })
     }
 }
 
-/// The TOS byte and the UDP_GRO segment size among the control messages; 0 where absent.
+/// The TOS or traffic class byte and the UDP_GRO segment size among the control messages; 0 where absent.
 fn read_control(mut control: &[u8]) -> (u8, usize) {
     let header = size_of::<libc::cmsghdr>();
     let (mut tos, mut segment) = (0, 0);
@@ -404,6 +503,9 @@ fn read_control(mut control: &[u8]) -> (u8, usize) {
         let Some(data) = control.get(header..len) else { break };
         match (word(size_of::<usize>()), word(size_of::<usize>() + 4), data) {
             (libc::IPPROTO_IP, libc::IP_TOS, [byte, ..]) => tos = *byte,
+            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS, [a, b, c, d, ..]) => {
+                tos = c_int::from_ne_bytes([*a, *b, *c, *d]) as u8;
+            }
             (libc::SOL_UDP, libc::UDP_GRO, [a, b, c, d, ..]) => {
                 segment = usize::try_from(c_int::from_ne_bytes([*a, *b, *c, *d])).unwrap_or(0);
             }
@@ -425,6 +527,9 @@ mod tests {
         used += control_message(&mut buffer[used..], libc::SOL_UDP, libc::UDP_GRO, &1472i32.to_ne_bytes());
         assert_eq!(used % 8, 0);
         assert_eq!(read_control(&buffer[..used]), (3, 1472));
+        let used =
+            control_message(&mut buffer, libc::IPPROTO_IPV6, libc::IPV6_TCLASS, &0xb9i32.to_ne_bytes());
+        assert_eq!(read_control(&buffer[..used]), (0xb9, 0));
     }
 
     #[test]

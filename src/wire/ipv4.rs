@@ -189,6 +189,15 @@ pub fn patch_len_id(header: &mut [u8], total_len: u16, id: u16) {
     put16(header, FIELD_CHECKSUM, sum);
 }
 
+/// Writes a new total length and flags word and computes the checksum anew. `header` is a whole header.
+pub fn finish_fragment(header: &mut [u8], total_len: u16, flags: u16) {
+    put16(header, FIELD_TOTAL_LEN, total_len);
+    put16(header, FIELD_FLAGS, flags);
+    put16(header, FIELD_CHECKSUM, 0);
+    let sum = checksum::finish(checksum::sum(header));
+    put16(header, FIELD_CHECKSUM, sum);
+}
+
 /// Writes a new TOS byte and corrects the checksum. `header` holds at least 20 bytes of a header.
 #[inline]
 pub fn patch_tos(header: &mut [u8], tos: u8) {

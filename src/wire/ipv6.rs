@@ -103,6 +103,16 @@ fn addr(bytes: &[u8], at: usize) -> Ipv6Addr {
     octets.into()
 }
 
+/// A header with these fields; traffic class, flow label and payload length are 0.
+pub fn emit(next_header: u8, hop_limit: u8, source: Ipv6Addr, destination: Ipv6Addr) -> [u8; LEN] {
+    let mut bytes = [0; LEN];
+    bytes[0] = 0x60;
+    (bytes[FIELD_NEXT_HEADER], bytes[FIELD_HOP_LIMIT]) = (next_header, hop_limit);
+    bytes[FIELD_SOURCE..FIELD_DESTINATION].copy_from_slice(&source.octets());
+    bytes[FIELD_DESTINATION..].copy_from_slice(&destination.octets());
+    bytes
+}
+
 /// Writes a new payload length. `header` holds at least the fixed header.
 #[inline]
 pub fn patch_payload_len(header: &mut [u8], len: u16) {

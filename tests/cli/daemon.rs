@@ -1,4 +1,4 @@
-//! The real control server over a dataplane with fixed answers.
+//! The real control server, over a dataplane with fixed answers or over a daemon's own state.
 
 use std::fs::Permissions;
 use std::net::IpAddr;
@@ -10,10 +10,16 @@ use std::thread::JoinHandle;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
-use underpass::control::api::{Drops, PeerStatus, RouteEntry, RouteMode, Status, TunnelStatus};
+use underpass::control::api::{
+    Drops, NewPeer, PeerStatus, RouteEntry, RouteMode, RoutesChanged, Status, TunnelStatus,
+};
+use underpass::control::refusal::{Kind, Refusal};
+use underpass::control::server::Page;
+use underpass::control::state::{self, Choices, State};
 use underpass::control::{ControlSocket, Dataplane, server};
 use underpass::metrics::Counters;
 use underpass::net::{DropReason, Prefix};
+use underpass::source::batch::Batch;
 
 use super::underpass;
 
@@ -46,8 +52,10 @@ impl Dataplane for Fixed {
             },
             counters: (&totals).into(),
             drops: Drops::from(&totals),
+            icmp_errors: (3, 1).into(),
             routes: 2,
             peers: vec![PeerStatus {
+                address6: None,
                 name: "node-b".into(),
                 address: "192.0.2.2".parse().unwrap(),
                 subnets: vec!["10.244.2.0/24".into(), "10.244.3.0/24".into()],
@@ -56,31 +64,91 @@ impl Dataplane for Fixed {
         }
     }
 
-    fn routes(&self) -> Vec<RouteEntry> {
-        let local = RouteEntry {
-            prefix: "10.244.1.0/24".into(),
-            peer: None,
-            mode: RouteMode::Local,
-            next_hop: None,
-            mtu: 1450,
-            source: "local".into(),
-            reason: "own subnet".into(),
-        };
-        let remote = RouteEntry {
-            prefix: "10.244.2.0/24".into(),
-            peer: Some("node-b".into()),
-            mode: RouteMode::Ipip,
-            next_hop: Some("192.0.2.2".parse().unwrap()),
-            mtu: 1480,
-            source: "static".into(),
-            reason: "pool 10.244.0.0/16 ipip_mode=Always".into(),
-        };
-        vec![local, remote]
+    fn routes(&self, _page: Page) -> (Vec<RouteEntry>, Option<Prefix>) {
+        (fixed_routes(), None)
+    }
+
+    fn route_lines(&self, _page: Page) -> (String, Option<Prefix>) {
+        ("10.244.2.0/24 via node-b\n".to_owned(), None)
     }
 
     fn route_get(&self, address: IpAddr) -> Option<RouteEntry> {
-        self.routes().into_iter().find(|route| route.prefix.parse::<Prefix>().unwrap().contains(address))
+        fixed_routes().into_iter().find(|route| route.prefix.parse::<Prefix>().unwrap().contains(address))
     }
+
+    fn edit_routes(&self, _batch: &mut Batch) -> Result<(RoutesChanged, u64), Refusal> {
+        Err(Refusal::new(Kind::Busy, "fixed"))
+    }
+
+    fn replace_routes(&self, _batch: &mut Batch) -> Result<(RoutesChanged, u64), Refusal> {
+        Err(Refusal::new(Kind::Busy, "fixed"))
+    }
+
+    fn peers(&self) -> Vec<PeerStatus> {
+        self.status().peers
+    }
+
+    fn add_peer(&self, _peer: &NewPeer) -> Result<u64, Refusal> {
+        Err(Refusal::new(Kind::Busy, "fixed"))
+    }
+
+    fn delete_peer(&self, _name: &str) -> Result<u64, Refusal> {
+        Err(Refusal::new(Kind::Busy, "fixed"))
+    }
+
+    async fn settled(&self, _generation: u64) -> Result<(), Refusal> {
+        Ok(())
+    }
+}
+
+fn fixed_routes() -> Vec<RouteEntry> {
+    let local = RouteEntry {
+        prefix: "10.244.1.0/24".into(),
+        mtu: 1450,
+        source: "local".into(),
+        reason: "own subnet".into(),
+        ..RouteEntry::default()
+    };
+    let remote = RouteEntry {
+        prefix: "10.244.2.0/24".into(),
+        peer: Some("node-b".into()),
+        mode: RouteMode::Ipip,
+        next_hop: Some("192.0.2.2".parse().unwrap()),
+        mtu: 1480,
+        source: "static".into(),
+        reason: "pool 10.244.0.0/16 ipip_mode=Always".into(),
+        age_seconds: 3725,
+        ..RouteEntry::default()
+    };
+    vec![local, remote]
+}
+
+/// Two peers, whose addresses no traffic ever reaches: there are no workers.
+const CONFIG: &str = r#"
+[node]
+name = "node-a"
+address = "192.0.2.1/24"
+[[pool]]
+cidr = "10.244.0.0/16"
+ipip_mode = "CrossSubnet"
+[local]
+subnets = ["10.244.1.0/24"]
+[[peer]]
+name = "node-b"
+address = "192.0.2.2"
+subnets = ["10.244.2.0/24"]
+[[peer]]
+name = "node-c"
+address = "198.51.100.3"
+subnets = []
+"#;
+
+/// A daemon's own state, without host and workers.
+fn real() -> state::Daemon {
+    let state = State::new(underpass::config::parse(CONFIG, "test.toml").unwrap(), 1500).unwrap();
+    let address = "10.244.1.0".parse().unwrap();
+    let choices = Choices { backend: "plain", offloads: Vec::new(), uplink: String::new(), address };
+    state::Daemon::new(state, Counters::new(1), choices)
 }
 
 /// The control server on a thread of its own, until dropped.
@@ -92,14 +160,30 @@ pub struct Daemon {
 }
 
 impl Daemon {
+    /// With fixed answers.
     pub fn start() -> Self {
+        Self::over(Arc::new(Fixed), std::future::pending())
+    }
+
+    /// With a state that can be changed.
+    pub fn with_state() -> Self {
+        let daemon = Arc::new(real());
+        let writer = Arc::clone(&daemon);
+        Self::over(daemon, async move { writer.write().await })
+    }
+
+    fn over<D: Dataplane>(dataplane: Arc<D>, writer: impl Future<Output = ()> + Send + 'static) -> Self {
         let dir = tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir().unwrap();
         let socket = dir.path().join("underpass.sock");
         let bound = ControlSocket::bind(&socket).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(server::serve(bound, Arc::new(Fixed), async { _ = stopped.await })).unwrap();
+            runtime.block_on(async {
+                let writing = tokio::spawn(writer);
+                server::serve(bound, dataplane, async { _ = stopped.await }).await.unwrap();
+                writing.abort();
+            });
         });
         Self { dir, socket, stop: Some(stop), thread: Some(thread) }
     }

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use underpass::control::Dataplane;
+use underpass::control::api::{CandidateRoute, NextHop, RouteEntry, RouteMode, RoutesChanged};
 use underpass::net::DropReason;
 
 use super::daemon::Fixed;
@@ -17,12 +18,37 @@ fn the_api_document_names_everything() {
     status["offloads"] = json!({});
     let mut names = Vec::new();
     collect_names(&status, &mut names);
-    collect_names(&serde_json::to_value(Fixed.routes()).unwrap(), &mut names);
+    collect_names(&serde_json::to_value(everything()).unwrap(), &mut names);
+    collect_names(&serde_json::to_value(RoutesChanged::default()).unwrap(), &mut names);
     for name in names {
         assert!(document.contains(&format!("`{name}`")), "{name} is not documented");
     }
-    for path in ["/v1/status", "/v1/routes", "/v1/routes/get?address=ADDR", "/v1/drops"] {
-        assert!(document.contains(&format!("`GET {path}`")), "{path}");
+    for request in [
+        "GET /v1/status",
+        "GET /v1/routes",
+        "GET /v1/routes/get?address=ADDR",
+        "GET /v1/peers",
+        "GET /v1/drops",
+        "POST /v1/routes",
+        "PUT /v1/routes",
+        "DELETE /v1/routes?prefix=PREFIX",
+        "POST /v1/peers",
+        "DELETE /v1/peers/NAME",
+    ] {
+        assert!(document.contains(&format!("`{request}`")), "{request}");
+    }
+}
+
+/// A route with every field.
+fn everything() -> RouteEntry {
+    let address = "192.0.2.2".parse().unwrap();
+    let hop = NextHop { peer: String::new(), address, mode: RouteMode::Ipip, mtu: 1480 };
+    let candidate = CandidateRoute { source: String::new(), peer: None, peers: Vec::new(), age_seconds: 0 };
+    RouteEntry {
+        mtu_limit: Some(1400),
+        next_hops: vec![hop],
+        candidates: vec![candidate],
+        ..RouteEntry::default()
     }
 }
 

@@ -6,6 +6,7 @@ mod document;
 mod exit_codes;
 mod reading;
 mod usage;
+mod writing;
 
 use std::process::{Command, Output};
 

@@ -67,6 +67,7 @@ PREFIX         PEER    MODE   NEXT HOP    MTU  SOURCE
     let routes = daemon.ask_json(&["route", "list"]);
     let prefixes: Vec<_> = routes.as_array().unwrap().iter().map(|route| &route["prefix"]).collect();
     assert_eq!(prefixes, ["10.244.1.0/24", "10.244.2.0/24"]);
+    assert_eq!(daemon.ask(&["route", "list", "-o", "lines"]), "10.244.2.0/24 via node-b\n");
 }
 
 #[test]
@@ -79,12 +80,14 @@ mode      ipip
 next hop  192.0.2.2
 mtu       1480
 source    static
+age       1h 2m
 reason    pool 10.244.0.0/16 ipip_mode=Always
 ";
     assert_eq!(daemon.ask(&["route", "get", "10.244.2.9"]), expected);
     let expected = json!({
         "prefix": "10.244.2.0/24", "peer": "node-b", "mode": "ipip", "next_hop": "192.0.2.2",
-        "mtu": 1480, "source": "static", "reason": "pool 10.244.0.0/16 ipip_mode=Always",
+        "mtu": 1480, "source": "static", "reason": "pool 10.244.0.0/16 ipip_mode=Always", "age_seconds": 3725,
+        "next_hops": [],
     });
     assert_eq!(daemon.ask_json(&["route", "get", "10.244.2.9"]), expected);
     assert_eq!(daemon.ask_json(&["route", "get", "10.244.1.9"])["peer"], Value::Null);

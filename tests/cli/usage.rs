@@ -10,9 +10,16 @@ fn every_command_has_help_with_an_example() {
         (&["run"][..], "Run the daemon in the foreground"),
         (&["check"], "Check a configuration file"),
         (&["status"], "Show what the daemon runs with"),
-        (&["route"], "Show routes and explain"),
+        (&["route"], "Show routes, explain how a destination is reached, and change routes"),
         (&["route", "list"], "List all routes"),
         (&["route", "get"], "Show the route that packets to an address take, and why"),
+        (&["route", "add"], "Add routes, or replace those"),
+        (&["route", "del"], "Delete control routes"),
+        (&["route", "replace"], "Replace all control routes"),
+        (&["peer"], "Show the other nodes"),
+        (&["peer", "list"], "List all peers"),
+        (&["peer", "add"], "Make a node known"),
+        (&["peer", "del"], "Forget a node and its routes"),
         (&["drops"], "Show how many packets were not delivered"),
         (&["capture"], "Write packets to a pcapng file while they pass"),
     ] {
@@ -20,7 +27,7 @@ fn every_command_has_help_with_an_example() {
         assert_eq!((code, stderr.as_str()), (0, ""));
         assert!(stdout.starts_with(about), "{stdout}");
         assert!(stdout.contains("Examples:\n  "), "{stdout}");
-        let is_client = !matches!(command, ["run"] | ["check"] | ["route"]);
+        let is_client = !matches!(command, ["run"] | ["check"] | ["route"] | ["peer"]);
         for option in ["--socket <PATH>", "-o, --output <FORMAT>", "UNDERPASS_SOCKET"] {
             assert_eq!(stdout.contains(option), is_client, "{command:?} {option}\n{stdout}");
         }
@@ -51,6 +58,19 @@ fn wrong_usage_exits_2() {
         &["route", "get", "10.0.0.0/8"],
         &["route", "get", "node-b"],
         &["drops", "--socket"],
+        &["route", "add"],
+        &["route", "add", "10.9.0.0/24"],
+        &["route", "add", "10.9.0.1/24", "--via", "b"],
+        &["route", "add", "10.9.0.0/24", "--via", "b", "--file", "x"],
+        &["route", "add", "10.9.0.0/24", "--via", "b", "--mtu", "x"],
+        &["route", "add", "--file", "x", "--mtu", "1400"],
+        &["route", "del"],
+        &["route", "del", "10.9.0.0/24", "--file", "x"],
+        &["route", "replace"],
+        &["peer", "add", "b"],
+        &["peer", "add", "b", "192.0.2.2/24"],
+        &["peer", "add", "a b", "192.0.2.2"],
+        &["peer", "del"],
         &["capture"],
         &["capture", "-w", "x", "--point", "nowhere"],
         &["capture", "-w", "x", "--count", "0"],

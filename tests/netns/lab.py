@@ -298,24 +298,26 @@ class Lab:
         """A configuration file for the daemon of a node, as text.
 
         `pools` is a list of (cidr, ipip_mode, vxlan_mode), by default 10.244.0.0/16 with the two modes
-        given. `peers` is {name: (address, [subnet…])}, by default the other nodes. `tunnel` has lines for
-        [tunnel]. In `more`, `local` replaces the local subnets, `address` the node's address with its
-        prefix length, `node_keys` has more lines for [node], and `extra` is appended.
+        given. `peers` is {name: (address, [subnet…])}, by default the other nodes; a third element has more
+        keys. `tunnel` and `vxlan_keys` have lines for [tunnel] and [vxlan]. In `more`, `local` replaces the
+        local subnets, `address` the node's address with its prefix length, `own` all its addresses,
+        `node_keys` has more lines for [node], and `extra` is appended.
         """
         others = [other for other in ADDRESSES if other != node and (other in self.nodes or self.topology == "TS")]
         peers = {other: (ADDRESSES[other], [subnet(other)]) for other in others} if peers is None else peers
-        own = {"name": node, "address": more.get("address", f"{ADDRESSES[node]}/24")}
+        own = more.get("own") or {"address": more.get("address", f"{ADDRESSES[node]}/24")}
+        wire = {"port": port, "vni": vni or (KERNEL_VNI if self.topology == "TK" else 4096)}
         sections = [
-            ("[node]", own | more.get("node_keys", {})),
+            ("[node]", {"name": node} | own | more.get("node_keys", {})),
             ("[tunnel]", dict(tunnel)),
-            ("[vxlan]", {"port": port, "vni": vni or (KERNEL_VNI if self.topology == "TK" else 4096)}),
+            ("[vxlan]", wire | more.get("vxlan_keys", {})),
             ("[local]", {"subnets": more.get("local", [subnet(node)])}),
             ("[control]", {"socket": str(self.dir / f"{node}.sock")}),
         ]
         for cidr, ipip_mode, vxlan_mode in pools or [("10.244.0.0/16", ipip, vxlan)]:
             sections.append(("[[pool]]", {"cidr": cidr, "ipip_mode": ipip_mode, "vxlan_mode": vxlan_mode}))
-        for name, (address, subnets) in peers.items():
-            sections.append(("[[peer]]", {"name": name, "address": address, "subnets": subnets}))
+        for name, (address, subnets, *keys) in peers.items():
+            sections.append(("[[peer]]", {"name": name, "address": address, "subnets": subnets} | dict(*keys)))
         # JSON's strings, numbers and lists of them are TOML's too.
         lines = []
         for head, keys in sections:

@@ -37,6 +37,13 @@ def is_probe(frame):
     return vxlan or (frame[23:24] == b"\x04" and frame[43:44] == b"\x3b")
 
 
+def is_resolution(frame):
+    """Whether a kernel only looks for its neighbours with this frame: ARP, or ICMPv6 from 130 on and MLD."""
+    kind, header = frame[12:14], frame[20:21]
+    neighbour = header == b"\0" or (header == b"\x3a" and frame[54] >= 130)
+    return kind == b"\x08\x06" or (kind == b"\x86\xdd" and neighbour)
+
+
 class Tap:
     """All frames that pass an interface from now on, but for the daemons' probes.
 

@@ -4,7 +4,7 @@ import itertools
 
 from lab import wait_until
 from scapy.layers.l2 import Ether
-from shared import SharedLab
+from shared import SharedLab, is_resolution
 from tunnel import inner, outer
 
 _FENCES = itertools.count(1)
@@ -16,15 +16,19 @@ class SilentPeer(SharedLab):
     topology = "TS"
     # One worker: then what was sent before the fence has been judged when the fence arrives.
     config = {"tunnel": {"workers": 1}}
+    # How a test wraps, what is inside the fence, and what outer packets are.
+    outer = staticmethod(outer)
+    fence = staticmethod(inner)
+    ethertype = 0x0800
 
     def setUp(self):
         self.inside = self.tap("podA", "eth0")
         self.wire = self.tap("sw", "port-n1")
         self.sink("podA")
-        self._head = Ether(src=self.lab.mac("n2", "eth0"), dst=self.lab.mac("n1", "eth0"), type=0x0800)
+        self._head = Ether(src=self.lab.mac("n2", "eth0"), dst=self.lab.mac("n1", "eth0"), type=self.ethertype)
 
     def inject(self, packets):
-        """Sends outer IPv4 packets, or bytes that claim to be such, from n2 to n1."""
+        """Sends outer packets, or bytes that claim to be such, from n2 to n1."""
         self.lab.send("n2", "eth0", [bytes(self._head) + bytes(packet) for packet in packets])
 
     def batch(self, form, packets, silent=True):
@@ -34,15 +38,15 @@ class SilentPeer(SharedLab):
         """
         self.inside.drain(), self.wire.drain()
         fence = b"fence %d" % next(_FENCES)
-        self.inject([*packets, outer(form, inner(sport=65000, payload=fence))])
+        self.inject([*packets, self.outer(form, self.fence(sport=65000, payload=fence))])
         arrived = wait_until(lambda: self._until(fence), 5, "the fence behind the batch")
-        sent_back = [Ether(frame) for frame in self.wire.incoming() if frame[12:14] != b"\x08\x06"]
+        sent_back = [Ether(frame) for frame in self.wire.incoming() if not is_resolution(frame)]
         if silent:
             self.assertEqual(sent_back, [], "n1 sent something")
         return arrived
 
     def _until(self, fence):
-        frames = [frame for frame in self.inside.incoming() if frame[12:14] in (b"\x08\x00", b"\x86\xdd")]
+        frames = [frame for frame in self.inside.incoming() if not is_resolution(frame)]
         ends = [index for index, frame in enumerate(frames) if frame.endswith(fence)]
         return ends and [frame[14:] for frame in frames[: ends[0]]] + [None]
 

@@ -60,7 +60,8 @@ class Outbound(SharedLab):
             with self.subTest(mode):
                 self.restart(**MODES[mode], tunnel={"mtu": 1500})
                 self.addCleanup(self.restart, **self.config)
-                large = [] if fits == 1500 else [udp(B, fits + 1 - 28), udp(B, 1500 - 28)]
+                sizes = [] if fits == 1500 else [fits + 1, 1500]
+                large = [udp(B, size - 28, flags="DF") for size in sizes]
                 with self.moves("n1", device_rx=1 + len(large), underlay_tx=1, too_big=len(large)):
                     self.send_from_pod([udp(B, fits - 28), *large])
 

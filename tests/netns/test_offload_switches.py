@@ -16,7 +16,7 @@ CASES = (
 )
 
 
-def expected(mode, tunnel):
+def expected(mode, tunnel, workers):
     """What `status` must say of every offload."""
     plain = tunnel.get("backend") == "plain"
     said = {}
@@ -27,6 +27,7 @@ def expected(mode, tunnel):
     said["tap"] = "off: configured" if tunnel.get("uplink") == "socket" else "active"
     if mode == "direct":
         said["tap"] = "off: no pool encapsulates"
+    said["steering"] = "active" if workers > 1 else "off: one queue"
     return said
 
 
@@ -41,7 +42,7 @@ class Matrix(SharedLab):
                 tunnel = tunnel | {"uplink": "auto"}
             with self.subTest(mode=mode, **tunnel):
                 self.restart_together(**MODES[mode], tunnel=tunnel)
-                wanted = expected(mode, tunnel)
+                wanted = expected(mode, tunnel, self.lab.status("n1")["workers"])
                 if wanted["tap"] == "active":
                     for node in ("n1", "n2"):
                         await_tap(self.lab, node)

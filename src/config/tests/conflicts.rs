@@ -16,16 +16,64 @@ fn peer_address_is_another_host() {
             "192.0.2.255",
             "192.0.2.255 is the network or broadcast address of this node's subnet 192.0.2.0/24; give a host's",
         ),
-        ("2001:db8::2", "IPv6 underlay is not supported yet; give the peer's IPv4 address"),
+        ("2001:db8::2", "IPv6 needs this node's own IPv6 address; give address6 under [node]"),
     ] {
         assert_eq!(errors_when("192.0.2.2", address), format!("f:10:11: address: {reason}"));
     }
     let text =
         BASE.replace("[local]", "address6 = \"2001:db8::1/64\"\n[local]").replace("192.0.2.2", "2001:db8::1");
+    assert_eq!(errors(&text), "f:11:11: address: 2001:db8::1 is this node's own address6; give the peer's");
+}
+
+/// The base file of a node with an IPv6 underlay address too; one line longer.
+fn dual() -> String {
+    BASE.replace("[local]", "address6 = \"2001:db8::1/64\"\n[local]")
+}
+
+#[test]
+fn a_peer_is_reached_over_a_family_that_both_have() {
+    let addresses = |text: &str| {
+        let config = good(text);
+        let addresses: Vec<_> = config.peers[0].addresses(&config.node).map(|a| a.to_string()).collect();
+        addresses.join(" ")
+    };
+    let only6 = dual().replace("address = \"192.0.2.1/24\"\n", "");
+    let both = |text: &str| text.replace("\"192.0.2.2\"", "\"192.0.2.2\"\naddress6 = \"2001:db8::2\"");
+    let six = |text: &str| text.replace("192.0.2.2", "2001:db8::2");
+    assert_eq!(addresses(&both(BASE)), "192.0.2.2");
+    assert_eq!(addresses(&dual()), "192.0.2.2");
+    assert_eq!(addresses(&both(&dual())), "192.0.2.2 2001:db8::2");
+    assert_eq!(addresses(&six(&dual())), "2001:db8::2");
+    assert_eq!(addresses(&six(&only6)), "2001:db8::2");
+    assert_eq!(addresses(&both(&only6)), "2001:db8::2");
     assert_eq!(
-        errors(&text),
-        "f:11:11: address: IPv6 underlay is not supported yet; give the peer's IPv4 address\n\
-         f:11:11: address: 2001:db8::1 is this node's own address6; give the peer's"
+        errors(&only6),
+        "f:10:11: address: IPv4 needs this node's own IPv4 address; give address under [node], or the peer's address6"
+    );
+    assert_eq!(
+        errors(
+            &both(&six(&dual()))
+                .replace("\"2001:db8::2\"\n", "\"2001:db8::2\"\naddress6 = \"2001:db8::3\"\n")
+        ),
+        "f:12:12: address6: address is IPv6 already; give the peer's IPv4 address there, or leave this out"
+    );
+}
+
+#[test]
+fn peer_address6_is_another_host() {
+    for (address, reason) in [
+        ("192.0.2.3", "192.0.2.3 is IPv4; it belongs in address"),
+        ("2001:db8::1", "2001:db8::1 is this node's own address6; give the peer's"),
+        ("fe80::2", "fe80::2 is link-local; give a unicast address"),
+    ] {
+        let text = dual().replace("\"192.0.2.2\"", &format!("\"192.0.2.2\"\naddress6 = \"{address}\""));
+        assert_eq!(errors(&text), format!("f:12:12: address6: {reason}"));
+    }
+    let peer = "address6 = \"2001:db8::2\"\n[[peer]]\nname = \"c\"\naddress = \"192.0.2.3\"\nsubnets = []\n\
+                address6 = \"2001:db8::2\"\n";
+    assert_eq!(
+        errors(&(dual() + peer)),
+        "f:19:12: address6: 2001:db8::2 is also the address of the peer in line 14; each node has its own"
     );
 }
 
@@ -146,6 +194,9 @@ fn a_default_route_holds_every_node() {
     assert!(good(&exit).peers[0].subnets[0].is_default());
     let text = exit.replace("[local]", "address6 = \"2001:db8::1/64\"\n[local]");
     assert_eq!(errors(&text), format!("f:12:12: subnets: ::/0 {reason}"));
+    // And the other way round.
+    let exit = dual().replace("address = \"192.0.2.1/24\"\n", "").replace("192.0.2.2", "2001:db8::2");
+    assert!(good(&exit.replace("10.2.0.0/24", "0.0.0.0/0")).peers[0].subnets[0].is_default());
 }
 
 #[test]

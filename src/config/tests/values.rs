@@ -1,6 +1,7 @@
 //! The rules of single values.
 
 use super::{BASE, errors_when, errors_with, good, with};
+use crate::config::Dscp;
 
 #[test]
 fn values_have_their_types() {
@@ -42,9 +43,12 @@ fn numbers_have_their_ranges() {
         ("workers = 0", "11: workers: 0 is out of range; use 1 to 64; or write \"auto\""),
         ("workers = 65", "11: workers: 65 is out of range; use 1 to 64; or write \"auto\""),
         ("workers = -1", "11: workers: -1 is out of range; use 1 to 64; or write \"auto\""),
+        ("dscp = 64", "8: dscp: 64 is out of range; use 0 to 63; or write \"inherit\""),
+        ("dscp = \"ef\"", "8: dscp: expected an integer, found the string \"ef\"; or write \"inherit\""),
     ] {
         assert_eq!(errors_with(&format!("[tunnel]\n{line}")), format!("f:14:{expected}"));
     }
+    assert_eq!(with("[tunnel]\ndscp = 63").tunnel.dscp, Dscp::Fixed(63));
     assert_eq!(with("[tunnel]\nmtu = 576\nworkers = 64").tunnel.mtu, Some(576));
 }
 
@@ -146,12 +150,12 @@ fn node_address_is_one_of_a_host() {
         ("224.0.0.5/24", "224.0.0.5 is multicast; give a unicast address"),
         ("255.255.255.255/32", "255.255.255.255 is broadcast; give a unicast address"),
         ("192.0.2.1/0", "192.0.2.1/0: a subnet of length 0 holds every address; write it like 192.0.2.1/24"),
-        ("2001:db8::1/64", "IPv6 underlay is not supported yet; give the node's IPv4 address"),
+        ("2001:db8::1/64", "2001:db8::1/64 is IPv6; it belongs in address6"),
     ] {
         assert_eq!(errors_when("192.0.2.1/24", address), format!("f:3:11: address: {reason}"));
     }
     for address in ["192.0.2.0/31", "192.0.2.1/32"] {
-        assert_eq!(good(&BASE.replace("192.0.2.1/24", address)).node.address.to_string(), address);
+        assert_eq!(good(&BASE.replace("192.0.2.1/24", address)).node.address.unwrap().to_string(), address);
     }
 }
 

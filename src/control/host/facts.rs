@@ -15,6 +15,7 @@ use super::{Host, HostError};
 pub async fn gather(host: &Host, needs: &Needs) -> Result<Facts, HostError> {
     let identity = Identity::from_status(&fs::read_to_string("/proc/self/status").unwrap_or_default());
     let tunl0 = host.link_by_name("tunl0").await?;
+    let ip6tnl0 = host.link_by_name("ip6tnl0").await?;
     Ok(Facts {
         tun_node: tun_node(TUN_NODE),
         capabilities: identity.capabilities,
@@ -22,9 +23,11 @@ pub async fn gather(host: &Host, needs: &Needs) -> Result<Facts, HostError> {
         groups: identity.groups,
         device: host.link_by_name(&needs.device).await?.and_then(|link| link.tun),
         tunl0_up: tunl0.is_some_and(|link| link.up),
+        ip6tnl0_up: ip6tnl0.is_some_and(|link| link.up),
         rp_filter_all: sysctl("ipv4/conf/all/rp_filter").unwrap_or(0),
         rp_filter_uplink: sysctl(&format!("ipv4/conf/{}/rp_filter", needs.uplink)).unwrap_or(0),
         ip_forward: sysctl("ipv4/ip_forward") != Some(0),
+        ip6_forward: sysctl("ipv6/conf/all/forwarding") != Some(0),
     })
 }
 

@@ -8,9 +8,11 @@
 mod error;
 mod facts;
 mod link;
+mod mtu;
 mod neighbour;
 mod preflight;
 mod route;
+mod route_batch;
 mod route_set;
 mod tap;
 mod tun;
@@ -20,7 +22,7 @@ pub use facts::{gather, udp_bind_error};
 pub use link::{Link, TunDetails, Uplink};
 pub use neighbour::{FirstHop, Neighbour};
 pub use preflight::{Facts, Needs, PreflightError, TunNode, Verdict, Warning, judge};
-pub use route::{ROUTE_PROTOCOL, TunRoute};
+pub use route::{ROUTE_PROTOCOL, TunRoute, default_metric};
 pub use route_set::tun_routes;
 
 use rtnetlink::Handle;

@@ -49,12 +49,12 @@ impl Host {
         Some(FirstHop { index: index?, via })
     }
 
-    /// The usable IPv4 neighbours on interface `index`.
+    /// The usable neighbours of both families on interface `index`.
     ///
     /// # Errors
     /// [`HostError::Netlink`].
     pub async fn neighbours(&self, index: u32) -> Result<HashMap<IpAddr, Neighbour>, HostError> {
-        let request = self.handle.neighbours().get().set_address_family(AddressFamily::Inet);
+        let request = self.handle.neighbours().get().set_address_family(AddressFamily::Unspec);
         let messages: Vec<NeighbourMessage> = request
             .execute()
             .try_collect()
@@ -95,6 +95,7 @@ fn entry(message: &NeighbourMessage) -> Option<(IpAddr, Neighbour)> {
     for attribute in &message.attributes {
         match attribute {
             NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => address = Some(IpAddr::V4(*a)),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(a)) => address = Some(IpAddr::V6(*a)),
             NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.as_slice().try_into().ok().map(Mac),
             _ => {}
         }

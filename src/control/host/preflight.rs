@@ -15,6 +15,10 @@ pub struct Needs {
     pub ipip: bool,
     /// Whether some pool or subnet can choose `direct`.
     pub direct: bool,
+    /// Whether pods of this node use IPv6.
+    pub ipv6: bool,
+    /// Whether tunnel packets come over IPv6.
+    pub ipv6_underlay: bool,
 }
 
 /// What was observed on the host.
@@ -32,12 +36,16 @@ pub struct Facts {
     pub device: Option<TunDetails>,
     /// Whether `tunl0` exists and is up.
     pub tunl0_up: bool,
+    /// Whether `ip6tnl0` exists and is up.
+    pub ip6tnl0_up: bool,
     /// `net.ipv4.conf.all.rp_filter`.
     pub rp_filter_all: u8,
     /// `rp_filter` of the uplink.
     pub rp_filter_uplink: u8,
     /// `net.ipv4.ip_forward`; true also when it cannot be read.
     pub ip_forward: bool,
+    /// `net.ipv6.conf.all.forwarding`; true also when it cannot be read.
+    pub ip6_forward: bool,
 }
 
 /// State of /dev/net/tun, found by opening it.
@@ -146,6 +154,11 @@ pub enum PreflightError {
         "the kernel's IPIP device tunl0 is up and would deliver every IPIP packet a second time; stop what uses it, then `ip link set tunl0 down` (or `rmmod ipip`)"
     )]
     KernelIpip,
+    /// The kernel's own IPv6 tunnel device would deliver each packet a second time.
+    #[error(
+        "the kernel's tunnel device ip6tnl0 is up and would deliver every IP-in-IPv6 packet a second time; stop what uses it, then `ip link set ip6tnl0 down` (or `rmmod ip6_tunnel`)"
+    )]
+    KernelIp6Tunnel,
     /// Strict reverse path filtering drops direct traffic.
     #[error(
         "strict reverse path filtering on {uplink} would drop direct traffic, whose sources are routed to the TUN; set it to loose: `sysctl -w net/ipv4/conf/{uplink}/rp_filter=2`"
@@ -172,6 +185,11 @@ pub enum Warning {
         "net.ipv4.ip_forward is 0: traffic of the host itself works, traffic of pods is not forwarded; `sysctl -w net.ipv4.ip_forward=1`"
     )]
     ForwardingOff,
+    /// The host does not forward IPv6.
+    #[error(
+        "net.ipv6.conf.all.forwarding is 0: IPv6 traffic of the host itself works, that of pods is not forwarded; `sysctl -w net.ipv6.conf.all.forwarding=1`"
+    )]
+    Ipv6ForwardingOff,
 }
 
 /// All that stands against a start, and all that is worth a word.
@@ -191,10 +209,17 @@ pub fn judge(needs: &Needs, facts: &Facts) -> Verdict {
         tun_in_use(needs, facts),
         net_raw(needs, facts),
         facts.tunl0_up.then_some(PreflightError::KernelIpip),
+        (facts.ip6tnl0_up && needs.ipv6_underlay).then_some(PreflightError::KernelIp6Tunnel),
         reverse_path(needs, facts),
     ];
-    let warnings = (!facts.ip_forward).then_some(Warning::ForwardingOff);
-    Verdict { errors: errors.into_iter().flatten().collect(), warnings: warnings.into_iter().collect() }
+    let warnings = [
+        (!facts.ip_forward).then_some(Warning::ForwardingOff),
+        (!facts.ip6_forward && needs.ipv6).then_some(Warning::Ipv6ForwardingOff),
+    ];
+    Verdict {
+        errors: errors.into_iter().flatten().collect(),
+        warnings: warnings.into_iter().flatten().collect(),
+    }
 }
 
 fn tun_node(node: &TunNode) -> Option<PreflightError> {
@@ -276,123 +301,4 @@ const CAP_NET_ADMIN: u32 = 12;
 const CAP_NET_RAW: u32 = 13;
 
 #[cfg(test)]
-mod tests {
-    use super::{Facts, Needs, PreflightError, TunNode, Verdict, Warning, judge};
-    use crate::control::host::TunDetails;
-
-    const ALL: u64 = 1 << 12 | 1 << 13;
-
-    fn needs() -> Needs {
-        Needs { device: "up0".to_owned(), uplink: "eth0".to_owned(), ipip: true, direct: true }
-    }
-
-    fn good() -> Facts {
-        Facts {
-            tun_node: TunNode::Ready,
-            capabilities: ALL,
-            uid: 1000,
-            groups: vec![1000, 27],
-            device: None,
-            tunl0_up: false,
-            rp_filter_all: 0,
-            rp_filter_uplink: 2,
-            ip_forward: true,
-        }
-    }
-
-    fn errors(facts: &Facts) -> Vec<PreflightError> {
-        judge(&needs(), facts).errors
-    }
-
-    #[test]
-    fn a_good_host_passes() {
-        assert_eq!(judge(&needs(), &good()), Verdict::default());
-    }
-
-    #[test]
-    fn every_obstacle_is_reported_at_once() {
-        let facts = Facts {
-            tun_node: TunNode::Missing,
-            capabilities: 0,
-            tunl0_up: true,
-            rp_filter_all: 1,
-            rp_filter_uplink: 0,
-            ip_forward: false,
-            ..good()
-        };
-        let verdict = judge(&needs(), &facts);
-        let expected = [
-            PreflightError::TunMissing,
-            PreflightError::NoNetAdmin { device: "up0".to_owned(), uid: 1000 },
-            PreflightError::NoNetRaw { modes: "ipip and direct" },
-            PreflightError::KernelIpip,
-            PreflightError::StrictReversePath { uplink: "eth0".to_owned() },
-        ];
-        assert_eq!(verdict.errors, expected);
-        assert_eq!(verdict.warnings, [Warning::ForwardingOff]);
-    }
-
-    #[test]
-    fn a_tun_of_our_own_replaces_net_admin() {
-        let with = |owner, group| Facts {
-            capabilities: 1 << 13,
-            device: Some(TunDetails { owner, group, persistent: true, ..TunDetails::default() }),
-            ..good()
-        };
-        for (owner, group) in [(None, None), (Some(1000), None), (None, Some(27)), (Some(1000), Some(27))] {
-            assert_eq!(errors(&with(owner, group)), [], "{owner:?} {group:?}");
-        }
-        for (owner, group) in [(Some(0), None), (None, Some(5)), (Some(1000), Some(5)), (Some(0), Some(27))] {
-            let expected = PreflightError::NotOurTun { device: "up0".to_owned(), owner, group, uid: 1000 };
-            assert_eq!(errors(&with(owner, group)), [expected]);
-        }
-    }
-
-    #[test]
-    fn a_tun_that_another_process_holds_is_not_shared() {
-        let with = |persistent, queues| {
-            let tun = TunDetails { persistent, queues, multi_queue: true, ..TunDetails::default() };
-            errors(&Facts { device: Some(tun), ..good() })
-        };
-        assert_eq!(with(true, 0), []);
-        for (persistent, queues) in [(false, 0), (false, 2), (true, 1)] {
-            let expected = PreflightError::TunInUse { device: "up0".to_owned() };
-            assert_eq!(with(persistent, queues), [expected], "{persistent} {queues}");
-        }
-    }
-
-    #[test]
-    fn raw_sockets_only_for_modes_that_use_them() {
-        let facts = Facts { capabilities: 1 << 12, ..good() };
-        let with = |ipip, direct| judge(&Needs { ipip, direct, ..needs() }, &facts).errors;
-        assert_eq!(with(false, false), []);
-        assert_eq!(with(true, false), [PreflightError::NoNetRaw { modes: "ipip" }]);
-        assert_eq!(with(false, true), [PreflightError::NoNetRaw { modes: "direct" }]);
-    }
-
-    #[test]
-    fn the_larger_rp_filter_counts_and_only_for_direct() {
-        let strict = |all, uplink| {
-            !errors(&Facts { rp_filter_all: all, rp_filter_uplink: uplink, ..good() }).is_empty()
-        };
-        assert!(strict(1, 0) && strict(0, 1) && strict(1, 1));
-        assert!(!strict(0, 0) && !strict(2, 1) && !strict(1, 2));
-        let facts = Facts { rp_filter_all: 1, rp_filter_uplink: 1, ..good() };
-        assert_eq!(judge(&Needs { direct: false, ..needs() }, &facts), Verdict::default());
-    }
-
-    #[test]
-    fn texts_name_culprit_reason_and_next_step() {
-        let denied = PreflightError::TunDenied { mode: 0o600, uid: 0, gid: 0 }.to_string();
-        assert!(denied.contains("mode 0600, owner 0:0"), "{denied}");
-        let owned = PreflightError::PortInUse { port: 4789, owner: Some("flannel.1".to_owned()) }.to_string();
-        assert!(owned.starts_with("UDP port 4789 is in use by the kernel's VXLAN device flannel.1; remove it with `ip link del flannel.1`"), "{owned}");
-        let unknown = PreflightError::PortInUse { port: 4789, owner: None }.to_string();
-        assert!(unknown.contains("`ss -ulpn 'sport = :4789'`"), "{unknown}");
-        let strict = PreflightError::StrictReversePath { uplink: "eth0.7".to_owned() }.to_string();
-        assert!(strict.contains("`sysctl -w net/ipv4/conf/eth0.7/rp_filter=2`"), "{strict}");
-        let foreign =
-            PreflightError::NotOurTun { device: "up0".to_owned(), owner: Some(5), group: None, uid: 1000 };
-        assert!(foreign.to_string().contains("(user 5, group any; we are user 1000)"), "{foreign}");
-    }
-}
+mod tests;

@@ -55,10 +55,11 @@ impl Host {
     pub async fn remove_stale_routes(&self, tun_index: u32) -> Result<usize, HostError> {
         let mut removed = 0;
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            for found in self.routes(family).await?.iter().filter(|r| r.is_ours(tun_index)) {
-                self.remove_route(tun_index, found.prefix, found.metric).await?;
-                removed += 1;
-            }
+            let routes = self.routes(family).await?;
+            let ours = routes.iter().filter(|route| route.is_ours(tun_index));
+            let ours: Vec<_> = ours.map(|route| (route.prefix, route.metric)).collect();
+            removed += ours.len();
+            self.remove_many(tun_index, ours).await?;
         }
         Ok(removed)
     }
@@ -104,7 +105,7 @@ impl Host {
         Err(self.conflict(tun_index, found).await?)
     }
 
-    async fn conflict(&self, tun_index: u32, found: &Found) -> Result<HostError, HostError> {
+    pub(super) async fn conflict(&self, tun_index: u32, found: &Found) -> Result<HostError, HostError> {
         let links = self.links().await?;
         let name = |index| links.iter().find(|l| l.index == index).map_or("?", |l| l.name.as_str());
         let device = found.device.map_or("of several next hops", name);
@@ -113,7 +114,12 @@ impl Host {
         Ok(HostError::RouteConflict { prefix: found.prefix, device: name(tun_index).to_owned(), existing })
     }
 
-    async fn remove_route(&self, tun_index: u32, prefix: Prefix, metric: u32) -> Result<(), HostError> {
+    pub(super) async fn remove_route(
+        &self,
+        tun_index: u32,
+        prefix: Prefix,
+        metric: u32,
+    ) -> Result<(), HostError> {
         let mut message = message(tun_index, &TunRoute { prefix, source: None, mtu: None });
         message.attributes.push(RouteAttribute::Priority(metric));
         let removed = self.handle.route().del(message).execute().await;
@@ -121,7 +127,7 @@ impl Host {
     }
 
     /// The main table of one family.
-    async fn routes(&self, family: AddressFamily) -> Result<Vec<Found>, HostError> {
+    pub(super) async fn routes(&self, family: AddressFamily) -> Result<Vec<Found>, HostError> {
         let mut query = RouteMessage::default();
         query.header.address_family = family;
         let found =
@@ -132,12 +138,12 @@ impl Host {
 
 /// A route as the kernel has it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Found {
-    prefix: Prefix,
-    metric: u32,
+pub(super) struct Found {
+    pub(super) prefix: Prefix,
+    pub(super) metric: u32,
     protocol: RouteProtocol,
     /// `None` when it has several next hops.
-    device: Option<u32>,
+    pub(super) device: Option<u32>,
 }
 
 impl Found {
@@ -174,7 +180,7 @@ impl Found {
     }
 }
 
-fn message(tun_index: u32, route: &TunRoute) -> RouteMessage {
+pub(super) fn message(tun_index: u32, route: &TunRoute) -> RouteMessage {
     // IPv6 routes have no scope of their own; the kernel shows them as universe.
     let scope = if route.prefix.is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
     let mut builder = RouteMessageBuilder::<IpAddr>::new()
@@ -194,7 +200,7 @@ fn message(tun_index: u32, route: &TunRoute) -> RouteMessage {
 }
 
 /// The metric the kernel gives a route that names none: 0 in IPv4, `IP6_RT_PRIO_USER` in IPv6.
-fn default_metric(prefix: Prefix) -> u32 {
+pub fn default_metric(prefix: Prefix) -> u32 {
     if prefix.is_ipv4() { 0 } else { 1024 }
 }
 

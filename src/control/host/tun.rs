@@ -57,6 +57,7 @@ impl Host {
         let known = self.tun.take().filter(|tun| tun.index == link.index);
         self.tun = Some(known.unwrap_or_else(|| TunState::untouched(&link)));
         silence_ipv6(&link.name);
+        accept_own_errors(&link.name);
         self.set_mtu(&link, mtu).await?;
         self.set_queue_length(&link, txqueuelen).await;
         self.add_tun_address(address, address_len).await?;
@@ -115,7 +116,7 @@ impl Host {
         outcome
     }
 
-    async fn set_mtu(&self, link: &Link, mtu: u32) -> Result<(), HostError> {
+    pub(super) async fn set_mtu(&self, link: &Link, mtu: u32) -> Result<(), HostError> {
         if link.mtu == mtu {
             return Ok(());
         }
@@ -165,6 +166,16 @@ impl Host {
         };
         let removed = self.handle.address().del(message).execute().await;
         tolerate_gone(removed, &format!("remove the address {}/{}", own.address, own.prefix_len))
+    }
+}
+
+/// Lets in the ICMP errors that we write to the TUN: their source is the TUN's own address. Whatever
+/// else comes from there has the source of another node's pod. Best effort: with a read-only /proc
+/// the kernel drops these errors, and pods learn of a small path MTU no more.
+fn accept_own_errors(name: &str) {
+    let path = format!("/proc/sys/net/ipv4/conf/{name}/accept_local");
+    if let Err(error) = std::fs::write(&path, "1") {
+        tracing::warn!("cannot write 1 to {path}: {error}; pods will not get ICMP errors from the tunnel");
     }
 }
 

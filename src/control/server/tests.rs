@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -14,9 +15,13 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::{ControlSocket, Dataplane, Drops, Limits, RouteEntry, Status, serve_with};
+use super::{
+    Batch, ControlSocket, Dataplane, Drops, Limits, NewPeer, Page, PeerStatus, Prefix, Refusal, RouteEntry,
+    RoutesChanged, Status, serve_with,
+};
 use crate::capture::Hub;
 use crate::control::api::RouteMode;
+use crate::control::refusal::Kind;
 use crate::metrics::Counters;
 use crate::net::DropReason;
 
@@ -24,6 +29,8 @@ use crate::net::DropReason;
 struct OneRoute {
     counters: Counters,
     listed: usize,
+    /// How often somebody waited for publication.
+    waited: AtomicUsize,
 }
 
 impl Dataplane for OneRoute {
@@ -39,8 +46,65 @@ impl Dataplane for OneRoute {
         }
     }
 
-    fn routes(&self) -> Vec<RouteEntry> {
-        let route = RouteEntry {
+    fn routes(&self, page: Page) -> (Vec<RouteEntry>, Option<Prefix>) {
+        let begin = page.after.map_or(0, number);
+        let end = self.listed.min(begin + page.most);
+        let next = (end < self.listed).then(|| numbered(end));
+        (vec![self.entry(); end - begin], next)
+    }
+
+    fn route_lines(&self, page: Page) -> (String, Option<Prefix>) {
+        let (entries, next) = self.routes(page);
+        (entries.iter().map(|entry| format!("{} via node-b\n", entry.prefix)).collect(), next)
+    }
+
+    fn route_get(&self, address: IpAddr) -> Option<RouteEntry> {
+        let prefix: Prefix = "10.244.2.0/24".parse().unwrap();
+        prefix.contains(address).then(|| self.entry())
+    }
+
+    fn edit_routes(&self, batch: &mut Batch) -> Result<(RoutesChanged, u64), Refusal> {
+        let deleted = batch.changes().filter(|change| change.to.is_none()).count();
+        Ok((RoutesChanged { added: batch.len() - deleted, deleted, routes: 1 }, 7))
+    }
+
+    fn replace_routes(&self, batch: &mut Batch) -> Result<(RoutesChanged, u64), Refusal> {
+        Ok((RoutesChanged { added: batch.len(), deleted: 0, routes: batch.len() }, 7))
+    }
+
+    fn peers(&self) -> Vec<PeerStatus> {
+        vec![PeerStatus {
+            address6: None,
+            name: "node-b".into(),
+            address: "192.0.2.2".parse().unwrap(),
+            subnets: Vec::new(),
+            vtep_mac: String::new(),
+        }]
+    }
+
+    fn add_peer(&self, peer: &NewPeer) -> Result<u64, Refusal> {
+        assert_eq!(peer.name, "node-b");
+        Ok(7)
+    }
+
+    fn delete_peer(&self, name: &str) -> Result<u64, Refusal> {
+        if name == "node-b" { Ok(7) } else { Err(Refusal::new(Kind::Missing, name)) }
+    }
+
+    fn capture(&self) -> Option<(Arc<Hub>, u16)> {
+        Some((Arc::clone(self.counters.capture()?), 4789))
+    }
+
+    async fn settled(&self, generation: u64) -> Result<(), Refusal> {
+        assert_eq!(generation, 7);
+        self.waited.fetch_add(1, Relaxed);
+        Ok(())
+    }
+}
+
+impl OneRoute {
+    fn entry(&self) -> RouteEntry {
+        RouteEntry {
             prefix: "10.244.2.0/24".into(),
             peer: Some("node-b".into()),
             mode: RouteMode::Vxlan,
@@ -48,23 +112,23 @@ impl Dataplane for OneRoute {
             mtu: 1450,
             source: "static".into(),
             reason: "pool 10.244.0.0/16 vxlan_mode=Always".into(),
-        };
-        vec![route; self.listed]
+            ..RouteEntry::default()
+        }
     }
+}
 
-    fn capture(&self) -> Option<(Arc<Hub>, u16)> {
-        Some((Arc::clone(self.counters.capture()?), 4789))
-    }
+/// A cursor behind so many routes, and back.
+fn numbered(count: usize) -> Prefix {
+    Prefix::host(std::net::Ipv4Addr::from_bits(count as u32).into())
+}
 
-    fn route_get(&self, address: IpAddr) -> Option<RouteEntry> {
-        let prefix: crate::net::Prefix = "10.244.2.0/24".parse().unwrap();
-        prefix.contains(address).then(|| self.routes().remove(0))
-    }
+fn number(cursor: Prefix) -> usize {
+    cursor.as_ipv4().unwrap().0.to_bits() as usize
 }
 
 struct Server {
     path: PathBuf,
-    counters: Counters,
+    dataplane: Arc<OneRoute>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<std::io::Result<()>>,
     _dir: tempfile::TempDir,
@@ -81,11 +145,12 @@ impl Server {
         let path = dir.path().join("s");
         let socket = ControlSocket::bind(&path).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let counters = Counters::new(1);
-        let dataplane = Arc::new(OneRoute { counters: counters.clone(), listed });
+        let dataplane = Arc::new(OneRoute { counters: Counters::new(1), listed, waited: 0.into() });
         dataplane.counters.worker(0).dropped(DropReason::NoRoute, 2);
-        let task = tokio::spawn(serve_with(socket, dataplane, limits, async { _ = stopped.await }));
-        Self { path, counters, stop, task, _dir: dir }
+        let task = tokio::spawn(serve_with(socket, Arc::clone(&dataplane), limits, async {
+            _ = stopped.await;
+        }));
+        Self { path, dataplane, stop, task, _dir: dir }
     }
 
     async fn connect(&self) -> UnixStream {
@@ -101,7 +166,15 @@ impl Server {
     }
 
     async fn get(&self, target: &str) -> (u16, Value) {
-        let (status, body) = self.ask(format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await;
+        self.send("GET", target, "", "").await
+    }
+
+    /// Status and JSON of the reply to a request with a body of type `kind`.
+    async fn send(&self, method: &str, target: &str, kind: &str, body: &str) -> (u16, Value) {
+        let len = body.len();
+        let head =
+            format!("{method} {target} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {len}");
+        let (status, body) = self.ask(format!("{head}\r\n\r\n{body}").as_bytes()).await;
         let code = status.split(' ').nth(1).unwrap().parse().unwrap();
         (code, serde_json::from_str(&body).unwrap())
     }
@@ -131,7 +204,19 @@ async fn reply(mut stream: UnixStream) -> (String, String) {
     let _ = timeout(Duration::from_secs(20), stream.read_to_end(&mut bytes)).await.unwrap();
     let text = String::from_utf8(bytes).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-    (head.lines().next().unwrap_or("").to_owned(), body.to_owned())
+    let body = if head.contains("chunked") { unchunked(body) } else { body.to_owned() };
+    (head.lines().next().unwrap_or("").to_owned(), body)
+}
+
+/// A body without the lengths of its chunks, as far as it goes.
+fn unchunked(mut rest: &str) -> String {
+    let mut body = String::new();
+    while let Some((len, data)) = rest.split_once("\r\n") {
+        let Some(chunk) = usize::from_str_radix(len, 16).ok().and_then(|len| data.get(..len)) else { break };
+        body.push_str(chunk);
+        rest = data[chunk.len()..].trim_start_matches("\r\n");
+    }
+    body
 }
 
 #[tokio::test]
@@ -194,7 +279,7 @@ async fn a_capture_outlives_other_answers_and_ends_with_its_client() {
     assert_eq!((code, &body["error"]), (409, &json!("another capture is running; there is one at a time")));
     tokio::time::sleep(2 * lifetime).await;
     let packet = crate::wire::testing::Spec::udp4(b"captured").build();
-    let worker = server.counters.worker(0);
+    let worker = server.dataplane.counters.worker(0);
     worker.dropped_packet(DropReason::NoRoute, 1, false, [&packet[..]].into_iter());
     worker.dropped_packet(DropReason::Ttl, 1, true, [&packet[..20], &packet[20..]].into_iter());
     worker.dropped_packet(DropReason::Ttl, 1, true, [&b"not an IP packet"[..]].into_iter());
@@ -312,4 +397,167 @@ async fn shutdown_is_prompt_and_removes_the_socket() {
     server.task.await.unwrap().unwrap();
     assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
     assert!(!server.path.exists());
+}
+
+#[tokio::test]
+async fn changes_are_read_in_every_form() {
+    let server = Server::start(Limits::default());
+    let json =
+        r#"{"add":[{"prefix":"10.9.0.0/24","via":["node-b","node-c"],"mtu":1400}],"del":["10.8.0.0/24"]}"#;
+    let text = "# two\n10.9.0.0/24 via node-b\ndel 10.8.0.0/24\n";
+    for (method, target, kind, body, expected) in [
+        ("POST", "/v1/routes", "application/json", json, json!({"added": 1, "deleted": 1, "routes": 1})),
+        (
+            "POST",
+            "/v1/routes",
+            "",
+            r#"{"del":["10.8.0.0/24"]}"#,
+            json!({"added": 0, "deleted": 1, "routes": 1}),
+        ),
+        (
+            "POST",
+            "/v1/routes",
+            "text/plain; charset=utf-8",
+            text,
+            json!({"added": 1, "deleted": 1, "routes": 1}),
+        ),
+        (
+            "POST",
+            "/v1/routes?delete=true",
+            "text/plain",
+            "10.9.0.0/24 via b",
+            json!({"added": 0, "deleted": 1, "routes": 1}),
+        ),
+        (
+            "PUT",
+            "/v1/routes",
+            "text/plain",
+            "10.9.0.0/24 via node-b\n",
+            json!({"added": 1, "deleted": 0, "routes": 1}),
+        ),
+        ("DELETE", "/v1/routes?prefix=10.8.0.0/24", "", "", json!({"added": 0, "deleted": 1, "routes": 1})),
+        ("DELETE", "/v1/peers/node-b", "", "", json!({"deleted": "node-b"})),
+    ] {
+        assert_eq!(
+            server.send(method, target, kind, body).await,
+            (200, expected),
+            "{method} {target} {body}"
+        );
+    }
+    assert_eq!(server.dataplane.waited.load(Relaxed), 0);
+    let peer = r#"{"name":"node-b","address":"192.0.2.2"}"#;
+    let (code, peer) = server.send("POST", "/v1/peers?wait=true", "application/json", peer).await;
+    assert_eq!((code, &peer["name"]), (200, &json!("node-b")));
+    assert_eq!(server.dataplane.waited.load(Relaxed), 1);
+    assert_eq!(server.get("/v1/peers").await.1[0]["name"], "node-b");
+}
+
+#[tokio::test]
+async fn changes_that_cannot_be_understood_name_every_culprit() {
+    let server = Server::start(Limits::default());
+    let both =
+        r#"{"add":[{"prefix":"10.9.0.1/24","via":["b"]},{"prefix":"10.9.0.0/24","via":[]}],"del":["x"]}"#;
+    let (code, body) = server.send("POST", "/v1/routes", "application/json", both).await;
+    assert_eq!((code, &body["error"]), (400, &json!("3 errors, nothing has changed")));
+    assert_eq!(body["errors"][0], "add[0]: \"10.9.0.1/24\" has host bits set; did you mean 10.9.0.0/24?");
+    assert!(body["errors"][2].as_str().unwrap().starts_with("del[0]: \"x\" is not an IP prefix"));
+    let deep = "[".repeat(10_000);
+    for (method, target, kind, body, part) in [
+        ("POST", "/v1/routes", "application/json", &*deep, "cannot understand"),
+        ("POST", "/v1/routes", "application/json", r#"{"ad":[]}"#, "unknown field `ad`"),
+        ("POST", "/v1/routes", "application/json", "\u{0}", "cannot understand"),
+        ("POST", "/v1/routes", "text/plain", "10.0.0.0/8\n", "line 1: write `PREFIX via PEER"),
+        ("POST", "/v1/routes?wait=perhaps", "text/plain", "", "wait"),
+        ("PUT", "/v1/routes", "text/plain", "del 10.0.0.0/8", "line 1: `del` means nothing"),
+        ("PUT", "/v1/routes", "application/json", "{}", "by text only"),
+        ("DELETE", "/v1/routes?prefix=10.0.0.1/8", "", "", "host bits"),
+        ("DELETE", "/v1/routes", "", "", "give ?prefix=PREFIX"),
+        ("POST", "/v1/peers", "application/json", r#"{"name":"x"}"#, "missing field `address`"),
+    ] {
+        let (code, answer) = server.send(method, target, kind, body).await;
+        let error = answer["error"].as_str().unwrap();
+        assert_eq!(code, 400, "{method} {target}: {error}");
+        assert!(error.contains(part), "{method} {target}: {error}");
+    }
+    assert_eq!(server.send("DELETE", "/v1/peers/nobody", "", "").await.0, 404);
+    assert_eq!(server.get("/v1/routes?source=bgp").await.0, 400);
+    assert_eq!(server.get("/v1/routes?format=xml").await.0, 400);
+}
+
+#[tokio::test]
+async fn long_lists_are_whole_in_both_forms() {
+    for listed in [0, 1, 512, 1025] {
+        let server = Server::with_routes(listed, Limits::default());
+        let (code, list) = server.get("/v1/routes").await;
+        assert_eq!((code, list.as_array().unwrap().len()), (200, listed));
+        let (_, text) = server.ask(b"GET /v1/routes?format=text HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        assert_eq!(text, "10.244.2.0/24 via node-b\n".repeat(listed));
+    }
+}
+
+#[tokio::test]
+async fn a_connection_carries_several_requests_if_asked_to() {
+    let server = Server::start(Limits::default());
+    let mut stream = server.connect().await;
+    for _ in 0..3 {
+        stream
+            .write_all(b"GET /v1/drops HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"}") {
+            assert!(stream.read_buf(&mut answer).await.unwrap() > 0, "closed");
+        }
+    }
+    stream.write_all(b"GET /v1/drops HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    assert_eq!(reply(stream).await.0, "HTTP/1.1 200 OK", "and is closed behind the last");
+}
+
+#[tokio::test]
+async fn an_idle_connection_that_was_used_is_closed() {
+    let limits = Limits { header: Duration::from_millis(300), ..Limits::default() };
+    let server = Server::start(limits);
+    let mut stream = server.connect().await;
+    stream.write_all(b"GET /v1/drops HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n").await.unwrap();
+    let begin = Instant::now();
+    assert_eq!(reply(stream).await.0, "HTTP/1.1 200 OK");
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn a_long_upload_goes_on_and_a_trickling_one_is_cut_off() {
+    let limits = Limits { lifetime: Duration::from_millis(400), ..Limits::default() };
+    let server = Server::start(limits);
+    let head = b"PUT /v1/routes HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let mut stream = server.connect().await;
+    stream.write_all(head).await.unwrap();
+    let begin = Instant::now();
+    // A mebibyte at a time, for longer than the lifetime.
+    let chunk = [&b"100000\r\n"[..], &b"# comment\n".repeat(104_858)[..1 << 20], b"\r\n"].concat();
+    while begin.elapsed() < Duration::from_millis(1000) {
+        stream.write_all(&chunk).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    stream.write_all(b"0\r\n\r\n").await.unwrap();
+    assert_eq!(reply(stream).await.0, "HTTP/1.1 200 OK");
+    let mut slow = server.connect().await;
+    slow.write_all(head).await.unwrap();
+    let cut_off = async {
+        while slow.write_all(b"1\r\n#\r\n").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(Duration::from_secs(5), cut_off).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_line_without_end_needs_no_memory() {
+    let server = Server::start(Limits::default());
+    let mut stream = server.connect().await;
+    let head = b"POST /v1/routes HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 100000000\r\n\r\n";
+    stream.write_all(head).await.unwrap();
+    let _ = stream.write_all(&vec![b'1'; 64 << 10]).await;
+    let (status, body) = reply(stream).await;
+    assert_eq!(status, "HTTP/1.1 400 Bad Request");
+    assert!(body.contains("line 1: longer than 4096 bytes"), "{body}");
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::{Node, address, plain, seen};
+use super::{Node, address, address6, plain, seen};
 use crate::device::memory::Memory;
 use crate::forward::Channel;
 use crate::net::Mode;
@@ -45,30 +45,36 @@ fn by_flow(packets: impl IntoIterator<Item = Vec<u8>>) -> BTreeMap<(u8, Vec<u8>)
     flows
 }
 
-fn check(mode: Mode, cases: Vec<Case>, gro: bool, without_offloads: bool) -> Result<(), TestCaseError> {
+fn check(
+    (mode, over_ipv6): (Mode, bool),
+    cases: Vec<Case>,
+    gro: bool,
+    without_offloads: bool,
+) -> Result<(), TestCaseError> {
+    let node = |number| if over_ipv6 { Node::over_ipv6(number, mode) } else { Node::new(number, mode) };
+    let at = |number: u8| if over_ipv6 { address6(number).into() } else { address(number) };
     // Bare IPv6 does not travel; its drop has a test of its own.
     let cases: Vec<Case> =
         cases.into_iter().filter(|(input, _)| mode != Mode::Direct || input.1[0] >> 4 == 4).collect();
     let (input, wanted): (Vec<_>, Vec<_>) = cases.into_iter().unzip();
     let wanted = wanted.concat();
     let bytes: u64 = wanted.iter().map(|packet| packet.len() as u64).sum();
-    let mut sender = Node::new(1, mode);
+    let mut sender = node(1);
     let sent = sender.send(&input);
     prop_assert_eq!(sender.drops(), []);
     prop_assert_eq!(sent.len(), wanted.len());
     prop_assert_eq!(sender.counters.device.rx_packets.get(), wanted.len() as u64);
     prop_assert_eq!(sender.counters.device.rx_bytes.get(), bytes);
-    prop_assert!(sent.iter().all(|one| one.to == address(2)));
+    prop_assert!(sent.iter().all(|one| one.to == at(2)));
     if mode == Mode::Direct {
         // Nobody at the other end takes anything off: these are the packets.
         prop_assert!(sent.iter().all(|one| one.channel == Channel::Raw));
         prop_assert_eq!(sent.into_iter().map(|one| one.bytes).collect::<Vec<_>>(), wanted);
         return Ok(());
     }
-    let overhead = u64::from(mode.overhead());
-    let (mut receiver, mut device) =
-        (Node::new(2, mode), Memory { plain: without_offloads, ..Memory::default() });
-    receiver.receive(address(1), &sent, gro, &mut device);
+    let overhead = u64::from(mode.overhead(at(2)));
+    let (mut receiver, mut device) = (node(2), Memory { plain: without_offloads, ..Memory::default() });
+    receiver.receive(at(1), &sent, gro, &mut device);
     prop_assert_eq!(receiver.drops(), []);
     prop_assert_eq!(receiver.counters.underlay.rx_packets.get(), wanted.len() as u64);
     prop_assert_eq!(receiver.counters.underlay.rx_bytes.get(), bytes + wanted.len() as u64 * overhead);
@@ -89,8 +95,9 @@ proptest! {
     fn packets_arrive_as_they_left(
         cases in proptest::collection::vec(case(), 1..12), gro: bool, without_offloads: bool,
     ) {
-        for mode in [Mode::Ipip, Mode::Vxlan, Mode::Direct] {
-            check(mode, cases.clone(), gro, without_offloads)?;
+        let ipv4 = [Mode::Ipip, Mode::Vxlan, Mode::Direct].map(|mode| (mode, false));
+        for way in ipv4.into_iter().chain([(Mode::Ipip, true), (Mode::Vxlan, true)]) {
+            check(way, cases.clone(), gro, without_offloads)?;
         }
     }
 }

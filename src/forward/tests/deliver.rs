@@ -136,7 +136,7 @@ fn assert_counted(node: &Node, wanted: &[(VnetHdr, Vec<u8>)]) {
         [edge.rx_packets.get(), edge.rx_bytes.get(), edge.tx_packets.get(), edge.tx_bytes.get()]
     };
     assert_eq!(counted(&counters.device), [0, 0, packets, inner]);
-    let outer = inner + packets * u64::from(Mode::Vxlan.overhead());
+    let outer = inner + packets * u64::from(Mode::Vxlan.overhead(address(1)));
     assert_eq!(counted(&counters.underlay), [packets, outer, 0, 0]);
 }
 

@@ -1,17 +1,18 @@
 //! Every reason for which either flow drops, with the exact count.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use super::{Node, address, forwarding, peer, plain};
+use super::{Node, address, address4, address6, forwarding, forwarding_to, outer, peer, plain};
 use crate::device::memory::Memory;
-use crate::forward::Channel;
-use crate::net::{DropReason, Mode};
+use crate::encap::frame::Hop;
+use crate::forward::{Channel, Peer};
+use crate::net::{DropReason, Mac, Mode};
 use crate::underlay::memory::Sent;
 use crate::wire::testing::Spec;
-use crate::wire::{VnetHdr, ipv4, put16, vnet_hdr};
+use crate::wire::{VnetHdr, ipv4, ipv6, put16, vnet_hdr};
 
 fn to(destination: &str) -> Spec {
-    let destination: std::net::IpAddr = destination.parse().unwrap();
+    let destination: IpAddr = destination.parse().unwrap();
     let spec = if destination.is_ipv6() { Spec::tcp6(&[1; 90]) } else { Spec::tcp4(&[1; 90]) };
     Spec { destination, ..spec }
 }
@@ -54,8 +55,52 @@ fn outbound_unicast_only() {
 }
 
 #[test]
-fn outbound_ipv6_cannot_go_bare() {
+fn outbound_ipv6_cannot_go_bare_through_the_raw_socket() {
     outbound_both(Mode::Direct, &Spec::tcp6(&[1; 90]), DropReason::Unsupported);
+}
+
+/// Bare packets leave as frames where the next hop is resolved, of either family whatever that of the
+/// next hop; through the raw socket only IPv4 ones do, to an IPv4 next hop.
+#[test]
+fn bare_packets_need_a_way_for_their_family() {
+    let hop = Some(Hop { destination: Mac([2; 6]), source: Mac([4; 6]) });
+    let (four, six) = (address(2), address6(2).into());
+    for (is_ipv6, first, second, packet, expected) in [
+        (true, (four, None), None, false, Err(DropReason::Unsupported)),
+        (true, (four, None), None, true, Err(DropReason::UnderlayDown)),
+        (true, (four, hop), None, true, Ok((Channel::Packet, four))),
+        (true, (four, hop), None, false, Err(DropReason::Unsupported)),
+        (true, (four, hop), Some((six, None)), true, Err(DropReason::UnderlayDown)),
+        (true, (four, None), Some((six, hop)), true, Ok((Channel::Packet, six))),
+        (true, (six, hop), None, true, Ok((Channel::Packet, six))),
+        (false, (six, hop), None, true, Ok((Channel::Packet, six))),
+        (false, (six, hop), None, false, Err(DropReason::Unsupported)),
+        (false, (six, hop), Some((four, None)), true, Ok((Channel::Raw, four))),
+        (false, (four, None), Some((six, hop)), true, Ok((Channel::Raw, four))),
+    ] {
+        let peer = |n| Peer { address: first.0, hop: first.1, second, ..peer(n) };
+        let mut node = Node::with(forwarding_to(peer, 1, Mode::Direct, None), Mode::Direct);
+        node.paths.packet = packet;
+        let spec = if is_ipv6 { Spec::tcp6(&[1; 90]) } else { Spec::tcp4(&[1; 90]) };
+        let sent = node.send(&[plain(spec.build())]);
+        let case = format!("IPv6 {is_ipv6}, {first:?}, {second:?}, packet socket {packet}");
+        match expected {
+            Ok((channel, to)) => {
+                assert_eq!(
+                    sent.iter().map(|one| (one.channel, one.to)).collect::<Vec<_>>(),
+                    [(channel, to)],
+                    "{case}"
+                );
+                assert!(sent[0].bytes.ends_with(&spec.build()));
+                if channel == Channel::Packet {
+                    let ethertype = if is_ipv6 { [0x86, 0xdd] } else { [8, 0] };
+                    assert_eq!(sent[0].bytes[22..24], ethertype, "{case}");
+                    assert_eq!(sent[0].bytes.len(), 24 + spec.len(), "{case}");
+                }
+            }
+            Err(reason) => assert_eq!((sent.len(), node.drops()), (0, vec![(reason, 1)]), "{case}"),
+        }
+    }
 }
 
 #[test]
@@ -141,54 +186,68 @@ fn wrap(channel: Channel, inner: Vec<u8>) -> Sent {
     let head = match channel {
         Channel::Raw => {
             let total_len = 20 + inner.len() as u16;
-            let (source, destination) = (address(1), address(2));
+            let (source, destination) = (address4(1), address4(2));
             let protocol = if v6 { 41 } else { 4 };
             ipv4::Repr { tos: 0, total_len, id: 0, flags: 0, ttl: 9, protocol, source, destination }
                 .emit()
                 .to_vec()
+        }
+        Channel::Raw6 => {
+            let mut head = ipv6::emit(if v6 { 41 } else { 4 }, 9, address6(1), address6(2)).to_vec();
+            ipv6::patch_payload_len(&mut head, inner.len() as u16);
+            head
         }
         _ => {
             let ethertype = if v6 { [0x86, 0xdd] } else { [8, 0] };
             [&[8, 0, 0, 0, 0, 0x10, 0, 0][..], &[0x66; 12], &ethertype].concat()
         }
     };
-    Sent { channel, to: address(2), tos: 0, bytes: [head, inner].concat() }
+    Sent { channel, to: outer(channel, 2), tos: 0, bytes: [head, inner].concat() }
 }
 
-const BOTH: [Channel; 2] = [Channel::Raw, Channel::Udp(0)];
+const EACH: [Channel; 4] = [Channel::Raw, Channel::Udp(0), Channel::Raw6, Channel::Udp6(0)];
 
 /// Three copies of `sent` reach node 2 from `source`.
-fn inbound_from(source: Ipv4Addr, sent: &Sent, reason: DropReason) {
-    let (mut node, mut device) = (Node::new(2, Mode::Vxlan), Memory::default());
+fn inbound_from(source: IpAddr, sent: &Sent, reason: DropReason) {
+    let (mut node, mut device) = (Node::for_channel(sent.channel, 2, Mode::Vxlan), Memory::default());
     node.receive(source, &[sent.clone(), sent.clone(), sent.clone()], true, &mut device);
     assert_eq!(node.drops(), [(reason, 3)], "{sent:02x?}");
     assert_eq!(device.output, []);
-    let overhead = if sent.channel == Channel::Raw { 0 } else { 28 };
+    let overhead = match sent.channel {
+        // Of a stranger nobody knows how it would have been answered, but the family is seen.
+        Channel::Udp(_) | Channel::Udp6(_) if source.is_ipv4() => 28,
+        Channel::Udp(_) | Channel::Udp6(_) => 48,
+        _ => 0,
+    };
     assert_eq!(node.counters.underlay.rx_packets.get(), 3);
     assert_eq!(node.counters.underlay.rx_bytes.get(), 3 * (sent.bytes.len() + overhead) as u64);
     assert_eq!(node.counters.device.tx_packets.get(), 0);
 }
 
 fn inbound(sent: &Sent, reason: DropReason) {
-    inbound_from(peer(1).address, sent, reason);
+    inbound_from(outer(sent.channel, 1), sent, reason);
 }
 
 #[test]
 fn inbound_from_peers_only() {
-    for channel in BOTH {
+    for channel in EACH {
         let sent = wrap(channel, Spec::tcp4(&[1]).build());
-        for stranger in [Ipv4Addr::new(203, 0, 113, 1), address(2), address(9), Ipv4Addr::UNSPECIFIED] {
+        let strangers = match channel {
+            Channel::Raw | Channel::Udp(_) => [IpAddr::from([203, 0, 113, 1]), Ipv4Addr::UNSPECIFIED.into()],
+            _ => ["2001:db8:1::1", "fe80::1"].map(|text| text.parse().unwrap()),
+        };
+        for stranger in strangers.into_iter().chain([2, 9].map(|node| outer(channel, node))) {
             inbound_from(stranger, &sent, DropReason::UnknownPeer);
         }
         // A peer, but not the one the source belongs to.
-        inbound_from(address(3), &sent, DropReason::SpoofedSource);
+        inbound_from(outer(channel, 3), &sent, DropReason::SpoofedSource);
     }
 }
 
 #[test]
 fn inbound_sources_belong_to_their_sender() {
     let sources = ["10.244.3.1", "10.244.2.1", "192.0.2.1", "203.0.113.1", "255.255.255.255"];
-    for (channel, source) in BOTH.into_iter().flat_map(|channel| sources.map(|source| (channel, source))) {
+    for (channel, source) in EACH.into_iter().flat_map(|channel| sources.map(|source| (channel, source))) {
         inbound(&wrap(channel, from(source).build()), DropReason::SpoofedSource);
         let v6 = Spec { source: "fd00:10:244:3::1".parse().unwrap(), ..Spec::tcp6(&[1]) };
         inbound(&wrap(channel, v6.build()), DropReason::SpoofedSource);
@@ -198,14 +257,14 @@ fn inbound_sources_belong_to_their_sender() {
 #[test]
 fn inbound_destinations_are_local() {
     let destinations = ["10.244.3.1", "10.244.1.1", "192.0.2.2", "224.0.0.1", "ff02::1", "fd00:10:244:1::1"];
-    for (channel, destination) in BOTH.into_iter().flat_map(|channel| destinations.map(|d| (channel, d))) {
+    for (channel, destination) in EACH.into_iter().flat_map(|channel| destinations.map(|d| (channel, d))) {
         inbound(&wrap(channel, to(destination).build()), DropReason::NotLocal);
     }
 }
 
 #[test]
 fn inbound_ttl() {
-    for channel in BOTH {
+    for channel in EACH {
         inbound(&wrap(channel, Spec { ttl: 0, ..Spec::tcp4(&[1]) }.build()), DropReason::Ttl);
         inbound(&wrap(channel, Spec { ttl: 0, ..Spec::tcp6(&[1]) }.build()), DropReason::Ttl);
     }
@@ -213,9 +272,14 @@ fn inbound_ttl() {
 
 #[test]
 fn inbound_ecn() {
-    let mut vxlan = wrap(Channel::Udp(0), Spec::tcp4(&[1]).build());
-    vxlan.tos = 3;
-    inbound(&vxlan, DropReason::Ecn);
+    for channel in [Channel::Udp(0), Channel::Udp6(0)] {
+        let mut vxlan = wrap(channel, Spec::tcp4(&[1]).build());
+        vxlan.tos = 3;
+        inbound(&vxlan, DropReason::Ecn);
+    }
+    let mut ipip6 = wrap(Channel::Raw6, Spec::tcp4(&[1]).build());
+    ipv6::patch_traffic_class(&mut ipip6.bytes, 0xff);
+    inbound(&ipip6, DropReason::Ecn);
     let mut ipip = wrap(Channel::Raw, Spec::tcp6(&[1]).build());
     ipv4::patch_tos(&mut ipip.bytes, 0xff);
     inbound(&ipip, DropReason::Ecn);
@@ -257,7 +321,7 @@ fn inbound_malformed() {
     put16(&mut no_protocol, 10, crate::wire::checksum::update(checksum, 6, 0));
     // Truncated, header length, total length, checksum, an address without its checksum, protocol 0.
     let inner = [good[..48].to_vec(), bad(0, 0x44), bad(3, 99), bad(10, 0), bad(15, 11), no_protocol, vec![]];
-    for (channel, inner) in BOTH.into_iter().flat_map(|c| inner.clone().map(|inner| (c, inner))) {
+    for (channel, inner) in EACH.into_iter().flat_map(|c| inner.clone().map(|inner| (c, inner))) {
         inbound(&wrap(channel, inner), DropReason::Malformed);
         inbound(&wrap(channel, Spec::tcp6(&[1; 9]).build()[..68].to_vec()), DropReason::Malformed);
     }
@@ -278,6 +342,13 @@ fn inbound_malformed() {
     let mut sent = wrap(Channel::Raw, good.clone());
     sent.bytes[9] = 41;
     inbound(&sent, DropReason::Malformed);
+    let mut sent = wrap(Channel::Raw6, good.clone());
+    sent.bytes[6] = 41;
+    inbound(&sent, DropReason::Malformed);
+    // The kernel hands over whole outer IPv6 headers only, so it is the inner packet that ends early.
+    for len in 0..good.len() {
+        inbound(&wrap(Channel::Raw6, good[..len].to_vec()), DropReason::Malformed);
+    }
 }
 
 #[test]

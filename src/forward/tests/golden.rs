@@ -1,6 +1,6 @@
 //! The bytes of outer packets, in every mode.
 
-use super::{Node, address, peer, plain};
+use super::{Node, address, address6, peer, plain};
 use crate::device::memory::Memory;
 use crate::forward::Channel;
 use crate::net::Mode;
@@ -39,6 +39,59 @@ fn ipip() {
         let bytes = [&outer[..], &spec.build()].concat();
         let wanted = Sent { channel: Channel::Raw, to: address(2), tos, bytes };
         assert_eq!(sent_by_node_1(Mode::Ipip, &spec), wanted);
+    }
+}
+
+#[rustfmt::skip]
+const OVER6: [u8; 32] = [
+    0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1,
+    0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2,
+];
+
+fn sent_over_ipv6(mode: Mode, spec: &Spec) -> Sent {
+    let mut node = Node::over_ipv6(1, mode);
+    let mut sent = node.send(&[plain(spec.build())]);
+    assert_eq!((sent.len(), node.drops()), (1, vec![]));
+    sent.remove(0)
+}
+
+#[test]
+fn ipip_over_ipv6() {
+    for (spec, next_header, tos) in [(inner4(), 4, 2), (inner6(), 41, 1)] {
+        let sent = sent_over_ipv6(Mode::Ipip, &spec);
+        assert_eq!((sent.channel, sent.to, sent.tos), (Channel::Raw6, address6(2).into(), tos));
+        let (outer, payload) = etherparse::Ipv6Header::from_slice(&sent.bytes).unwrap();
+        assert_eq!((outer.traffic_class, outer.hop_limit, outer.next_header.0), (tos, 64, next_header));
+        assert_eq!(usize::from(outer.payload_length), spec.len());
+        assert_eq!(payload, spec.build());
+        assert_eq!(sent.bytes[8..40], OVER6);
+        // The flow label is the flow's: the same for the next packet, another for another flow.
+        let again = sent_over_ipv6(Mode::Ipip, &Spec { id: 5, ..spec.clone() });
+        let other = Spec { destination: sibling(&spec), ..spec };
+        let label = |sent: &Sent| etherparse::Ipv6Header::from_slice(&sent.bytes).unwrap().0.flow_label;
+        assert_eq!(label(&again), label(&sent));
+        assert_ne!(label(&sent_over_ipv6(Mode::Ipip, &other)), label(&sent));
+    }
+}
+
+/// Another pod on the node of the destination.
+fn sibling(spec: &Spec) -> std::net::IpAddr {
+    match spec.destination {
+        std::net::IpAddr::V4(_) => "10.244.2.77".parse().unwrap(),
+        std::net::IpAddr::V6(_) => "fd00:10:244:2::77".parse().unwrap(),
+    }
+}
+
+/// Outer IP and UDP header are the kernel's; what is behind them is the same as over IPv4.
+#[test]
+fn vxlan_over_ipv6() {
+    for (spec, tos) in [(inner4(), 2), (inner6(), 1)] {
+        let sent = sent_over_ipv6(Mode::Vxlan, &spec);
+        let over_ipv4 = sent_by_node_1(Mode::Vxlan, &spec);
+        assert_eq!(sent.bytes, over_ipv4.bytes);
+        assert_eq!((sent.to, sent.tos), (address6(2).into(), tos));
+        let Channel::Udp(port) = over_ipv4.channel else { panic!("{over_ipv4:?}") };
+        assert_eq!(sent.channel, Channel::Udp6(port));
     }
 }
 

@@ -2,13 +2,13 @@
 
 use proptest::prelude::*;
 
-use super::{Node, address, plain, seen};
+use super::{Node, address, address4, address6, outer, plain, seen};
 use crate::device::memory::Memory;
 use crate::forward::Channel;
 use crate::net::Mode;
 use crate::underlay::memory::Sent;
 use crate::wire::testing::{Random, any_packet, bytes};
-use crate::wire::{VnetHdr, ipv4};
+use crate::wire::{VnetHdr, ipv4, ipv6};
 
 fn mode() -> impl Strategy<Value = Mode> {
     prop_oneof![Just(Mode::Ipip), Just(Mode::Vxlan), Just(Mode::Direct)]
@@ -50,17 +50,25 @@ fn check_inbound(
     tos: u8,
     without_offloads: bool,
 ) -> Result<(), TestCaseError> {
-    let (mut random, mut node) = (Random::new(damage), Node::new(2, Mode::Vxlan));
+    let mut random = Random::new(damage);
+    let mut node = Node::for_channel(channel, 2, Mode::Vxlan);
     let mut device = Memory { plain: without_offloads, ..Memory::default() };
     let wrap = |inner: Vec<u8>| {
         let v6 = inner.first().is_some_and(|byte| byte >> 4 == 6);
-        let (source, destination) = (address(1), address(2));
+        let (source, destination) = (address4(1), address4(2));
         let (total_len, protocol) = (20 + inner.len() as u16, if v6 { 41 } else { 4 });
         let mut head = match channel {
             Channel::Raw => {
                 ipv4::Repr { tos, total_len, id: 0, flags: 0, ttl: 9, protocol, source, destination }
                     .emit()
                     .to_vec()
+            }
+            Channel::Raw6 => {
+                let mut head = ipv6::emit(if v6 { 41 } else { 4 }, 9, address6(1), address6(2)).to_vec();
+                ipv6::patch_payload_len(&mut head, inner.len() as u16);
+                ipv6::patch_traffic_class(&mut head, tos);
+                // What the kernel checks before a raw socket sees the rest stays as it is.
+                return Sent { channel, to: address6(2).into(), tos, bytes: [head, inner].concat() };
             }
             _ => {
                 let ethertype = if v6 { [0x86, 0xdd] } else { [8, 0] };
@@ -71,10 +79,10 @@ fn check_inbound(
             let at = random.below(head.len() as u64) as usize;
             head[at] = random.next() as u8;
         }
-        Sent { channel, to: address(2), tos, bytes: [head, inner].concat() }
+        Sent { channel, to: outer(channel, 2), tos, bytes: [head, inner].concat() }
     };
     let sent: Vec<_> = inner.into_iter().map(wrap).collect();
-    node.receive(address(1), &sent, true, &mut device);
+    node.receive(outer(channel, 1), &sent, true, &mut device);
     let received = node.counters.underlay.rx_packets.get();
     prop_assert_eq!(received, node.counters.device.tx_packets.get() + node.dropped());
     prop_assert_eq!(seen(&device).len() as u64, node.counters.device.tx_packets.get());
@@ -95,11 +103,16 @@ proptest! {
 
     #[test]
     fn inbound_accounts_for_everything(
-        raw: bool, inner in proptest::collection::vec(packet(), 1..8),
+        raw: bool, over_ipv6: bool, inner in proptest::collection::vec(packet(), 1..8),
         damage: u64, tos: u8, without_offloads: bool,
     ) {
         // What node 1 would send from its pods to those of node 2, and worse.
-        let channel = if raw { Channel::Raw } else { Channel::Udp(1) };
+        let channel = match (raw, over_ipv6) {
+            (true, false) => Channel::Raw,
+            (false, false) => Channel::Udp(1),
+            (true, true) => Channel::Raw6,
+            (false, true) => Channel::Udp6(1),
+        };
         check_inbound(channel, inner, damage, tos, without_offloads)?;
     }
 

@@ -1,6 +1,6 @@
 //! Limits of a batch, and which datagrams share a message.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Node, plain};
 use crate::forward::outbox::Datagram;
@@ -9,7 +9,7 @@ use crate::net::Mode;
 use crate::offload::Piece;
 use crate::wire::testing::Spec;
 
-const TO: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+const TO: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
 
 /// Puts datagrams of these sizes, one way, into a fresh batch; (count, segment, bytes) of each
 /// message.
@@ -21,7 +21,7 @@ fn grouped(channel: Channel, sizes: impl IntoIterator<Item = usize>) -> Vec<(u16
     summary(&out)
 }
 
-fn push(out: &mut Outbox, channel: Channel, to: Ipv4Addr, tos: u8, size: usize) {
+fn push(out: &mut Outbox, channel: Channel, to: IpAddr, tos: u8, size: usize) {
     let (head, _) = out.head(size.min(22));
     let body = Piece::arena(0, size - size.min(22));
     out.push(channel, to, tos, Datagram { head, body, packets: 1, wire_bytes: size as u32 });
@@ -46,6 +46,7 @@ fn equal_sizes_share_a_message_and_a_smaller_one_ends_it() {
     assert_eq!(grouped(udp, [500, 100, 500]), [(2, 500, 600), (1, 500, 500)]);
     assert_eq!(grouped(udp, [500, 501]), [(1, 500, 500), (1, 501, 501)]);
     assert_eq!(grouped(udp, []), []);
+    assert_eq!(grouped(Channel::Udp6(3), [500, 500, 100]), [(3, 500, 1100)]);
 }
 
 #[test]
@@ -62,10 +63,14 @@ fn a_message_has_64_datagrams_and_65507_bytes_at_most() {
 #[test]
 fn only_datagrams_that_go_the_same_way_share_a_message() {
     assert_eq!(grouped(Channel::Raw, [500, 500]), [(1, 500, 500), (1, 500, 500)]);
-    let other = Ipv4Addr::new(192, 0, 2, 3);
-    for (channel, to, tos) in
-        [(Channel::Udp(2), TO, 0), (Channel::Udp(1), other, 0), (Channel::Udp(1), TO, 2)]
-    {
+    let other = IpAddr::from([192, 0, 2, 3]);
+    let other6 = IpAddr::V6(Ipv6Addr::LOCALHOST);
+    for (channel, to, tos) in [
+        (Channel::Udp(2), TO, 0),
+        (Channel::Udp(1), other, 0),
+        (Channel::Udp(1), TO, 2),
+        (Channel::Udp6(1), other6, 0),
+    ] {
         let mut out = Outbox::default();
         push(&mut out, Channel::Udp(1), TO, 0, 500);
         push(&mut out, channel, to, tos, 500);

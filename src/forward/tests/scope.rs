@@ -1,6 +1,6 @@
 //! Tunnel packets inside tunnel packets, and senders that are no peers.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use super::{Node, address, forwarding, plain};
 use crate::device::memory::Memory;
@@ -72,7 +72,7 @@ fn no_tunnel_packets_come_out_of_a_tunnel_unless_allowed() {
 }
 
 /// What reaches node 2, whose external nodes are in 198.51.100.0/24, from `outer`.
-fn external(outer: Ipv4Addr, spec: &Spec) -> Result<(), Vec<(DropReason, u64)>> {
+fn external(outer: IpAddr, spec: &Spec) -> Result<(), Vec<(DropReason, u64)>> {
     let scope = Scope { external_nodes: vec!["198.51.100.0/24".parse().unwrap()], ..Scope::default() };
     let (mut two, mut device) = (node(2, Mode::Vxlan, scope), Memory::default());
     let header = [8, 0, 0, 0, 0, 0x10, 0, 0];
@@ -86,7 +86,7 @@ fn external(outer: Ipv4Addr, spec: &Spec) -> Result<(), Vec<(DropReason, u64)>> 
 #[test]
 fn external_nodes_speak_only_for_what_nobody_owns() {
     let from = |source: &str| Spec { source: source.parse().unwrap(), ..Spec::udp4(&[1; 9]) };
-    let outer = [198, 51, 100, 7].into();
+    let outer = IpAddr::from([198, 51, 100, 7]);
     for source in ["172.16.0.9", "10.244.99.1", "203.0.113.5"] {
         assert_eq!(external(outer, &from(source)), Ok(()), "{source}");
         assert_eq!(

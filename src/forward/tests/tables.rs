@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::{peer, underlay};
-use crate::forward::{Forwarding, Peer, Underlay};
-use crate::net::{EncapMode, Prefix};
+use super::{address6, peer, underlay};
+use crate::forward::{Forwarding, Peer, TapLink, Underlay};
+use crate::net::{EncapMode, Mac, Prefix};
 use crate::route::{NextHop, PeerId, Policy, Pool, Rib, Source, Target, Via};
 use crate::wire::testing::Random;
 
@@ -81,9 +81,10 @@ fn expected(
         Target::Local => NextHop::Local,
         Target::Peer(peer) => {
             let next = peers[usize::from(peer.0)].address;
-            let mode = policy.decide(Prefix::host(address), next.into()).mode;
-            NextHop::Peer(Via { peer, mode, mtu: underlay.path_mtu(mode) })
+            let mode = policy.decide(Prefix::host(address), next).mode;
+            NextHop::Peer(Via { peer, mode, mtu: underlay.path_mtu(mode, next) })
         }
+        Target::Group(_) => unreachable!("none was added"),
     })
 }
 
@@ -98,11 +99,11 @@ fn every_address_travels_as_decided() {
         let node = if round % 5 == 0 { "192.0.2.1/32" } else { "192.0.2.1/25" };
         let policy = Policy::new(&pools(&mut random), node.parse().ok(), None);
         let rib = rib(&mut random, peers.len());
-        let underlay = underlay([192, 0, 2, 1].into(), 1500);
-        let forwarding = Forwarding::build(underlay, &peers, &policy, &rib);
+        let underlay = underlay(1, 1500);
+        let forwarding = Forwarding::build(underlay, &peers, &policy, &rib).unwrap();
         let mut probes: Vec<_> = (0..100).map(|_| address(&mut random)).collect();
         probes.extend(rib.best().flat_map(|route| borders(route.prefix)));
-        probes.extend(policy.pools().iter().flat_map(|pool| borders(pool.cidr)));
+        probes.extend(policy.pools().flat_map(|pool| borders(pool.cidr)));
         for probe in probes {
             let wanted = expected(underlay, &peers, &policy, &rib, probe);
             assert_eq!(forwarding.lookup(probe), wanted, "round {round}: {probe}");
@@ -120,16 +121,82 @@ fn senders_are_known_by_their_underlay_address_only() {
     for stranger in [[192, 0, 2, 1], [192, 0, 2, 4], [0, 0, 0, 0], [255, 255, 255, 255]] {
         assert_eq!(forwarding.sender(stranger.into()), None);
     }
+    for stranger in ["2001:db8::2", "::ffff:192.0.2.2", "::", "fe80::2"] {
+        assert_eq!(forwarding.sender(stranger.parse().unwrap()), None);
+    }
     assert_eq!(forwarding.peer(PeerId(1)).unwrap().address, Ipv4Addr::new(192, 0, 2, 3));
     assert!(forwarding.peer(PeerId(2)).is_none());
+}
+
+/// Both addresses of a dual-stack peer are its own; the better one is for outer headers, and bare
+/// packets go to the one of their family.
+#[test]
+fn a_dual_stack_peer_has_two_addresses() {
+    let dual = |n| Peer { second: Some((address6(n).into(), None)), ..peer(n) };
+    let forwarding = super::forwarding_to(dual, 1, crate::net::Mode::Ipip, None);
+    for (node, id) in [(2, PeerId(0)), (3, PeerId(1))] {
+        assert_eq!(forwarding.sender(super::address(node)), Some(id));
+        assert_eq!(forwarding.sender(address6(node).into()), Some(id));
+        let headers = forwarding.peer(id).unwrap();
+        assert_eq!(headers.address, super::address(node));
+        assert_eq!(headers.bare.map(|bare| bare.to), [super::address(node), address6(node).into()]);
+    }
+    assert_eq!(forwarding.sender(address6(1).into()), None);
+    for first in [super::address(2), address6(2).into()] {
+        let single = Peer { address: first, ..peer(2) };
+        assert_eq!([true, false].map(|is_ipv4| single.next_hop(is_ipv4).0), [first, first]);
+        assert_eq!(single.address_in(!first.is_ipv4()), None);
+    }
+}
+
+/// CrossSubnet goes by the address that bare packets would be sent to.
+#[test]
+fn cross_subnet_of_a_dual_stack_peer_goes_by_family() {
+    let pool = |cidr: &str| Pool {
+        cidr: cidr.parse().unwrap(),
+        ipip_mode: EncapMode::CrossSubnet,
+        vxlan_mode: EncapMode::Never,
+    };
+    let near_by_ipv6 =
+        Peer { address: [198, 51, 100, 2].into(), second: Some((address6(2).into(), None)), ..peer(2) };
+    let mut rib = Rib::default();
+    for prefix in ["10.244.2.0/24", "fd00:2::/64"] {
+        rib.insert(prefix.parse().unwrap(), Source::Static, Target::Peer(PeerId(0))).unwrap();
+    }
+    let policy = Policy::new(
+        &[pool("10.244.0.0/16"), pool("fd00::/16")],
+        "192.0.2.1/24".parse().ok(),
+        "2001:db8::1/64".parse().ok(),
+    );
+    let forwarding = Forwarding::build(underlay(1, 1500), &[near_by_ipv6], &policy, &rib).unwrap();
+    let mode = |address: &str| match forwarding.lookup(address.parse().unwrap()) {
+        Some(NextHop::Peer(via)) => (via.mode, via.mtu),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(mode("10.244.2.2"), (crate::net::Mode::Ipip, 1480));
+    assert_eq!(mode("fd00:2::2"), (crate::net::Mode::Direct, 1500));
+}
+
+/// The kernel's idea of such a path may be worse than ours, so nothing is left to its forwarding.
+#[test]
+fn a_peer_behind_a_smaller_path_is_not_reached_by_the_tap() {
+    let tap = Some(TapLink { mac: Mac([2; 6]), ipip: true });
+    let underlay = Underlay { tap, ..underlay(1, 1500) };
+    let peers = [peer(2), Peer { path_mtu: Some(1300), ..peer(3) }];
+    let forwarding = Forwarding::build(underlay, &peers, &Policy::default(), &Rib::default()).unwrap();
+    let by_tap = |id| forwarding.peer(PeerId(id)).map(|peer| (peer.tap.is_some(), peer.tap_ipip.is_some()));
+    assert_eq!((by_tap(0), by_tap(1)), (Some((true, true)), Some((false, false))));
 }
 
 /// The MTU of a path is the uplink's less the mode's headers, and never so small as to underflow.
 #[test]
 fn path_mtu() {
     use crate::net::Mode::{Direct, Ipip, Vxlan};
-    let underlay = |mtu| underlay([1; 4].into(), mtu);
-    assert_eq!([Ipip, Vxlan, Direct].map(|mode| underlay(1500).path_mtu(mode)), [1480, 1450, 1500]);
-    assert_eq!([Ipip, Vxlan, Direct].map(|mode| underlay(0).path_mtu(mode)), [556, 526, 576]);
-    assert_eq!([Ipip, Vxlan, Direct].map(|mode| underlay(u16::MAX).path_mtu(mode)), [65515, 65485, 65535]);
+    let paths = |outer, mtu| [Ipip, Vxlan, Direct].map(|mode| underlay(1, mtu).path_mtu(mode, outer));
+    let (over4, over6) = (super::address(2), address6(2).into());
+    assert_eq!(paths(over4, 1500), [1480, 1450, 1500]);
+    assert_eq!(paths(over6, 1500), [1460, 1430, 1500]);
+    assert_eq!(paths(over4, 0), [556, 526, 576]);
+    assert_eq!(paths(over6, 0), [536, 506, 576]);
+    assert_eq!(paths(over4, u16::MAX), [65515, 65485, 65535]);
 }

@@ -1,15 +1,16 @@
 //! What becomes of packets whose way is refused, over real sockets on loopback.
 
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, UdpSocket};
 use std::time::Duration;
 
-use super::{Sender, Ways};
-use crate::encap::{tunnel_gso, vxlan};
+use super::{Sender, Ways, raw_takes};
+use crate::encap::frame::{self, Hop};
+use crate::encap::{ipip6, tunnel_gso, vxlan};
 use crate::forward::{Channel, Datagram, Outbox};
 use crate::metrics::{Counters, Fallback};
 use crate::net::{DropReason, Mac, Vni};
 use crate::offload::Piece;
-use crate::underlay::{Setup, udp};
+use crate::underlay::{Setup, sys, udp};
 use crate::wire::ethernet;
 use crate::wire::testing::Spec;
 
@@ -26,16 +27,13 @@ fn peer(address: Ipv4Addr, port: u16) -> (UdpSocket, u16) {
 }
 
 fn sender(vxlan_port: u16) -> Sender {
-    let setup = Setup {
-        address: US,
-        vxlan_port,
-        workers: 1,
-        raw: false,
-        udp_gso: false,
-        udp_gro: false,
-        packet: None,
-    };
-    let ways = Ways { udp: udp::send_all(&setup).unwrap(), raw: None, packet: None, tap: None };
+    sender_with(vxlan_port, false)
+}
+
+fn sender_with(vxlan_port: u16, udp_gso: bool) -> Sender {
+    // The tests run at the same time.
+    let setup = Setup { address: Some(US), vxlan_port, workers: 2, udp_gso, ..Setup::default() };
+    let ways = Ways { udp: udp::send_all(&setup, US.into()).unwrap(), ..Ways::default() };
     Sender::new(&setup, ways)
 }
 
@@ -48,7 +46,7 @@ fn queue(out: &mut Outbox, arena: &mut Vec<u8>, spec: &Spec, to: Ipv4Addr, ports
     tunnel_gso::patch(head, &tunnel_gso::Super { vnet, header_len, inner_len, tos: 0, source_port: ports.0 });
     let body = Piece::arena(arena.len(), packet.len());
     arena.extend(packet);
-    out.push(Channel::Tap, to, 0, Datagram { head: piece, body, packets: 2, wire_bytes: 2000 });
+    out.push(Channel::Tap, to.into(), 0, Datagram { head: piece, body, packets: 2, wire_bytes: 2000 });
 }
 
 fn inner() -> [u8; vxlan::TEMPLATE] {
@@ -93,4 +91,68 @@ fn super_packets_that_the_tap_does_not_take_reach_each_its_own_peer() {
     assert!(DropReason::ALL.iter().all(|reason| totals.drops(*reason) == 0));
     // There was no TAP to fall back from.
     assert_eq!(counters.fallbacks(Fallback::Tap), 0);
+}
+
+#[test]
+fn the_raw_socket_takes_from_frames_what_it_can_send() {
+    let (us, to): (Ipv6Addr, Ipv6Addr) = ("2001:db8::1".parse().unwrap(), "2001:db8::2".parse().unwrap());
+    let hop = Hop { destination: Mac([2; 6]), source: Mac([4; 6]) };
+    let head = |ethertype, rest: &[u8]| [&frame::template(hop, ethertype)[..], rest].concat();
+    let tunnel = ipip6::template(us, to, 41);
+    let pod = ipip6::template(us, "fd00::2".parse().unwrap(), 6);
+    let to4 = IpAddr::from([192, 0, 2, 2]);
+    assert!(raw_takes(&head(ethernet::IPV4, &[]), to4));
+    assert!(!raw_takes(&head(ethernet::IPV6, &pod), to4));
+    assert!(raw_takes(&head(ethernet::IPV6, &tunnel), to.into()));
+    assert!(!raw_takes(&head(ethernet::IPV6, &pod), to.into()));
+    assert!(!raw_takes(&head(ethernet::IPV6, &[]), to.into()));
+    assert!(!raw_takes(&head(ethernet::IPV4, &[0x45; 40]), to.into()));
+}
+
+/// Two plain datagrams of one message.
+fn queue_two(out: &mut Outbox, to: Ipv4Addr) {
+    for byte in [1, 2] {
+        let (head, bytes) = out.head(100);
+        bytes.fill(byte);
+        let body = Piece::arena(0, 0);
+        out.push(Channel::Udp(7), to.into(), 0, Datagram { head, body, packets: 1, wire_bytes: 128 });
+    }
+}
+
+/// Refused because of its form: all leaves unsegmented, and segmentation is given up.
+#[test]
+fn segmentation_that_the_kernel_refuses_is_given_up_once() {
+    let to = Ipv4Addr::new(127, 0, 0, 4);
+    let (receiver, port) = peer(to, 0);
+    let mut sender = sender_with(port, true);
+    sys::set_no_checksum(&sender.udp[7]).unwrap();
+    let (mut out, counters) = (Outbox::default(), Counters::new(1));
+    queue_two(&mut out, to);
+    for _ in 0..2 {
+        sender.send(&out, &[], counters.worker(0));
+        assert_eq!(received(&receiver).0, [[1; 100], [2; 100]]);
+    }
+    assert_eq!(counters.fallbacks(Fallback::UdpGso), 1);
+    assert!(DropReason::ALL.iter().all(|reason| counters.totals().drops(*reason) == 0));
+}
+
+/// Refused because of its size: unsegmented it fares no better, and the next that fits is segmented.
+#[test]
+fn segmentation_of_what_does_not_fit_is_not_given_up() {
+    let to = Ipv4Addr::new(127, 0, 0, 5);
+    let (receiver, port) = peer(to, 0);
+    let mut sender = sender_with(port, true);
+    let (mut out, counters) = (Outbox::default(), Counters::new(1));
+    // More than UDP can say, so no datagram of it can leave.
+    for _ in 0..2 {
+        let (head, _) = out.head(40_000);
+        let body = Piece::arena(0, 30_000);
+        out.push(Channel::Udp(7), to.into(), 0, Datagram { head, body, packets: 1, wire_bytes: 70_000 });
+    }
+    queue_two(&mut out, to);
+    sender.send(&out, &[0; 30_000], counters.worker(0));
+    assert_eq!(received(&receiver).0, [[1; 100], [2; 100]]);
+    assert_eq!(counters.fallbacks(Fallback::UdpGso), 0);
+    let totals = counters.totals();
+    assert_eq!((totals.drops(DropReason::TooBig), totals.underlay.tx_packets), (2, 2));
 }

@@ -10,8 +10,18 @@ use super::Instruction;
 
 const BPF_PROG_LOAD: c_long = 5;
 const BPF_LINK_CREATE: c_long = 28;
+const BPF_PROG_TYPE_SOCKET_FILTER: u32 = 1;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_TCX_INGRESS: u32 = 46;
+
+/// What a program is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// It looks at packets (BPF_PROG_TYPE_SOCKET_FILTER).
+    SocketFilter,
+    /// It changes packets on the ingress of an interface (BPF_PROG_TYPE_SCHED_CLS by TCX).
+    TcxIngress,
+}
 
 /// `union bpf_attr` for BPF_PROG_LOAD, up to `expected_attach_type`.
 #[repr(C)]
@@ -44,24 +54,30 @@ struct LinkCreate {
     expected_revision: u64,
 }
 
-/// Loads a classifier program.
-pub fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
+/// Loads `program` under `name`, of which the kernel keeps 15 bytes.
+pub fn load(kind: Kind, name: &str, program: &[Instruction]) -> io::Result<OwnedFd> {
     // `Instruction` in memory is `struct bpf_insn`: 8, 4 + 4, 16 and 32 bits.
     let code: Vec<[u8; 8]> = program.iter().map(encode).collect();
+    let (prog_type, expected_attach_type) = match kind {
+        Kind::SocketFilter => (BPF_PROG_TYPE_SOCKET_FILTER, 0),
+        Kind::TcxIngress => (BPF_PROG_TYPE_SCHED_CLS, BPF_TCX_INGRESS),
+    };
     let mut attr = ProgLoad {
-        prog_type: BPF_PROG_TYPE_SCHED_CLS,
+        prog_type,
         insn_cnt: code.len() as u32,
         insns: code.as_ptr() as u64,
         license: c"Apache-2.0".as_ptr() as u64,
-        expected_attach_type: BPF_TCX_INGRESS,
+        expected_attach_type,
         ..ProgLoad::default()
     };
-    attr.prog_name[..15].copy_from_slice(b"underpass_outer");
+    for (to, from) in attr.prog_name[..15].iter_mut().zip(name.bytes()) {
+        *to = from;
+    }
     bpf(BPF_PROG_LOAD, &mut attr)
 }
 
 /// Attaches `program` to the ingress of interface `index`; closing the result detaches it.
-pub fn attach(program: &OwnedFd, index: u32) -> io::Result<OwnedFd> {
+pub fn attach_tcx_ingress(program: &OwnedFd, index: u32) -> io::Result<OwnedFd> {
     let mut attr = LinkCreate {
         prog_fd: program.as_raw_fd() as u32,
         target_ifindex: index,

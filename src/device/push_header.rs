@@ -17,12 +17,16 @@
 //! +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 //! ```
 
-mod sys;
-
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 
+use super::ebpf::{
+    self, CSUM_DIFF, EXIT, FRAME, Instruction, R0, R1, R2, R3, R4, R5, R6, SKB_ADJUST_ROOM, SKB_LOAD_BYTES,
+    SKB_STORE_BYTES, add, add_register, and, big_endian, call, copy, jump_if_equal, load8, load32, mov,
+    or_return, shift_right, slot, store_register8, store_register16, store_register32, store8, store16,
+    store32, xor,
+};
 use crate::encap::OUTER_TTL;
 use crate::encap::ipip_gso::MARK;
 use crate::wire::{ethernet, ipv4, protocol};
@@ -38,27 +42,14 @@ impl PushHeader {
     /// # Errors
     /// The kernel's: EPERM without CAP_BPF and CAP_NET_ADMIN, EINVAL before Linux 6.6.
     pub fn attach(index: u32, source: Ipv4Addr) -> io::Result<Self> {
-        let program = sys::load(&program(source))?;
-        sys::attach(&program, index).map(Self)
+        let program = ebpf::load(ebpf::Kind::TcxIngress, "underpass_outer", &program(source))?;
+        ebpf::attach_tcx_ingress(&program, index).map(Self)
     }
 }
 
-// Registers (Documentation/bpf/standardization/instruction-set.rst).
-const R0: u8 = 0;
-const R1: u8 = 1;
-const R2: u8 = 2;
-const R3: u8 = 3;
-const R4: u8 = 4;
-const R5: u8 = 5;
 /// Keeps the context over calls.
-const CONTEXT: u8 = 6;
-const FRAME: u8 = 10;
+const CONTEXT: u8 = R6;
 
-// Helpers (include/uapi/linux/bpf.h).
-const SKB_STORE_BYTES: i32 = 9;
-const SKB_LOAD_BYTES: i32 = 26;
-const CSUM_DIFF: i32 = 28;
-const SKB_ADJUST_ROOM: i32 = 50;
 /// BPF_ADJ_ROOM_MAC: room between link and network header.
 const ROOM_MAC: i32 = 1;
 /// BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4.
@@ -73,51 +64,6 @@ const FIELD: i16 = -8;
 /// Where the outer header is built on the stack.
 const HEADER: i16 = -32;
 
-/// One instruction: opcode, registers, offset, immediate.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Instruction {
-    code: u8,
-    registers: u8,
-    offset: i16,
-    immediate: i32,
-}
-
-const fn instruction(code: u8, dst: u8, src: u8, offset: i16, immediate: i32) -> Instruction {
-    Instruction { code, registers: dst | src << 4, offset, immediate }
-}
-
-const fn mov(dst: u8, value: i32) -> Instruction {
-    instruction(0xb7, dst, 0, 0, value)
-}
-
-const fn copy(dst: u8, src: u8) -> Instruction {
-    instruction(0xbf, dst, src, 0, 0)
-}
-
-const fn call(helper: i32) -> Instruction {
-    instruction(0x85, 0, 0, 0, helper)
-}
-
-const fn store8(at: i16, value: u8) -> Instruction {
-    instruction(0x72, FRAME, 0, at, value as i32)
-}
-
-const fn store16(at: i16, value: u16) -> Instruction {
-    instruction(0x6a, FRAME, 0, at, value as i32)
-}
-
-const EXIT: Instruction = instruction(0x95, 0, 0, 0, 0);
-
-/// `dst` = address of the stack slot `at`.
-const fn slot(dst: u8, at: i16) -> [Instruction; 2] {
-    [copy(dst, FRAME), instruction(0x07, dst, 0, 0, at as i32)]
-}
-
-/// Leaves with DROP unless the helper that was just called succeeded; jumps over nothing else.
-const fn or_drop() -> [Instruction; 3] {
-    [instruction(0x15, R0, 0, 2, 0), mov(R0, DROP), EXIT]
-}
-
 /// Bytes of an IPv4 header at these offsets from [`HEADER`], all constant but for the length,
 /// checksum, TOS and destination.
 fn program(source: Ipv4Addr) -> Vec<Instruction> {
@@ -126,21 +72,21 @@ fn program(source: Ipv4Addr) -> Vec<Instruction> {
     code.push(mov(R2, 6));
     code.extend(slot(R3, FIELD));
     code.extend([mov(R4, 6), call(SKB_LOAD_BYTES)]);
-    code.extend(or_drop());
+    code.extend(or_return(DROP));
     // Not marked: not for us.
-    code.push(instruction(0x71, R1, FRAME, FIELD + 5, 0));
-    code.extend([instruction(0x15, R1, 0, 2, i32::from(MARK)), mov(R0, NEXT), EXIT]);
+    code.push(load8(R1, FRAME, FIELD + 5));
+    code.extend([jump_if_equal(R1, i32::from(MARK), 2), mov(R0, NEXT), EXIT]);
     // Make room for the outer header.
     code.extend([copy(R1, CONTEXT), mov(R2, ipv4::LEN as i32), mov(R3, ROOM_MAC)]);
     code.extend([mov(R4, FIXED_GSO_ENCAP_IPV4), call(SKB_ADJUST_ROOM)]);
-    code.extend(or_drop());
+    code.extend(or_return(DROP));
     code.extend(outer_header(source));
     code.extend(header_checksum());
     // Write it behind the link header.
     code.extend([copy(R1, CONTEXT), mov(R2, ethernet::LEN as i32)]);
     code.extend(slot(R3, HEADER));
     code.extend([mov(R4, ipv4::LEN as i32), mov(R5, 0), call(SKB_STORE_BYTES)]);
-    code.extend(or_drop());
+    code.extend(or_return(DROP));
     code.extend([mov(R0, NEXT), EXIT]);
     code
 }
@@ -150,22 +96,22 @@ fn outer_header(source: Ipv4Addr) -> Vec<Instruction> {
     vec![
         store8(HEADER, 0x45),
         // TOS: from the frame.
-        instruction(0x71, R1, FRAME, FIELD + 4, 0),
-        instruction(0x73, FRAME, R1, HEADER + 1, 0),
+        load8(R1, FRAME, FIELD + 4),
+        store_register8(HEADER + 1, R1),
         // Total length: the frame's (`__sk_buff.len`, offset 0) without the link header, to big endian.
-        instruction(0x61, R1, CONTEXT, 0, 0),
-        instruction(0x07, R1, 0, 0, -(ethernet::LEN as i32)),
-        instruction(0xdc, R1, 0, 0, 16),
-        instruction(0x6b, FRAME, R1, HEADER + 2, 0),
+        load32(R1, CONTEXT, 0),
+        add(R1, -(ethernet::LEN as i32)),
+        big_endian(R1, 16),
+        store_register16(HEADER + 2, R1),
         store16(HEADER + 4, 0),
         store16(HEADER + 6, ipv4::DF.to_be()),
         // The kernel forwards the packet and takes one.
         store8(HEADER + 8, OUTER_TTL + 1),
         store8(HEADER + 9, protocol::IPIP),
         store16(HEADER + 10, 0),
-        instruction(0x62, FRAME, 0, HEADER + 12, i32::from_ne_bytes(source.octets())),
-        instruction(0x61, R1, FRAME, FIELD, 0),
-        instruction(0x63, FRAME, R1, HEADER + 16, 0),
+        store32(HEADER + 12, i32::from_ne_bytes(source.octets())),
+        load32(R1, FRAME, FIELD),
+        store_register32(HEADER + 16, R1),
     ]
 }
 
@@ -176,10 +122,10 @@ fn header_checksum() -> Vec<Instruction> {
     code.extend([mov(R4, ipv4::LEN as i32), mov(R5, 0), call(CSUM_DIFF)]);
     for _ in 0..2 {
         // r1 = r0 >> 16; r0 = (r0 & 0xffff) + r1
-        code.extend([copy(R1, R0), instruction(0x77, R1, 0, 0, 16)]);
-        code.extend([instruction(0x57, R0, 0, 0, 0xffff), instruction(0x0f, R0, R1, 0, 0)]);
+        code.extend([copy(R1, R0), shift_right(R1, 16)]);
+        code.extend([and(R0, 0xffff), add_register(R0, R1)]);
     }
-    code.push(instruction(0xa7, R0, 0, 0, 0xffff));
-    code.push(instruction(0x6b, FRAME, R0, HEADER + 10, 0));
+    code.push(xor(R0, 0xffff));
+    code.push(store_register16(HEADER + 10, R0));
     code
 }

@@ -1,0 +1,141 @@
+"""The engine of scripts/bench-routes: see there."""
+
+import argparse
+import datetime
+import json
+import pathlib
+import platform
+import subprocess
+import sys
+
+HERE = pathlib.Path(__file__).resolve().parent
+REPO = HERE.parents[1]
+sys.path[:0] = [str(HERE), str(REPO / "tests" / "netns")]
+
+import load  # noqa: E402
+import traffic  # noqa: E402
+from lab import ADDRESSES, Lab  # noqa: E402
+
+PARTS = ("load", "changes", "storm")
+
+
+def say(text):
+    print(f"== {text}", flush=True)
+
+
+def arguments():
+    parser = argparse.ArgumentParser(prog="bench-routes", description="The routing table under load.")
+    parser.add_argument("--part", action="append", choices=PARTS, help="only this part; may be given several times")
+    parser.add_argument("--out", type=pathlib.Path, default=REPO / "bench-results", help="directory of the results")
+    parser.add_argument("--routes", type=int, default=1_000_000, help="routes in the table")
+    parser.add_argument("--seconds", type=int, default=5, help="seconds of each run with traffic")
+    parser.add_argument("--rounds", type=int, default=3, help="runs with and without changes")
+    return parser.parse_args()
+
+
+def start(lab):
+    """Both daemons; podB also has the addresses that the probe goes to."""
+    pools = [(load.POOL, "Never", "Always")]
+    peers = {"n2": (ADDRESSES["n2"], ["10.244.2.0/24"]), "n3": (ADDRESSES["n3"], [])}
+    lab.start_daemon("n1", pools=pools, peers=peers)
+    lab.start_daemon("n2", pools=pools, local=["10.244.2.0/24", traffic.PROBE_PREFIX])
+    lab.ip("n2", f"route add {traffic.PROBE_PREFIX} via 10.244.2.2")
+    lab.ip("podB", f"address add {traffic.PROBED[0]}/32 dev lo")
+    return lab.daemons["n1"]
+
+
+def about():
+    """Where and of what the figures are."""
+    commit = subprocess.run(["git", "-C", REPO, "describe", "--always", "--dirty"], capture_output=True, text=True)
+    model = next(
+        (line.split(":")[1].strip() for line in open("/proc/cpuinfo", encoding="utf-8") if "model name" in line), "?"
+    )
+    cpus = len([line for line in open("/proc/cpuinfo", encoding="utf-8") if line.startswith("processor")])
+    return {
+        "commit": commit.stdout.strip(),
+        "date": datetime.date.today().isoformat(),
+        "host": f"{cpus} x {model}",
+        "kernel": platform.release(),
+        "command": " ".join(["scripts/bench-routes", *sys.argv[1:]]),
+    }
+
+
+def table(result):
+    """The figures as Markdown."""
+    rows = [("", "")]
+    if part := result.get("load"):
+        full = [one["full_mib"] for one in part["rounds"]]
+        empty = [one["empty_mib"] for one in part["rounds"]]
+        rows += [
+            (f"{part['routes']} routes from a file ({part['file_mib']} MiB)", f"{part['load_s']} s"),
+            (
+                "memory idle, loaded, peak of loading",
+                f"{part['idle_mib']}, {part['loaded_mib']}, {part['load_peak_mib']} MiB",
+            ),
+            ("list, equals input", f"{part['list_s']} s, {'yes' if part['list_equals_input'] else 'NO'}"),
+            (f"{len(full)} rounds, memory full", f"{min(full)} to {max(full)} MiB"),
+            (f"{len(full)} rounds, memory empty", f"{min(empty)} to {max(empty)} MiB"),
+            ("memory 7 s after the last route", f"{part['end_mib']} MiB"),
+            ("replacing all by the same, peak", f"{part['replace_s']} s, {part['replace_peak_mib']} MiB"),
+        ]
+    for name in ("batched", "single", "storm"):
+        if part := result.get(name):
+            one = part["disturbed"][0]
+            rate = sum(run["changes_a_second"] for run in part["disturbed"]) // len(part["disturbed"])
+            cpus = [max(run["daemon_cpus"] for run in runs) for runs in (part["quiet"], part["disturbed"])]
+            size = one["changes"] // one["requests"]
+            rows += [
+                (
+                    f"{rate} changes/s in requests of {size}: throughput without, with",
+                    f"{part['gbit_s'][0]}, {part['gbit_s'][1]} Gbit/s (x {part['ratio']})",
+                ),
+                ("… paced flow, lost without, with", f"{part['paced_lost'][0]}, {part['paced_lost'][1]}"),
+                (
+                    "… visible to packets after, p50 and p99",
+                    f"{part['visible_ms']['p50']}, {part['visible_ms']['p99']} ms",
+                ),
+                ("… answered after, p50 and p99", f"{one['answer']['p50_ms']}, {one['answer']['p99_ms']} ms"),
+                ("… processors of the daemon without, with", f"{cpus[0]}, {cpus[1]}"),
+                ("… what is left is what was meant", "yes" if part["left_as_expected"] else "NO"),
+            ]
+    lines = [f"| {key} | {value} |" for key, value in rows]
+    lines.insert(1, "|---|---|")
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    options = arguments()
+    parts = options.part or PARTS
+    options.out.mkdir(parents=True, exist_ok=True)
+    file = options.out / "routes.json"
+    result = json.loads(file.read_text(encoding="utf-8")) if options.part and file.exists() else {}
+    result["about"] = about()
+    with Lab("T2", virtual=True) as lab:
+        daemon = start(lab)
+        if "load" in parts:
+            say(f"{options.routes} routes from a file, and ten rounds of adding and deleting")
+            result["load"] = load.measure(daemon, lab.dir, options.routes, 10, say)
+        if "changes" in parts or "storm" in parts:
+            traffic.start_servers(lab)
+            say(f"{options.routes} routes, then traffic")
+            routes = lab.dir / "routes.txt"
+            load.write_routes(routes, options.routes)
+            load.timed(daemon, "route", "replace", "--file", routes)
+            traffic.warm_up(lab, daemon)
+        plans = {
+            "batched": ("changes", (5000, 50)),
+            "single": ("changes", (5000, 1)),
+            "storm": ("storm", (50_000, 500)),
+        }
+        for name, (part, changes) in plans.items():
+            if part in parts:
+                say(f"{changes[0]} changes a second, {changes[1]} in a request")
+                result[name] = traffic.interleaved(lab, daemon, options.rounds, options.seconds, changes, say)
+    file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    text = f"{result['about']}\n\n{table(result)}"
+    (options.out / "routes.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Traffic at full rate, a paced flow through an untouched prefix, and changes beside them."""
+
+import json
+import os
+import pathlib
+import subprocess
+import time
+
+from lab import PYTHON, wait_until
+
+HERE = pathlib.Path(__file__).resolve().parent
+FLOW, CHANGER = str(HERE / "flow.py"), str(HERE / "changer.py")
+STEADY, PROBED = ("10.244.2.2", 7001), ("10.244.77.7", 7002)
+PROBE_PREFIX = "10.244.77.0/24"
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def cpu_seconds(pid):
+    """Processor time of a process so far."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICK
+
+
+def percentile(values, share):
+    values = sorted(values)
+    return round(values[min(len(values) - 1, int(len(values) * share))], 1) if values else None
+
+
+class Receiver:
+    """A receiver of a paced flow in podB."""
+
+    def __init__(self, lab, address, port):
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._process = lab.popen("podB", PYTHON, FLOW, "receive", address, port, **pipes)
+        assert self._process.stdout.readline() == "ready\n"
+
+    def end(self):
+        return json.loads(self._process.communicate(timeout=20)[0])
+
+
+def visibility(toggles, sent, received):
+    """Milliseconds from the request of each change to the last packet, by sending time, that did not see it."""
+    delays = []
+    # What becomes of the last change is not waited for.
+    for (when, on), (until, _) in zip(toggles, toggles[1:], strict=False):
+        blind = [at for number, at in enumerate(sent) if when <= at < until and (number in received) != on]
+        delays.append(1e3 * (max(blind) - when) if blind else 0.0)
+    return delays
+
+
+def trial(lab, daemon, seconds, changes=None):
+    """One run, with `changes` (a second, in a request) or without."""
+    steady, probed = Receiver(lab, *STEADY), Receiver(lab, *PROBED)
+    before = cpu_seconds(daemon.pid)
+    begin = time.monotonic()
+    out = {"stdout": subprocess.PIPE}
+    paced = [lab.popen("podA", PYTHON, FLOW, "send", *to, seconds + 1, **out) for to in (STEADY, PROBED)]
+    bulk = lab.popen("podA", "iperf3", "-c", "10.244.2.2", "-t", seconds, "-J", **out)
+    changer = None
+    if changes:
+        arguments = (daemon.socket, seconds, *changes, PROBE_PREFIX)
+        changer = subprocess.Popen([PYTHON, CHANGER, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+    report = json.loads(bulk.communicate(timeout=seconds + 30)[0])
+    result = {
+        "gbit_s": round(report["end"]["sum_received"]["bits_per_second"] / 1e9, 3),
+        "retransmits": report["end"]["sum_sent"]["retransmits"],
+    }
+    changed = json.loads(changer.communicate(timeout=seconds + 30)[0]) if changer else None
+    result["daemon_cpus"] = round((cpu_seconds(daemon.pid) - before) / (time.monotonic() - begin), 2)
+    sent = [json.loads(process.communicate(timeout=20)[0]) for process in paced]
+    time.sleep(0.2)
+    result["paced_sent"], result["paced_lost"] = len(sent[0]), len(sent[0]) - len(steady.end())
+    received = set(probed.end())
+    if changed:
+        delays = visibility(changed.pop("toggles"), sent[1], received)
+        result["visible_ms"] = {"p50": percentile(delays, 0.5), "p99": percentile(delays, 0.99), "n": len(delays)}
+        result["_delays"] = delays
+        result["left_as_expected"] = left_as_expected(daemon, changed.pop("left"))
+        result |= changed
+    return result
+
+
+def left_as_expected(daemon, left):
+    """Whether exactly these of the changed routes are there; deletes them."""
+    lines = daemon.command("route", "list", "--source", "control", "-o", "lines").stdout.splitlines()
+    there = {line.split()[0] for line in lines if int(line.split(".")[1]) >= 192 and not line.startswith("10.244.")}
+    file = pathlib.Path(daemon.socket).with_name("left.txt")
+    file.write_text("".join(f"{prefix}\n" for prefix in left), encoding="ascii")
+    daemon.command("route", "del", "--file", str(file))
+    return there == set(left)
+
+
+def interleaved(lab, daemon, rounds, seconds, changes, say):
+    """Runs without and with changes in turn, and what they come to."""
+    quiet, disturbed = [], []
+    for number in range(rounds):
+        quiet.append(trial(lab, daemon, seconds))
+        disturbed.append(trial(lab, daemon, seconds, changes))
+        say(f"round {number + 1}: {quiet[-1]['gbit_s']} Gbit/s undisturbed, {disturbed[-1]['gbit_s']} with changes")
+    delays = [delay for one in disturbed for delay in one.pop("_delays")]
+    middle = [sorted(one["gbit_s"] for one in runs)[rounds // 2] for runs in (quiet, disturbed)]
+    return {
+        "quiet": quiet,
+        "disturbed": disturbed,
+        "gbit_s": middle,
+        "ratio": round(middle[1] / middle[0], 3),
+        "paced_lost": [sum(one["paced_lost"] for one in runs) for runs in (quiet, disturbed)],
+        "visible_ms": {"p50": percentile(delays, 0.5), "p99": percentile(delays, 0.99), "n": len(delays)},
+        "left_as_expected": all(one["left_as_expected"] for one in disturbed),
+    }
+
+
+def start_servers(lab):
+    """What podB answers with."""
+    lab.popen("podB", "iperf3", "-s", stdout=subprocess.DEVNULL)
+    wait_until(lambda: lab.exec("podB", "ss", "-Hnlt", "sport = :5201").stdout, 5, "iperf3")
+
+
+def warm_up(lab, daemon):
+    """Everybody on the probe's way knows his neighbours."""
+    daemon.command("route", "add", PROBE_PREFIX, "--via", "n2")
+    for address in (STEADY[0], PROBED[0]):
+        wait_until(lambda address=address: lab.ping("podA", address, count=1) == 1, 5, f"a ping to {address}")
+    daemon.command("route", "del", PROBE_PREFIX)

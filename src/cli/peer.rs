@@ -1,0 +1,101 @@
+//! `underpass peer`: who is known, and making nodes known at run time.
+
+use std::net::IpAddr;
+
+use clap::{Args, Subcommand};
+use comfy_table::Table;
+use http_body_util::{Empty, Full};
+use hyper::Method;
+use hyper::body::Bytes;
+
+use super::client::ClientArgs;
+use super::text::{self, table};
+use crate::control::api::{self, NewPeer, PeerStatus};
+use crate::net::NodeName;
+
+/// Show the other nodes, make one known or forget it
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  underpass peer list
+  underpass peer add node-d 192.0.2.4 --subnet 10.244.4.0/24
+  underpass peer del node-d")]
+pub(super) struct Peer {
+    #[command(subcommand)]
+    command: PeerCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum PeerCommand {
+    /// List all peers
+    #[command(after_help = "Examples:
+  underpass peer list
+  underpass peer list -o json | jq -r '.[].name'")]
+    List {
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Make a node known until the daemon ends
+    #[command(after_help = "The subnets become control routes. Returns when packets see the change.
+
+Examples:
+  underpass peer add node-d 192.0.2.4
+  underpass peer add node-d 192.0.2.4 --subnet 10.244.4.0/24 --subnet fd00:10:244:4::/64")]
+    Add {
+        /// The node's name
+        name: NodeName,
+        /// Its underlay address
+        address: IpAddr,
+        /// A subnet of its pods; may be given several times
+        #[arg(long = "subnet", value_name = "PREFIX")]
+        subnets: Vec<String>,
+        /// Ethernet address inside VXLAN packets to it; by default made of its name
+        #[arg(long, value_name = "MAC")]
+        vtep_mac: Option<String>,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Forget a node and its routes
+    #[command(after_help = "A peer of the configuration is back after the next start.
+
+Examples:
+  underpass peer del node-d")]
+    Del {
+        /// The node's name
+        name: NodeName,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+}
+
+impl Peer {
+    pub(super) fn execute(self) -> anyhow::Result<()> {
+        match self.command {
+            PeerCommand::List { client } => {
+                let peers: Vec<PeerStatus> = client.get(api::PEERS)?;
+                client.print(&peers, |peers| text::lines(&list(peers)))
+            }
+            PeerCommand::Add { name, address, subnets, vtep_mac, client } => {
+                let peer = NewPeer { name: name.to_string(), address, subnets, vtep_mac };
+                let body = Full::<Bytes>::from(serde_json::to_vec(&peer)?);
+                let target = format!("{}?wait=true", api::PEERS);
+                let added: PeerStatus =
+                    client.client().change(Method::POST, &target, "application/json", body)?;
+                client.print(&added, |_| String::new())
+            }
+            PeerCommand::Del { name, client } => {
+                let target = format!("{}/{name}?wait=true", api::PEERS);
+                let body = Empty::<Bytes>::new();
+                let deleted: serde_json::Value = client.client().change(Method::DELETE, &target, "", body)?;
+                client.print(&deleted, |_| String::new())
+            }
+        }
+    }
+}
+
+fn list(peers: &[PeerStatus]) -> Table {
+    let mut list = table(&["PEER", "ADDRESS", "VTEP MAC", "SUBNETS"]);
+    for peer in peers {
+        list.add_row([&peer.name, &peer.address.to_string(), &peer.vtep_mac, &peer.subnets.join(", ")]);
+    }
+    list
+}

@@ -1,0 +1,138 @@
+//! Judgements by made-up facts, and their texts.
+
+use super::{Facts, Needs, PreflightError, TunNode, Verdict, Warning, judge};
+use crate::control::host::TunDetails;
+
+const ALL: u64 = 1 << 12 | 1 << 13;
+
+fn needs() -> Needs {
+    Needs {
+        device: "up0".to_owned(),
+        uplink: "eth0".to_owned(),
+        ipip: true,
+        direct: true,
+        ipv6: true,
+        ipv6_underlay: true,
+    }
+}
+
+fn good() -> Facts {
+    Facts {
+        tun_node: TunNode::Ready,
+        capabilities: ALL,
+        uid: 1000,
+        groups: vec![1000, 27],
+        device: None,
+        tunl0_up: false,
+        ip6tnl0_up: false,
+        rp_filter_all: 0,
+        rp_filter_uplink: 2,
+        ip_forward: true,
+        ip6_forward: true,
+    }
+}
+
+fn errors(facts: &Facts) -> Vec<PreflightError> {
+    judge(&needs(), facts).errors
+}
+
+#[test]
+fn a_good_host_passes() {
+    assert_eq!(judge(&needs(), &good()), Verdict::default());
+}
+
+#[test]
+fn every_obstacle_is_reported_at_once() {
+    let facts = Facts {
+        tun_node: TunNode::Missing,
+        capabilities: 0,
+        tunl0_up: true,
+        ip6tnl0_up: true,
+        rp_filter_all: 1,
+        rp_filter_uplink: 0,
+        ip_forward: false,
+        ip6_forward: false,
+        ..good()
+    };
+    let verdict = judge(&needs(), &facts);
+    let expected = [
+        PreflightError::TunMissing,
+        PreflightError::NoNetAdmin { device: "up0".to_owned(), uid: 1000 },
+        PreflightError::NoNetRaw { modes: "ipip and direct" },
+        PreflightError::KernelIpip,
+        PreflightError::KernelIp6Tunnel,
+        PreflightError::StrictReversePath { uplink: "eth0".to_owned() },
+    ];
+    assert_eq!(verdict.errors, expected);
+    assert_eq!(verdict.warnings, [Warning::ForwardingOff, Warning::Ipv6ForwardingOff]);
+}
+
+#[test]
+fn what_ipv6_needs_matters_only_where_it_is_used() {
+    let facts = Facts { ip6tnl0_up: true, ip6_forward: false, ..good() };
+    let needs = Needs { ipv6: false, ipv6_underlay: false, ..needs() };
+    assert_eq!(judge(&needs, &facts), Verdict::default());
+}
+
+#[test]
+fn a_tun_of_our_own_replaces_net_admin() {
+    let with = |owner, group| Facts {
+        capabilities: 1 << 13,
+        device: Some(TunDetails { owner, group, persistent: true, ..TunDetails::default() }),
+        ..good()
+    };
+    for (owner, group) in [(None, None), (Some(1000), None), (None, Some(27)), (Some(1000), Some(27))] {
+        assert_eq!(errors(&with(owner, group)), [], "{owner:?} {group:?}");
+    }
+    for (owner, group) in [(Some(0), None), (None, Some(5)), (Some(1000), Some(5)), (Some(0), Some(27))] {
+        let expected = PreflightError::NotOurTun { device: "up0".to_owned(), owner, group, uid: 1000 };
+        assert_eq!(errors(&with(owner, group)), [expected]);
+    }
+}
+
+#[test]
+fn a_tun_that_another_process_holds_is_not_shared() {
+    let with = |persistent, queues| {
+        let tun = TunDetails { persistent, queues, multi_queue: true, ..TunDetails::default() };
+        errors(&Facts { device: Some(tun), ..good() })
+    };
+    assert_eq!(with(true, 0), []);
+    for (persistent, queues) in [(false, 0), (false, 2), (true, 1)] {
+        let expected = PreflightError::TunInUse { device: "up0".to_owned() };
+        assert_eq!(with(persistent, queues), [expected], "{persistent} {queues}");
+    }
+}
+
+#[test]
+fn raw_sockets_only_for_modes_that_use_them() {
+    let facts = Facts { capabilities: 1 << 12, ..good() };
+    let with = |ipip, direct| judge(&Needs { ipip, direct, ..needs() }, &facts).errors;
+    assert_eq!(with(false, false), []);
+    assert_eq!(with(true, false), [PreflightError::NoNetRaw { modes: "ipip" }]);
+    assert_eq!(with(false, true), [PreflightError::NoNetRaw { modes: "direct" }]);
+}
+
+#[test]
+fn the_larger_rp_filter_counts_and_only_for_direct() {
+    let strict =
+        |all, uplink| !errors(&Facts { rp_filter_all: all, rp_filter_uplink: uplink, ..good() }).is_empty();
+    assert!(strict(1, 0) && strict(0, 1) && strict(1, 1));
+    assert!(!strict(0, 0) && !strict(2, 1) && !strict(1, 2));
+    let facts = Facts { rp_filter_all: 1, rp_filter_uplink: 1, ..good() };
+    assert_eq!(judge(&Needs { direct: false, ..needs() }, &facts), Verdict::default());
+}
+
+#[test]
+fn texts_name_culprit_reason_and_next_step() {
+    let denied = PreflightError::TunDenied { mode: 0o600, uid: 0, gid: 0 }.to_string();
+    assert!(denied.contains("mode 0600, owner 0:0"), "{denied}");
+    let owned = PreflightError::PortInUse { port: 4789, owner: Some("flannel.1".to_owned()) }.to_string();
+    assert!(owned.starts_with("UDP port 4789 is in use by the kernel's VXLAN device flannel.1; remove it with `ip link del flannel.1`"), "{owned}");
+    let unknown = PreflightError::PortInUse { port: 4789, owner: None }.to_string();
+    assert!(unknown.contains("`ss -ulpn 'sport = :4789'`"), "{unknown}");
+    let strict = PreflightError::StrictReversePath { uplink: "eth0.7".to_owned() }.to_string();
+    assert!(strict.contains("`sysctl -w net/ipv4/conf/eth0.7/rp_filter=2`"), "{strict}");
+    let foreign =
+        PreflightError::NotOurTun { device: "up0".to_owned(), owner: Some(5), group: None, uid: 1000 };
+    assert!(foreign.to_string().contains("(user 5, group any; we are user 1000)"), "{foreign}");
+}

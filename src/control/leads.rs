@@ -1,0 +1,213 @@
+//! Which kernel routes lead into the TUN, as routes come and go.
+//!
+//! The pools are led there for good. Outside of them each route needs one of its own, unless a
+//! wider one of another node's covers it already: the smallest set that covers everything.
+
+use std::collections::BTreeSet;
+
+use crate::net::Prefix;
+use crate::route::{Rib, Route, Target};
+
+/// What is led into the TUN beside the pools.
+#[derive(Debug)]
+pub struct Leads {
+    pools: Vec<Prefix>,
+    led: BTreeSet<Prefix>,
+}
+
+/// What to change, in this order, so that nothing is without a route in between.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Steps {
+    /// Routes to add.
+    pub add: Vec<Prefix>,
+    /// Routes to remove.
+    pub remove: Vec<Prefix>,
+}
+
+impl Leads {
+    /// Beside `pools` the kernel leads `routes` into the TUN.
+    pub fn new(pools: Vec<Prefix>, routes: impl IntoIterator<Item = Prefix>) -> Self {
+        let led = routes.into_iter().filter(|route| !pools.contains(route)).collect();
+        Self { pools, led }
+    }
+
+    /// Follows the change of some prefixes.
+    pub fn update(&mut self, rib: &Rib, changed: &[Prefix]) -> Steps {
+        let mut before = Change::default();
+        for prefix in changed {
+            if self.in_pool(*prefix) {
+                continue;
+            }
+            let covered = is_covered(rib, *prefix);
+            if is_others(rib, *prefix) && !covered {
+                self.lead(*prefix, &mut before);
+            } else if self.led.contains(prefix) {
+                self.unlead(*prefix, &mut before);
+                let inner = if covered { Vec::new() } else { needed_within(rib, *prefix, &self.pools) };
+                for inner in inner {
+                    self.lead(inner, &mut before);
+                }
+            }
+        }
+        before.steps()
+    }
+
+    /// Works everything out anew.
+    pub fn renew(&mut self, rib: &Rib) -> Steps {
+        let mut widest: Option<Prefix> = None;
+        let mut needed = BTreeSet::new();
+        for route in rib.best().filter(to_others) {
+            let prefix = route.prefix;
+            if widest.is_some_and(|widest| widest.covers(prefix)) || self.in_pool(prefix) {
+                continue;
+            }
+            widest = Some(prefix);
+            needed.insert(prefix);
+        }
+        let steps = Steps {
+            add: needed.difference(&self.led).copied().collect(),
+            remove: self.led.difference(&needed).copied().collect(),
+        };
+        self.led = needed;
+        steps
+    }
+
+    fn in_pool(&self, prefix: Prefix) -> bool {
+        self.pools.iter().any(|pool| pool.covers(prefix))
+    }
+
+    /// Leads `prefix`, and none of what it covers.
+    fn lead(&mut self, prefix: Prefix, change: &mut Change) {
+        let inside: Vec<Prefix> =
+            self.led.range(prefix..).take_while(|led| prefix.covers(**led)).copied().collect();
+        for inner in inside.into_iter().filter(|inner| *inner != prefix) {
+            self.unlead(inner, change);
+        }
+        if self.led.insert(prefix) && !change.removed.remove(&prefix) {
+            change.added.insert(prefix);
+        }
+    }
+
+    fn unlead(&mut self, prefix: Prefix, change: &mut Change) {
+        if self.led.remove(&prefix) && !change.added.remove(&prefix) {
+            change.removed.insert(prefix);
+        }
+    }
+}
+
+/// What changed so far, without what was taken back.
+#[derive(Default)]
+struct Change {
+    added: BTreeSet<Prefix>,
+    removed: BTreeSet<Prefix>,
+}
+
+impl Change {
+    fn steps(self) -> Steps {
+        Steps { add: self.added.into_iter().collect(), remove: self.removed.into_iter().collect() }
+    }
+}
+
+fn to_others(route: &Route) -> bool {
+    route.target != Target::Local
+}
+
+fn is_others(rib: &Rib, prefix: Prefix) -> bool {
+    rib.exact(prefix).as_ref().is_some_and(to_others)
+}
+
+/// Whether a wider prefix is another node's.
+fn is_covered(rib: &Rib, prefix: Prefix) -> bool {
+    let mut wider = (0..prefix.len()).filter_map(|len| Prefix::containing(prefix.address(), len));
+    wider.any(|wider| is_others(rib, wider))
+}
+
+/// The widest routes to other nodes inside `prefix` and outside the pools.
+fn needed_within(rib: &Rib, prefix: Prefix, pools: &[Prefix]) -> Vec<Prefix> {
+    let mut needed: Vec<Prefix> = Vec::new();
+    let inside = rib.after(Some(prefix)).take_while(|route| prefix.covers(route.prefix));
+    for route in inside.filter(to_others) {
+        let covered = needed.last().is_some_and(|widest| widest.covers(route.prefix));
+        if !covered && !pools.iter().any(|pool| pool.covers(route.prefix)) {
+            needed.push(route.prefix);
+        }
+    }
+    needed
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::{Leads, Steps};
+    use crate::control::host::tun_routes;
+    use crate::net::Prefix;
+    use crate::route::{PeerId, Rib, Route, Source, Target};
+
+    fn prefix(text: &str) -> Prefix {
+        text.parse().unwrap()
+    }
+
+    fn add(rib: &mut Rib, prefix: Prefix) {
+        rib.set(Route::new(prefix, Source::Control, Target::Peer(PeerId(0))));
+    }
+
+    #[test]
+    fn inside_a_pool_nothing_is_needed() {
+        let mut leads = Leads::new(vec![prefix("10.0.0.0/8")], []);
+        let mut rib = Rib::default();
+        add(&mut rib, prefix("10.1.0.0/16"));
+        assert_eq!(leads.update(&rib, &[prefix("10.1.0.0/16")]), Steps::default());
+        assert_eq!(leads.renew(&rib), Steps::default());
+    }
+
+    #[test]
+    fn a_wider_route_takes_over_and_gives_back() {
+        let (wide, narrow) = (prefix("172.16.0.0/16"), prefix("172.16.5.0/24"));
+        let mut leads = Leads::new(vec![], []);
+        let mut rib = Rib::default();
+        add(&mut rib, narrow);
+        assert_eq!(leads.update(&rib, &[narrow]).add, [narrow]);
+        add(&mut rib, wide);
+        assert_eq!(leads.update(&rib, &[wide]), Steps { add: vec![wide], remove: vec![narrow] });
+        rib.remove(wide, Source::Control);
+        assert_eq!(leads.update(&rib, &[wide]), Steps { add: vec![narrow], remove: vec![wide] });
+        rib.remove(narrow, Source::Control);
+        assert_eq!(leads.update(&rib, &[narrow, narrow]).remove, [narrow]);
+    }
+
+    fn any_prefix() -> impl Strategy<Value = Prefix> {
+        (0_u8..3, 0_u8..4, 8_u8..=24).prop_map(|(a, b, len)| {
+            Prefix::containing(std::net::IpAddr::from([10, a * 64, b * 64, 0]), len).unwrap()
+        })
+    }
+
+    proptest! {
+        /// However routes come and go, the kernel has what would be worked out anew.
+        #[test]
+        fn following_is_as_good_as_starting_anew(
+            pools in prop::collection::vec(any_prefix(), 0..3),
+            rounds in prop::collection::vec(prop::collection::vec((any_prefix(), any::<bool>()), 1..5), 1..12),
+        ) {
+            let mut rib = Rib::default();
+            let mut leads = Leads::new(pools.clone(), []);
+            let mut kernel = BTreeSet::new();
+            for round in rounds {
+                for (prefix, present) in &round {
+                    if *present { add(&mut rib, *prefix) } else { rib.remove(*prefix, Source::Control); }
+                }
+                let changed: Vec<Prefix> = round.iter().map(|(prefix, _)| *prefix).collect();
+                let steps = leads.update(&rib, &changed);
+                for prefix in &steps.add { prop_assert!(kernel.insert(*prefix)); }
+                for prefix in &steps.remove { prop_assert!(kernel.remove(prefix)); }
+                let subnets: Vec<Prefix> = rib.best().map(|route| route.prefix).collect();
+                let expected: BTreeSet<Prefix> =
+                    tun_routes(&pools, &subnets).into_iter().filter(|route| !pools.contains(route)).collect();
+                prop_assert_eq!(&kernel, &expected);
+                prop_assert_eq!(leads.renew(&rib), Steps::default());
+            }
+        }
+    }
+}

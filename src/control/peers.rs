@@ -1,0 +1,188 @@
+//! Making nodes known and forgetting them while packets flow.
+//!
+//! Both publish at once, together with everything that is pending: a table never leads to a node
+//! whose headers it does not have.
+
+use std::net::IpAddr;
+
+use ipnet::Ipv4Net;
+
+use super::api::{NewPeer, PeerStatus};
+use super::edit::unknown_peer;
+use super::refusal::{Kind, Refusal};
+use super::state::State;
+use crate::config;
+use crate::forward::Peer;
+use crate::net::{Mac, NodeName, Prefix};
+use crate::route::{PeerId, Route, Source, Target};
+use crate::source::lines::{Culprits, parse_prefix};
+
+impl State {
+    /// Makes a node known, with its subnets as control routes of second `now`.
+    ///
+    /// # Errors
+    /// Everything that speaks against it; nothing has changed then.
+    pub fn add_peer(&mut self, new: &NewPeer, now: u32) -> Result<(), Refusal> {
+        let mut culprits = Culprits::default();
+        let name = self.new_name(&new.name).map_err(|text| culprits.push(|| text)).ok();
+        let address = self.new_address(new.address).map_err(|text| culprits.push(|| text)).ok();
+        let mac = self.new_mac(new).map_err(|text| culprits.push(|| text)).ok();
+        let subnets = self.new_subnets(&new.subnets, new.address, &mut culprits);
+        let (Some(name), Some(address), Some(vtep_mac), true) = (name, address, mac, culprits.is_empty())
+        else {
+            return Err(Refusal::of(Kind::Conflict, culprits));
+        };
+        let Some(id) = self.roster.next() else {
+            return Err(Refusal::new(Kind::Full, "there are 65536 peers already; delete one first"));
+        };
+        self.roster.add(id, name.as_str(), address, &subnets);
+        let peer = Peer { name, address, vtep_mac, hop: None, second: None, path_mtu: None };
+        match self.peers.get_mut(usize::from(id.0)) {
+            Some(place) => *place = peer,
+            None => self.peers.push(peer),
+        }
+        for prefix in subnets {
+            let target = Target::Peer(id);
+            self.rib.set(Route { prefix, target, source: Source::Control, mtu: None, since: now });
+            self.pending.add(prefix);
+        }
+        self.peers_changed = true;
+        Ok(())
+    }
+
+    /// Forgets a node. Routes that lead to it alone go with it, of whatever source; those it shares
+    /// with others stay with the others.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn delete_peer(&mut self, name: &str) -> Result<PeerId, Refusal> {
+        let Some(id) = self.roster.id(name) else {
+            return Err(Refusal::new(Kind::Missing, unknown_peer(name)));
+        };
+        let to_it = |route: &Route| self.rib.peers(&route.target).contains(&id);
+        let prefixes = self.rib.best().map(|route| route.prefix);
+        let routes: Vec<Route> =
+            prefixes.flat_map(|prefix| self.rib.candidates(prefix)).filter(to_it).collect();
+        for route in routes {
+            let others: Vec<PeerId> =
+                self.rib.peers(&route.target).iter().copied().filter(|peer| *peer != id).collect();
+            match self.rib.target(&others) {
+                Ok(Some(target)) => self.rib.set(Route { target, ..route }),
+                _ => drop(self.rib.remove(route.prefix, route.source)),
+            }
+            self.pending.add(route.prefix);
+        }
+        if let Some(peer) = self.peers.get_mut(usize::from(id.0)) {
+            self.roster.remove(name);
+            peer.retire();
+        }
+        self.peers_changed = true;
+        Ok(id)
+    }
+
+    /// All nodes, in the order of their numbers.
+    pub fn peer_list(&self) -> Vec<PeerStatus> {
+        let known = self.peers.iter().enumerate().filter(|(_, peer)| !peer.is_gone());
+        known
+            .map(|(place, peer)| PeerStatus {
+                name: peer.name.to_string(),
+                address: peer.address,
+                address6: peer.second.and_then(|(address, _)| match address {
+                    IpAddr::V6(address) => Some(address),
+                    IpAddr::V4(_) => None,
+                }),
+                subnets: self.roster.subnets(PeerId(place as u16)).iter().map(Prefix::to_string).collect(),
+                vtep_mac: peer.vtep_mac.to_string(),
+            })
+            .collect()
+    }
+
+    fn new_name(&self, name: &str) -> Result<NodeName, String> {
+        let name: NodeName = name.parse().map_err(|error| format!("name: {error}"))?;
+        if name == self.config.node.name {
+            return Err(format!("name: \"{name}\" is this node's own name; a node is not its own peer"));
+        }
+        match self.roster.id(name.as_str()) {
+            Some(_) => Err(format!("name: there is a peer \"{name}\" already; delete it first")),
+            None => Ok(name),
+        }
+    }
+
+    fn new_address(&self, address: IpAddr) -> Result<IpAddr, String> {
+        config::unicast(address).map_err(|reason| format!("address: {reason}"))?;
+        if let Some(id) = self.roster.at(address) {
+            let peer = id.and_then(|id| self.peers.get(usize::from(id.0)));
+            let whose =
+                peer.map_or("this node's own".to_owned(), |peer| format!("that of peer {}", peer.name));
+            return Err(format!("address: {address} is {whose}; each node has its own"));
+        }
+        let node = &self.config.node;
+        let (ours, key) = match address {
+            IpAddr::V4(_) => (node.address.is_some(), "address"),
+            IpAddr::V6(_) => (node.address6.is_some(), "address6"),
+        };
+        if !ours {
+            return Err(format!("address: this node cannot reach {address}: it has no [node] {key}"));
+        }
+        let reserved = |own: &Ipv4Net| {
+            own.prefix_len() < 31 && [own.network(), own.broadcast()].map(IpAddr::V4).contains(&address)
+        };
+        if let Some(own) = node.address.filter(reserved) {
+            let subnet = own.trunc();
+            return Err(format!(
+                "address: {address} is the network or broadcast address of this node's subnet {subnet}; give a host's"
+            ));
+        }
+        let around = self.policy.pool_of(Prefix::host(address)).map(|pool| format!("pool {}", pool.cidr));
+        let around = around.or_else(|| Some(format!("the route {}", self.rib.lookup(address)?.prefix)));
+        match around {
+            Some(what) => Err(format!(
+                "address: {address} lies inside {what}; packets to this node would be routed into the tunnel"
+            )),
+            None => Ok(address),
+        }
+    }
+
+    fn new_mac(&self, new: &NewPeer) -> Result<Mac, String> {
+        let mac = match &new.vtep_mac {
+            Some(text) => text.parse().map_err(|error| format!("vtep_mac: {error}"))?,
+            None => Mac::of_vtep(&new.name),
+        };
+        let known = self.peers.iter().find(|peer| !peer.is_gone() && peer.vtep_mac == mac);
+        // The same name has the same address, and is reported as such.
+        match known.filter(|peer| peer.name.as_str() != new.name) {
+            Some(peer) => {
+                Err(format!("vtep_mac: {mac} is that of peer {}; each node has its own", peer.name))
+            }
+            None if mac == Mac::of_vtep(self.config.node.name.as_str()) && new.vtep_mac.is_some() => {
+                Err(format!("vtep_mac: {mac} is this node's own VTEP address; give the peer's"))
+            }
+            None => Ok(mac),
+        }
+    }
+
+    fn new_subnets(&self, given: &[String], address: IpAddr, culprits: &mut Culprits) -> Vec<Prefix> {
+        let mut subnets = Vec::new();
+        for text in given {
+            match parse_prefix(text).and_then(|prefix| self.new_subnet(prefix, address, &subnets)) {
+                Ok(prefix) => subnets.push(prefix),
+                Err(reason) => culprits.push(|| format!("subnets: {reason}")),
+            }
+        }
+        subnets
+    }
+
+    fn new_subnet(&self, prefix: Prefix, address: IpAddr, before: &[Prefix]) -> Result<Prefix, String> {
+        self.claimable(prefix)?;
+        if before.contains(&prefix) {
+            return Err(format!("{prefix} is given twice; remove one"));
+        }
+        if prefix.contains(address) {
+            return Err(format!("{prefix} contains the peer's own address {address}"));
+        }
+        match self.rib.get(prefix, Source::Control) {
+            Some(_) => Err(format!("there is a control route {prefix} already; delete it first")),
+            None => Ok(prefix),
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Reading what clients send, within bounds.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::HeaderMap;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
+
+use crate::control::refusal::{Kind, Refusal};
+use crate::source::batch::Batch;
+use crate::source::lines::{Kinds, Reader};
+
+/// Bytes of a text of routes; about fifteen million of them.
+const MOST_TEXT: usize = 256 << 20;
+/// Bytes of a JSON document.
+const MOST_JSON: usize = 16 << 20;
+/// Bytes of a body that needs no permission.
+const SMALL: u64 = 64 << 10;
+/// Larger bodies read at a time, so that hostile clients cannot fill the memory.
+const LARGE_AT_ONCE: usize = 2;
+/// Time to wait for permission.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Permissions to send large bodies.
+pub struct Uploads(Semaphore);
+
+impl Default for Uploads {
+    fn default() -> Self {
+        Self(Semaphore::new(LARGE_AT_ONCE))
+    }
+}
+
+impl Uploads {
+    /// The permission to read the body that `headers` announce.
+    pub async fn admit(&self, headers: &HeaderMap) -> Result<Option<SemaphorePermit<'_>>, Refusal> {
+        let announced =
+            headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        if announced.is_some_and(|bytes| bytes <= SMALL) {
+            return Ok(None);
+        }
+        match timeout(PATIENCE, self.0.acquire()).await {
+            Ok(Ok(permit)) => Ok(Some(permit)),
+            _ => Err(Refusal::new(Kind::Busy, "other large requests are under way; try again")),
+        }
+    }
+}
+
+/// Whether the body is text, by its type.
+pub fn is_text(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+    kind.get(..10).is_some_and(|kind| kind.eq_ignore_ascii_case(b"text/plain"))
+}
+
+/// Routes as text, of which only their compact form is kept.
+///
+/// # Errors
+/// Every line that cannot be understood.
+pub async fn routes(body: Body, kinds: Kinds) -> Result<Batch, Refusal> {
+    let mut reader = Reader::new(kinds);
+    let mut body = Limited::new(body, MOST_TEXT);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| refused(&*error, MOST_TEXT))?;
+        if let Some(piece) = frame.data_ref()
+            && !reader.push(piece)
+        {
+            break;
+        }
+    }
+    reader.finish().map_err(|culprits| Refusal::of(Kind::Malformed, culprits))
+}
+
+/// A JSON document.
+///
+/// # Errors
+/// When it is none of a `T`; `example` shows one.
+pub async fn json<T: DeserializeOwned>(body: Body, example: &str) -> Result<T, Refusal> {
+    let body = Limited::new(body, MOST_JSON).collect().await;
+    let bytes = body.map_err(|error| refused(&*error, MOST_JSON))?.to_bytes();
+    serde_json::from_slice(&bytes).map_err(|error| {
+        Refusal::new(Kind::Malformed, format!("cannot understand the body: {error}; write it like {example}"))
+    })
+}
+
+fn refused(error: &(dyn std::error::Error + 'static), most: usize) -> Refusal {
+    if error.is::<LengthLimitError>() {
+        let text = format!(
+            "the body has more than {} MiB; send it in parts, or large lists of routes as text/plain",
+            most >> 20
+        );
+        return Refusal::new(Kind::TooLarge, text);
+    }
+    Refusal::new(Kind::Malformed, format!("the body ended early: {error}"))
+}

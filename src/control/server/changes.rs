@@ -1,0 +1,175 @@
+//! Requests that change routes and peers.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Extension, Path, Query, State};
+use axum::http::HeaderMap;
+use serde::Deserialize;
+
+use super::{Api, Dataplane, body, query_of};
+use crate::control::api::{NewPeer, PeerStatus, RouteChanges, RoutesChanged};
+use crate::control::progress::Progress;
+use crate::control::refusal::{Kind, Refusal};
+use crate::source::batch::{Batch, Places, TooManySets};
+use crate::source::lines::{Culprits, Kinds, parse_prefix};
+
+/// Whether to answer only when packets see the change.
+#[derive(Deserialize)]
+pub struct Wait {
+    #[serde(default)]
+    wait: bool,
+}
+
+/// The query of a `POST` of routes.
+#[derive(Deserialize)]
+pub struct Edit {
+    /// Whether every line of a text is the removal of its route.
+    #[serde(default)]
+    delete: bool,
+    #[serde(default)]
+    wait: bool,
+}
+
+/// The query of a `DELETE`.
+#[derive(Deserialize)]
+pub struct Delete {
+    prefix: String,
+    #[serde(default)]
+    wait: bool,
+}
+
+const WAIT: &str = "there is ?wait=true";
+const EXAMPLE: &str = r#"{"add":[{"prefix":"10.9.0.0/24","via":["node-b"]}],"del":["10.8.0.0/24"]}"#;
+const PEER_EXAMPLE: &str = r#"{"name":"node-d","address":"192.0.2.4","subnets":["10.244.4.0/24"]}"#;
+
+/// `POST /v1/routes`
+pub async fn edit<D: Dataplane>(
+    State(api): State<Arc<Api<D>>>,
+    Extension(progress): Extension<Progress>,
+    query: Result<Query<Edit>, QueryRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<RoutesChanged>, Refusal> {
+    let Edit { delete, wait } = query_of(query, "there are ?wait=true and, for text, ?delete=true")?;
+    let mut batch = {
+        let _permit = api.uploads.admit(&headers).await?;
+        if body::is_text(&headers) {
+            body::routes(body, if delete { Kinds::Deletions } else { Kinds::All }).await?
+        } else {
+            batch_of(&body::json(body, EXAMPLE).await?)?
+        }
+    };
+    let _working = progress.working();
+    let done = api.dataplane.edit_routes(&mut batch)?;
+    drop(batch);
+    settle(&api, done, wait).await
+}
+
+/// `PUT /v1/routes`
+pub async fn replace<D: Dataplane>(
+    State(api): State<Arc<Api<D>>>,
+    Extension(progress): Extension<Progress>,
+    query: Result<Query<Wait>, QueryRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<RoutesChanged>, Refusal> {
+    let Wait { wait } = query_of(query, WAIT)?;
+    if !body::is_text(&headers) {
+        let text = "all routes are replaced by text only; send `Content-Type: text/plain` and lines `PREFIX via PEER`";
+        return Err(Refusal::new(Kind::Malformed, text));
+    }
+    let mut batch = {
+        let _permit = api.uploads.admit(&headers).await?;
+        body::routes(body, Kinds::Additions).await?
+    };
+    let _working = progress.working();
+    let done = api.dataplane.replace_routes(&mut batch)?;
+    drop(batch);
+    settle(&api, done, wait).await
+}
+
+/// `DELETE /v1/routes`
+pub async fn delete<D: Dataplane>(
+    State(api): State<Arc<Api<D>>>,
+    query: Result<Query<Delete>, QueryRejection>,
+) -> Result<Json<RoutesChanged>, Refusal> {
+    let Delete { prefix, wait } = query_of(query, "give ?prefix=PREFIX")?;
+    let prefix = parse_prefix(&prefix).map_err(|reason| Refusal::new(Kind::Malformed, reason))?;
+    let mut batch = Batch::new(Places::Alone);
+    batch.del(prefix, 0);
+    let done = api.dataplane.edit_routes(&mut batch)?;
+    settle(&api, done, wait).await
+}
+
+/// `POST /v1/peers`
+pub async fn add_peer<D: Dataplane>(
+    State(api): State<Arc<Api<D>>>,
+    query: Result<Query<Wait>, QueryRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Option<PeerStatus>>, Refusal> {
+    let Wait { wait } = query_of(query, WAIT)?;
+    let _permit = api.uploads.admit(&headers).await?;
+    let peer: NewPeer = body::json(body, PEER_EXAMPLE).await?;
+    let generation = api.dataplane.add_peer(&peer)?;
+    if wait {
+        api.dataplane.settled(generation).await?;
+    }
+    Ok(Json(api.dataplane.peers().into_iter().find(|known| known.name == peer.name)))
+}
+
+/// `DELETE /v1/peers/NAME`
+pub async fn delete_peer<D: Dataplane>(
+    State(api): State<Arc<Api<D>>>,
+    Path(name): Path<String>,
+    query: Result<Query<Wait>, QueryRejection>,
+) -> Result<Json<serde_json::Value>, Refusal> {
+    let Wait { wait } = query_of(query, WAIT)?;
+    let generation = api.dataplane.delete_peer(&name)?;
+    if wait {
+        api.dataplane.settled(generation).await?;
+    }
+    Ok(Json(serde_json::json!({ "deleted": name })))
+}
+
+async fn settle<D: Dataplane>(
+    api: &Api<D>,
+    (changed, generation): (RoutesChanged, u64),
+    wait: bool,
+) -> Result<Json<RoutesChanged>, Refusal> {
+    if wait {
+        api.dataplane.settled(generation).await?;
+    }
+    Ok(Json(changed))
+}
+
+/// The changes of a JSON document.
+fn batch_of(changes: &RouteChanges) -> Result<Batch, Refusal> {
+    let alone = changes.add.len() + changes.del.len() == 1;
+    let mut batch = Batch::new(if alone { Places::Alone } else { Places::Lists });
+    let mut culprits = Culprits::default();
+    for (place, route) in changes.add.iter().enumerate() {
+        let place = place as u32;
+        let added = parse_prefix(&route.prefix).and_then(|prefix| {
+            if route.via.is_empty() {
+                return Err(format!("{prefix} has no node in \"via\"; name at least one peer"));
+            }
+            let added = batch.add(prefix, &route.via.join(","), route.mtu, place);
+            added.map_err(|full: TooManySets| full.to_string())
+        });
+        if let Err(reason) = added {
+            culprits.push(|| format!("{}{reason}", batch.lead(place, false)));
+        }
+    }
+    for (place, prefix) in changes.del.iter().enumerate() {
+        let place = place as u32;
+        match parse_prefix(prefix) {
+            Ok(prefix) => batch.del(prefix, place),
+            Err(reason) => culprits.push(|| format!("{}{reason}", batch.lead(place, true))),
+        }
+    }
+    if culprits.is_empty() { Ok(batch) } else { Err(Refusal::of(Kind::Malformed, culprits)) }
+}

@@ -1,0 +1,127 @@
+//! The list of routes, sent while it is made: a million routes need no memory.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use serde::Deserialize;
+
+use super::{Api, Dataplane, Page, Scope, query_of};
+use crate::control::refusal::{Kind, Refusal};
+use crate::net::Prefix;
+use crate::route::Source;
+
+/// Prefixes looked at under one lock.
+const PAGE: usize = 512;
+
+/// The query of `GET /v1/routes`.
+#[derive(Deserialize)]
+pub struct Listing {
+    source: Option<String>,
+    format: Option<Format>,
+}
+
+/// The form of a list.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Format {
+    Json,
+    Text,
+}
+
+const ADVICE: &str = "there are ?source=SOURCE and ?format=json or text";
+
+/// `GET /v1/routes`
+pub async fn routes<D: Dataplane>(
+    State(api): State<Arc<Api<D>>>,
+    query: Result<Query<Listing>, QueryRejection>,
+) -> Result<Response, Refusal> {
+    let listing = query_of(query, ADVICE)?;
+    let scope = match &listing.source {
+        None => Scope::Best,
+        Some(name) => Scope::Of(source(name)?),
+    };
+    let format = listing.format.unwrap_or(Format::Json);
+    let kind = match format {
+        Format::Json => "application/json",
+        Format::Text => "text/plain; charset=utf-8",
+    };
+    let pages = Pages { dataplane: Arc::clone(&api.dataplane), scope, format, place: Place::Begin };
+    let body = stream::unfold(pages, |mut pages| async move {
+        // Others get their turn between the pages.
+        tokio::task::yield_now().await;
+        let page = pages.next()?;
+        Some((Ok::<_, Infallible>(page), pages))
+    });
+    Ok(([(CONTENT_TYPE, kind)], Body::from_stream(body)).into_response())
+}
+
+fn source(name: &str) -> Result<Source, Refusal> {
+    Source::ALL.into_iter().find(|source| source.name() == name).ok_or_else(|| {
+        let known: Vec<_> = Source::ALL.iter().map(|source| source.name()).collect();
+        let name: String = name.chars().take(64).collect();
+        Refusal::new(
+            Kind::Malformed,
+            format!("no source is called \"{name}\"; there are {}", known.join(", ")),
+        )
+    })
+}
+
+/// A list that is being sent.
+struct Pages<D> {
+    dataplane: Arc<D>,
+    scope: Scope,
+    format: Format,
+    place: Place,
+}
+
+/// How far the list is.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Place {
+    Begin,
+    /// Behind this prefix; whether anything was listed before.
+    Behind(Prefix, bool),
+    End,
+}
+
+impl<D: Dataplane> Pages<D> {
+    /// The next piece of the list; `None` behind the last.
+    fn next(&mut self) -> Option<Bytes> {
+        let (after, listed) = match self.place {
+            Place::Begin => (None, false),
+            Place::Behind(prefix, listed) => (Some(prefix), listed),
+            Place::End => return None,
+        };
+        let page = Page { after, scope: self.scope, most: PAGE };
+        let (text, listed, next) = match self.format {
+            Format::Json => self.json(page, listed),
+            Format::Text => {
+                let (text, next) = self.dataplane.route_lines(page);
+                (text.into_bytes(), true, next)
+            }
+        };
+        self.place = next.map_or(Place::End, |prefix| Place::Behind(prefix, listed));
+        Some(text.into())
+    }
+
+    /// One route a line, so that they can be read one by one.
+    fn json(&self, page: Page, mut listed: bool) -> (Vec<u8>, bool, Option<Prefix>) {
+        let (entries, next) = self.dataplane.routes(page);
+        let mut text = if page.after.is_none() { b"[".to_vec() } else { Vec::new() };
+        for entry in entries {
+            text.extend_from_slice(if listed { b",\n" } else { b"\n" });
+            listed = true;
+            // An entry has no part that JSON cannot express.
+            let _ = serde_json::to_writer(&mut text, &entry);
+        }
+        if next.is_none() {
+            text.extend_from_slice(b"\n]\n");
+        }
+        (text, listed, next)
+    }
+}

@@ -1,0 +1,130 @@
+//! From routes, peers and policy to the tables the workers read.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use super::scope::Scope;
+use super::tables::{Forwarding, MIN_MTU, Peer, PeerHeaders, Underlay};
+use crate::net::{Mode, Prefix};
+use crate::route::{FibEditor, HopsFull, PeerId, Policy, Rib, Route, Target, Ways};
+
+/// Everything the tables are made of.
+#[derive(Clone, Copy)]
+pub struct Inputs<'a> {
+    /// This node's side of the underlay.
+    pub underlay: Underlay,
+    /// The other nodes, indexed by [`PeerId`].
+    pub peers: &'a [Peer],
+    /// Which mode for which destination.
+    pub policy: &'a Policy,
+    /// Who owns which destination.
+    pub rib: &'a Rib,
+}
+
+/// The tables as they are edited. What did not change is shared by every [`Forwarding`] made.
+#[derive(Default)]
+pub struct Compiler {
+    fib: FibEditor,
+    peers: Arc<[PeerHeaders]>,
+    senders: Arc<[(Ipv4Addr, PeerId)]>,
+    senders6: Arc<[(Ipv6Addr, PeerId)]>,
+    scope: Arc<Scope>,
+}
+
+impl Compiler {
+    /// A compiler of tables that make these exceptions from what may cross.
+    pub fn new(scope: Scope) -> Self {
+        Self { scope: Arc::new(scope), ..Self::default() }
+    }
+
+    /// Compiles everything anew.
+    ///
+    /// # Errors
+    /// When there are more different next hops than ids; nothing has changed then.
+    pub fn compile(&mut self, inputs: Inputs) -> Result<Forwarding, HopsFull> {
+        let pools = inputs.policy.pools().filter_map(|pool| inputs.pool_in_route(pool.cidr));
+        // Pools first: of equal prefixes the later one counts, and a route is at least as precise.
+        let routes = pools.chain(inputs.rib.best().map(|route| (route.prefix, route)));
+        self.fib.replace(routes.filter_map(|(prefix, route)| Some((prefix, inputs.ways(prefix, route)?))))?;
+        Ok(self.set_peers(inputs))
+    }
+
+    /// Brings the routes of some prefixes up to date.
+    ///
+    /// # Errors
+    /// When there are more different next hops than ids; nothing has changed then.
+    pub fn apply(&mut self, inputs: Inputs, changed: &[Prefix]) -> Result<Forwarding, HopsFull> {
+        let pools = inputs.policy.pools().map(|pool| pool.cidr);
+        // A route also says who owns the pools inside it.
+        let inside = pools.filter(|pool| changed.iter().any(|prefix| prefix.covers(*pool)));
+        let prefixes: Vec<Prefix> = changed.iter().copied().chain(inside).collect();
+        self.fib.apply(prefixes.into_iter().map(|prefix| {
+            let route = inputs.rib.exact(prefix).map(|route| (prefix, route));
+            let route = route.or_else(|| inputs.policy.has(prefix).then(|| inputs.pool_in_route(prefix))?);
+            (prefix, route.and_then(|(prefix, route)| inputs.ways(prefix, route)))
+        }))?;
+        Ok(self.forwarding(inputs))
+    }
+
+    /// Builds the headers towards all peers anew, and the MTUs of the paths to them.
+    pub fn set_peers(&mut self, inputs: Inputs) -> Forwarding {
+        let Inputs { underlay, peers, .. } = inputs;
+        let (mut senders, mut senders6) = (Vec::new(), Vec::new());
+        for (index, peer) in peers.iter().enumerate().filter(|(_, peer)| !peer.is_gone()) {
+            let id = PeerId(index as u16);
+            for address in [true, false].into_iter().filter_map(|is_ipv4| peer.address_in(is_ipv4)) {
+                match address {
+                    IpAddr::V4(address) => senders.push((address, id)),
+                    IpAddr::V6(address) => senders6.push((address, id)),
+                }
+            }
+        }
+        senders.sort_unstable();
+        senders6.sort_unstable();
+        (self.senders, self.senders6) = (senders.into(), senders6.into());
+        self.peers = peers.iter().map(|peer| PeerHeaders::new(underlay, peer)).collect();
+        self.fib.forget_mtus();
+        self.forwarding(inputs)
+    }
+
+    /// The peers that packets go to by `mode`, at least; some may be of routes that are gone.
+    pub fn reached(&self, mode: Mode) -> impl Iterator<Item = PeerId> + '_ {
+        self.fib.reached(mode)
+    }
+
+    fn forwarding(&mut self, Inputs { underlay, peers, .. }: Inputs) -> Forwarding {
+        let mtu = |peer: PeerId, mode| {
+            // Routes were only taken for peers that exist.
+            peers.get(usize::from(peer.0)).map_or(MIN_MTU, |to| underlay.mtu_to(to, mode))
+        };
+        Forwarding {
+            underlay,
+            fib: self.fib.fib(mtu),
+            peers: Arc::clone(&self.peers),
+            senders: Arc::clone(&self.senders),
+            senders6: Arc::clone(&self.senders6),
+            scope: Arc::clone(&self.scope),
+        }
+    }
+}
+
+impl Inputs<'_> {
+    /// A pool inside a route is an entry of its own: the longest match of an address then knows both
+    /// the owner of the address and the pool it lies in.
+    fn pool_in_route(&self, pool: Prefix) -> Option<(Prefix, Route)> {
+        Some((pool, self.rib.covering(pool)?))
+    }
+
+    /// How packets for `prefix`, which lies in `route`, travel.
+    fn ways(&self, prefix: Prefix, route: Route) -> Option<Ways> {
+        if route.target == Target::Local {
+            return Some(Ways::Local);
+        }
+        let way = |peer: &PeerId| {
+            let next_hop = self.peers.get(usize::from(peer.0))?.next_hop(prefix.is_ipv4()).0;
+            Some((*peer, self.policy.decide(prefix, next_hop).mode))
+        };
+        let peers: Box<[_]> = self.rib.peers(&route.target).iter().filter_map(way).collect();
+        (!peers.is_empty()).then_some(Ways::Peers { peers, mtu: route.mtu })
+    }
+}

@@ -1,0 +1,90 @@
+//! Counters of one peer, per worker.
+
+use std::sync::Arc;
+
+use crossbeam::utils::CachePadded;
+
+use super::Counter;
+
+/// What one worker exchanged with one peer: inner packets, after segmentation. *tx* is towards the
+/// peer.
+#[derive(Debug, Default)]
+pub struct PeerWorkerCounters {
+    /// Packets accepted from the peer.
+    pub rx_packets: Counter,
+    /// Their bytes, IP headers included.
+    pub rx_bytes: Counter,
+    /// Packets from the peer that were dropped.
+    pub rx_dropped: Counter,
+    /// Packets sent to the peer.
+    pub tx_packets: Counter,
+    /// Their bytes, IP headers included.
+    pub tx_bytes: Counter,
+    /// Packets for the peer that were dropped instead of being sent.
+    pub tx_dropped: Counter,
+}
+
+/// The counters of one peer, shared by all tables it is in.
+#[derive(Clone, Debug)]
+pub struct PeerCounters(Arc<[CachePadded<PeerWorkerCounters>]>);
+
+impl PeerCounters {
+    /// Zeroed counters for `workers` workers.
+    pub fn new(workers: usize) -> Self {
+        Self((0..workers).map(|_| CachePadded::default()).collect())
+    }
+
+    /// The counters of worker `index`, if there is such a worker.
+    #[inline]
+    pub fn worker(&self, index: usize) -> Option<&PeerWorkerCounters> {
+        self.0.get(index).map(|counters| &**counters)
+    }
+
+    /// The sums over all workers.
+    pub fn totals(&self) -> PeerTotals {
+        let sum = |counter: fn(&PeerWorkerCounters) -> &Counter| {
+            self.0.iter().map(|worker| counter(worker).get()).sum()
+        };
+        PeerTotals {
+            rx_packets: sum(|worker| &worker.rx_packets),
+            rx_bytes: sum(|worker| &worker.rx_bytes),
+            rx_dropped: sum(|worker| &worker.rx_dropped),
+            tx_packets: sum(|worker| &worker.tx_packets),
+            tx_bytes: sum(|worker| &worker.tx_bytes),
+            tx_dropped: sum(|worker| &worker.tx_dropped),
+        }
+    }
+}
+
+/// Sums of one peer at one moment; see [`PeerWorkerCounters`].
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct PeerTotals {
+    /// Packets accepted from the peer.
+    pub rx_packets: u64,
+    /// Their bytes.
+    pub rx_bytes: u64,
+    /// Packets from the peer that were dropped.
+    pub rx_dropped: u64,
+    /// Packets sent to the peer.
+    pub tx_packets: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+    /// Packets for the peer that were dropped.
+    pub tx_dropped: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PeerCounters, PeerTotals};
+
+    #[test]
+    fn totals_sum_over_workers() {
+        let counters = PeerCounters::new(2);
+        counters.worker(0).unwrap().rx_packets.add(3);
+        counters.worker(1).unwrap().rx_packets.add(4);
+        counters.worker(1).unwrap().tx_dropped.add(2);
+        assert!(counters.worker(2).is_none());
+        let expected = PeerTotals { rx_packets: 7, tx_dropped: 2, ..PeerTotals::default() };
+        assert_eq!(counters.totals(), expected);
+    }
+}

@@ -1,0 +1,205 @@
+//! Fragmentation of an IPv4 packet that is larger than its path and allows it (RFC 791 §3.2).
+//!
+//! Each fragment gets a copy of the IP header, patched; the payload is not copied. Identification
+//! stays: whoever leaves DF clear keeps it unique (RFC 6864 §4.3).
+
+use std::ops::Range;
+
+use crate::wire::{Ipv4, Malformed, ipv4};
+
+/// Most fragments of one packet: 64 KiB on the smallest path the tables know.
+pub const MAX_FRAGMENTS: usize = 144;
+
+/// A packet being cut into fragments.
+#[derive(Debug)]
+pub struct Fragments<'a> {
+    ip: Ipv4<'a>,
+    /// Payload bytes of each fragment but the last.
+    chunk: usize,
+    /// Payload bytes done.
+    done: usize,
+}
+
+/// Whether `packet`, an IP packet whose lengths are right, may be cut on its way.
+#[inline]
+pub fn allowed(packet: &[u8]) -> bool {
+    Ipv4::parse(packet).is_ok_and(|ip| ip.flags() & ipv4::DF == 0)
+}
+
+impl<'a> Fragments<'a> {
+    /// Prepares to cut `packet` for a path of `mtu` bytes. It may be a fragment already.
+    ///
+    /// # Errors
+    /// `Malformed` when it is no IPv4 packet, sets DF, ends beyond what a fragment offset can say, or
+    /// needs more than [`MAX_FRAGMENTS`].
+    pub fn new(packet: &'a [u8], mtu: usize) -> Result<Self, Malformed> {
+        let ip = Ipv4::parse(packet)?;
+        let chunk = mtu.saturating_sub(ip.header_len()) & !7;
+        let fragments = Self { ip, chunk, done: 0 };
+        let end = offset(ip) + ip.payload().len();
+        let possible = chunk > 0 && end <= 65535 && ip.flags() & ipv4::DF == 0;
+        if possible && fragments.count() <= MAX_FRAGMENTS { Ok(fragments) } else { Err(Malformed) }
+    }
+
+    /// Number of fragments.
+    pub fn count(&self) -> usize {
+        self.ip.payload().len().div_ceil(self.chunk)
+    }
+
+    /// Bytes of the IP header in front of each.
+    pub fn header_len(&self) -> usize {
+        self.ip.header_len()
+    }
+
+    /// Bytes of the next fragment, header included; `None` when all are done.
+    pub fn next_len(&self) -> Option<usize> {
+        let rest = self.ip.payload().len() - self.done;
+        (rest > 0).then(|| self.header_len() + rest.min(self.chunk))
+    }
+
+    /// Writes the header of the next fragment to `out` (exactly [`Self::header_len`] bytes) and
+    /// returns where its payload lies in the packet; `None` when all are done.
+    pub fn next_fragment(&mut self, out: &mut [u8]) -> Option<Range<usize>> {
+        let (len, header) = (self.next_len()?, self.header_len());
+        out.copy_from_slice(&self.ip.bytes()[..header]);
+        let (at, payload) = (offset(self.ip) + self.done, len - header);
+        if self.done > 0 {
+            blank_options(&mut out[ipv4::LEN..]);
+        }
+        let last = self.done + payload == self.ip.payload().len();
+        let more = if last { self.ip.flags() & ipv4::MF } else { ipv4::MF };
+        ipv4::finish_fragment(out, len as u16, (at / 8) as u16 | more);
+        let from = header + self.done;
+        self.done += payload;
+        Some(from..from + payload)
+    }
+}
+
+/// Offset of a packet's payload in its datagram, in bytes.
+fn offset(ip: Ipv4<'_>) -> usize {
+    usize::from(ip.flags() & 0x1fff) * 8
+}
+
+/// Turns options that only the first fragment carries (copied flag clear, RFC 791 §3.1) into
+/// no-operations, so that all headers have one length.
+fn blank_options(options: &mut [u8]) {
+    const END: u8 = 0;
+    const NO_OPERATION: u8 = 1;
+    const COPIED: u8 = 0x80;
+    let mut at = 0;
+    while at < options.len() && options[at] != END {
+        let len = match (options[at], options.get(at + 1)) {
+            (NO_OPERATION, _) => 1,
+            (_, Some(len @ 2..)) => usize::from(*len),
+            // Nobody can tell where the next one begins.
+            _ => options.len(),
+        };
+        let end = (at + len).min(options.len());
+        if options[at] & COPIED == 0 {
+            options[at..end].fill(NO_OPERATION);
+        }
+        at = end;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use etherparse::defrag::IpDefragPool;
+    use proptest::prelude::*;
+
+    use super::{Fragments, allowed};
+    use crate::wire::testing::{Spec, any_packet, bytes};
+    use crate::wire::{Ipv4, ipv4, put16};
+
+    fn cut(packet: &[u8], mtu: usize) -> Vec<Vec<u8>> {
+        let mut fragments = Fragments::new(packet, mtu).unwrap();
+        let (count, mut all) = (fragments.count(), Vec::new());
+        let mut head = vec![0xa5; fragments.header_len()];
+        while let Some(len) = fragments.next_len() {
+            let payload = fragments.next_fragment(&mut head).unwrap();
+            all.push([&head[..], &packet[payload]].concat());
+            assert_eq!(all.last().unwrap().len(), len);
+        }
+        assert_eq!(fragments.next_fragment(&mut head), None);
+        assert_eq!(all.len(), count);
+        all
+    }
+
+    fn clear(mut spec: Spec) -> Spec {
+        spec.df = false;
+        spec
+    }
+
+    proptest! {
+        #[test]
+        fn a_reassembler_gets_the_datagram_back(
+            spec in any_packet(bytes(0usize..9000)), mtu in 200usize..1600, turn in 0usize..100,
+        ) {
+            let spec = clear(spec);
+            prop_assume!(!spec.is_v6());
+            let packet = spec.build();
+            prop_assume!(packet.len() > mtu);
+            let mut fragments = cut(&packet, mtu);
+            for fragment in &fragments {
+                prop_assert!(fragment.len() <= mtu);
+                let ip = Ipv4::parse(fragment).unwrap();
+                prop_assert!(ip.checksum_ok() && ip.id() == spec.id);
+            }
+            let turn = turn % fragments.len();
+            fragments.rotate_left(turn);
+            let (mut pool, mut whole) = (IpDefragPool::<(), ()>::new(), None);
+            for fragment in &fragments {
+                let sliced = etherparse::SlicedPacket::from_ip(fragment).unwrap();
+                whole = pool.process_sliced_packet(&sliced, (), ()).unwrap().or(whole);
+            }
+            prop_assert_eq!(whole.unwrap().payload, Ipv4::parse(&packet).unwrap().payload());
+        }
+    }
+
+    #[test]
+    fn a_fragment_of_a_fragment() {
+        let mut packet = clear(Spec::udp4(&[7; 3000])).build();
+        put16(&mut packet, 6, ipv4::MF | 100);
+        let flags: Vec<u16> = cut(&packet, 1500).iter().map(|f| Ipv4::parse(f).unwrap().flags()).collect();
+        assert_eq!(flags, [ipv4::MF | 100, ipv4::MF | 285, ipv4::MF | 470]);
+        put16(&mut packet, 6, 100);
+        let last = Ipv4::parse(&cut(&packet, 1500)[2]).unwrap().flags();
+        assert_eq!(last, 470);
+    }
+
+    #[test]
+    fn only_copied_options_go_into_later_fragments() {
+        let options = vec![0x83, 7, 4, 1, 2, 3, 4, 0x44, 8, 5, 0, 9, 9, 9, 9, 1, 0x94, 4, 0, 0, 0, 0, 0, 0];
+        let spec = clear(Spec { options: options.clone(), ..Spec::udp4(&[1; 2000]) });
+        let fragments = cut(&spec.build(), 1000);
+        assert_eq!(fragments[0][20..44], options);
+        let mut later = options;
+        later[7..16].fill(1);
+        assert_eq!(fragments[1][20..44], later);
+    }
+
+    #[test]
+    fn hostile_options_end() {
+        for options in [[7, 0, 0, 0], [7, 1, 3, 3], [7, 255, 3, 3], [1, 1, 1, 7], [0x83, 255, 7, 7]] {
+            let spec = clear(Spec { options: options.to_vec(), ..Spec::udp4(&[1; 2000]) });
+            assert!(cut(&spec.build(), 600).iter().all(|f| Ipv4::parse(f).unwrap().checksum_ok()));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_cut() {
+        let packet = Spec::udp4(&[1; 2000]).build();
+        assert!(!allowed(&packet) && Fragments::new(&packet, 1000).is_err());
+        assert!(!allowed(&Spec::tcp6(&[1; 2000]).build()));
+        let mut packet = clear(Spec::udp4(&[1; 2000])).build();
+        assert!(allowed(&packet) && Fragments::new(&packet, 27).is_err());
+        // Its end would lie beyond what the offset can say.
+        put16(&mut packet, 6, 8000);
+        assert!(Fragments::new(&packet, 1000).is_err());
+        let options = Spec { options: vec![1; 40], ..Spec::udp4(&vec![1; 65467]) };
+        assert_eq!(Fragments::new(&clear(options).build(), 526).unwrap().count(), 142);
+        let largest = clear(Spec::udp4(&vec![1; 65507])).build();
+        assert_eq!(Fragments::new(&largest, 526).unwrap().count(), 130);
+        assert!(Fragments::new(&largest, 400).is_err());
+    }
+}

@@ -1,0 +1,155 @@
+//! The table of one family: 65 536 slots by the first 16 bits, in pages.
+//!
+//! A [`Snapshot`] is immutable; cloning it costs one reference. An edit copies what lies on the way
+//! from the root to the changed slot and shares everything else with the snapshots taken before.
+
+use std::sync::Arc;
+
+use super::slot::{Place, Routes, Slot, refill};
+use super::{HopId, NONE, Route};
+use crate::route::address::{Address, ROOT};
+
+/// Slots of a page: few, because editing one copies its page.
+const PAGE: usize = 64;
+/// Pages.
+const PAGES: usize = (1 << ROOT) / PAGE;
+/// A batch is applied by building the table anew when it changes at least this many routes and one
+/// in [`REBUILD_SHARE`].
+const REBUILD_MIN: usize = 1024;
+const REBUILD_SHARE: usize = 16;
+
+#[derive(Clone)]
+struct Page([Slot; PAGE]);
+
+/// An immutable table.
+#[derive(Clone)]
+pub struct Snapshot(Arc<[Arc<Page>; PAGES]>);
+
+impl Default for Snapshot {
+    fn default() -> Self {
+        let empty = Arc::new(Page([Slot::EMPTY; PAGE]));
+        Self(Arc::new(std::array::from_fn(|_| Arc::clone(&empty))))
+    }
+}
+
+impl Snapshot {
+    /// The id of the longest match; [`NONE`] without any.
+    #[inline]
+    pub fn lookup<A: Address>(&self, address: A) -> HopId {
+        let root = address.root();
+        self.0[root / PAGE].0[root % PAGE].lookup(address)
+    }
+}
+
+/// A table that is edited.
+#[derive(Clone)]
+pub struct Table<A> {
+    routes: Routes<A>,
+    snapshot: Snapshot,
+}
+
+impl<A> Default for Table<A> {
+    fn default() -> Self {
+        Self { routes: Routes::new(), snapshot: Snapshot::default() }
+    }
+}
+
+impl<A: Address> Table<A> {
+    /// The table as it is now.
+    pub fn snapshot(&self) -> Snapshot {
+        self.snapshot.clone()
+    }
+
+    /// The number of routes.
+    pub fn len(&self) -> usize {
+        self.routes.len()
+    }
+
+    /// Replaces all routes.
+    pub fn replace(&mut self, routes: Vec<((A, u8), HopId)>) {
+        self.routes = routes.into_iter().collect();
+        self.rebuild();
+    }
+
+    /// Sets (`Some`) or removes (`None`) the routes of these prefixes.
+    pub fn apply(&mut self, changes: &[((A, u8), Option<HopId>)]) {
+        if changes.len() >= REBUILD_MIN.max(self.routes.len() / REBUILD_SHARE) {
+            for &(prefix, hop) in changes {
+                self.set(prefix, hop);
+            }
+            self.rebuild();
+            return;
+        }
+        for &(prefix, hop) in changes {
+            if self.set(prefix, hop) {
+                self.edit(prefix, hop.is_none());
+            }
+        }
+    }
+
+    /// Changes the set of routes; returns whether it did.
+    fn set(&mut self, prefix: (A, u8), hop: Option<HopId>) -> bool {
+        let before = match hop {
+            Some(hop) => self.routes.insert(prefix, hop),
+            None => self.routes.remove(&prefix),
+        };
+        before != hop
+    }
+
+    fn edit(&mut self, prefix: (A, u8), removed: bool) {
+        let (first, last) = (prefix.0.root(), prefix.0.last(prefix.1).root());
+        let pages = Arc::make_mut(&mut self.snapshot.0);
+        if prefix.1 > ROOT {
+            let place = Place { address: A::from_root(first), len: ROOT, stage: 0 };
+            let page = Arc::make_mut(&mut pages[first / PAGE]);
+            page.0[first % PAGE].edit(place, prefix, removed, &self.routes);
+            return;
+        }
+        let ids = refill((first..=last).map(A::from_root), prefix, 0, ROOT, &self.routes);
+        for (root, id) in (first..=last).zip(ids) {
+            let page = &mut pages[root / PAGE];
+            if page.0[root % PAGE].id() != id {
+                Arc::make_mut(page).0[root % PAGE].set_id(id);
+            }
+        }
+    }
+
+    fn rebuild(&mut self) {
+        let mut slots = vec![Slot::EMPTY; 1 << ROOT];
+        let mut longer: Vec<Route<A>> = Vec::new();
+        let finish = |slots: &mut [Slot], longer: &mut Vec<Route<A>>| {
+            if let Some(first) = longer.first() {
+                let root = first.address.root();
+                let place = Place { address: A::from_root(root), len: ROOT, stage: 0 };
+                slots[root] = Slot::build(place, slots[root].id(), longer);
+                longer.clear();
+            }
+        };
+        // Outer before inner, so an inner one overwrites; but what was built keeps its id.
+        for (&(address, len), &hop) in &self.routes {
+            let root = address.root();
+            if longer.last().is_some_and(|route| route.address.root() != root) {
+                finish(&mut slots, &mut longer);
+            }
+            if len > ROOT {
+                longer.push(Route { address, len, hop });
+            } else {
+                slots[root..=address.last(len).root()].fill(Slot::Nothing(hop));
+            }
+        }
+        finish(&mut slots, &mut longer);
+        self.snapshot = Snapshot::from_slots(slots);
+    }
+}
+
+impl Snapshot {
+    fn from_slots(slots: Vec<Slot>) -> Self {
+        let mut slots = slots.into_iter();
+        let empty = Arc::new(Page([Slot::EMPTY; PAGE]));
+        Self(Arc::new(std::array::from_fn(|_| {
+            let page: [Slot; PAGE] = std::array::from_fn(|_| slots.next().unwrap_or(Slot::EMPTY));
+            let blank = page.iter().all(|slot| matches!(slot, Slot::Nothing(NONE)));
+            if blank { Arc::clone(&empty) } else { Arc::new(Page(page)) }
+        })))
+    }
+}

@@ -1,0 +1,202 @@
+"""The TUN's MTU follows the uplink (P1); the path MTU of a peer is learned from routers (P5)."""
+
+import contextlib
+import json
+
+from fast import MIB, Stream, await_tap
+from lab import ADDRESSES, pod_address, run, wait_until
+from scapy.layers.inet import ICMP, IP, UDP
+from scapy.packet import Raw
+from shared import SharedLab
+from tunnel import outer
+
+A, B, C = (pod_address(node) for node in ("n1", "n2", "n3"))
+MODES = {
+    "ipip": ({"ipip": "Always", "vxlan": "Never"}, 20),
+    "vxlan": ({"ipip": "Never", "vxlan": "Always"}, 50),
+}
+FLOOR = 646  # docs/mtu.md
+
+
+class Follows(SharedLab):
+    def uplink(self, mtu):
+        for node, port in (("n1", "port-n1"), ("n2", "port-n2")):
+            self.lab.ip(node, f"link set eth0 mtu {mtu}")
+            self.lab.ip("sw", f"link set {port} mtu {mtu}")
+
+    def tun_mtu(self, node="n1"):
+        links = json.loads(run("ip", "-n", self.lab.ns(node), "-j", "link", "show", "up0").stdout)
+        return links[0]["mtu"]
+
+    def expect(self, mtu):
+        for node in ("n1", "n2"):
+            wait_until(lambda node=node: self.tun_mtu(node) == mtu, 5, f"mtu {mtu}, not {self.tun_mtu(node)}, on {node}")
+            self.assertEqual(self.lab.status(node)["tunnel"]["mtu"], mtu)
+        self.assertEqual(self.lab.daemons["n1"].json("route", "get", B)["mtu"], mtu)
+
+    def test_p1_at_start_and_live(self):
+        self.addCleanup(self.uplink, 1500)
+        for mode, (config, overhead) in MODES.items():
+            for start, live in ((1500, 1400), (9000, 1500), (1400, 9000)):
+                with self.subTest(mode, start=start, live=live):
+                    self.uplink(start)
+                    self.restart(**config)
+                    self.expect(start - overhead)
+                    self.uplink(live)
+                    self.expect(live - overhead)
+                    self.assertEqual(self.lab.ping("podA", B, "-M", "dont", "-s", "3000"), 3)
+
+    def test_a_configured_mtu_stays_and_routes_follow(self):
+        self.addCleanup(self.uplink, 1500)
+        self.restart(vxlan="Always", ipip="Never", tunnel={"mtu": 1450})
+        self.uplink(1400)
+        wait_until(lambda: self.lab.daemons["n1"].json("route", "get", B)["mtu"] == 1350, 5, "the route's MTU")
+        self.assertEqual(self.tun_mtu(), 1450)
+
+    def test_a_transfer_survives_with_its_offloads(self):
+        self.addCleanup(self.uplink, 1500)
+        for mode, (config, overhead) in MODES.items():
+            for uplink in ("socket", "tap"):
+                with self.subTest(mode, uplink=uplink):
+                    self.uplink(1500)
+                    self.restart(**config, tunnel={"uplink": "auto" if uplink == "tap" else uplink})
+                    if uplink == "tap":
+                        await_tap(self.lab, "n1")
+                    offloads = self.lab.status("n1")["offloads"]
+                    stream = Stream(self.lab)
+                    self.progress(stream)
+                    for mtu in (1300, 1500):
+                        self.uplink(mtu)
+                        self.expect(mtu - overhead)
+                        self.progress(stream)
+                    received, sent = stream.finish()
+                    self.assertEqual(received, sent)
+                    self.assertEqual(self.lab.status("n1")["offloads"], offloads)
+
+    def progress(self, stream):
+        before = stream.received
+        wait_until(lambda: stream.received > before + MIB, 20, "progress of the transfer")
+
+
+class Shrinking(SharedLab):
+    """Three nodes, n3 behind a router."""
+
+    topology = "T3"
+    daemons = ("n1", "n3")
+
+    def link_to_n3(self, mtu):
+        self.lab.ip("R", f"link set eth1 mtu {mtu}")
+        self.lab.ip("n3", f"link set eth0 mtu {mtu}")
+
+    def route_mtu(self, target=C):
+        return self.lab.daemons["n1"].json("route", "get", target)["mtu"]
+
+    def pod_mtu(self):
+        words = self.lab.exec("podA", "ip", "route", "get", C).stdout.split()
+        return int(words[words.index("mtu") + 1]) if "mtu" in words else None
+
+
+class PathShrinks(Shrinking):
+    """P5: a link behind the router is smaller than the uplink."""
+
+    def test_p5_the_pod_learns_and_the_transfer_goes_on(self):
+        self.addCleanup(self.link_to_n3, 1500)
+        for mode, (config, overhead) in MODES.items():
+            for uplink in ("socket", "auto"):
+                with self.subTest(mode, uplink=uplink):
+                    self.link_to_n3(1500)
+                    self.restart(**config, tunnel={"uplink": uplink})
+                    if uplink == "auto":
+                        await_tap(self.lab, "n1")
+                    self.lab.ip("podA", "route flush cache")
+                    offloads = self.lab.status("n1")["offloads"]
+                    self.lab.tcp_transfer("podA", "podC", C, MIB)
+                    self.assertEqual(self.route_mtu(), 1500 - overhead)
+                    self.link_to_n3(1300)
+                    self.lab.tcp_transfer("podA", "podC", C, 4 * MIB)
+                    self.assertEqual(self.route_mtu(), 1300 - overhead)
+                    self.assertEqual(self.pod_mtu(), 1300 - overhead)
+                    self.assertEqual(self.route_mtu(B), 1500 - overhead)
+                    self.assertGreater(self.lab.drops("n1")["too_big"], 0)
+                    self.assertEqual(self.lab.status("n1")["offloads"], offloads)
+                    self.assertEqual(self.lab.ping("podA", C, "-M", "dont", "-s", "3000"), 3)
+
+    def test_direct_routers_talk_to_the_pods(self):
+        self.addCleanup(self.link_to_n3, 1500)
+        self.addCleanup(self.forget_pods)
+        for node in ("n1", "n3"):
+            self.lab.ip("R", f"route replace 10.244.{node[1:]}.0/24 via {ADDRESSES[node]}")
+        self.restart(ipip="Never", vxlan="Never")
+        self.lab.ip("podA", "route flush cache")
+        self.link_to_n3(1300)
+        self.lab.tcp_transfer("podA", "podC", C, MIB)
+        self.assertEqual((self.pod_mtu(), self.route_mtu()), (1300, 1500))
+
+    def forget_pods(self):
+        for node in ("n1", "n3"):
+            with contextlib.suppress(AssertionError):
+                self.lab.ip("R", f"route del 10.244.{node[1:]}.0/24")
+
+
+class Reports(Shrinking):
+    """Reports that R makes up. They have a lab of their own: the kernel of n1 believes more of them than the daemon."""
+
+    def test_the_uplink_starts_over(self):
+        self.restart(**MODES["ipip"][0])
+        self.forge(outer("ipip", b"\x45" + bytes(1399), source=ADDRESSES["n1"], target=ADDRESSES["n3"]), 1300)
+        wait_until(lambda: self.route_mtu() == 1280, 3, "the report")
+        self.lab.ip("n1", "link set eth0 mtu 1490")
+        self.addCleanup(self.lab.ip, "n1", "link set eth0 mtu 1500")
+        wait_until(lambda: self.route_mtu() == 1470, 3, "the uplink's MTU")
+
+    def forge(self, quoted, mtu, quote=548):
+        """R sends n1 a "fragmentation needed" that quotes `quote` bytes of a packet which n1 never sent."""
+        icmp = ICMP(type=3, code=4, nexthopmtu=mtu) / Raw(bytes(quoted)[:quote])
+        packet = IP(src="192.0.2.254", dst=ADDRESSES["n1"]) / icmp
+        self.lab.send("R", "eth0", self.lab.frame("R", "n1", packet))
+
+    def test_p5_forged_reports_are_ignored(self):
+        n1, n2, n3 = (ADDRESSES[node] for node in ("n1", "n2", "n3"))
+        for mode, (config, overhead) in MODES.items():
+            self.restart(**config)
+            other = "vxlan" if mode == "ipip" else "ipip"
+            good = self.ours(mode, n1, n3)
+            cases = {
+                "unknown peer": (self.ours(mode, n1, "198.51.100.77"), 1300, {}),
+                "not from us": (self.ours(mode, n2, n3), 1300, {}),
+                "the other mode": (self.ours(other, n1, n3), 1300, {}),
+                "larger than the uplink's": (good, 1500, {}),
+                "no MTU": (good, 0, {}),
+                "an impossible MTU": (good, 67, {}),
+                "a short quote": (good, 1300, {"quote": 27}),
+            }
+            if mode == "vxlan":
+                cases["unknown port"] = (self.ours(mode, n1, n3, sport=40000), 1300, {})
+                cases["unknown target port"] = (self.ours(mode, n1, n3, dport=53), 1300, {})
+            for what, (quoted, mtu, more) in cases.items():
+                with self.subTest(mode, what=what):
+                    self.forge(quoted, mtu, **more)
+            # Behind all these one about n2 that is believed: the others have been judged by then.
+            self.forge(self.ours(mode, n1, n2), 1300, quote=28)
+            wait_until(lambda overhead=overhead: self.route_mtu(B) == 1300 - overhead, 3, "the good one")
+            self.assertEqual(self.route_mtu(C), 1500 - overhead)
+            # None lowers it below the floor.
+            self.forge(self.ours(mode, n1, n2), 68)
+            wait_until(lambda overhead=overhead: self.route_mtu(B) == FLOOR - overhead, 3, "the floor")
+
+    def test_a_forged_report_that_is_believed_makes_packets_small_and_loses_none(self):
+        for mode, (config, overhead) in MODES.items():
+            for uplink in ("socket", "auto"):
+                with self.subTest(mode, uplink=uplink):
+                    self.restart(**config, tunnel={"uplink": uplink})
+                    if uplink == "auto":
+                        await_tap(self.lab, "n1")
+                    self.lab.ip("podA", "route flush cache")
+                    self.forge(self.ours(mode, ADDRESSES["n1"], ADDRESSES["n3"]), 100)
+                    wait_until(lambda overhead=overhead: self.route_mtu() == FLOOR - overhead, 3, "the report")
+                    self.lab.tcp_transfer("podA", "podC", C, MIB)
+
+    def ours(self, mode, source, target, sport=49152, dport=4789):
+        if mode == "ipip":
+            return outer("ipip", b"\x45" + bytes(1479), source=source, target=target)
+        return IP(src=source, dst=target, flags="DF") / UDP(sport=sport, dport=dport) / Raw(bytes(1472))

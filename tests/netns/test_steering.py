@@ -1,0 +1,156 @@
+"""Which worker has a flow: the documented hash says so, for what leaves by the TUN and for its answers."""
+
+import pathlib
+import socket
+import struct
+from ipaddress import ip_address
+
+from daemon import binary
+from lab import pod_address, vtep_mac, wait_until
+from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
+from scapy.layers.vxlan import VXLAN
+from scapy.packet import Raw
+from shared import SINK_PORT, SharedLab
+from tunnel import VNI, inner, outer, outer_vxlan
+
+WORKERS = 4
+VXLAN_MODE = {"ipip": "Never", "vxlan": "Always"}
+A, B = pod_address("n1"), pod_address("n2")
+FACTOR = 0x9E37_79B1
+ETHERTYPES = {4: 0x0800, 6: 0x86DD}
+
+
+def queue(source, target, ports=(0, 0)):
+    """The hash of src/device/steering.rs."""
+    words = struct.unpack(">8I", b"".join(ip_address(each).packed.rjust(16, b"\0") for each in (source, target)))
+    mixed = 0
+    for word in words:
+        mixed ^= word
+    mixed = mixed * FACTOR % (1 << 32)
+    mixed = (mixed ^ mixed >> 16 ^ ports[0] ^ ports[1]) * FACTOR % (1 << 32)
+    return (mixed >> 16) % WORKERS
+
+
+class Steering(SharedLab):
+    """Packets that n1's kernel sends into the TUN. n2 is silent, so nothing else moves."""
+
+    topology = "TS"
+    config = VXLAN_MODE | {"tunnel": {"workers": WORKERS}}
+
+    def setUp(self):
+        self.assertEqual(self.lab.status("n1")["offloads"]["steering"], "active")
+        self.to_tun = self.lab.socket("n1", socket.AF_PACKET, socket.SOCK_DGRAM)
+        self.addCleanup(self.to_tun.close)
+
+    def moved(self, edge, direction, count, action):
+        """How many packets each worker counts at an edge while `action` lets `count` of them pass."""
+        counters = self.counters("n1")
+        before = counters.by_worker(edge, direction)
+
+        def moved():
+            now = counters.by_worker(edge, direction)
+            return [after - first for after, first in zip(now, before, strict=True)]
+
+        action()
+        wait_until(lambda: sum(moved()) >= count, 3, f"{count} packets at {edge} {direction}")
+        return moved()
+
+    def assertQueue(self, expected, packets):
+        """All of these packets come out of this queue."""
+        packets = [bytes(packet) for packet in packets]
+
+        def send():
+            for packet in packets:
+                self.to_tun.sendto(packet, ("up0", ETHERTYPES.get(packet[0] >> 4, 0x0800)))
+
+        moved = self.moved("device", "rx", len(packets), send)
+        self.assertEqual(moved, [len(packets) if worker == expected else 0 for worker in range(WORKERS)])
+
+    def test_both_ways_of_a_flow_have_the_queue_of_its_hash(self):
+        used = set()
+        for n in range(12):
+            ends, ports = (A, f"10.244.2.{2 + n % 3}"), (40000 + n, 53 + 7 * n)
+            for transport in (UDP, TCP):
+                with self.subTest(ports=ports, transport=transport.__name__):
+                    there = IP(src=ends[0], dst=ends[1]) / transport(sport=ports[0], dport=ports[1]) / b"there"
+                    back = IP(src=ends[1], dst=ends[0]) / transport(sport=ports[1], dport=ports[0]) / b"back"
+                    self.assertQueue(queue(*ends, ports), [there, there, back])
+            used.add(queue(*ends, ports))
+        self.assertGreater(len(used), 1)
+
+    def test_without_ports_the_addresses_decide(self):
+        for n in range(2, 8):
+            to = f"10.244.2.{n}"
+            with self.subTest(to=to):
+                pieces = fragment(IP(src=A, dst=to, id=n) / UDP(sport=n, dport=9) / Raw(bytes(3000)), 1000)
+                echo = IP(src=A, dst=to) / ICMP()
+                short = IP(src=A, dst=to, proto=6) / b"\1\2"
+                self.assertQueue(queue(A, to), [*pieces, echo, short])
+
+    def test_header_options_do_not_hide_the_ports(self):
+        for sport in range(1, 5):
+            packet = IP(src=A, dst=B, options=[b"\1\1\1\1"]) / TCP(sport=sport, dport=80)
+            self.assertQueue(queue(A, B, (sport, 80)), [packet])
+
+    def test_ipv6(self):
+        ends = "fd00:1::2", "fd00:2::9876:2"
+        for port in range(1, 6):
+            with self.subTest(port=port):
+                there = IPv6(src=ends[0], dst=ends[1]) / TCP(sport=port, dport=443)
+                back = IPv6(src=ends[1], dst=ends[0]) / UDP(sport=443, dport=port)
+                self.assertQueue(queue(*ends, (port, 443)), [there, back])
+        self.assertQueue(queue(*ends), [IPv6(src=ends[0], dst=ends[1], nh=44) / bytes(16)])
+
+    def test_what_is_no_ip_packet_has_the_first_queue(self):
+        header = bytes(IP(src=A, dst=B) / UDP())
+        v6 = bytes(IPv6(src="fd00::1", dst="fd00::2"))
+        self.assertQueue(0, [header[:1], header[:19], v6[:39], b"\x50" + header[1:], bytes(40)])
+
+    def test_the_worker_of_a_flow_receives_its_answers(self):
+        self.sink("podA")
+        used = set()
+        for port in range(2000, 2008):
+            there = IP(src=A, dst=B) / UDP(sport=SINK_PORT, dport=port)
+            expected = queue(A, B, (SINK_PORT, port))
+            used.add(expected)
+            for form in ("vxlan", "ipip"):
+                with self.subTest(port=port, form=form):
+                    answers = [self.answer(form, port, outer_port) for outer_port in range(50000, 50016)]
+                    got = self.moved("underlay", "rx", len(answers), lambda: self.lab.send("n2", "eth0", answers))
+                    self.assertEqual(got, [len(answers) if worker == expected else 0 for worker in range(WORKERS)])
+                    self.assertQueue(expected, [there, there])
+        self.assertGreater(len(used), 1)
+
+    def answer(self, form, port, outer_port):
+        """A datagram to podA in a frame from n2; VXLAN from any port of a foreign sender."""
+        if form == "ipip":
+            return self.lab.frame("n2", "n1", outer("ipip", inner(sport=port)))
+        frame = Ether(src=vtep_mac("n2"), dst=vtep_mac("n1")) / inner(sport=port)
+        packet = outer_vxlan(bytes(VXLAN(flags=8, vni=VNI) / frame))
+        packet[UDP].sport = outer_port
+        return self.lab.frame("n2", "n1", packet)
+
+
+class WithoutEbpf(SharedLab):
+    """A daemon that may not load programs runs, and says how queues are chosen."""
+
+    daemons = ("n2",)
+    config = VXLAN_MODE
+
+    def test_fallback(self):
+        file = self.lab.dir / "n1.toml"
+        file.write_text(self.lab.config("n1", **VXLAN_MODE, tunnel={"workers": 2}), encoding="utf-8")
+        said = self.lab.dir / "said.log"
+        log = self.enterContext(open(said, "w", encoding="utf-8"))
+        wrapper = ("setpriv", "--bounding-set=-bpf,-sys_admin")
+        process = self.lab.popen(*("n1", *wrapper, binary(), "run", "--config", file), stdout=log, stderr=log)
+        wait_until(lambda: " ready; " in said.read_text(encoding="utf-8"), 5, "the daemon is ready")
+        self.assertEqual(self.lab.ping("podA", B, count=3), 3)
+        # Some kernels let everybody load programs that only look at packets.
+        allowed = pathlib.Path("/proc/sys/kernel/unprivileged_bpf_disabled")
+        expected = "active" if allowed.exists() and allowed.read_text(encoding="ascii").strip() == "0" else "off: eBPF"
+        self.assertIn(f"offload steering: {expected}", said.read_text(encoding="utf-8"))
+        process.terminate()
+        self.assertEqual(process.wait(2), 0)
