@@ -9,11 +9,13 @@ from command import run, wait_until
 from daemon import binary
 from lab import ADDRESSES, pod_address
 from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import IPv6
 from scapy.packet import Raw
 from scapy.utils import PcapNgReader
 from shared import SharedLab
 from silent import SilentPeer
-from tunnel import FORMATS, VNI, inner, outer
+from tunnel import FORMATS, VNI, inner
+from underlay6 import ADDRESSES6, SilentPeer6, SixLab, pools
 
 A, B = pod_address("n1"), pod_address("n2")
 VXLAN = {"ipip": "Never", "vxlan": "Always"}
@@ -168,30 +170,66 @@ class Outbound(SharedLab):
 
 
 class Inbound(SilentPeer):
+    network, nodes = IP, ADDRESSES
+    # Bytes in front of what the socket hands over.
+    in_front = {"ipip": 0, "vxlan": 28}
+
     def test_received_and_refused(self):
         for form in FORMATS:
             with self.subTest(form):
                 capture = Running(self, "n1", "--filter", "net 10.244.0.0/16 or port 4789")
-                good = outer(form, inner(payload=b"good"))
-                bad = outer(form, inner(source="8.8.8.8", payload=b"bad"))
+                good = self.outer(form, inner(payload=b"good"))
+                bad = self.outer(form, inner(source="8.8.8.8", payload=b"bad"))
                 self.refused(form, [bad], spoofed_source=1)
                 self.accepted(form, [good])
                 # The two, each at two points, and so each of the fences that come along.
-                wait_until(lambda: len(capture.rows("ip.dst")) >= 8, 5, "packets")
+                wait_until(lambda: len(capture.rows("frame.number")) >= 8, 5, "packets")
                 self.assertEqual(capture.end(), {"packets": 8, "lost": 0})
                 rows = capture.rows("frame.interface_name", "frame.comment", "frame.packet_flags_direction")
                 packets = capture.packets()
                 where = [(row[0], packet) for row, packet in zip(rows, packets, strict=True)]
-                start = 0 if form == "ipip" else 28
+                start = self.in_front[form]
                 outside = [packet[start:] for point, packet in where if point == "underlay"]
                 self.assertEqual([bytes(bad)[start:], bytes(good)[start:]], [outside[0], outside[2]])
                 self.assertEqual([p for point, p in where if point == "device"][1], bytes(inner(payload=b"good")))
                 dropped = [p for point, p in where if point == "drop"]
                 self.assertEqual([packet[start:] for packet in dropped], [bytes(bad)[start:]])
                 self.assertEqual([row[1] for row in rows if row[0] == "drop"], ["spoofed_source"])
-                for packet in map(IP, [p for point, p in where if point != "device"]):
-                    self.assertEqual((packet.src, packet.dst), (ADDRESSES["n2"], ADDRESSES["n1"]))
+                for packet in map(self.network, [p for point, p in where if point != "device"]):
+                    self.assertEqual((packet.src, packet.dst), (self.nodes["n2"], self.nodes["n1"]))
                 if form == "vxlan":
-                    self.assertEqual(IP(packets[0])[UDP].sport, 50000)
+                    self.assertEqual(self.network(packets[0])[UDP].sport, 50000)
                     vnis = {row[0] for row in capture.rows("vxlan.vni") if row[0]}
                     self.assertEqual(vnis, {str(VNI)})
+
+
+class InboundOverIpv6(SilentPeer6, Inbound):
+    network, nodes = IPv6, ADDRESSES6
+    # A raw socket hands over no IPv6 header, so all of it is made anew.
+    in_front = {"ipip": 0, "vxlan": 48}
+
+
+class OutboundOverIpv6(SixLab):
+    def setUp(self):
+        self.sink("podB")
+
+    def test_both_points(self):
+        for mode in ("vxlan", "ipip"):
+            with self.subTest(mode):
+                self.restart(pools=pools(mode))
+                self.addCleanup(self.restart)
+                wire = self.tap("sw", "port-n1")
+                capture = Running(self, "n1", "--filter", "host 10.244.2.2 and udp and port 9", "--count", "20")
+                sent = [udp(sport=2000 + n, size=n) for n in range(10)]
+                self.send_from_pod(sent)
+                self.assertEqual(capture.result(), {"packets": 20, "lost": 0})
+                points = [row[0] for row in capture.rows("frame.interface_name")]
+                packets = list(zip(points, capture.packets(), strict=True))
+                outside = sorted(packet for point, packet in packets if point == "underlay")
+                protocol = {"vxlan": b"\x11", "ipip": b"\x04"}[mode]
+                frames = sorted(f[14:] for f in wire.incoming() if f[12:14] == b"\x86\xdd" and f[20:21] == protocol)
+                if mode == "vxlan":
+                    # The kernel's flow label and UDP checksum are not known.
+                    blank = lambda p: p[:1] + b"..." + p[4:46] + b".." + p[48:]
+                    outside, frames = sorted(map(blank, outside)), sorted(map(blank, frames))
+                self.assertEqual(outside, frames)
