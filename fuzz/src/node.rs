@@ -7,6 +7,7 @@
 //! ```
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Mutex, PoisonError};
 
 use underpass::encap::ecn::Marking;
 use underpass::encap::frame::Hop;
@@ -45,8 +46,20 @@ fn prefixes(number: u8) -> [Prefix; 2] {
 }
 
 /// The tables of node 1, whose packets all travel by `mode` and over one family; `fast` with packet
-/// socket and TAP.
+/// socket and TAP. Each is built once: an empty table is large beside the packets of one input.
 pub fn forwarding(mode: Mode, ipv6: bool, fast: bool) -> Forwarding {
+    static BUILT: Mutex<Vec<((Mode, bool, bool), Forwarding)>> = Mutex::new(Vec::new());
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    let key = (mode, ipv6, fast);
+    if let Some((_, found)) = built.iter().find(|(known, _)| *known == key) {
+        return found.clone();
+    }
+    let made = build(mode, ipv6, fast);
+    built.push((key, made.clone()));
+    made
+}
+
+fn build(mode: Mode, ipv6: bool, fast: bool) -> Forwarding {
     let mac = |last| Mac([0x66, 0, 0, 0, 0, last]);
     let hop = fast.then(|| Hop { destination: mac(0xd), source: mac(0x5) });
     let peers = [2, 3].map(|number| Peer {
