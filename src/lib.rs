@@ -17,6 +17,7 @@
 //! - [`offload`]: cutting and joining super-packets
 //! - [`route`]: routes, the forwarding table, its publication, the mode decision
 //! - [`encap`]: outer header templates
+//! - [`capture`]: copies of packets for whoever asks
 //! - [`metrics`]: per-worker counters
 //! - [`forward`]: the two flows, composed
 //! - [`device`]: the TUN edge
@@ -27,6 +28,7 @@
 //! - [`config`]: the configuration file
 //! - [`cli`]: the command line
 
+pub mod capture;
 pub mod cli;
 pub mod config;
 pub mod control;

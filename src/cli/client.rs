@@ -67,6 +67,11 @@ impl ClientArgs {
         self.socket.client()
     }
 
+    /// The daemon's answer to a GET of `target` piece by piece, however long it takes.
+    pub(super) async fn stream(&self, target: &str) -> Result<Stream, ClientError> {
+        self.client().stream(target).await
+    }
+
     /// Prints `value` as JSON, or as `render` lays it out.
     pub(super) fn print<T: Serialize>(
         &self,
@@ -169,6 +174,24 @@ impl ClientError {
     }
 }
 
+/// An answer that comes in pieces.
+pub(super) struct Stream(Incoming);
+
+impl Stream {
+    /// The next piece; `None` at the end.
+    ///
+    /// # Errors
+    /// When the daemon closes the connection before the end of the answer.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, hyper::Error> {
+        while let Some(frame) = self.0.frame().await.transpose()? {
+            if let Ok(data) = frame.into_data() {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
+    }
+}
+
 /// One culprit a line.
 fn list(errors: &[String]) -> String {
     errors.iter().map(|error| format!("\n  {error}")).collect()
@@ -214,19 +237,13 @@ impl Client {
         target: &str,
         mut take: impl FnMut(&[u8]) -> anyhow::Result<bool>,
     ) -> Result<(), ClientError> {
-        let request = self.request(Method::GET, target, "", Full::<Bytes>::default());
         self.block_on(async {
-            let response = self.within(PATIENCE, self.exchange(request?)).await??;
-            if response.status() != StatusCode::OK {
-                let status = response.status();
-                return Err(self.refusal(status, &self.whole(response, PATIENCE).await?));
-            }
-            let mut body = response.into_body();
-            while let Some(frame) = self.within(PATIENCE, body.frame()).await? {
-                let frame = frame.map_err(|error| self.garbled(error))?;
-                if let Some(piece) = frame.data_ref()
-                    && !take(piece).map_err(ClientError::Output)?
-                {
+            let mut stream = self.stream(target).await?;
+            let next = async |stream: &mut Stream| {
+                self.within(PATIENCE, stream.next()).await?.map_err(|error| self.garbled(error))
+            };
+            while let Some(piece) = next(&mut stream).await? {
+                if !take(&piece).map_err(ClientError::Output)? {
                     break;
                 }
             }
@@ -272,6 +289,18 @@ impl Client {
             return serde_json::from_slice(&body).map_err(|error| self.garbled(error));
         }
         Err(self.refusal(status, &body))
+    }
+
+    /// Begins a GET of `target` whose answer comes in pieces, for as long as it likes. The first byte
+    /// must come within five seconds.
+    async fn stream(&self, target: &str) -> Result<Stream, ClientError> {
+        let request = self.request(Method::GET, target, "", Full::<Bytes>::default())?;
+        let response = self.within(PATIENCE, self.exchange(request)).await??;
+        let status = response.status();
+        if status == StatusCode::OK {
+            return Ok(Stream(response.into_body()));
+        }
+        Err(self.refusal(status, &self.whole(response, PATIENCE).await?))
     }
 
     async fn exchange<B>(&self, request: Request<B>) -> Result<Response<Incoming>, ClientError>

@@ -3,6 +3,7 @@
 //! Each command is a file with its arguments and what it does with them. The words here are the
 //! help texts, so the doc comments address the operator.
 
+mod capture;
 mod check;
 mod client;
 mod drops;
@@ -35,6 +36,7 @@ enum Command {
     Route(route::Route),
     Peer(peer::Peer),
     Drops(drops::Drops),
+    Capture(capture::Capture),
 }
 
 impl Cli {
@@ -50,6 +52,7 @@ impl Cli {
             Command::Route(command) => command.execute(),
             Command::Peer(command) => command.execute(),
             Command::Drops(command) => command.execute(),
+            Command::Capture(command) => command.execute(),
         }
     }
 }

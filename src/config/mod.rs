@@ -57,6 +57,8 @@ pub struct Node {
     pub address: Option<Ipv4Net>,
     /// `address6`: IPv6 underlay address with its prefix length.
     pub address6: Option<Ipv6Net>,
+    /// `external_nodes`: outer sources that are accepted besides the peers.
+    pub external_nodes: Vec<Prefix>,
 }
 
 impl Node {
@@ -86,6 +88,8 @@ pub struct Tunnel {
     pub dscp: Dscp,
     /// The offload switches.
     pub offload: Offload,
+    /// `allow_nested`: whether pods may send tunnel packets of their own.
+    pub allow_nested: bool,
 }
 
 impl Tunnel {

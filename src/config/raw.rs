@@ -33,6 +33,7 @@ pub(super) struct Node {
     pub(super) name: Option<At<NodeName>>,
     pub(super) address: Option<At<Option<Ipv4Net>>>,
     pub(super) address6: Option<At<Option<Ipv6Net>>>,
+    external_nodes: List<Prefix>,
 }
 
 /// `[tunnel]`
@@ -50,6 +51,7 @@ pub(super) struct Tunnel {
     udp_gso: Option<At<Switch>>,
     udp_gro: Option<At<Switch>>,
     packet_socket: Option<At<Switch>>,
+    allow_nested: Option<At<bool>>,
 }
 
 /// `[[pool]]`
@@ -115,6 +117,7 @@ impl Raw {
 impl Node {
     fn read(table: &Table<'_>, log: &mut Log<'_>) -> Self {
         let name = table.value(log, "name", parsed);
+        let external_nodes = table.list_or_empty(log, "external_nodes", value::external_nodes);
         let address6 = table.value_or(log, "address6", None, value::node_address6);
         let address = if table.has("address6") {
             table.value_or(log, "address", None, |v| value::node_address(v).map(Some))
@@ -122,7 +125,7 @@ impl Node {
             let address = table.value(log, "address", value::node_address);
             address.map(|At { value, at }| At { value: Some(value), at })
         };
-        Self { name, address, address6 }
+        Self { name, address, address6, external_nodes }
     }
 
     fn build(self) -> Option<super::Node> {
@@ -130,6 +133,7 @@ impl Node {
             name: self.name?.value,
             address: self.address?.value,
             address6: self.address6?.value,
+            external_nodes: self.external_nodes.build()?,
         })
     }
 }
@@ -153,6 +157,7 @@ impl Tunnel {
             udp_gso,
             udp_gro,
             packet_socket,
+            allow_nested: table.value_or(log, "allow_nested", false, boolean),
         }
     }
 
@@ -173,6 +178,7 @@ impl Tunnel {
                 udp_gro: self.udp_gro?.value,
                 packet_socket: self.packet_socket?.value,
             },
+            allow_nested: self.allow_nested?.value,
         })
     }
 }

@@ -26,7 +26,7 @@ const fn repeated(name: &'static str, keys: &'static [&'static str]) -> Section 
     Section { name, repeats: true, keys }
 }
 
-pub(super) static NODE: Section = single("node", &["name", "address", "address6"]);
+pub(super) static NODE: Section = single("node", &["name", "address", "address6", "external_nodes"]);
 pub(super) static TUNNEL: Section = single(
     "tunnel",
     &[
@@ -43,6 +43,7 @@ pub(super) static TUNNEL: Section = single(
         "udp_gso",
         "udp_gro",
         "packet_socket",
+        "allow_nested",
     ],
 );
 pub(super) static VXLAN: Section = single("vxlan", &["port", "vni", "udp6_zero_checksum"]);

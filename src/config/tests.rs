@@ -244,7 +244,10 @@ fn unknown_names_come_with_advice() {
         ("[vxlan]\nPort = 1\n", "f:14:1: unknown key \"Port\" in [vxlan]; did you mean \"port\"?"),
         ("vni = 1\n", "f:13:1: unknown key \"vni\" in [[peer]]; it belongs in [vxlan]"),
         ("subnet = []\n", "f:13:1: unknown key \"subnet\" in [[peer]]; did you mean \"subnets\"?"),
-        ("[node.extra]\n", "f:13:7: unknown key \"extra\" in [node]; known keys: name, address, address6"),
+        (
+            "[node.extra]\n",
+            "f:13:7: unknown key \"extra\" in [node]; known keys: name, address, address6, external_nodes",
+        ),
     ] {
         assert_eq!(errors_with(more), expected);
     }

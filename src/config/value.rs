@@ -128,6 +128,22 @@ pub fn for_pods(prefix: Prefix) -> Result<Prefix, String> {
     }
 }
 
+/// An element of `node.external_nodes`.
+pub(super) fn external_nodes(value: &DeValue<'_>) -> Result<Prefix, String> {
+    let prefix: Prefix = parsed(value)?;
+    if prefix.is_default() {
+        return Err(format!(
+            "{prefix} would accept tunnel packets from everybody; list the networks of the nodes"
+        ));
+    }
+    match special_block(prefix.address()) {
+        Some((kind, len)) if prefix.len() >= len => {
+            Err(format!("{prefix} is {kind}, from where no node sends; use a unicast prefix"))
+        }
+        _ => Ok(prefix),
+    }
+}
+
 /// Whether `address` can be that of one host beyond its own link.
 ///
 /// # Errors

@@ -21,6 +21,8 @@ pub const ROUTE_GET: &str = "/v1/routes/get";
 pub const PEERS: &str = "/v1/peers";
 /// Path of [`Drops`].
 pub const DROPS: &str = "/v1/drops";
+/// Path of a capture: a pcapng stream.
+pub const CAPTURE: &str = "/v1/capture";
 
 /// `GET /v1/status`: the whole daemon at a glance.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]

@@ -1,6 +1,7 @@
 //! What the API shows of the state, and the edits it takes.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::api::{
     CandidateRoute, Drops, EdgeCounters, NewPeer, NextHop, PeerStatus, RouteEntry, RouteMode, RoutesChanged,
@@ -10,6 +11,7 @@ use super::edit::Changed;
 use super::refusal::Refusal;
 use super::server::{Dataplane, Page, Scope};
 use super::state::{Daemon, State};
+use crate::capture::Hub;
 use crate::net::{Mode, Prefix};
 use crate::route::{Route, Source, Target};
 use crate::source::batch::Batch;
@@ -164,6 +166,10 @@ impl Dataplane for Daemon {
 
     fn delete_peer(&self, name: &str) -> Result<u64, Refusal> {
         self.change_peers(|state, _| state.delete_peer(name), |state, id| state.roster.release(id))
+    }
+
+    fn capture(&self) -> Option<(Arc<Hub>, u16)> {
+        Some((Arc::clone(self.counters.capture()?), self.state().underlay.vxlan_port))
     }
 
     async fn settled(&self, generation: u64) -> Result<(), Refusal> {

@@ -4,7 +4,8 @@
 //! progress, and gets a small read buffer. It carries one request, or several where the client asks
 //! for that. The number of connections is capped; when the cap is reached the one that moved
 //! nothing for longest is closed, because a well-behaved client is never still for long. So a
-//! thousand idle connections cost a newcomer nothing, and a long upload not its life.
+//! thousand idle connections cost a newcomer nothing, and a long upload not its life. A handler may
+//! say that its client waits for it ([`Progress::working`]).
 //! `axum::serve` offers none of these limits, hence the loop here.
 
 use std::pin::pin;

@@ -11,6 +11,7 @@
 
 pub mod api;
 mod bring_up;
+mod capture;
 pub mod daemon;
 mod edit;
 mod entries;

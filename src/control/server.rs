@@ -15,14 +15,17 @@ use axum::extract::{Query, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use tokio::net::UnixListener;
 
 use super::api::{self, Drops, ErrorBody, NewPeer, PeerStatus, RouteEntry, RoutesChanged, Status};
+use super::capture;
 use super::http::{self, Limits};
+use super::progress::Progress;
 use super::refusal::{Kind, Refusal};
 use super::socket::ControlSocket;
+use crate::capture::Hub;
 use crate::net::Prefix;
 use crate::route::Source;
 use crate::source::batch::Batch;
@@ -66,6 +69,10 @@ pub trait Dataplane: Send + Sync + 'static {
     fn delete_peer(&self, name: &str) -> Result<u64, Refusal>;
     /// Completes when packets see the change of this generation.
     fn settled(&self, generation: u64) -> impl Future<Output = Result<(), Refusal>> + Send;
+    /// Where packets can be captured and the UDP port of VXLAN; `None` where there are none.
+    fn capture(&self) -> Option<(Arc<Hub>, u16)> {
+        None
+    }
 }
 
 /// A piece of the list of routes.
@@ -122,7 +129,8 @@ pub async fn serve_with<D: Dataplane>(
     Ok(())
 }
 
-fn router<D: Dataplane>(dataplane: Arc<D>) -> Router {
+/// The API's paths and what answers them.
+pub fn router<D: Dataplane>(dataplane: Arc<D>) -> Router {
     let routes = get(listing::routes::<D>).post(changes::edit::<D>).put(changes::replace::<D>);
     let peers = get(peers::<D>).post(changes::add_peer::<D>);
     Router::new()
@@ -132,6 +140,7 @@ fn router<D: Dataplane>(dataplane: Arc<D>) -> Router {
         .route(api::PEERS, peers)
         .route(&format!("{}/{{name}}", api::PEERS), delete(changes::delete_peer::<D>))
         .route(api::DROPS, get(drops::<D>))
+        .route(api::CAPTURE, get(capture::<D>))
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
         .with_state(Arc::new(Api { dataplane, uploads: Uploads::default() }))
@@ -167,6 +176,22 @@ async fn route_get<D: Dataplane>(
     Ok(Json(entry))
 }
 
+async fn capture<D: Dataplane>(
+    State(api): State<Arc<Api<D>>>,
+    Extension(progress): Extension<Progress>,
+    query: Result<Query<capture::Query>, QueryRejection>,
+) -> Result<Response, Refusal> {
+    let refused = |text| Refusal::new(Kind::Malformed, text);
+    let query = query_of(query, "there are ?point=, ?filter=, ?count= and ?snaplen=")?;
+    let nothing = || Refusal::new(Kind::Missing, "this daemon has no packets to capture");
+    let (hub, vxlan_port) = api.dataplane.capture().ok_or_else(nothing)?;
+    let wanted = query.wanted(vxlan_port).map_err(refused)?;
+    let running = hub
+        .start(wanted)
+        .ok_or_else(|| Refusal::new(Kind::Conflict, "another capture is running; there is one at a time"))?;
+    Ok(capture::respond(running, query.count(), progress.working()))
+}
+
 /// A query that could be understood; `advice` says what was expected.
 fn query_of<T>(query: Result<Query<T>, QueryRejection>, advice: &str) -> Result<T, Refusal> {
     let refused = |rejection: QueryRejection| {
@@ -176,7 +201,7 @@ fn query_of<T>(query: Result<Query<T>, QueryRejection>, advice: &str) -> Result<
 }
 
 async fn not_found(uri: Uri) -> Refusal {
-    let known = [api::STATUS, api::ROUTES, api::ROUTE_GET, api::PEERS, api::DROPS].join(", ");
+    let known = [api::STATUS, api::ROUTES, api::ROUTE_GET, api::PEERS, api::DROPS, api::CAPTURE].join(", ");
     Refusal::new(Kind::Missing, format!("no such path: {}; there are {known}", uri.path()))
 }
 

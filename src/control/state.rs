@@ -11,7 +11,7 @@ use super::writer::Writer;
 use crate::config::{self, Config, Dscp};
 use crate::encap::ecn::Marking;
 use crate::encap::frame::Hop;
-use crate::forward::{Compiler, Forwarding, Inputs, Peer, TapLink, TunLink, Underlay};
+use crate::forward::{Compiler, Forwarding, Inputs, Peer, Scope, TapLink, TunLink, Underlay};
 use crate::metrics::render::Now;
 use crate::metrics::{Counters, Fallback, PeerCounters};
 use crate::net::{Mac, Mode, Prefix};
@@ -70,7 +70,10 @@ impl State {
             &config.local_subnets,
             config.peers.iter().map(|peer| &peer.subnets[..]),
         )?;
-        let mut compiler = Compiler::default();
+        let mut compiler = Compiler::new(Scope {
+            allow_nested: config.tunnel.allow_nested,
+            external_nodes: config.node.external_nodes.clone(),
+        });
         let inputs = Inputs { underlay, peers: &peers, policy: &policy, rib: &rib };
         let forwarding = Arc::new(Published::new(compiler.compile(inputs)?));
         let mut state = Self {

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use super::scope::Scope;
 use super::tables::{Forwarding, MIN_MTU, Peer, PeerHeaders, Underlay};
 use crate::net::{Mode, Prefix};
 use crate::route::{FibEditor, HopsFull, PeerId, Policy, Rib, Route, Target, Ways};
@@ -27,9 +28,15 @@ pub struct Compiler {
     peers: Arc<[PeerHeaders]>,
     senders: Arc<[(Ipv4Addr, PeerId)]>,
     senders6: Arc<[(Ipv6Addr, PeerId)]>,
+    scope: Arc<Scope>,
 }
 
 impl Compiler {
+    /// A compiler of tables that make these exceptions from what may cross.
+    pub fn new(scope: Scope) -> Self {
+        Self { scope: Arc::new(scope), ..Self::default() }
+    }
+
     /// Compiles everything anew.
     ///
     /// # Errors
@@ -96,6 +103,7 @@ impl Compiler {
             peers: Arc::clone(&self.peers),
             senders: Arc::clone(&self.senders),
             senders6: Arc::clone(&self.senders6),
+            scope: Arc::clone(&self.scope),
         }
     }
 }

@@ -31,7 +31,9 @@ impl Sink for Deliver<'_> {
         if plain || self.device.takes_offloads() {
             match self.device.write(delivery) {
                 Ok(()) => return self.delivered(delivery.packets, delivery.bytes),
-                Err(error) if plain || !refused(&error) => return self.failed(delivery.packets),
+                Err(error) if plain || !refused(&error) => {
+                    return drop_full(self.counters, delivery.packets, delivery);
+                }
                 Err(_) => self.counters.fell_back(Fallback::DeviceGso),
             }
         }
@@ -47,7 +49,9 @@ fn refused(error: &io::Error) -> bool {
 
 impl Deliver<'_> {
     fn deliver_plainly(&mut self, delivery: &Delivery<'_>) {
-        let Some(len) = delivery.gather(self.scratch) else { return self.failed(delivery.packets) };
+        let Some(len) = delivery.gather(self.scratch) else {
+            return drop_full(self.counters, delivery.packets, delivery);
+        };
         if delivery.vnet.is_gso() {
             return self.deliver_segments(&delivery.vnet, len, delivery.packets);
         }
@@ -76,7 +80,7 @@ impl Deliver<'_> {
             let delivery = plain(out);
             match self.device.write(&delivery) {
                 Ok(()) => delivered(self.counters, 1, total as u64),
-                Err(_) => self.counters.dropped(DropReason::DeviceFull, 1),
+                Err(_) => drop_full(self.counters, 1, &delivery),
             }
         }
     }
@@ -85,16 +89,12 @@ impl Deliver<'_> {
         let delivery = plain(&self.scratch[range]);
         match self.device.write(&delivery) {
             Ok(()) => delivered(self.counters, 1, delivery.bytes),
-            Err(_) => self.counters.dropped(DropReason::DeviceFull, 1),
+            Err(_) => drop_full(self.counters, 1, &delivery),
         }
     }
 
     fn delivered(&self, packets: u32, bytes: u64) {
         delivered(self.counters, packets, bytes);
-    }
-
-    fn failed(&self, packets: u32) {
-        self.counters.dropped(DropReason::DeviceFull, u64::from(packets));
     }
 
     /// A scratch buffer of the size the slow path needs: a super-packet and one segment of it.
@@ -106,6 +106,11 @@ impl Deliver<'_> {
 fn delivered(counters: &WorkerCounters, packets: u32, bytes: u64) {
     counters.device.tx_packets.add(u64::from(packets));
     counters.device.tx_bytes.add(bytes);
+}
+
+/// Counts what the device did not take.
+fn drop_full(counters: &WorkerCounters, packets: u32, delivery: &Delivery<'_>) {
+    counters.dropped_packet(DropReason::DeviceFull, u64::from(packets), true, delivery.parts());
 }
 
 fn plain(packet: &[u8]) -> Delivery<'_> {

@@ -11,13 +11,15 @@
 use std::net::IpAddr;
 use std::ops::Range;
 
-use super::tables::Forwarding;
+use super::scope::{is_special, is_tunnel};
+use super::tables::{Forwarding, Origin};
+use crate::capture::{Outer, Point, Seen};
 use crate::encap::{UDP_OVERHEAD, UDP6_OVERHEAD, ecn, ipip6, probe};
 use crate::metrics::WorkerCounters;
 use crate::net::DropReason;
 use crate::offload::merge::{Candidate, Cut, Rules};
 use crate::offload::{Flow, Merge, Sink};
-use crate::route::{NextHop, PeerId};
+use crate::route::NextHop;
 use crate::wire::{Ipv4, Malformed, be16, ethernet, ipv4, ipv6, protocol, vxlan};
 
 /// How received bytes are wrapped.
@@ -86,8 +88,11 @@ impl Inbound {
         sink: &mut impl Sink,
         counters: &WorkerCounters,
     ) {
-        let sender = forwarding.sender(received.source);
-        let headers = sender.and_then(|peer| forwarding.peer(peer));
+        let sender = forwarding.origin(received.source);
+        let headers = match sender {
+            Some(Origin::Peer(peer)) => forwarding.peer(peer),
+            Some(Origin::External) | None => None,
+        };
         let from = headers.and_then(|headers| headers.counters.worker(counters.index));
         let wrapping = Wrapping { format, ipv4: received.source.is_ipv4() };
         let (mut at, end) = (received.at, received.at + received.len);
@@ -110,7 +115,7 @@ impl Inbound {
             let len = datagram.len();
             let inner = sender
                 .ok_or(DropReason::UnknownPeer)
-                .and_then(|peer| admit(forwarding, format, peer, received.tos, datagram, arena));
+                .and_then(|sender| admit(forwarding, format, sender, received.tos, datagram, arena));
             match inner {
                 Ok(candidate) => {
                     let candidate = Candidate { segment: inner_segment, ..candidate };
@@ -128,6 +133,9 @@ impl Inbound {
                     if let Some(from) = from {
                         from.rx_dropped.add(1);
                     }
+                    if counters.capture.wants(Point::Drop) {
+                        show_drop(forwarding, format, &received, reason, &arena[at - len..at], counters);
+                    }
                 }
             }
             if at >= end {
@@ -139,6 +147,34 @@ impl Inbound {
     /// Ends the batch: delivers what still waits to be merged.
     pub fn finish(&mut self, arena: &[u8], sink: &mut impl Sink) {
         self.merge.finish(arena, sink);
+    }
+}
+
+/// Shows a dropped datagram to the capture. The sender's UDP port is not known here, so it is 0.
+#[cold]
+fn show_drop(
+    forwarding: &Forwarding,
+    format: Format,
+    received: &Received,
+    reason: DropReason,
+    datagram: &[u8],
+    counters: &WorkerCounters,
+) {
+    let seen = Seen { point: Point::Drop, inbound: true, reason: Some(reason) };
+    let outer = outer(forwarding, format, received, 0, datagram.len());
+    counters.capture.record(seen, [outer.bytes(), datagram].into_iter());
+}
+
+/// The outer headers that the kernel kept to itself when it handed over a datagram of `len` bytes,
+/// made anew of what it said about them. `port` is the sender's UDP port.
+pub fn outer(forwarding: &Forwarding, format: Format, received: &Received, port: u16, len: usize) -> Outer {
+    let underlay = forwarding.underlay();
+    let (from, to) = (received.source, underlay.facing(received.source));
+    match format {
+        Format::Vxlan => Outer::udp((from, port), (to, underlay.vxlan_port), received.tos, len),
+        Format::Ipip => Outer::NONE,
+        Format::Ipip6V4 => Outer::ipip((from, to), protocol::IPIP, received.tos, len),
+        Format::Ipip6V6 => Outer::ipip((from, to), protocol::IPV6, received.tos, len),
     }
 }
 
@@ -154,7 +190,7 @@ fn is_probe(format: Format, datagram: &[u8]) -> bool {
 /// Whether the first inner packet fills a receive that looks like several coalesced datagrams. A
 /// kernel tunnel on a virtual link sends UDP super-packets uncut, and the receiving kernel then
 /// announces their segment size the way it announces that of coalesced datagrams.
-fn is_uncut(datagram: &[u8], segment: usize) -> bool {
+pub fn is_uncut(datagram: &[u8], segment: usize) -> bool {
     const INNER: usize = vxlan::LEN + ethernet::LEN;
     if segment == 0 || segment >= datagram.len() || datagram.len() < INNER + ipv4::LEN {
         return false;
@@ -164,7 +200,9 @@ fn is_uncut(datagram: &[u8], segment: usize) -> bool {
         4 => usize::from(be16(inner, 2)),
         _ => usize::from(be16(inner, 4)) + ipv6::LEN,
     };
+    // Whatever only claims that length is not to swallow the datagrams behind it.
     INNER + total == datagram.len()
+        && Flow::of(inner).is_ok_and(|flow| flow.protocol == protocol::UDP && !flow.fragment)
 }
 
 /// Counts `packets` of `len` bytes together without what the receiver does not see.
@@ -184,7 +222,7 @@ fn count(wrapping: Wrapping, packets: u32, len: usize, counters: &WorkerCounters
 fn admit(
     forwarding: &Forwarding,
     format: Format,
-    sender: PeerId,
+    sender: Origin,
     outer_tos: u8,
     datagram: Range<usize>,
     arena: &mut [u8],
@@ -199,6 +237,9 @@ fn admit(
     let inner = &mut arena[at..datagram.end];
     let mut flow = inner_flow(inner)?;
     check_addresses(forwarding, sender, &flow)?;
+    if !forwarding.scope().allow_nested && is_tunnel(&flow, inner, forwarding.underlay().vxlan_port) {
+        return Err(DropReason::Nested);
+    }
     if flow.ttl == 0 {
         return Err(DropReason::Ttl);
     }
@@ -261,13 +302,18 @@ fn inner_flow(inner: &[u8]) -> Result<Flow, DropReason> {
     Ok(flow)
 }
 
-/// The inner source must belong to the very peer that sent the packet, the destination to us.
-fn check_addresses(forwarding: &Forwarding, sender: PeerId, flow: &Flow) -> Result<(), DropReason> {
-    if !forwarding.owns(sender, flow.source) {
+/// The inner source must belong to the very peer that sent the packet, or, sent by an external node,
+/// to nobody that we know; the destination must belong to us.
+fn check_addresses(forwarding: &Forwarding, sender: Origin, flow: &Flow) -> Result<(), DropReason> {
+    let honest = match sender {
+        Origin::Peer(peer) => forwarding.owns(peer, flow.source),
+        Origin::External => forwarding.lookup(flow.source).is_none() && !forwarding.is_node(flow.source),
+    };
+    if !honest || is_special(flow.source) {
         return Err(DropReason::SpoofedSource);
     }
     match forwarding.lookup(flow.destination) {
-        Some(NextHop::Local) => Ok(()),
+        Some(NextHop::Local) if !is_special(flow.destination) => Ok(()),
         _ => Err(DropReason::NotLocal),
     }
 }

@@ -13,15 +13,17 @@ mod inbound;
 mod outbound;
 mod outbox;
 mod replies;
+mod scope;
 mod tables;
 
 pub use compile::{Compiler, Inputs};
 pub use deliver::Deliver;
-pub use inbound::{Format, Inbound, Received};
+pub use inbound::{Format, Inbound, Received, is_uncut, outer};
 pub use outbound::{Outbound, Paths};
 pub use outbox::{Channel, Datagram, Full, Message, Outbox};
 pub use replies::Replies;
-pub use tables::{Forwarding, MIN_MTU, OuterIp, Peer, TapLink, TunLink, Underlay};
+pub use scope::Scope;
+pub use tables::{Forwarding, MIN_MTU, Origin, OuterIp, Peer, TapLink, TunLink, Underlay};
 
 #[cfg(test)]
 mod tests;

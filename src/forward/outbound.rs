@@ -15,6 +15,7 @@ use std::ops::Range;
 
 use super::outbox::{Channel, Datagram, Full, Outbox};
 use super::replies::Replies;
+use super::scope::{is_special, is_tunnel};
 use super::tables::{Forwarding, OuterIp, PeerHeaders};
 use crate::encap::{frame, ipip, ipip_gso, ipip6, tunnel_gso};
 use crate::metrics::WorkerCounters;
@@ -121,8 +122,8 @@ impl Outbound {
                 count(counters, Weight { packets: 1, bytes: packet.len() });
                 let len = ready.flow.total_len;
                 // Not over what may lie behind the packet: only the packet leaves.
-                if vnet.needs_csum() && split::finish_checksum(&mut packet[..len], vnet).is_err() {
-                    counters.dropped(DropReason::Malformed, 1);
+                if finish_checksum(&ready, vnet, &mut packet[..len]).is_err() {
+                    counters.dropped_packet(DropReason::Malformed, 1, false, [&*packet].into_iter());
                     return Ok(());
                 }
                 sent(&ready, counters, Weight { packets: 1, bytes: len });
@@ -157,14 +158,15 @@ impl Outbound {
         let cut = Fragments::new(packet, mtu).map(|cut| (cut.count(), cut.header_len()));
         let Ok((fragments, header)) = cut else {
             count(counters, Weight { packets: 1, bytes: packet.len() });
-            counters.dropped(DropReason::TooBig, 1);
+            counters.dropped_packet(DropReason::TooBig, 1, false, [&*packet].into_iter());
             return Ok(());
         };
         out.reserve(fragments, MAX_TEMPLATE + header)?;
         let bytes = packet.len() + (fragments - 1) * header;
         count(counters, Weight { packets: fragments, bytes });
-        if vnet.needs_csum() && split::finish_checksum(packet, vnet).is_err() {
-            counters.dropped(DropReason::Malformed, fragments as u64);
+        if finish_checksum(ready, vnet, packet).is_err() {
+            let shown = [&*packet].into_iter();
+            counters.dropped_packet(DropReason::Malformed, fragments as u64, false, shown);
             return Ok(());
         }
         sent(ready, counters, Weight { packets: fragments, bytes });
@@ -188,7 +190,7 @@ impl Outbound {
         packets: usize,
         counters: &WorkerCounters,
     ) {
-        counters.dropped(refused.reason, packets as u64);
+        counters.dropped_packet(refused.reason, packets as u64, false, [packet].into_iter());
         let peer = refused.peer.and_then(|peer| forwarding.peer(peer)?.counters.worker(counters.index));
         if let Some(peer) = peer {
             peer.tx_dropped.add(packets as u64);
@@ -211,7 +213,7 @@ impl Outbound {
     ) -> Result<(), Full> {
         let Ok(split) = Split::new(packet, vnet) else {
             count(counters, Weight { packets: 1, bytes: packet.len() });
-            counters.dropped(DropReason::Malformed, 1);
+            counters.dropped_packet(DropReason::Malformed, 1, false, [packet].into_iter());
             return Ok(());
         };
         let (segments, header) = (split.segments(), split.header_len());
@@ -334,6 +336,18 @@ impl Outbound {
     }
 }
 
+/// Completes the transport checksum where the device left that to us, but never writes to the IP
+/// header, which has been judged.
+fn finish_checksum(ready: &Ready<'_>, vnet: &VnetHdr, packet: &mut [u8]) -> Result<(), Malformed> {
+    if !vnet.needs_csum() {
+        return Ok(());
+    }
+    if usize::from(vnet.csum_start) < ready.flow.l4 {
+        return Err(Malformed);
+    }
+    split::finish_checksum(packet, vnet)
+}
+
 fn count(counters: &WorkerCounters, weight: Weight) {
     counters.device.rx_packets.add(weight.packets as u64);
     counters.device.rx_bytes.add(weight.bytes as u64);
@@ -419,7 +433,7 @@ fn prepare<'a>(
     largest: Option<usize>,
 ) -> Result<Ready<'a>, Refused> {
     let flow = Flow::of(packet).map_err(|Malformed| DropReason::Malformed)?;
-    let via = admit(forwarding, &flow)?;
+    let via = admit(forwarding, &flow, packet)?;
     let peer = forwarding.peer(via.peer).ok_or(DropReason::NoRoute)?;
     let version = usize::from(flow.source.is_ipv6());
     let refused = |reason| Refused { reason, problem: None, peer: Some(via.peer) };
@@ -438,18 +452,26 @@ fn prepare<'a>(
     Ok(Ready { flow, via, peer, version, tos })
 }
 
-/// Only our own pods, and the TUN's own address among them, may send into the tunnel, and only to
-/// unicast destinations; returns the way there.
-fn admit(forwarding: &Forwarding, flow: &Flow) -> Result<Via, Refused> {
+/// Only our own pods, and the TUN's own address among them, may send into the tunnel, only to
+/// unicast destinations, and no tunnel packets of their own unless they are allowed to; returns the
+/// way there.
+fn admit(forwarding: &Forwarding, flow: &Flow, packet: &[u8]) -> Result<Via, Refused> {
     if flow.ttl == 0 {
         return Err(DropReason::Ttl.into());
     }
-    if !carried_destination(flow.destination) {
+    if is_special(flow.destination) {
         return Err(DropReason::Unsupported.into());
     }
     let nowhere =
         |problem| Refused { problem: Some((flow.source, problem)), ..Refused::from(DropReason::NoRoute) };
-    match (forwarding.lookup(flow.source), forwarding.lookup(flow.destination)) {
+    // A special address belongs to nobody, whoever's subnet covers it.
+    let owner = forwarding.lookup(flow.source).filter(|_| !is_special(flow.source));
+    match (owner, forwarding.lookup(flow.destination)) {
+        (Some(NextHop::Local), _) | (Some(_), Some(NextHop::Local))
+            if is_nested(forwarding, flow, packet) =>
+        {
+            Err(DropReason::Nested.into())
+        }
         // Our own subnets are the kernel's to route; it has no such pod if it gave us the packet, be
         // it a pod's or one that has just come through the tunnel.
         (Some(_), Some(NextHop::Local)) => Err(nowhere(Problem::NoHost)),
@@ -461,10 +483,7 @@ fn admit(forwarding: &Forwarding, flow: &Flow) -> Result<Via, Refused> {
     }
 }
 
-/// Whether a destination is of a kind that may cross the tunnel at all.
-fn carried_destination(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(a) => !(a.is_multicast() || a.is_broadcast() || a.is_link_local() || a.is_loopback()),
-        IpAddr::V6(a) => !(a.is_multicast() || a.is_unicast_link_local() || a.is_loopback()),
-    }
+/// Whether a packet is itself one of a tunnel and so must not enter ours.
+fn is_nested(forwarding: &Forwarding, flow: &Flow, packet: &[u8]) -> bool {
+    !forwarding.scope().allow_nested && is_tunnel(flow, packet, forwarding.underlay().vxlan_port)
 }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::compile::{Compiler, Inputs};
+use super::scope::Scope;
 use crate::encap::ecn::Marking;
 use crate::encap::frame::{self, Hop};
 use crate::encap::{direct, ipip, ipip_gso, ipip6, tunnel_gso, vxlan};
@@ -124,6 +125,17 @@ pub struct Forwarding {
     pub(super) senders: Arc<[(Ipv4Addr, PeerId)]>,
     /// Outer IPv6 addresses of all peers, sorted.
     pub(super) senders6: Arc<[(Ipv6Addr, PeerId)]>,
+    /// The exceptions from what may cross.
+    pub(super) scope: Arc<Scope>,
+}
+
+/// Who may send tunnel packets to us.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Origin {
+    /// A peer.
+    Peer(PeerId),
+    /// A node that is no peer, allowed by the configuration.
+    External,
 }
 
 /// The prebuilt headers towards one peer, IPv4 inside first, IPv6 inside second.
@@ -206,6 +218,17 @@ impl Forwarding {
         Compiler::default().compile(Inputs { underlay, peers, policy, rib })
     }
 
+    /// The same with exceptions from what may cross.
+    #[must_use]
+    pub fn with_scope(self, scope: Scope) -> Self {
+        Self { scope: Arc::new(scope), ..self }
+    }
+
+    /// The exceptions from what may cross.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
     /// This node's side of the underlay.
     pub fn underlay(&self) -> &Underlay {
         &self.underlay
@@ -255,6 +278,24 @@ impl Forwarding {
                 Some(self.senders6[index].1)
             }
         }
+    }
+
+    /// Who sends from the underlay address `source`; `None` when nobody who may.
+    #[inline]
+    pub fn origin(&self, source: IpAddr) -> Option<Origin> {
+        match self.sender(source) {
+            Some(peer) => Some(Origin::Peer(peer)),
+            None => self.scope.is_external(source).then_some(Origin::External),
+        }
+    }
+
+    /// Whether `address` is the underlay address of a node, ours or a peer's.
+    pub fn is_node(&self, address: IpAddr) -> bool {
+        let own = match address {
+            IpAddr::V4(address) => self.underlay.address == Some(address),
+            IpAddr::V6(address) => self.underlay.address6 == Some(address),
+        };
+        own || self.sender(address).is_some()
     }
 
     /// The prebuilt headers towards `peer`.
@@ -323,6 +364,14 @@ impl Bare {
 pub const MIN_MTU: u16 = 576;
 
 impl Underlay {
+    /// This node's address in the family of `other`; the unspecified one where it has none.
+    pub fn facing(&self, other: IpAddr) -> IpAddr {
+        match other {
+            IpAddr::V4(_) => self.address.unwrap_or(Ipv4Addr::UNSPECIFIED).into(),
+            IpAddr::V6(_) => self.address6.unwrap_or(Ipv6Addr::UNSPECIFIED).into(),
+        }
+    }
+
     /// The inner MTU of a path of `mode` to the node at `outer` that carries as much as the uplink.
     pub fn path_mtu(&self, mode: Mode, outer: IpAddr) -> u16 {
         self.mtu.max(MIN_MTU) - mode.overhead(outer)

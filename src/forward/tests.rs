@@ -15,6 +15,7 @@ mod hostile;
 mod outbox;
 mod peers;
 mod replies;
+mod scope;
 mod tables;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crossbeam::utils::CachePadded;
 
+use crate::capture::{Hub, Point, Seen};
 use crate::net::DropReason;
 pub use peer::{PeerCounters, PeerTotals, PeerWorkerCounters};
 
@@ -58,6 +59,8 @@ pub struct WorkerCounters {
     fallbacks: [Counter; Fallback::ALL.len()],
     /// Super-packets written to the TAP.
     pub tap_frames: Counter,
+    /// Where the worker's packets are shown while somebody captures; all workers share one.
+    pub capture: Arc<Hub>,
     /// ICMP errors written to the TUN. They are no traffic of others, so no edge counts them.
     pub icmp_sent: Counter,
     /// ICMP errors kept back: too many already, or the TUN could not take them.
@@ -104,6 +107,21 @@ impl WorkerCounters {
         self.drops[reason as usize].add(n);
     }
 
+    /// Counts `n` packets as not delivered, which are one in memory: `parts` are its pieces, shown to
+    /// a capture of drops.
+    pub fn dropped_packet<'a>(
+        &self,
+        reason: DropReason,
+        n: u64,
+        inbound: bool,
+        parts: impl Iterator<Item = &'a [u8]> + Clone,
+    ) {
+        self.dropped(reason, n);
+        if self.capture.wants(Point::Drop) {
+            self.capture.record(Seen { point: Point::Drop, inbound, reason: Some(reason) }, parts);
+        }
+    }
+
     /// Packets dropped for `reason` so far.
     pub fn drops(&self, reason: DropReason) -> u64 {
         self.drops[reason as usize].get()
@@ -117,8 +135,17 @@ pub struct Counters(Arc<[CachePadded<WorkerCounters>]>);
 impl Counters {
     /// Zeroed counters for `workers` workers.
     pub fn new(workers: usize) -> Self {
-        let worker = |index| CachePadded::new(WorkerCounters { index, ..WorkerCounters::default() });
+        let hub = Arc::<Hub>::default();
+        let worker = |index| {
+            let capture = Arc::clone(&hub);
+            CachePadded::new(WorkerCounters { index, capture, ..WorkerCounters::default() })
+        };
         Self((0..workers).map(worker).collect())
+    }
+
+    /// Where all workers show their packets.
+    pub fn capture(&self) -> Option<&Arc<Hub>> {
+        self.0.first().map(|worker| &worker.capture)
     }
 
     /// The counters of worker `index`.

@@ -10,10 +10,11 @@ pub enum DropReason {
     NoRoute,
     /// A header is truncated, contradicts its own lengths, or has a wrong header checksum.
     Malformed,
-    /// The outer source is not the address of a configured peer.
+    /// The outer source is not the address of a configured peer or external node.
     UnknownPeer,
     /// The inner source does not belong to whoever sent the packet: not to that peer (inbound),
-    /// or not to one of our local subnets (outbound).
+    /// to somebody else (inbound, external node), not to one of our local subnets (outbound); or it
+    /// is special.
     SpoofedSource,
     /// The inner destination of a received packet is not in one of our local subnets.
     NotLocal,
@@ -29,7 +30,7 @@ pub enum DropReason {
     TooBig,
     /// The packet would be routed back into the tunnel that carries it.
     Loop,
-    /// A tunnel packet inside a tunnel packet.
+    /// A tunnel packet inside a tunnel packet, or on its way to become one.
     Nested,
     /// The TUN device could not take the packet.
     DeviceFull,
@@ -90,7 +91,7 @@ impl DropReason {
         match self {
             Self::NoRoute => "no route to the destination, or no such pod in our own subnets",
             Self::Malformed => "truncated header, contradicting lengths or wrong header checksum",
-            Self::UnknownPeer => "outer source is not a configured peer",
+            Self::UnknownPeer => "outer source is no peer and no external node",
             Self::SpoofedSource => "inner source does not belong to the sender",
             Self::NotLocal => "inner destination is not in one of our local subnets",
             Self::BadVni => "VXLAN I flag clear or another VNI than ours",
@@ -99,7 +100,7 @@ impl DropReason {
             Self::Ttl => "TTL or hop limit exhausted",
             Self::TooBig => "larger than its path carries",
             Self::Loop => "would be routed back into the tunnel",
-            Self::Nested => "a tunnel packet inside a tunnel packet",
+            Self::Nested => "a tunnel packet of a pod, and allow_nested is false",
             Self::DeviceFull => "the TUN device could not take it",
             Self::UnderlayFull => "the underlay socket or link could not take it",
             Self::UnderlayDown => "the underlay is down or has no route to the peer",

@@ -75,6 +75,12 @@ impl Delivery<'_> {
         self.len() == 0
     }
 
+    /// The packet's pieces, in order.
+    pub fn parts(&self) -> impl Iterator<Item = &[u8]> + Clone {
+        let pieces = self.pieces.iter().map(|piece| piece.resolve(&[], self.arena));
+        std::iter::once(self.head).chain(pieces)
+    }
+
     /// Copies the packet to the start of `out` and returns its length, or `None` when it does not
     /// fit. For slow paths only.
     pub fn gather(&self, out: &mut [u8]) -> Option<usize> {

@@ -1,5 +1,6 @@
 //! The packet pump: worker threads, each with one TUN queue and its own sockets.
 
+mod watched;
 mod worker;
 
 use std::io;

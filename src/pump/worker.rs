@@ -11,11 +11,13 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use super::Lane;
+use super::{Lane, watched};
+use crate::capture::Point;
 use crate::device::{Device, MAX_PACKET};
 use crate::forward::{Deliver, Forwarding, Inbound, Outbound, Outbox};
 use crate::metrics::{Counters, WorkerCounters};
 use crate::net::DropReason;
+use crate::offload::Sink;
 use crate::offload::merge::Rules;
 use crate::route::Published;
 use crate::underlay::{Receiver, Sockets};
@@ -120,7 +122,7 @@ impl Worker {
     /// Reads a batch from the device and sends it off. Returns whether more may wait.
     fn outbound_batch(&mut self, tables: &Forwarding) -> io::Result<bool> {
         let counters = self.counters.worker(self.index);
-        let paths = self.sockets.paths();
+        let (paths, watched) = (self.sockets.paths(), counters.capture.wants(Point::Device));
         let mut at = 0;
         let mut more = true;
         for _ in 0..READS {
@@ -137,6 +139,9 @@ impl Worker {
                 Err(error) => return Err(error),
             };
             let range = at..at + len;
+            if watched {
+                watched::read(counters, &self.arena[range.clone()]);
+            }
             let mut packet = |outbox: &mut Outbox, arena: &mut [u8]| {
                 self.outbound.packet(tables, paths, &vnet, arena, range.clone(), outbox, counters)
             };
@@ -164,19 +169,50 @@ impl Worker {
         let counters: &WorkerCounters = self.counters.worker(self.index);
         let receiver = &mut self.sockets.receivers()[receiver];
         let Some(received) = received(receiver) else { return Ok(false) };
-        let format = receiver.format();
-        let mut sink = Deliver { device: &mut *self.device, counters, scratch: &mut self.scratch };
+        let sink = Deliver { device: &mut *self.device, counters, scratch: &mut self.scratch };
         self.inbound.set_mtu(usize::from(tables.underlay().tun.mtu));
-        for index in 0..received {
-            match receiver.packet(index) {
-                Some(packet) => {
-                    self.inbound.receive(tables, format, packet, receiver.arena(), &mut sink, counters);
-                }
-                None => counters.dropped(DropReason::UnknownPeer, 1),
-            }
+        if counters.capture.wants(Point::Underlay) {
+            show_received(receiver, received, tables, counters);
         }
-        self.inbound.finish(receiver.arena(), &mut sink);
+        if counters.capture.wants(Point::Device) {
+            deliver(&mut self.inbound, receiver, received, tables, watched::Shown(sink), counters);
+        } else {
+            deliver(&mut self.inbound, receiver, received, tables, sink, counters);
+        }
         Ok(receiver.was_full(received))
+    }
+}
+
+/// Takes the `received` packets of `receiver` through the inbound flow.
+fn deliver(
+    inbound: &mut Inbound,
+    receiver: &mut Receiver,
+    received: usize,
+    tables: &Forwarding,
+    mut sink: impl Sink,
+    counters: &WorkerCounters,
+) {
+    let format = receiver.format();
+    for index in 0..received {
+        match receiver.packet(index) {
+            Some(packet) => {
+                inbound.receive(tables, format, packet, receiver.arena(), &mut sink, counters);
+            }
+            None => counters.dropped(DropReason::UnknownPeer, 1),
+        }
+    }
+    inbound.finish(receiver.arena(), &mut sink);
+}
+
+/// Shows a batch to the capture.
+#[cold]
+fn show_received(receiver: &mut Receiver, received: usize, tables: &Forwarding, counters: &WorkerCounters) {
+    let format = receiver.format();
+    for index in 0..received {
+        let (packet, port) = (receiver.packet(index), receiver.port(index));
+        let Some(packet) = packet else { continue };
+        let bytes = &receiver.arena()[packet.at..packet.at + packet.len];
+        watched::received(counters, tables, format, &packet, port, bytes);
     }
 }
 

@@ -11,6 +11,7 @@ pub mod memory;
 pub mod packet;
 mod raw;
 mod receive;
+mod seen;
 mod send;
 mod spread;
 mod supported;
@@ -25,6 +26,7 @@ pub use receive::Receiver;
 use send::{Sender, Ways};
 pub use supported::Supported;
 
+use crate::capture::Point;
 use crate::device::Tap;
 use crate::forward::{Format, Outbox, Paths};
 use crate::metrics::WorkerCounters;
@@ -107,6 +109,9 @@ impl Sockets {
     /// Sends every message of `outbox`, whose payload lies in `arena`, and empties it. Counts what
     /// left and what was dropped.
     pub fn send(&mut self, outbox: &mut Outbox, arena: &[u8], counters: &WorkerCounters) {
+        if counters.capture.wants(Point::Underlay) {
+            self.sender.framing().show_all(&counters.capture, outbox, arena);
+        }
         self.sender.send(outbox, arena, counters);
         outbox.clear();
     }

@@ -58,8 +58,8 @@ pub fn receive(setup: &Setup, address: IpAddr, number: u8, index: u16) -> Result
         match address {
             // An ICMP error about an outer packet comes to this socket, and it may be forged.
             IpAddr::V4(_) => sys::ignore_path_mtu(&socket)?,
-            // Here too, but the kernel learns from it all the same; no sender of ours asks what.
             IpAddr::V6(_) => {
+                sys::ignore_path_mtu6(&socket)?;
                 sys::set_receive_traffic_class(&socket)?;
                 sys::refuse_multicast6(&socket)?;
                 // As in udp.rs: the address may be new.

@@ -45,6 +45,11 @@ impl Receiver {
         self.batch.packet(index)
     }
 
+    /// UDP source port of packet `index` of the last batch.
+    pub fn port(&self, index: usize) -> u16 {
+        self.batch.port(index)
+    }
+
     /// Whether a whole batch came back, so that more probably waits.
     pub fn was_full(&self, received: usize) -> bool {
         received == self.batch.capacity()

@@ -7,12 +7,14 @@
 //! only if that other way did better: what is too large for the uplink is refused by all.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 
 use socket2::Socket;
 
+use super::seen::Framing;
 use super::{Setup, sys};
+use crate::capture::Point;
 use crate::device::Tap;
 use crate::encap::{frame, ipip, ipip_gso, tunnel_gso, vxlan};
 use crate::forward::{Channel, Datagram, Message, Outbox, Paths};
@@ -26,11 +28,13 @@ pub struct Sender {
     udp: Vec<Socket>,
     udp6: Vec<Socket>,
     ports: Vec<u16>,
+    ports6: Vec<u16>,
     raw: Option<Socket>,
     raw6: Option<Socket>,
     packet: Option<Socket>,
     tap: Option<Tap>,
     address: Ipv4Addr,
+    address6: Ipv6Addr,
     vxlan_port: u16,
     gso: bool,
     paths: Paths,
@@ -72,11 +76,11 @@ impl Sender {
     /// A sender over `ways`.
     pub fn new(setup: &Setup, ways: Ways) -> Self {
         let paths = Paths { tap: ways.tap.is_some(), packet: ways.packet.is_some() };
-        let (udp, ports4): (Vec<_>, Vec<_>) = ways.udp.into_iter().unzip();
-        let (udp6, ports6) = ways.udp6.into_iter().unzip();
+        let (udp, ports): (Vec<_>, Vec<_>) = ways.udp.into_iter().unzip();
+        let (udp6, ports6): (Vec<_>, Vec<_>) = ways.udp6.into_iter().unzip();
         Self {
-            // As many of either family; the numbers themselves matter to the TAP, which is IPv4 only.
-            ports: if udp.is_empty() { ports6 } else { ports4 },
+            ports,
+            ports6,
             udp,
             udp6,
             raw: ways.raw,
@@ -84,6 +88,7 @@ impl Sender {
             packet: ways.packet,
             tap: ways.tap,
             address: setup.address.unwrap_or(Ipv4Addr::UNSPECIFIED),
+            address6: setup.address6.unwrap_or(Ipv6Addr::UNSPECIFIED),
             vxlan_port: setup.vxlan_port,
             gso: setup.udp_gso,
             paths,
@@ -92,9 +97,21 @@ impl Sender {
         }
     }
 
-    /// The source ports of the UDP sockets, in order.
+    /// The source ports of the UDP sockets, in order: as many of either family, and the numbers
+    /// themselves matter to the TAP, which is IPv4 only.
     pub fn ports(&self) -> &[u16] {
-        &self.ports
+        if self.ports.is_empty() { &self.ports6 } else { &self.ports }
+    }
+
+    /// What the kernel puts around this sender's datagrams.
+    pub fn framing(&self) -> Framing<'_> {
+        Framing {
+            address: self.address,
+            address6: self.address6,
+            vxlan_port: self.vxlan_port,
+            ports: &self.ports,
+            ports6: &self.ports6,
+        }
     }
 
     /// The optional ways still open.
@@ -172,7 +189,10 @@ impl Sender {
     fn flush(&mut self, outbox: &Outbox, messages: &[Message], arena: &[u8], counters: &WorkerCounters) {
         let channel = messages[0].channel;
         let Some(fd) = self.socket(channel).map(AsRawFd::as_raw_fd) else {
-            return self.batch.drop_all(counters, DropReason::Unsupported);
+            for index in 0..self.batch.len() {
+                self.drop(index, DropReason::Unsupported, outbox, messages, arena, counters);
+            }
+            return;
         };
         let mut done = 0;
         while done < self.batch.len() {
@@ -189,10 +209,38 @@ impl Sender {
                     return self.send_other_way(outbox, &messages[done..], &error, arena, counters);
                 }
                 Err(error) => {
-                    self.batch.count_dropped(done, counters, reason_of(&error));
+                    self.drop(done, reason_of(&error), outbox, messages, arena, counters);
                     done += 1;
                 }
             }
+        }
+    }
+
+    /// Counts kernel message `index` of the batch, filled from `messages`, as dropped.
+    fn drop(
+        &self,
+        index: usize,
+        reason: DropReason,
+        outbox: &Outbox,
+        messages: &[Message],
+        arena: &[u8],
+        counters: &WorkerCounters,
+    ) {
+        self.batch.count_dropped(index, counters, reason);
+        self.show_dropped(reason, self.batch.what(index, outbox, messages), outbox, arena, counters);
+    }
+
+    /// Shows datagrams of a message that were dropped to a capture of drops.
+    fn show_dropped(
+        &self,
+        reason: DropReason,
+        (message, datagrams): (&Message, &[Datagram]),
+        outbox: &Outbox,
+        arena: &[u8],
+        counters: &WorkerCounters,
+    ) {
+        if counters.capture.wants(Point::Drop) {
+            self.framing().show_dropped(&counters.capture, reason, message, datagrams, outbox, arena);
         }
     }
 
@@ -256,6 +304,8 @@ impl Sender {
                 let head = datagram.head.resolve(outbox.slab(), arena);
                 if !raw_takes(head, message.to) {
                     counters.dropped(DropReason::Unsupported, u64::from(datagram.packets));
+                    let shown = (message, std::slice::from_ref(datagram));
+                    self.show_dropped(DropReason::Unsupported, shown, outbox, arena, counters);
                 } else if datagram.packets > 1 || head[0] != 0 {
                     self.send_cut(Cut::packet(head), message.to, datagram, arena, counters);
                 } else {

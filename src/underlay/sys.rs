@@ -101,6 +101,11 @@ pub fn ignore_path_mtu(socket: &Socket) -> io::Result<()> {
     set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_INTERFACE)
 }
 
+/// The same over IPv6.
+pub fn ignore_path_mtu6(socket: &Socket) -> io::Result<()> {
+    set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_INTERFACE)
+}
+
 /// Sets the receive buffer, beyond the system's limit where we may.
 pub fn set_receive_buffer(socket: &Socket, bytes: usize) -> io::Result<()> {
     set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes as c_int)
@@ -179,6 +184,12 @@ impl Address {
                 (Self { v6 }, size_of::<libc::sockaddr_in6>() as libc::socklen_t)
             }
         }
+    }
+
+    /// The UDP port.
+    fn port(&self) -> u16 {
+        // SAFETY: as in `ip`. The port is at the same place in both variants (RFC 3493 §3.3).
+        u16::from_be(unsafe { self.v4 }.sin_port)
     }
 
     /// The IP address; `None` for other families.
@@ -369,11 +380,19 @@ impl SendBatch {
         counters.dropped(reason, u64::from(self.weights[index].packets));
     }
 
-    /// Counts the whole batch as dropped.
-    pub fn drop_all(&self, counters: &WorkerCounters, reason: DropReason) {
-        for index in 0..self.len {
-            self.count_dropped(index, counters, reason);
+    /// What kernel message `index` of this batch, filled from `messages`, stands for.
+    pub fn what<'a>(
+        &self,
+        index: usize,
+        outbox: &'a Outbox,
+        messages: &'a [Message],
+    ) -> (&'a Message, &'a [Datagram]) {
+        // A batch has either whole messages or the datagrams of a single one.
+        if self.len > messages.len() {
+            let datagrams = outbox.datagrams(&messages[0]);
+            return (&messages[0], datagrams.get(index..=index).unwrap_or_default());
         }
+        (&messages[index], outbox.datagrams(&messages[index]))
     }
 }
 
@@ -455,6 +474,11 @@ impl ReceiveBatch {
             header.msg_control = self.controls[index].0.as_mut_ptr().cast();
             header.msg_controllen = CONTROL;
         }
+    }
+
+    /// UDP source port of message `index` of the last receive.
+    pub fn port(&self, index: usize) -> u16 {
+        self.addresses.get(index).map_or(0, Address::port)
     }
 
     /// Describes message `index` of the last receive.

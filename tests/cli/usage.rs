@@ -21,6 +21,7 @@ fn every_command_has_help_with_an_example() {
         (&["peer", "add"], "Make a node known"),
         (&["peer", "del"], "Forget a node and its routes"),
         (&["drops"], "Show how many packets were not delivered"),
+        (&["capture"], "Write packets to a pcapng file while they pass"),
     ] {
         let (code, stdout, stderr) = underpass(&[command, &["--help"]].concat());
         assert_eq!((code, stderr.as_str()), (0, ""));
@@ -70,6 +71,11 @@ fn wrong_usage_exits_2() {
         &["peer", "add", "b", "192.0.2.2/24"],
         &["peer", "add", "a b", "192.0.2.2"],
         &["peer", "del"],
+        &["capture"],
+        &["capture", "-w", "x", "--point", "nowhere"],
+        &["capture", "-w", "x", "--count", "0"],
+        &["capture", "-w", "x", "--snaplen", "65536"],
+        &["capture", "-w", "x", "--filter", "host"],
     ] {
         let (code, stdout, stderr) = underpass(args);
         assert_eq!((code, stdout.as_str()), (2, ""), "{args:?}");

@@ -300,15 +300,15 @@ class Lab:
         `pools` is a list of (cidr, ipip_mode, vxlan_mode), by default 10.244.0.0/16 with the two modes
         given. `peers` is {name: (address, [subnet…])}, by default the other nodes; a third element has more
         keys. `tunnel` and `vxlan_keys` have lines for [tunnel] and [vxlan]. In `more`, `local` replaces the
-        local subnets, `address` the node's address with its prefix length, `own` all its addresses, and
-        `extra` is appended.
+        local subnets, `address` the node's address with its prefix length, `own` all its addresses,
+        `node_keys` has more lines for [node], and `extra` is appended.
         """
         others = [other for other in ADDRESSES if other != node and (other in self.nodes or self.topology == "TS")]
         peers = {other: (ADDRESSES[other], [subnet(other)]) for other in others} if peers is None else peers
         own = more.get("own") or {"address": more.get("address", f"{ADDRESSES[node]}/24")}
         wire = {"port": port, "vni": vni or (KERNEL_VNI if self.topology == "TK" else 4096)}
         sections = [
-            ("[node]", {"name": node} | own),
+            ("[node]", {"name": node} | own | more.get("node_keys", {})),
             ("[tunnel]", dict(tunnel)),
             ("[vxlan]", wire | more.get("vxlan_keys", {})),
             ("[local]", {"subnets": more.get("local", [subnet(node)])}),

@@ -2,7 +2,7 @@
 and the books of the daemon after mixed traffic.
 
 Not provoked: `loop` (a node address inside a pool or subnet, what it takes, is a configuration error, see
-test_scope), `bad_checksum` and `nested` (nothing counts them yet).
+test_scope) and `bad_checksum` (nothing counts it). `nested` is in test_nested.
 """
 
 import json

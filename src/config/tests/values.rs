@@ -53,6 +53,28 @@ fn numbers_have_their_ranges() {
 }
 
 #[test]
+fn pods_may_nest_and_strangers_may_send_only_by_permission() {
+    let config = with("");
+    assert!(!config.tunnel.allow_nested && config.node.external_nodes.is_empty());
+    assert!(with("[tunnel]\nallow_nested = true").tunnel.allow_nested);
+    assert_eq!(
+        errors_with("[tunnel]\nallow_nested = \"yes\""),
+        "f:14:16: allow_nested: expected true or false, found the string \"yes\""
+    );
+    let node = |list: &str| format!("external_nodes = {list}\n[local]");
+    let config = good(&BASE.replacen("[local]", &node("[\"198.51.100.0/24\", \"2001:db8:7::/48\"]"), 1));
+    let texts: Vec<_> = config.node.external_nodes.iter().map(ToString::to_string).collect();
+    assert_eq!(texts, ["198.51.100.0/24", "2001:db8:7::/48"]);
+    assert_eq!(
+        errors_when("[local]", &node("[\"0.0.0.0/0\", \"127.0.0.0/8\", \"198.51.100.7/24\"]")),
+        "f:4:19: external_nodes: 0.0.0.0/0 would accept tunnel packets from everybody; \
+         list the networks of the nodes\n\
+         f:4:32: external_nodes: 127.0.0.0/8 is loopback, from where no node sends; use a unicast prefix\n\
+         f:4:47: external_nodes: \"198.51.100.7/24\" has host bits set; did you mean 198.51.100.0/24?"
+    );
+}
+
+#[test]
 fn words_are_calicos_and_exact() {
     assert_eq!(
         errors_when("[[peer]]", "ipip_mode = \"crosssubnet\"\nvxlan_mode = \"yes\"\n[[peer]]"),

@@ -19,6 +19,7 @@ use super::{
     Batch, ControlSocket, Dataplane, Drops, Limits, NewPeer, Page, PeerStatus, Prefix, Refusal, RouteEntry,
     RoutesChanged, Status, serve_with,
 };
+use crate::capture::Hub;
 use crate::control::api::RouteMode;
 use crate::control::refusal::Kind;
 use crate::metrics::Counters;
@@ -89,6 +90,10 @@ impl Dataplane for OneRoute {
 
     fn delete_peer(&self, name: &str) -> Result<u64, Refusal> {
         if name == "node-b" { Ok(7) } else { Err(Refusal::new(Kind::Missing, name)) }
+    }
+
+    fn capture(&self) -> Option<(Arc<Hub>, u16)> {
+        Some((Arc::clone(self.counters.capture()?), 4789))
     }
 
     async fn settled(&self, generation: u64) -> Result<(), Refusal> {
@@ -238,6 +243,11 @@ async fn refusals_are_json_with_a_reason() {
         ("/v1/routes/get?address=300.1.1.1", 400, "address"),
         ("/v1/routes/get?address=%00%ff", 400, "address"),
         ("/v1/routes/get", 400, "address"),
+        ("/v1/capture?point=nowhere", 400, "point: \"nowhere\" is none of device, underlay, drop"),
+        ("/v1/capture?filter=host", 400, "filter: it ends where an address should be"),
+        ("/v1/capture?snaplen=0", 400, "snaplen"),
+        ("/v1/capture?snaplen=70000", 400, "snaplen"),
+        ("/v1/capture?count=-1", 400, "count"),
         ("/v1/nothing", 404, "no such path: /v1/nothing"),
         ("/metrics", 404, "no such path"),
     ] {
@@ -250,6 +260,46 @@ async fn refusals_are_json_with_a_reason() {
         server.ask(b"POST /v1/status HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await;
     assert_eq!(status, "HTTP/1.1 405 Method Not Allowed");
     assert!(body.contains("does not take POST"), "{body}");
+}
+
+#[tokio::test]
+async fn a_capture_outlives_other_answers_and_ends_with_its_client() {
+    let lifetime = Duration::from_millis(100);
+    let server = Server::start(Limits { lifetime, ..Limits::default() });
+    let begin = async |target: &str| {
+        let mut stream = server.connect().await;
+        let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut head = vec![0; 15];
+        stream.read_exact(&mut head).await.unwrap();
+        (stream, String::from_utf8(head).unwrap())
+    };
+    let (mut stream, head) = begin("/v1/capture?point=drop&count=2&filter=proto%200%20or%20udp").await;
+    assert_eq!(head, "HTTP/1.1 200 OK");
+    let (code, body) = server.get("/v1/capture").await;
+    assert_eq!((code, &body["error"]), (409, &json!("another capture is running; there is one at a time")));
+    tokio::time::sleep(2 * lifetime).await;
+    let packet = crate::wire::testing::Spec::udp4(b"captured").build();
+    let worker = server.dataplane.counters.worker(0);
+    worker.dropped_packet(DropReason::NoRoute, 1, false, [&packet[..]].into_iter());
+    worker.dropped_packet(DropReason::Ttl, 1, true, [&packet[..20], &packet[20..]].into_iter());
+    worker.dropped_packet(DropReason::Ttl, 1, true, [&b"not an IP packet"[..]].into_iter());
+    let mut bytes = Vec::new();
+    timeout(Duration::from_secs(20), stream.read_to_end(&mut bytes)).await.unwrap().unwrap();
+    let count = |part: &[u8]| bytes.windows(part.len()).filter(|window| *window == part).count();
+    assert_eq!((count(&packet), count(b"no_route"), count(b"ttl")), (2, 1, 1));
+    // The client's end is enough, without a packet to send to it.
+    for _ in 0..2 {
+        let running = async {
+            loop {
+                let (stream, head) = begin("/v1/capture").await;
+                if head == "HTTP/1.1 200 OK" {
+                    return stream;
+                }
+            }
+        };
+        drop(timeout(Duration::from_secs(20), running).await.unwrap());
+    }
 }
 
 #[tokio::test]

@@ -165,6 +165,21 @@ fn uncut_udp_super_packets_keep_their_datagrams() {
     }
 }
 
+/// Coalesced datagrams whose first claims to be all of them: nobody but UDP super-packets comes so.
+#[test]
+fn a_claimed_length_does_not_swallow_the_datagrams_behind() {
+    let sent = wire(plain(Spec::tcp4(&[7; 60]).build()));
+    let mut bytes = [&sent[0].bytes[..], &sent[0].bytes, &sent[0].bytes].concat();
+    let (at, segment) = (22, sent[0].bytes.len());
+    let total = (bytes.len() - at) as u16;
+    bytes[at + 2..at + 4].copy_from_slice(&total.to_be_bytes());
+    let (mut node, mut device) = (Node::new(2, Mode::Vxlan), Memory::default());
+    let received = Received { at: 0, len: bytes.len(), segment, source: address(1), tos: 0 };
+    node.receive_one(received, &mut bytes, &mut device);
+    assert_eq!(node.drops(), [(DropReason::Malformed, 1)]);
+    assert_eq!((node.counters.underlay.rx_packets.get(), device.output.len()), (3, 2));
+}
+
 /// What merging never makes, but a caller could.
 #[test]
 fn impossible_deliveries_are_dropped_by_name() {

@@ -1,0 +1,127 @@
+//! The control socket: any bytes of a client get an HTTP answer or none, and the exchange ends.
+
+use std::future::pending;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::serve::Listener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use underpass::capture::Hub;
+use underpass::control::api::{NewPeer, PeerStatus, RouteEntry, RouteMode, RoutesChanged, Status};
+use underpass::control::http::{self, Limits};
+use underpass::control::refusal::{Kind, Refusal};
+use underpass::control::server::{self, Dataplane, Page, Scope};
+use underpass::net::Prefix;
+use underpass::source::batch::Batch;
+
+/// Bytes of a client, written at once; its writing side is then closed.
+pub fn control(data: &[u8]) {
+    // Time stands still until everybody waits, then jumps: no deadline costs real time.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let answer = runtime.expect("a runtime").block_on(exchange(data));
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1."), "{answer:?}");
+    let status = answer.get(9..12).unwrap_or_default();
+    // Not 500: a request has no right to make the daemon fail.
+    let known: [&[u8]; 10] = [b"", b"100", b"200", b"400", b"404", b"405", b"409", b"413", b"414", b"431"];
+    assert!(known.contains(&status), "{status:?}");
+}
+
+async fn exchange(data: &[u8]) -> Vec<u8> {
+    let (mut client, server) = duplex(64 * 1024);
+    let router = server::router(Arc::new(Fixed(Arc::default())));
+    let limits = Limits::default();
+    let deadline = limits.lifetime + Duration::from_secs(1);
+    let serving = http::serve(Once(Some(server)), router, limits, tokio::time::sleep(deadline));
+    let talking = async {
+        let mut answer = Vec::new();
+        // The server may have refused and closed before it read everything.
+        let _ = client.write_all(data).await;
+        let _ = client.shutdown().await;
+        client.read_to_end(&mut answer).await.expect("a pipe in memory");
+        answer
+    };
+    tokio::join!(serving, talking).1
+}
+
+/// A listener with one connection.
+struct Once(Option<DuplexStream>);
+
+impl Listener for Once {
+    type Io = DuplexStream;
+    type Addr = ();
+
+    async fn accept(&mut self) -> (DuplexStream, ()) {
+        match self.0.take() {
+            Some(stream) => (stream, ()),
+            None => pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A dataplane with one route and without packets.
+struct Fixed(Arc<Hub>);
+
+impl Dataplane for Fixed {
+    fn status(&self) -> Status {
+        Status { node: "node-a".to_owned(), routes: 1, ..Status::default() }
+    }
+
+    fn routes(&self, page: Page) -> (Vec<RouteEntry>, Option<Prefix>) {
+        let entry = RouteEntry {
+            prefix: "10.244.2.0/24".to_owned(),
+            peer: Some("node-b".to_owned()),
+            mode: RouteMode::Vxlan,
+            next_hop: Some([192, 0, 2, 2].into()),
+            mtu: 1450,
+            source: "static".to_owned(),
+            reason: "pool 10.244.0.0/16 has vxlan_mode=Always".to_owned(),
+            ..RouteEntry::default()
+        };
+        (page.after.is_none().then_some(entry).into_iter().collect(), None)
+    }
+
+    fn route_lines(&self, page: Page) -> (String, Option<Prefix>) {
+        let lines = if page.after.is_none() { "10.244.2.0/24 via node-b\n" } else { "" };
+        (lines.to_owned(), None)
+    }
+
+    fn route_get(&self, address: IpAddr) -> Option<RouteEntry> {
+        let page = Page { after: None, scope: Scope::Best, most: 1 };
+        address.is_ipv4().then(|| self.routes(page).0.remove(0))
+    }
+
+    fn edit_routes(&self, batch: &mut Batch) -> Result<(RoutesChanged, u64), Refusal> {
+        let deleted = batch.changes().filter(|change| change.to.is_none()).count();
+        Ok((RoutesChanged { added: batch.len() - deleted, deleted, routes: 1 }, 1))
+    }
+
+    fn replace_routes(&self, batch: &mut Batch) -> Result<(RoutesChanged, u64), Refusal> {
+        Ok((RoutesChanged { added: batch.len(), deleted: 0, routes: batch.len() }, 1))
+    }
+
+    fn peers(&self) -> Vec<PeerStatus> {
+        Vec::new()
+    }
+
+    fn add_peer(&self, peer: &NewPeer) -> Result<u64, Refusal> {
+        if peer.name == "node-b" { Err(Refusal::new(Kind::Conflict, "known")) } else { Ok(1) }
+    }
+
+    fn delete_peer(&self, name: &str) -> Result<u64, Refusal> {
+        if name == "node-b" { Ok(1) } else { Err(Refusal::new(Kind::Missing, name)) }
+    }
+
+    fn capture(&self) -> Option<(Arc<Hub>, u16)> {
+        Some((Arc::clone(&self.0), 4789))
+    }
+
+    async fn settled(&self, _generation: u64) -> Result<(), Refusal> {
+        Ok(())
+    }
+}

@@ -1,0 +1,163 @@
+//! The outbound flow, from reads of the TUN to what is handed to the sockets.
+//!
+//! ```text
+//! | flags | ( vnet header (10) | len (2) | bytes )… |
+//! ```
+//!
+//! Flags: 3 the mode, 4 with packet socket and TAP, 8 leave checksums as they are, 16 over IPv6.
+
+use underpass::encap::{frame, ipip, ipip_gso, ipip6, tunnel_gso, vxlan};
+use underpass::forward::{Channel, Datagram, Forwarding, Outbound, Outbox, Paths};
+use underpass::metrics::WorkerCounters;
+use underpass::net::Mode;
+use underpass::offload::Flow;
+use underpass::wire::{Ipv4, Ipv6, VnetHdr, ethernet, vnet_hdr, vxlan as header};
+
+use crate::input::Input;
+use crate::node::{MTU, address, dropped, expand, forwarding, is_pod_of, repair_ip};
+
+/// Packets and super-packets as the TUN hands them over.
+pub fn tun_read(data: &[u8]) {
+    let mut input = Input::new(data);
+    let flags = input.byte();
+    let mode = [Mode::Ipip, Mode::Vxlan, Mode::Direct, Mode::Vxlan][usize::from(flags & 3)];
+    let fast = flags & 4 != 0;
+    let ipv6 = flags & 16 != 0;
+    let mut run = Run {
+        forwarding: forwarding(mode, ipv6, fast),
+        paths: Paths { tap: fast, packet: fast },
+        counters: WorkerCounters::default(),
+        out: Outbox::default(),
+        mode,
+        ipv6,
+        sent: 0,
+        sent_bytes: 0,
+    };
+    let mut outbound = Outbound::new((49152..49152 + 256).collect());
+    let mut arena = vec![0xa5; 5];
+    while !input.is_empty() {
+        let vnet = VnetHdr::parse(&input.array());
+        let len = input.short();
+        let at = arena.len();
+        arena.extend_from_slice(input.bytes(usize::from(len)));
+        if flags & 8 == 0 {
+            repair_ip(&mut arena[at..]);
+        }
+        let range = at..arena.len();
+        let mut packet = |arena: &mut [u8], run: &mut Run| {
+            let (forwarding, counters) = (&run.forwarding, &run.counters);
+            outbound.packet(forwarding, run.paths, &vnet, arena, range.clone(), &mut run.out, counters)
+        };
+        if packet(&mut arena, &mut run).is_err() {
+            run.flush(&arena);
+            assert!(packet(&mut arena, &mut run).is_ok(), "an empty outbox holds any one packet");
+        }
+        arena.extend_from_slice(&[0xa5; 3]);
+    }
+    run.flush(&arena);
+    let received = run.counters.device.rx_packets.get();
+    assert_eq!(received, run.sent + dropped(&run.counters), "every packet is sent or dropped, once");
+    assert!(run.sent_bytes <= run.counters.device.rx_bytes.get());
+}
+
+struct Run {
+    forwarding: Forwarding,
+    paths: Paths,
+    counters: WorkerCounters,
+    out: Outbox,
+    mode: Mode,
+    ipv6: bool,
+    sent: u64,
+    /// Inner bytes.
+    sent_bytes: u64,
+}
+
+impl Run {
+    /// Judges everything in the outbox and empties it.
+    fn flush(&mut self, arena: &[u8]) {
+        let out = std::mem::replace(&mut self.out, Outbox::hollow());
+        for message in out.messages() {
+            let datagrams = out.datagrams(message);
+            let bytes: u32 = datagrams.iter().map(Datagram::bytes).sum();
+            assert_eq!(bytes, message.bytes);
+            assert!(message.count == 1 || message.bytes <= 65507, "more than one send takes");
+            for (index, datagram) in datagrams.iter().enumerate() {
+                let last = index + 1 == datagrams.len();
+                let equal = datagram.bytes() == u32::from(message.segment);
+                assert!(message.count == 1 || equal || last && datagram.bytes() < u32::from(message.segment));
+                let head = datagram.head.resolve(out.slab(), arena);
+                let body = datagram.body.resolve(out.slab(), arena);
+                self.datagram(message.channel, datagram, head, body);
+            }
+        }
+        self.out = out;
+        self.out.clear();
+    }
+
+    fn datagram(&mut self, channel: Channel, datagram: &Datagram, head: &[u8], body: &[u8]) {
+        let (vnet, inner) = self.strip(channel, head, body);
+        let packets = expand(&vnet, &inner);
+        assert_eq!(packets.len(), usize::from(datagram.packets));
+        let overhead = usize::from(self.mode.overhead(address(2, self.ipv6)));
+        let mut wire = 0;
+        for packet in &packets {
+            let flow = Flow::of(packet).expect("a whole packet");
+            assert_eq!(flow.total_len, packet.len());
+            assert!(is_pod_of(1, flow.source), "{}", flow.source);
+            assert!(is_pod_of(2, flow.destination) || is_pod_of(3, flow.destination), "{}", flow.destination);
+            assert!(packet.len() + overhead <= usize::from(MTU), "larger than the path carries");
+            wire += packet.len() + overhead;
+            self.sent_bytes += packet.len() as u64;
+        }
+        assert_eq!(wire, datagram.wire_bytes as usize);
+        self.sent += packets.len() as u64;
+    }
+
+    /// The inner packet of one write, and what the kernel is to do to it.
+    fn strip(&self, channel: Channel, head: &[u8], body: &[u8]) -> (VnetHdr, Vec<u8>) {
+        let whole = [head, body].concat();
+        let moved = |vnet: VnetHdr, by: usize| VnetHdr {
+            csum_start: vnet.csum_start.saturating_sub(by as u16),
+            ..vnet
+        };
+        match channel {
+            Channel::Udp(_) | Channel::Udp6(_) => {
+                assert_eq!(self.ipv6, matches!(channel, Channel::Udp6(_)));
+                let (vni, _) = header::parse(&whole).expect("a VXLAN header");
+                assert_eq!(vni, Some(4096));
+                (VnetHdr::default(), whole[vxlan::TEMPLATE..].to_vec())
+            }
+            Channel::Raw | Channel::Raw6 => (VnetHdr::default(), self.strip_raw(&whole)),
+            Channel::Packet => {
+                let vnet = VnetHdr::parse(whole.first_chunk().expect("a vnet header"));
+                let vnet = if vnet.is_gso() { moved(vnet, ethernet::LEN) } else { vnet };
+                (vnet, self.strip_raw(&whole[frame::TEMPLATE..]))
+            }
+            Channel::Tap if head.len() == ipip_gso::TEMPLATE => {
+                let (vnet, _) = ipip_gso::unpatch(head).expect("a head for IP-in-IP");
+                (vnet, body.to_vec())
+            }
+            Channel::Tap => {
+                let vnet = VnetHdr::parse(whole.first_chunk().expect("a vnet header"));
+                let gso_type = vnet.gso_type & !vnet_hdr::GSO_UDP_TUNNEL_IPV4;
+                let vnet = moved(vnet, tunnel_gso::TEMPLATE - vnet_hdr::TUNNEL_LEN);
+                (VnetHdr { gso_type, flags: vnet_hdr::NEEDS_CSUM, ..vnet }, body.to_vec())
+            }
+        }
+    }
+
+    fn strip_raw(&self, packet: &[u8]) -> Vec<u8> {
+        if self.mode == Mode::Direct {
+            return packet.to_vec();
+        }
+        if self.ipv6 {
+            let outer = Ipv6::parse(packet).expect("a whole outer packet");
+            assert_eq!(outer.total_len(), packet.len());
+            return packet[ipip6::OVERHEAD..].to_vec();
+        }
+        let outer = Ipv4::parse(packet).expect("a whole outer packet");
+        assert!(outer.checksum_ok());
+        assert_eq!(outer.total_len(), packet.len());
+        packet[ipip::OVERHEAD..].to_vec()
+    }
+}
