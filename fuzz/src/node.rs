@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use underpass::encap::ecn::Marking;
 use underpass::encap::frame::Hop;
 use underpass::forward::{Forwarding, Peer, TapLink, TunLink, Underlay};
-use underpass::metrics::WorkerCounters;
+use underpass::metrics::{PeerCounters, WorkerCounters};
 use underpass::net::{DropReason, EncapMode, Mac, Mode, Prefix, Vni};
 use underpass::offload::Split;
 use underpass::offload::split::finish_checksum;
@@ -72,6 +72,7 @@ fn build(mode: Mode, ipv6: bool, fast: bool) -> Forwarding {
         hop,
         second: Some((address(number, !ipv6), hop)),
         path_mtu: None,
+        counters: PeerCounters::new(1),
     });
     let mut rib = Rib::default();
     for prefix in prefixes(1) {

@@ -263,7 +263,7 @@ class Lab:
 
     def ping(self, name, address, *options, count=3):
         """How many of `count` pings from a namespace were answered."""
-        output = self.exec(name, "ping", "-n", "-c", count, "-i", "0.02", "-W", "1", *options, address, check=False)
+        output = self.exec(name, "ping", "-n", "-c", count, "-i", "0.02", "-W", "5", *options, address, check=False)
         return int(re.search(r"(\d+) received", output.stdout).group(1))
 
     def send(self, name, interface, packets):
