@@ -95,7 +95,7 @@ class Outbound(SharedLab):
                 inside = [packet for point, packet in packets if point == "device"]
                 self.assertEqual(sorted(inside), sorted(map(forwarded, sent)))
                 outside = sorted(packet for point, packet in packets if point == "underlay")
-                frames = sorted(f[14:] for f in wire.incoming() if f[12:14] == b"\x08\x00")
+                frames = on_wire(wire, 10, lambda f: f[12:14] == b"\x08\x00")
                 if config == VXLAN:
                     # The kernel's part of the header is rebuilt: addresses, ports and lengths are true.
                     blank = lambda p: p[:4] + b"....." + p[9:10] + b".." + p[12:26] + b".." + p[28:]
@@ -209,6 +209,13 @@ class InboundOverIpv6(SilentPeer6, Inbound):
     in_front = {"ipip": 0, "vxlan": 48}
 
 
+def on_wire(wire, count, select):
+    """The packets in `count` frames; the kernel may still look for a neighbour when the sender is done."""
+    chosen = lambda: [frame[14:] for frame in wire.incoming() if select(frame)]
+    wait_until(lambda: len(chosen()) >= count, 10, f"{count} frames on the wire")
+    return sorted(chosen())
+
+
 class OutboundOverIpv6(SixLab):
     def setUp(self):
         self.sink("podB")
@@ -227,7 +234,7 @@ class OutboundOverIpv6(SixLab):
                 packets = list(zip(points, capture.packets(), strict=True))
                 outside = sorted(packet for point, packet in packets if point == "underlay")
                 protocol = {"vxlan": b"\x11", "ipip": b"\x04"}[mode]
-                frames = sorted(f[14:] for f in wire.incoming() if f[12:14] == b"\x86\xdd" and f[20:21] == protocol)
+                frames = on_wire(wire, 10, lambda f: f[12:14] == b"\x86\xdd" and f[20:21] == protocol)
                 if mode == "vxlan":
                     # The kernel's flow label and UDP checksum are not known.
                     blank = lambda p: p[:1] + b"..." + p[4:46] + b".." + p[48:]

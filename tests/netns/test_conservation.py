@@ -42,7 +42,7 @@ class Conservation(SharedLab):
             try:
                 while time.monotonic() < end:
                     bulk(self.lab, 64 * MIB)
-            except BaseException as error:  # noqa: BLE001 - told by the main thread
+            except BaseException as error:  # told by the main thread
                 errors.append(error)
 
         def flood(source, target):
