@@ -38,11 +38,17 @@ class Receiver:
         return json.loads(self._process.communicate(timeout=20)[0])
 
 
+# Packets wait in queues for less than this.
+IN_FLIGHT_S = 0.02
+
+
 def visibility(toggles, sent, received):
     """Milliseconds from the request of each change to the last packet, by sending time, that did not see it."""
     delays = []
     # What becomes of the last change is not waited for.
     for (when, on), (until, _) in zip(toggles, toggles[1:], strict=False):
+        # A packet that is still queued when the next change comes is judged by that one.
+        until -= IN_FLIGHT_S
         blind = [at for number, at in enumerate(sent) if when <= at < until and (number in received) != on]
         delays.append(1e3 * (max(blind) - when) if blind else 0.0)
     return delays
