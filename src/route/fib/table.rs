@@ -10,7 +10,7 @@ use super::{HopId, NONE, Route};
 use crate::route::address::{Address, ROOT};
 
 /// Slots of a page: few, because editing one copies its page.
-const PAGE: usize = 64;
+const PAGE: usize = 16;
 /// Pages.
 const PAGES: usize = (1 << ROOT) / PAGE;
 /// A batch is applied by building the table anew when it changes at least this many routes and one
