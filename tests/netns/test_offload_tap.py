@@ -23,6 +23,11 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 GIVEN_UP_S = 10
 
 
+# TCP doubles its retransmission timeout while the TAP is a black hole, so its next attempt may come as
+# long after the end of that as the hole lasted.
+RETRY_S = 60
+
+
 class Carries(SharedLab):
     """With the TAP active, bulk TCP leaves through it."""
 
@@ -76,7 +81,7 @@ class Firewall(SharedLab):
                     self.assertTrue(self.tap_state().startswith(reason), self.tap_state())
                     self.assertIn(f"uplink tap: {reason}", self.lab.daemons["n1"].log())
                     self.assertEqual(metric_samples(self.lab, "n1", "offload_active")["tap"], 0)
-                    self.progress(stream, 15)
+                    self.progress(stream, RETRY_S)
                     idle = tap_packets(self.lab, "n1")
                     self.progress(stream, 5)
                     # Only probes, two packets each.
