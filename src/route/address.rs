@@ -10,6 +10,8 @@
 
 use std::fmt::Debug;
 use std::hash::Hash;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::{BitAnd, BitOr, Not};
 
 /// Bits that index the root.
 pub const ROOT: u8 = 16;
@@ -19,14 +21,25 @@ pub const STAGE: u8 = 48;
 pub const STEP: u64 = 1 << (64 - STAGE as u32);
 
 /// An address as a number, first bit highest.
-pub trait Address: Copy + Debug + Hash + Ord + Send + Sync + 'static {
+pub trait Address:
+    Copy
+    + Debug
+    + Hash
+    + Ord
+    + BitAnd<Output = Self>
+    + BitOr<Output = Self>
+    + Not<Output = Self>
+    + Send
+    + Sync
+    + 'static
+{
     /// Bits of an address.
     const BITS: u8;
 
-    /// The address with its first `len` bits only, the others zero.
-    fn truncate(self, len: u8) -> Self;
-    /// The address with all bits behind the first `len` set.
-    fn last(self, len: u8) -> Self;
+    /// All bits behind the first `len`.
+    fn behind(len: u8) -> Self;
+    /// The address itself.
+    fn ip(self) -> IpAddr;
     /// The first 16 bits.
     fn root(self) -> usize;
     /// The address of 16 bits, all others zero.
@@ -35,17 +48,27 @@ pub trait Address: Copy + Debug + Hash + Ord + Send + Sync + 'static {
     fn word(self, stage: u8) -> u64;
     /// This address, whose bits from `stage` on are zero, with those of `word` there.
     fn with_word(self, stage: u8, word: u64) -> Self;
+
+    /// The address with its first `len` bits only, the others zero.
+    fn truncate(self, len: u8) -> Self {
+        self & !Self::behind(len)
+    }
+
+    /// The address with all bits behind the first `len` set.
+    fn last(self, len: u8) -> Self {
+        self | Self::behind(len)
+    }
 }
 
 impl Address for u32 {
     const BITS: u8 = 32;
 
-    fn truncate(self, len: u8) -> Self {
-        self & !Self::MAX.checked_shr(len.into()).unwrap_or(0)
+    fn behind(len: u8) -> Self {
+        Self::MAX.checked_shr(len.into()).unwrap_or(0)
     }
 
-    fn last(self, len: u8) -> Self {
-        self | Self::MAX.checked_shr(len.into()).unwrap_or(0)
+    fn ip(self) -> IpAddr {
+        Ipv4Addr::from_bits(self).into()
     }
 
     #[inline]
@@ -70,12 +93,12 @@ impl Address for u32 {
 impl Address for u128 {
     const BITS: u8 = 128;
 
-    fn truncate(self, len: u8) -> Self {
-        self & !Self::MAX.checked_shr(len.into()).unwrap_or(0)
+    fn behind(len: u8) -> Self {
+        Self::MAX.checked_shr(len.into()).unwrap_or(0)
     }
 
-    fn last(self, len: u8) -> Self {
-        self | Self::MAX.checked_shr(len.into()).unwrap_or(0)
+    fn ip(self) -> IpAddr {
+        Ipv6Addr::from_bits(self).into()
     }
 
     #[inline]

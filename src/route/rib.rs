@@ -1,8 +1,8 @@
 //! All routes of all sources: what the control plane edits.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::ops::Bound::{Excluded, Unbounded};
+use std::net::IpAddr;
+use std::ops::Bound::{self, Excluded, Unbounded};
 
 use super::address::Address;
 use super::fib::PeerId;
@@ -128,14 +128,15 @@ impl<A: Address> Family<A> {
         best.into_iter().chain(others.into_iter().flatten().copied())
     }
 
-    /// Adds a candidate or replaces that of the same source.
+    /// Adds a candidate or replaces that of the same source, whose age it keeps where it says the
+    /// same.
     fn set(&mut self, key: (A, u8), mut new: Candidate) {
         let Some(best) = self.best.get_mut(&key) else {
             self.best.insert(key, new);
             return;
         };
         if best.source == new.source {
-            *best = Candidate { others: best.others, ..new };
+            *best = Candidate { since: best.aged(new), others: best.others, ..new };
             return;
         }
         if new.source < best.source {
@@ -145,7 +146,7 @@ impl<A: Address> Family<A> {
         best.others = true;
         let others = self.others.entry(key).or_default();
         match others.binary_search_by_key(&new.source, |other| other.source) {
-            Ok(place) => others[place] = new,
+            Ok(place) => others[place] = Candidate { since: others[place].aged(new), ..new },
             Err(place) => others.insert(place, new),
         }
     }
@@ -176,10 +177,7 @@ impl<A: Address> Family<A> {
 
     /// Replaces everything `source` says.
     fn replace(&mut self, source: Source, routes: Vec<((A, u8), Candidate)>) {
-        let mut new: BTreeMap<_, _> = routes.into_iter().collect();
-        for (key, candidate) in &mut new {
-            candidate.since = self.get(*key, source).map_or(candidate.since, |old| old.aged(*candidate));
-        }
+        let new: BTreeMap<_, _> = routes.into_iter().collect();
         let gone: Vec<_> = self
             .best
             .iter()
@@ -199,12 +197,17 @@ impl<A: Address> Family<A> {
         }
     }
 
-    /// The best candidate of the longest prefix of at most `len` bits that contains `address`.
-    fn longest(&self, address: A, len: u8) -> Option<((A, u8), Candidate)> {
+    /// The best route of the longest prefix of at most `len` bits that contains `address`.
+    fn longest(&self, address: A, len: u8) -> Option<Route> {
         (0..=len).rev().find_map(|len| {
             let key = (address.truncate(len), len);
-            Some((key, *self.best.get(&key)?))
+            self.best.get(&key)?.at(key)
         })
+    }
+
+    /// The best routes of the prefixes behind `cursor`, in order.
+    fn after(&self, cursor: Bound<(A, u8)>) -> impl Iterator<Item = Route> + '_ {
+        self.best.range((cursor, Unbounded)).filter_map(|(key, best)| best.at(*key))
     }
 }
 
@@ -255,16 +258,9 @@ impl Rib {
     /// Adds a route or replaces the one of the same prefix and source. What stays the same keeps
     /// its age.
     pub fn set(&mut self, route: Route) {
-        let mut new = Candidate::from(route);
         match Key::from(route.prefix) {
-            Key::V4(key) => {
-                new.since = self.v4.get(key, route.source).map_or(new.since, |old| old.aged(new));
-                self.v4.set(key, new);
-            }
-            Key::V6(key) => {
-                new.since = self.v6.get(key, route.source).map_or(new.since, |old| old.aged(new));
-                self.v6.set(key, new);
-            }
+            Key::V4(key) => self.v4.set(key, route.into()),
+            Key::V6(key) => self.v6.set(key, route.into()),
         }
     }
 
@@ -325,7 +321,11 @@ impl Rib {
 
     /// What one source says about exactly `prefix`.
     pub fn get(&self, prefix: Prefix, source: Source) -> Option<Route> {
-        self.candidates(prefix).into_iter().find(|route| route.source == source)
+        let candidate = match Key::from(prefix) {
+            Key::V4(key) => self.v4.get(key, source),
+            Key::V6(key) => self.v6.get(key, source),
+        };
+        Some(candidate?.route(prefix))
     }
 
     /// What all sources say about exactly `prefix`, best first.
@@ -358,13 +358,7 @@ impl Rib {
             Some(Key::V4(key)) => (Excluded(key), Unbounded),
             Some(Key::V6(key)) => (Excluded((u32::MAX, u8::MAX)), Excluded(key)),
         };
-        let v4 = self.v4.best.range((v4, Unbounded)).filter_map(|(&(address, len), best)| {
-            Some(best.route(Prefix::containing(Ipv4Addr::from_bits(address).into(), len)?))
-        });
-        let v6 = self.v6.best.range((v6, Unbounded)).filter_map(|(&(address, len), best)| {
-            Some(best.route(Prefix::containing(Ipv6Addr::from_bits(address).into(), len)?))
-        });
-        v4.chain(v6)
+        self.v4.after(v4).chain(self.v6.after(v6))
     }
 
     /// The number of prefixes.
@@ -385,14 +379,8 @@ impl Rib {
     /// The best route of the longest prefix that covers `prefix`.
     pub fn covering(&self, prefix: Prefix) -> Option<Route> {
         match Key::from(prefix) {
-            Key::V4((address, len)) => {
-                let ((address, len), best) = self.v4.longest(address, len)?;
-                Some(best.route(Prefix::containing(Ipv4Addr::from_bits(address).into(), len)?))
-            }
-            Key::V6((address, len)) => {
-                let ((address, len), best) = self.v6.longest(address, len)?;
-                Some(best.route(Prefix::containing(Ipv6Addr::from_bits(address).into(), len)?))
-            }
+            Key::V4((address, len)) => self.v4.longest(address, len),
+            Key::V6((address, len)) => self.v6.longest(address, len),
         }
     }
 }
@@ -405,6 +393,10 @@ impl From<Route> for Candidate {
 }
 
 impl Candidate {
+    fn at<A: Address>(self, (address, len): (A, u8)) -> Option<Route> {
+        Some(self.route(Prefix::containing(address.ip(), len)?))
+    }
+
     fn route(self, prefix: Prefix) -> Route {
         let Self { since, target, mtu, source, .. } = self;
         Route { prefix, target, source, mtu: (mtu > 0).then_some(mtu), since }

@@ -14,22 +14,37 @@ fn oracle<A: Address>(routes: &Routes<A>, address: A) -> HopId {
     found.copied().unwrap_or(NONE)
 }
 
-/// An address as tests make them up: of 128 bits, the first ones count.
-trait Sample: Neighbour {
+/// What only tests need of an address.
+trait Sample: Address + std::fmt::LowerHex {
+    /// An address of random bits, of which the first ones count.
     fn of(bits: u128) -> Self;
-}
+    fn before(self) -> Self;
+    fn after(self) -> Self;
 
-impl Sample for u32 {
-    fn of(bits: u128) -> Self {
-        (bits >> 96) as Self
+    /// This address with the bits of `noise` behind the first `len`.
+    fn mixed(self, noise: Self, len: u8) -> Self {
+        self | noise & Self::behind(len)
     }
 }
 
-impl Sample for u128 {
-    fn of(bits: u128) -> Self {
-        bits
-    }
+macro_rules! sample {
+    ($number:ty) => {
+        impl Sample for $number {
+            fn of(bits: u128) -> Self {
+                (bits >> (128 - Self::BITS)) as Self
+            }
+            fn before(self) -> Self {
+                self.wrapping_sub(1)
+            }
+            fn after(self) -> Self {
+                self.wrapping_add(1)
+            }
+        }
+    };
 }
+
+sample!(u32);
+sample!(u128);
 
 /// A table beside its oracle.
 struct Pair<A> {
@@ -115,38 +130,6 @@ impl<A: Sample> Pair<A> {
     fn probe(&mut self, address: A) {
         assert_eq!(self.table.snapshot().lookup(address), oracle(&self.routes, address), "{address:x?}");
         self.probes += 1;
-    }
-}
-
-/// What only tests need of an address.
-trait Neighbour: Address + std::fmt::LowerHex {
-    fn before(self) -> Self;
-    fn after(self) -> Self;
-    /// This address with the bits of `noise` behind the first `len`.
-    fn mixed(self, noise: Self, len: u8) -> Self;
-}
-
-impl Neighbour for u32 {
-    fn before(self) -> Self {
-        self.wrapping_sub(1)
-    }
-    fn after(self) -> Self {
-        self.wrapping_add(1)
-    }
-    fn mixed(self, noise: Self, len: u8) -> Self {
-        self | noise & !noise.truncate(len)
-    }
-}
-
-impl Neighbour for u128 {
-    fn before(self) -> Self {
-        self.wrapping_sub(1)
-    }
-    fn after(self) -> Self {
-        self.wrapping_add(1)
-    }
-    fn mixed(self, noise: Self, len: u8) -> Self {
-        self | noise & !noise.truncate(len)
     }
 }
 
