@@ -324,14 +324,12 @@ impl Sender {
         arena: &[u8],
         counters: &WorkerCounters,
     ) {
-        let mut spare = std::mem::replace(&mut self.spare, Outbox::hollow());
-        let (piece, bytes) = spare.head(head.len() - frame::TEMPLATE);
-        bytes.copy_from_slice(&head[frame::TEMPLATE..]);
-        let channel = if to.is_ipv4() { Channel::Raw } else { Channel::Raw6 };
-        spare.push(channel, to, 0, Datagram { head: piece, ..*datagram });
-        self.send(&spare, arena, counters);
-        spare.clear();
-        self.spare = spare;
+        self.send_anew(arena, counters, |spare| {
+            let (piece, bytes) = spare.head(head.len() - frame::TEMPLATE);
+            bytes.copy_from_slice(&head[frame::TEMPLATE..]);
+            let channel = if to.is_ipv4() { Channel::Raw } else { Channel::Raw6 };
+            spare.push(channel, to, 0, Datagram { head: piece, ..*datagram });
+        });
     }
 
     /// Cuts a super-packet and sends its segments through an ordinary socket.
@@ -348,24 +346,31 @@ impl Sender {
         let Some((cut, mut split)) = split else {
             return counters.dropped(DropReason::Malformed, u64::from(datagram.packets));
         };
-        let mut spare = std::mem::replace(&mut self.spare, Outbox::hollow());
         let header = split.header_len();
         let overhead = (datagram.wire_bytes as usize)
             .saturating_sub(body.len() + (usize::from(datagram.packets) - 1) * header)
             / usize::from(datagram.packets.max(1));
-        while let Some(len) = split.next_len() {
-            let (piece, bytes) = spare.head(cut.template().len() + header);
-            let (outer, inner) = bytes.split_at_mut(cut.template().len());
-            outer.copy_from_slice(cut.template());
-            if cut.channel == Channel::Raw && !outer.is_empty() {
-                ipip::patch(outer, cut.tos, len);
+        self.send_anew(arena, counters, |spare| {
+            while let Some(len) = split.next_len() {
+                let (piece, bytes) = spare.head(cut.template().len() + header);
+                let (outer, inner) = bytes.split_at_mut(cut.template().len());
+                outer.copy_from_slice(cut.template());
+                if cut.channel == Channel::Raw && !outer.is_empty() {
+                    ipip::patch(outer, cut.tos, len);
+                }
+                let Some(payload) = split.next_segment(inner) else { break };
+                let piece_at = datagram.body.at as usize + payload.start;
+                let body = Piece::arena(piece_at, payload.len());
+                let wire_bytes = (len + overhead) as u32;
+                spare.push(cut.channel, to, cut.tos, Datagram { head: piece, body, packets: 1, wire_bytes });
             }
-            let Some(payload) = split.next_segment(inner) else { break };
-            let piece_at = datagram.body.at as usize + payload.start;
-            let body = Piece::arena(piece_at, payload.len());
-            let wire_bytes = (len + overhead) as u32;
-            spare.push(cut.channel, to, cut.tos, Datagram { head: piece, body, packets: 1, wire_bytes });
-        }
+        });
+    }
+
+    /// Sends what `fill` queues in the spare outbox.
+    fn send_anew(&mut self, arena: &[u8], counters: &WorkerCounters, fill: impl FnOnce(&mut Outbox)) {
+        let mut spare = std::mem::replace(&mut self.spare, Outbox::hollow());
+        fill(&mut spare);
         self.send(&spare, arena, counters);
         spare.clear();
         self.spare = spare;
