@@ -9,7 +9,7 @@ use super::packet::Mark;
 use crate::wire::icmp;
 
 /// Accept the whole packet.
-const ALL: u32 = u32::MAX;
+pub(super) const ALL: u32 = u32::MAX;
 
 /// Drops everything sent to `socket`.
 pub fn drop_all(socket: &Socket) -> io::Result<()> {
@@ -18,7 +18,6 @@ pub fn drop_all(socket: &Socket) -> io::Result<()> {
 
 /// Lets through packets with `mark`; the socket sees packets from their IP header on.
 pub fn one_packet(socket: &Socket, mark: &Mark) -> io::Result<()> {
-    let equals = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     let fields = [
         (libc::BPF_B, 9, u32::from(mark.protocol)),
         (libc::BPF_W, 12, u32::from(mark.source)),
@@ -28,7 +27,7 @@ pub fn one_packet(socket: &Socket, mark: &Mark) -> io::Result<()> {
     for (left, (size, offset, value)) in fields.iter().enumerate() {
         let to_end = 2 * (fields.len() - left) - 1;
         program.push(op(libc::BPF_LD | *size | libc::BPF_ABS, *offset));
-        program.push(SockFilter::new(equals, 0, to_end as u8, *value));
+        program.push(jump(libc::BPF_JEQ, *value, 0, to_end));
     }
     program.push(op(libc::BPF_RET | libc::BPF_K, ALL));
     program.push(op(libc::BPF_RET | libc::BPF_K, 0));
@@ -37,21 +36,30 @@ pub fn one_packet(socket: &Socket, mark: &Mark) -> io::Result<()> {
 
 /// Lets through ICMP "fragmentation needed" that quotes a packet sent by `source`.
 pub fn fragmentation_needed(socket: &Socket, source: Ipv4Addr) -> io::Result<()> {
-    let equals = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     let (kind, quoted_source) = (0, icmp::LEN as u32 + 12);
     let kind_and_code = u32::from(u16::from_be_bytes([icmp::UNREACHABLE, icmp::FRAGMENTATION_NEEDED]));
     socket.attach_filter(&[
         // X = outer header length; a load beyond the end drops the packet.
         op(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, 0),
-        op(libc::BPF_LD | libc::BPF_H | libc::BPF_IND, kind),
-        SockFilter::new(equals, 0, 3, kind_and_code),
-        op(libc::BPF_LD | libc::BPF_W | libc::BPF_IND, quoted_source),
-        SockFilter::new(equals, 0, 1, u32::from(source)),
+        load(libc::BPF_H, kind),
+        jump(libc::BPF_JEQ, kind_and_code, 0, 3),
+        load(libc::BPF_W, quoted_source),
+        jump(libc::BPF_JEQ, u32::from(source), 0, 1),
         op(libc::BPF_RET | libc::BPF_K, ALL),
         op(libc::BPF_RET | libc::BPF_K, 0),
     ])
 }
 
-fn op(code: u32, k: u32) -> SockFilter {
+/// A = what is at X + `offset`.
+pub(super) fn load(size: u32, offset: u32) -> SockFilter {
+    op(libc::BPF_LD | size | libc::BPF_IND, offset)
+}
+
+/// Over `yes` or `no` instructions.
+pub(super) fn jump(condition: u32, value: u32, yes: usize, no: usize) -> SockFilter {
+    SockFilter::new((libc::BPF_JMP | condition | libc::BPF_K) as u16, yes as u8, no as u8, value)
+}
+
+pub(super) fn op(code: u32, k: u32) -> SockFilter {
     SockFilter::new(code as u16, 0, 0, k)
 }

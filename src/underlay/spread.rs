@@ -10,12 +10,11 @@ use std::io;
 
 use socket2::{SockFilter, Socket};
 
+use super::filter::{ALL, jump, load, op};
 use super::sys;
 use crate::device::steering::FACTOR;
 use crate::wire::{ethernet, ipv4, ipv6, protocol, vxlan};
 
-/// Accept the whole packet.
-const ALL: u32 = u32::MAX;
 /// Where the inner packet begins in the payload of a VXLAN datagram.
 const INNER: u32 = (vxlan::LEN + ethernet::LEN) as u32;
 
@@ -175,20 +174,6 @@ fn mix() -> [SockFilter; 9] {
 }
 
 const XOR_X: u32 = libc::BPF_ALU | libc::BPF_XOR | libc::BPF_X;
-
-/// A = what is at X + `offset`.
-fn load(size: u32, offset: u32) -> SockFilter {
-    op(libc::BPF_LD | size | libc::BPF_IND, offset)
-}
-
-/// Over `yes` or `no` instructions.
-fn jump(condition: u32, value: u32, yes: usize, no: usize) -> SockFilter {
-    SockFilter::new((libc::BPF_JMP | condition | libc::BPF_K) as u16, yes as u8, no as u8, value)
-}
-
-fn op(code: u32, k: u32) -> SockFilter {
-    SockFilter::new(code as u16, 0, 0, k)
-}
 
 #[cfg(test)]
 mod tests {
