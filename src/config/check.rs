@@ -15,9 +15,7 @@ use super::reader::At;
 use super::value::unicast;
 use super::{Backend, Switch};
 use crate::net::{EncapMode, Mac};
-
-/// The smallest MTU of a link that carries IPv6 (RFC 8200 §5).
-const IPV6_MTU: u16 = 1280;
+use crate::wire::ipv6;
 
 /// Most peers a node can have.
 const MOST_PEERS: usize = 1 << 16;
@@ -169,7 +167,7 @@ fn mtu_for_ipv6(raw: &Raw, log: &mut Log<'_>) {
     let Some(At { value: Some(mtu), at }) = raw.tunnel.mtu else { return };
     let carries_ipv6 = raw.local.items.iter().any(|subnet| !subnet.value.is_ipv4())
         || matches!(raw.tunnel.address, Some(At { value: Some(IpAddr::V6(_)), .. }));
-    if carries_ipv6 && mtu < IPV6_MTU {
+    if carries_ipv6 && mtu < ipv6::MIN_MTU {
         log.push(
             at,
             format!("mtu: {mtu} is too small for IPv6, which this node's pods use; use at least 1280"),

@@ -11,9 +11,8 @@ use crate::net::Prefix;
 use crate::route::{HopsFull, PeerId, Route, RouteError, Source, Target};
 use crate::source::batch::{Batch, Change};
 use crate::source::lines::Culprits;
+use crate::wire::ipv6;
 
-/// The smallest MTU of a link that carries IPv6 (RFC 8200 §5).
-const IPV6_MTU: u16 = 1280;
 /// From so many changes on it may be quicker to compile everything anew.
 const MANY: usize = 4096;
 
@@ -137,7 +136,7 @@ impl State {
             None => Err((Kind::Missing, self.no_such_route(prefix, source))),
             Some(to) => {
                 self.claimable(prefix).map_err(|reason| (Kind::Conflict, reason))?;
-                let least = if prefix.is_ipv4() { MIN_MTU } else { IPV6_MTU };
+                let least = if prefix.is_ipv4() { MIN_MTU } else { ipv6::MIN_MTU };
                 match to.mtu.filter(|mtu| *mtu < least) {
                     Some(mtu) => Err((
                         Kind::Malformed,

@@ -17,6 +17,7 @@ use crate::metrics::{Counters, Fallback, PeerCounters};
 use crate::net::{Mac, Mode, Prefix};
 use crate::route::{Decision, Policy, Published, Rib, Target};
 use crate::source;
+use crate::wire::ipv6;
 
 /// Routes and peers, compiled and published.
 pub struct State {
@@ -37,9 +38,6 @@ pub struct State {
     forwarding: Arc<Published<Forwarding>>,
 }
 
-/// The smallest MTU of a link that carries IPv6 (RFC 8200 §5).
-const IPV6_MTU: u16 = 1280;
-
 /// The smallest path MTU that is believed: 576 bytes (RFC 791) inside the largest overhead, so that
 /// Linux pods, which go no lower than 552 and then clear DF, always fit.
 const LEAST_PATH_MTU: u16 = 576 + 70;
@@ -52,7 +50,7 @@ impl State {
     /// different next hops.
     pub fn new(config: Config, uplink_mtu: u16) -> anyhow::Result<Self> {
         let policy = Policy::new(&config.pools, config.node.address, config.node.address6);
-        let underlay = Underlay {
+        let mut underlay = Underlay {
             address: config.node.address.map(|net| net.addr()),
             address6: config.node.address6.map(|net| net.addr()),
             vtep_mac: Mac::of_vtep(config.node.name.as_str()),
@@ -64,6 +62,7 @@ impl State {
             tap: None,
         };
         let peers: Vec<Peer> = config.peers.iter().filter_map(|p| peer(p, &config.node)).collect();
+        underlay.tun.mtu = tun_mtu(&config, &underlay, &policy, &peers);
         let mut rib = Rib::default();
         source::file::load(
             &mut rib,
@@ -76,7 +75,7 @@ impl State {
         });
         let inputs = Inputs { underlay, peers: &peers, policy: &policy, rib: &rib };
         let forwarding = Arc::new(Published::new(compiler.compile(inputs)?));
-        let mut state = Self {
+        Ok(Self {
             roster: roster(&config, &peers),
             config,
             policy,
@@ -88,10 +87,7 @@ impl State {
             compiler,
             pending: Pending::default(),
             forwarding,
-        };
-        state.underlay.tun.mtu = state.tun_mtu();
-        state.publish_peers();
-        Ok(state)
+        })
     }
 
     /// Gives every peer counters for so many workers.
@@ -108,19 +104,11 @@ impl State {
         self.underlay.tun.mtu
     }
 
-    /// The configured MTU, or the uplink's less the largest overhead that any pool may add. Where pods
-    /// use IPv6, no less than that demands of a link (RFC 8200 §5).
-    fn tun_mtu(&self) -> u16 {
-        let fits = automatic_mtu(&self.underlay, &self.policy, &self.peers);
-        let ipv6 = self.config.local_subnets.iter().any(|subnet| !subnet.is_ipv4());
-        self.config.tunnel.mtu.unwrap_or(if ipv6 { fits.max(IPV6_MTU) } else { fits })
-    }
-
     /// Follows the uplink's MTU. What was learned about paths is forgotten: it may have been about
     /// this very link.
     fn set_uplink_mtu(&mut self, mtu: u16) {
         self.underlay.mtu = mtu;
-        self.underlay.tun.mtu = self.tun_mtu();
+        self.underlay.tun.mtu = tun_mtu(&self.config, &self.underlay, &self.policy, &self.peers);
         self.peers.iter_mut().for_each(|peer| peer.path_mtu = None);
         self.publish_peers();
     }
@@ -236,6 +224,14 @@ pub fn tun_addresses(config: &Config) -> Vec<IpAddr> {
     let Some(first) = first else { return Vec::new() };
     let other = config.local_subnets.iter().find(|subnet| subnet.is_ipv4() != first.is_ipv4());
     [Some(first), other.map(|subnet| subnet.address())].into_iter().flatten().collect()
+}
+
+/// The configured MTU, or the uplink's less the largest overhead that any pool may add. Where pods
+/// use IPv6, no less than that demands of a link.
+fn tun_mtu(config: &Config, underlay: &Underlay, policy: &Policy, peers: &[Peer]) -> u16 {
+    let fits = automatic_mtu(underlay, policy, peers);
+    let ipv6 = config.local_subnets.iter().any(|subnet| !subnet.is_ipv4());
+    config.tunnel.mtu.unwrap_or(if ipv6 { fits.max(ipv6::MIN_MTU) } else { fits })
 }
 
 /// The uplink's MTU less the largest overhead that any pool may add towards any peer.

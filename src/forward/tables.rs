@@ -56,9 +56,7 @@ impl Peer {
         (self.hop, self.second) = (hop, second);
         changed
     }
-}
 
-impl Peer {
     /// Makes this the empty place of a node that went: nothing comes from the unspecified address.
     pub fn retire(&mut self) {
         self.address = Ipv4Addr::UNSPECIFIED.into();

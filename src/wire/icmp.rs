@@ -22,7 +22,7 @@ pub const LEN: usize = 8;
 /// Most bytes of an error with its IPv4 header (RFC 1812 §4.3.2.3).
 pub const MAX_V4: usize = 576;
 /// Most bytes of an error with its IPv6 header: the smallest MTU there is (RFC 4443 §2.4 c).
-pub const MAX_V6: usize = 1280;
+pub const MAX_V6: usize = ipv6::MIN_MTU as usize;
 /// IPv4 type: destination unreachable.
 pub const UNREACHABLE: u8 = 3;
 /// Code of [`UNREACHABLE`]: fragmentation needed and DF set.

@@ -24,6 +24,8 @@ use super::{Malformed, be16, put16};
 
 /// Bytes of the fixed header.
 pub const LEN: usize = 40;
+/// The smallest MTU of a link that carries IPv6, in bytes (RFC 8200 §5).
+pub const MIN_MTU: u16 = 1280;
 
 const FIELD_PAYLOAD_LEN: usize = 4;
 const FIELD_NEXT_HEADER: usize = 6;
