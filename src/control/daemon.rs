@@ -147,7 +147,9 @@ async fn run_on(
 ) -> anyhow::Result<()> {
     let address = tun_addresses(config).first().copied();
     let address = address.ok_or_else(|| anyhow!("there is no local subnet to take the TUN address from"))?;
-    let (device, sources) = configure_kernel(host, config, &state, address).await?;
+    let mut leads = Leads::new(foreign_pools(config));
+    leads.renew(&state.rib);
+    let (device, sources) = configure_kernel(host, config, &state, address, &leads).await?;
     let counters = Counters::new(lanes.lanes.len());
     state.set_workers(lanes.lanes.len());
     let rules = Rules { tcp: lanes.merge_tcp, udp: lanes.merge_udp, mtu: usize::from(state.mtu()) };
@@ -165,7 +167,7 @@ async fn run_on(
     let watch = Watch::new(Host::connect()?, Arc::clone(&daemon), uplink, lanes.tap);
     let watching = tokio::spawn(watch.run());
     let learning = ours.and_then(|ours| learn_path_mtus(&daemon, ours));
-    let following = follow(&daemon, config, KernelRoutes::new(Host::connect()?, device, sources));
+    let following = follow(&daemon, leads, KernelRoutes::new(Host::connect()?, device, sources));
     let writing = tokio::spawn({
         let daemon = Arc::clone(&daemon);
         async move { daemon.write().await }
@@ -203,6 +205,7 @@ async fn configure_kernel(
     config: &Config,
     state: &State,
     address: IpAddr,
+    leads: &Leads,
 ) -> anyhow::Result<(u32, Vec<IpAddr>)> {
     let width = |address: IpAddr| if address.is_ipv4() { 32 } else { 128 };
     let index = host
@@ -220,21 +223,15 @@ async fn configure_kernel(
     }
     host.remove_stale_routes(index).await?;
     let routes: Vec<TunRoute> =
-        led_at_start(config).iter().map(|prefix| kernel_routes::route(*prefix, &sources)).collect();
+        leads.all().into_iter().map(|prefix| kernel_routes::route(prefix, &sources)).collect();
     host.add_routes(index, &routes).await?;
     Ok((index, sources))
 }
 
-/// What the kernel leads into the TUN before any route is edited.
-fn led_at_start(config: &Config) -> Vec<Prefix> {
-    let subnets: Vec<Prefix> = config.peers.iter().flat_map(|peer| peer.subnets.iter().copied()).collect();
-    host::tun_routes(&foreign_pools(config), &subnets)
-}
-
 /// Has the kernel's routes follow what is edited.
-fn follow(daemon: &Arc<Daemon>, config: &Config, routes: KernelRoutes) -> JoinHandle<()> {
+fn follow(daemon: &Arc<Daemon>, leads: Leads, routes: KernelRoutes) -> JoinHandle<()> {
     let (steps, changes) = mpsc::unbounded_channel();
-    daemon.lead(Leads::new(foreign_pools(config), led_at_start(config)), steps);
+    daemon.lead(leads, steps);
     tokio::spawn(routes.follow(changes, Arc::clone(daemon)))
 }
 

@@ -25,10 +25,14 @@ pub struct Steps {
 }
 
 impl Leads {
-    /// Beside `pools` the kernel leads `routes` into the TUN.
-    pub fn new(pools: Vec<Prefix>, routes: impl IntoIterator<Item = Prefix>) -> Self {
-        let led = routes.into_iter().filter(|route| !pools.contains(route)).collect();
-        Self { pools, led }
+    /// Only `pools` so far.
+    pub fn new(pools: Vec<Prefix>) -> Self {
+        Self { pools, led: BTreeSet::new() }
+    }
+
+    /// Everything that is to lead into the TUN, in order.
+    pub fn all(&self) -> BTreeSet<Prefix> {
+        self.pools.iter().chain(&self.led).copied().collect()
     }
 
     /// Follows the change of some prefixes.
@@ -142,7 +146,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{Leads, Steps};
-    use crate::control::host::tun_routes;
     use crate::net::Prefix;
     use crate::route::{PeerId, Rib, Route, Source, Target};
 
@@ -154,9 +157,75 @@ mod tests {
         rib.set(Route::new(prefix, Source::Control, Target::Peer(PeerId(0))));
     }
 
+    /// What a start leads into the TUN.
+    fn started(pools: &[Prefix], subnets: &[Prefix]) -> Vec<Prefix> {
+        let mut rib = Rib::default();
+        subnets.iter().for_each(|subnet| add(&mut rib, *subnet));
+        let mut leads = Leads::new(pools.to_vec());
+        leads.renew(&rib);
+        leads.all().into_iter().collect()
+    }
+
+    /// The slow truth: every pool, and every peer subnet that no pool and no other
+    /// peer subnet covers. Sorted, without repetition.
+    fn tun_routes(pools: &[Prefix], peer_subnets: &[Prefix]) -> Vec<Prefix> {
+        let mut routes = pools.to_vec();
+        let outside = peer_subnets.iter().filter(|subnet| {
+            let mut others = pools.iter().chain(peer_subnets.iter().filter(|other| other != subnet));
+            !others.any(|other| other.covers(**subnet))
+        });
+        routes.extend(outside);
+        routes.sort_unstable();
+        routes.dedup();
+        routes
+    }
+
+    fn prefixes(list: &[&str]) -> Vec<Prefix> {
+        list.iter().map(|p| p.parse().unwrap()).collect()
+    }
+
+    fn routes(pools: &[&str], subnets: &[&str]) -> Vec<Prefix> {
+        started(&prefixes(pools), &prefixes(subnets))
+    }
+
+    #[test]
+    fn a_pool_leads_its_subnets() {
+        assert_eq!(
+            routes(&["10.244.0.0/16"], &["10.244.2.0/24", "10.244.3.0/24"]),
+            prefixes(&["10.244.0.0/16"])
+        );
+        assert_eq!(routes(&["10.244.0.0/16"], &["10.244.0.0/16"]), prefixes(&["10.244.0.0/16"]));
+    }
+
+    #[test]
+    fn a_subnet_outside_the_pools_has_its_own_route() {
+        assert_eq!(
+            routes(&["10.244.0.0/16"], &["172.16.2.0/24", "172.16.2.0/26", "10.244.2.0/24"]),
+            prefixes(&["10.244.0.0/16", "172.16.2.0/24"])
+        );
+    }
+
+    #[test]
+    fn a_subnet_that_contains_a_pool_has_its_own_route() {
+        assert_eq!(routes(&["10.244.0.0/16"], &["10.0.0.0/8"]), prefixes(&["10.0.0.0/8", "10.244.0.0/16"]));
+    }
+
+    #[test]
+    fn families_do_not_cover_each_other_and_order_is_fixed() {
+        let expected = prefixes(&["10.1.0.0/16", "10.244.0.0/16", "fd00:1::/64", "fd00:10::/48"]);
+        assert_eq!(
+            routes(
+                &["fd00:10::/48", "10.244.0.0/16"],
+                &["fd00:1::/64", "10.1.0.0/16", "fd00:10:0:2::/64", "10.1.0.0/16"]
+            ),
+            expected
+        );
+        assert_eq!(routes(&[], &[]), []);
+    }
+
     #[test]
     fn inside_a_pool_nothing_is_needed() {
-        let mut leads = Leads::new(vec![prefix("10.0.0.0/8")], []);
+        let mut leads = Leads::new(vec![prefix("10.0.0.0/8")]);
         let mut rib = Rib::default();
         add(&mut rib, prefix("10.1.0.0/16"));
         assert_eq!(leads.update(&rib, &[prefix("10.1.0.0/16")]), Steps::default());
@@ -166,7 +235,7 @@ mod tests {
     #[test]
     fn a_wider_route_takes_over_and_gives_back() {
         let (wide, narrow) = (prefix("172.16.0.0/16"), prefix("172.16.5.0/24"));
-        let mut leads = Leads::new(vec![], []);
+        let mut leads = Leads::new(vec![]);
         let mut rib = Rib::default();
         add(&mut rib, narrow);
         assert_eq!(leads.update(&rib, &[narrow]).add, [narrow]);
@@ -178,21 +247,38 @@ mod tests {
         assert_eq!(leads.update(&rib, &[narrow, narrow]).remove, [narrow]);
     }
 
-    fn any_prefix() -> impl Strategy<Value = Prefix> {
-        (0_u8..3, 0_u8..4, 8_u8..=24).prop_map(|(a, b, len)| {
+    fn any_prefix(blocks: u8) -> impl Strategy<Value = Prefix> {
+        (0..blocks, 0_u8..4, 8_u8..=24).prop_map(|(a, b, len)| {
             Prefix::containing(std::net::IpAddr::from([10, a * 64, b * 64, 0]), len).unwrap()
         })
     }
 
     proptest! {
+        /// Everything listed is led in, nothing else is, and no subnet's route is redundant.
+        #[test]
+        fn complete_and_minimal(
+            pools in prop::collection::vec(any_prefix(4), 0..4),
+            subnets in prop::collection::vec(any_prefix(4), 0..6),
+        ) {
+            let routes = started(&pools, &subnets);
+            for wanted in pools.iter().chain(&subnets) {
+                prop_assert!(routes.iter().any(|r| r.covers(*wanted)));
+            }
+            for route in &routes {
+                prop_assert!(pools.contains(route) || subnets.contains(route));
+                let redundant = routes.iter().any(|r| r != route && r.covers(*route));
+                prop_assert!(pools.contains(route) || !redundant);
+            }
+        }
+
         /// However routes come and go, the kernel has what would be worked out anew.
         #[test]
         fn following_is_as_good_as_starting_anew(
-            pools in prop::collection::vec(any_prefix(), 0..3),
-            rounds in prop::collection::vec(prop::collection::vec((any_prefix(), any::<bool>()), 1..5), 1..12),
+            pools in prop::collection::vec(any_prefix(3), 0..3),
+            rounds in prop::collection::vec(prop::collection::vec((any_prefix(3), any::<bool>()), 1..5), 1..12),
         ) {
             let mut rib = Rib::default();
-            let mut leads = Leads::new(pools.clone(), []);
+            let mut leads = Leads::new(pools.clone());
             let mut kernel = BTreeSet::new();
             for round in rounds {
                 for (prefix, present) in &round {
@@ -206,6 +292,7 @@ mod tests {
                 let expected: BTreeSet<Prefix> =
                     tun_routes(&pools, &subnets).into_iter().filter(|route| !pools.contains(route)).collect();
                 prop_assert_eq!(&kernel, &expected);
+                prop_assert_eq!(started(&pools, &subnets), tun_routes(&pools, &subnets));
                 prop_assert_eq!(leads.renew(&rib), Steps::default());
             }
         }

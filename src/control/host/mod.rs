@@ -13,7 +13,6 @@ mod neighbour;
 mod preflight;
 mod route;
 mod route_batch;
-mod route_set;
 mod tap;
 mod tun;
 
@@ -23,7 +22,6 @@ pub use link::{Link, TunDetails, Uplink};
 pub use neighbour::{FirstHop, Neighbour};
 pub use preflight::{Facts, Needs, PreflightError, TunNode, Verdict, Warning, judge};
 pub use route::{ROUTE_PROTOCOL, TunRoute, default_metric};
-pub use route_set::tun_routes;
 
 use rtnetlink::Handle;
 use tun::TunState;
