@@ -77,6 +77,17 @@ def forwarded(packet):
     return bytes(packet)
 
 
+def ten_outbound(test):
+    """Ten datagrams from pod to pod, captured on their way; returns them, and what gives the packets of a point."""
+    capture = Running(test, "n1", "--filter", "host 10.244.2.2 and udp and port 9", "--count", "20")
+    sent = [udp(sport=2000 + n, size=n) for n in range(10)]
+    test.send_from_pod(sent)
+    test.assertEqual(capture.result(), {"packets": 20, "lost": 0})
+    points = [row[0] for row in capture.rows("frame.interface_name")]
+    packets = list(zip(points, capture.packets(), strict=True))
+    return sent, lambda wanted: sorted(packet for point, packet in packets if point == wanted)
+
+
 class Outbound(SharedLab):
     def setUp(self):
         self.sink("podB")
@@ -87,25 +98,17 @@ class Outbound(SharedLab):
                 self.restart(**config)
                 self.addCleanup(self.restart)
                 wire = self.tap("sw", "port-n1")
-                capture = Running(self, "n1", "--filter", "host 10.244.2.2 and udp and port 9", "--count", "20")
-                sent = [udp(sport=2000 + n, size=n) for n in range(10)]
-                self.send_from_pod(sent)
-                self.assertEqual(capture.result(), {"packets": 20, "lost": 0})
-                points = [row[0] for row in capture.rows("frame.interface_name")]
-                packets = list(zip(points, capture.packets(), strict=True))
-                inside = [packet for point, packet in packets if point == "device"]
-                self.assertEqual(sorted(inside), sorted(map(forwarded, sent)))
-                outside = sorted(packet for point, packet in packets if point == "underlay")
+                sent, captured = ten_outbound(self)
+                self.assertEqual(captured("device"), sorted(map(forwarded, sent)))
+                outside = captured("underlay")
                 frames = on_wire(wire, 10, lambda f: f[12:14] == b"\x08\x00")
                 if config == VXLAN:
                     # The kernel's part of the header is rebuilt: addresses, ports and lengths are true.
                     blank = lambda p: p[:4] + b"....." + p[9:10] + b".." + p[12:26] + b".." + p[28:]
-                    outside, frames = sorted(map(blank, outside)), sorted(map(blank, frames))
                 else:
                     # IP identification of raw packets is the kernel's.
                     blank = lambda p: p[:4] + b".." + p[6:10] + b".." + p[12:]
-                    outside, frames = sorted(map(blank, outside)), sorted(map(blank, frames))
-                self.assertEqual(outside, frames)
+                self.assertEqual(sorted(map(blank, outside)), sorted(map(blank, frames)))
 
     def test_drops_have_their_reason(self):
         capture = Running(self, "n1", "--point", "drop", "--count", "5")
@@ -237,13 +240,8 @@ class OutboundOverIpv6(SixLab):
                 self.restart(pools=pools(mode))
                 self.addCleanup(self.restart)
                 wire = self.tap("sw", "port-n1")
-                capture = Running(self, "n1", "--filter", "host 10.244.2.2 and udp and port 9", "--count", "20")
-                sent = [udp(sport=2000 + n, size=n) for n in range(10)]
-                self.send_from_pod(sent)
-                self.assertEqual(capture.result(), {"packets": 20, "lost": 0})
-                points = [row[0] for row in capture.rows("frame.interface_name")]
-                packets = list(zip(points, capture.packets(), strict=True))
-                outside = sorted(packet for point, packet in packets if point == "underlay")
+                _, captured = ten_outbound(self)
+                outside = captured("underlay")
                 protocol = {"vxlan": b"\x11", "ipip": b"\x04"}[mode]
                 frames = on_wire(wire, 10, lambda f: f[12:14] == b"\x86\xdd" and f[20:21] == protocol)
                 if mode == "vxlan":
