@@ -11,7 +11,7 @@
 use std::net::IpAddr;
 use std::ops::Range;
 
-use super::scope::{is_special, is_tunnel};
+use super::scope::is_special;
 use super::tables::{Forwarding, Origin};
 use crate::capture::{Outer, Point, Seen};
 use crate::encap::{UDP_OVERHEAD, UDP6_OVERHEAD, ecn, ipip6, probe};
@@ -237,7 +237,7 @@ fn admit(
     let inner = &mut arena[at..datagram.end];
     let mut flow = inner_flow(inner)?;
     check_addresses(forwarding, sender, &flow)?;
-    if !forwarding.scope().allow_nested && is_tunnel(&flow, inner, forwarding.underlay().vxlan_port) {
+    if forwarding.is_nested(&flow, inner) {
         return Err(DropReason::Nested);
     }
     if flow.ttl == 0 {

@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use super::outbox::{Channel, Datagram, Full, Outbox};
 use super::replies::Replies;
-use super::scope::{is_special, is_tunnel};
+use super::scope::is_special;
 use super::tables::{Forwarding, OuterIp, PeerHeaders};
 use crate::encap::{frame, ipip, ipip_gso, ipip6, tunnel_gso};
 use crate::metrics::WorkerCounters;
@@ -467,9 +467,7 @@ fn admit(forwarding: &Forwarding, flow: &Flow, packet: &[u8]) -> Result<Via, Ref
     // A special address belongs to nobody, whoever's subnet covers it.
     let owner = forwarding.lookup(flow.source).filter(|_| !is_special(flow.source));
     match (owner, forwarding.lookup(flow.destination)) {
-        (Some(NextHop::Local), _) | (Some(_), Some(NextHop::Local))
-            if is_nested(forwarding, flow, packet) =>
-        {
+        (Some(NextHop::Local), _) | (Some(_), Some(NextHop::Local)) if forwarding.is_nested(flow, packet) => {
             Err(DropReason::Nested.into())
         }
         // Our own subnets are the kernel's to route; it has no such pod if it gave us the packet, be
@@ -481,9 +479,4 @@ fn admit(forwarding: &Forwarding, flow: &Flow, packet: &[u8]) -> Result<Via, Ref
         (Some(NextHop::Local), None) => Err(nowhere(Problem::NoRoute)),
         _ => Err(DropReason::SpoofedSource.into()),
     }
-}
-
-/// Whether a packet is itself one of a tunnel and so must not enter ours.
-fn is_nested(forwarding: &Forwarding, flow: &Flow, packet: &[u8]) -> bool {
-    !forwarding.scope().allow_nested && is_tunnel(flow, packet, forwarding.underlay().vxlan_port)
 }

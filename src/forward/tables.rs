@@ -4,12 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::compile::{Compiler, Inputs};
-use super::scope::Scope;
+use super::scope::{Scope, is_tunnel};
 use crate::encap::ecn::Marking;
 use crate::encap::frame::{self, Hop};
 use crate::encap::{direct, ipip, ipip_gso, ipip6, tunnel_gso, vxlan};
 use crate::metrics::PeerCounters;
 use crate::net::{DropReason, Mac, Mode, NodeName, Vni};
+use crate::offload::Flow;
 use crate::route::{Fib, HopsFull, NextHop, PeerId, Policy, Rib, Via};
 use crate::wire::{ethernet, protocol};
 
@@ -222,9 +223,10 @@ impl Forwarding {
         Self { scope: Arc::new(scope), ..self }
     }
 
-    /// The exceptions from what may cross.
-    pub fn scope(&self) -> &Scope {
-        &self.scope
+    /// Whether an inner packet is itself one of a tunnel and so must not enter or leave ours.
+    #[inline]
+    pub fn is_nested(&self, flow: &Flow, packet: &[u8]) -> bool {
+        !self.scope.allow_nested && is_tunnel(flow, packet, self.underlay.vxlan_port)
     }
 
     /// This node's side of the underlay.
@@ -309,7 +311,7 @@ impl PeerHeaders {
         let vxlan = [vxlan(ethernet::IPV4), vxlan(ethernet::IPV6)];
         let port = underlay.vxlan_port;
         let v4 = match peer.address {
-            IpAddr::V4(address) => Some((underlay.address.unwrap_or(Ipv4Addr::UNSPECIFIED), address)),
+            IpAddr::V4(address) => Some((underlay.source(), address)),
             IpAddr::V6(_) => None,
         };
         // The kernel forwards what is written to the TAP, by its own and more credulous idea of the path
@@ -337,15 +339,10 @@ impl PeerHeaders {
 /// Where the control plane pairs a peer with a family this node lacks, outer sources are
 /// unspecified and the kernel refuses the packets.
 fn outer_ip(underlay: &Underlay, destination: IpAddr) -> OuterIp {
+    let numbers = [protocol::IPIP, protocol::IPV6];
     match destination {
-        IpAddr::V4(to) => {
-            let source = underlay.address.unwrap_or(Ipv4Addr::UNSPECIFIED);
-            OuterIp::V4([protocol::IPIP, protocol::IPV6].map(|number| ipip::template(source, to, number)))
-        }
-        IpAddr::V6(to) => {
-            let source = underlay.address6.unwrap_or(Ipv6Addr::UNSPECIFIED);
-            OuterIp::V6([protocol::IPIP, protocol::IPV6].map(|number| ipip6::template(source, to, number)))
-        }
+        IpAddr::V4(to) => OuterIp::V4(numbers.map(|number| ipip::template(underlay.source(), to, number))),
+        IpAddr::V6(to) => OuterIp::V6(numbers.map(|number| ipip6::template(underlay.source6(), to, number))),
     }
 }
 
@@ -365,9 +362,17 @@ impl Underlay {
     /// This node's address in the family of `other`; the unspecified one where it has none.
     pub fn facing(&self, other: IpAddr) -> IpAddr {
         match other {
-            IpAddr::V4(_) => self.address.unwrap_or(Ipv4Addr::UNSPECIFIED).into(),
-            IpAddr::V6(_) => self.address6.unwrap_or(Ipv6Addr::UNSPECIFIED).into(),
+            IpAddr::V4(_) => self.source().into(),
+            IpAddr::V6(_) => self.source6().into(),
         }
+    }
+
+    fn source(&self) -> Ipv4Addr {
+        self.address.unwrap_or(Ipv4Addr::UNSPECIFIED)
+    }
+
+    fn source6(&self) -> Ipv6Addr {
+        self.address6.unwrap_or(Ipv6Addr::UNSPECIFIED)
     }
 
     /// The inner MTU of a path of `mode` to the node at `outer` that carries as much as the uplink.
