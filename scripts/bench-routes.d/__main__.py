@@ -96,6 +96,7 @@ def table(result):
                 ),
                 ("… answered after, p50 and p99", f"{one['answer']['p50_ms']}, {one['answer']['p99_ms']} ms"),
                 ("… processors of the daemon without, with", f"{cpus[0]}, {cpus[1]}"),
+                ("… processors of the client", str(max(run["client_cpus"] for run in part["disturbed"]))),
                 ("… what is left is what was meant", "yes" if part["left_as_expected"] else "NO"),
             ]
     lines = [f"| {key} | {value} |" for key, value in rows]

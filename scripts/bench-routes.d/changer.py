@@ -18,22 +18,22 @@ LAG = 2000
 START_S = 0.5
 
 
+def request(body):
+    """One request to change routes, as bytes."""
+    headers = f"Host: x\r\nContent-Type: text/plain\r\nConnection: keep-alive\r\nContent-Length: {len(body)}"
+    return f"POST /v1/routes HTTP/1.1\r\n{headers}\r\n\r\n{body}".encode()
+
+
 class Connection:
     """One kept-alive connection."""
 
     def __init__(self, path):
-        self._path = path
-        self._socket = self._open()
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(path)
 
-    def _open(self):
-        stream = socket.socket(socket.AF_UNIX)
-        stream.connect(self._path)
-        return stream
-
-    def send(self, body):
+    def send(self, message):
         """Sends one request; raises unless it is answered with 200."""
-        headers = f"Host: x\r\nContent-Type: text/plain\r\nConnection: keep-alive\r\nContent-Length: {len(body)}"
-        self._socket.sendall(f"POST /v1/routes HTTP/1.1\r\n{headers}\r\n\r\n{body}".encode())
+        self._socket.sendall(message)
         answer = b""
         while not answer.endswith(b"}"):
             piece = self._socket.recv(4096)
@@ -44,53 +44,66 @@ class Connection:
             raise ConnectionError(answer.decode())
 
 
-def main(path, seconds, rate, per_request, probe):
-    connection = Connection(path)
-    numbers = itertools.count()
+def plan(requests, per_request):
+    """(requests as bytes, prefixes that are there after each)."""
     there = collections.deque()
-    toggles, times = [], []
-    begin = time.monotonic()
-    sent = requests = 0
-    late = 0.0
-    on = False
-    while (elapsed := time.monotonic() - begin) < seconds:
-        due = sent / rate
-        if due > elapsed:
-            time.sleep(due - elapsed)
-        else:
-            late = max(late, elapsed - due)
-        if (elapsed - START_S) * 5 > len(toggles):
-            on = not on
-            toggles.append((time.monotonic(), on))
-            connection.send(f"{probe} via n2\n" if on else f"del {probe}\n")
+    messages = []
+    numbers = itertools.count()
+    for first in range(0, requests * per_request, per_request):
         lines = []
-        for _ in range(per_request):
-            if len(there) > LAG and (sent + len(lines)) % 2:
+        for change in range(first, first + per_request):
+            if len(there) > LAG and change % 2:
                 lines.append(f"del {there.popleft()}\n")
             else:
                 number = next(numbers) & 0x7FFFF
                 prefix = f"10.{192 + (number >> 16)}.{number >> 8 & 255}.{number & 255}/32"
                 there.append(prefix)
                 lines.append(f"{prefix} via n2\n")
+        messages.append(request("".join(lines)))
+    return messages, list(there)
+
+
+def main(path, seconds, rate, per_request, probe):
+    # What is sent is made before, so that the client takes as little of the processors as it can.
+    messages, there = plan(int(seconds * rate) // per_request, per_request)
+    announce = (request(f"del {probe}\n"), request(f"{probe} via n2\n"))
+    connection = Connection(path)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    toggles, times = [], []
+    late = 0.0
+    on = False
+    used = time.process_time()
+    begin = time.monotonic()
+    for number, message in enumerate(messages):
+        due = begin + number * per_request / rate
+        now = time.monotonic()
+        if due > now:
+            time.sleep(due - now)
+        late = max(late, now - due)
+        if (now - begin - START_S) * 5 > len(toggles):
+            on = not on
+            toggles.append((time.monotonic(), on))
+            connection.send(announce[on])
         begun = time.monotonic()
-        connection.send("".join(lines))
+        connection.send(message)
         times.append(time.monotonic() - begun)
-        sent += per_request
-        requests += 1
     wall = time.monotonic() - begin
+    used = time.process_time() - used
     if on:
-        connection.send(f"del {probe}\n")
+        connection.send(announce[False])
     times.sort()
     answers = {"p50_ms": 1e3 * times[len(times) // 2], "p99_ms": 1e3 * times[len(times) * 99 // 100]}
     json.dump(
         {
-            "changes": sent,
-            "requests": requests,
-            "changes_a_second": round(sent / wall),
+            "changes": len(messages) * per_request,
+            "requests": len(messages),
+            "changes_a_second": round(len(messages) * per_request / wall),
             "latest_s": round(late, 3),
+            "client_cpus": round(used / wall, 3),
             "answer": {key: round(value, 2) for key, value in answers.items()},
             "toggles": toggles,
-            "left": list(there),
+            "left": there,
         },
         sys.stdout,
     )

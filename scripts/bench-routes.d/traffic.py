@@ -38,6 +38,25 @@ class Receiver:
         return json.loads(self._process.communicate(timeout=20)[0])
 
 
+class Changer:
+    """The client that changes routes, ready to begin."""
+
+    def __init__(self, daemon, *arguments):
+        command = [PYTHON, CHANGER, daemon.socket, *map(str, arguments), PROBE_PREFIX]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._process = subprocess.Popen(command, text=True, **pipes)
+        assert self._process.stdout.readline() == "ready\n"
+
+    def go(self):
+        """Begins."""
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+
+    def end(self):
+        """What was changed, and when."""
+        return json.loads(self._process.communicate(timeout=60)[0])
+
+
 # Packets wait in queues for less than this.
 IN_FLIGHT_S = 0.02
 
@@ -57,21 +76,20 @@ def visibility(toggles, sent, received):
 def trial(lab, daemon, seconds, changes=None):
     """One run, with `changes` (a second, in a request) or without."""
     steady, probed = Receiver(lab, *STEADY), Receiver(lab, *PROBED)
+    changer = Changer(daemon, seconds, *changes) if changes else None
     before = cpu_seconds(daemon.pid)
     begin = time.monotonic()
     out = {"stdout": subprocess.PIPE}
     paced = [lab.popen("podA", PYTHON, FLOW, "send", *to, seconds + 1, **out) for to in (STEADY, PROBED)]
     bulk = lab.popen("podA", "iperf3", "-c", "10.244.2.2", "-t", seconds, "-J", **out)
-    changer = None
-    if changes:
-        arguments = (daemon.socket, seconds, *changes, PROBE_PREFIX)
-        changer = subprocess.Popen([PYTHON, CHANGER, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+    if changer:
+        changer.go()
     report = json.loads(bulk.communicate(timeout=seconds + 30)[0])
     result = {
         "gbit_s": round(report["end"]["sum_received"]["bits_per_second"] / 1e9, 3),
         "retransmits": report["end"]["sum_sent"]["retransmits"],
     }
-    changed = json.loads(changer.communicate(timeout=seconds + 30)[0]) if changer else None
+    changed = changer.end() if changer else None
     result["daemon_cpus"] = round((cpu_seconds(daemon.pid) - before) / (time.monotonic() - begin), 2)
     sent = [json.loads(process.communicate(timeout=20)[0]) for process in paced]
     time.sleep(0.2)

@@ -1,6 +1,6 @@
 //! `underpass peer`: who is known, and making nodes known at run time.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use clap::{Args, Subcommand};
 use comfy_table::Table;
@@ -39,12 +39,16 @@ enum PeerCommand {
 
 Examples:
   underpass peer add node-d 192.0.2.4
-  underpass peer add node-d 192.0.2.4 --subnet 10.244.4.0/24 --subnet fd00:10:244:4::/64")]
+  underpass peer add node-d 192.0.2.4 --subnet 10.244.4.0/24 --subnet fd00:10:244:4::/64
+  underpass peer add node-d 192.0.2.4 --address6 2001:db8::4")]
     Add {
         /// The node's name
         name: NodeName,
         /// Its underlay address
         address: IpAddr,
+        /// Its IPv6 underlay address, where the other one is IPv4
+        #[arg(long, value_name = "ADDRESS")]
+        address6: Option<Ipv6Addr>,
         /// A subnet of its pods; may be given several times
         #[arg(long = "subnet", value_name = "PREFIX")]
         subnets: Vec<String>,
@@ -74,8 +78,8 @@ impl Peer {
                 let peers: Vec<PeerStatus> = client.get(api::PEERS)?;
                 client.print(&peers, |peers| text::lines(&list(peers)))
             }
-            PeerCommand::Add { name, address, subnets, vtep_mac, client } => {
-                let peer = NewPeer { name: name.to_string(), address, subnets, vtep_mac };
+            PeerCommand::Add { name, address, address6, subnets, vtep_mac, client } => {
+                let peer = NewPeer { name: name.to_string(), address, address6, subnets, vtep_mac };
                 let body = Full::<Bytes>::from(serde_json::to_vec(&peer)?);
                 let target = format!("{}?wait=true", api::PEERS);
                 let added: PeerStatus =

@@ -169,6 +169,9 @@ pub struct NewPeer {
     pub name: String,
     /// Its underlay address.
     pub address: IpAddr,
+    /// Its IPv6 underlay address, where the other one is IPv4.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<Ipv6Addr>,
     /// Its pod subnets, which become control routes.
     #[serde(default)]
     pub subnets: Vec<String>,

@@ -128,11 +128,11 @@ fn say_choices(config: &Config, state: &State, uplink: &Uplink, lanes: &Lanes) {
     tracing::info!("uplink tap: {}", lanes.tap_state);
 }
 
-/// Listens to the routers of an IPv4 underlay.
-fn learn_path_mtus(daemon: &Arc<Daemon>, ours: Ours) -> Option<JoinHandle<()>> {
-    let listener = PathMtu::new(Arc::clone(daemon), ours);
+/// Listens to the routers of the underlay about each kind of packet of ours.
+fn learn_path_mtus(daemon: &Arc<Daemon>, ours: Vec<Ours>) -> Vec<JoinHandle<()>> {
     let warn = |error| tracing::warn!("path MTUs are not learned: {error}; this needs CAP_NET_RAW");
-    Some(tokio::spawn(listener.map_err(warn).ok()?.run()))
+    let listeners = ours.into_iter().map(|ours| PathMtu::new(Arc::clone(daemon), ours));
+    listeners.filter_map(|listener| Some(tokio::spawn(listener.map_err(warn).ok()?.run()))).collect()
 }
 
 /// From a working set of edges to the end of the run.
@@ -153,11 +153,13 @@ async fn run_on(
     let counters = Counters::new(lanes.lanes.len());
     state.set_workers(lanes.lanes.len());
     let rules = Rules { tcp: lanes.merge_tcp, udp: lanes.merge_udp, mtu: usize::from(state.mtu()) };
-    let ours = config.node.address.map(|address| Ours {
+    let source_ports = lanes.lanes.first().map_or(&[][..], |lane| lane.sockets.source_ports()).to_vec();
+    let ours = config.node.addresses().map(|address| Ours {
         address: address.addr(),
         vxlan_port: config.vxlan.port,
-        source_ports: lanes.lanes.first().map_or(&[][..], |lane| lane.sockets.source_ports()).to_vec(),
+        source_ports: source_ports.clone(),
     });
+    let ours = ours.collect();
     let pump =
         Pump::start(lanes.lanes, rules, state.forwarding(), &counters).context("cannot start workers")?;
     let failures = pump.failures();
@@ -166,7 +168,7 @@ async fn run_on(
     let daemon = Arc::new(Daemon::new(state, counters.clone(), choices));
     let watch = Watch::new(Host::connect()?, Arc::clone(&daemon), uplink, lanes.tap);
     let watching = tokio::spawn(watch.run());
-    let learning = ours.and_then(|ours| learn_path_mtus(&daemon, ours));
+    let learning = learn_path_mtus(&daemon, ours);
     let following = follow(&daemon, leads, KernelRoutes::new(Host::connect()?, device, sources));
     let writing = tokio::spawn({
         let daemon = Arc::clone(&daemon);
@@ -192,9 +194,7 @@ async fn run_on(
     let cleaned = host.teardown().await;
     pump.stop();
     watching.abort();
-    if let Some(learning) = learning {
-        learning.abort();
-    }
+    learning.iter().for_each(JoinHandle::abort);
     cleaned?;
     result
 }

@@ -40,12 +40,15 @@ pub struct Watch {
     /// The way to each address of a peer, as of the last slow tick.
     hops: Vec<(IpAddr, FirstHop)>,
     failures: u32,
+    /// What the TUN was given last.
+    tun_mtu: u16,
 }
 
 impl Watch {
     /// Watches for `daemon` through `host`.
     pub fn new(host: Host, daemon: Arc<Daemon>, uplink: Uplink, tap: Option<TapTest>) -> Self {
-        Self { host, daemon, uplink, tap, hops: Vec::new(), failures: 0 }
+        let tun_mtu = daemon.tun_mtu();
+        Self { host, daemon, uplink, tap, hops: Vec::new(), failures: 0, tun_mtu }
     }
 
     /// Watches for ever.
@@ -76,14 +79,19 @@ impl Watch {
         }
     }
 
-    /// Publishes the uplink's MTU and gives the TUN the one that follows from it. The table goes first:
-    /// it never promises more than the uplink carries.
-    async fn follow_mtu(&self) {
+    /// Publishes the uplink's MTU and gives the TUN the one that follows from it and the peers. The table
+    /// goes first: it never promises more than the uplink carries.
+    async fn follow_mtu(&mut self) {
         let Some(mtu) = self.host.mtu_of(self.uplink.index).await else { return };
         let mtu = mtu.min(u32::from(u16::MAX)) as u16;
-        let Some(tun) = self.daemon.set_uplink_mtu(mtu) else { return };
+        self.daemon.set_uplink_mtu(mtu);
+        let tun = self.daemon.tun_mtu();
+        if tun == self.tun_mtu {
+            return;
+        }
+        self.tun_mtu = tun;
         let device = self.daemon.device();
-        tracing::info!("mtu {tun}: uplink {} has {mtu} now", self.uplink.name);
+        tracing::info!("mtu {tun}: uplink {} has {mtu}, less the largest overhead in use", self.uplink.name);
         if let Err(error) = self.host.set_mtu_of(&device, tun.into()).await {
             tracing::warn!("{error}");
         }

@@ -26,19 +26,22 @@ impl State {
     pub fn add_peer(&mut self, new: &NewPeer, now: u32) -> Result<(), Refusal> {
         let mut culprits = Culprits::default();
         let name = self.new_name(&new.name).map_err(|text| culprits.push(|| text)).ok();
-        let address = self.new_address(new.address).map_err(|text| culprits.push(|| text)).ok();
+        let addresses = self.new_addresses(new, &mut culprits);
         let mac = self.new_mac(new).map_err(|text| culprits.push(|| text)).ok();
-        let subnets = self.new_subnets(&new.subnets, new.address, &mut culprits);
-        let (Some(name), Some(address), Some(vtep_mac), true) = (name, address, mac, culprits.is_empty())
+        let subnets = self.new_subnets(&new.subnets, &addresses, &mut culprits);
+        let (Some(name), Some(vtep_mac), Some((address, others)), true) =
+            (name, mac, addresses.split_first(), culprits.is_empty())
         else {
             return Err(Refusal::of(Kind::Conflict, culprits));
         };
         let Some(id) = self.roster.next() else {
             return Err(Refusal::new(Kind::Full, "there are 65536 peers already; delete one first"));
         };
-        self.roster.add(id, name.as_str(), address, &subnets);
+        self.roster.add(id, name.as_str(), *address, &subnets);
+        others.iter().for_each(|address| self.roster.add_address(id, *address));
+        let second = others.first().map(|address| (*address, None));
         let counters = PeerCounters::new(self.workers);
-        let peer = Peer { name, address, vtep_mac, hop: None, second: None, path_mtu: None, counters };
+        let peer = Peer { name, address: *address, vtep_mac, hop: None, second, path_mtu: None, counters };
         match self.peers.get_mut(usize::from(id.0)) {
             Some(place) => *place = peer,
             None => self.peers.push(peer),
@@ -48,7 +51,7 @@ impl State {
             self.rib.set(Route { prefix, target, source: Source::Control, mtu: None, since: now });
             self.pending.add(prefix);
         }
-        self.peers_changed = true;
+        self.follow_peers();
         Ok(())
     }
 
@@ -78,7 +81,7 @@ impl State {
             self.roster.remove(name);
             peer.retire();
         }
-        self.peers_changed = true;
+        self.follow_peers();
         Ok(id)
     }
 
@@ -111,38 +114,60 @@ impl State {
         }
     }
 
-    fn new_address(&self, address: IpAddr) -> Result<IpAddr, String> {
-        config::unicast(address).map_err(|reason| format!("address: {reason}"))?;
+    /// The addresses of a new node that this one can reach.
+    fn new_addresses(&self, new: &NewPeer, culprits: &mut Culprits) -> Vec<IpAddr> {
+        let second = new.address6.map(|address| ("address6", IpAddr::V6(address)));
+        let mut usable = Vec::new();
+        for (key, address) in [("address", new.address)].into_iter().chain(second) {
+            if let Err(reason) = self.new_address(address) {
+                culprits.push(|| format!("{key}: {reason}"));
+            }
+            if usable.first().is_some_and(|first: &IpAddr| first.is_ipv4() == address.is_ipv4()) {
+                culprits.push(|| {
+                    "address6: the address is an IPv6 one already; give the IPv4 one there".to_owned()
+                });
+            }
+            if self.can_reach(address) {
+                usable.push(address);
+            }
+        }
+        if usable.is_empty() {
+            let (address, key) = (new.address, if new.address.is_ipv4() { "address" } else { "address6" });
+            culprits.push(|| format!("address: this node cannot reach {address}: it has no [node] {key}"));
+        }
+        usable
+    }
+
+    /// Whether this node has an address of that family.
+    fn can_reach(&self, address: IpAddr) -> bool {
+        let node = &self.config.node;
+        if address.is_ipv4() { node.address.is_some() } else { node.address6.is_some() }
+    }
+
+    fn new_address(&self, address: IpAddr) -> Result<(), String> {
+        config::unicast(address)?;
         if let Some(id) = self.roster.at(address) {
             let peer = id.and_then(|id| self.peers.get(usize::from(id.0)));
             let whose =
                 peer.map_or("this node's own".to_owned(), |peer| format!("that of peer {}", peer.name));
-            return Err(format!("address: {address} is {whose}; each node has its own"));
-        }
-        let node = &self.config.node;
-        let (ours, key) = match address {
-            IpAddr::V4(_) => (node.address.is_some(), "address"),
-            IpAddr::V6(_) => (node.address6.is_some(), "address6"),
-        };
-        if !ours {
-            return Err(format!("address: this node cannot reach {address}: it has no [node] {key}"));
+            return Err(format!("{address} is {whose}; each node has its own"));
         }
         let reserved = |own: &Ipv4Net| {
             own.prefix_len() < 31 && [own.network(), own.broadcast()].map(IpAddr::V4).contains(&address)
         };
-        if let Some(own) = node.address.filter(reserved) {
+        if let Some(own) = self.config.node.address.filter(reserved) {
             let subnet = own.trunc();
             return Err(format!(
-                "address: {address} is the network or broadcast address of this node's subnet {subnet}; give a host's"
+                "{address} is the network or broadcast address of this node's subnet {subnet}; give a host's"
             ));
         }
         let around = self.policy.pool_of(Prefix::host(address)).map(|pool| format!("pool {}", pool.cidr));
         let around = around.or_else(|| Some(format!("the route {}", self.rib.lookup(address)?.prefix)));
         match around {
             Some(what) => Err(format!(
-                "address: {address} lies inside {what}; packets to this node would be routed into the tunnel"
+                "{address} lies inside {what}; packets to this node would be routed into the tunnel"
             )),
-            None => Ok(address),
+            None => Ok(()),
         }
     }
 
@@ -164,10 +189,10 @@ impl State {
         }
     }
 
-    fn new_subnets(&self, given: &[String], address: IpAddr, culprits: &mut Culprits) -> Vec<Prefix> {
+    fn new_subnets(&self, given: &[String], addresses: &[IpAddr], culprits: &mut Culprits) -> Vec<Prefix> {
         let mut subnets = Vec::new();
         for text in given {
-            match parse_prefix(text).and_then(|prefix| self.new_subnet(prefix, address, &subnets)) {
+            match parse_prefix(text).and_then(|prefix| self.new_subnet(prefix, addresses, &subnets)) {
                 Ok(prefix) => subnets.push(prefix),
                 Err(reason) => culprits.push(|| format!("subnets: {reason}")),
             }
@@ -175,12 +200,12 @@ impl State {
         subnets
     }
 
-    fn new_subnet(&self, prefix: Prefix, address: IpAddr, before: &[Prefix]) -> Result<Prefix, String> {
+    fn new_subnet(&self, prefix: Prefix, addresses: &[IpAddr], before: &[Prefix]) -> Result<Prefix, String> {
         self.claimable(prefix)?;
         if before.contains(&prefix) {
             return Err(format!("{prefix} is given twice; remove one"));
         }
-        if prefix.contains(address) {
+        if let Some(address) = addresses.iter().find(|address| prefix.contains(**address)) {
             return Err(format!("{prefix} contains the peer's own address {address}"));
         }
         match self.rib.get(prefix, Source::Control) {

@@ -113,6 +113,12 @@ impl State {
         self.publish_peers();
     }
 
+    /// Follows who is known: the largest overhead in use may be another now.
+    pub(super) fn follow_peers(&mut self) {
+        self.underlay.tun.mtu = tun_mtu(&self.config, &self.underlay, &self.policy, &self.peers);
+        self.peers_changed = true;
+    }
+
     /// Lowers the MTU of the path to the peer at `address` to `mtu` bytes of outer packet; `false`
     /// when that changes nothing.
     fn lower_path_mtu(&mut self, address: IpAddr, mtu: u16) -> bool {
@@ -238,8 +244,11 @@ fn tun_mtu(config: &Config, underlay: &Underlay, policy: &Policy, peers: &[Peer]
 fn automatic_mtu(underlay: &Underlay, policy: &Policy, peers: &[Peer]) -> u16 {
     // Without peers, those to come will have an address of this node's better family.
     let own = underlay.address.map(IpAddr::V4).or(underlay.address6.map(IpAddr::V6));
-    let outer: Vec<IpAddr> =
-        peers.iter().map(|peer| peer.address).chain(own.filter(|_| peers.is_empty())).collect();
+    let mut outer: Vec<IpAddr> =
+        peers.iter().filter(|peer| !peer.is_gone()).map(|peer| peer.address).collect();
+    if outer.is_empty() {
+        outer.extend(own);
+    }
     let modes = policy.pools().map(|pool| pool.encapsulation().0);
     let paths = modes.flat_map(|mode| outer.iter().map(move |outer| underlay.path_mtu(mode, *outer)));
     paths.min().unwrap_or(underlay.mtu)
@@ -363,15 +372,17 @@ impl Daemon {
         self.state().config.tunnel.device.clone()
     }
 
-    /// Follows the uplink's MTU, in bytes; returns the TUN's new one where that is another than before.
-    pub fn set_uplink_mtu(&self, mtu: u16) -> Option<u16> {
+    /// Bytes of the largest inner packet: what the TUN's MTU is, or will be in a moment.
+    pub fn tun_mtu(&self) -> u16 {
+        self.state().mtu()
+    }
+
+    /// Follows the uplink's MTU, in bytes.
+    pub fn set_uplink_mtu(&self, mtu: u16) {
         let mut state = self.state_mut();
-        if state.underlay.mtu == mtu {
-            return None;
+        if state.underlay.mtu != mtu {
+            state.set_uplink_mtu(mtu);
         }
-        let before = state.mtu();
-        state.set_uplink_mtu(mtu);
-        Some(state.mtu()).filter(|now| *now != before)
     }
 
     /// Bytes of the largest outer packet to the peer at `address`, as far as is known; 0 when there is

@@ -1,7 +1,7 @@
 //! Classic BPF programs for sockets (Documentation/networking/filter.rst).
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use socket2::{SockFilter, Socket};
 
@@ -23,15 +23,7 @@ pub fn one_packet(socket: &Socket, mark: &Mark) -> io::Result<()> {
         (libc::BPF_W, 12, u32::from(mark.source)),
         (libc::BPF_H, mark.id_at, u32::from(mark.id)),
     ];
-    let mut program = Vec::new();
-    for (left, (size, offset, value)) in fields.iter().enumerate() {
-        let to_end = 2 * (fields.len() - left) - 1;
-        program.push(op(libc::BPF_LD | *size | libc::BPF_ABS, *offset));
-        program.push(jump(libc::BPF_JEQ, *value, 0, to_end));
-    }
-    program.push(op(libc::BPF_RET | libc::BPF_K, ALL));
-    program.push(op(libc::BPF_RET | libc::BPF_K, 0));
-    socket.attach_filter(&program)
+    all_equal(socket, &fields)
 }
 
 /// Lets through ICMP "fragmentation needed" that quotes a packet sent by `source`.
@@ -48,6 +40,34 @@ pub fn fragmentation_needed(socket: &Socket, source: Ipv4Addr) -> io::Result<()>
         op(libc::BPF_RET | libc::BPF_K, ALL),
         op(libc::BPF_RET | libc::BPF_K, 0),
     ])
+}
+
+/// Lets through `ICMPv6` "packet too big" that quotes a packet sent by `source`; the socket sees packets
+/// from their ICMP header on.
+pub fn packet_too_big(socket: &Socket, source: Ipv6Addr) -> io::Result<()> {
+    let kind_and_code = u32::from(icmp::PACKET_TOO_BIG) << 8;
+    let octets = source.octets();
+    let (words, _) = octets.as_chunks::<4>();
+    let quoted_source = icmp::LEN as u32 + 8;
+    let fields = [(libc::BPF_H, 0, kind_and_code)].into_iter().chain(
+        (0..)
+            .zip(words)
+            .map(|(place, word)| (libc::BPF_W, quoted_source + 4 * place, u32::from_be_bytes(*word))),
+    );
+    all_equal(socket, &fields.collect::<Vec<_>>())
+}
+
+/// Lets through packets whose fields, of a size at an offset, all have their value.
+fn all_equal(socket: &Socket, fields: &[(u32, u32, u32)]) -> io::Result<()> {
+    let mut program = Vec::new();
+    for (left, (size, offset, value)) in fields.iter().enumerate() {
+        let to_end = 2 * (fields.len() - left) - 1;
+        program.push(op(libc::BPF_LD | *size | libc::BPF_ABS, *offset));
+        program.push(jump(libc::BPF_JEQ, *value, 0, to_end));
+    }
+    program.push(op(libc::BPF_RET | libc::BPF_K, ALL));
+    program.push(op(libc::BPF_RET | libc::BPF_K, 0));
+    socket.attach_filter(&program)
 }
 
 /// A = what is at X + `offset`.

@@ -27,6 +27,8 @@ pub const MAX_V6: usize = ipv6::MIN_MTU as usize;
 pub const UNREACHABLE: u8 = 3;
 /// Code of [`UNREACHABLE`]: fragmentation needed and DF set.
 pub const FRAGMENTATION_NEEDED: u8 = 4;
+/// IPv6 type: packet too big.
+pub const PACKET_TOO_BIG: u8 = 2;
 
 /// TTL and hop limit of an error.
 const TTL: u8 = 64;
@@ -66,7 +68,9 @@ impl Problem {
         match self {
             Self::NoRoute => (1, 0, 0),
             Self::NoHost => (1, 3, 0),
-            Self::TooBig { mtu } => (2, 0, if (mtu as usize) < MAX_V6 { MAX_V6 as u32 } else { mtu as u32 }),
+            Self::TooBig { mtu } => {
+                (PACKET_TOO_BIG, 0, if (mtu as usize) < MAX_V6 { MAX_V6 as u32 } else { mtu as u32 })
+            }
         }
     }
 }

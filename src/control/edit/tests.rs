@@ -137,6 +137,7 @@ fn peer(name: &str, address: &str, subnets: &[&str]) -> NewPeer {
     NewPeer {
         name: name.into(),
         address: address.parse().unwrap(),
+        address6: None,
         subnets: subnets.iter().map(|subnet| (*subnet).into()).collect(),
         vtep_mac: None,
     }
@@ -188,4 +189,49 @@ fn peers_that_cannot_be_are_refused() {
     same.vtep_mac = Some(crate::net::Mac::of_vtep("node-b").to_string());
     assert!(state.add_peer(&same, 0).unwrap_err().text.contains("is that of peer node-b"));
     assert_eq!(state.peer_list().len(), 2);
+}
+
+/// What the TUN's MTU is with peers that are reached over IPv4 alone, and with one over IPv6.
+#[test]
+fn a_peer_has_two_addresses_and_the_mtu_follows() {
+    const CONFIG: &str = r#"
+        [node]
+        name = "node-a"
+        address = "192.0.2.1/24"
+        address6 = "2001:db8::1/64"
+        [local]
+        subnets = ["10.244.1.0/24"]
+        [[pool]]
+        cidr = "10.244.0.0/16"
+        vxlan_mode = "Always"
+    "#;
+    let mut state = State::new(crate::config::parse(CONFIG, "f").unwrap(), 1500).unwrap();
+    assert_eq!(state.mtu(), 1450);
+    let mut both = peer("node-b", "192.0.2.2", &["10.244.2.0/24"]);
+    both.address6 = Some("2001:db8::2".parse().unwrap());
+    state.add_peer(&both, 0).unwrap();
+    assert_eq!(state.mtu(), 1450, "outer headers have its first address");
+    assert_eq!(way(&mut state, "10.244.2.1").unwrap().0, "node-b");
+    let table = state.forwarding().pin();
+    let senders = ["192.0.2.2", "2001:db8::2"].map(|address| table.sender(address.parse().unwrap()));
+    assert!(senders[0].is_some() && senders[0] == senders[1], "{senders:?}");
+    drop(table);
+    assert_eq!(state.peer_list()[0].address6, both.address6);
+
+    state.add_peer(&peer("node-c", "2001:db8::3", &["10.244.3.0/24"]), 0).unwrap();
+    assert_eq!(state.mtu(), 1430);
+    state.delete_peer("node-c").unwrap();
+    assert_eq!(state.mtu(), 1450);
+
+    for (address, address6, part) in [
+        ("192.0.2.9", "2001:db8::2", "address6: 2001:db8::2 is that of peer node-b"),
+        ("192.0.2.9", "2001:db8::1", "address6: 2001:db8::1 is this node's own"),
+        ("192.0.2.9", "ff02::1", "address6: "),
+        ("2001:db8::8", "2001:db8::9", "address6: the address is an IPv6 one already"),
+    ] {
+        let mut new = peer("node-d", address, &[]);
+        new.address6 = Some(address6.parse().unwrap());
+        let refusal = state.add_peer(&new, 0).unwrap_err();
+        assert!(refusal.text.contains(part), "{part}: {refusal}");
+    }
 }
