@@ -11,6 +11,7 @@
 use std::net::IpAddr;
 use std::ops::Range;
 
+use super::resolution::Answers;
 use super::scope::is_special;
 use super::tables::{Forwarding, Origin};
 use crate::capture::{Outer, Point, Seen};
@@ -63,17 +64,23 @@ struct Wrapping {
 #[derive(Debug)]
 pub struct Inbound {
     merge: Merge,
+    answers: Answers,
 }
 
 impl Inbound {
     /// With the given rules of merging.
     pub fn new(rules: Rules) -> Self {
-        Self { merge: Merge::new(rules) }
+        Self { merge: Merge::new(rules), answers: Answers::default() }
     }
 
     /// Follows the TUN's MTU.
     pub fn set_mtu(&mut self, mtu: usize) {
         self.merge.set_mtu(mtu);
+    }
+
+    /// The answers to kernel tunnels that the packets so far have asked for, to be sent to the underlay.
+    pub fn answers(&mut self) -> &mut Answers {
+        &mut self.answers
     }
 
     /// Takes one receive from `arena` and delivers what is finished to `sink`. Counts outer
@@ -127,6 +134,9 @@ impl Inbound {
                         from.rx_bytes.add((candidate.flow.total_len + repeated) as u64);
                     }
                 }
+                Err(reason)
+                    if format == Format::Vxlan
+                        && self.is_question(forwarding, sender, reason, &received, &arena[at - len..at]) => {}
                 Err(reason) => {
                     count(wrapping, 1, len, counters);
                     counters.dropped(reason, 1);
@@ -141,6 +151,26 @@ impl Inbound {
             if at >= end {
                 return;
             }
+        }
+    }
+
+    /// Whether a refused datagram is a kernel tunnel's question, which is answered then.
+    fn is_question(
+        &mut self,
+        forwarding: &Forwarding,
+        sender: Option<Origin>,
+        reason: DropReason,
+        received: &Received,
+        datagram: &[u8],
+    ) -> bool {
+        // ARP; a multicast destination; a link-local source.
+        let may_be =
+            matches!(reason, DropReason::Unsupported | DropReason::NotLocal | DropReason::SpoofedSource);
+        match sender {
+            Some(Origin::Peer(peer)) if may_be => {
+                self.answers.answer(forwarding, peer, received.source, datagram)
+            }
+            _ => false,
         }
     }
 

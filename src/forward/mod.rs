@@ -13,6 +13,7 @@ mod inbound;
 mod outbound;
 mod outbox;
 mod replies;
+mod resolution;
 mod scope;
 mod tables;
 
@@ -22,6 +23,7 @@ pub use inbound::{Format, Inbound, Received, is_uncut, outer};
 pub use outbound::{Outbound, Paths};
 pub use outbox::{Channel, Datagram, Full, Message, Outbox};
 pub use replies::Replies;
+pub use resolution::Answers;
 pub use scope::Scope;
 pub use tables::{Forwarding, MIN_MTU, Origin, OuterIp, Peer, TapLink, TunLink, Underlay};
 

@@ -106,18 +106,18 @@ impl Replies {
 
 /// A token bucket of [`BURST`] tokens, as the time at which it is full again.
 #[derive(Clone, Copy, Debug, Default)]
-struct Bucket {
+pub(super) struct Bucket {
     full_at: Option<Instant>,
 }
 
 impl Bucket {
     /// Whether there is a token, `rate` of which come in each second.
-    fn may(&self, now: Instant, rate: u32) -> bool {
+    pub(super) fn may(&self, now: Instant, rate: u32) -> bool {
         let missing = self.full_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
         missing <= Duration::from_secs(1) / rate * (BURST - 1)
     }
 
-    fn take(&mut self, now: Instant, rate: u32) {
+    pub(super) fn take(&mut self, now: Instant, rate: u32) {
         let from = self.full_at.map_or(now, |at| at.max(now));
         self.full_at = Some(from + Duration::from_secs(1) / rate);
     }

@@ -49,6 +49,8 @@ pub struct Worker {
     scratch: Box<[u8]>,
     index: usize,
     counters: Counters,
+    /// For what is no traffic.
+    uncounted: WorkerCounters,
     /// Which edges may have something: the device first, then the receivers.
     ready: Vec<bool>,
 }
@@ -77,6 +79,7 @@ impl Worker {
             scratch: Deliver::scratch(),
             index,
             counters,
+            uncounted: WorkerCounters::default(),
             ready: vec![true; edges],
         };
         Ok((worker, waker))
@@ -179,7 +182,12 @@ impl Worker {
         } else {
             deliver(&mut self.inbound, receiver, received, tables, sink, counters);
         }
-        Ok(receiver.was_full(received))
+        let more = receiver.was_full(received);
+        if !self.inbound.answers().is_empty() {
+            self.inbound.answers().send(&mut self.outbox);
+            self.sockets.send(&mut self.outbox, &self.arena, &self.uncounted);
+        }
+        Ok(more)
     }
 }
 

@@ -4,11 +4,13 @@
 //! header claims against the bytes there are, once; the accessors of a view that parsed never
 //! panic. A packet comes from a hostile source until its view has parsed.
 
+pub mod arp;
 pub mod checksum;
 pub mod ethernet;
 pub mod icmp;
 pub mod ipv4;
 pub mod ipv6;
+pub mod ndisc;
 pub mod tcp;
 pub mod udp;
 pub mod vnet_hdr;

@@ -205,7 +205,7 @@ fn a_peer_has_two_addresses_and_the_mtu_follows() {
         cidr = "10.244.0.0/16"
         vxlan_mode = "Always"
     "#;
-    let mut state = State::new(crate::config::parse(CONFIG, "f").unwrap(), 1500).unwrap();
+    let mut state = State::new(config::parse(CONFIG, "f").unwrap(), 1500).unwrap();
     assert_eq!(state.mtu(), 1450);
     let mut both = peer("node-b", "192.0.2.2", &["10.244.2.0/24"]);
     both.address6 = Some("2001:db8::2".parse().unwrap());
