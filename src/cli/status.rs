@@ -44,6 +44,7 @@ fn overview(status: &api::Status) -> Table {
     overview.add_row(["node", &status.node]);
     overview.add_row(["daemon", &format!("{version}, up {}", text::duration(status.uptime_seconds))]);
     overview.add_row(["tunnel", &format!("{}, mtu {}{address}", tunnel.device, tunnel.mtu)]);
+    overview.add_row(["vtep mac", &tunnel.vtep_mac]);
     overview.add_row(["backend", &format!("{}, {workers}", status.backend)]);
     for (index, (name, state)) in status.offloads.iter().enumerate() {
         overview.add_row([if index == 0 { "offloads" } else { "" }, &format!("{name} {state}")]);

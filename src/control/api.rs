@@ -70,6 +70,9 @@ pub struct TunnelStatus {
     /// The address on the interface, if it has one.
     #[serde(default)]
     pub address: Option<IpAddr>,
+    /// This node's Ethernet address inside VXLAN packets.
+    #[serde(default)]
+    pub vtep_mac: String,
 }
 
 /// ICMP errors since the start.

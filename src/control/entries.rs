@@ -115,6 +115,7 @@ impl Dataplane for Daemon {
                 device: config.tunnel.device.clone(),
                 mtu: state.mtu(),
                 address: Some(self.address),
+                vtep_mac: state.underlay.vtep_mac.to_string(),
             },
             counters: EdgeCounters::from(&totals),
             drops: Drops::from(&totals),
