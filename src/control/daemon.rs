@@ -166,7 +166,8 @@ async fn run_on(
     let choices =
         Choices { backend: lanes.backend, offloads: lanes.offloads, uplink: lanes.tap_state, address };
     let daemon = Arc::new(Daemon::new(state, counters.clone(), choices));
-    let watch = Watch::new(Host::connect()?, Arc::clone(&daemon), uplink, lanes.tap);
+    let own = config.node.addresses().next().context("this node has no underlay address")?.addr();
+    let watch = Watch::new(Host::connect()?, Arc::clone(&daemon), own, uplink, lanes.tap);
     let watching = tokio::spawn(watch.run());
     let learning = learn_path_mtus(&daemon, ours);
     let following = follow(&daemon, leads, KernelRoutes::new(Host::connect()?, device, sources));

@@ -1,5 +1,5 @@
-//! Watching the ways that depend on the host: the uplink's MTU, first hops for the packet socket, and
-//! the TAP.
+//! Watching the ways that depend on the host: which interface the uplink is, its MTU, first hops for
+//! the packet socket, and the TAP.
 //!
 //! Once a second the uplink and the neighbour table are read and what changed is published. The TAP is tested at
 //! start, and every few seconds once it has carried traffic; the packet path uses it only while the last
@@ -35,6 +35,8 @@ type Neighbours = HashMap<IpAddr, Neighbour>;
 pub struct Watch {
     host: Host,
     daemon: Arc<Daemon>,
+    /// Our underlay address that says which interface the uplink is.
+    own: IpAddr,
     uplink: Uplink,
     tap: Option<TapTest>,
     /// The way to each address of a peer, as of the last slow tick.
@@ -45,10 +47,10 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Watches for `daemon` through `host`.
-    pub fn new(host: Host, daemon: Arc<Daemon>, uplink: Uplink, tap: Option<TapTest>) -> Self {
+    /// Watches for `daemon` through `host`, on which `uplink` has the address `own`.
+    pub fn new(host: Host, daemon: Arc<Daemon>, own: IpAddr, uplink: Uplink, tap: Option<TapTest>) -> Self {
         let tun_mtu = daemon.tun_mtu();
-        Self { host, daemon, uplink, tap, hops: Vec::new(), failures: 0, tun_mtu }
+        Self { host, daemon, own, uplink, tap, hops: Vec::new(), failures: 0, tun_mtu }
     }
 
     /// Watches for ever.
@@ -57,8 +59,9 @@ impl Watch {
         let mut next_slow = start;
         loop {
             self.daemon.reclaim();
+            let moved = self.follow_address().await;
             self.follow_mtu().await;
-            let slow = Instant::now() >= next_slow;
+            let slow = moved || Instant::now() >= next_slow;
             let neighbours = self.host.neighbours(self.uplink.index).await.unwrap_or_default();
             if slow {
                 self.find_hops(&neighbours).await;
@@ -68,7 +71,7 @@ impl Watch {
             // A TAP that failed, or was never tested, is tested at once; one that never carried
             // anything has nothing to lose, and the wire stays quiet.
             let used = self.daemon.tap_frames() > 0;
-            if (slow && used) || self.failures > 0 || !self.daemon.tap_active() {
+            if (slow && (used || moved)) || self.failures > 0 || !self.daemon.tap_active() {
                 self.test_tap(&resolved).await;
             }
             let pause = sleep(if start.elapsed() < EAGER_FOR { EAGER_TICK } else { TICK });
@@ -77,6 +80,22 @@ impl Watch {
                 () = self.daemon.writer.peers_changed() => (start, next_slow) = (Instant::now(), Instant::now()),
             }
         }
+    }
+
+    /// Makes the interface that has our address now the uplink; returns whether that is another than
+    /// before. While none has it, the old one stays.
+    async fn follow_address(&mut self) -> bool {
+        if self.host.has_address(self.uplink.index, self.own).await {
+            return false;
+        }
+        let Ok(uplink) = self.host.uplink_of(self.own).await else { return false };
+        tracing::info!("node address {} is on {} now, it was on {}", self.own, uplink.name, self.uplink.name);
+        self.daemon.move_to(uplink.index);
+        if let Some(tap) = &mut self.tap {
+            tap.set_uplink(uplink.index);
+        }
+        self.uplink = uplink;
+        true
     }
 
     /// Publishes the uplink's MTU and gives the TUN the one that follows from it and the peers. The table

@@ -58,6 +58,7 @@ impl State {
             vxlan_port: config.vxlan.port,
             mtu: uplink_mtu,
             marking: marking(config.tunnel.dscp),
+            moved_to: None,
             tun: tun_link(&config),
             tap: None,
         };
@@ -110,6 +111,16 @@ impl State {
         self.underlay.mtu = mtu;
         self.underlay.tun.mtu = tun_mtu(&self.config, &self.underlay, &self.policy, &self.peers);
         self.peers.iter_mut().for_each(|peer| peer.path_mtu = None);
+        self.publish_peers();
+    }
+
+    /// Follows our address to the interface with index `uplink`. The first hops are those of the old
+    /// one, so none is known.
+    fn move_to(&mut self, uplink: u32) {
+        self.underlay.moved_to = Some(uplink);
+        for peer in &mut self.peers {
+            peer.set_hops(|_| None);
+        }
         self.publish_peers();
     }
 
@@ -365,6 +376,11 @@ impl Daemon {
     /// Sets the link addresses of the first hops towards the peers' addresses.
     pub fn set_hops(&self, hops: &HashMap<IpAddr, Hop>) {
         self.state_mut().set_hops(hops);
+    }
+
+    /// Follows our address to the interface with index `uplink`.
+    pub fn move_to(&self, uplink: u32) {
+        self.state_mut().move_to(uplink);
     }
 
     /// Name of the TUN.

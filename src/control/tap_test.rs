@@ -52,6 +52,11 @@ impl TapTest {
         }
     }
 
+    /// From now on probes have to leave through the interface with index `uplink`.
+    pub fn set_uplink(&mut self, uplink: u32) {
+        self.uplink = uplink;
+    }
+
     /// The TAP as the packet path needs to know it.
     pub fn link(&self) -> TapLink {
         self.link

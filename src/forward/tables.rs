@@ -87,6 +87,8 @@ pub struct Underlay {
     pub mtu: u16,
     /// How outer TOS bytes are made.
     pub marking: Marking,
+    /// Index of the uplink, where our address has moved to another one than it was on at the start.
+    pub moved_to: Option<u32>,
     /// The TUN.
     pub tun: TunLink,
     /// The TAP that takes super-packets, while it works.

@@ -96,6 +96,7 @@ fn policy(mode: Mode) -> Policy {
 /// One end of a wire without link addresses, where the sockets are the only way.
 fn underlay(node: u8, mtu: u16) -> Underlay {
     Underlay {
+        moved_to: None,
         address: Some(address4(node)),
         address6: Some(address6(node)),
         vtep_mac: Mac([2; 6]),

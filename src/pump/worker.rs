@@ -125,6 +125,9 @@ impl Worker {
     /// Reads a batch from the device and sends it off. Returns whether more may wait.
     fn outbound_batch(&mut self, tables: &Forwarding) -> io::Result<bool> {
         let counters = self.counters.worker(self.index);
+        if let Some(uplink) = tables.underlay().moved_to {
+            self.sockets.follow(uplink);
+        }
         let (paths, watched) = (self.sockets.paths(), counters.capture.wants(Point::Device));
         let mut at = 0;
         let mut more = true;

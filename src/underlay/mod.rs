@@ -116,6 +116,12 @@ impl Sockets {
         outbox.clear();
     }
 
+    /// Follows the uplink to the interface with index `uplink`.
+    #[inline]
+    pub fn follow(&mut self, uplink: u32) {
+        self.sender.follow(uplink);
+    }
+
     /// The receiving sockets.
     pub fn receivers(&mut self) -> &mut [Receiver] {
         &mut self.receivers

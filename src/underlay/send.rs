@@ -32,6 +32,8 @@ pub struct Sender {
     raw: Option<Socket>,
     raw6: Option<Socket>,
     packet: Option<Socket>,
+    /// Index of the interface that the packet socket is bound to.
+    uplink: Option<u32>,
     tap: Option<Tap>,
     address: Ipv4Addr,
     address6: Ipv6Addr,
@@ -86,6 +88,7 @@ impl Sender {
             raw: ways.raw,
             raw6: ways.raw6,
             packet: ways.packet,
+            uplink: setup.packet,
             tap: ways.tap,
             address: setup.address.unwrap_or(Ipv4Addr::UNSPECIFIED),
             address6: setup.address6.unwrap_or(Ipv6Addr::UNSPECIFIED),
@@ -117,6 +120,21 @@ impl Sender {
     /// The optional ways still open.
     pub fn paths(&self) -> Paths {
         self.paths
+    }
+
+    /// Has the packet socket follow the uplink to the interface with index `uplink`.
+    #[inline]
+    pub fn follow(&mut self, uplink: u32) {
+        if self.uplink.is_some_and(|bound| bound != uplink) {
+            self.rebind(uplink);
+        }
+    }
+
+    #[cold]
+    fn rebind(&mut self, uplink: u32) {
+        self.uplink = Some(uplink);
+        self.paths.packet =
+            self.packet.as_ref().is_some_and(|socket| sys::bind_to_interface(socket, uplink).is_ok());
     }
 
     /// Sends everything, in order within each channel.

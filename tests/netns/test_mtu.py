@@ -6,6 +6,7 @@ import json
 from fast import MIB, Stream, await_tap
 from lab import ADDRESSES, pod_address, run, wait_until
 from scapy.layers.inet import ICMP, IP, UDP
+from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
 from scapy.packet import Raw
 from shared import SharedLab
 from tunnel import outer
@@ -136,6 +137,62 @@ class PathShrinks(Shrinking):
         for node in ("n1", "n3"):
             with contextlib.suppress(AssertionError):
                 self.lab.ip("R", f"route del 10.244.{node[1:]}.0/24")
+
+
+class PathShrinks6(Shrinking):
+    """P5 over an IPv6 underlay, pods with IPv4."""
+
+    options = {"ipv6": True}
+    multicast_reports = True
+    daemons = ()
+    UNDERLAY = {"n1": "2001:db8::1", "n3": "2001:db8:3::3"}
+
+    @classmethod
+    def prepare(cls):
+        for node in ("R", "n1", "n3"):
+            cls.lab.sysctl(node, {"ipv6/conf/all/forwarding": 1})
+        cls.lab.ip("R", "address add 2001:db8::ff/64 dev eth0 nodad", "address add 2001:db8:3::ff/64 dev eth1 nodad")
+        cls.lab.ip("n1", "address add 2001:db8::1/64 dev eth0 nodad", "route add 2001:db8:3::/64 via 2001:db8::ff")
+        cls.lab.ip("n3", "address add 2001:db8:3::3/64 dev eth0 nodad", "route add 2001:db8::/64 via 2001:db8:3::ff")
+
+    def start_both(self, config):
+        for node, other in (("n1", "n3"), ("n3", "n1")):
+            peers = {other: (self.UNDERLAY[other], [f"10.244.{other[1:]}.0/24"])}
+            self.start(node, own={"address6": f"{self.UNDERLAY[node]}/64"}, peers=peers, **config)
+
+    def test_p5_the_pod_learns_and_the_transfer_goes_on(self):
+        self.addCleanup(self.link_to_n3, 1500)
+        for mode, (config, overhead4) in MODES.items():
+            with self.subTest(mode):
+                overhead = overhead4 + 20
+                self.link_to_n3(1500)
+                self.start_both(config)
+                self.lab.ip("podA", "route flush cache")
+                self.lab.tcp_transfer("podA", "podC", C, MIB)
+                self.assertEqual(self.route_mtu(), 1500 - overhead)
+                self.link_to_n3(1300)
+                self.lab.tcp_transfer("podA", "podC", C, 4 * MIB)
+                self.assertEqual((self.route_mtu(), self.pod_mtu()), (1300 - overhead, 1300 - overhead))
+                self.assertEqual(self.lab.ping("podA", C, "-M", "dont", "-s", "3000"), 3)
+
+    def test_forged_reports_are_ignored(self):
+        self.start_both(MODES["ipip"][0])
+        quoted = IPv6(src=self.UNDERLAY["n1"], dst=self.UNDERLAY["n3"], nh=4) / Raw(b"\x45" + bytes(1400))
+        other = IPv6(src=self.UNDERLAY["n1"], dst="2001:db8:3::4", nh=4) / Raw(b"\x45" + bytes(1400))
+        for what, packet, mtu in (
+            ("less than any link has", quoted, 1279),
+            ("as large as the uplink's", quoted, 1500),
+            ("no peer", other, 1300),
+        ):
+            with self.subTest(what):
+                self.forge(packet, mtu)
+        # Behind all these one that is believed: the others have been judged by then.
+        self.forge(quoted, 1310)
+        wait_until(lambda: self.route_mtu() == 1310 - 40, 3, "the good one")
+
+    def forge(self, quoted, mtu):
+        error = IPv6(src="2001:db8::ff", dst=self.UNDERLAY["n1"]) / ICMPv6PacketTooBig(mtu=mtu) / Raw(bytes(quoted)[:1200])
+        self.lab.send("R", "eth0", self.lab.frame("R", "n1", error))
 
 
 class Reports(Shrinking):

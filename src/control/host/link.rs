@@ -107,6 +107,17 @@ impl Host {
         })
     }
 
+    /// Whether the interface with this index has `address`; yes when the kernel does not say.
+    pub async fn has_address(&self, index: u32, address: IpAddr) -> bool {
+        let filtered = self.handle.address().get().set_link_index_filter(index).set_address_filter(address);
+        let mut stream = std::pin::pin!(filtered.execute());
+        match stream.try_next().await {
+            Ok(found) => found.is_some(),
+            // An interface that is gone has none.
+            Err(error) => errno(&error) != Some(libc::ENODEV),
+        }
+    }
+
     /// The device called `name`; `None` when there is none.
     ///
     /// # Errors
