@@ -64,6 +64,7 @@ fn forwarding(mode: Mode) -> Forwarding {
         vxlan_port: VXLAN_PORT,
         mtu: UPLINK_MTU,
         marking: Marking::fixed(0),
+        moved_to: None,
         tun: TunLink::default(),
         tap: Some(TapLink { mac: TAP, ipip: false }),
     };

@@ -98,6 +98,7 @@ fn build(mode: Mode, ipv6: bool, fast: bool) -> Forwarding {
         vxlan_port: 4789,
         mtu: MTU,
         marking: Marking::fixed(0),
+        moved_to: None,
         tun: TunLink {
             mtu: MTU,
             address: Some(Ipv4Addr::new(10, 244, 1, 0)),

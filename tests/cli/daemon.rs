@@ -49,6 +49,7 @@ impl Dataplane for Fixed {
                 device: "up0".into(),
                 mtu: 1450,
                 address: Some("10.244.1.0".parse().unwrap()),
+                vtep_mac: "66:2f:40:d1:21:2b".into(),
             },
             counters: (&totals).into(),
             drops: Drops::from(&totals),

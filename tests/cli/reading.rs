@@ -15,6 +15,7 @@ fn status_as_text() {
 node      node-a
 daemon    underpass 0.1.0, up 1h 2m
 tunnel    up0, mtu 1450, address 10.244.1.0
+vtep mac  66:2f:40:d1:21:2b
 backend   offload, 2 workers
 offloads  tso active
           uso off: kernel too old
@@ -38,7 +39,7 @@ fn status_as_json() {
         ("/node", json!("node-a")),
         ("/workers", json!(2)),
         ("/backend", json!("offload")),
-        ("/tunnel", json!({"device": "up0", "mtu": 1450, "address": "10.244.1.0"})),
+        ("/tunnel", json!({"device": "up0", "mtu": 1450, "address": "10.244.1.0", "vtep_mac": "66:2f:40:d1:21:2b"})),
         ("/counters/device/rx_packets", json!(1000)),
         ("/counters/device/rx_bytes", json!(1_450_000)),
         ("/counters/device/tx_packets", json!(0)),
