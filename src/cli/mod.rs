@@ -8,6 +8,7 @@ mod check;
 mod client;
 mod drops;
 mod peer;
+mod reload;
 mod route;
 mod routes;
 mod run;
@@ -36,6 +37,7 @@ enum Command {
     Route(route::Route),
     Peer(peer::Peer),
     Drops(drops::Drops),
+    Reload(reload::Reload),
     Capture(capture::Capture),
 }
 
@@ -52,6 +54,7 @@ impl Cli {
             Command::Route(command) => command.execute(),
             Command::Peer(command) => command.execute(),
             Command::Drops(command) => command.execute(),
+            Command::Reload(command) => command.execute(),
             Command::Capture(command) => command.execute(),
         }
     }

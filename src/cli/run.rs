@@ -22,7 +22,7 @@ impl Run {
     pub(super) fn execute(self) -> anyhow::Result<()> {
         start_logging();
         let config = crate::config::load(&self.config)?;
-        crate::control::daemon::run(config)
+        crate::control::daemon::run(config, self.config)
     }
 }
 

@@ -17,6 +17,8 @@ pub const STATUS: &str = "/v1/status";
 pub const ROUTES: &str = "/v1/routes";
 /// Path of the one [`RouteEntry`] for `?address=`.
 pub const ROUTE_GET: &str = "/v1/routes/get";
+/// Path that a reload of the configuration file is asked for at.
+pub const RELOAD: &str = "/v1/reload";
 /// Path of the list of all peers; a name behind it is one of them.
 pub const PEERS: &str = "/v1/peers";
 /// Path of [`Drops`].
@@ -181,6 +183,15 @@ pub struct NewPeer {
     /// The inner destination address of VXLAN frames to it; by default made of the name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vtep_mac: Option<String>,
+}
+
+/// What there is after a reload.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Reloaded {
+    /// Known peers.
+    pub peers: usize,
+    /// Routes in the forwarding table.
+    pub routes: usize,
 }
 
 /// `POST /v1/routes` in JSON: changes that are made together or not at all.

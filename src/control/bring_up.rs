@@ -36,6 +36,8 @@ pub struct Lanes {
     pub workers_reason: String,
     /// Each offload by name: `active`, or `off: ` and why.
     pub offloads: Vec<(&'static str, String)>,
+    /// Whether there are raw sockets, for IP-in-IP and direct.
+    pub raw: bool,
     /// Whether received TCP segments are merged.
     pub merge_tcp: bool,
     /// Whether received UDP datagrams are merged.
@@ -99,6 +101,7 @@ pub async fn lanes(host: &Host, config: &Config, facts: &Facts, uplink: &Uplink)
         backend_reason,
         workers_reason,
         offloads,
+        raw: setup.raw,
         merge_tcp: gro,
         merge_udp,
         tap: tap.test,

@@ -4,6 +4,7 @@
 //! is taken back, in reverse order, whatever ended the run.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,55 +19,62 @@ use super::kernel_routes::{self, KernelRoutes};
 use super::leads::Leads;
 use super::path_mtu::{Ours, PathMtu};
 use super::paths::Watch;
+use super::reload::foreign_pools;
 use super::state::{Choices, Daemon, State, tun_addresses};
 use super::{ControlSocket, metrics_http, server, sys};
 use crate::config::Config;
 use crate::metrics::Counters;
 use crate::metrics::render::Exporter;
-use crate::net::{Mode, Prefix};
+use crate::net::Mode;
 use crate::offload::merge::Rules;
 use crate::pump::Pump;
 
 /// How long clients may hold up the end.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
-/// Runs the daemon until SIGTERM or SIGINT.
+/// Runs the daemon with `config`, which `file` holds, until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// What cannot work on this host, in words; or the failure that ended the run.
-pub fn run(config: Config) -> anyhow::Result<()> {
+pub fn run(config: Config, file: PathBuf) -> anyhow::Result<()> {
     sys::map_large();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the control plane")?;
-    runtime.block_on(live(config))
+    runtime.block_on(live(config, file))
 }
 
-/// The signals that ask for an end.
+/// The signals that ask for an end, and the one that asks for a reload.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
     fn catch() -> anyhow::Result<Self> {
         let catch = |kind| signal(kind).context("cannot catch signals");
-        Ok(Self { terminate: catch(SignalKind::terminate())?, interrupt: catch(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: catch(SignalKind::terminate())?,
+            interrupt: catch(SignalKind::interrupt())?,
+            hangup: catch(SignalKind::hangup())?,
+        })
     }
 }
 
-async fn live(config: Config) -> anyhow::Result<()> {
+async fn live(config: Config, file: PathBuf) -> anyhow::Result<()> {
     // From here on a signal no longer kills us half-way through a start: it waits for its end.
     let mut signals = Signals::catch()?;
     let mut host = Host::connect()?;
     let (uplink, uplink_mtu) = find_uplink(&host, &config).await?;
-    let state = State::new(config.clone(), uplink_mtu)?;
+    let mut state = State::new(config.clone(), uplink_mtu)?;
     let facts = preflight(&host, &config, &state, &uplink).await?;
     let socket = ControlSocket::bind(&config.control.socket)?;
     let lanes = bring_up::lanes(&host, &config, &facts, &uplink).await?;
+    state.set_raw_sockets(lanes.raw);
     say_choices(&config, &state, &uplink, &lanes);
-    let result = run_on(&mut host, &config, state, lanes, socket, uplink, &mut signals).await;
+    let result = run_on(&mut host, (&config, file), state, lanes, socket, uplink, &mut signals).await;
     // The devices are closed by now; this removes what a persistent one would keep.
     if let Err(error) = host.teardown().await {
         tracing::warn!("clean-up is incomplete: {error}");
@@ -138,7 +146,7 @@ fn learn_path_mtus(daemon: &Arc<Daemon>, ours: Vec<Ours>) -> Vec<JoinHandle<()>>
 /// From a working set of edges to the end of the run.
 async fn run_on(
     host: &mut Host,
-    config: &Config,
+    (config, file): (&Config, PathBuf),
     mut state: State,
     lanes: Lanes,
     socket: ControlSocket,
@@ -165,7 +173,7 @@ async fn run_on(
     let failures = pump.failures();
     let choices =
         Choices { backend: lanes.backend, offloads: lanes.offloads, uplink: lanes.tap_state, address };
-    let daemon = Arc::new(Daemon::new(state, counters.clone(), choices));
+    let daemon = Arc::new(Daemon::new(state, counters.clone(), choices, file));
     let own = config.node.addresses().next().context("this node has no underlay address")?.addr();
     let watch = Watch::new(Host::connect()?, Arc::clone(&daemon), own, uplink, lanes.tap);
     let watching = tokio::spawn(watch.run());
@@ -180,7 +188,7 @@ async fn run_on(
     let result = match services {
         Ok(services) => {
             tracing::info!("ready; control socket {}", config.control.socket.display());
-            let result = wait(failures, signals).await;
+            let result = wait(failures, signals, &daemon).await;
             drop(stop);
             let _ = tokio::time::timeout(LAST_ANSWERS, futures_util::future::join_all(services)).await;
             result
@@ -236,13 +244,6 @@ fn follow(daemon: &Arc<Daemon>, leads: Leads, routes: KernelRoutes) -> JoinHandl
     tokio::spawn(routes.follow(changes, Arc::clone(daemon)))
 }
 
-/// The pools that hold pods of other nodes. One that is all ours stays with the kernel's own routes
-/// to our pods.
-fn foreign_pools(config: &Config) -> Vec<Prefix> {
-    let ours = |cidr: &Prefix| config.local_subnets.iter().any(|subnet| subnet.covers(*cidr));
-    config.pools.iter().map(|pool| pool.cidr).filter(|cidr| !ours(cidr)).collect()
-}
-
 /// Starts the API and the metrics endpoint.
 async fn services(
     config: &Config,
@@ -272,19 +273,27 @@ async fn until(mut stopped: watch::Receiver<()>) {
     while stopped.changed().await.is_ok() {}
 }
 
-/// Waits for a signal to end, or for a worker that ended by itself.
+/// Waits for a signal to end, following the configuration file at each SIGHUP, or for a worker that ended by itself.
 async fn wait(
     failures: crossbeam::channel::Receiver<crate::pump::Failure>,
     signals: &mut Signals,
+    daemon: &Daemon,
 ) -> anyhow::Result<()> {
-    let failed = tokio::task::spawn_blocking(move || failures.recv());
-    tokio::select! {
-        _ = signals.terminate.recv() => tracing::info!("SIGTERM: stopping"),
-        _ = signals.interrupt.recv() => tracing::info!("SIGINT: stopping"),
-        failure = failed => match failure {
-            Ok(Ok(failure)) => return Err(failure.into()),
-            _ => bail!("all workers stopped"),
-        },
+    let mut failed = tokio::task::spawn_blocking(move || failures.recv());
+    loop {
+        tokio::select! {
+            _ = signals.terminate.recv() => tracing::info!("SIGTERM: stopping"),
+            _ = signals.interrupt.recv() => tracing::info!("SIGINT: stopping"),
+            _ = signals.hangup.recv() => {
+                // What speaks against it is in the log.
+                let _ = daemon.reload();
+                continue;
+            }
+            failure = &mut failed => match failure {
+                Ok(Ok(failure)) => return Err(failure.into()),
+                _ => bail!("all workers stopped"),
+            },
+        }
+        return Ok(());
     }
-    Ok(())
 }

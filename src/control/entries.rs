@@ -169,6 +169,10 @@ impl Dataplane for Daemon {
         self.change_peers(|state, _| state.delete_peer(name), |state, id| state.roster.release(id))
     }
 
+    fn reload(&self) -> Result<u64, Refusal> {
+        Self::reload(self)
+    }
+
     fn capture(&self) -> Option<(Arc<Hub>, u16)> {
         Some((Arc::clone(self.counters.capture()?), self.state().underlay.vxlan_port))
     }

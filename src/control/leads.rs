@@ -76,6 +76,18 @@ impl Leads {
         steps
     }
 
+    /// Works everything out anew for other pools.
+    pub fn follow_pools(&mut self, pools: Vec<Prefix>, rib: &Rib) -> Steps {
+        let before = self.all();
+        self.pools = pools;
+        self.renew(rib);
+        let now = self.all();
+        Steps {
+            add: now.difference(&before).copied().collect(),
+            remove: before.difference(&now).copied().collect(),
+        }
+    }
+
     fn in_pool(&self, prefix: Prefix) -> bool {
         self.pools.iter().any(|pool| pool.covers(prefix))
     }
@@ -186,6 +198,20 @@ mod tests {
 
     fn routes(pools: &[&str], subnets: &[&str]) -> Vec<Prefix> {
         started(&prefixes(pools), &prefixes(subnets))
+    }
+
+    #[test]
+    fn pools_come_and_go() {
+        let mut rib = Rib::default();
+        for subnet in ["10.244.2.0/24", "10.9.0.0/16"] {
+            add(&mut rib, prefix(subnet));
+        }
+        let mut leads = Leads::new(vec![prefix("10.244.0.0/16")]);
+        leads.renew(&rib);
+        let steps = leads.follow_pools(prefixes(&["10.8.0.0/15"]), &rib);
+        assert_eq!(steps.add, prefixes(&["10.8.0.0/15", "10.244.2.0/24"]));
+        assert_eq!(steps.remove, prefixes(&["10.9.0.0/16", "10.244.0.0/16"]));
+        assert_eq!(leads.follow_pools(prefixes(&["10.8.0.0/15"]), &rib), Steps::default());
     }
 
     #[test]

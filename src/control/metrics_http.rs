@@ -70,7 +70,8 @@ mod tests {
         assert!(bind(address).await.unwrap_err().to_string().contains(&address.to_string()));
         let counters = Counters::new(1);
         counters.worker(0).device.rx_packets.add(9);
-        let exporter = Exporter::new(counters, || Now { routes: 4, peers: 3, offloads: vec![] });
+        let exporter =
+            Exporter::new(counters, || Now { routes: 4, peers: 3, offloads: vec![], reloaded: true });
         let (stop, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(serve(listener, exporter, async { _ = stopped.await }));
 

@@ -25,6 +25,7 @@ mod paths;
 mod peers;
 mod progress;
 pub mod refusal;
+mod reload;
 mod roster;
 pub mod server;
 pub mod socket;

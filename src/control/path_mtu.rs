@@ -139,7 +139,7 @@ mod tests {
         let state = State::new(crate::config::parse(CONFIG, "f").unwrap(), 1500).unwrap();
         let choices =
             Choices { backend: "", offloads: Vec::new(), uplink: String::new(), address: US.into() };
-        let daemon = Arc::new(Daemon::new(state, Counters::new(1), choices));
+        let daemon = Arc::new(Daemon::new(state, Counters::new(1), choices, "f".into()));
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         PathMtu { socket, daemon, ours, deadlines: HashMap::new() }
     }

@@ -14,7 +14,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get};
+use axum::routing::{delete, get, post};
 use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use tokio::net::UnixListener;
@@ -67,6 +67,11 @@ pub trait Dataplane: Send + Sync + 'static {
     /// # Errors
     /// When there is no such node.
     fn delete_peer(&self, name: &str) -> Result<u64, Refusal>;
+    /// Reads the configuration file again and follows it.
+    ///
+    /// # Errors
+    /// Everything that speaks against it; nothing has changed then.
+    fn reload(&self) -> Result<u64, Refusal>;
     /// Completes when packets see the change of this generation.
     fn settled(&self, generation: u64) -> impl Future<Output = Result<(), Refusal>> + Send;
     /// Where packets can be captured and the UDP port of VXLAN; `None` where there are none.
@@ -139,6 +144,7 @@ pub fn router<D: Dataplane>(dataplane: Arc<D>) -> Router {
         .route(api::ROUTE_GET, get(route_get::<D>))
         .route(api::PEERS, peers)
         .route(&format!("{}/{{name}}", api::PEERS), delete(changes::delete_peer::<D>))
+        .route(api::RELOAD, post(changes::reload::<D>))
         .route(api::DROPS, get(drops::<D>))
         .route(api::CAPTURE, get(capture::<D>))
         .fallback(not_found)

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
@@ -30,6 +32,10 @@ pub struct State {
     pub(super) peers_changed: bool,
     pub(super) rib: Rib,
     pub(super) underlay: Underlay,
+    /// Whether there are raw sockets, for IP-in-IP and direct.
+    pub(super) raw_sockets: bool,
+    /// The pools that the kernel's routes have to follow at the next publication.
+    pub(super) new_pools: Option<Vec<Prefix>>,
     /// The number of workers, each with counters of its own for every peer.
     pub(super) workers: usize,
     compiler: Compiler,
@@ -62,7 +68,7 @@ impl State {
             tun: tun_link(&config),
             tap: None,
         };
-        let peers: Vec<Peer> = config.peers.iter().filter_map(|p| peer(p, &config.node)).collect();
+        let peers: Vec<Peer> = config.peers.iter().filter_map(|p| peer(p, &config.node, 0)).collect();
         underlay.tun.mtu = tun_mtu(&config, &underlay, &policy, &peers);
         let mut rib = Rib::default();
         source::file::load(
@@ -70,10 +76,7 @@ impl State {
             &config.local_subnets,
             config.peers.iter().map(|peer| &peer.subnets[..]),
         )?;
-        let mut compiler = Compiler::new(Scope {
-            allow_nested: config.tunnel.allow_nested,
-            external_nodes: config.node.external_nodes.clone(),
-        });
+        let mut compiler = Compiler::new(scope(&config));
         let inputs = Inputs { underlay, peers: &peers, policy: &policy, rib: &rib };
         let forwarding = Arc::new(Published::new(compiler.compile(inputs)?));
         Ok(Self {
@@ -84,11 +87,23 @@ impl State {
             peers_changed: false,
             rib,
             underlay,
+            raw_sockets: true,
+            new_pools: None,
             workers: 0,
             compiler,
             pending: Pending::default(),
             forwarding,
         })
+    }
+
+    /// Whether there are raw sockets.
+    pub fn set_raw_sockets(&mut self, there: bool) {
+        self.raw_sockets = there;
+    }
+
+    /// Changes the exceptions from what may cross.
+    pub(super) fn set_scope(&mut self, scope: Scope) {
+        self.compiler.set_scope(scope);
     }
 
     /// Gives every peer counters for so many workers.
@@ -214,7 +229,12 @@ impl State {
     }
 }
 
-fn marking(dscp: Dscp) -> Marking {
+/// What may cross beside pod traffic of peers.
+pub(super) fn scope(config: &Config) -> Scope {
+    Scope { allow_nested: config.tunnel.allow_nested, external_nodes: config.node.external_nodes.clone() }
+}
+
+pub(super) fn marking(dscp: Dscp) -> Marking {
     match dscp {
         Dscp::Inherit => Marking::INHERIT,
         Dscp::Fixed(dscp) => Marking::fixed(dscp),
@@ -265,10 +285,11 @@ fn automatic_mtu(underlay: &Underlay, policy: &Policy, peers: &[Peer]) -> u16 {
     paths.min().unwrap_or(underlay.mtu)
 }
 
-fn peer(peer: &config::Peer, node: &config::Node) -> Option<Peer> {
+/// A peer as this node reaches it, with counters for so many workers.
+pub(super) fn peer(peer: &config::Peer, node: &config::Node, workers: usize) -> Option<Peer> {
     let mut addresses = peer.addresses(node);
     Some(Peer {
-        counters: PeerCounters::new(0),
+        counters: PeerCounters::new(workers),
         name: peer.name.clone(),
         address: addresses.next()?,
         vtep_mac: peer.vtep_mac,
@@ -304,6 +325,9 @@ pub struct Daemon {
     offloads: Vec<(&'static str, String)>,
     uplink: Mutex<String>,
     pub(super) address: IpAddr,
+    pub(super) config_file: PathBuf,
+    /// Whether the last reload was made; so is a start.
+    pub(super) reloaded: AtomicBool,
 }
 
 /// What was chosen at start.
@@ -319,8 +343,8 @@ pub struct Choices {
 }
 
 impl Daemon {
-    /// A daemon that starts now.
-    pub fn new(state: State, counters: Counters, choices: Choices) -> Self {
+    /// A daemon that starts now, with the configuration in `config_file`.
+    pub fn new(state: State, counters: Counters, choices: Choices, config_file: PathBuf) -> Self {
         Self {
             state: RwLock::new(state),
             writer: Writer::default(),
@@ -330,6 +354,8 @@ impl Daemon {
             offloads: choices.offloads,
             uplink: Mutex::new(choices.uplink),
             address: choices.address,
+            config_file,
+            reloaded: AtomicBool::new(true),
         }
     }
 
@@ -347,7 +373,8 @@ impl Daemon {
         let active = |state: &str| state.starts_with("active");
         let offloads = self.offloads().into_iter().map(|(name, state)| (name, active(&state))).collect();
         let state = self.state();
-        Now { routes: state.rib.len(), peers: state.roster.len(), offloads }
+        let reloaded = self.reloaded.load(Relaxed);
+        Now { routes: state.rib.len(), peers: state.roster.len(), offloads, reloaded }
     }
 
     /// Underlay addresses of all peers.

@@ -178,7 +178,10 @@ impl Daemon {
         let steps = kernel.as_mut().map(|kernel| match &state.pending {
             Pending::Nothing => Steps::default(),
             Pending::Some(changed) => kernel.leads.update(&state.rib, changed),
-            Pending::Everything => kernel.leads.renew(&state.rib),
+            Pending::Everything => match state.new_pools.take() {
+                Some(pools) => kernel.leads.follow_pools(pools, &state.rib),
+                None => kernel.leads.renew(&state.rib),
+            },
         });
         let refused = state.publish().err().map(|full| full.to_string());
         if let Some(reason) = &refused {

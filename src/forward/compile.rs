@@ -37,6 +37,11 @@ impl Compiler {
         Self { scope: Arc::new(scope), ..Self::default() }
     }
 
+    /// Changes the exceptions from what may cross; the next tables have them.
+    pub fn set_scope(&mut self, scope: Scope) {
+        self.scope = Arc::new(scope);
+    }
+
     /// Compiles everything anew.
     ///
     /// # Errors

@@ -58,6 +58,16 @@ impl Peer {
         changed
     }
 
+    /// Takes over what was counted for the same node before, and what was learned about its addresses
+    /// where it kept them.
+    pub fn take_over(&mut self, before: &Self) {
+        self.counters = before.counters.clone();
+        let second = |peer: &Self| peer.second.map(|(address, _)| address);
+        if (self.address, second(self)) == (before.address, second(before)) {
+            (self.hop, self.second, self.path_mtu) = (before.hop, before.second, before.path_mtu);
+        }
+    }
+
     /// Makes this the empty place of a node that went: nothing comes from the unspecified address.
     pub fn retire(&mut self) {
         self.address = Ipv4Addr::UNSPECIFIED.into();

@@ -25,6 +25,8 @@ pub struct Now {
     pub peers: usize,
     /// Each offload by name, and whether it is active.
     pub offloads: Vec<(String, bool)>,
+    /// Whether the running configuration is what the file said when it was last to be read.
+    pub reloaded: bool,
 }
 
 /// Everything a scrape shows.
@@ -78,14 +80,16 @@ impl<F: Fn() -> Now + Send + Sync + 'static> Collector for Snapshot<F> {
         for (outcome, value) in [("sent", sent), ("suppressed", suppressed)] {
             ConstCounter::new(value).encode(errors.encode_family(&[("outcome", outcome)])?)?;
         }
-        let Now { routes, peers, offloads } = (self.now)();
+        let Now { routes, peers, offloads, reloaded } = (self.now)();
         let active = "Whether an offload is in use";
         active_offloads(
             encoder.encode_descriptor("offload_active", active, None, MetricType::Gauge)?,
             &offloads,
         )?;
         gauge(&mut encoder, "routes", "Routes in the forwarding table", routes)?;
-        gauge(&mut encoder, "peers", "Known peers", peers)
+        gauge(&mut encoder, "peers", "Known peers", peers)?;
+        let help = "Whether the configuration file could be followed when it was last to be read";
+        gauge(&mut encoder, "config_last_reload_successful", help, usize::from(reloaded))
     }
 }
 
@@ -166,7 +170,7 @@ mod tests {
         counters.worker(0).icmp_sent.add(5);
         counters.worker(1).icmp_suppressed.add(7);
         let offloads = vec![("tso".to_owned(), true), ("udp_gso".to_owned(), false)];
-        let now = Now { routes: 4, peers: 3, offloads };
+        let now = Now { routes: 4, peers: 3, offloads, reloaded: false };
         let exporter = Exporter::new(counters.clone(), move || now.clone());
         let text = exporter.render().unwrap();
         for line in [

@@ -3,7 +3,7 @@
 use std::fs::Permissions;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -98,6 +98,10 @@ impl Dataplane for Fixed {
         Err(Refusal::new(Kind::Busy, "fixed"))
     }
 
+    fn reload(&self) -> Result<u64, Refusal> {
+        Err(Refusal::new(Kind::Busy, "fixed"))
+    }
+
     async fn settled(&self, _generation: u64) -> Result<(), Refusal> {
         Ok(())
     }
@@ -126,7 +130,7 @@ fn fixed_routes() -> Vec<RouteEntry> {
 }
 
 /// Two peers, whose addresses no traffic ever reaches: there are no workers.
-const CONFIG: &str = r#"
+pub const CONFIG: &str = r#"
 [node]
 name = "node-a"
 address = "192.0.2.1/24"
@@ -145,12 +149,18 @@ address = "198.51.100.3"
 subnets = []
 "#;
 
-/// A daemon's own state, without host and workers.
-fn real() -> state::Daemon {
+/// A daemon's own state, without host and workers; its configuration file is in `dir`.
+fn real(dir: &Path) -> state::Daemon {
+    let file = dir.join("test.toml");
+    std::fs::write(&file, CONFIG).unwrap();
     let state = State::new(underpass::config::parse(CONFIG, "test.toml").unwrap(), 1500).unwrap();
     let address = "10.244.1.0".parse().unwrap();
     let choices = Choices { backend: "plain", offloads: Vec::new(), uplink: String::new(), address };
-    state::Daemon::new(state, Counters::new(1), choices)
+    state::Daemon::new(state, Counters::new(1), choices, file)
+}
+
+fn directory() -> TempDir {
+    tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir().unwrap()
 }
 
 /// The control server on a thread of its own, until dropped.
@@ -164,18 +174,22 @@ pub struct Daemon {
 impl Daemon {
     /// With fixed answers.
     pub fn start() -> Self {
-        Self::over(Arc::new(Fixed), std::future::pending())
+        Self::over(directory(), Arc::new(Fixed), std::future::pending())
     }
 
     /// With a state that can be changed.
     pub fn with_state() -> Self {
-        let daemon = Arc::new(real());
+        let dir = directory();
+        let daemon = Arc::new(real(dir.path()));
         let writer = Arc::clone(&daemon);
-        Self::over(daemon, async move { writer.write().await })
+        Self::over(dir, daemon, async move { writer.write().await })
     }
 
-    fn over<D: Dataplane>(dataplane: Arc<D>, writer: impl Future<Output = ()> + Send + 'static) -> Self {
-        let dir = tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir().unwrap();
+    fn over<D: Dataplane>(
+        dir: TempDir,
+        dataplane: Arc<D>,
+        writer: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
         let socket = dir.path().join("underpass.sock");
         let bound = ControlSocket::bind(&socket).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();

@@ -39,7 +39,10 @@ fn status_as_json() {
         ("/node", json!("node-a")),
         ("/workers", json!(2)),
         ("/backend", json!("offload")),
-        ("/tunnel", json!({"device": "up0", "mtu": 1450, "address": "10.244.1.0", "vtep_mac": "66:2f:40:d1:21:2b"})),
+        (
+            "/tunnel",
+            json!({"device": "up0", "mtu": 1450, "address": "10.244.1.0", "vtep_mac": "66:2f:40:d1:21:2b"}),
+        ),
         ("/counters/device/rx_packets", json!(1000)),
         ("/counters/device/rx_bytes", json!(1_450_000)),
         ("/counters/device/tx_packets", json!(0)),

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use assert_cmd::cargo::cargo_bin;
 use serde_json::json;
 
-use super::daemon::Daemon;
+use super::daemon::{CONFIG, Daemon};
 use super::finish;
 
 impl Daemon {
@@ -161,4 +161,42 @@ fn a_file_that_cannot_be_read_is_named() {
     assert_eq!(stderr, "underpass: cannot read /nonexistent: No such file or directory (os error 2)\n");
     let stderr = daemon.refused(&["route", "replace", "--file", "/"]);
     assert_eq!(stderr, "underpass: cannot read /: Is a directory (os error 21)\n");
+}
+
+#[test]
+fn the_configuration_file_is_followed_or_refused_as_a_whole() {
+    let daemon = Daemon::with_state();
+    let file = daemon.dir.path().join("test.toml");
+    let mode = |daemon: &Daemon| daemon.ask_json(&["route", "get", "10.244.2.1"])["mode"].clone();
+    assert_eq!(mode(&daemon), "direct");
+    fs::write(&file, CONFIG.replace("CrossSubnet", "Always")).unwrap();
+    assert_eq!(daemon.ask(&["reload"]), "reloaded: 2 peers, 2 routes\n");
+    assert_eq!(mode(&daemon), "ipip");
+    let name = file.display();
+    for (text, errors) in [
+        (CONFIG.replace("cidr", "cidre"), vec![format!("{name}:6:1: "), "nothing has changed".into()]),
+        (
+            CONFIG
+                .replace("node-a", "node-z")
+                .replace("CrossSubnet", "Sometimes")
+                .replace("198.51.100.3", "here"),
+            vec!["2 errors, nothing has changed".into(), format!("{name}:7:13: "), format!("{name}:16:11: ")],
+        ),
+        (
+            CONFIG.replace("node-a", "node-z"),
+            vec!["`name` under [node] has changed, which takes a restart".into()],
+        ),
+    ] {
+        fs::write(&file, text).unwrap();
+        let stderr = daemon.refused(&["reload"]);
+        for error in errors {
+            assert!(stderr.contains(&error), "{error}: {stderr}");
+        }
+        assert_eq!(mode(&daemon), "ipip");
+    }
+    fs::remove_file(&file).unwrap();
+    assert!(daemon.refused(&["reload"]).contains("cannot read the configuration file"));
+    fs::write(&file, CONFIG).unwrap();
+    assert_eq!(daemon.ask_json(&["reload"]), json!({"peers": 2, "routes": 2}));
+    assert_eq!(mode(&daemon), "direct");
 }

@@ -10,7 +10,7 @@ use axum::http::HeaderMap;
 use serde::Deserialize;
 
 use super::{Api, Dataplane, body, query_of};
-use crate::control::api::{NewPeer, PeerStatus, RouteChanges, RoutesChanged};
+use crate::control::api::{NewPeer, PeerStatus, Reloaded, RouteChanges, RoutesChanged};
 use crate::control::progress::Progress;
 use crate::control::refusal::{Kind, Refusal};
 use crate::source::batch::{Batch, Places, TooManySets};
@@ -119,6 +119,20 @@ pub async fn add_peer<D: Dataplane>(
         api.dataplane.settled(generation).await?;
     }
     Ok(Json(api.dataplane.peers().into_iter().find(|known| known.name == peer.name)))
+}
+
+/// `POST /v1/reload`
+pub async fn reload<D: Dataplane>(
+    State(api): State<Arc<Api<D>>>,
+    query: Result<Query<Wait>, QueryRejection>,
+) -> Result<Json<Reloaded>, Refusal> {
+    let Wait { wait } = query_of(query, WAIT)?;
+    let generation = api.dataplane.reload()?;
+    if wait {
+        api.dataplane.settled(generation).await?;
+    }
+    let status = api.dataplane.status();
+    Ok(Json(Reloaded { peers: status.peers.len(), routes: status.routes }))
 }
 
 /// `DELETE /v1/peers/NAME`

@@ -92,6 +92,10 @@ impl Dataplane for OneRoute {
         if name == "node-b" { Ok(7) } else { Err(Refusal::new(Kind::Missing, name)) }
     }
 
+    fn reload(&self) -> Result<u64, Refusal> {
+        Ok(7)
+    }
+
     fn capture(&self) -> Option<(Arc<Hub>, u16)> {
         Some((Arc::clone(self.counters.capture()?), 4789))
     }

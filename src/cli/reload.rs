@@ -1,0 +1,38 @@
+//! `underpass reload`: have the daemon follow its configuration file.
+
+use clap::Args;
+use http_body_util::Empty;
+use hyper::Method;
+use hyper::body::Bytes;
+
+use super::client::ClientArgs;
+use super::text;
+use crate::control::api::{self, Reloaded};
+
+/// Have the daemon read its configuration file again
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Pools, peers, `mtu`, `dscp`, `allow_nested` and `external_nodes` can change; everything else takes a
+restart, and a file that changes it is refused as a whole. So is one with an error. Returns when packets
+see the change. SIGHUP does the same; its outcome is in the log.
+
+Examples:
+  underpass check /etc/underpass/config.toml && underpass reload"
+)]
+pub(super) struct Reload {
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+impl Reload {
+    pub(super) fn execute(self) -> anyhow::Result<()> {
+        let target = format!("{}?wait=true", api::RELOAD);
+        let reloaded: Reloaded =
+            self.client.client().change(Method::POST, &target, "", Empty::<Bytes>::new())?;
+        self.client.print(&reloaded, |reloaded| {
+            let (peers, routes) =
+                (text::plural(reloaded.peers, "peer"), text::plural(reloaded.routes, "route"));
+            format!("reloaded: {peers}, {routes}\n")
+        })
+    }
+}
