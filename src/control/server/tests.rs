@@ -442,6 +442,7 @@ async fn changes_are_read_in_every_form() {
         ),
         ("DELETE", "/v1/routes?prefix=10.8.0.0/24", "", "", json!({"added": 0, "deleted": 1, "routes": 1})),
         ("DELETE", "/v1/peers/node-b", "", "", json!({"deleted": "node-b"})),
+        ("POST", "/v1/reload", "", "", json!({"peers": 0, "routes": 1})),
     ] {
         assert_eq!(
             server.send(method, target, kind, body).await,
