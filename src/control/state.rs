@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
+use super::chores::{Chores, Led};
 use super::edit::Pending;
 use super::roster::Roster;
 use super::writer::Writer;
@@ -33,6 +34,13 @@ pub struct State {
     /// The number of workers, each with counters of its own for every peer.
     pub(super) workers: usize,
     compiler: Compiler,
+    /// What the TUN's MTU is meant to be, and what it is where the daemon may not set it.
+    wanted_mtu: u16,
+    held_mtu: Option<u16>,
+    /// Whether there are raw sockets, for IP-in-IP and direct.
+    has_raw: bool,
+    /// Where the kernel sends packets, where the daemon may not change that.
+    pub(super) led: Option<Led>,
     /// Prefixes whose routes changed since the last publication.
     pub(super) pending: Pending,
     forwarding: Arc<Published<Forwarding>>,
@@ -62,8 +70,9 @@ impl State {
             tun: tun_link(&config),
             tap: None,
         };
-        let peers: Vec<Peer> = config.peers.iter().filter_map(|p| peer(p, &config.node)).collect();
-        underlay.tun.mtu = tun_mtu(&config, &underlay, &policy, &peers);
+        let peers: Vec<Peer> = config.peers.iter().filter_map(|p| peer(p, &config)).collect();
+        let wanted_mtu = tun_mtu(&config, &underlay, &policy, &peers);
+        underlay.tun.mtu = wanted_mtu;
         let mut rib = Rib::default();
         source::file::load(
             &mut rib,
@@ -86,6 +95,10 @@ impl State {
             underlay,
             workers: 0,
             compiler,
+            wanted_mtu,
+            held_mtu: None,
+            has_raw: true,
+            led: None,
             pending: Pending::default(),
             forwarding,
         })
@@ -105,11 +118,43 @@ impl State {
         self.underlay.tun.mtu
     }
 
+    /// Refuses routes that would need raw sockets, from now on.
+    pub fn forgo_raw(&mut self) {
+        self.has_raw = false;
+    }
+
+    /// Whether this node can send packets for `prefix` by way of `next_hops`.
+    pub(super) fn sendable(
+        &self,
+        prefix: Prefix,
+        next_hops: impl Iterator<Item = IpAddr>,
+    ) -> Result<(), String> {
+        let mut modes = next_hops.map(|next_hop| self.policy.decide(prefix, next_hop).mode);
+        match modes.find(|mode| *mode != Mode::Vxlan && !self.has_raw) {
+            Some(mode) => Err(format!(
+                "packets for {prefix} would travel by {mode}, which needs CAP_NET_RAW; without it only \
+                 pools with `vxlan_mode = \"Always\"` work"
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// What [`State::mtu`] is meant to be.
+    pub fn wanted_mtu(&self) -> u16 {
+        self.wanted_mtu
+    }
+
+    /// Takes the TUN's MTU as it is, because it cannot be set. Returns whether it is another than before.
+    pub fn hold_mtu(&mut self, mtu: u16) -> bool {
+        self.held_mtu = Some(mtu);
+        std::mem::replace(&mut self.underlay.tun.mtu, mtu) != mtu
+    }
+
     /// Follows the uplink's MTU. What was learned about paths is forgotten: it may have been about
     /// this very link.
     fn set_uplink_mtu(&mut self, mtu: u16) {
         self.underlay.mtu = mtu;
-        self.underlay.tun.mtu = tun_mtu(&self.config, &self.underlay, &self.policy, &self.peers);
+        self.follow_mtu();
         self.peers.iter_mut().for_each(|peer| peer.path_mtu = None);
         self.publish_peers();
     }
@@ -126,8 +171,14 @@ impl State {
 
     /// Follows who is known: the largest overhead in use may be another now.
     pub(super) fn follow_peers(&mut self) {
-        self.underlay.tun.mtu = tun_mtu(&self.config, &self.underlay, &self.policy, &self.peers);
+        self.follow_mtu();
         self.peers_changed = true;
+    }
+
+    /// Works out the TUN's MTU anew.
+    fn follow_mtu(&mut self) {
+        self.wanted_mtu = tun_mtu(&self.config, &self.underlay, &self.policy, &self.peers);
+        self.underlay.tun.mtu = self.held_mtu.unwrap_or(self.wanted_mtu);
     }
 
     /// Lowers the MTU of the path to the peer at `address` to `mtu` bytes of outer packet; `false`
@@ -265,12 +316,13 @@ fn automatic_mtu(underlay: &Underlay, policy: &Policy, peers: &[Peer]) -> u16 {
     paths.min().unwrap_or(underlay.mtu)
 }
 
-fn peer(peer: &config::Peer, node: &config::Node) -> Option<Peer> {
-    let mut addresses = peer.addresses(node);
+fn peer(peer: &config::Peer, config: &Config) -> Option<Peer> {
+    let mut addresses = peer.addresses(&config.node);
     Some(Peer {
         counters: PeerCounters::new(0),
         name: peer.name.clone(),
         address: addresses.next()?,
+        port: peer.port.unwrap_or(config.vxlan.port),
         vtep_mac: peer.vtep_mac,
         hop: None,
         path_mtu: None,
@@ -298,6 +350,7 @@ fn roster(config: &Config, peers: &[Peer]) -> Roster {
 pub struct Daemon {
     state: RwLock<State>,
     pub(super) writer: Writer,
+    pub(super) chores: Chores,
     pub(super) counters: Counters,
     pub(super) started: Instant,
     pub(super) backend: &'static str,
@@ -324,6 +377,7 @@ impl Daemon {
         Self {
             state: RwLock::new(state),
             writer: Writer::default(),
+            chores: Chores::default(),
             counters,
             started: Instant::now(),
             backend: choices.backend,
@@ -388,9 +442,9 @@ impl Daemon {
         self.state().config.tunnel.device.clone()
     }
 
-    /// Bytes of the largest inner packet: what the TUN's MTU is, or will be in a moment.
+    /// Bytes that the TUN's MTU is meant to be: it is, or will be in a moment, or somebody else sets it.
     pub fn tun_mtu(&self) -> u16 {
-        self.state().mtu()
+        self.state().wanted_mtu
     }
 
     /// Follows the uplink's MTU, in bytes.
@@ -398,6 +452,14 @@ impl Daemon {
         let mut state = self.state_mut();
         if state.underlay.mtu != mtu {
             state.set_uplink_mtu(mtu);
+        }
+    }
+
+    /// Follows the TUN's MTU, which somebody else sets.
+    pub fn hold_mtu(&self, mtu: u16) {
+        let mut state = self.state_mut();
+        if state.hold_mtu(mtu) {
+            state.publish_peers();
         }
     }
 
@@ -412,6 +474,12 @@ impl Daemon {
     /// Lowers the MTU of the path to the peer at `address`; `false` when that changes nothing.
     pub fn lower_path_mtu(&self, address: IpAddr, mtu: u16) -> bool {
         self.state_mut().lower_path_mtu(address, mtu)
+    }
+
+    /// UDP port of VXLAN at the peer with `address`.
+    pub fn port_of(&self, address: IpAddr) -> Option<u16> {
+        let state = self.state();
+        state.peers.iter().find(|peer| peer.address == address).map(|peer| peer.port)
     }
 
     /// Forgets what was learned about the path to the peer at `address`; `false` when that was nothing.
