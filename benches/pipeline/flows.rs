@@ -50,6 +50,7 @@ fn forwarding(mode: Mode) -> Forwarding {
     let peers = [Peer {
         name,
         address: OTHER_NODE.into(),
+        port: VXLAN_PORT,
         vtep_mac,
         hop,
         second: None,

@@ -18,7 +18,7 @@ pub fn capture_filter(data: &[u8]) {
             let opposite: Filter = format!("not ({text})").parse().unwrap_or_else(|_| filter.clone());
             for len in [packet.len(), packet.len() / 2] {
                 let head = &packet[..len];
-                let (this, other) = (filter.matches(head, 4789), opposite.matches(head, 4789));
+                let (this, other) = (filter.matches(head, &[4789]), opposite.matches(head, &[4789]));
                 assert!(this != other || opposite == filter, "neither {text:?} nor its opposite holds");
             }
         }

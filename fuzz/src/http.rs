@@ -117,8 +117,12 @@ impl Dataplane for Fixed {
         if name == "node-b" { Ok(1) } else { Err(Refusal::new(Kind::Missing, name)) }
     }
 
-    fn capture(&self) -> Option<(Arc<Hub>, u16)> {
-        Some((Arc::clone(&self.0), 4789))
+    fn reload(&self) -> Result<u64, Refusal> {
+        Err(Refusal::new(Kind::Busy, "fuzzed"))
+    }
+
+    fn capture(&self) -> Option<(Arc<Hub>, Vec<u16>)> {
+        Some((Arc::clone(&self.0), vec![4789]))
     }
 
     async fn settled(&self, _generation: u64) -> Result<(), Refusal> {

@@ -68,6 +68,7 @@ fn build(mode: Mode, ipv6: bool, fast: bool) -> Forwarding {
     let peers = [2, 3].map(|number| Peer {
         name: format!("node-{number}").parse().expect("a name"),
         address: address(number, ipv6),
+        port: 4789,
         vtep_mac: mac(number),
         hop,
         second: Some((address(number, !ipv6), hop)),

@@ -62,12 +62,13 @@ impl std::str::FromStr for Filter {
 }
 
 impl Filter {
-    /// Whether a packet that begins with `head` is wanted; `head` may end anywhere.
-    pub fn matches(&self, head: &[u8], vxlan_port: u16) -> bool {
+    /// Whether a packet that begins with `head` is wanted; `head` may end anywhere. UDP to one of
+    /// `vxlan_ports` is VXLAN.
+    pub fn matches(&self, head: &[u8], vxlan_ports: &[u16]) -> bool {
         let mut headers = [None; MOST_HEADERS];
         let mut rest = head;
         for header in &mut headers {
-            let Some((found, inner)) = Header::read(rest, vxlan_port) else { break };
+            let Some((found, inner)) = Header::read(rest, vxlan_ports) else { break };
             *header = Some(found);
             rest = inner;
         }
@@ -105,7 +106,7 @@ struct Header {
 
 impl Header {
     /// The header at the start of `bytes`, and what is inside it if it is a tunnel's.
-    fn read(bytes: &[u8], vxlan_port: u16) -> Option<(Self, &[u8])> {
+    fn read<'a>(bytes: &'a [u8], vxlan_ports: &[u16]) -> Option<(Self, &'a [u8])> {
         let (addresses, protocol, rest) = match bytes.first()? >> 4 {
             4 => {
                 let header: &[u8; ipv4::LEN] = bytes.first_chunk()?;
@@ -130,7 +131,7 @@ impl Header {
         let ports = has_ports.then(|| [be16(rest, 0), be16(rest, 2)]);
         let inner = match protocol {
             protocol::IPIP | protocol::IPV6 => rest,
-            protocol::UDP if ports.is_some_and(|[_, to]| to == vxlan_port) => {
+            protocol::UDP if ports.is_some_and(|[_, to]| vxlan_ports.contains(&to)) => {
                 rest.get(udp::LEN + vxlan::LEN + ethernet::LEN..).unwrap_or_default()
             }
             _ => &[],
@@ -251,7 +252,7 @@ mod tests {
     use crate::wire::testing::{Spec, Transport};
 
     fn matches(filter: &str, packet: &[u8]) -> bool {
-        filter.parse::<Filter>().unwrap_or_else(|error| panic!("{error}")).matches(packet, 4789)
+        filter.parse::<Filter>().unwrap_or_else(|error| panic!("{error}")).matches(packet, &[4789])
     }
 
     #[test]

@@ -83,8 +83,8 @@ pub struct Wanted {
     pub filter: Option<Filter>,
     /// Bytes of each packet that are kept, at most 65535.
     pub snaplen: usize,
-    /// UDP port of VXLAN, behind which the filter looks.
-    pub vxlan_port: u16,
+    /// UDP ports of VXLAN, behind which the filter looks.
+    pub vxlan_ports: Vec<u16>,
 }
 
 /// One copied packet.
@@ -104,7 +104,7 @@ pub struct Record {
 #[derive(Debug)]
 struct Session {
     filter: Option<Filter>,
-    vxlan_port: u16,
+    vxlan_ports: Vec<u16>,
     snaplen: usize,
     free: ArrayQueue<Record>,
     full: ArrayQueue<Record>,
@@ -141,7 +141,7 @@ impl Hub {
         if let Some(filter) = &session.filter {
             let mut head = [0; HEAD];
             let len = gather(parts.clone(), &mut head);
-            if !filter.matches(&head[..len], session.vxlan_port) {
+            if !filter.matches(&head[..len], &session.vxlan_ports) {
                 return;
             }
         }
@@ -170,7 +170,7 @@ impl Hub {
         let packets = (MEMORY / snaplen).clamp(*PACKETS.start(), *PACKETS.end());
         let session = Arc::new(Session {
             filter: wanted.filter,
-            vxlan_port: wanted.vxlan_port,
+            vxlan_ports: wanted.vxlan_ports,
             snaplen,
             free: ArrayQueue::new(packets),
             full: ArrayQueue::new(packets),

@@ -6,7 +6,7 @@ use super::{Hub, Point, Seen, Wanted, pcapng};
 use crate::net::DropReason;
 
 fn wanted(points: &[Point], snaplen: usize) -> Wanted {
-    Wanted { points: points.to_vec(), filter: None, snaplen, vxlan_port: 4789 }
+    Wanted { points: points.to_vec(), filter: None, snaplen, vxlan_ports: vec![4789] }
 }
 
 fn seen(point: Point) -> Seen {

@@ -1,6 +1,7 @@
 //! `underpass peer`: who is known, and making nodes known at run time.
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU16;
 
 use clap::{Args, Subcommand};
 use comfy_table::Table;
@@ -52,6 +53,9 @@ Examples:
         /// A subnet of its pods; may be given several times
         #[arg(long = "subnet", value_name = "PREFIX")]
         subnets: Vec<String>,
+        /// UDP port of VXLAN there; by default this node's
+        #[arg(long)]
+        port: Option<NonZeroU16>,
         /// Ethernet address inside VXLAN packets to it; by default made of its name
         #[arg(long, value_name = "MAC")]
         vtep_mac: Option<String>,
@@ -78,8 +82,8 @@ impl Peer {
                 let peers: Vec<PeerStatus> = client.get(api::PEERS)?;
                 client.print(&peers, |peers| text::lines(&list(peers)))
             }
-            PeerCommand::Add { name, address, address6, subnets, vtep_mac, client } => {
-                let peer = NewPeer { name: name.to_string(), address, address6, subnets, vtep_mac };
+            PeerCommand::Add { name, address, address6, subnets, port, vtep_mac, client } => {
+                let peer = NewPeer { name: name.to_string(), address, address6, subnets, port, vtep_mac };
                 let body = Full::<Bytes>::from(serde_json::to_vec(&peer)?);
                 let target = format!("{}?wait=true", api::PEERS);
                 let added: PeerStatus =

@@ -179,6 +179,8 @@ pub struct Peer {
     pub address: IpAddr,
     /// `address6`: a second underlay address, where `address` is IPv4.
     pub address6: Option<Ipv6Addr>,
+    /// `port`: UDP port of VXLAN at the peer; `None`: the same as here.
+    pub port: Option<u16>,
     /// `subnets`: the peer's pod subnets.
     pub subnets: Vec<Prefix>,
     /// `vtep_mac`; by default Calico's rule over the name.

@@ -68,6 +68,7 @@ pub(super) struct Peer {
     pub(super) name: Option<At<NodeName>>,
     pub(super) address: Option<At<IpAddr>>,
     pub(super) address6: Option<At<Option<Ipv6Addr>>>,
+    port: Option<At<Option<u16>>>,
     pub(super) subnets: List<Prefix>,
     pub(super) vtep_mac: Option<At<Option<Mac>>>,
 }
@@ -224,6 +225,7 @@ impl Peer {
             name: table.value(log, "name", parsed),
             address: table.value(log, "address", value::peer_address),
             address6: table.value_or(log, "address6", None, value::peer_address6),
+            port: table.value_or(log, "port", None, |v| integer_in(v, 1, u16::MAX).map(Some)),
             subnets: table.list(log, "subnets", value::pod_prefix),
             vtep_mac: table.value_or(log, "vtep_mac", None, |v| parsed(v).map(Some)),
         }
@@ -246,6 +248,7 @@ impl Peer {
             name: self.name?.value,
             address: self.address?.value,
             address6: self.address6?.value,
+            port: self.port?.value,
             subnets: self.subnets.build()?,
         })
     }

@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU16;
 
 use serde::{Deserialize, Serialize};
 
+use super::host::Chore;
 use crate::metrics::{EdgeTotals, PeerTotals, Totals};
 use crate::net::{DropReason, Mode};
 
@@ -56,10 +58,28 @@ pub struct Status {
     /// ICMP errors to the senders of dropped packets, which no other counter has.
     #[serde(default)]
     pub icmp_errors: IcmpErrors,
+    /// What is left to an administrator.
+    #[serde(default)]
+    pub missing: Vec<Missing>,
     /// Number of routes in the forwarding table.
     pub routes: usize,
     /// The other nodes, those of the configuration first.
     pub peers: Vec<PeerStatus>,
+}
+
+/// Something that the daemon may not do itself.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Missing {
+    /// What does not work for as long as it is not done.
+    pub what: String,
+    /// The command that does it.
+    pub command: String,
+}
+
+impl From<Chore> for Missing {
+    fn from(Chore { what, command }: Chore) -> Self {
+        Self { what, command }
+    }
 }
 
 /// The TUN device.
@@ -130,6 +150,9 @@ pub struct PeerStatus {
     /// Its second one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address6: Option<Ipv6Addr>,
+    /// UDP port of VXLAN there.
+    #[serde(default)]
+    pub port: u16,
     /// Its pod subnets.
     #[serde(default)]
     pub subnets: Vec<String>,
@@ -180,6 +203,9 @@ pub struct NewPeer {
     /// Its pod subnets, which become control routes.
     #[serde(default)]
     pub subnets: Vec<String>,
+    /// UDP port of VXLAN there; by default this node's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<NonZeroU16>,
     /// The inner destination address of VXLAN frames to it; by default made of the name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vtep_mac: Option<String>,

@@ -20,7 +20,6 @@ pub const TX_QUEUE_LEN: u32 = 10_000;
 const MAX_AUTO_WORKERS: u16 = 8;
 /// Descriptors beside the workers' own: control socket, clients, netlink, logs.
 const OTHER_DESCRIPTORS: u64 = 128;
-const CAP_NET_RAW: u32 = 13;
 /// Why nothing chooses a queue.
 const ONE_QUEUE: &str = "off: one queue";
 
@@ -36,8 +35,6 @@ pub struct Lanes {
     pub workers_reason: String,
     /// Each offload by name: `active`, or `off: ` and why.
     pub offloads: Vec<(&'static str, String)>,
-    /// Whether there are raw sockets, for IP-in-IP and direct.
-    pub raw: bool,
     /// Whether received TCP segments are merged.
     pub merge_tcp: bool,
     /// Whether received UDP datagrams are merged.
@@ -68,7 +65,7 @@ pub async fn lanes(host: &Host, config: &Config, facts: &Facts, uplink: &Uplink)
         zero_checksum6: config.vxlan.udp6_zero_checksum,
         vxlan_port: config.vxlan.port,
         workers: queues.devices.len() as u16,
-        raw: has_net_raw(facts),
+        raw: facts.has_net_raw(),
         udp_gso: choose("udp_gso", switches.udp_gso, supported.udp_gso)?,
         udp_gro: choose("udp_gro", switches.udp_gro, supported.udp_gro)?,
         packet: choose("packet_socket", switches.packet_socket, supported.packet)?.then_some(uplink.index),
@@ -101,7 +98,6 @@ pub async fn lanes(host: &Host, config: &Config, facts: &Facts, uplink: &Uplink)
         backend_reason,
         workers_reason,
         offloads,
-        raw: setup.raw,
         merge_tcp: gro,
         merge_udp,
         tap: tap.test,
@@ -117,10 +113,6 @@ fn choose(name: &str, switch: Switch, supported: bool) -> anyhow::Result<bool> {
         );
     }
     Ok(switch != Switch::Off && supported)
-}
-
-fn has_net_raw(facts: &Facts) -> bool {
-    facts.capabilities >> CAP_NET_RAW & 1 == 1
 }
 
 /// The TAP for super-packets.
@@ -177,8 +169,7 @@ async fn open_tap(
                 Ok(_) => "off: not tested yet".to_owned(),
                 Err(error) => format!("off: not tested yet; never for ipip, eBPF is not available: {error}"),
             };
-            let underlay = (source, config.vxlan.port);
-            let test = queues.pop().map(|tap| TapTest::new(tap, mac, push.ok(), uplink.index, underlay));
+            let test = queues.pop().map(|tap| TapTest::new(tap, mac, push.ok(), uplink.index, source));
             Ok(TapQueues { queues, test, state })
         }
         Err(error) if wanted == config::Uplink::Tap => Err(error.context("uplink is \"tap\"")),

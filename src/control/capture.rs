@@ -38,7 +38,7 @@ impl Query {
     ///
     /// # Errors
     /// What is wrong with it, for the client.
-    pub fn wanted(&self, vxlan_port: u16) -> Result<Wanted, String> {
+    pub fn wanted(&self, vxlan_ports: Vec<u16>) -> Result<Wanted, String> {
         let names = self.point.as_deref().into_iter().flat_map(|names| names.split(','));
         let filter = self.filter.as_deref().map(str::parse::<Filter>).transpose();
         Ok(Wanted {
@@ -49,7 +49,7 @@ impl Query {
                 Some(snaplen) => usize::from(snaplen),
                 None => SNAPLEN,
             },
-            vxlan_port,
+            vxlan_ports,
         })
     }
 

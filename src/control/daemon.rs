@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::bring_up::{self, Lanes};
+use super::chores;
 use super::host::{self, Facts, Host, Needs, TunRoute, Uplink};
 use super::kernel_routes::{self, KernelRoutes};
 use super::leads::Leads;
@@ -28,6 +29,7 @@ use crate::metrics::render::Exporter;
 use crate::net::Mode;
 use crate::offload::merge::Rules;
 use crate::pump::Pump;
+use crate::underlay::RECEIVE_BUFFER;
 
 /// How long clients may hold up the end.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
@@ -72,8 +74,13 @@ async fn live(config: Config, file: PathBuf) -> anyhow::Result<()> {
     let facts = preflight(&host, &config, &state, &uplink).await?;
     let socket = ControlSocket::bind(&config.control.socket)?;
     let lanes = bring_up::lanes(&host, &config, &facts, &uplink).await?;
-    state.set_raw_sockets(lanes.raw);
     say_choices(&config, &state, &uplink, &lanes);
+    if !facts.has_net_admin() {
+        host.expect_denials();
+    }
+    if !facts.has_net_raw() {
+        state.forgo_raw();
+    }
     let result = run_on(&mut host, (&config, file), state, lanes, socket, uplink, &mut signals).await;
     // The devices are closed by now; this removes what a persistent one would keep.
     if let Err(error) = host.teardown().await {
@@ -134,6 +141,13 @@ fn say_choices(config: &Config, state: &State, uplink: &Uplink, lanes: &Lanes) {
         tracing::info!("offload {name}: {state}");
     }
     tracing::info!("uplink tap: {}", lanes.tap_state);
+    let buffer = lanes.lanes.first().map_or(RECEIVE_BUFFER, |lane| lane.sockets.receive_buffer());
+    if buffer < RECEIVE_BUFFER {
+        tracing::info!(
+            "receive buffers of {buffer} bytes, bursts may be lost: the kernel allows no more without CAP_NET_ADMIN; \
+             `sysctl -w net.core.rmem_max={RECEIVE_BUFFER}` before the start does"
+        );
+    }
 }
 
 /// Listens to the routers of the underlay about each kind of packet of ours.
@@ -158,15 +172,17 @@ async fn run_on(
     let mut leads = Leads::new(foreign_pools(config));
     leads.renew(&state.rib);
     let (device, sources) = configure_kernel(host, config, &state, address, &leads).await?;
+    if host.was_denied() {
+        state.hold_mtu(chores::given_mtu(host, &state).await?);
+    }
     let counters = Counters::new(lanes.lanes.len());
     state.set_workers(lanes.lanes.len());
     let rules = Rules { tcp: lanes.merge_tcp, udp: lanes.merge_udp, mtu: usize::from(state.mtu()) };
     let source_ports = lanes.lanes.first().map_or(&[][..], |lane| lane.sockets.source_ports()).to_vec();
-    let ours = config.node.addresses().map(|address| Ours {
-        address: address.addr(),
-        vxlan_port: config.vxlan.port,
-        source_ports: source_ports.clone(),
-    });
+    let ours = config
+        .node
+        .addresses()
+        .map(|address| Ours { address: address.addr(), source_ports: source_ports.clone() });
     let ours = ours.collect();
     let pump =
         Pump::start(lanes.lanes, rules, state.forwarding(), &counters).context("cannot start workers")?;
@@ -174,11 +190,15 @@ async fn run_on(
     let choices =
         Choices { backend: lanes.backend, offloads: lanes.offloads, uplink: lanes.tap_state, address };
     let daemon = Arc::new(Daemon::new(state, counters.clone(), choices, file));
+    if host.was_denied() {
+        daemon.leave_chores(Host::connect()?, device, sources.clone());
+    }
     let own = config.node.addresses().next().context("this node has no underlay address")?.addr();
     let watch = Watch::new(Host::connect()?, Arc::clone(&daemon), own, uplink, lanes.tap);
     let watching = tokio::spawn(watch.run());
     let learning = learn_path_mtus(&daemon, ours);
     let following = follow(&daemon, leads, KernelRoutes::new(Host::connect()?, device, sources));
+    let chores = tokio::spawn(Arc::clone(&daemon).watch_chores());
     let writing = tokio::spawn({
         let daemon = Arc::clone(&daemon);
         async move { daemon.write().await }
@@ -197,6 +217,7 @@ async fn run_on(
     };
     writing.abort();
     following.abort();
+    chores.abort();
     // Routes go first, so that the kernel hands over nothing new; then the workers drain. The watch
     // holds the program that pushes outer headers on the TAP, so it outlives whoever writes there:
     // without it inner packets would leave bare.

@@ -97,7 +97,7 @@ impl State {
             let twice = before.filter(|before| before.prefix == change.prefix);
             let verdict = match twice {
                 Some(first) => Err((Kind::Malformed, twice_given(batch, first, change.prefix))),
-                None => self.judge_one(source, &change),
+                None => self.judge_one(source, &change, &nodes),
             };
             if let Err((why, reason)) = verdict {
                 kind = Some(if kind.is_none_or(|kind| kind == why) { why } else { Kind::Conflict });
@@ -129,13 +129,25 @@ impl State {
         all
     }
 
-    fn judge_one(&self, source: Source, change: &Change) -> Result<(), (Kind, String)> {
+    fn judge_one(
+        &self,
+        source: Source,
+        change: &Change,
+        nodes: &[Vec<PeerId>],
+    ) -> Result<(), (Kind, String)> {
         let prefix = change.prefix;
         match change.to {
             None if self.rib.get(prefix, source).is_some() => Ok(()),
             None => Err((Kind::Missing, self.no_such_route(prefix, source))),
             Some(to) => {
                 self.claimable(prefix).map_err(|reason| (Kind::Conflict, reason))?;
+                if self.rib.get(prefix, source).is_none() {
+                    self.reachable(prefix).map_err(|reason| (Kind::Conflict, reason))?;
+                }
+                let peers = nodes.get(usize::from(to.nodes)).into_iter().flatten();
+                let peers = peers.filter_map(|id| self.peers.get(usize::from(id.0)));
+                let next_hops = peers.map(|peer| peer.next_hop(prefix.is_ipv4()).0);
+                self.sendable(prefix, next_hops).map_err(|reason| (Kind::Conflict, reason))?;
                 let least = if prefix.is_ipv4() { MIN_MTU } else { ipv6::MIN_MTU };
                 match to.mtu.filter(|mtu| *mtu < least) {
                     Some(mtu) => Err((

@@ -1,11 +1,12 @@
 //! What the API shows of the state, and the edits it takes.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::api::{
-    CandidateRoute, Drops, EdgeCounters, NewPeer, NextHop, PeerStatus, RouteEntry, RouteMode, RoutesChanged,
-    Status, TunnelStatus,
+    CandidateRoute, Drops, EdgeCounters, Missing, NewPeer, NextHop, PeerStatus, RouteEntry, RouteMode,
+    RoutesChanged, Status, TunnelStatus,
 };
 use super::edit::Changed;
 use super::refusal::Refusal;
@@ -120,6 +121,7 @@ impl Dataplane for Daemon {
             counters: EdgeCounters::from(&totals),
             drops: Drops::from(&totals),
             icmp_errors: self.counters.icmp_errors().into(),
+            missing: self.chores.open().into_iter().map(Missing::from).collect(),
             routes: state.rib.len(),
             peers: state.peer_list(),
         }
@@ -149,6 +151,10 @@ impl Dataplane for Daemon {
         })
     }
 
+    async fn observe(&self) {
+        self.observe_kernel().await;
+    }
+
     fn edit_routes(&self, batch: &mut Batch) -> Result<(RoutesChanged, u64), Refusal> {
         self.changed(|state, now| state.edit(Source::Control, batch, now))
     }
@@ -173,8 +179,11 @@ impl Dataplane for Daemon {
         Self::reload(self)
     }
 
-    fn capture(&self) -> Option<(Arc<Hub>, u16)> {
-        Some((Arc::clone(self.counters.capture()?), self.state().underlay.vxlan_port))
+    fn capture(&self) -> Option<(Arc<Hub>, Vec<u16>)> {
+        let state = self.state();
+        let peers = state.peers.iter().filter(|peer| !peer.is_gone()).map(|peer| peer.port);
+        let ports: BTreeSet<u16> = peers.chain([state.underlay.vxlan_port]).collect();
+        Some((Arc::clone(self.counters.capture()?), ports.into_iter().collect()))
     }
 
     async fn settled(&self, generation: u64) -> Result<(), Refusal> {

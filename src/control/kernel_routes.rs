@@ -34,6 +34,9 @@ impl KernelRoutes {
     pub async fn follow(mut self, mut steps: UnboundedReceiver<(u64, Steps)>, daemon: Arc<Daemon>) {
         while let Some((generation, steps)) = steps.recv().await {
             self.apply(&steps).await;
+            if self.host.was_denied() {
+                daemon.chores.look_again();
+            }
             daemon.set_led(generation);
         }
     }

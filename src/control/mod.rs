@@ -2,7 +2,8 @@
 //!
 //! `daemon` brings everything up and down in order; `host` is the kernel's side (links, routes,
 //! what must hold before start); `state` owns the routes (`edit`) and peers (`peers`, `roster`),
-//! `writer` publishes forwarding tables made of them, `leads` says which kernel routes they need;
+//! `writer` publishes forwarding tables made of them, `leads` says which kernel routes they need,
+//! `chores` which of them, and what else, is left to an administrator;
 //! `paths` watches the host for MTUs and first hops and tests the TAP (`tap_test`); `path_mtu` listens
 //! to routers. `socket`
 //! makes the socket file, `http` accepts and polices connections (`progress`), `server` answers the
@@ -12,6 +13,7 @@
 pub mod api;
 mod bring_up;
 mod capture;
+mod chores;
 pub mod daemon;
 mod edit;
 mod entries;

@@ -82,6 +82,7 @@ impl PathMtu {
         // Whether it would change anything is the cheaper question.
         if report.mtu < self.daemon.outer_mtu(peer)
             && self.daemon.peers_by(report.mode).contains(&peer)
+            && report.port.is_none_or(|port| self.daemon.port_of(peer) == Some(port))
             && self.daemon.lower_path_mtu(peer, report.mtu)
         {
             tracing::info!("path to {peer}: outer packets of {} bytes at most, says a router", report.mtu);
@@ -136,12 +137,27 @@ mod tests {
     "#;
 
     async fn listener(ours: Ours) -> PathMtu {
-        let state = State::new(crate::config::parse(CONFIG, "f").unwrap(), 1500).unwrap();
+        listener_with(CONFIG, ours).await
+    }
+
+    async fn listener_with(config: &str, ours: Ours) -> PathMtu {
+        let state = State::new(crate::config::parse(config, "f").unwrap(), 1500).unwrap();
         let choices =
             Choices { backend: "", offloads: Vec::new(), uplink: String::new(), address: US.into() };
         let daemon = Arc::new(Daemon::new(state, Counters::new(1), choices, "f".into()));
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         PathMtu { socket, daemon, ours, deadlines: HashMap::new() }
+    }
+
+    #[tokio::test]
+    async fn a_report_must_quote_the_peers_own_port() {
+        let config = CONFIG.replace("ipip_mode", "vxlan_mode") + "port = 8472";
+        let config = config.replace("198.51.100.3", "2001:db8:3::4").replace("2001:db8:3::3", "198.51.100.3");
+        let mut listener = listener_with(&config, ours()).await;
+        for (port, known) in [(4789, 1500), (8472, 1300)] {
+            listener.learn(&too_big(1300, &outer(Some((49160, port)))[..60]), Instant::now());
+            assert_eq!(listener.daemon.outer_mtu(PEER.into()), known, "{port}");
+        }
     }
 
     #[tokio::test]

@@ -156,7 +156,8 @@ impl Watch {
             let peers = self.daemon.peers_by(mode);
             let peer = resolved.iter().find(|peer| peer.is_ipv4() && peers.contains(peer));
             let Some(IpAddr::V4(peer)) = peer else { continue };
-            outcome = Some(tap.run(mode, *peer).await);
+            let port = self.daemon.port_of((*peer).into()).unwrap_or_default();
+            outcome = Some(tap.run(mode, (*peer, port)).await);
             if outcome.as_ref().is_some_and(Result::is_err) {
                 break;
             }

@@ -4,6 +4,7 @@
 //! whose headers it does not have.
 
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 
 use ipnet::Ipv4Net;
 
@@ -41,7 +42,9 @@ impl State {
         others.iter().for_each(|address| self.roster.add_address(id, *address));
         let second = others.first().map(|address| (*address, None));
         let counters = PeerCounters::new(self.workers);
-        let peer = Peer { name, address: *address, vtep_mac, hop: None, second, path_mtu: None, counters };
+        let port = new.port.map_or(self.config.vxlan.port, NonZeroU16::get);
+        let address = *address;
+        let peer = Peer { name, address, port, vtep_mac, hop: None, second, path_mtu: None, counters };
         match self.peers.get_mut(usize::from(id.0)) {
             Some(place) => *place = peer,
             None => self.peers.push(peer),
@@ -96,6 +99,7 @@ impl State {
                     IpAddr::V6(address) => Some(address),
                     IpAddr::V4(_) => None,
                 }),
+                port: peer.port,
                 subnets: self.roster.subnets(PeerId(place as u16)).iter().map(Prefix::to_string).collect(),
                 vtep_mac: peer.vtep_mac.to_string(),
                 counters: peer.counters.totals().into(),
@@ -202,6 +206,9 @@ impl State {
 
     fn new_subnet(&self, prefix: Prefix, addresses: &[IpAddr], before: &[Prefix]) -> Result<Prefix, String> {
         self.claimable(prefix)?;
+        self.reachable(prefix)?;
+        let own_family = addresses.iter().find(|address| address.is_ipv4() == prefix.is_ipv4());
+        self.sendable(prefix, own_family.or(addresses.first()).into_iter().copied())?;
         if before.contains(&prefix) {
             return Err(format!("{prefix} is given twice; remove one"));
         }

@@ -36,7 +36,10 @@ impl Daemon {
             config.and_then(|config| self.change_peers(|state, now| state.reload(config, now), release));
         self.reloaded.store(done.is_ok(), Relaxed);
         match &done {
-            Ok(_) => tracing::info!("{file}: reloaded"),
+            Ok(_) => {
+                tracing::info!("{file}: reloaded");
+                self.chores.look_again();
+            }
             Err(refusal) => {
                 tracing::error!("{file}: not reloaded, the running configuration stays: {refusal}");
                 refusal.culprits.iter().for_each(|culprit| tracing::error!("{culprit}"));
@@ -78,7 +81,7 @@ impl State {
 
     /// A mode that needs sockets which are not there.
     fn judge_modes(&self, new: &Config, policy: &Policy, culprits: &mut Culprits) {
-        if self.raw_sockets {
+        if self.has_raw {
             return;
         }
         for peer in &new.peers {
@@ -150,7 +153,7 @@ impl State {
         let mut ids = Vec::new();
         for (configured, id) in new.peers.iter().zip(known) {
             let (Some(mut now), Some(id)) =
-                (peer(configured, &new.node, self.workers), id.or_else(|| self.roster.next()))
+                (peer(configured, new, self.workers), id.or_else(|| self.roster.next()))
             else {
                 continue;
             };

@@ -1,6 +1,7 @@
 //! The control API: HTTP/JSON on a Unix socket, so that `curl --unix-socket` works too.
 //!
-//! Everything here answers from memory. What it answers comes from a [`Dataplane`].
+//! Everything here answers from memory, but that an edit may have to look at the kernel first. What it
+//! answers comes from a [`Dataplane`].
 
 mod body;
 mod changes;
@@ -45,6 +46,10 @@ pub trait Dataplane: Send + Sync + 'static {
     fn route_lines(&self, page: Page) -> (String, Option<Prefix>);
     /// The route a packet to `address` takes; `None` when it would be dropped as `no_route`.
     fn route_get(&self, address: IpAddr) -> Option<RouteEntry>;
+    /// Looks at what the next edit is judged by, where that is not in memory.
+    fn observe(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
     /// Makes all changes of `batch` to the control routes.
     ///
     /// # Errors
@@ -74,8 +79,8 @@ pub trait Dataplane: Send + Sync + 'static {
     fn reload(&self) -> Result<u64, Refusal>;
     /// Completes when packets see the change of this generation.
     fn settled(&self, generation: u64) -> impl Future<Output = Result<(), Refusal>> + Send;
-    /// Where packets can be captured and the UDP port of VXLAN; `None` where there are none.
-    fn capture(&self) -> Option<(Arc<Hub>, u16)> {
+    /// Where packets can be captured and the UDP ports of VXLAN, here and at the peers; `None` where there are none.
+    fn capture(&self) -> Option<(Arc<Hub>, Vec<u16>)> {
         None
     }
 }
@@ -190,8 +195,8 @@ async fn capture<D: Dataplane>(
     let refused = |text| Refusal::new(Kind::Malformed, text);
     let query = query_of(query, "there are ?point=, ?filter=, ?count= and ?snaplen=")?;
     let nothing = || Refusal::new(Kind::Missing, "this daemon has no packets to capture");
-    let (hub, vxlan_port) = api.dataplane.capture().ok_or_else(nothing)?;
-    let wanted = query.wanted(vxlan_port).map_err(refused)?;
+    let (hub, vxlan_ports) = api.dataplane.capture().ok_or_else(nothing)?;
+    let wanted = query.wanted(vxlan_ports).map_err(refused)?;
     let running = hub
         .start(wanted)
         .ok_or_else(|| Refusal::new(Kind::Conflict, "another capture is running; there is one at a time"))?;

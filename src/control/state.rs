@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
+use super::chores::{Chores, Led};
 use super::edit::Pending;
 use super::roster::Roster;
 use super::writer::Writer;
@@ -32,13 +33,18 @@ pub struct State {
     pub(super) peers_changed: bool,
     pub(super) rib: Rib,
     pub(super) underlay: Underlay,
-    /// Whether there are raw sockets, for IP-in-IP and direct.
-    pub(super) raw_sockets: bool,
     /// The pools that the kernel's routes have to follow at the next publication.
     pub(super) new_pools: Option<Vec<Prefix>>,
     /// The number of workers, each with counters of its own for every peer.
     pub(super) workers: usize,
     compiler: Compiler,
+    /// What the TUN's MTU is meant to be, and what it is where the daemon may not set it.
+    wanted_mtu: u16,
+    held_mtu: Option<u16>,
+    /// Whether there are raw sockets, for IP-in-IP and direct.
+    pub(super) has_raw: bool,
+    /// Where the kernel sends packets, where the daemon may not change that.
+    pub(super) led: Option<Led>,
     /// Prefixes whose routes changed since the last publication.
     pub(super) pending: Pending,
     forwarding: Arc<Published<Forwarding>>,
@@ -68,8 +74,9 @@ impl State {
             tun: tun_link(&config),
             tap: None,
         };
-        let peers: Vec<Peer> = config.peers.iter().filter_map(|p| peer(p, &config.node, 0)).collect();
-        underlay.tun.mtu = tun_mtu(&config, &underlay, &policy, &peers);
+        let peers: Vec<Peer> = config.peers.iter().filter_map(|p| peer(p, &config, 0)).collect();
+        let wanted_mtu = tun_mtu(&config, &underlay, &policy, &peers);
+        underlay.tun.mtu = wanted_mtu;
         let mut rib = Rib::default();
         source::file::load(
             &mut rib,
@@ -87,18 +94,16 @@ impl State {
             peers_changed: false,
             rib,
             underlay,
-            raw_sockets: true,
             new_pools: None,
             workers: 0,
             compiler,
+            wanted_mtu,
+            held_mtu: None,
+            has_raw: true,
+            led: None,
             pending: Pending::default(),
             forwarding,
         })
-    }
-
-    /// Whether there are raw sockets.
-    pub fn set_raw_sockets(&mut self, there: bool) {
-        self.raw_sockets = there;
     }
 
     /// Changes the exceptions from what may cross.
@@ -120,11 +125,43 @@ impl State {
         self.underlay.tun.mtu
     }
 
+    /// Refuses routes that would need raw sockets, from now on.
+    pub fn forgo_raw(&mut self) {
+        self.has_raw = false;
+    }
+
+    /// Whether this node can send packets for `prefix` by way of `next_hops`.
+    pub(super) fn sendable(
+        &self,
+        prefix: Prefix,
+        next_hops: impl Iterator<Item = IpAddr>,
+    ) -> Result<(), String> {
+        let mut modes = next_hops.map(|next_hop| self.policy.decide(prefix, next_hop).mode);
+        match modes.find(|mode| *mode != Mode::Vxlan && !self.has_raw) {
+            Some(mode) => Err(format!(
+                "packets for {prefix} would travel by {mode}, which needs CAP_NET_RAW; without it only \
+                 pools with `vxlan_mode = \"Always\"` work"
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// What [`State::mtu`] is meant to be.
+    pub fn wanted_mtu(&self) -> u16 {
+        self.wanted_mtu
+    }
+
+    /// Takes the TUN's MTU as it is, because it cannot be set. Returns whether it is another than before.
+    pub fn hold_mtu(&mut self, mtu: u16) -> bool {
+        self.held_mtu = Some(mtu);
+        std::mem::replace(&mut self.underlay.tun.mtu, mtu) != mtu
+    }
+
     /// Follows the uplink's MTU. What was learned about paths is forgotten: it may have been about
     /// this very link.
     fn set_uplink_mtu(&mut self, mtu: u16) {
         self.underlay.mtu = mtu;
-        self.underlay.tun.mtu = tun_mtu(&self.config, &self.underlay, &self.policy, &self.peers);
+        self.follow_mtu();
         self.peers.iter_mut().for_each(|peer| peer.path_mtu = None);
         self.publish_peers();
     }
@@ -141,8 +178,14 @@ impl State {
 
     /// Follows who is known: the largest overhead in use may be another now.
     pub(super) fn follow_peers(&mut self) {
-        self.underlay.tun.mtu = tun_mtu(&self.config, &self.underlay, &self.policy, &self.peers);
+        self.follow_mtu();
         self.peers_changed = true;
+    }
+
+    /// Works out the TUN's MTU anew.
+    fn follow_mtu(&mut self) {
+        self.wanted_mtu = tun_mtu(&self.config, &self.underlay, &self.policy, &self.peers);
+        self.underlay.tun.mtu = self.held_mtu.unwrap_or(self.wanted_mtu);
     }
 
     /// Lowers the MTU of the path to the peer at `address` to `mtu` bytes of outer packet; `false`
@@ -286,12 +329,13 @@ fn automatic_mtu(underlay: &Underlay, policy: &Policy, peers: &[Peer]) -> u16 {
 }
 
 /// A peer as this node reaches it, with counters for so many workers.
-pub(super) fn peer(peer: &config::Peer, node: &config::Node, workers: usize) -> Option<Peer> {
-    let mut addresses = peer.addresses(node);
+pub(super) fn peer(peer: &config::Peer, config: &Config, workers: usize) -> Option<Peer> {
+    let mut addresses = peer.addresses(&config.node);
     Some(Peer {
         counters: PeerCounters::new(workers),
         name: peer.name.clone(),
         address: addresses.next()?,
+        port: peer.port.unwrap_or(config.vxlan.port),
         vtep_mac: peer.vtep_mac,
         hop: None,
         path_mtu: None,
@@ -319,6 +363,7 @@ fn roster(config: &Config, peers: &[Peer]) -> Roster {
 pub struct Daemon {
     state: RwLock<State>,
     pub(super) writer: Writer,
+    pub(super) chores: Chores,
     pub(super) counters: Counters,
     pub(super) started: Instant,
     pub(super) backend: &'static str,
@@ -348,6 +393,7 @@ impl Daemon {
         Self {
             state: RwLock::new(state),
             writer: Writer::default(),
+            chores: Chores::default(),
             counters,
             started: Instant::now(),
             backend: choices.backend,
@@ -415,9 +461,9 @@ impl Daemon {
         self.state().config.tunnel.device.clone()
     }
 
-    /// Bytes of the largest inner packet: what the TUN's MTU is, or will be in a moment.
+    /// Bytes that the TUN's MTU is meant to be: it is, or will be in a moment, or somebody else sets it.
     pub fn tun_mtu(&self) -> u16 {
-        self.state().mtu()
+        self.state().wanted_mtu
     }
 
     /// Follows the uplink's MTU, in bytes.
@@ -425,6 +471,14 @@ impl Daemon {
         let mut state = self.state_mut();
         if state.underlay.mtu != mtu {
             state.set_uplink_mtu(mtu);
+        }
+    }
+
+    /// Follows the TUN's MTU, which somebody else sets.
+    pub fn hold_mtu(&self, mtu: u16) {
+        let mut state = self.state_mut();
+        if state.hold_mtu(mtu) {
+            state.publish_peers();
         }
     }
 
@@ -439,6 +493,12 @@ impl Daemon {
     /// Lowers the MTU of the path to the peer at `address`; `false` when that changes nothing.
     pub fn lower_path_mtu(&self, address: IpAddr, mtu: u16) -> bool {
         self.state_mut().lower_path_mtu(address, mtu)
+    }
+
+    /// UDP port of VXLAN at the peer with `address`.
+    pub fn port_of(&self, address: IpAddr) -> Option<u16> {
+        let state = self.state();
+        state.peers.iter().find(|peer| peer.address == address).map(|peer| peer.port)
     }
 
     /// Forgets what was learned about the path to the peer at `address`; `false` when that was nothing.

@@ -32,21 +32,19 @@ pub struct TapTest {
     uplink: u32,
     source: Ipv4Addr,
     source_port: u16,
-    vxlan_port: u16,
     id: u16,
 }
 
 impl TapTest {
     /// Tests `tap`, whose link address is `mac` and which pushes outer headers by `push`, against
-    /// the uplink with index `uplink`; `underlay` is our address there and the VXLAN port.
-    pub fn new(tap: Tap, mac: Mac, push: Option<PushHeader>, uplink: u32, underlay: (Ipv4Addr, u16)) -> Self {
+    /// the uplink with index `uplink`; `source` is our address there.
+    pub fn new(tap: Tap, mac: Mac, push: Option<PushHeader>, uplink: u32, source: Ipv4Addr) -> Self {
         Self {
             tap,
             link: TapLink { mac, ipip: push.is_some() },
             _push: push,
             uplink,
-            source: underlay.0,
-            vxlan_port: underlay.1,
+            source,
             source_port: vxlan::FIRST_SOURCE_PORT,
             id: std::process::id() as u16,
         }
@@ -62,16 +60,16 @@ impl TapTest {
         self.link
     }
 
-    /// Tests whether super-packets of `mode` reach `peer`'s link.
+    /// Tests whether super-packets of `mode` reach the link of the peer with this address and VXLAN port.
     ///
     /// # Errors
     /// What failed, in words.
-    pub async fn run(&mut self, mode: Mode, peer: Ipv4Addr) -> Result<(), String> {
-        self.parse_probe(peer)
+    pub async fn run(&mut self, mode: Mode, (peer, port): (Ipv4Addr, u16)) -> Result<(), String> {
+        self.parse_probe(peer, port)
             .map_err(|error| format!("the kernel does not take tunnel super-packets: {error}"))?;
         // The id tells this probe from all earlier ones.
         self.id = self.id.wrapping_add(1).max(1);
-        let probe = if mode == Mode::Ipip { self.ipip_probe(peer) } else { self.vxlan_probe(peer) };
+        let probe = if mode == Mode::Ipip { self.ipip_probe(peer) } else { self.vxlan_probe(peer, port) };
         let failed = |error: io::Error| format!("cannot watch the uplink: {error}");
         let observer = packet::observe(self.uplink, &probe.mark).map_err(failed)?;
         observer.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
@@ -89,14 +87,14 @@ impl TapTest {
     }
 
     /// A super-packet of two segments for a link address that nobody has.
-    fn parse_probe(&self, peer: Ipv4Addr) -> io::Result<()> {
+    fn parse_probe(&self, peer: Ipv4Addr, port: u16) -> io::Result<()> {
         const SEGMENT: usize = 1000;
         let nobody = Mac([0x02, 0, 0, 0, 0, 0]);
         let inner = vxlan::template(Vni::CALICO, nobody, nobody, ethernet::IPV4);
-        let mut head = tunnel_gso::template(nobody, self.source, peer, self.vxlan_port, &inner);
+        let mut head = tunnel_gso::template(nobody, self.source, peer, port, &inner);
         let header_len = ipv4::LEN + tcp::LEN;
         let segments = etherparse::PacketBuilder::ipv4(self.source.octets(), peer.octets(), OUTER_TTL)
-            .tcp(self.source_port, self.vxlan_port, 0, u16::MAX)
+            .tcp(self.source_port, port, 0, u16::MAX)
             .ack(0);
         let mut body = Vec::with_capacity(header_len + 2 * SEGMENT);
         segments.write(&mut body, &[0; 2 * SEGMENT]).map_err(io::Error::other)?;
@@ -116,10 +114,10 @@ impl TapTest {
     }
 
     /// A UDP packet to the VXLAN port.
-    fn vxlan_probe(&self, peer: Ipv4Addr) -> Probe {
+    fn vxlan_probe(&self, peer: Ipv4Addr, port: u16) -> Probe {
         let mut payload = vec![0; udp::LEN];
         put16(&mut payload, 0, self.source_port);
-        put16(&mut payload, 2, self.vxlan_port);
+        put16(&mut payload, 2, port);
         put16(&mut payload, udp::FIELD_LENGTH, (udp::LEN + probe::VXLAN.len()) as u16);
         payload.extend_from_slice(probe::VXLAN);
         let total = ipv4::LEN + payload.len();

@@ -8,6 +8,7 @@
 //! The first edit after a pause is published at once, those of the 10 ms behind it together.
 //! Nothing runs while nothing is edited.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -20,6 +21,7 @@ use super::leads::{Leads, Steps};
 use super::refusal::{Kind, Refusal};
 use super::state::{Daemon, State};
 use super::sys;
+use crate::net::Prefix;
 
 /// The shortest time between publications.
 const WINDOW: Duration = Duration::from_millis(10);
@@ -201,6 +203,12 @@ impl Daemon {
     pub fn lead(&self, leads: Leads, steps: mpsc::UnboundedSender<(u64, Steps)>) {
         let mut kernel = self.writer.kernel.lock().unwrap_or_else(PoisonError::into_inner);
         *kernel = Some(Kernel { leads, steps });
+    }
+
+    /// Everything that is to lead into the TUN.
+    pub fn leads(&self) -> BTreeSet<Prefix> {
+        let kernel = self.writer.kernel.lock().unwrap_or_else(PoisonError::into_inner);
+        kernel.as_ref().map_or_else(BTreeSet::new, |kernel| kernel.leads.all())
     }
 
     /// Says that the kernel's routes are at `generation`.

@@ -366,9 +366,11 @@ fn overhead(ready: &Ready<'_>) -> usize {
     usize::from(ready.via.mode.overhead(ready.peer.address))
 }
 
-/// Where a socket sends the packet to.
-fn next_hop(ready: &Ready<'_>) -> IpAddr {
-    if ready.via.mode == Mode::Direct { ready.peer.bare[ready.version].to } else { ready.peer.address }
+/// Where a socket sends the packet to, and the UDP port there.
+fn next_hop(ready: &Ready<'_>) -> (IpAddr, u16) {
+    let peer = ready.peer;
+    let to = if ready.via.mode == Mode::Direct { peer.bare[ready.version].to } else { peer.address };
+    (to, peer.port)
 }
 
 /// The frame header for the packet socket, where the first hop is resolved.

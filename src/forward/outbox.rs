@@ -69,6 +69,8 @@ pub struct Message {
     pub channel: Channel,
     /// The next hop: the peer's underlay address.
     pub to: IpAddr,
+    /// The UDP destination port; without meaning where the channel is no UDP socket.
+    pub port: u16,
     /// The outer TOS byte (UDP only; raw packets carry theirs).
     pub tos: u8,
     /// Index of the first datagram.
@@ -130,9 +132,9 @@ impl Outbox {
         (Piece::slab(at, len), &mut self.slab[at..at + len])
     }
 
-    /// Adds a datagram, to the last message where it fits there.
+    /// Adds a datagram for an address and UDP port, to the last message where it fits there.
     #[inline]
-    pub fn push(&mut self, channel: Channel, to: IpAddr, tos: u8, datagram: Datagram) {
+    pub fn push(&mut self, channel: Channel, to: (IpAddr, u16), tos: u8, datagram: Datagram) {
         let len = datagram.bytes();
         let first = self.datagrams.len() as u32;
         self.datagrams.push(datagram);
@@ -141,7 +143,8 @@ impl Outbox {
             last.bytes += len;
             return;
         }
-        self.messages.push(Message { channel, to, tos, first, count: 1, segment: len as u16, bytes: len });
+        let ((to, port), segment) = (to, len as u16);
+        self.messages.push(Message { channel, to, port, tos, first, count: 1, segment, bytes: len });
     }
 
     /// The messages, in order.
@@ -176,10 +179,10 @@ impl Outbox {
 impl Message {
     /// Whether one more datagram of `len` bytes may ride along: same way, no larger than the
     /// others, none of which was shorter.
-    fn takes(&self, channel: Channel, to: IpAddr, tos: u8, len: u32) -> bool {
+    fn takes(&self, channel: Channel, to: (IpAddr, u16), tos: u8, len: u32) -> bool {
         channel.is_udp()
             && self.channel == channel
-            && self.to == to
+            && (self.to, self.port) == to
             && self.tos == tos
             && self.bytes == u32::from(self.segment) * u32::from(self.count)
             && len <= u32::from(self.segment)

@@ -33,8 +33,8 @@ const WAITING: usize = 8;
 pub struct Answers {
     bucket: Bucket,
     frames: [[u8; MAX]; WAITING],
-    /// Bytes of each, and to whom it goes.
-    waiting: Vec<(usize, IpAddr)>,
+    /// Bytes of each, and to whom and which UDP port it goes.
+    waiting: Vec<(usize, (IpAddr, u16))>,
 }
 
 impl Default for Answers {
@@ -61,7 +61,8 @@ impl Answers {
         }
         let Some(len) = write_answer(frame, forwarding, peer, datagram) else { return false };
         self.bucket.take(now, RATE);
-        self.waiting.push((len, source));
+        let port = forwarding.peer(peer).map_or(forwarding.underlay().vxlan_port, |peer| peer.port);
+        self.waiting.push((len, (source, port)));
         true
     }
 
@@ -76,7 +77,7 @@ impl Answers {
         for (frame, (len, to)) in self.frames.iter().zip(self.waiting.drain(..)) {
             let (head, bytes) = out.head(len);
             bytes.copy_from_slice(&frame[..len]);
-            let (channel, outer) = match to {
+            let (channel, outer) = match to.0 {
                 IpAddr::V4(_) => (Channel::Udp(0), UDP_OVERHEAD),
                 IpAddr::V6(_) => (Channel::Udp6(0), UDP6_OVERHEAD),
             };

@@ -21,6 +21,8 @@ pub struct Peer {
     pub name: NodeName,
     /// Its underlay address: the destination of outer headers, whatever is inside.
     pub address: IpAddr,
+    /// UDP port of VXLAN there.
+    pub port: u16,
     /// Destination of inner Ethernet headers towards it.
     pub vtep_mac: Mac,
     /// Link addresses of the first hop towards it, where the neighbour table knows them: without,
@@ -91,7 +93,7 @@ pub struct Underlay {
     pub vtep_mac: Mac,
     /// The VXLAN network.
     pub vni: Vni,
-    /// UDP port of VXLAN at the peers.
+    /// UDP port of VXLAN here.
     pub vxlan_port: u16,
     /// Bytes of the largest IP packet on the uplink.
     pub mtu: u16,
@@ -156,6 +158,8 @@ pub struct PeerHeaders {
     pub counters: PeerCounters,
     /// The peer's underlay address.
     pub address: IpAddr,
+    /// UDP port of VXLAN there.
+    pub port: u16,
     /// Its address of the same family as the inner packet, which must not go into the tunnel.
     pub own: [Option<IpAddr>; 2],
     /// Outer headers of IP-in-IP.
@@ -321,7 +325,6 @@ impl PeerHeaders {
     pub(super) fn new(underlay: Underlay, peer: &Peer) -> Self {
         let vxlan = |ethertype| vxlan::template(underlay.vni, peer.vtep_mac, underlay.vtep_mac, ethertype);
         let vxlan = [vxlan(ethernet::IPV4), vxlan(ethernet::IPV6)];
-        let port = underlay.vxlan_port;
         let v4 = match peer.address {
             IpAddr::V4(address) => Some((underlay.source(), address)),
             IpAddr::V6(_) => None,
@@ -330,13 +333,14 @@ impl PeerHeaders {
         // (RFC 1191 without the checks of ours): a forged report could keep it from forwarding at all.
         let link = underlay.tap.filter(|_| peer.path_mtu.is_none());
         let tap = link.zip(v4).map(|(tap, (source, destination))| {
-            vxlan.map(|inner| tunnel_gso::template(tap.mac, source, destination, port, &inner))
+            vxlan.map(|inner| tunnel_gso::template(tap.mac, source, destination, peer.port, &inner))
         });
         let tap_ipip = link.filter(|tap| tap.ipip).zip(v4);
         let ethertype = if v4.is_some() { ethernet::IPV4 } else { ethernet::IPV6 };
         Self {
             counters: peer.counters.clone(),
             address: peer.address,
+            port: peer.port,
             own: [true, false].map(|is_ipv4| peer.address_in(is_ipv4)),
             ipip: outer_ip(&underlay, peer.address),
             vxlan,

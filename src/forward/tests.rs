@@ -62,6 +62,7 @@ fn peer(node: u8) -> Peer {
     Peer {
         name: format!("node-{node}").parse().unwrap(),
         address: address(node),
+        port: 4789,
         vtep_mac: Mac([0x66, 0, 0, 0, 0, node]),
         hop: None,
         second: None,

@@ -35,6 +35,9 @@ use crate::metrics::WorkerCounters;
 /// and for equal-cost paths between the nodes.
 pub const SOURCE_PORTS: u16 = 256;
 
+/// Bytes of kernel buffer that each receiving socket asks for: 64 super-packets and their bookkeeping.
+pub const RECEIVE_BUFFER: usize = 8 << 20;
+
 /// What the sockets are opened for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Setup {
@@ -44,7 +47,7 @@ pub struct Setup {
     pub address6: Option<Ipv6Addr>,
     /// Whether VXLAN over IPv6 without a UDP checksum is received (RFC 6935).
     pub zero_checksum6: bool,
-    /// UDP port of VXLAN, here and at the peers.
+    /// UDP port of VXLAN here.
     pub vxlan_port: u16,
     /// Number of workers that share the inbound traffic.
     pub workers: u16,
@@ -125,6 +128,11 @@ impl Sockets {
     /// The receiving sockets.
     pub fn receivers(&mut self) -> &mut [Receiver] {
         &mut self.receivers
+    }
+
+    /// Bytes of the smallest receive buffer, as asked of the kernel.
+    pub fn receive_buffer(&self) -> usize {
+        self.receivers.iter().map(Receiver::buffer).min().unwrap_or(0)
     }
 
     /// Descriptors to poll for reading, in the order of [`Self::receivers`].

@@ -5,14 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{OpenError, Setup, spread, sys};
+use super::{OpenError, RECEIVE_BUFFER, Setup, spread, sys};
 use crate::forward::Format;
 use crate::wire::protocol;
 
 /// Outer protocol numbers that carry IP: IPv4 and IPv6 inside.
 pub const PROTOCOLS: [u8; 2] = [protocol::IPIP, protocol::IPV6];
 
-const RECEIVE_BUFFER: usize = 8 << 20;
 const SEND_BUFFER: usize = 4 << 20;
 
 /// What the receiving socket for protocol `number` on `address` hands over: over IPv6 without the

@@ -27,6 +27,11 @@ impl Receiver {
         self.format
     }
 
+    /// Bytes of its receive buffer; the kernel says twice as much, to account for its bookkeeping.
+    pub fn buffer(&self) -> usize {
+        self.socket.recv_buffer_size().map_or(0, |doubled| doubled / 2)
+    }
+
     /// The descriptor to poll.
     pub fn fd(&self) -> RawFd {
         self.socket.as_raw_fd()

@@ -14,8 +14,6 @@ pub struct Framing<'a> {
     pub address: Ipv4Addr,
     /// Outer source address over IPv6.
     pub address6: Ipv6Addr,
-    /// Outer UDP destination port.
-    pub vxlan_port: u16,
     /// Outer UDP source ports over IPv4, by number of the socket.
     pub ports: &'a [u16],
     /// The same over IPv6.
@@ -90,6 +88,6 @@ impl Framing<'_> {
     /// What the kernel puts around a datagram of `len` bytes that leaves through a UDP socket.
     fn udp(&self, (from, ports, socket): (IpAddr, &[u16], u16), message: &Message, len: usize) -> Outer {
         let port = ports.get(usize::from(socket)).copied().unwrap_or_default();
-        Outer::udp((from, port), (message.to, self.vxlan_port), message.tos, len)
+        Outer::udp((from, port), (message.to, message.port), message.tos, len)
     }
 }

@@ -37,7 +37,6 @@ pub struct Sender {
     tap: Option<Tap>,
     address: Ipv4Addr,
     address6: Ipv6Addr,
-    vxlan_port: u16,
     gso: bool,
     paths: Paths,
     batch: sys::SendBatch,
@@ -92,7 +91,6 @@ impl Sender {
             tap: ways.tap,
             address: setup.address.unwrap_or(Ipv4Addr::UNSPECIFIED),
             address6: setup.address6.unwrap_or(Ipv6Addr::UNSPECIFIED),
-            vxlan_port: setup.vxlan_port,
             gso: setup.udp_gso,
             paths,
             batch: sys::SendBatch::default(),
@@ -108,13 +106,7 @@ impl Sender {
 
     /// What the kernel puts around this sender's datagrams.
     pub fn framing(&self) -> Framing<'_> {
-        Framing {
-            address: self.address,
-            address6: self.address6,
-            vxlan_port: self.vxlan_port,
-            ports: &self.ports,
-            ports6: &self.ports6,
-        }
+        Framing { address: self.address, address6: self.address6, ports: &self.ports, ports6: &self.ports6 }
     }
 
     /// The optional ways still open.
@@ -154,8 +146,8 @@ impl Sender {
     fn send_tap(&mut self, outbox: &Outbox, group: &[Message], arena: &[u8], counters: &WorkerCounters) {
         let writes = group
             .iter()
-            .flat_map(|message| outbox.datagrams(message).iter().map(move |datagram| (message.to, datagram)));
-        for (to, datagram) in writes {
+            .flat_map(|message| outbox.datagrams(message).iter().map(move |datagram| (message, datagram)));
+        for (&Message { to, port, .. }, datagram) in writes {
             let head = datagram.head.resolve(outbox.slab(), arena);
             let body = datagram.body.resolve(outbox.slab(), arena);
             let written = match &self.tap {
@@ -178,7 +170,7 @@ impl Sender {
                         IpAddr::V4(to) => Cut::tap(head, &self.ports, &self.ipip_template(to)),
                         IpAddr::V6(_) => None,
                     };
-                    self.send_cut(cut, to, datagram, arena, counters);
+                    self.send_cut(cut, (to, port), datagram, arena, counters);
                 }
             }
         }
@@ -189,11 +181,10 @@ impl Sender {
         let mut rest = group;
         while let Some(first) = rest.first() {
             let segmented = self.gso && first.channel.is_udp();
-            let port = self.port_of(first.channel);
             let taken = if segmented || first.count == 1 {
-                self.batch.fill(outbox, rest, arena, port)
+                self.batch.fill(outbox, rest, arena)
             } else {
-                self.batch.fill_unsegmented(outbox, first, arena, port);
+                self.batch.fill_unsegmented(outbox, first, arena);
                 1
             };
             self.flush(outbox, &rest[..taken], arena, counters);
@@ -273,7 +264,7 @@ impl Sender {
         counters: &WorkerCounters,
     ) {
         let (first, rest) = messages.split_at(1);
-        self.batch.fill_unsegmented(outbox, &first[0], arena, self.vxlan_port);
+        self.batch.fill_unsegmented(outbox, &first[0], arena);
         let before = counters.underlay.tx_packets.get();
         self.flush(outbox, first, arena, counters);
         let left = counters.underlay.tx_packets.get() - before;
@@ -325,7 +316,7 @@ impl Sender {
                     let shown = (message, std::slice::from_ref(datagram));
                     self.show_dropped(DropReason::Unsupported, shown, outbox, arena, counters);
                 } else if datagram.packets > 1 || head[0] != 0 {
-                    self.send_cut(Cut::packet(head), message.to, datagram, arena, counters);
+                    self.send_cut(Cut::packet(head), (message.to, 0), datagram, arena, counters);
                 } else {
                     self.send_bare(head, message.to, datagram, arena, counters);
                 }
@@ -346,7 +337,7 @@ impl Sender {
             let (piece, bytes) = spare.head(head.len() - frame::TEMPLATE);
             bytes.copy_from_slice(&head[frame::TEMPLATE..]);
             let channel = if to.is_ipv4() { Channel::Raw } else { Channel::Raw6 };
-            spare.push(channel, to, 0, Datagram { head: piece, ..*datagram });
+            spare.push(channel, (to, 0), 0, Datagram { head: piece, ..*datagram });
         });
     }
 
@@ -354,7 +345,7 @@ impl Sender {
     fn send_cut(
         &mut self,
         cut: Option<Cut>,
-        to: IpAddr,
+        to: (IpAddr, u16),
         datagram: &Datagram,
         arena: &[u8],
         counters: &WorkerCounters,
@@ -407,10 +398,6 @@ impl Sender {
             Channel::Packet => self.packet.as_ref(),
             Channel::Tap => None,
         }
-    }
-
-    fn port_of(&self, channel: Channel) -> u16 {
-        if channel.is_udp() { self.vxlan_port } else { 0 }
     }
 }
 

@@ -256,11 +256,11 @@ impl SendBatch {
 
     /// Fills the batch with as many of `messages` as it holds, one kernel message each (several
     /// datagrams by UDP_SEGMENT), and returns how many it took.
-    pub fn fill(&mut self, outbox: &Outbox, messages: &[Message], arena: &[u8], port: u16) -> usize {
+    pub fn fill(&mut self, outbox: &Outbox, messages: &[Message], arena: &[u8]) -> usize {
         self.start(outbox, arena);
         for message in messages {
             let datagrams = outbox.datagrams(message);
-            if !self.add(outbox, message, datagrams, arena, port) {
+            if !self.add(outbox, message, datagrams, arena) {
                 break;
             }
         }
@@ -268,10 +268,10 @@ impl SendBatch {
     }
 
     /// Fills the batch with the datagrams of `message`, a kernel message each.
-    pub fn fill_unsegmented(&mut self, outbox: &Outbox, message: &Message, arena: &[u8], port: u16) {
+    pub fn fill_unsegmented(&mut self, outbox: &Outbox, message: &Message, arena: &[u8]) {
         self.start(outbox, arena);
         for datagram in outbox.datagrams(message) {
-            self.add(outbox, message, std::slice::from_ref(datagram), arena, port);
+            self.add(outbox, message, std::slice::from_ref(datagram), arena);
         }
     }
 
@@ -280,14 +280,7 @@ impl SendBatch {
         self.buffers = [outbox.slab(), arena];
     }
 
-    fn add(
-        &mut self,
-        outbox: &Outbox,
-        message: &Message,
-        datagrams: &[Datagram],
-        arena: &[u8],
-        port: u16,
-    ) -> bool {
+    fn add(&mut self, outbox: &Outbox, message: &Message, datagrams: &[Datagram], arena: &[u8]) -> bool {
         let (index, from) = (self.len, self.used);
         if index == MESSAGES || from + 2 * datagrams.len() > PIECES {
             return false;
@@ -303,7 +296,7 @@ impl SendBatch {
             weight.bytes += datagram.wire_bytes;
         }
         self.weights[index] = weight;
-        let (address, address_len) = Address::of(message.to, port);
+        let (address, address_len) = Address::of(message.to, message.port);
         self.addresses[index] = address;
         let control = self.control(index, message, segmented);
         let header = &mut self.headers[index].msg_hdr;

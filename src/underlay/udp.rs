@@ -9,12 +9,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{OpenError, SOURCE_PORTS, Setup, filter, spread, sys};
+use super::{OpenError, RECEIVE_BUFFER, SOURCE_PORTS, Setup, filter, spread, sys};
 use crate::encap::OUTER_TTL;
 use crate::encap::vxlan::FIRST_SOURCE_PORT;
 
-/// Bytes of kernel buffer for each receiving socket: 64 super-packets and their bookkeeping.
-const RECEIVE_BUFFER: usize = 8 << 20;
 /// Bytes of kernel buffer for each sending socket: a burst of super-packets waits here, not in us.
 const SEND_BUFFER: usize = 4 << 20;
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use underpass::control::api::{
-    Drops, NewPeer, PeerStatus, RouteEntry, RouteMode, RoutesChanged, Status, TunnelStatus,
+    Drops, Missing, NewPeer, PeerStatus, RouteEntry, RouteMode, RoutesChanged, Status, TunnelStatus,
 };
 use underpass::control::refusal::{Kind, Refusal};
 use underpass::control::server::Page;
@@ -54,6 +54,10 @@ impl Dataplane for Fixed {
             counters: (&totals).into(),
             drops: Drops::from(&totals),
             icmp_errors: (3, 1).into(),
+            missing: vec![Missing {
+                what: "packets for 10.9.0.0/16 do not reach the tunnel".into(),
+                command: "ip route add 10.9.0.0/16 dev up0".into(),
+            }],
             routes: 2,
             peers: vec![PeerStatus {
                 counters: underpass::control::api::PeerTraffic::default(),
@@ -61,6 +65,7 @@ impl Dataplane for Fixed {
                 name: "node-b".into(),
                 address: "192.0.2.2".parse().unwrap(),
                 subnets: vec!["10.244.2.0/24".into(), "10.244.3.0/24".into()],
+                port: 4789,
                 vtep_mac: "66:2f:40:d1:21:2c".into(),
             }],
         }

@@ -24,13 +24,15 @@ def binary():
 class Daemon:
     """A running daemon of one node."""
 
-    def __init__(self, lab, node, config_file, environment=None):
+    def __init__(self, lab, node, config_file, environment=None, command=None, namespace=None):
+        """`command` replaces the program, as by one that gives its rights away first; `namespace` is where it
+        runs, if not in that of the node."""
         self.node = node
         self.socket = str(lab.dir / f"{node}.sock")
         self._log = lab.dir / f"{node}.log"
         with open(self._log, "a", encoding="utf-8") as log:
             self.process = lab.popen(
-                *(node, binary(), "run", "--config", config_file),
+                *(namespace or node, *(command or [binary()]), "run", "--config", config_file),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=os.environ | (environment or {}),

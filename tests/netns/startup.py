@@ -7,7 +7,7 @@ from lab import run
 from shared import own_routes
 
 
-def refused(lab, node, text, wrapper=(), file=None):
+def refused(lab, node, text, wrapper=(), file=None, program=None):
     """Runs a daemon that must refuse to start; returns what it said. `wrapper` goes before the command.
 
     It must exit with 1 by itself, and neither its device, its routes nor its socket may be left.
@@ -16,7 +16,7 @@ def refused(lab, node, text, wrapper=(), file=None):
     file.write_text(text, encoding="utf-8")
     had_socket = os.path.lexists(lab.dir / f"{node}.sock")
     had_device = device_exists(lab, node)
-    result = lab.exec(node, *wrapper, binary(), "run", "--config", file, check=False, timeout=5)
+    result = lab.exec(node, *wrapper, program or binary(), "run", "--config", file, check=False, timeout=5)
     if result.returncode != 1 or result.stdout:
         raise AssertionError(f"status {result.returncode}, said {result.stdout}{result.stderr}")
     if device_exists(lab, node) != had_device or (own_routes(lab, node) and not had_device):

@@ -148,6 +148,7 @@ const TOKENS: &[&str] = &[
     "subnets",
     "cidr",
     "vtep_mac",
+    "port",
     "é",
     "\u{feff}",
     "\r",

@@ -112,6 +112,18 @@ fn vxlan_port_and_vni() {
 }
 
 #[test]
+fn a_peer_may_have_a_port_of_its_own() {
+    assert_eq!(with("").peers[0].port, None);
+    for port in [1, 49152, 65535] {
+        assert_eq!(with(&format!("port = {port}")).peers[0].port, Some(port));
+    }
+    for port in ["0", "65536", "-1"] {
+        let reason = format!("{port} is out of range; use 1 to 65535");
+        assert_eq!(errors_with(&format!("port = {port}")), format!("f:13:8: port: {reason}"));
+    }
+}
+
+#[test]
 fn device_names_are_the_kernels() {
     for (name, reason) in [
         ("", "is empty"),

@@ -139,6 +139,7 @@ fn peer(name: &str, address: &str, subnets: &[&str]) -> NewPeer {
         address: address.parse().unwrap(),
         address6: None,
         subnets: subnets.iter().map(|subnet| (*subnet).into()).collect(),
+        port: None,
         vtep_mac: None,
     }
 }
@@ -189,6 +190,10 @@ fn peers_that_cannot_be_are_refused() {
     same.vtep_mac = Some(crate::net::Mac::of_vtep("node-b").to_string());
     assert!(state.add_peer(&same, 0).unwrap_err().text.contains("is that of peer node-b"));
     assert_eq!(state.peer_list().len(), 2);
+    let mut another_port = peer("node-d", "192.0.2.9", &[]);
+    another_port.port = std::num::NonZeroU16::new(8472);
+    state.add_peer(&another_port, 0).unwrap();
+    assert_eq!(state.peer_list().iter().map(|peer| peer.port).collect::<Vec<_>>(), [4789, 4789, 8472]);
 }
 
 /// What the TUN's MTU is with peers that are reached over IPv4 alone, and with one over IPv6.

@@ -99,9 +99,7 @@ pub(super) fn tolerate_gone(result: Result<(), rtnetlink::Error>, action: &str) 
 
 fn next_step(errno: Option<i32>) -> &'static str {
     match errno {
-        Some(libc::EPERM) => {
-            "; give the daemon CAP_NET_ADMIN, or let an administrator prepare a persistent TUN with MTU, address and routes"
-        }
+        Some(libc::EPERM) => "; give the daemon CAP_NET_ADMIN",
         Some(libc::EACCES | libc::EOPNOTSUPP) => {
             "; if this is IPv6, see whether it is disabled (net.ipv6.conf.all.disable_ipv6)"
         }

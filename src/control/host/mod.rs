@@ -4,7 +4,11 @@
 //! length, its address, its up flag, and the routes that lead pools and peer subnets into it.
 //! [`Host`] makes these changes, remembers which of them were its own and takes back exactly those.
 //! Nothing of others is ever replaced or removed.
+//!
+//! What the kernel does not let it do is no error: an administrator may have done it. [`Host::look`]
+//! says what is still missing then.
 
+mod chores;
 mod error;
 mod facts;
 mod link;
@@ -13,15 +17,20 @@ mod neighbour;
 mod preflight;
 mod route;
 mod route_batch;
+mod table;
 mod tap;
 mod tun;
 
+pub use chores::{Chore, Look, Plan};
 pub use error::HostError;
 pub use facts::{gather, udp_bind_error};
 pub use link::{Link, TunDetails, Uplink};
 pub use neighbour::{FirstHop, Neighbour};
 pub use preflight::{Facts, Needs, PreflightError, TunNode, Verdict, Warning, judge};
 pub use route::{ROUTE_PROTOCOL, TunRoute, default_metric};
+pub use table::Table;
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use rtnetlink::Handle;
 use tun::TunState;
@@ -31,6 +40,8 @@ use tun::TunState;
 pub struct Host {
     handle: Handle,
     tun: Option<TunState>,
+    /// Whether the kernel refused something for want of CAP_NET_ADMIN.
+    denied: AtomicBool,
 }
 
 impl Host {
@@ -44,6 +55,27 @@ impl Host {
         let (connection, handle, _unsolicited) =
             rtnetlink::new_connection().map_err(|e| HostError::Connect(e.to_string()))?;
         runtime.spawn(connection);
-        Ok(Self { handle, tun: None })
+        Ok(Self { handle, tun: None, denied: AtomicBool::new(false) })
+    }
+
+    /// Whether something was left undone for want of CAP_NET_ADMIN.
+    pub fn was_denied(&self) -> bool {
+        self.denied.load(Relaxed)
+    }
+
+    /// Says beforehand that this process has no CAP_NET_ADMIN.
+    pub fn expect_denials(&self) {
+        self.denied.store(true, Relaxed);
+    }
+
+    /// Passes success, and what we may not do: that is left to an administrator.
+    fn unless_denied(&self, result: Result<(), HostError>) -> Result<(), HostError> {
+        match result {
+            Err(error) if error.errno() == Some(libc::EPERM) => {
+                self.denied.store(true, Relaxed);
+                Ok(())
+            }
+            result => result,
+        }
     }
 }

@@ -277,6 +277,16 @@ fn reverse_path(needs: &Needs, facts: &Facts) -> Option<PreflightError> {
 }
 
 impl Facts {
+    /// Whether this process has CAP_NET_ADMIN, at least in its own user namespace.
+    pub fn has_net_admin(&self) -> bool {
+        self.has(CAP_NET_ADMIN)
+    }
+
+    /// Whether this process has CAP_NET_RAW, at least in its own user namespace.
+    pub fn has_net_raw(&self) -> bool {
+        self.has(CAP_NET_RAW)
+    }
+
     fn has(&self, capability: u32) -> bool {
         self.capabilities >> capability & 1 == 1
     }

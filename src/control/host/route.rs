@@ -42,7 +42,16 @@ impl Host {
     /// [`HostError::Netlink`]. Routes added before the error stay until teardown.
     pub async fn add_routes(&self, tun_index: u32, routes: &[TunRoute]) -> Result<(), HostError> {
         for route in routes {
-            self.add_route(tun_index, route).await?;
+            match self.add_route(tun_index, route).await {
+                // The kernel did not even look whether it is there already, so we do, for all.
+                Err(error) if error.errno() == Some(libc::EPERM) => {
+                    self.unless_denied(Err(error))?;
+                    let prefixes: Vec<Prefix> = routes.iter().map(|route| route.prefix).collect();
+                    let conflict = self.conflicts(tun_index, &prefixes).await.into_iter().next();
+                    return conflict.map_or(Ok(()), |(_, conflict)| Err(conflict));
+                }
+                done => done?,
+            }
         }
         Ok(())
     }
@@ -70,10 +79,7 @@ impl Host {
         match added {
             Ok(()) => Ok(()),
             Err(error) => match errno(&error) {
-                // Without CAP_NET_ADMIN the kernel does not even look whether it is there already.
-                Some(libc::EEXIST | libc::EPERM) => {
-                    self.settle_existing(tun_index, route, message, &error).await
-                }
+                Some(libc::EEXIST) => self.settle_existing(tun_index, route, message, &error).await,
                 _ => Err(HostError::netlink(format!("add the route {}", route.prefix), &error)),
             },
         }
@@ -92,7 +98,7 @@ impl Host {
         let Some(found) = routes.iter().find(|r| r.prefix == route.prefix && r.metric == metric) else {
             return Err(HostError::netlink(format!("add the route {}", route.prefix), refusal));
         };
-        if found.is_ours(tun_index) && errno(refusal) == Some(libc::EEXIST) {
+        if found.is_ours(tun_index) {
             let replaced = self.handle.route().add(message).replace().execute().await;
             return replaced
                 .map_err(|e| HostError::netlink(format!("take over the route {}", route.prefix), &e));

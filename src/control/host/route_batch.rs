@@ -2,6 +2,7 @@
 //! for one by one.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering::Relaxed;
 
 use futures_util::{StreamExt, stream};
 use rtnetlink::packet_route::AddressFamily;
@@ -18,7 +19,8 @@ const EXPLAINED: usize = 100;
 
 impl Host {
     /// Adds routes into the device `index`. Routes that are there already are taken over when they
-    /// are ours and kept when they lead into this device anyway. Returns what was refused.
+    /// are ours and kept when they lead into this device anyway. Returns what was refused, but for what
+    /// is left to an administrator.
     pub async fn add_many(&self, index: u32, routes: Vec<TunRoute>) -> Vec<(Prefix, HostError)> {
         let add = |route: TunRoute| {
             let (prefix, request) = (route.prefix, self.handle.route().add(message(index, &route)));
@@ -27,8 +29,13 @@ impl Host {
         let answers = stream::iter(routes.into_iter().map(add)).buffer_unordered(TOGETHER);
         let failed: Vec<_> =
             answers.filter_map(async |(prefix, done)| Some((prefix, done.err()?))).collect().await;
+        let denied = failed.iter().any(|(_, error)| errno(error) == Some(libc::EPERM));
+        if denied {
+            self.denied.store(true, Relaxed);
+        }
+        let failed = failed.into_iter().filter(|(_, error)| errno(error) != Some(libc::EPERM));
         let (existing, other): (Vec<_>, Vec<_>) =
-            failed.into_iter().partition(|(_, error)| errno(error) == Some(libc::EEXIST));
+            failed.partition(|(_, error)| errno(error) == Some(libc::EEXIST));
         let mut refused: Vec<_> = other
             .into_iter()
             .map(|(prefix, error)| (prefix, HostError::netlink(format!("add the route {prefix}"), &error)))
@@ -44,17 +51,15 @@ impl Host {
     /// already are no error.
     ///
     /// # Errors
-    /// The first [`HostError::Netlink`]; the others are still removed.
+    /// The first [`HostError::Netlink`]; the others are still removed. Not being allowed to is none.
     pub async fn remove_many(&self, index: u32, routes: Vec<(Prefix, u32)>) -> Result<(), HostError> {
         let removals = routes.into_iter().map(|(prefix, metric)| self.remove_route(index, prefix, metric));
-        stream::iter(removals)
-            .buffer_unordered(TOGETHER)
-            .fold(Ok(()), async |all, one| Result::and(all, one))
-            .await
+        let removed = stream::iter(removals).buffer_unordered(TOGETHER);
+        removed.fold(Ok(()), async |all, one| Result::and(all, self.unless_denied(one))).await
     }
 
     /// Which of `prefixes` are routed elsewhere.
-    async fn conflicts(&self, index: u32, prefixes: &[Prefix]) -> Vec<(Prefix, HostError)> {
+    pub(super) async fn conflicts(&self, index: u32, prefixes: &[Prefix]) -> Vec<(Prefix, HostError)> {
         let mut there = HashMap::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             for found in self.routes(family).await.unwrap_or_default() {

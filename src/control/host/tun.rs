@@ -1,13 +1,16 @@
 //! Configuring the TUN, and taking back what was configured.
 //!
-//! Every step first looks whether there is anything to do, so that a persistent device prepared by
-//! an administrator works without CAP_NET_ADMIN, and so that we know what is ours to take back.
+//! Every step first looks whether there is anything to do, so that we know what is ours to take back.
+//! What we may not do is left to an administrator ([`Host::look`]).
 
+use std::io;
 use std::net::IpAddr;
+use std::sync::atomic::Ordering::Relaxed;
 
 use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::{AddressMessageBuilder, LinkUnspec};
 
+use super::chores::accepts_local;
 use super::error::{errno, tolerate_gone};
 use super::link::{Address, Link};
 use super::{Host, HostError};
@@ -57,7 +60,7 @@ impl Host {
         let known = self.tun.take().filter(|tun| tun.index == link.index);
         self.tun = Some(known.unwrap_or_else(|| TunState::untouched(&link)));
         silence_ipv6(&link.name);
-        accept_own_errors(&link.name);
+        self.accept_own_errors(&link.name);
         self.set_mtu(&link, mtu).await?;
         self.set_queue_length(&link, txqueuelen).await;
         self.add_tun_address(address, address_len).await?;
@@ -90,7 +93,10 @@ impl Host {
                 Ok(())
             }
             Err(error) if errno(&error) == Some(libc::EEXIST) => Ok(()),
-            Err(error) => Err(HostError::netlink(format!("add the address {address}/{prefix_len}"), &error)),
+            Err(error) => {
+                let error = HostError::netlink(format!("add the address {address}/{prefix_len}"), &error);
+                self.unless_denied(Err(error))
+            }
         }
     }
 
@@ -122,7 +128,8 @@ impl Host {
         }
         let change = LinkUnspec::new_with_index(link.index).mtu(mtu).build();
         let done = self.handle.link().change(change).execute().await;
-        done.map_err(|e| HostError::netlink(format!("set the MTU of {} to {mtu}", link.name), &e))
+        let done = done.map_err(|e| HostError::netlink(format!("set the MTU of {} to {mtu}", link.name), &e));
+        self.unless_denied(done)
     }
 
     /// A short queue costs throughput, not correctness, hence only a warning.
@@ -132,7 +139,28 @@ impl Host {
         if let Err(error) = self.handle.link().change(change).execute().await {
             let error =
                 HostError::netlink(format!("set the queue length of {} to {wanted}", link.name), &error);
-            tracing::warn!("{error}");
+            if let Err(error) = self.unless_denied(Err(error)) {
+                tracing::warn!("{error}");
+            }
+        }
+    }
+
+    /// Lets in the ICMP errors that we write to the TUN: their source is the TUN's own address. Whatever
+    /// else comes from there has the source of another node's pod. Best effort: with a read-only /proc
+    /// the kernel drops these errors, and pods learn of a small path MTU no more.
+    fn accept_own_errors(&self, name: &str) {
+        if accepts_local(name) {
+            return;
+        }
+        let path = format!("/proc/sys/net/ipv4/conf/{name}/accept_local");
+        match std::fs::write(&path, "1") {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => self.denied.store(true, Relaxed),
+            Err(error) => {
+                tracing::warn!(
+                    "cannot write 1 to {path}: {error}; pods will not get ICMP errors from the tunnel"
+                );
+            }
+            Ok(()) => {}
         }
     }
 
@@ -142,9 +170,10 @@ impl Host {
         }
         let change = LinkUnspec::new_with_index(link.index).up().build();
         let done = self.handle.link().change(change).execute().await;
-        done.map_err(|e| HostError::netlink(format!("set {} up", link.name), &e))?;
-        self.tun.iter_mut().for_each(|tun| tun.brought_up = true);
-        Ok(())
+        let done = done.map_err(|e| HostError::netlink(format!("set {} up", link.name), &e));
+        let brought_up = done.is_ok();
+        self.tun.iter_mut().for_each(|tun| tun.brought_up |= brought_up);
+        self.unless_denied(done)
     }
 
     async fn set_down(&self, tun: &TunState) -> Result<(), HostError> {
@@ -166,16 +195,6 @@ impl Host {
         };
         let removed = self.handle.address().del(message).execute().await;
         tolerate_gone(removed, &format!("remove the address {}/{}", own.address, own.prefix_len))
-    }
-}
-
-/// Lets in the ICMP errors that we write to the TUN: their source is the TUN's own address. Whatever
-/// else comes from there has the source of another node's pod. Best effort: with a read-only /proc
-/// the kernel drops these errors, and pods learn of a small path MTU no more.
-fn accept_own_errors(name: &str) {
-    let path = format!("/proc/sys/net/ipv4/conf/{name}/accept_local");
-    if let Err(error) = std::fs::write(&path, "1") {
-        tracing::warn!("cannot write 1 to {path}: {error}; pods will not get ICMP errors from the tunnel");
     }
 }
 

@@ -17,8 +17,6 @@ const TRANSPORT: usize = 8;
 pub struct Ours {
     /// Their source.
     pub address: IpAddr,
-    /// UDP destination port of VXLAN.
-    pub vxlan_port: u16,
     /// UDP source ports of VXLAN.
     pub source_ports: Vec<u16>,
 }
@@ -30,6 +28,8 @@ pub struct Report {
     pub peer: IpAddr,
     /// How it was encapsulated.
     pub mode: Mode,
+    /// The UDP port it was for, by VXLAN.
+    pub port: Option<u16>,
     /// Bytes of the largest outer packet that passes.
     pub mtu: u16,
 }
@@ -60,11 +60,11 @@ impl Report {
         if header[0] != 0x45 || header[12..16] != own.octets() {
             return None;
         }
-        let mode = ours.mode(header[9], transport)?;
+        let (mode, port) = ours.mode(header[9], transport)?;
         // The quoted packet was larger than that and must not have been cut.
         let consistent = mtu >= LEAST_MTU && be16(header, 2) > mtu && be16(header, 6) & ipv4::DF != 0;
         let peer = Ipv4Addr::from(be32(header, 16)).into();
-        consistent.then_some(Self { peer, mode, mtu })
+        consistent.then_some(Self { peer, mode, port, mtu })
     }
 
     /// Reads an `ICMPv6` packet; the kernel has checked its checksum and keeps the IP header.
@@ -77,25 +77,24 @@ impl Report {
         if header[0] >> 4 != 6 || header[8..24] != own.octets() {
             return None;
         }
-        let mode = ours.mode(header[6], transport)?;
+        let (mode, port) = ours.mode(header[6], transport)?;
         let len = u32::from(be16(header, 4)) + ipv6::LEN as u32;
         let mtu = u16::try_from(mtu).ok().filter(|mtu| *mtu >= ipv6::MIN_MTU && u32::from(*mtu) < len)?;
         let peer: [u8; 16] = header[24..].try_into().ok()?;
-        Some(Self { peer: Ipv6Addr::from(peer).into(), mode, mtu })
+        Some(Self { peer: Ipv6Addr::from(peer).into(), mode, port, mtu })
     }
 }
 
 impl Ours {
-    /// The mode of a quoted packet of ours by its protocol number and what follows the IP header;
+    /// The mode and UDP port of a quoted packet of ours by its protocol number and what follows the IP header;
     /// `None` when it is none of ours.
-    fn mode(&self, protocol: u8, transport: &[u8]) -> Option<Mode> {
+    fn mode(&self, protocol: u8, transport: &[u8]) -> Option<(Mode, Option<u16>)> {
         let transport = transport.get(..TRANSPORT)?;
         match protocol {
-            protocol::IPIP | protocol::IPV6 => Some(Mode::Ipip),
+            protocol::IPIP | protocol::IPV6 => Some((Mode::Ipip, None)),
             protocol::UDP => {
                 let (source, destination) = (be16(transport, 0), be16(transport, 2));
-                let known = destination == self.vxlan_port && self.source_ports.contains(&source);
-                known.then_some(Mode::Vxlan)
+                self.source_ports.contains(&source).then_some((Mode::Vxlan, Some(destination)))
             }
             _ => None,
         }
@@ -119,7 +118,7 @@ pub mod samples {
     pub const PEER6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3];
 
     pub fn ours() -> Ours {
-        Ours { address: US.into(), vxlan_port: 4789, source_ports: vec![49152, 49160] }
+        Ours { address: US.into(), source_ports: vec![49152, 49160] }
     }
 
     pub fn ours6() -> Ours {
@@ -216,7 +215,6 @@ mod tests {
         let vxlan = outer(Some((49160, 4789)));
         for (what, packet) in [
             ("an unknown source port", too_big(1300, &outer(Some((49161, 4789)))[..100])),
-            ("another destination port", too_big(1300, &outer(Some((49160, 8472)))[..100])),
             ("another source", too_big(1300, &changed(&vxlan, 15, 2)[..100])),
             ("another protocol", too_big(1300, &changed(&vxlan, 9, 6)[..100])),
             ("options", too_big(1300, &changed(&vxlan, 0, 0x46)[..100])),

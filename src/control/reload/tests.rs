@@ -56,6 +56,7 @@ fn added(name: &str, address: &str) -> NewPeer {
         address6: None,
         subnets: vec!["10.244.9.0/24".to_owned()],
         vtep_mac: None,
+        port: None,
     }
 }
 
@@ -172,7 +173,7 @@ fn what_the_api_added_must_fit() {
 fn without_raw_sockets_only_vxlan_can_be_reloaded() {
     let vxlan = POOL.replace("ipip_mode = \"CrossSubnet\"", "vxlan_mode = \"Always\"");
     let mut state = State::new(config(&[&vxlan, B]), 1500).unwrap();
-    state.set_raw_sockets(false);
+    state.forgo_raw();
     let refusal = reload(&mut state, config(&[POOL, B, C])).unwrap_err();
     assert!(
         refusal.culprits[0].contains("10.244.2.0/24 of peer node-b would travel by direct"),

@@ -63,6 +63,7 @@ pub async fn edit<D: Dataplane>(
         }
     };
     let _working = progress.working();
+    api.dataplane.observe().await;
     let done = api.dataplane.edit_routes(&mut batch)?;
     drop(batch);
     settle(&api, done, wait).await
@@ -86,6 +87,7 @@ pub async fn replace<D: Dataplane>(
         body::routes(body, Kinds::Additions).await?
     };
     let _working = progress.working();
+    api.dataplane.observe().await;
     let done = api.dataplane.replace_routes(&mut batch)?;
     drop(batch);
     settle(&api, done, wait).await
@@ -114,6 +116,7 @@ pub async fn add_peer<D: Dataplane>(
     let Wait { wait } = query_of(query, WAIT)?;
     let _permit = api.uploads.admit(&headers).await?;
     let peer: NewPeer = body::json(body, PEER_EXAMPLE).await?;
+    api.dataplane.observe().await;
     let generation = api.dataplane.add_peer(&peer)?;
     if wait {
         api.dataplane.settled(generation).await?;

@@ -76,6 +76,7 @@ impl Dataplane for OneRoute {
         vec![PeerStatus {
             counters: crate::control::api::PeerTraffic::default(),
             address6: None,
+            port: 4789,
             name: "node-b".into(),
             address: "192.0.2.2".parse().unwrap(),
             subnets: Vec::new(),
@@ -96,8 +97,8 @@ impl Dataplane for OneRoute {
         Ok(7)
     }
 
-    fn capture(&self) -> Option<(Arc<Hub>, u16)> {
-        Some((Arc::clone(self.counters.capture()?), 4789))
+    fn capture(&self) -> Option<(Arc<Hub>, Vec<u16>)> {
+        Some((Arc::clone(self.counters.capture()?), vec![4789]))
     }
 
     async fn settled(&self, generation: u64) -> Result<(), Refusal> {

@@ -9,7 +9,7 @@ use crate::net::Mode;
 use crate::offload::Piece;
 use crate::wire::testing::Spec;
 
-const TO: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
+const TO: (IpAddr, u16) = (IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)), 4789);
 
 /// Puts datagrams of these sizes, one way, into a fresh batch; (count, segment, bytes) of each
 /// message.
@@ -21,7 +21,7 @@ fn grouped(channel: Channel, sizes: impl IntoIterator<Item = usize>) -> Vec<(u16
     summary(&out)
 }
 
-fn push(out: &mut Outbox, channel: Channel, to: IpAddr, tos: u8, size: usize) {
+fn push(out: &mut Outbox, channel: Channel, to: (IpAddr, u16), tos: u8, size: usize) {
     let (head, _) = out.head(size.min(22));
     let body = Piece::arena(0, size - size.min(22));
     out.push(channel, to, tos, Datagram { head, body, packets: 1, wire_bytes: size as u32 });
@@ -63,11 +63,12 @@ fn a_message_has_64_datagrams_and_65507_bytes_at_most() {
 #[test]
 fn only_datagrams_that_go_the_same_way_share_a_message() {
     assert_eq!(grouped(Channel::Raw, [500, 500]), [(1, 500, 500), (1, 500, 500)]);
-    let other = IpAddr::from([192, 0, 2, 3]);
-    let other6 = IpAddr::V6(Ipv6Addr::LOCALHOST);
+    let other = (IpAddr::from([192, 0, 2, 3]), TO.1);
+    let other6 = (IpAddr::V6(Ipv6Addr::LOCALHOST), TO.1);
     for (channel, to, tos) in [
         (Channel::Udp(2), TO, 0),
         (Channel::Udp(1), other, 0),
+        (Channel::Udp(1), (TO.0, 4790), 0),
         (Channel::Udp(1), TO, 2),
         (Channel::Udp6(1), other6, 0),
     ] {

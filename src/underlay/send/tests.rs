@@ -26,13 +26,9 @@ fn peer(address: Ipv4Addr, port: u16) -> (UdpSocket, u16) {
     (socket, port)
 }
 
-fn sender(vxlan_port: u16) -> Sender {
-    sender_with(vxlan_port, false)
-}
-
-fn sender_with(vxlan_port: u16, udp_gso: bool) -> Sender {
+fn sender(udp_gso: bool) -> Sender {
     // The tests run at the same time.
-    let setup = Setup { address: Some(US), vxlan_port, workers: 2, udp_gso, ..Setup::default() };
+    let setup = Setup { address: Some(US), workers: 2, udp_gso, ..Setup::default() };
     let ways = Ways { udp: udp::send_all(&setup, US.into()).unwrap(), ..Ways::default() };
     Sender::new(&setup, ways)
 }
@@ -46,7 +42,8 @@ fn queue(out: &mut Outbox, arena: &mut Vec<u8>, spec: &Spec, to: Ipv4Addr, ports
     tunnel_gso::patch(head, &tunnel_gso::Super { vnet, header_len, inner_len, tos: 0, source_port: ports.0 });
     let body = Piece::arena(arena.len(), packet.len());
     arena.extend(packet);
-    out.push(Channel::Tap, to.into(), 0, Datagram { head: piece, body, packets: 2, wire_bytes: 2000 });
+    let datagram = Datagram { head: piece, body, packets: 2, wire_bytes: 2000 };
+    out.push(Channel::Tap, (to.into(), ports.1), 0, datagram);
 }
 
 fn inner() -> [u8; vxlan::TEMPLATE] {
@@ -73,13 +70,13 @@ fn received(socket: &UdpSocket) -> (Vec<Vec<u8>>, u16) {
 fn super_packets_that_the_tap_does_not_take_reach_each_its_own_peer() {
     let (to_a, to_b) = (Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3));
     let (a, port) = peer(to_a, 0);
-    let (b, _) = peer(to_b, port);
-    let mut sender = sender(port);
+    let (b, port_b) = peer(to_b, 0);
+    let mut sender = sender(false);
     let source_port = sender.ports()[7];
     let (for_a, for_b) = (Spec::tcp4(&[1; 900]), Spec::tcp4(&[2; 900]));
     let (mut out, mut arena) = (Outbox::default(), Vec::new());
     queue(&mut out, &mut arena, &for_a, to_a, (source_port, port));
-    queue(&mut out, &mut arena, &for_b, to_b, (source_port, port));
+    queue(&mut out, &mut arena, &for_b, to_b, (source_port, port_b));
 
     let counters = Counters::new(1);
     sender.send(&out, &arena, counters.worker(0));
@@ -110,12 +107,12 @@ fn the_raw_socket_takes_from_frames_what_it_can_send() {
 }
 
 /// Two plain datagrams of one message.
-fn queue_two(out: &mut Outbox, to: Ipv4Addr) {
+fn queue_two(out: &mut Outbox, to: Ipv4Addr, port: u16) {
     for byte in [1, 2] {
         let (head, bytes) = out.head(100);
         bytes.fill(byte);
         let body = Piece::arena(0, 0);
-        out.push(Channel::Udp(7), to.into(), 0, Datagram { head, body, packets: 1, wire_bytes: 128 });
+        out.push(Channel::Udp(7), (to.into(), port), 0, Datagram { head, body, packets: 1, wire_bytes: 128 });
     }
 }
 
@@ -124,10 +121,10 @@ fn queue_two(out: &mut Outbox, to: Ipv4Addr) {
 fn segmentation_that_the_kernel_refuses_is_given_up_once() {
     let to = Ipv4Addr::new(127, 0, 0, 4);
     let (receiver, port) = peer(to, 0);
-    let mut sender = sender_with(port, true);
+    let mut sender = sender(true);
     sys::set_no_checksum(&sender.udp[7]).unwrap();
     let (mut out, counters) = (Outbox::default(), Counters::new(1));
-    queue_two(&mut out, to);
+    queue_two(&mut out, to, port);
     for _ in 0..2 {
         sender.send(&out, &[], counters.worker(0));
         assert_eq!(received(&receiver).0, [[1; 100], [2; 100]]);
@@ -141,18 +138,34 @@ fn segmentation_that_the_kernel_refuses_is_given_up_once() {
 fn segmentation_of_what_does_not_fit_is_not_given_up() {
     let to = Ipv4Addr::new(127, 0, 0, 5);
     let (receiver, port) = peer(to, 0);
-    let mut sender = sender_with(port, true);
+    let mut sender = sender(true);
     let (mut out, counters) = (Outbox::default(), Counters::new(1));
     // More than UDP can say, so no datagram of it can leave.
     for _ in 0..2 {
         let (head, _) = out.head(40_000);
         let body = Piece::arena(0, 30_000);
-        out.push(Channel::Udp(7), to.into(), 0, Datagram { head, body, packets: 1, wire_bytes: 70_000 });
+        let datagram = Datagram { head, body, packets: 1, wire_bytes: 70_000 };
+        out.push(Channel::Udp(7), (to.into(), port), 0, datagram);
     }
-    queue_two(&mut out, to);
+    queue_two(&mut out, to, port);
     sender.send(&out, &[0; 30_000], counters.worker(0));
     assert_eq!(received(&receiver).0, [[1; 100], [2; 100]]);
     assert_eq!(counters.fallbacks(Fallback::UdpGso), 0);
     let totals = counters.totals();
     assert_eq!((totals.drops(DropReason::TooBig), totals.underlay.tx_packets), (2, 2));
+}
+
+/// Each peer has a port of its own, also where one batch holds datagrams for several.
+#[test]
+fn datagrams_reach_each_its_own_port() {
+    let to = Ipv4Addr::new(127, 0, 0, 6);
+    let ((a, port_a), (b, port_b)) = (peer(to, 0), peer(to, 0));
+    let (mut out, counters) = (Outbox::default(), Counters::new(1));
+    queue_two(&mut out, to, port_a);
+    queue_two(&mut out, to, port_b);
+    sender(true).send(&out, &[], counters.worker(0));
+    for receiver in [a, b] {
+        assert_eq!(received(&receiver).0, [[1; 100], [2; 100]]);
+    }
+    assert_eq!(counters.totals().underlay.tx_packets, 4);
 }
