@@ -53,6 +53,16 @@ pub fn find<B: Border>(borders: &[B], needle: B) -> (HopId, usize) {
     (borders[base].id(), base)
 }
 
+/// The id that holds at `needle` among so few borders that each is compared.
+#[inline]
+pub fn find_few<const N: usize>(borders: &[u32; N], needle: u32) -> HopId {
+    let mut found = borders[0];
+    for border in &borders[1..] {
+        found = if *border <= needle { *border } else { found };
+    }
+    found.id()
+}
+
 /// Distances of the last steps of a search, which tell 32 borders apart.
 const FIXED: [usize; 5] = [16, 8, 4, 2, 1];
 

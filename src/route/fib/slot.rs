@@ -11,10 +11,12 @@ use crate::route::address::{Address, STEP, stage_end, stage_start};
 /// Most borders' worth of routes in one block; more make a level of smaller ones. Measured with
 /// `benches/fib.rs`: a search in this many costs less than another level.
 const BLOCK: usize = 64;
+/// Borders that fit a slot.
+const FEW: usize = 5;
 /// Bits behind its place that a short border tells apart.
 const SHORT: u8 = 16;
 /// Routes per slot that a new level aims for.
-const SPREAD: usize = 16;
+const SPREAD: usize = 4;
 /// Most bits of a level.
 const MAX_BITS: u8 = 8;
 
@@ -39,6 +41,8 @@ pub enum Slot {
     Nothing(HopId),
     /// Few longer prefixes: see [`block`].
     Block(HopId, Arc<[u64]>),
+    /// As a short block, of so few borders that they are here; the last one is repeated.
+    Few(HopId, u8, [u32; FEW]),
     /// As a block, of prefixes that end within 16 bits of the place; how many bits of the stage come
     /// before those.
     Short(HopId, u8, Arc<[u32]>),
@@ -74,6 +78,7 @@ impl Slot {
         match self {
             Self::Nothing(id)
             | Self::Block(id, _)
+            | Self::Few(id, ..)
             | Self::Short(id, ..)
             | Self::Level(id, ..)
             | Self::Deep(id, _) => *id,
@@ -85,6 +90,7 @@ impl Slot {
         match self {
             Self::Nothing(id)
             | Self::Block(id, _)
+            | Self::Few(id, ..)
             | Self::Short(id, ..)
             | Self::Level(id, ..)
             | Self::Deep(id, _) => *id = new,
@@ -101,6 +107,10 @@ impl Slot {
             match slot {
                 Self::Nothing(_) => return best,
                 Self::Block(_, borders) => return or(block::find(borders, block::needle(word)).0, best),
+                Self::Few(_, skip, borders) => {
+                    let needle = block::shorten(word, *skip) | (STEP - 1) as u32;
+                    return or(block::find_few(borders, needle), best);
+                }
                 Self::Short(_, skip, borders) => {
                     let needle = block::shorten(word, *skip) | (STEP - 1) as u32;
                     return or(block::find(borders, needle).0, best);
@@ -136,7 +146,14 @@ impl Slot {
                 let skip = place.len - stage_start(place.stage);
                 let short =
                     |border: &u64| block::shorten(*border & !(STEP - 1), skip) | u32::from(*border as HopId);
-                return Self::Short(id, skip, borders.iter().map(short).collect());
+                let last = borders.last().map_or(0, short);
+                return match borders.len() {
+                    0..=FEW => {
+                        let at = |place| borders.get(place).map_or(last, short);
+                        Self::Few(id, skip, std::array::from_fn(at))
+                    }
+                    _ => Self::Short(id, skip, borders.iter().map(short).collect()),
+                };
             }
             return Self::Block(id, borders.into());
         }
