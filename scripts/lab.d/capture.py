@@ -2,8 +2,12 @@
 
 tcpdump cannot do this as root of a user namespace: it insists on changing its groups, which is not
 allowed there. Ends after COUNT frames (0: never), or with all it has seen when standard input is closed.
+
+The kernel writes the frames into a ring of blocks that this shares with it (packet(7), TPACKET_V3); the
+size of such a ring is not limited as that of a socket's buffer is.
 """
 
+import mmap
 import os
 import select
 import signal
@@ -11,43 +15,76 @@ import socket
 import struct
 import sys
 
-_ETH_P_ALL, _SOL_PACKET, _PACKET_STATISTICS = 3, 263, 6
-_SO_RCVBUFFORCE, _SO_TIMESTAMPNS = 33, 35
-_BUFFER_BYTES = 32 << 20
+_ETH_P_ALL, _SOL_PACKET = 3, 263
+_PACKET_RX_RING, _PACKET_STATISTICS, _PACKET_VERSION, _TPACKET_V3 = 5, 6, 10, 2
+# A block passes to us when it is full or this old.
+BLOCK_BYTES, BLOCKS, BLOCK_MS = 1 << 20, 32, 10
+_FRAME_BYTES = 1 << 11
+_STATUS, _OURS, _THEIRS = struct.Struct("=I"), 1, 0
+_COUNT_AND_FIRST = struct.Struct("=II")
+_FRAME = struct.Struct("=IIIIIIH")  # tpacket3_hdr: next, seconds, nanoseconds, captured, length, status, where
 SNAP_BYTES = 1 << 18
 # https://www.ietf.org/archive/id/draft-ietf-opsawg-pcap-04.html: nanoseconds, version 2.4, link type Ethernet.
-_FILE = struct.pack("=IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, SNAP_BYTES, 1)
-_TIME = struct.Struct("@ll")
+_FILE_HEAD = struct.pack("=IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, SNAP_BYTES, 1)
+_FRAME_HEAD = struct.Struct("=IIII")
+
+
+class Ring:
+    """The frames of an interface from now on."""
+
+    def __init__(self, interface):
+        self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        self.socket.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V3)
+        frames = BLOCK_BYTES // _FRAME_BYTES * BLOCKS
+        self.socket.setsockopt(_SOL_PACKET, _PACKET_RX_RING,
+                               struct.pack("7I", BLOCK_BYTES, BLOCKS, _FRAME_BYTES, frames, BLOCK_MS, 0, 0))
+        self.memory = mmap.mmap(self.socket.fileno(), BLOCK_BYTES * BLOCKS)
+        self.socket.bind((interface, _ETH_P_ALL))
+        self.block = 0
+
+    def frames(self):
+        """(seconds, nanoseconds, length, bytes) of each frame in the blocks that are ready."""
+        while self._status()[0] & _OURS:
+            base = self.block * BLOCK_BYTES
+            count, offset = _COUNT_AND_FIRST.unpack_from(self.memory, base + 12)
+            for _ in range(count):
+                following, seconds, nanoseconds, captured, length, _, where = _FRAME.unpack_from(self.memory, base + offset)
+                begin = base + offset + where
+                yield seconds, nanoseconds, length, self.memory[begin : begin + captured]
+                offset += following
+            _STATUS.pack_into(self.memory, base + 8, _THEIRS)
+            self.block = (self.block + 1) % BLOCKS
+
+    def _status(self):
+        return _STATUS.unpack_from(self.memory, self.block * BLOCK_BYTES + 8)
+
+    def lost(self):
+        return struct.unpack("III", self.socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 12))[1]
 
 
 def main():
-    interface, count = sys.argv[1], int(sys.argv[2])
+    interface, limit = sys.argv[1], int(sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    receiver = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-    receiver.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
     try:
-        receiver.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
-        receiver.bind((interface, _ETH_P_ALL))
+        ring = Ring(interface)
     except OSError as error:
         sys.exit(f"{interface}: {error.strerror}")
-    receiver.setblocking(False)
     out, written, ending = sys.stdout.buffer, 0, False
-    out.write(_FILE)
+    out.write(_FILE_HEAD)
     out.flush()
     print(f"listening on {interface}", file=sys.stderr, flush=True)
-    while not count or written < count:
-        ready, _, _ = select.select([receiver] if ending else [receiver, sys.stdin], [], [], 0 if ending else None)
-        if receiver in ready:
-            frame, ancillary, _, _ = receiver.recvmsg(SNAP_BYTES, 64)
-            seconds, nanoseconds = _TIME.unpack(ancillary[0][2])
-            out.write(struct.pack("=IIII", seconds, nanoseconds, len(frame), len(frame)) + frame)
-            out.flush()
-            written += 1
-        elif ending:
+    while not limit or written < limit:
+        ready, _, _ = select.select([ring.socket] if ending else [ring.socket, sys.stdin], [], [],
+                                    BLOCK_MS / 1000 * 5 if ending else None)
+        for seconds, nanoseconds, length, frame in ring.frames():
+            if not limit or written < limit:
+                out.write(_FRAME_HEAD.pack(seconds, nanoseconds, len(frame), length) + frame)
+                written += 1
+        out.flush()
+        if ending and not ready:
             break
-        else:
-            ending = not sys.stdin.buffer.read1(1)
-    _, lost = struct.unpack("II", receiver.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))
+        ending = ending or sys.stdin in ready and not sys.stdin.buffer.read1(1)
+    lost = ring.lost()
     print(f"{written} frames captured, {lost} missed", file=sys.stderr, flush=True)
     return 1 if lost else 0
 

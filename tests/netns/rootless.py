@@ -1,0 +1,82 @@
+"""An ordinary user without any right: uid 1000, user namespaces, and a TUN device that everybody may open."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+
+from command import run
+from daemon import REPO, binary
+from lab import Lab
+
+UID = 1000
+# In a mount namespace of its own, so that the machine's own /dev stays as it is.
+_TUN = 'mount -t tmpfs tmpfs /dev/net && mknod -m "$0" /dev/net/tun c 10 200 && exec "$@"'
+NO_TUN = "no"
+
+
+def as_user(*command, tun="0666", home="/nowhere"):
+    """The command line that runs `command` as that user; `tun` is the mode of /dev/net/tun, or NO_TUN."""
+    make = _TUN.replace('mknod -m "$0" /dev/net/tun c 10 200', "true") if tun == NO_TUN else _TUN
+    environment = [f"{name}={value}" for name, value in {
+        "PATH": "/usr/bin:/bin", "HOME": home, "XDG_RUNTIME_DIR": home, "UNDERPASS_BIN": f"{home}/tree/bin/underpass",
+    }.items()]
+    return ["unshare", "--mount", "sh", "-c", make, tun, "setpriv", "--reuid", str(UID), "--regid", str(UID),
+            "--clear-groups", "env", "-i", *environment, *map(str, command)]
+
+
+def home_directory():
+    """A directory of the user, with a copy of the scripts and the daemon in `tree`: the checkout may be private."""
+    home = pathlib.Path(tempfile.mkdtemp(prefix="uplab-"))
+    tree = home / "tree"
+    for part in ("scripts", "config"):
+        shutil.copytree(REPO / part, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
+    (tree / "bin").mkdir()
+    shutil.copy(binary(), tree / "bin" / "underpass")
+    os.chown(home, UID, UID)
+    return home
+
+
+class RootlessLab(Lab):
+    """A lab in a user namespace of that user; the daemons have no right outside of it."""
+
+    def __enter__(self):
+        os.chown(self.dir, UID, UID)
+        ready = "ip link set lo up && mount -t tmpfs tmpfs /run && echo ready && exec sleep infinity"
+        self._holder = subprocess.Popen(
+            as_user("unshare", "--user", "--map-root-user", "--net", "--mount", "sh", "-c", ready),
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if self._holder.stdout.readline() != "ready\n":
+            raise AssertionError(f"no user namespace: {self._holder.stderr.read()}")
+        pid = self._holder.pid
+        self.names = pathlib.Path(f"/proc/{pid}/root/run/netns")
+        self.entry = ("setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "nsenter", f"--target={pid}", "--user",
+                      "--preserve-credentials", "--mount", "--net", "--")
+        return super().__enter__()
+
+    def close(self):
+        super().close()
+        self._holder.kill()
+        self._holder.communicate()
+
+
+class UserLabs:
+    """`scripts/lab` in the hands of that user; everything is gone when the `with` block ends."""
+
+    def __enter__(self):
+        self.home = home_directory()
+        return self
+
+    def __exit__(self, *_):
+        with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
+            self.lab("down", "--all")
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def command(self, *words, **options):
+        return as_user(self.home / "tree" / "scripts" / "lab", *words, home=self.home, **options)
+
+    def lab(self, *words, check=True, timeout=120, tun="0666", **options):
+        """Runs `scripts/lab` to its end."""
+        return run(*self.command(*words, tun=tun), check=check, timeout=timeout, cwd="/", **options)
