@@ -51,7 +51,7 @@ def arguments():
     verb(shell, "a shell there").add_argument("node", metavar="NODE")
     one = verb(capture, "show what passes an interface, until Ctrl-C")
     one.add_argument("node", metavar="NODE")
-    one.add_argument("interface", metavar="IFACE", nargs="?", default="eth0", help="default: eth0")
+    one.add_argument("interface", metavar="IFACE", nargs="?", help="default: eth0")
     one.add_argument("-w", dest="file", metavar="FILE", help="write a pcap file")
     one.add_argument("-c", dest="count", metavar="N", type=int, default=0, help="end after N frames")
     one.add_argument("-f", dest="filter", metavar="EXPR", default="", help="only these, in tcpdump's words")
@@ -247,11 +247,14 @@ def chosen_with(options):
 def capture(options):
     parent.need_tools("tcpdump")
     lab = chosen_with(options)
+    if options.interface is None and options.node in lab.topology().switches():
+        raise Failure(f"{options.node} has no eth0 but a link for each machine: name one of 'scripts/lab list'")
+    interface = options.interface or "eth0"
     words = ["tcpdump", "-n", "-r", "-", *(["-Z", "root"] if os.geteuid() == 0 else []),
              *(["-U", "-w", options.file] if options.file else ["-l"]), *shlex.split(options.filter)]
     # Neither is hit by Ctrl-C: closing the one's input ends it, and then the other, with all that was seen.
     source = subprocess.Popen(
-        inside.engine(lab, "capture.py", options.interface, 0 if options.filter else options.count, name=options.node),
+        inside.engine(lab, "capture.py", interface, 0 if options.filter else options.count, name=options.node),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
     if options.filter and options.count:
         words[1:1] = ["-c", str(options.count)]

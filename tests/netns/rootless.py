@@ -27,16 +27,14 @@ def as_user(*command, tun="0666", home="/nowhere"):
             "--clear-groups", "env", "-i", *environment, *map(str, command)]
 
 
-def home_directory():
-    """A directory of the user, with a copy of the scripts and the daemon in `tree`: the checkout may be private."""
-    home = pathlib.Path(tempfile.mkdtemp(prefix="uplab-"))
+def fill(home):
+    """Makes a directory the user's, with a copy of the scripts and the daemon in `tree`: the checkout may be private."""
     tree = home / "tree"
     for part in ("scripts", "config"):
         shutil.copytree(REPO / part, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
     (tree / "bin").mkdir()
     shutil.copy(binary(), tree / "bin" / "underpass")
     os.chown(home, UID, UID)
-    return home
 
 
 class RootlessLab(Lab):
@@ -66,7 +64,12 @@ class UserLabs:
     """`scripts/lab` in the hands of that user; everything is gone when the `with` block ends."""
 
     def __enter__(self):
-        self.home = home_directory()
+        self.home = pathlib.Path(tempfile.mkdtemp(prefix="uplab-"))
+        try:
+            fill(self.home)
+        except BaseException:
+            shutil.rmtree(self.home)
+            raise
         return self
 
     def __exit__(self, *_):

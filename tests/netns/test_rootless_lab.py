@@ -1,5 +1,6 @@
 """scripts/lab in the hands of an ordinary user, uid 1000: all verbs, several labs, and that nothing is left."""
 
+import contextlib
 import os
 import pathlib
 import re
@@ -10,24 +11,10 @@ import unittest
 import xml.etree.ElementTree as xml
 
 from command import run, wait_until
-from rootless import NO_TUN, UID, UserLabs, as_user
+from rootless import NO_TUN, UserLabs, as_user
 
 MIB = 1 << 20
 PORT = 5001
-
-
-def namespaces_of(uid):
-    """The namespaces in which processes of a user are, but those of this process."""
-    found = set()
-    for process in pathlib.Path("/proc").iterdir():
-        if not process.name.isdigit():
-            continue
-        try:
-            if process.stat().st_uid == uid or b"uplab-" in (process / "cmdline").read_bytes():
-                found |= {os.readlink(process / "ns" / kind) for kind in ("user", "net", "pid")}
-        except OSError:
-            continue
-    return found - {os.readlink(f"/proc/self/ns/{kind}") for kind in ("user", "net", "pid")}
 
 
 class LabCase(unittest.TestCase):
@@ -58,8 +45,17 @@ class LabCase(unittest.TestCase):
                 return int(process.name)
         return None
 
-    def assertNothingLeft(self, before):
-        wait_until(lambda: namespaces_of(UID) <= before, 10, "the end of all namespaces")
+    def processes(self):
+        """What runs in a lab of this home, or serves one; namespaces without a name end with their processes."""
+        home, found = os.fsencode(self.user.home), []
+        for process in pathlib.Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if process.name.isdigit() and home in (process / "environ").read_bytes():
+                    found.append((process / "cmdline").read_bytes())
+        return found
+
+    def assertNothingLeft(self):
+        wait_until(lambda: not self.processes(), 10, "the end of all processes")
         self.assertFalse(self.root.exists(), "the state directory")
         self.assertNotIn(str(self.user.home), pathlib.Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
 
@@ -218,11 +214,23 @@ class Topologies(LabCase):
             xml.parse(self.user.home / "x.svg")
 
 
+class AsRoot(LabCase):
+    """The same with root's rights, where no user namespace is needed."""
+
+    def test_as_root(self):
+        environment = {"PATH": os.environ["PATH"], "XDG_RUNTIME_DIR": str(self.user.home),
+                       "UNDERPASS_BIN": str(self.user.home / "tree" / "bin" / "underpass")}
+        tool = self.user.home / "tree" / "scripts" / "lab"
+        run(tool, "up", env=environment)
+        self.addCleanup(run, tool, "down", "--all", env=environment)
+        self.assertEqual(os.readlink(f"/proc/{self.keeper('three-nodes')}/ns/user"), os.readlink("/proc/self/ns/user"))
+        self.assertIn("6 of 6 pairs of 3 pods answered", run(tool, "ping", env=environment).stdout)
+        run(tool, "down", env=environment)
+        self.assertNothingLeft()
+
+
 class Ends(LabCase):
     """Whatever happens to a lab, `down` leaves nothing, and does not touch another one."""
-
-    def setUp(self):
-        self.before = namespaces_of(UID)
 
     def test_two_labs_at_once(self):
         self.lab("up", "--name", "one")
@@ -231,13 +239,14 @@ class Ends(LabCase):
         self.assertIn("there are several labs (one, two): say which with --name", done.stderr)
         for name in ("one", "two"):
             self.assertIn("6 of 6 pairs", self.lab("ping", "--name", name).stdout)
+        self.assertGreater(len(self.processes()), 6)
         sleeper = subprocess.Popen(self.user.command("exec", "--name", "one", "pod-a", "sleep", "1000"))
         wait_until(lambda: self.lab("exec", "--name", "one", "pod-a", "pgrep", "sleep", check=False).stdout, 5, "sleep")
         self.lab("down", "--name", "one")
         self.assertNotEqual(sleeper.wait(5), 0)
         self.assertIn("6 of 6 pairs", self.lab("ping").stdout)
         self.lab("down")
-        self.assertNothingLeft(self.before)
+        self.assertNothingLeft()
 
     def test_down_after_the_keeper_was_killed(self):
         self.lab("up")
@@ -246,7 +255,7 @@ class Ends(LabCase):
         self.assertIn("three-nodes: ended; 'scripts/lab down --name three-nodes' removes", self.lab("list").stdout)
         self.assertIn("the keeper of lab three-nodes has ended", self.lab("ping", check=False).stderr)
         self.lab("down")
-        self.assertNothingLeft(self.before)
+        self.assertNothingLeft()
 
     def test_down_after_up_was_killed_half_way(self):
         for after_s in (0.1, 0.3, 0.6):
@@ -256,7 +265,7 @@ class Ends(LabCase):
             making.kill()
             making.communicate()
             self.lab("down", "--all")
-            self.assertNothingLeft(self.before)
+            self.assertNothingLeft()
 
     def test_an_interrupted_up_leaves_nothing(self):
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -267,7 +276,7 @@ class Ends(LabCase):
             making.communicate(timeout=30)
             if making.returncode == 0:
                 self.lab("down")
-            self.assertNothingLeft(self.before)
+            self.assertNothingLeft()
 
     def test_a_lab_that_cannot_be_made_leaves_nothing(self):
         file = self.topology('[tunnel]\ncolour = "red"\n[[subnet]]\ncidr = "192.0.2.0/24"\nnodes = 1\n')
@@ -275,7 +284,7 @@ class Ends(LabCase):
         self.assertEqual(done.returncode, 1)
         self.assertIn("the daemon of node-1 ended with status 1; it said:", done.stderr)
         self.assertIn("colour", done.stderr)
-        self.assertNothingLeft(self.before)
+        self.assertNothingLeft()
 
     def test_down_without_a_lab(self):
         self.assertIn("there is no lab", self.lab("down", check=False).stderr)
