@@ -64,6 +64,7 @@ def arguments():
     one = verb(config, "write the configuration of a node's daemon again, with other modes; print its path")
     one.add_argument("node", metavar="NODE")
     one.add_argument("modes", metavar="MODE", nargs="*", help="IPIP_MODE VXLAN_MODE; default: those of the topology")
+    verb(restart, "end the daemon of a node and start it again").add_argument("node", metavar="NODE")
     verb(offloads, "offloads of the links between nodes").add_argument("word", choices=("on", "off"))
     return parser
 
@@ -271,16 +272,31 @@ def capture(options):
 
 
 def config(options):
+    """Only writes: `restart` makes it count."""
     if len(options.modes) not in (0, 2) or not set(options.modes) <= set(topologies.MODES):
         raise Failure(f"usage: scripts/lab config NODE [IPIP_MODE VXLAN_MODE]; modes are {', '.join(topologies.MODES)}")
     lab = chosen_with(options)
     topology = lab.topology()
-    node = topology.node(options.node)
-    if node is None:
-        raise Failure(f"{options.node} is no node: {', '.join(node.name for node in topology.nodes)}")
+    node = with_daemon(topology, options.node)
     file = lab.file(f"{node.name}.toml")
     file.write_text(daemons.configuration(topology, node, lab.directory, *options.modes), encoding="utf-8")
     print(file)
+
+
+def with_daemon(topology, name):
+    """The node of that name, which runs underpass."""
+    names = [node.name for node in topology.daemons()]
+    if name not in names:
+        raise Failure(f"{name} has no daemon; these have: {', '.join(names)}")
+    return topology.node(name)
+
+
+def restart(options):
+    lab = chosen_with(options)
+    node = with_daemon(lab.topology(), options.node)
+    if not lab.file("bin").exists():
+        raise Failure(f"lab {lab.name} was made with --no-daemons")
+    return subprocess.run(inside.engine(lab, "running.py", lab.directory, node.name), check=False).returncode
 
 
 def offloads(options):

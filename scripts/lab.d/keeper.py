@@ -10,16 +10,12 @@ import json
 import os
 import pathlib
 import signal
-import subprocess
 import sys
-import time
 
-import daemons
 import namespaces
+import running
 import topology as topologies
 from state import Failure
-
-READY_S = 60
 
 
 def main():
@@ -32,7 +28,7 @@ def main():
             topology = topologies.load("topology.toml", (directory / "topology.toml").read_text(encoding="utf-8"))
             namespaces.build(topology)
             if binary:
-                started = start_all(topology, directory, binary)
+                started = running.start([node.name for node in topology.daemons()], directory, binary)
             answer = {}
         except Failure as failure:
             answer = {"error": str(failure)}
@@ -40,26 +36,6 @@ def main():
         report.write(json.dumps(answer) + "\n")
     if "error" not in answer:
         hold(started)
-
-
-def start_all(topology, directory, binary):
-    """Starts a daemon on each node that shall have one; returns {pid: node} when all of them answer."""
-    processes = {}
-    for node in topology.daemons():
-        file = directory / f"{node.name}.toml"
-        with open(directory / f"{node.name}.log", "w", encoding="utf-8") as log:
-            processes[node.name] = subprocess.Popen(
-                ("ip", "netns", "exec", node.name, binary, "run", "--config", file),
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
-    end = time.monotonic() + READY_S
-    for name, process in processes.items():
-        while daemons.status(directory / f"{name}.sock") is None:
-            if process.poll() is not None or time.monotonic() > end:
-                state = f"ended with status {process.returncode}" if process.poll() is not None else "does not answer"
-                said = (directory / f"{name}.log").read_text(encoding="utf-8", errors="replace")
-                raise Failure(f"the daemon of {name} {state}; it said:\n{said}")
-            time.sleep(0.02)
-    return {process.pid: name for name, process in processes.items()}
 
 
 def hold(started):
