@@ -49,6 +49,8 @@ def arguments():
     one.add_argument("node", metavar="NODE")
     one.add_argument("command", metavar="CMD…", nargs=argparse.REMAINDER)
     verb(shell, "a shell there").add_argument("node", metavar="NODE")
+    verb(inside_command, "run a command where 'ip netns exec' knows the names of the lab, for scripts").add_argument(
+        "command", metavar="CMD…", nargs=argparse.REMAINDER)
     one = verb(capture, "show what passes an interface, until Ctrl-C")
     one.add_argument("node", metavar="NODE")
     one.add_argument("interface", metavar="IFACE", nargs="?", help="default: eth0")
@@ -221,6 +223,15 @@ def exec_command(options):
     if not options.command:
         raise Failure("usage: scripts/lab exec NODE CMD…")
     enter(options, options.command)
+
+
+def inside_command(options):
+    if not options.command:
+        raise Failure("usage: scripts/lab inside CMD…")
+    lab = state.choose(options.name)
+    command = inside.command(lab, *options.command)
+    sys.stdout.flush()
+    os.execvp(command[0], command)
 
 
 def shell(options):

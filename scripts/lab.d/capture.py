@@ -1,21 +1,24 @@
-"""Writes the frames that pass an interface to standard output as pcap: `capture.py INTERFACE COUNT`.
+"""Writes the frames that pass an interface to standard output as pcap: `capture.py INTERFACE COUNT [SNAP]`.
 
 tcpdump cannot do this as root of a user namespace: it insists on changing its groups, which is not
-allowed there. Ends after COUNT frames (0: never), or with all it has seen when standard input is closed.
+allowed there. Ends after COUNT frames (0: never), or with all it has seen on SIGTERM and when the pipe at standard
+input is closed. Writes SNAP bytes of a frame at most.
 
 The kernel writes the frames into a ring of blocks that this shares with it (packet(7), TPACKET_V3); the
 size of such a ring is not limited as that of a socket's buffer is.
 """
 
+import ctypes
 import mmap
 import os
 import select
 import signal
 import socket
+import stat
 import struct
 import sys
 
-_ETH_P_ALL, _SOL_PACKET = 3, 263
+_ETH_P_ALL, _SOL_PACKET, _SO_ATTACH_FILTER = 3, 263, 26
 _PACKET_RX_RING, _PACKET_STATISTICS, _PACKET_VERSION, _TPACKET_V3 = 5, 6, 10, 2
 # A block passes to us when it is full or this old.
 BLOCK_BYTES, BLOCKS, BLOCK_MS = 1 << 20, 32, 10
@@ -30,14 +33,17 @@ _FRAME_HEAD = struct.Struct("=IIII")
 
 
 class Ring:
-    """The frames of an interface from now on."""
+    """The frames of an interface from now on, the first `snap` bytes of each."""
 
-    def __init__(self, interface):
+    def __init__(self, interface, snap):
         self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         self.socket.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V3)
         frames = BLOCK_BYTES // _FRAME_BYTES * BLOCKS
         self.socket.setsockopt(_SOL_PACKET, _PACKET_RX_RING,
                                struct.pack("7I", BLOCK_BYTES, BLOCKS, _FRAME_BYTES, frames, BLOCK_MS, 0, 0))
+        # A filter that accepts everything says how much of it (BPF_RET in linux/filter.h).
+        program = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, snap))
+        self.socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(program)))
         self.memory = mmap.mmap(self.socket.fileno(), BLOCK_BYTES * BLOCKS)
         self.socket.bind((interface, _ETH_P_ALL))
         self.block = 0
@@ -62,11 +68,21 @@ class Ring:
         return struct.unpack("III", self.socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 12))[1]
 
 
+def end_signal():
+    """A file that is at its end after SIGTERM."""
+    reading, writing = os.pipe()
+    signal.signal(signal.SIGTERM, lambda *_: os.close(writing))
+    return os.fdopen(reading, "rb", 0)
+
+
 def main():
-    interface, limit = sys.argv[1], int(sys.argv[2])
+    interface, limit, snap = sys.argv[1], int(sys.argv[2]), int((*sys.argv[3:], SNAP_BYTES)[0])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ends = [end_signal()]
+    if stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
+        ends.append(sys.stdin.buffer.raw)
     try:
-        ring = Ring(interface)
+        ring = Ring(interface, snap)
     except OSError as error:
         sys.exit(f"{interface}: {error.strerror}")
     out, written, ending = sys.stdout.buffer, 0, False
@@ -74,7 +90,7 @@ def main():
     out.flush()
     print(f"listening on {interface}", file=sys.stderr, flush=True)
     while not limit or written < limit:
-        ready, _, _ = select.select([ring.socket] if ending else [ring.socket, sys.stdin], [], [],
+        ready, _, _ = select.select([ring.socket] if ending else [ring.socket, *ends], [], [],
                                     BLOCK_MS / 1000 * 5 if ending else None)
         for seconds, nanoseconds, length, frame in ring.frames():
             if not limit or written < limit:
@@ -83,7 +99,7 @@ def main():
         out.flush()
         if ending and not ready:
             break
-        ending = ending or sys.stdin in ready and not sys.stdin.buffer.read1(1)
+        ending = ending or any(not end.read(1) for end in ends if end in ready)
     lost = ring.lost()
     print(f"{written} frames captured, {lost} missed", file=sys.stderr, flush=True)
     return 1 if lost else 0
