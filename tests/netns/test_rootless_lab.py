@@ -187,6 +187,13 @@ class Topologies(LabCase):
         finally:
             self.lab("down")
 
+    def test_fifty_nodes(self):
+        self.lab("up", "--topology", "fifty-nodes")
+        try:
+            self.assertIn("2450 of 2450 pairs of 50 pods answered", self.lab("ping").stdout)
+        finally:
+            self.lab("down")
+
     def test_loss_and_rate_are_on_the_links(self):
         file = self.topology("""
             [lab]
@@ -205,6 +212,10 @@ class Topologies(LabCase):
         try:
             self.assertIn("rate 20Mbit", self.lab("exec", "a3", "/usr/sbin/tc", "qdisc").stdout)
             self.assertNotIn("tbf", self.lab("exec", "a1", "/usr/sbin/tc", "qdisc").stdout)
+            # The search for neighbours shall not be lost.
+            for node, far in (("a1", 3), ("a3", 1)):
+                self.lab("exec", node, "ip", "neighbour", "replace", f"192.0.2.{far}", "lladdr", f"02:55:50:00:00:0{far}",
+                         "dev", "eth0", "nud", "permanent")
             # Half of the questions and half of the answers: 100 of 400 come back, give or take six deviations.
             text = self.lab("exec", "a1", "ping", "-q", "-c", "400", "-i", "0.005", "-W", "1", "192.0.2.3",
                             check=False).stdout
