@@ -22,6 +22,7 @@ from state import Failure
 
 DEFAULT = "three-nodes"
 LIBRARY = pathlib.Path(__file__).resolve().parents[1] / "lib.sh"
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 NODE_TOOLS = ("ip", "tc", "bridge", "unshare", "nsenter")
 
 
@@ -92,10 +93,14 @@ def up(options):
     lab = state.Lab(options.name or path.stem)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
+    # From here on an interruption has something to remove, and nothing may interrupt the removal.
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
     lab.claim(text)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
         make(lab, topology, binary)
     except BaseException:
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
         lab.end()
         raise
     print(f"lab {lab.name}: {about(topology)}; state in {lab.directory}")
@@ -104,6 +109,8 @@ def up(options):
 
 def build():
     """The daemon's program: the one that UNDERPASS_BIN names, or built now, as the other scripts do it."""
+    if not os.environ.get("UNDERPASS_BIN"):
+        parent.need_tools("jq")
     script = 'source "$0" && build_underpass >&2 && printf %s "$UNDERPASS_BIN"'
     done = subprocess.run(("bash", "-euo", "pipefail", "-c", script, LIBRARY), stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:

@@ -13,7 +13,7 @@ from state import Failure
 TUN = pathlib.Path("/dev/net/tun")
 PACKAGES = {
     "ip": "iproute2", "tc": "iproute2", "bridge": "iproute2", "unshare": "util-linux", "nsenter": "util-linux",
-    "ethtool": "ethtool", "nft": "nftables", "tcpdump": "tcpdump",
+    "ethtool": "ethtool", "nft": "nftables", "tcpdump": "tcpdump", "jq": "jq",
 }
 _CAP_NET_ADMIN, _CAP_SYS_ADMIN = 12, 21
 CONTAINER = ("in Docker or Podman, start the container with --security-opt seccomp=unconfined"
