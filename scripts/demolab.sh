@@ -23,7 +23,10 @@ lab_exec() { ip netns exec "$@"; }
 lab_add_stranger() {
     ip netns add stranger
     # shellcheck disable=SC2016 # expanded by the inner shell
-    lab_exec stranger sh -c 'cd /proc/sys/net/ipv6/conf 2>/dev/null || exit 0; for scope in all default; do echo 1 >$scope/disable_ipv6; done'
+    lab_exec stranger sh -c '
+        cd /proc/sys/net/ipv6/conf 2>/dev/null || exit 0
+        for scope in all default; do echo 1 >$scope/disable_ipv6; done
+    '
     ip link add name eth0 netns stranger type veth peer name stranger netns switch-left
     ip -n stranger link set eth0 up
     ip -n stranger address add 192.0.2.66/24 dev eth0

@@ -36,7 +36,8 @@ def arguments():
         added = verbs.add_parser(function.__name__.partition("_")[0], help=about, description=about, allow_abbrev=False)
         added.set_defaults(function=function)
         if name:
-            added.add_argument("--name", metavar="ID", help="which lab; needed where there are several (or UNDERPASS_LAB)")
+            added.add_argument("--name", metavar="ID",
+                               help="which lab; needed where there are several (or UNDERPASS_LAB)")
         return added
 
     new = verb(up, "make a lab and start the daemons", name=False)
@@ -60,7 +61,8 @@ def arguments():
     one.add_argument("-f", dest="filter", metavar="EXPR", default="", help="only these, in tcpdump's words")
     verb(status, "one line for each node")
     one = verb(ping, "every pod pings every other")
-    one.add_argument("--tries", metavar="N", type=int, default=3, help="how often a pair without an answer is asked; default: 3")
+    one.add_argument("--tries", metavar="N", type=int, default=3,
+                     help="how often a pair without an answer is asked; default: 3")
     one = verb(graph, "an SVG picture")
     one.add_argument("-o", dest="file", metavar="FILE", help="where to; default: NAME.svg")
     one.add_argument("--topology", metavar="FILE|NAME", help="of a topology, without a lab")
@@ -112,7 +114,8 @@ def build():
     if not os.environ.get("UNDERPASS_BIN"):
         parent.need_tools("jq")
     script = 'source "$0" && build_underpass >&2 && printf %s "$UNDERPASS_BIN"'
-    done = subprocess.run(("bash", "-euo", "pipefail", "-c", script, LIBRARY), stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(("bash", "-euo", "pipefail", "-c", script, LIBRARY), stdout=subprocess.PIPE, text=True,
+                          check=False)
     if done.returncode != 0:
         sys.exit(1)
     return done.stdout
@@ -187,7 +190,8 @@ def status(options):
     lab.needed_keeper()
     with ThreadPoolExecutor(8) as threads:
         answers = list(threads.map(lambda node: daemons.status(lab.file(f"{node.name}.sock")), topology.nodes))
-    print(f"{'node':<16}{'address':<17}{'dataplane':<14}{'mtu':>6}{'from pods':>11}{'to pods':>11}{'dropped':>9}  drops")
+    print(f"{'node':<16}{'address':<17}{'dataplane':<14}{'mtu':>6}{'from pods':>11}{'to pods':>11}{'dropped':>9}"
+          "  drops")
     silent = 0
     for node, answer in zip(topology.nodes, answers, strict=True):
         line = f"{node.name:<16}{str(node.address):<17}{node.dataplane:<14}"

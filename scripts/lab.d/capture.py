@@ -54,7 +54,8 @@ class Ring:
             base = self.block * BLOCK_BYTES
             count, offset = _COUNT_AND_FIRST.unpack_from(self.memory, base + 12)
             for _ in range(count):
-                following, seconds, nanoseconds, captured, length, _, where = _FRAME.unpack_from(self.memory, base + offset)
+                head = _FRAME.unpack_from(self.memory, base + offset)
+                following, seconds, nanoseconds, captured, length, _, where = head
                 begin = base + offset + where
                 yield seconds, nanoseconds, length, self.memory[begin : begin + captured]
                 offset += following

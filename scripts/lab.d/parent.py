@@ -54,7 +54,8 @@ def check_tun():
     try:
         os.close(os.open(TUN, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
-        raise Failure(f"there is no {TUN}: as root, 'modprobe tun'; in a container, start it with --device {TUN}") from None
+        raise Failure(f"there is no {TUN}: as root, 'modprobe tun'; in a container, start it with --device {TUN}"
+                      ) from None
     except OSError as error:
         if error.errno == errno.EACCES:
             change = f"as root, 'chmod 0666 {TUN}'"
@@ -94,8 +95,8 @@ def advice(said, facts):
         found.append("as root, 'sysctl -w kernel.apparmor_restrict_unprivileged_userns=0', or an AppArmor profile for"
                      " /usr/bin/unshare with the rule 'userns,'")
     if "No space left" in said and not found:
-        found.append("more namespaces exist than user.max_user_namespaces and its likes in /proc/sys/user allow, here or"
-                     " in a surrounding user namespace: raise them there, or take labs down")
+        found.append("more namespaces exist than user.max_user_namespaces and its likes in /proc/sys/user allow, here"
+                     " or in a surrounding user namespace: raise them there, or take labs down")
     if not found and "mount /proc failed" in said:
         found.append(f"parts of /proc are hidden, so no other may be mounted: {CONTAINER}")
     if not found and facts.seccomp:

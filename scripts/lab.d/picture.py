@@ -99,7 +99,7 @@ class _Picture:
             self._link(x, bus, self.left, bus, router.link)
             self._text(x + 4, bus - 7, f"eth{index} {address}", size=10)
         self._box(x, top, ROUTER_W, ROUTER_H, COLOURS["router"], (router.name, "bold"),
-                  ("router, knows the pods" if router.knows_pods else "router", "soft"))
+                  ("knows the pods" if router.knows_pods else "router", "soft"))
 
     def _link(self, x1, y1, x2, y2, link, label_x=None, label_y=None):
         self._line(x1, y1, x2, y2, COLOURS["bad" if link.loss else "line"], 1.6, dashed=bool(link.loss))
@@ -139,7 +139,8 @@ class _Picture:
         base = y + height / 2 - step * (len(words) - 1) / 2 + 4
         for index, (text, style) in enumerate(words):
             self._text(x, base + step * index, text, size=11, anchor="middle",
-                       weight="bold" if style == "bold" else "normal", fill=COLOURS["soft" if style == "soft" else "text"])
+                       weight="bold" if style == "bold" else "normal",
+                       fill=COLOURS["soft" if style == "soft" else "text"])
 
     def _text(self, x, y, words, size=12, weight="normal", fill=COLOURS["text"], anchor="start"):
         text = xml.SubElement(self.boxes, "text", x=f"{x:g}", y=f"{y:g}", fill=fill)

@@ -109,13 +109,14 @@ def summary(pods, rounds, times, begun):
     total, missing = count * (count - 1), rounds[-1]
     again = "".join(f", {len(before) - len(after)} at try {number}" for number, (before, after)
                     in enumerate(zip(rounds, rounds[1:], strict=False), 2) if len(before) > len(after))
-    lines = [f"no answer: {pods[source][0]} to {pods[target][0]} {pods[target][1]}" for source, target in missing[:SHOWN]]
+    lines = [f"no answer: {pods[source][0]} to {' '.join(pods[target])}" for source, target in missing[:SHOWN]]
     if len(missing) > SHOWN:
         lines.append(f"… and {len(missing) - SHOWN} more")
     if times:
         values = sorted(time_ns / 1e6 for time_ns in times)
         p99 = values[min(len(values) - 1, int(len(values) * 0.99))]
-        lines.append(f"round trip: median {statistics.median(values):.2f} ms, p99 {p99:.2f} ms, max {values[-1]:.2f} ms")
+        median = statistics.median(values)
+        lines.append(f"round trip: median {median:.2f} ms, p99 {p99:.2f} ms, max {values[-1]:.2f} ms")
     lines.append(f"{total - len(missing)} of {total} pairs of {count} pods answered{again}"
                  f" ({time.monotonic() - begun:.1f} s)")
     return "\n".join(lines)

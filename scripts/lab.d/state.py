@@ -81,7 +81,8 @@ class Lab:
                 raise Failure(f"{base} belongs to another user; set XDG_RUNTIME_DIR to a directory of yours")
             self.directory.mkdir(mode=0o700)
         except FileExistsError:
-            raise Failure(f"there is a lab {self.name} already: take it down, or give this one another --name") from None
+            raise Failure(f"there is a lab {self.name} already: take it down, or give this one another --name"
+                          ) from None
         except OSError as error:
             raise Failure(f"cannot make {self.directory}: {error.strerror}; set XDG_RUNTIME_DIR to a directory of yours"
                           ) from None

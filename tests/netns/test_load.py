@@ -61,8 +61,8 @@ class Fairness(SharedLab):
 
     def probe(self, target):
         """The round trips from podA, in milliseconds."""
-        text = self.lab.exec("podA", "ping", "-n", "-c", self.PROBES, "-i", "0.005", "-W", "5", target, check=False,
-                             timeout=60).stdout
+        command = ("ping", "-n", "-c", self.PROBES, "-i", "0.005", "-W", "5", target)
+        text = self.lab.exec("podA", *command, check=False, timeout=60).stdout
         return sorted(float(value) for value in re.findall(r"time=([\d.]+) ms", text))
 
     def asked(self, end, answers):
@@ -93,12 +93,17 @@ class Fairness(SharedLab):
                 with self.subTest(mode, probes=name):
                     self.assertGreaterEqual(len(values), self.PROBES * self.ANSWERED)
             answers.sort()
-            told = ", ".join(f"{name} p50 {at(values, 0.5):.2f} ms p99 {at(values, 0.99):.2f} ms ({len(values)} of {self.PROBES})"
-                             for name, values in times.items())
-            print(f"L4 {mode}: stream {rate:.1f} Gbit/s; probes {told}; control p50 {at(answers, 0.5):.1f} ms, max {answers[-1]:.1f} ms")
+            lists = {f"probes {name}": values for name, values in times.items()} | {"control": answers}
+            print(f"L4 {mode}: stream {rate:.1f} Gbit/s", *(f"{name}: {told(values)}" for name, values in lists.items()),
+                  sep="; ")
             self.assertGreater(rate, 0)
             # The machine may be busy with other things for a moment, not most of the time.
             self.assertLess(at(answers, 0.9), self.ANSWER_MS)
+
+
+def told(values):
+    """Sorted times in words."""
+    return f"{len(values)}, p50 {at(values, 0.5):.2f} ms, p99 {at(values, 0.99):.2f} ms, max {values[-1]:.2f} ms"
 
 
 def at(values, share):
