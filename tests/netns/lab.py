@@ -79,6 +79,9 @@ def vtep_mac(name):
 class Lab:
     """One lab; a context manager. Namespaces are named as in the picture: `n1`, `podA`, `sw`, `R`."""
 
+    # Where the names of namespaces are, and the words before a command that shall find them there.
+    names, entry = pathlib.Path("/run/netns"), ()
+
     def __init__(self, topology="T2", mtu=1500, ipv6=False, virtual=False):
         """`mtu` is that of the underlay links. Without `ipv6` no interface has any IPv6, which keeps
         captures and counters free of what the kernel says by itself. With `virtual` underlay links
@@ -164,11 +167,11 @@ class Lab:
             f"neighbour add {gateway} lladdr {vtep_mac(peer)} dev vx0 nud permanent",
             f"route add {far} via {gateway} dev vx0 onlink",
         )
-        run("bridge", "-n", self.ns(node), "fdb", "append", vtep_mac(peer), "dev", "vx0", "dst", ADDRESSES[peer])
+        self.tool("bridge", "-n", self.ns(node), "fdb", "append", vtep_mac(peer), "dev", "vx0", "dst", ADDRESSES[peer])
 
     def _add_namespace(self, name, forward=False):
         self._namespaces.append(name)
-        run("ip", "netns", "add", self.ns(name))
+        self.tool("ip", "netns", "add", self.ns(name))
         settings = {"rp_filter": 0, "send_redirects": 0, "accept_redirects": 0}
         values = {f"ipv4/conf/{scope}/{key}": value for scope in ("all", "default") for key, value in settings.items()}
         values["ipv4/ip_forward"] = int(forward)
@@ -180,7 +183,7 @@ class Lab:
 
     def link(self, near, near_interface, far, far_interface, mtu=1500, offloads=True):
         """A veth pair between two namespaces, both ends up."""
-        run(
+        self.tool(
             *("ip", "link", "add", "name", near_interface, "mtu", mtu, "netns", self.ns(near), "type", "veth"),
             *("peer", "name", far_interface, "mtu", mtu, "netns", self.ns(far)),
         )
@@ -207,17 +210,21 @@ class Lab:
         """The name under which the kernel knows a namespace of this lab."""
         return f"{self.id}-{name}"
 
+    def tool(self, *command, **options):
+        """Runs a command to its end where the namespaces of this lab have their names."""
+        return run(*self.entry, *command, **options)
+
     def ip(self, name, *commands):
         """Runs `ip` commands in a namespace, all of them in one process."""
-        run("ip", "-n", self.ns(name), "-batch", "-", input="\n".join(commands) + "\n")
+        self.tool("ip", "-n", self.ns(name), "-batch", "-", input="\n".join(commands) + "\n")
 
     def exec(self, name, *command, check=True, timeout=30, **options):
         """Runs a command to its end in a namespace; a CompletedProcess with text in `stdout`, `stderr`."""
-        return run("ip", "netns", "exec", self.ns(name), *command, check=check, timeout=timeout, **options)
+        return self.tool("ip", "netns", "exec", self.ns(name), *command, check=check, timeout=timeout, **options)
 
     def popen(self, name, *command, **options):
         """Starts a command in a namespace; it is ended with the lab at the latest."""
-        command = ["ip", "netns", "exec", self.ns(name), *map(str, command)]
+        command = [*self.entry, "ip", "netns", "exec", self.ns(name), *map(str, command)]
         process = subprocess.Popen(command, **{"stdin": subprocess.DEVNULL, "text": True} | options)
         self._processes.append(process)
         return process
@@ -226,7 +233,7 @@ class Lab:
         """Calls `function` in a thread that is in the namespace. A socket it returns stays in there."""
 
         def enter():
-            with open(f"/run/netns/{self.ns(name)}", encoding="ascii") as handle:
+            with open(self.names / self.ns(name), encoding="ascii") as handle:
                 if _LIBC.setns(handle.fileno(), _CLONE_NEWNET) != 0:
                     raise OSError(ctypes.get_errno(), f"cannot enter {self.ns(name)}")
             return function()
@@ -250,7 +257,7 @@ class Lab:
 
     def mac(self, name, interface):
         """The MAC of an interface."""
-        links = json.loads(run("ip", "-n", self.ns(name), "-j", "link", "show", interface).stdout)
+        links = json.loads(self.tool("ip", "-n", self.ns(name), "-j", "link", "show", interface).stdout)
         return links[0]["address"]
 
     def offloads(self, name, interface, on):
@@ -386,12 +393,12 @@ class Lab:
         shutil.rmtree(self.dir, ignore_errors=True)
 
     def _remove_namespace(self, name):
-        if not pathlib.Path("/run/netns", self.ns(name)).exists():
+        if not (self.names / self.ns(name)).exists():
             return
-        for pid in run("ip", "netns", "pids", self.ns(name)).stdout.split():
+        for pid in self.tool("ip", "netns", "pids", self.ns(name)).stdout.split():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
-        run("ip", "netns", "delete", self.ns(name))
+        self.tool("ip", "netns", "delete", self.ns(name))
 
 
 class LabTestCase(unittest.TestCase):

@@ -13,7 +13,7 @@ import sys
 import unittest
 import urllib.request
 
-from lab import PODS, Lab, run, wait_until
+from lab import PODS, Lab, wait_until
 from scapy.layers.l2 import Ether
 
 METRICS = '\n[metrics]\nlisten = "127.0.0.1:9091"\n'
@@ -158,6 +158,7 @@ class SharedLab(unittest.TestCase):
 
     topology = "T2"
     options = {}
+    lab_type = Lab
     daemons = None
     config = {}
     # With IPv6 the kernel announces the TUN's multicast groups through it (MLD) when it likes to, and the
@@ -166,7 +167,7 @@ class SharedLab(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        cls.lab = cls.enterClassContext(Lab(cls.topology, **cls.options))
+        cls.lab = cls.enterClassContext(cls.lab_type(cls.topology, **cls.options))
         cls.prepare()
         for node in cls.all_daemons():
             cls.start(node, **cls.config)
@@ -278,5 +279,5 @@ class SharedLab(unittest.TestCase):
 
 def own_routes(lab, node, device="up0"):
     """Prefixes of the kernel routes with the daemon's protocol number on a node."""
-    lines = run("ip", "-n", lab.ns(node), "route", "show", "table", "all", "proto", "117").stdout.splitlines()
+    lines = lab.tool("ip", "-n", lab.ns(node), "route", "show", "table", "all", "proto", "117").stdout.splitlines()
     return sorted(line.split()[0] for line in lines if f"dev {device}" in line)

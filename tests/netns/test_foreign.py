@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 
-from lab import ADDRESSES, pod_address, run, vtep_mac, wait_until
+from lab import ADDRESSES, pod_address, vtep_mac, wait_until
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
@@ -138,7 +138,7 @@ class KernelVxlan(SharedLab):
         self.assertEqual(self.lab.ping("podB", A, count=5), 5)
         self.lab.tcp_transfer("podA", "podB", B, 16 << 20)
         self.lab.tcp_transfer("podB", "podA", A, 16 << 20)
-        (link,) = json.loads(run("ip", "-n", self.lab.ns("n2"), "-s", "-j", "link", "show", "vx0").stdout)
+        (link,) = json.loads(self.lab.tool("ip", "-n", self.lab.ns("n2"), "-s", "-j", "link", "show", "vx0").stdout)
         errors = [link["stats64"][way][kind] for way in ("rx", "tx") for kind in ("errors", "dropped")]
         self.assertEqual(errors, [0] * 4)
         self.assertEqual(sum(self.lab.drops("n1").values()), 0)

@@ -8,13 +8,11 @@ import time
 from fast import ADDRESS, BOTH_WAYS, MIB, MODES, Datagrams, await_tap, bulk, cpu_ticks, paced, resident_bytes
 from shared import SharedLab
 
-WORKERS = 4
-
 
 class Order(SharedLab):
     """Eight flows each way at once beside bulk TCP: nothing lost, nothing overtaken."""
 
-    FLOWS, ROUNDS_PER_S, SECONDS = 8, 250, 3
+    WORKERS, FLOWS, ROUNDS_PER_S, SECONDS = 4, 8, 250, 3
     SIZES = (40, 300, 1200, 1372)
 
     @classmethod
@@ -31,7 +29,7 @@ class Order(SharedLab):
         self.addCleanup(os.sched_setaffinity, 0, allowed)
         for mode, config in MODES.items():
             with self.subTest(mode):
-                self.restart(**config, tunnel={"workers": WORKERS})
+                self.restart(**config, tunnel={"workers": self.WORKERS})
                 if mode != "direct":
                     await_tap(self.lab, "n1")
                 before = [self.overtaken(pod) for pod in ADDRESS]
@@ -39,8 +37,8 @@ class Order(SharedLab):
                 self.assertEqual([self.overtaken(pod) for pod in ADDRESS], before, "TCP saw reordering")
                 self.assertEqual([n for node in ("n1", "n2") for n in self.lab.drops(node).values() if n], [])
                 busy = self.counters("n1").by_worker("device", "rx")
-                self.assertEqual(len(busy), WORKERS)
-                self.assertGreater(sum(count > 0 for count in busy), 1, busy)
+                self.assertEqual(len(busy), self.WORKERS)
+                self.assertGreaterEqual(sum(count > 0 for count in busy), min(self.WORKERS, 2), busy)
 
     def overtaken(self, pod):
         """How often the TCP of a pod has learnt that its segments overtook each other."""

@@ -1,0 +1,129 @@
+"""L4, L5: what others notice of one greedy flow, and order inside flows with one worker and with two."""
+
+import re
+import subprocess
+import threading
+import time
+
+import test_offload_order
+from api import Api
+from fast import MODES
+from lab import PYTHON, pod_address, wait_until
+from shared import SharedLab
+
+PORT = 5301
+# Neither does more than it must, so that the tunnel is what limits the stream.
+SINK = """
+import socket, sys
+connection, buffer = socket.create_server(("", int(sys.argv[1]))).accept()[0], bytearray(1 << 20)
+while connection.recv_into(buffer): pass
+"""
+SOURCE = """
+import socket, sys
+connection, data = socket.create_connection((sys.argv[2], int(sys.argv[1]))), bytes(1 << 20)
+while True: connection.sendall(data)
+"""
+
+
+class Fairness(SharedLab):
+    """A TCP stream as fast as it goes from podA through the router, and small packets beside it."""
+
+    topology = "T3"
+    options = {"virtual": True}
+    config = {"ipip": "Never", "vxlan": "Always"}
+    PROBES = 200
+    # A probe may be lost where the stream has filled a queue, which is the kernel's choice.
+    ANSWERED = 0.9
+    ANSWER_MS = 200
+
+    def setUp(self):
+        self.stream = []
+        self.addCleanup(self.end_stream)
+
+    def begin_stream(self):
+        self.start_end("podC", SINK)
+        wait_until(lambda: self.lab.exec("podC", "ss", "-Hnlt", f"sport = :{PORT}").stdout, 10, "the receiver")
+        self.start_end("podA", SOURCE, pod_address("n3"))
+        wait_until(lambda: self.carried() > 10_000_000, 20, "10 MB of the stream")
+
+    def start_end(self, pod, program, *words):
+        self.stream.append(self.lab.popen(pod, PYTHON, "-c", program, PORT, *words, stderr=subprocess.DEVNULL))
+
+    def end_stream(self):
+        for process in self.stream:
+            process.kill()
+            process.wait()
+        self.stream.clear()
+
+    def carried(self):
+        """Bytes that the daemon of n1 has taken from its pods."""
+        return self.lab.status("n1")["counters"]["device"]["rx_bytes"]
+
+    def probe(self, target):
+        """The round trips from podA, in milliseconds."""
+        command = ("ping", "-n", "-c", self.PROBES, "-i", "0.005", "-W", "5", target)
+        text = self.lab.exec("podA", *command, check=False, timeout=60).stdout
+        return sorted(float(value) for value in re.findall(r"time=([\d.]+) ms", text))
+
+    def asked(self, end, answers):
+        """Asks the control socket again and again, each time anew."""
+        while not end.is_set():
+            api, begun = Api(self.lab.daemons["n1"].socket), time.monotonic()
+            api.get("/v1/status")
+            api.close()
+            answers.append((time.monotonic() - begun) * 1000)
+            end.wait(0.02)
+
+    def test_l4_fairness(self):
+        for mode in ("vxlan", "ipip"):
+            self.restart(**MODES[mode])
+            self.begin_stream()
+            end, answers = threading.Event(), []
+            asking = threading.Thread(target=self.asked, args=(end, answers))
+            asking.start()
+            before, begun = self.carried(), time.monotonic()
+            try:
+                times = {name: self.probe(pod_address(node)) for name, node in (("beside", "n2"), ("in the way", "n3"))}
+            finally:
+                end.set()
+                asking.join()
+            rate = (self.carried() - before) * 8e-9 / (time.monotonic() - begun)
+            self.end_stream()
+            for name, values in times.items():
+                with self.subTest(mode, probes=name):
+                    self.assertGreaterEqual(len(values), self.PROBES * self.ANSWERED)
+            answers.sort()
+            lists = {f"probes {name}": values for name, values in times.items()} | {"control": answers}
+            print(f"L4 {mode}: stream {rate:.1f} Gbit/s", *(f"{name}: {told(values)}" for name, values in lists.items()),
+                  sep="; ")
+            self.assertGreater(rate, 0)
+            # The machine may be busy with other things for a moment, not most of the time.
+            self.assertLess(at(answers, 0.9), self.ANSWER_MS)
+
+
+def told(values):
+    """Sorted times in words."""
+    return f"{len(values)}, p50 {at(values, 0.5):.2f} ms, p99 {at(values, 0.99):.2f} ms, max {values[-1]:.2f} ms"
+
+
+def at(values, share):
+    """The value below which that share of sorted values is."""
+    return values[min(len(values) - 1, int(len(values) * share))]
+
+
+class OneWorker(test_offload_order.Order):
+    """L5."""
+
+    WORKERS, SECONDS = 1, 1
+
+
+class TwoWorkers(test_offload_order.Order):
+    """L5."""
+
+    WORKERS, SECONDS = 2, 1
+
+
+if __name__ == "__main__":
+    import unittest
+
+    unittest.main()

@@ -1,0 +1,63 @@
+"""C7: the wire cases W1 to W4 as they are, with namespaces and daemons of uid 1000 and no right of root."""
+
+import os
+import pathlib
+import shutil
+import tempfile
+import unittest
+from unittest import mock
+
+import test_foreign
+import test_wire
+from daemon import binary
+from unprivileged import UID, RootlessLab
+
+
+class AsUser:
+    """Before another class of tests: its lab is an ordinary user's."""
+
+    lab_type = RootlessLab
+
+    @classmethod
+    def setUpClass(cls):
+        # The daemon's own place may be one that only root can enter.
+        place = tempfile.TemporaryDirectory(prefix="uplab-")
+        cls.addClassCleanup(place.cleanup)
+        os.chmod(place.name, 0o755)
+        copy = shutil.copy(binary(), place.name)
+        cls.enterClassContext(mock.patch.dict(os.environ, UNDERPASS_BIN=copy))
+        super().setUpClass()
+
+    def tearDown(self):
+        super().tearDown()
+        for daemon in self.lab.daemons.values():
+            self.assertEqual({line.split()[1] for line in self.status_lines(daemon.pid, "Uid:")}, {str(UID)})
+
+    @staticmethod
+    def status_lines(pid, key):
+        text = pathlib.Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+        return [line for line in text.splitlines() if line.startswith(key)]
+
+
+class Ipip(AsUser, test_wire.Ipip):
+    """W1."""
+
+
+class Vxlan(AsUser, test_wire.Vxlan):
+    """W2."""
+
+
+class VxlanPort(AsUser, test_wire.VxlanPort):
+    """W2 on another port."""
+
+
+class Flows(AsUser, test_wire.Flows):
+    """W3."""
+
+
+class KernelVxlan(AsUser, test_foreign.KernelVxlan):
+    """W4."""
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,129 @@
+"""An ordinary user without any right: uid 1000, user namespaces, and a TUN device that everybody may open."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+import unittest
+
+from command import run, wait_until
+from daemon import REPO, binary
+from lab import Lab
+
+UID = 1000
+# In a mount namespace of its own, so that the machine's own /dev stays as it is.
+_TUN = 'mount -t tmpfs tmpfs /dev/net && mknod -m "$0" /dev/net/tun c 10 200 && exec "$@"'
+NO_TUN = "no"
+
+
+def as_user(*command, tun="0666", home="/nowhere"):
+    """The command line that runs `command` as that user; `tun` is the mode of /dev/net/tun, or NO_TUN."""
+    make = _TUN.replace('mknod -m "$0" /dev/net/tun c 10 200', "true") if tun == NO_TUN else _TUN
+    environment = [f"{name}={value}" for name, value in {
+        "PATH": "/usr/bin:/bin", "HOME": home, "XDG_RUNTIME_DIR": home, "UNDERPASS_BIN": f"{home}/tree/bin/underpass",
+    }.items()]
+    return ["unshare", "--mount", "sh", "-c", make, tun, "setpriv", f"--reuid={UID}", f"--regid={UID}",
+            "--clear-groups", "env", "-i", *environment, *map(str, command)]
+
+
+def fill(home):
+    """Makes a directory the user's, with a copy of scripts and daemon in `tree`: the checkout may be private."""
+    tree = home / "tree"
+    for part in ("scripts", "config"):
+        shutil.copytree(REPO / part, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
+    (tree / "bin").mkdir()
+    shutil.copy(binary(), tree / "bin" / "underpass")
+    os.chown(home, UID, UID)
+
+
+class RootlessLab(Lab):
+    """A lab in a user namespace of that user; the daemons have no right outside of it."""
+
+    def __enter__(self):
+        os.chown(self.dir, UID, UID)
+        ready = "ip link set lo up && mount -t tmpfs tmpfs /run && echo ready && exec sleep infinity"
+        self._holder = subprocess.Popen(
+            as_user("unshare", "--user", "--map-root-user", "--net", "--mount", "sh", "-c", ready),
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if self._holder.stdout.readline() != "ready\n":
+            raise AssertionError(f"no user namespace: {self._holder.stderr.read()}")
+        pid = self._holder.pid
+        self.names = pathlib.Path(f"/proc/{pid}/root/run/netns")
+        self.entry = ("setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "nsenter", f"--target={pid}",
+                      "--user", "--preserve-credentials", "--mount", "--net", "--")
+        return super().__enter__()
+
+    def close(self):
+        super().close()
+        self._holder.kill()
+        self._holder.communicate()
+
+
+class UserLabs:
+    """`scripts/lab` in the hands of that user; everything is gone when the `with` block ends."""
+
+    def __enter__(self):
+        self.home = pathlib.Path(tempfile.mkdtemp(prefix="uplab-"))
+        try:
+            fill(self.home)
+        except BaseException:
+            shutil.rmtree(self.home)
+            raise
+        return self
+
+    def __exit__(self, *_):
+        with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
+            self.lab("down", "--all")
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def command(self, *words, **options):
+        return as_user(self.home / "tree" / "scripts" / "lab", *words, home=self.home, **options)
+
+    def lab(self, *words, check=True, timeout=120, tun="0666", **options):
+        """Runs `scripts/lab` to its end."""
+        return run(*self.command(*words, tun=tun), check=check, timeout=timeout, cwd="/", **options)
+
+
+class LabCase(unittest.TestCase):
+    """Each class has a home directory and is left without a lab."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.user = cls.enterClassContext(UserLabs())
+        cls.root = cls.user.home / "underpass-lab"
+
+    def lab(self, *words, **options):
+        return self.user.lab(*words, **options)
+
+    def topology(self, text, name="mine"):
+        file = self.user.home / f"{name}.toml"
+        file.write_text(text, encoding="utf-8")
+        return file
+
+    def keeper(self, name):
+        """The pid of process 1 of a lab."""
+        command = b"keeper.py\0" + os.fsencode(self.root / name) + b"\0"
+        for process in pathlib.Path("/proc").iterdir():
+            try:
+                line = (process / "cmdline").read_bytes() if process.name.isdigit() else b""
+            except OSError:
+                continue
+            if line.endswith(command) and b"python" in line.split(b"\0")[0]:
+                return int(process.name)
+        return None
+
+    def processes(self):
+        """What runs in a lab of this home, or serves one; namespaces without a name end with their processes."""
+        home, found = os.fsencode(self.user.home), []
+        for process in pathlib.Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if process.name.isdigit() and home in (process / "environ").read_bytes():
+                    found.append((process / "cmdline").read_bytes())
+        return found
+
+    def assertNothingLeft(self):
+        wait_until(lambda: not self.processes(), 10, "the end of all processes")
+        self.assertFalse(self.root.exists(), "the state directory")
+        self.assertNotIn(str(self.user.home), pathlib.Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
