@@ -7,11 +7,12 @@ import shlex
 import subprocess
 
 from lab import Failure
+from rootless import is_rootless
 
 LAB = "two network namespaces on one machine, joined by one veth pair, MTU 1500, default offloads"
 
 
-def facts(arguments, systems):
+def facts(arguments, systems, sweeps):
     return {
         "kernel": platform.release(),
         "machine": platform.machine(),
@@ -23,7 +24,9 @@ def facts(arguments, systems):
         "command": os.environ.get("BENCH_GIVEN", "") + shlex.join(["scripts/bench", *arguments]),
         "commit": commit(),
         "load_before": round(os.getloadavg()[0], 2),
-        "lab": LAB,
+        "congestion_control": congestion_control(),
+        "rights": "user namespace" if is_rootless() else "root",
+        "lab": f"{LAB}; but for what a sweep changes" if sweeps else LAB,
         "versions": {**tools(), **{system.name: version(system) for system in systems if not system.missing()}},
     }
 
@@ -46,9 +49,19 @@ def distribution():
 def commit():
     """The commit that was measured, marked when files differ from it."""
     here = os.path.dirname(os.path.abspath(__file__))
-    done = subprocess.run(("git", "-C", here, "describe", "--always", "--dirty"),
+    # The files may belong to somebody else; nothing of theirs is run.
+    done = subprocess.run(("git", "-c", "safe.directory=*", "-C", here, "describe", "--always", "--dirty"),
                           capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
+
+
+def congestion_control():
+    """Of TCP, as the namespaces have it."""
+    try:
+        with open("/proc/sys/net/ipv4/tcp_congestion_control", encoding="ascii") as setting:
+            return setting.read().strip()
+    except OSError:
+        return "unknown"
 
 
 def tools():

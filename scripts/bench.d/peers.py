@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 
-from lab import NODES, UNDERLAY, other, poll, run
+from lab import NODES, UNDERLAY, VXLAN_OVERHEAD, other, poll, run
 
 
 def missing(*tools, package):
@@ -65,8 +65,8 @@ def ovs_bridges(lab, node, socket, vni):
     )
     lab.run(node, "ip", "address", "flush", "dev", "eth0")
     for bridge, address, mtu in (
-        ("br-under", f"{UNDERLAY[node]}/24", 1500),
-        ("br-tunnel", f"10.245.0.{node[1:]}/24", 1450),
+        ("br-under", f"{UNDERLAY[node]}/24", lab.conditions.mtu),
+        ("br-tunnel", f"10.245.0.{node[1:]}/24", lab.conditions.mtu - VXLAN_OVERHEAD),
     ):
         lab.run(node, "ip", "address", "add", address, "dev", bridge)
         lab.run(node, "ip", "link", "set", bridge, "mtu", mtu, "up")
@@ -75,6 +75,8 @@ def ovs_bridges(lab, node, socket, vni):
 # --- WireGuard ------------------------------------------------------------------------------------
 
 PORT = 51820
+# What wg-quick leaves for the outer headers, IPv6 included.
+WIREGUARD_OVERHEAD = 80
 # Debian's wireguard-go asks for this where the kernel has a WireGuard of its own.
 INSIST = {"WG_I_PREFER_BUGGY_USERSPACE_TO_POLISHED_KMOD": "1"}
 
@@ -106,4 +108,4 @@ def wireguard_configure(lab, node, device, peer_key):
     lab.run(node, "wg", "set", device, "listen-port", PORT, "private-key", lab.directory / f"{node}.key",
             "peer", peer_key, "endpoint", f"{UNDERLAY[peer]}:{PORT}", "allowed-ips", f"10.245.0.{peer[1:]}/32")
     lab.run(node, "ip", "address", "add", f"10.245.0.{node[1:]}/24", "dev", device)
-    lab.run(node, "ip", "link", "set", device, "mtu", 1420, "up")
+    lab.run(node, "ip", "link", "set", device, "mtu", lab.conditions.mtu - WIREGUARD_OVERHEAD, "up")
