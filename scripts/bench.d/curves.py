@@ -3,6 +3,7 @@
 One panel for each test, one line for each system, whiskers from the smallest to the largest run.
 """
 
+import itertools
 import math
 import statistics
 
@@ -71,9 +72,9 @@ def draw(path, name, curves, host):
 
 def draw_panel(place, title, unit, curves, values_of):
     values = sorted({point["x"] for curve in curves for point in curve["points"]})
-    top = 0
+    top, others = 0, itertools.cycle(OTHER_LINES)
     for number, curve in enumerate(curves):
-        colour, mark = LINES.get(curve["system"], OTHER_LINES[number % len(OTHER_LINES)])
+        colour, mark = LINES.get(curve["system"]) or next(others)
         points = [(values.index(point["x"]), values_of(point)) for point in curve["points"] if values_of(point)]
         # Beside each other, so that whiskers at one value can be told apart.
         shift = (number - (len(curves) - 1) / 2) * 0.05

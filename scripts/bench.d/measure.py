@@ -14,6 +14,7 @@ import time
 from lab import Failure, poll
 
 IPERF_PORT = 5201
+SERVER_BUSY_S = 5
 # The test of round trips under load: bytes after which the load counts as running, how much longer than
 # the echoes it runs, the pause before each echo, how many of them a full queue may swallow.
 LOAD_IS_UP = 4 << 20
@@ -62,17 +63,33 @@ class Load:
             self._iperf("-n", "16M")
 
     def tcp(self, streams=1, reverse=False):
-        before = busy_seconds()
         flags = ["-t", self.lengths.tcp_s, "-P", streams] + (["-R"] if reverse else [])
-        end = self._iperf(*flags)["end"]
-        cpu, received = busy_seconds() - before, end["sum_received"]
+        end, cpu = self._iperf(*flags)
+        received = end["sum_received"]
         outcome = {"value": received["bits_per_second"] / 1e9, "cpu_s_per_gb": per_gb(cpu, received["bytes"])}
         if "retransmits" in end["sum_sent"]:
             outcome["retransmits_per_gb"] = per_gb(end["sum_sent"]["retransmits"], received["bytes"])
         return outcome
 
     def _iperf(self, *flags):
-        return iperf_result(self.lab.run("n1", *self._iperf_command(*flags), timeout=self.lengths.tcp_s + 10))
+        """The totals of a run, and the CPU seconds that it took."""
+        def attempt():
+            before = busy_seconds()
+            text = self.lab.run("n1", *self._iperf_command(*flags), timeout=self.lengths.tcp_s + 10)
+            return iperf_result(text)["end"], busy_seconds() - before
+
+        return self._when_free(attempt)
+
+    def _when_free(self, attempt):
+        """The server may still be taking down the last run, whose client has ended."""
+        end = time.monotonic() + SERVER_BUSY_S
+        while True:
+            try:
+                return attempt()
+            except Failure as failure:
+                if "busy running a test" not in str(failure) or time.monotonic() > end:
+                    raise
+            time.sleep(0.1)
 
     def _iperf_command(self, *flags):
         return ("iperf3", "-c", self.address, "-p", IPERF_PORT, "-J", "-i", 0, "--connect-timeout", 2000, *flags)
@@ -97,17 +114,24 @@ class Load:
     def rtt_load(self):
         """Echoes while one TCP stream runs at full rate the same way."""
         milliseconds = self.lengths.loaded_ms
-        before = self._sent()
-        stream = self.lab.start("n1", *self._iperf_command("-t", math.ceil(milliseconds / 1000 + LOAD_MARGIN_S)))
-        self.lab.ready(stream, 5, lambda: self._sent() - before > LOAD_IS_UP)
+        stream = self._when_free(lambda: self._start_load(math.ceil(milliseconds / 1000 + LOAD_MARGIN_S)))
         loaded = self._netload("rtt", "--count", milliseconds // LOADED_GAP_MS, "--gap-ms", LOADED_GAP_MS,
                                "--limit-ms", milliseconds, "--max-lost", LOADED_MAX_LOST)
         if stream.poll() is not None:
             raise Failure("the load ended before the last echo")
         poll(milliseconds / 1000 + 10, lambda: stream.poll() is not None, "the load ends")
-        received = iperf_result(stream.log.read_text(encoding="utf-8"))["end"]["sum_received"]
+        received = load_result(stream)["end"]["sum_received"]
         return {"value": loaded["p50_us"], "p99": loaded["p99_us"], "lost": loaded["lost"],
                 "load_gbps": received["bits_per_second"] / 1e9}
+
+    def _start_load(self, seconds):
+        before = self._sent()
+        stream = self.lab.start("n1", *self._iperf_command("-t", seconds))
+        poll(5, lambda: stream.poll() is not None or self._sent() - before > LOAD_IS_UP, "the load is up")
+        if stream.poll() is not None:
+            load_result(stream)
+            raise Failure("the load ended at once")
+        return stream
 
     def _sent(self):
         """Bytes that n1 has put on the link."""
@@ -177,6 +201,11 @@ def iperf_result(text):
     if "error" in result:
         raise Failure(f"iperf3: {result['error']}")
     return result
+
+
+def load_result(stream):
+    """The result of an iperf3 that has ended."""
+    return iperf_result(stream.log.read_text(encoding="utf-8"))
 
 
 def busy_seconds():

@@ -31,6 +31,8 @@ def package_version(package):
 # the way to the other end of a tunnel (Open vSwitch, "userspace native tunneling").
 
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
+# Its bridges are TAPs, which keep room for an Ethernet header.
+LARGEST_MTU = 65535 - 14
 
 
 def ovs_up(lab, vni):
@@ -64,9 +66,10 @@ def ovs_bridges(lab, node, socket, vni):
         f"options:remote_ip={UNDERLAY[other(node)]}", f"options:key={vni}",
     )
     lab.run(node, "ip", "address", "flush", "dev", "eth0")
+    underlay = min(lab.conditions.mtu, LARGEST_MTU)
     for bridge, address, mtu in (
-        ("br-under", f"{UNDERLAY[node]}/24", lab.conditions.mtu),
-        ("br-tunnel", f"10.245.0.{node[1:]}/24", lab.conditions.mtu - VXLAN_OVERHEAD),
+        ("br-under", f"{UNDERLAY[node]}/24", underlay),
+        ("br-tunnel", f"10.245.0.{node[1:]}/24", underlay - VXLAN_OVERHEAD),
     ):
         lab.run(node, "ip", "address", "add", address, "dev", bridge)
         lab.run(node, "ip", "link", "set", bridge, "mtu", mtu, "up")

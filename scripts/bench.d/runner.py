@@ -72,11 +72,12 @@ class Runner:
         self.progress = progress
         for turn in turns:
             worth_it = turn.system.name not in self.unfit and self.results.failures(turn.system, turn.point) < GIVE_UP
-            if worth_it:
-                self._turn(turn)
-            progress.end(self.seconds(turn), skipped=not worth_it)
+            unneeded = self._turn(turn) if worth_it else self.seconds(turn)
+            progress.end(unneeded, skipped=True)
 
     def _turn(self, turn):
+        """Returns how many of its seconds were not needed, because it failed."""
+        left = self.seconds(turn)
         self.progress.begin(turn.label())
         try:
             with Lab(turn.conditions) as lab:
@@ -85,24 +86,30 @@ class Runner:
                 self._note(turn, None, facts=turn.system.inspect(lab))
                 for test in turn.tests:
                     self.progress.begin(f"{turn.label()} {test.name}")
-                    self._test(turn, test, load)
+                    text = self._test(turn, test, load)
+                    self.progress.end(test.seconds(self.lengths), text)
+                    left -= test.seconds(self.lengths)
+            quiet()
         except Failure as failure:
             # Other people's programs owe us nothing in a user namespace.
             found = "skipped" if self.rootless and turn.system.foreign else "failure"
             reason = f"does not run without root here: {failure}" if found == "skipped" else str(failure)
             self._note(turn, None, **{found: reason})
             self.progress.say(f"{turn.label()} {'FAILED' if found == 'failure' else 'skipped'}: {reason}")
-        quiet()
+            quiet()
+            return left
+        self.progress.end(left)
+        return 0
 
     def _test(self, turn, test, load):
+        """Returns what to say about it."""
         try:
             outcome = test.run(load)
         except Failure as failure:
             self._note(turn, test, failure=str(failure))
-            self.progress.say(f"{turn.label()} {test.name} FAILED: {failure}")
-            return
+            return f"{turn.label()} {test.name} FAILED: {failure}"
         self._note(turn, test, outcome=outcome)
-        self.progress.say(f"{turn.label():<36}{test.name:<15}{report.figure(outcome['value'])} {test.unit}")
+        return f"{turn.label():<36}{test.name:<15}{report.figure(outcome['value'])} {test.unit}"
 
     def _note(self, turn, test, **found):
         self._take(turn.system, test, turn.point, found)
