@@ -14,8 +14,8 @@ LINES = {
     "veth": ("#6b7680", "s"), "kernel-vxlan": ("#222222", "D"), "underpass-vxlan": ("#1f6f8b", "o"),
     "underpass-ipip": ("#c8553d", "^"), "underpass-direct": ("#588b3a", "v"),
 }
-OTHER_LINES = (("#8e5ea2", "P"), ("#b8860b", "X"), ("#3b6fd4", "*"), ("#a0522d", "<"), ("#00897b", ">"), ("#ad1457", "h"),
-               ("#546e7a", "d"))
+OTHER_LINES = (("#8e5ea2", "P"), ("#b8860b", "X"), ("#3b6fd4", "*"), ("#a0522d", "<"), ("#00897b", ">"),
+               ("#ad1457", "h"), ("#546e7a", "d"))
 WIDTH_INCHES, HEIGHT_INCHES = 9.6, 3.0
 LEGENDS_A_ROW, LEGEND_INCHES = 4, 0.18
 ABOUT = {
@@ -47,7 +47,8 @@ def draw(path, name, curves, host):
     for test in dict.fromkeys(curve["test"] for curve in curves):
         of_test = [curve for curve in curves if curve["test"] == test]
         unit, divisor = UNITS[of_test[0]["unit"]]
-        panels.append((TITLES.get(test, test), unit, of_test, lambda point, by=divisor: [run / by for run in point["runs"]]))
+        panels.append((TITLES.get(test, test), unit, of_test,
+                       lambda point, by=divisor: [run / by for run in point["runs"]]))
         if any(point.get("cpu_s_per_gb_runs") for curve in of_test for point in curve["points"]):
             panels.append((f"{TITLES.get(test, test)}: cost", "CPU seconds per GB", of_test,
                            lambda point: point.get("cpu_s_per_gb_runs")))
@@ -62,11 +63,12 @@ def draw(path, name, curves, host):
     for place in places[len(panels):]:
         place.axis("off")
     subject = "Throughput" if any(curve["unit"] in RATES for curve in curves) else "Round trip"
-    label(picture, f"{subject} against {ABOUT.get(name, name)}", "Marks: median of all runs; whiskers: smallest and largest run. " +
+    label(picture, f"{subject} against {ABOUT.get(name, name)}",
+          "Marks: median of all runs; whiskers: smallest and largest run. " +
           LINKS.get(name, "Two nodes on one machine, joined by a veth pair."), host)
     handles, labels = places[0].get_legend_handles_labels()
-    picture.legend(handles, labels, loc="upper left", bbox_to_anchor=(0.1 / width, 1 - 0.66 / height), ncol=LEGENDS_A_ROW,
-                   frameon=False, fontsize=8, borderaxespad=0)
+    picture.legend(handles, labels, loc="upper left", bbox_to_anchor=(0.1 / width, 1 - 0.66 / height),
+                   ncol=LEGENDS_A_ROW, frameon=False, fontsize=8, borderaxespad=0)
     save(picture, path)
 
 

@@ -24,7 +24,8 @@ def facts(arguments, systems, sweeps):
         "command": os.environ.get("BENCH_GIVEN", "") + shlex.join(["scripts/bench", *arguments]),
         "commit": commit(),
         "load_before": round(os.getloadavg()[0], 2),
-        "congestion_control": congestion_control(),
+        "congestion_control": setting("net/ipv4/tcp_congestion_control"),
+        "rmem_max": int(setting("net/core/rmem_max", "0")),
         "rights": "user namespace" if is_rootless() else "root",
         "lab": f"{LAB}; but for what a sweep changes" if sweeps else LAB,
         "versions": {**tools(), **{system.name: version(system) for system in systems if not system.missing()}},
@@ -55,13 +56,13 @@ def commit():
     return done.stdout.strip() or "unknown"
 
 
-def congestion_control():
-    """Of TCP, as the namespaces have it."""
+def setting(name, unknown="unknown"):
+    """A sysctl, as the namespaces of the lab have it."""
     try:
-        with open("/proc/sys/net/ipv4/tcp_congestion_control", encoding="ascii") as setting:
-            return setting.read().strip()
+        with open(f"/proc/sys/{name}", encoding="ascii") as file:
+            return file.read().strip()
     except OSError:
-        return "unknown"
+        return unknown
 
 
 def tools():

@@ -87,7 +87,8 @@ class Load:
             try:
                 return attempt()
             except Failure as failure:
-                if "busy running a test" not in str(failure) or time.monotonic() > end:
+                busy = any(words in str(failure) for words in ("busy running a test", "Connection reset by peer"))
+                if not busy or time.monotonic() > end:
                     raise
             time.sleep(0.1)
 

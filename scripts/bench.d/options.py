@@ -26,7 +26,8 @@ def parse(words):
         prog="scripts/bench", description="Throughput of tunnels, side by side, in one run.", epilog=durations(),
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="3 short runs instead of 5 longer ones, and fewer tests")
-    parser.add_argument("--systems", metavar="LIST", type=chooser(SYSTEMS), help="comma-separated, or all; default: all")
+    parser.add_argument("--systems", metavar="LIST", type=chooser(SYSTEMS),
+                        help="comma-separated, or all; default: all")
     parser.add_argument("--tests", metavar="LIST", type=chooser(TESTS),
                         help=f"comma-separated, or all; default: all, with --quick {', '.join(QUICK_TESTS)}")
     parser.add_argument("--sweep", metavar="LIST", type=chooser(SWEEPS),
@@ -36,8 +37,8 @@ def parse(words):
     parser.add_argument("--runs", metavar="N", type=number(1, 100),
                         help=f"runs of each test; default: {QUICK_RUNS} with --quick, else {FULL_RUNS}")
     parser.add_argument("--seconds", metavar="S", type=number(1, 600),
-                        help=f"length of a TCP run, the other tests in proportion; default: {QUICK.tcp_s} with --quick, "
-                             f"else {FULL.tcp_s}")
+                        help="length of a TCP run, the other tests in proportion; "
+                             f"default: {QUICK.tcp_s} with --quick, else {FULL.tcp_s}")
     parser.add_argument("--fresh", action="store_true",
                         help="do not go on with the runs that an interrupted bench left in DIR")
     parser.add_argument("--compare", metavar=("OLD", "NEW"), nargs=2, type=pathlib.Path,

@@ -65,7 +65,9 @@ def tables(document, entries, names, tests):
 
 def heading(host, entries):
     runs = max((len(entry["runs"]) for entry in entries), default=0)
-    rights = "" if host.get("rights", "root") == "root" else "\nMeasured without root, in a user namespace."
+    rights = "" if host.get("rights", "root") == "root" else (
+        "\nMeasured without root, in a user namespace: no eBPF, and the UDP tests receive into a buffer of "
+        f"{host['rmem_max'] >> 10} KiB (net.core.rmem_max)\nin place of 16 MiB, so that they find lower rates.")
     control = f", TCP with {host['congestion_control']}" if "congestion_control" in host else ""
     return f"""# Tunnels side by side
 
@@ -129,10 +131,13 @@ def round_trip_section(entries, names):
 
 
 def retransmit_section(entries, names, tests):
-    columns = [test for test in tests if any("retransmits_per_gb" in entries.get((name, test.name), {}) for name in names)]
+    def again(name, test):
+        return entries.get((name, test.name), {}).get("retransmits_per_gb")
+
+    columns = [test for test in tests if any(again(name, test) is not None for name in names)]
     if not columns:
         return ""
-    rows = [[figure(entries.get((name, test.name), {}).get("retransmits_per_gb")) for test in columns] for name in names]
+    rows = [[figure(again(name, test)) for test in columns] for name in names]
     note = "Segments that TCP sent again, for 10^9 bytes of payload received; medians of the runs.\n\n"
     return "## TCP retransmits per GB\n\n" + note + table(names, [test.name for test in columns], rows)
 

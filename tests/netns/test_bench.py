@@ -25,7 +25,8 @@ from results import Results  # noqa: E402
 HOST = {
     "command": "scripts/bench --quick", "date": "2026-01-02T03:04:05+00:00", "commit": "abc1234", "cpu": "a CPU",
     "cores": 2, "memory_mib": 2048, "kernel": "6.18.0", "distribution": "Debian", "lab": "a veth pair",
-    "load_before": 0.1, "machine": "x86_64", "congestion_control": "cubic", "rights": "root", "resumed_runs": 0,
+    "load_before": 0.1, "machine": "x86_64", "congestion_control": "cubic", "rmem_max": 212992, "rights": "root",
+    "resumed_runs": 0,
     "versions": {"iperf3": "iperf 3.12"},
 }
 

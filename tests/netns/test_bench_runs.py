@@ -167,7 +167,7 @@ class Rootless(unittest.TestCase):
         (refused / "unshare").write_text("#!/bin/sh\necho Operation not permitted >&2\nexit 1\n")
         (refused / "unshare").chmod(0o755)
         for path, words in ((os.environ["PATH"], "as root, chmod 0666 /dev/net/tun"),
-                            (f"{refused}:{os.environ['PATH']}", "needs user namespaces, and they are not allowed here")):
+                            (f"{refused}:{os.environ['PATH']}", "needs user namespaces, and they are not allowed")):
             done = self.as_user("env", f"PATH={path}", "scripts/bench", "--systems", "underpass-vxlan")
             self.assertEqual(done.returncode, 1, done.stderr)
             self.assertIn(words, done.stderr)
