@@ -145,8 +145,10 @@ def label(picture, title, note, host):
     width, height = picture.get_size_inches()
     picture.suptitle(title, x=0.15 / width, y=1 - 0.15 / height, ha="left", va="top", fontsize=13, fontweight="bold")
     picture.text(0.15 / width, 1 - 0.45 / height, note, ha="left", va="top", fontsize=8.5, color=LIMIT)
+    rights = ", measured without root" if host.get("rights") == "user namespace" else ""
     picture.text(0.15 / width, 0.12 / height, f"{host['cpu']}, {host['cores']} cores, Linux {host['kernel']}, "
-                 f"{host['date'][:10]}, commit {host['commit']}", ha="left", va="bottom", fontsize=7.5, color=LIMIT)
+                 f"{host['date'][:10]}, commit {host['commit']}{rights}",
+                 ha="left", va="bottom", fontsize=7.5, color=LIMIT)
 
 
 def legend(picture, width, height):
