@@ -84,6 +84,8 @@ def planned(asked):
                 say(f"not in sweep {sweep.name}: {system.name} has no such setting")
         turns += along(sweep, fitting, tests, asked.runs)
         used.update(tests)
+    if not turns and not skipped:
+        raise Failure("nothing to measure: none of these systems has such a setting")
     return turns, [test for test in TESTS if test in used], skipped
 
 
@@ -134,5 +136,9 @@ if __name__ == "__main__":
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:
+        # Whoever reads the list or the comparison has seen enough; nothing more is to be flushed there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except Failure as failure:
         sys.exit(f"error: {failure}")

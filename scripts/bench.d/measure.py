@@ -142,7 +142,9 @@ class Load:
         return {"value": self._netload("connections", "--ms", self.lengths.connections_ms)["connections_per_second"]}
 
     def _netload(self, command, *flags):
-        text = self.lab.run("n1", self.netload, command, self.address, *flags, timeout=90)
+        # All lengths grow with that of TCP; a search has some twenty steps at most.
+        patience = 90 + 20 * self.lengths.tcp_s
+        text = self.lab.run("n1", self.netload, command, self.address, *flags, timeout=patience)
         return json.loads(text)
 
 
