@@ -1,4 +1,4 @@
-//! What one packet at a time shows: round trips of an idle path, and new connections.
+//! What one packet at a time shows: round trips, and new connections.
 
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -14,32 +14,44 @@ use crate::CONNECT_PORT;
 
 /// A round trip that takes longer is lost.
 const TIMEOUT: Duration = Duration::from_secs(1);
-/// Round trips that may be lost before the measurement is given up.
-const MAX_LOST: u32 = 3;
 /// Bytes behind the ICMP header, as many as ping sends.
 const ECHO_PAYLOAD: [u8; 56] = [0x5a; 56];
 /// Room for an answer with IP header and options.
 const ECHO_BUFFER: usize = 256;
 
-/// Times `count` ICMP echoes, each after a pause of `gap`. The kernel at the far end answers, so no
-/// process there has to wake up: what is timed is the path. The result has the median and the 99th
-/// percentile in microseconds.
+/// Which echoes are sent.
+pub struct Echoes {
+    /// How many at most.
+    pub count: u32,
+    /// The pause before each.
+    pub gap: Duration,
+    /// When this is over, no further one is sent.
+    pub limit: Duration,
+    /// Echoes that may be lost before the measurement is given up.
+    pub max_lost: u32,
+}
+
+/// Times ICMP echoes, one after another. The kernel at the far end answers, so no process there has to
+/// wake up: what is timed is the path. The result has the median and the 99th percentile in microseconds.
 ///
 /// # Errors
-/// When the socket fails (it needs CAP_NET_RAW) or several round trips are lost.
-pub fn round_trips(address: Ipv4Addr, count: u32, gap: Duration) -> anyhow::Result<Value> {
+/// When the socket fails (it needs CAP_NET_RAW) or too many round trips are lost.
+pub fn round_trips(address: Ipv4Addr, echoes: Echoes) -> anyhow::Result<Value> {
     let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)).context("ICMP socket")?;
     let to: SocketAddr = (address, 0).into();
     socket.connect(&to.into()).with_context(|| format!("no way to {address}"))?;
     socket.set_read_timeout(Some(TIMEOUT))?;
-    let (mut times, mut lost) = (Vec::new(), 0);
-    for number in 0..count {
-        thread::sleep(gap);
+    let (begun, mut times, mut lost) = (Instant::now(), Vec::new(), 0);
+    for number in 0..echoes.count {
+        thread::sleep(echoes.gap);
+        if begun.elapsed() >= echoes.limit {
+            break;
+        }
         match round_trip(&socket, number as u16) {
             Ok(time) => times.push(time),
             Err(error) => {
                 lost += 1;
-                anyhow::ensure!(lost <= MAX_LOST, "{lost} round trips lost, the last: {error}");
+                anyhow::ensure!(lost <= echoes.max_lost, "{lost} round trips lost, the last: {error}");
             }
         }
     }

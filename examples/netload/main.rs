@@ -1,5 +1,5 @@
 //! netload: the load generator of `scripts/bench` where iperf3 does not measure what is asked: the
-//! highest UDP rate without loss, idle round trips, and new TCP connections per second.
+//! highest UDP rate without loss, round trips, and new TCP connections per second.
 //!
 //! One process serves at the far end (`netload serve`), the others measure against it and print one
 //! JSON object. Everything goes to the address given, nowhere else.
@@ -63,6 +63,12 @@ enum Command {
         /// Milliseconds of pause before each.
         #[arg(long, default_value_t = 10)]
         gap_ms: u64,
+        /// Milliseconds after which no further echo is sent.
+        #[arg(long, default_value_t = 60_000)]
+        limit_ms: u64,
+        /// Echoes that may get lost before the measurement is given up.
+        #[arg(long, default_value_t = 3)]
+        max_lost: u32,
     },
     /// Open TCP connections one after another.
     Connections {
@@ -83,8 +89,9 @@ fn main() -> anyhow::Result<()> {
             let lengths = [probe_ms, confirm_ms].map(Duration::from_millis);
             udp(address, usize::from(size), max_loss, lengths)?
         }
-        Command::Rtt { address, count, gap_ms } => {
-            latency::round_trips(address, count, Duration::from_millis(gap_ms))?
+        Command::Rtt { address, count, gap_ms, limit_ms, max_lost } => {
+            let [gap, limit] = [gap_ms, limit_ms].map(Duration::from_millis);
+            latency::round_trips(address, latency::Echoes { count, gap, limit, max_lost })?
         }
         Command::Connections { address, ms } => latency::connections(address, Duration::from_millis(ms))?,
     };

@@ -23,8 +23,10 @@ const RECEIVE_BUFFER: usize = 16 << 20;
 /// When a port is taken or a socket fails.
 pub fn run(address: Ipv4Addr) -> anyhow::Result<()> {
     let counter = bind(address, COUNT_PORT)?;
-    // Needs CAP_NET_ADMIN; without it the kernel's limit applies.
-    let _ = setsockopt(&counter, sockopt::RcvBufForce, &RECEIVE_BUFFER);
+    // Needs CAP_NET_ADMIN outside user namespaces; without it the limit of net.core.rmem_max applies.
+    if setsockopt(&counter, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+        setsockopt(&counter, sockopt::RcvBuf, &RECEIVE_BUFFER).context("receive buffer")?;
+    }
     let listener = TcpListener::bind((address, CONNECT_PORT)).context("TCP port")?;
     println!("ready");
     let workers = [thread::spawn(move || count(&counter)), thread::spawn(move || accept(&listener))];

@@ -1,158 +1,130 @@
-"""The engine of scripts/bench: runs the tests, writes results.json, report.md and throughput.svg.
+"""The engine of scripts/bench: runs the tests, writes results.json, report.md and the plots.
 
-Called by scripts/bench, which installs and builds what is needed and sets UNDERPASS_BIN (the daemon)
-and BENCH_NETLOAD (the load generator, examples/netload).
+Called by scripts/bench, which installs and builds what is needed and sets UNDERPASS_BIN (the daemon),
+BENCH_NETLOAD (the load generator, examples/netload) and BENCH_COPYLOOP (examples/copyloop).
 """
 
-import argparse
-import pathlib
+import os
 import signal
 import sys
-import time
+import tempfile
 
+import compare
 import host
+import options
+import partial
 import report
-from lab import Failure, Lab
-from measure import TESTS, Lengths, Load, quiet
+import rootless
+from lab import ENDING_SIGNALS, Failure
+from measure import TESTS
+from progress import Progress, clock
 from results import Results
+from runner import Runner, along, side_by_side
+from sweeps import SWEEPS
 from systems import SYSTEMS
 
-FULL = Lengths(tcp_s=10, probe_ms=500, confirm_ms=3000, rtt_count=500, connections_ms=5000)
-QUICK = Lengths(tcp_s=2, probe_ms=100, confirm_ms=300, rtt_count=60, connections_ms=400)
-# Making a lab, bringing a system up, warming up, taking it down; seconds.
-SETUP_S = 1.2
-# A system that fails in this many rounds is not tried again.
-GIVE_UP = 2
 
-
-def arguments():
-    parser = argparse.ArgumentParser(
-        prog="scripts/bench", description="Throughput of tunnels, side by side, in one run.", allow_abbrev=False)
-    parser.add_argument("--quick", action="store_true", help="3 short runs instead of 5 long ones")
-    parser.add_argument("--systems", metavar="LIST", type=chooser(SYSTEMS), help="comma-separated; default: all")
-    parser.add_argument("--tests", metavar="LIST", type=chooser(TESTS), help="comma-separated; default: all")
-    parser.add_argument("--out", metavar="DIR", type=pathlib.Path, default=pathlib.Path("bench-results"),
-                        help="where the three files go; default: bench-results")
-    parser.add_argument("--runs", metavar="N", type=positive, help="runs of each test; default: 3 with --quick, else 5")
-    parser.add_argument("--list", action="store_true", help="list systems and tests, run nothing")
-    parser.add_argument("--install-peers", action="store_true",
-                        help="install the other userspace tunnels first (Debian packages, one crate)")
-    return parser.parse_args()
-
-
-def chooser(known):
-    """Turns a comma-separated list of names into the things of that name, in the order of `known`."""
-
-    def choose(text):
-        names = [name for name in text.split(",") if name]
-        unknown = sorted(set(names) - {item.name for item in known})
-        if unknown or not names:
-            raise argparse.ArgumentTypeError(
-                f"unknown: {', '.join(unknown) or 'nothing'}; known: {', '.join(item.name for item in known)}")
-        return [item for item in known if item.name in names]
-
-    return choose
-
-
-def positive(text):
-    if not text.isdecimal() or not 1 <= int(text) <= 100:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to 100")
-    return int(text)
-
-
-def main():
-    options = arguments()
-    if options.list:
+def main(words):
+    asked = options.parse(words)
+    if asked.list:
         return list_all()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
-    systems, tests = options.systems or SYSTEMS, options.tests or TESTS
-    runs = options.runs or (3 if options.quick else 5)
-    results = Results(host.facts(sys.argv[1:], systems), tests)
-    measurable = []
-    for system in systems:
-        reason = system.missing()
-        if reason:
-            say(f"skipped: {system.name}: {reason}")
-            results.skip(system, reason)
-        else:
-            measurable.append(system)
-    rounds(measurable, tests, runs, QUICK if options.quick else FULL, results)
-    report.write(options.out, results, systems)
-    say(f"wrote results.json, report.md and throughput.svg to {options.out}")
+    if asked.compare:
+        return compare.main(*asked.compare)
+    if not rootless.may_make_namespaces():
+        return rootless.enter(words)
+    for number in ENDING_SIGNALS:
+        signal.signal(number, interrupted)
+    return measure(asked, words)
+
+
+def interrupted(number, _frame):
+    # The first one ends the bench in good order; no further one shall disturb that.
+    for other in ENDING_SIGNALS:
+        signal.signal(other, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
+def measure(asked, words):
+    make_writable(asked.out)
+    turns, tests, skipped = planned(asked)
+    systems = [system for system in SYSTEMS if system in {turn.system for turn in turns}]
+    if any(system.needs_tun and not system.foreign for system in systems):
+        rootless.require_tun()
+    results = Results(host.facts(words, systems, asked.sweep), tests, asked.sweep or ())
+    for system, reason in skipped:
+        say(f"skipped: {system.name}: {reason}")
+        results.skip(system, reason)
+    return go(asked, turns, results)
+
+
+def make_writable(directory):
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise Failure(f"--out: {directory}: {error.strerror}") from None
+
+
+def planned(asked):
+    """The turns, the tests in them, and the systems that are left out with the reason."""
+    systems = asked.systems or [system for system in SYSTEMS
+                                if any(system.name in sweep.systems for sweep in asked.sweep)]
+    skipped = [(system, reason) for system in systems if (reason := system.missing())]
+    able = [system for system in systems if system not in {system for system, _ in skipped}]
+    if not asked.sweep:
+        return side_by_side(able, asked.tests, asked.runs), asked.tests, skipped
+    turns, used = [], set()
+    for sweep in asked.sweep:
+        tests = asked.tests or [test for test in TESTS if test.name in sweep.tests]
+        fitting = [system for system in able if sweep.applies_to(system)
+                   and (asked.systems or system.name in sweep.systems)]
+        for system in able:
+            if asked.systems and system not in fitting:
+                say(f"not in sweep {sweep.name}: {system.name} has no such setting")
+        turns += along(sweep, fitting, tests, asked.runs)
+        used.update(tests)
+    if not turns and not skipped:
+        raise Failure("nothing to measure: none of these systems has such a setting")
+    return turns, [test for test in TESTS if test in used], skipped
+
+
+def go(asked, turns, results):
+    path = asked.out / "partial.jsonl"
+    if asked.fresh:
+        path.unlink(missing_ok=True)
+    kept = partial.Partial(path, partial.settings(
+        lengths=vars(asked.lengths), turns=[[turn.number, turn.label(), [test.name for test in turn.tests]]
+                                           for turn in turns]))
+    if kept.note:
+        say(kept.note)
+    results.host["resumed_runs"] = partial.finished(kept.kept)
+    runner = Runner(results, kept, asked.lengths, rootless.is_rootless())
+    left = runner.left_of(turns)
+    seconds = sum(map(runner.seconds, left))
+    say(f"systems: {len({turn.system for turn in turns})}, tests: {len(results.tests)}, runs of each: {asked.runs}; "
+        f"about {clock(seconds)}")
+    progress = Progress(seconds)
+    try:
+        runner.run(left, progress)
+    except (KeyboardInterrupt, SystemExit):
+        progress.finish()
+        say(f"interrupted: started again with the same options, it goes on from here ({path})")
+        raise
+    progress.finish()
+    files = report.write(asked.out, results, SYSTEMS)
+    kept.done()
+    say(f"wrote {', '.join(files)} to {asked.out}")
     return 1 if results.failed else 0
 
 
 def list_all():
-    for title, items in (("systems", SYSTEMS), ("tests", TESTS)):
+    for title, items in (("systems", SYSTEMS), ("tests", TESTS), ("sweeps", SWEEPS)):
         print(f"{title}:")
         for item in items:
             missing = item.missing() if hasattr(item, "missing") else None
             print(f"  {item.name:<24}{item.about}{f' [{missing}]' if missing else ''}")
     return 0
-
-
-def rounds(systems, tests, runs, lengths, results):
-    """Runs A B C, A B C …: what slows the machine for a while then slows all of them."""
-    progress = Progress(systems, tests, runs, lengths)
-    for number in range(runs):
-        for system in systems:
-            if results.failures(system) < GIVE_UP:
-                one_turn(system, tests, lengths, results, progress)
-            progress.done_until(number, system)
-
-
-def one_turn(system, tests, lengths, results, progress):
-    """One run of every test on one system, in a lab of its own."""
-    try:
-        with Lab() as lab:
-            load = Load(lab, system.up(lab), lengths)
-            load.warm_up()
-            results.facts[system.name] = system.inspect(lab)
-            for test in tests:
-                one_run(system, test, load, results, progress)
-    except Failure as failure:
-        results.fail(system, None, str(failure))
-        progress.say(f"{system.name} FAILED: {failure}")
-    quiet()
-
-
-def one_run(system, test, load, results, progress):
-    try:
-        outcome = test.run(load)
-    except Failure as failure:
-        results.fail(system, test, str(failure))
-        progress.say(f"{system.name} {test.name} FAILED: {failure}")
-        return
-    results.add(system, test, outcome)
-    progress.say(f"{system.name:<24}{test.name:<14}{report.figure(outcome['value'])} {test.unit}")
-
-
-class Progress:
-    """One line for each finished run on standard error, with the time left."""
-
-    def __init__(self, systems, tests, runs, lengths):
-        self.systems = systems
-        self.turn_s = SETUP_S + sum(test.seconds(lengths) for test in tests)
-        self.left = runs * len(systems)
-        self.turn_begun = time.monotonic()
-        say(f"{len(systems)} systems, {len(tests)} tests, {runs} runs: about {clock(self.left * self.turn_s)}")
-
-    def done_until(self, number, system):
-        """A turn has ended: what turns take is known better now."""
-        now = time.monotonic()
-        turns = number * len(self.systems) + self.systems.index(system)
-        self.turn_s = (self.turn_s * (turns + 1) + now - self.turn_begun) / (turns + 2)
-        self.left -= 1
-        self.turn_begun = now
-
-    def say(self, text):
-        left = self.left * self.turn_s - (time.monotonic() - self.turn_begun)
-        say(f"[{clock(max(left, 0))} left] {text}")
-
-
-def clock(seconds):
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
 def say(text):
@@ -161,8 +133,12 @@ def say(text):
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:
+        # Whoever reads the list or the comparison has seen enough; nothing more is to be flushed there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except Failure as failure:
         sys.exit(f"error: {failure}")

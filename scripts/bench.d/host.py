@@ -7,11 +7,12 @@ import shlex
 import subprocess
 
 from lab import Failure
+from rootless import is_rootless
 
 LAB = "two network namespaces on one machine, joined by one veth pair, MTU 1500, default offloads"
 
 
-def facts(arguments, systems):
+def facts(arguments, systems, sweeps):
     return {
         "kernel": platform.release(),
         "machine": platform.machine(),
@@ -23,7 +24,10 @@ def facts(arguments, systems):
         "command": os.environ.get("BENCH_GIVEN", "") + shlex.join(["scripts/bench", *arguments]),
         "commit": commit(),
         "load_before": round(os.getloadavg()[0], 2),
-        "lab": LAB,
+        "congestion_control": setting("net/ipv4/tcp_congestion_control"),
+        "rmem_max": int(setting("net/core/rmem_max", "0")),
+        "rights": "user namespace" if is_rootless() else "root",
+        "lab": f"{LAB}; but for what a sweep changes" if sweeps else LAB,
         "versions": {**tools(), **{system.name: version(system) for system in systems if not system.missing()}},
     }
 
@@ -46,9 +50,19 @@ def distribution():
 def commit():
     """The commit that was measured, marked when files differ from it."""
     here = os.path.dirname(os.path.abspath(__file__))
-    done = subprocess.run(("git", "-C", here, "describe", "--always", "--dirty"),
+    # The files may belong to somebody else; nothing of theirs is run.
+    done = subprocess.run(("git", "-c", "safe.directory=*", "-C", here, "describe", "--always", "--dirty"),
                           capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
+
+
+def setting(name, unknown="unknown"):
+    """A sysctl, as the namespaces of the lab have it."""
+    try:
+        with open(f"/proc/sys/{name}", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return unknown
 
 
 def tools():

@@ -3,12 +3,18 @@
      n1                          n2
      eth0 192.0.2.1/24 ------- eth0 192.0.2.2/24        MTU 1500, default offloads
 
+With loss the link goes through a third namespace, which drops packets at random, and both nodes cut
+super-packets in software before it: what gets lost is then one packet of a wire, in every system.
+
+     n1 eth0 ------- wire: left, bridge, right ------- eth0 n2
+
 The load runs in the same namespaces as the tunnel under test, to the tunnel address of the other
 node, so that a packet makes the same hops in every system. Everything is named after this process
 and gone when the `with` block ends.
 """
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -19,6 +25,9 @@ import time
 
 UNDERLAY = {"n1": "192.0.2.1", "n2": "192.0.2.2"}
 NODES = ("n1", "n2")
+WIRE = "wire"
+# IPv4, UDP, VXLAN and inner Ethernet headers.
+VXLAN_OVERHEAD = 50
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Before any interface exists: interfaces take their settings from `default` when they are made.
 SYSCTLS = """
@@ -29,6 +38,27 @@ for scope in all default; do
 done
 echo 1 >ipv4/ip_forward
 """
+# At the ports' ingress, where nobody else looks at the packets first.
+SHARES = 100_000
+LOSE = """
+table netdev loss {{
+    chain left {{ type filter hook ingress device left priority 0; numgen random mod {shares} < {share} drop; }}
+    chain right {{ type filter hook ingress device right priority 0; numgen random mod {shares} < {share} drop; }}
+}}
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditions:
+    """What a sweep changes: the link, and settings of the tunnel."""
+
+    mtu: int = 1500
+    # Percent of the packets on the link, each way; None: no wire in between that could lose any.
+    loss: float | None = None
+    # Worker threads of underpass; its own choice when None.
+    workers: int | None = None
+    # Routes in the forwarding table of underpass; only those it needs when None.
+    routes: int | None = None
 
 
 class Failure(Exception):
@@ -57,8 +87,10 @@ def last_line(text):
 class Lab:
     """The namespaces, a directory for files, and every process started in them."""
 
-    def __init__(self):
+    def __init__(self, conditions=Conditions()):
+        self.conditions = conditions
         self.prefix = f"upbench{os.getpid()}"
+        self.nodes = [*NODES, WIRE] if conditions.loss is not None else list(NODES)
         self.processes = []
 
     def __enter__(self):
@@ -115,31 +147,54 @@ class Lab:
         return False
 
     def _create(self):
-        for node in NODES:
+        for node in self.nodes:
             run("ip", "netns", "add", self.namespace(node))
             self.run(node, "ip", "link", "set", "lo", "up")
             self.run(node, "sh", "-c", SYSCTLS)
-        first, second = map(self.namespace, NODES)
-        run("ip", "link", "add", "eth0", "netns", first, "type", "veth",
-            "peer", "name", "eth0", "netns", second)
+        if WIRE in self.nodes:
+            self._wire(self.conditions.loss)
+        else:
+            self._link("n1", "eth0", "n2", "eth0")
         for node in NODES:
             self.run(node, "ip", "address", "add", f"{UNDERLAY[node]}/24", "dev", "eth0")
-            self.run(node, "ip", "link", "set", "eth0", "up")
         poll(5, lambda: self.answers("n1", UNDERLAY["n2"]), "the veth pair carries packets")
 
+    def _link(self, first, first_name, second, second_name):
+        run("ip", "link", "add", first_name, "netns", self.namespace(first), "type", "veth",
+            "peer", "name", second_name, "netns", self.namespace(second))
+        for node, name in ((first, first_name), (second, second_name)):
+            self.run(node, "ip", "link", "set", name, "mtu", self.conditions.mtu, "up")
+
+    def _wire(self, loss):
+        self.run(WIRE, "ip", "link", "add", "bridge", "type", "bridge")
+        self.run(WIRE, "ip", "link", "set", "bridge", "mtu", self.conditions.mtu, "up")
+        for node, port in (("n1", "left"), ("n2", "right")):
+            self._link(node, "eth0", WIRE, port)
+            self.run(WIRE, "ip", "link", "set", port, "master", "bridge")
+            cut_in_software(self, node)
+        if loss:
+            self.run(WIRE, "nft", LOSE.format(share=round(loss * SHARES / 100), shares=SHARES))
+
     def _destroy(self):
-        # A second Ctrl-C must not leave half of the namespaces behind.
-        handlers = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING_SIGNALS}
+        # A Ctrl-C must not leave half of the namespaces behind; it is heard afterwards.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
         self._remove()
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _remove(self):
         for process in reversed(self.processes):
             end(process)
-        for node in NODES:
+        for node in self.nodes:
             subprocess.run(("ip", "netns", "delete", self.namespace(node)), stderr=subprocess.DEVNULL, check=False)
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def cut_in_software(lab, node):
+    """Turns off all segmentation offloads of eth0, those of tunnels included."""
+    features = lab.run(node, "ethtool", "-k", "eth0").splitlines()
+    names = [line.split(":")[0].strip() for line in features if line.rstrip().endswith("on")]
+    cuts = [name for name in names if name.startswith("tx-") and name.endswith("-segmentation")]
+    lab.run(node, "ethtool", "-K", "eth0", *(word for name in cuts for word in (name, "off")))
 
 
 def end(process):

@@ -5,21 +5,41 @@ whole machine for every 10^9 bytes of payload that arrived.
 """
 
 import contextlib
+import dataclasses
 import json
+import math
 import os
 import time
 
 from lab import Failure, poll
 
 IPERF_PORT = 5201
+SERVER_BUSY_S = 5
+# The test of round trips under load: bytes after which the load counts as running, how much longer than
+# the echoes it runs, the pause before each echo, how many of them a full queue may swallow.
+LOAD_IS_UP = 4 << 20
+LOAD_MARGIN_S = 1.3
+LOADED_GAP_MS = 5
+LOADED_MAX_LOST = 10
 
 
+@dataclasses.dataclass(frozen=True)
 class Lengths:
     """How long the tests of one run take, in seconds and counts."""
 
-    def __init__(self, tcp_s, probe_ms, confirm_ms, rtt_count, connections_ms):
-        self.tcp_s, self.probe_ms, self.confirm_ms = tcp_s, probe_ms, confirm_ms
-        self.rtt_count, self.connections_ms = rtt_count, connections_ms
+    tcp_s: int
+    probe_ms: int
+    confirm_ms: int
+    rtt_count: int
+    loaded_ms: int
+    connections_ms: int
+
+    def scaled(self, tcp_s):
+        """The same proportions for TCP runs of `tcp_s` seconds."""
+        share = tcp_s / self.tcp_s
+        lengths = {name: max(1, round(value * share)) for name, value in dataclasses.asdict(self).items()}
+        # A percentile of a handful of echoes is none.
+        return Lengths(**{**lengths, "rtt_count": max(20, lengths["rtt_count"])})
 
 
 class Load:
@@ -43,19 +63,37 @@ class Load:
             self._iperf("-n", "16M")
 
     def tcp(self, streams=1, reverse=False):
-        before = busy_seconds()
         flags = ["-t", self.lengths.tcp_s, "-P", streams] + (["-R"] if reverse else [])
-        received = self._iperf(*flags)["end"]["sum_received"]
-        cpu = busy_seconds() - before
-        return {"value": received["bits_per_second"] / 1e9, "cpu_s_per_gb": per_gb(cpu, received["bytes"])}
+        end, cpu = self._iperf(*flags)
+        received = end["sum_received"]
+        outcome = {"value": received["bits_per_second"] / 1e9, "cpu_s_per_gb": per_gb(cpu, received["bytes"])}
+        if "retransmits" in end["sum_sent"]:
+            outcome["retransmits_per_gb"] = per_gb(end["sum_sent"]["retransmits"], received["bytes"])
+        return outcome
 
     def _iperf(self, *flags):
-        text = self.lab.run("n1", "iperf3", "-c", self.address, "-p", IPERF_PORT, "-J", "-i", 0,
-                            "--connect-timeout", 2000, *flags, timeout=self.lengths.tcp_s + 10)
-        result = json.loads(text)
-        if "error" in result:
-            raise Failure(f"iperf3: {result['error']}")
-        return result
+        """The totals of a run, and the CPU seconds that it took."""
+        def attempt():
+            before = busy_seconds()
+            text = self.lab.run("n1", *self._iperf_command(*flags), timeout=self.lengths.tcp_s + 10)
+            return iperf_result(text)["end"], busy_seconds() - before
+
+        return self._when_free(attempt)
+
+    def _when_free(self, attempt):
+        """The server may still be taking down the last run, whose client has ended."""
+        end = time.monotonic() + SERVER_BUSY_S
+        while True:
+            try:
+                return attempt()
+            except Failure as failure:
+                busy = any(words in str(failure) for words in ("busy running a test", "Connection reset by peer"))
+                if not busy or time.monotonic() > end:
+                    raise
+            time.sleep(0.1)
+
+    def _iperf_command(self, *flags):
+        return ("iperf3", "-c", self.address, "-p", IPERF_PORT, "-J", "-i", 0, "--connect-timeout", 2000, *flags)
 
     def udp(self, size, value):
         lengths = self.lengths
@@ -74,20 +112,66 @@ class Load:
         busy = self._netload("rtt", "--count", self.lengths.rtt_count, "--gap-ms", 0)
         return {"value": idle["p50_us"], "p99": idle["p99_us"], "back_to_back": busy["p50_us"]}
 
+    def rtt_load(self):
+        """Echoes while one TCP stream runs at full rate the same way."""
+        milliseconds = self.lengths.loaded_ms
+        stream = self._when_free(lambda: self._start_load(math.ceil(milliseconds / 1000 + LOAD_MARGIN_S)))
+        loaded = self._netload("rtt", "--count", milliseconds // LOADED_GAP_MS, "--gap-ms", LOADED_GAP_MS,
+                               "--limit-ms", milliseconds, "--max-lost", LOADED_MAX_LOST)
+        if stream.poll() is not None:
+            raise Failure("the load ended before the last echo")
+        poll(milliseconds / 1000 + 10, lambda: stream.poll() is not None, "the load ends")
+        received = load_result(stream)["end"]["sum_received"]
+        return {"value": loaded["p50_us"], "p99": loaded["p99_us"], "lost": loaded["lost"],
+                "load_gbps": received["bits_per_second"] / 1e9}
+
+    def _start_load(self, seconds):
+        before = self._sent()
+        stream = self.lab.start("n1", *self._iperf_command("-t", seconds))
+        poll(5, lambda: stream.poll() is not None or self._sent() - before > LOAD_IS_UP, "the load is up")
+        if stream.poll() is not None:
+            load_result(stream)
+            raise Failure("the load ended at once")
+        return stream
+
+    def _sent(self):
+        """Bytes that n1 has put on the link."""
+        return int(self.lab.run("n1", "cat", "/sys/class/net/eth0/statistics/tx_bytes"))
+
     def connections(self):
         return {"value": self._netload("connections", "--ms", self.lengths.connections_ms)["connections_per_second"]}
 
     def _netload(self, command, *flags):
-        text = self.lab.run("n1", self.netload, command, self.address, *flags, timeout=90)
+        # All lengths grow with that of TCP; a search has some twenty steps at most.
+        patience = 90 + 20 * self.lengths.tcp_s
+        text = self.lab.run("n1", self.netload, command, self.address, *flags, timeout=patience)
         return json.loads(text)
 
 
 class Test:
-    """One test: its name, unit, meaning, how to run it and about how long that takes."""
+    """One test: its name, unit, meaning, how to run it, about how long that takes, and whether it is one
+    of those that --quick runs unless told otherwise."""
 
-    def __init__(self, name, unit, about, run, seconds, lower_is_better=False):
+    def __init__(self, name, unit, about, run, seconds, lower_is_better=False, quick=True):
         self.name, self.unit, self.about, self.run, self.seconds = name, unit, about, run, seconds
-        self.lower_is_better = lower_is_better
+        self.lower_is_better, self.quick = lower_is_better, quick
+
+
+def tcp_test(streams, reverse, quick):
+    words = {1: "one stream", 4: "four streams", 16: "sixteen streams"}[streams]
+    return Test(f"tcp{streams}{'-reverse' if reverse else ''}", "gbps",
+                f"TCP, {words}{' from n2 to n1' if reverse else ''}, payload received, iperf3",
+                lambda load: load.tcp(streams, reverse), lambda lengths: lengths.tcp_s + 0.3, quick=quick)
+
+
+def udp_test(size, unit, quick=True):
+    figure, meaning = {
+        "gbps": ("gbps", "payload received"),
+        "packets/s": ("packets_per_second", "datagrams received per second"),
+    }[unit]
+    return Test(f"udp{size}", unit,
+                f"UDP datagrams of {size} bytes of payload: {meaning} at the highest rate that loses at most 0.1 %",
+                lambda load: load.udp(size, figure), udp_seconds, quick=quick)
 
 
 def udp_seconds(lengths):
@@ -95,25 +179,36 @@ def udp_seconds(lengths):
     return 0.2 + (6 * lengths.probe_ms + 1.3 * lengths.confirm_ms) / 1000
 
 
-def tcp_seconds(lengths):
-    return lengths.tcp_s + 0.2
-
-
 TESTS = [
-    Test("tcp1", "gbps", "TCP, one stream, payload received, iperf3", Load.tcp, tcp_seconds),
-    Test("tcp4", "gbps", "TCP, four streams, payload received, iperf3",
-         lambda load: load.tcp(streams=4), tcp_seconds),
-    Test("tcp1-reverse", "gbps", "TCP, one stream from n2 to n1, payload received, iperf3",
-         lambda load: load.tcp(reverse=True), tcp_seconds),
-    Test("udp1350", "gbps", "UDP datagrams of 1350 bytes of payload: payload received at the highest rate that "
-         "loses at most 0.1 %", lambda load: load.udp(1350, "gbps"), udp_seconds),
-    Test("udp64", "packets/s", "UDP datagrams of 64 bytes of payload: datagrams received per second at the "
-         "highest rate that loses at most 0.1 %", lambda load: load.udp(64, "packets_per_second"), udp_seconds),
+    tcp_test(1, reverse=False, quick=True),
+    tcp_test(4, reverse=False, quick=True),
+    tcp_test(16, reverse=False, quick=False),
+    tcp_test(1, reverse=True, quick=True),
+    tcp_test(4, reverse=True, quick=False),
+    tcp_test(16, reverse=True, quick=False),
+    udp_test(1350, "gbps"),
+    udp_test(512, "gbps", quick=False),
+    udp_test(64, "packets/s"),
     Test("rtt", "us", "ICMP echo answered by the kernel of n2, one every 10 ms: median round trip in microseconds",
          Load.rtt, lambda lengths: 0.1 + lengths.rtt_count * 0.0105, lower_is_better=True),
+    Test("rtt-load", "us", "the same, one every 5 ms, while one TCP stream runs at full rate from n1 to n2: median "
+         "round trip in microseconds", Load.rtt_load,
+         lambda lengths: 0.3 + math.ceil(lengths.loaded_ms / 1000 + LOAD_MARGIN_S), lower_is_better=True),
     Test("connections", "connections/s", "TCP connections per second, one after another: handshake, one byte back, "
          "reset", Load.connections, lambda lengths: 0.1 + lengths.connections_ms / 1000),
 ]
+
+
+def iperf_result(text):
+    result = json.loads(text)
+    if "error" in result:
+        raise Failure(f"iperf3: {result['error']}")
+    return result
+
+
+def load_result(stream):
+    """The result of an iperf3 that has ended."""
+    return iperf_result(stream.log.read_text(encoding="utf-8"))
 
 
 def busy_seconds():

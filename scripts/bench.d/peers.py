@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 
-from lab import NODES, UNDERLAY, other, poll, run
+from lab import NODES, UNDERLAY, VXLAN_OVERHEAD, other, poll, run
 
 
 def missing(*tools, package):
@@ -31,6 +31,8 @@ def package_version(package):
 # the way to the other end of a tunnel (Open vSwitch, "userspace native tunneling").
 
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
+# Its bridges are TAPs, which keep room for an Ethernet header.
+LARGEST_MTU = 65535 - 14
 
 
 def ovs_up(lab, vni):
@@ -64,9 +66,10 @@ def ovs_bridges(lab, node, socket, vni):
         f"options:remote_ip={UNDERLAY[other(node)]}", f"options:key={vni}",
     )
     lab.run(node, "ip", "address", "flush", "dev", "eth0")
+    underlay = min(lab.conditions.mtu, LARGEST_MTU)
     for bridge, address, mtu in (
-        ("br-under", f"{UNDERLAY[node]}/24", 1500),
-        ("br-tunnel", f"10.245.0.{node[1:]}/24", 1450),
+        ("br-under", f"{UNDERLAY[node]}/24", underlay),
+        ("br-tunnel", f"10.245.0.{node[1:]}/24", underlay - VXLAN_OVERHEAD),
     ):
         lab.run(node, "ip", "address", "add", address, "dev", bridge)
         lab.run(node, "ip", "link", "set", bridge, "mtu", mtu, "up")
@@ -75,6 +78,8 @@ def ovs_bridges(lab, node, socket, vni):
 # --- WireGuard ------------------------------------------------------------------------------------
 
 PORT = 51820
+# What wg-quick leaves for the outer headers, IPv6 included.
+WIREGUARD_OVERHEAD = 80
 # Debian's wireguard-go asks for this where the kernel has a WireGuard of its own.
 INSIST = {"WG_I_PREFER_BUGGY_USERSPACE_TO_POLISHED_KMOD": "1"}
 
@@ -106,4 +111,4 @@ def wireguard_configure(lab, node, device, peer_key):
     lab.run(node, "wg", "set", device, "listen-port", PORT, "private-key", lab.directory / f"{node}.key",
             "peer", peer_key, "endpoint", f"{UNDERLAY[peer]}:{PORT}", "allowed-ips", f"10.245.0.{peer[1:]}/32")
     lab.run(node, "ip", "address", "add", f"10.245.0.{node[1:]}/24", "dev", device)
-    lab.run(node, "ip", "link", "set", device, "mtu", 1420, "up")
+    lab.run(node, "ip", "link", "set", device, "mtu", lab.conditions.mtu - WIREGUARD_OVERHEAD, "up")

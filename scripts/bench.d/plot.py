@@ -1,23 +1,31 @@
-"""throughput.svg: one panel for each test, one bar for each system, whiskers from smallest to largest run."""
+"""Bars for the tests side by side: throughput.svg and cpu.svg.
 
+One panel for each test, one bar for each system, whiskers from the smallest to the largest run.
+"""
+
+import logging
 import math
+import statistics
 
-import matplotlib
+# Without a home of its own it keeps its cache in a temporary directory; nobody has to know.
+logging.getLogger("matplotlib").setLevel(logging.ERROR)
+
+import matplotlib  # noqa: E402 (silence comes first)
 
 matplotlib.use("svg")
 from matplotlib import pyplot  # noqa: E402 (the backend comes first)
 
 OURS, THEIRS, LIMIT, TEXT = "#1f6f8b", "#b9c0c7", "#6b7680", "#222222"
-PANELS_A_ROW = 2
-BAR_INCHES = 0.27
+BAR_INCHES, PANEL_INCHES, NAMES_INCHES, PANELS_A_ROW = 0.25, 3.5, 1.7, 3
+HEAD_INCHES, FOOT_INCHES = 1.15, 0.4
+SIZES = {"udp1350": "1350 B", "udp512": "512 B", "udp64": "64 B"}
 TITLES = {
-    "tcp1": "TCP, 1 stream",
-    "tcp4": "TCP, 4 streams",
-    "tcp1-reverse": "TCP, 1 stream, reverse",
-    "udp1350": "UDP, 1350 B, at most 0.1 % lost",
-    "udp64": "UDP, 64 B, at most 0.1 % lost",
     "rtt": "Idle round trip",
+    "rtt-load": "Round trip beside a full TCP stream",
     "connections": "New TCP connections",
+    **{name: f"UDP, {size}, at most 0.1 % lost" for name, size in SIZES.items()},
+    **{f"tcp{streams}{back}": f"TCP, {streams} stream{'s' if streams > 1 else ''}{', reverse' if back else ''}"
+       for streams in (1, 4, 16) for back in ("", "-reverse")},
 }
 # Unit of the figures: the one on the axis, and its divisor.
 UNITS = {
@@ -28,66 +36,127 @@ UNITS = {
 }
 
 
-def draw(path, document, tests, systems):
+def draw_all(directory, document, tests, systems):
+    """Draws the plots that the figures suffice for, and returns the names of the files."""
     entries = {(entry["system"], entry["test"]): entry for entry in document["results"]}
-    tests = [test for test in tests if any(test.name == key[1] for key in entries)]
     names = [system.name for system in systems if any(system.name == key[0] for key in entries)]
-    matplotlib.rcParams.update({
-        "font.family": "DejaVu Sans", "font.size": 9, "text.color": TEXT, "axes.labelcolor": TEXT,
-        "svg.fonttype": "path", "svg.hashsalt": "underpass",
-    })
-    columns = min(PANELS_A_ROW, max(len(tests), 1))
-    rows = max(math.ceil(len(tests) / columns), 1)
-    height = rows * (BAR_INCHES * max(len(names), 2) + 1.05) + 0.8
-    picture, grid = pyplot.subplots(rows, columns, figsize=(max(5.2 * columns + 0.6, 7.4), height), squeeze=False)
-    panels = list(grid.flat)
-    for panel, test in zip(panels, tests):
-        draw_panel(panel, test, names, entries)
-    for panel in panels[len(tests):]:
-        panel.axis("off")
-    label(picture, document["host"], height)
-    picture.savefig(path, facecolor="white", metadata={"Date": None})
-    pyplot.close(picture)
-
-
-def draw_panel(panel, test, names, entries):
-    unit, divisor = UNITS[test.unit]
-    largest = max(entry["max"] for (_, name), entry in entries.items() if name == test.name) / divisor
-    for position, name in enumerate(names):
-        entry = entries.get((name, test.name))
-        if entry is None:
-            panel.text(0, position, " not measured", va="center", color=LIMIT, style="italic")
+    throughput, cost = [], []
+    for test in tests:
+        of_test = {name: entries[name, test.name] for name in names if (name, test.name) in entries}
+        if not of_test:
             continue
-        draw_bar(panel, position, name, entry, divisor, largest)
-    better = "less is better" if test.lower_is_better else "more is better"
-    panel.set_title(TITLES.get(test.name, test.name), loc="left", fontweight="bold", fontsize=10)
-    panel.set_xlabel(f"{unit}, {better}", loc="left", fontsize=8, color=LIMIT)
-    panel.set_yticks(range(len(names)), names)
-    panel.set_ylim(len(names) - 0.4, -0.6)
-    panel.set_xlim(0, largest * 1.2)
-    panel.tick_params(length=0)
-    panel.xaxis.grid(True, color="#e6e9ec", linewidth=0.8)
-    panel.set_axisbelow(True)
-    for side in ("top", "right", "bottom"):
-        panel.spines[side].set_visible(False)
+        unit, divisor = UNITS[test.unit]
+        better = "less is better" if test.lower_is_better else "more is better"
+        throughput.append(Panel(TITLES.get(test.name, test.name), f"{unit}, {better}",
+                                {name: bar(entry["runs"], divisor) for name, entry in of_test.items()}))
+        costs = {name: bar(entry["cpu_s_per_gb_runs"]) for name, entry in of_test.items()
+                 if entry.get("cpu_s_per_gb_runs")}
+        if costs:
+            cost.append(Panel(TITLES.get(test.name, test.name), "CPU seconds per GB, less is better", costs))
+    files = {"throughput.svg": ("Tunnels side by side: underpass and others", throughput),
+             "cpu.svg": ("What a GB through each tunnel costs: CPU seconds of the whole machine", cost)}
+    for name, (title, panels) in files.items():
+        if panels:
+            draw(directory / name, title, panels, names, document["host"])
+    return [name for name, (_, panels) in files.items() if panels]
 
 
-def draw_bar(panel, position, name, entry, divisor, largest):
-    median, low, high = (entry[key] / divisor for key in ("median", "min", "max"))
-    panel.barh(position, median, height=0.68, color=OURS if name.startswith("underpass") else THEIRS)
-    panel.errorbar(median, position, xerr=[[median - low], [high - median]], color=TEXT, linewidth=1, capsize=2.5)
-    panel.text(high + largest * 0.015, position, short(median), va="center", fontsize=8.5)
+def bar(values, divisor=1):
+    """Median, smallest, largest."""
+    return tuple(value / divisor for value in (statistics.median(values), min(values), max(values)))
+
+
+class Panel:
+    """Title, axis, and for each system median, smallest and largest."""
+
+    def __init__(self, title, axis, bars):
+        self.title, self.axis, self.bars = title, axis, bars
+
+
+def draw(path, title, panels, names, host):
+    columns = min(PANELS_A_ROW, max(len(panels), 1))
+    rows = math.ceil(len(panels) / columns)
+    height = HEAD_INCHES + FOOT_INCHES + rows * (BAR_INCHES * max(len(names), 2) + 0.85)
+    width = max(NAMES_INCHES + columns * PANEL_INCHES, 7.4)
+    picture, places = canvas(width, height, rows, columns, left=NAMES_INCHES)
+    for number, (place, panel) in enumerate(zip(places, panels)):
+        draw_panel(place, panel, names, with_names=number % columns == 0)
+    for place in places[len(panels):]:
+        place.axis("off")
+    label(picture, title, "Bars: median of all runs; whiskers: smallest and largest run. "
+          "Two nodes on one machine, joined by a veth pair.", host)
+    legend(picture, width, height)
+    save(picture, path)
+
+
+def draw_panel(place, panel, names, with_names):
+    largest = max(high for _, _, high in panel.bars.values())
+    for position, name in enumerate(names):
+        if name in panel.bars:
+            draw_bar(place, position, name, panel.bars[name], largest)
+        else:
+            place.text(0, position, " not measured", va="center", color=LIMIT, style="italic", fontsize=8)
+    place.set_title(panel.title, loc="left", fontweight="bold", fontsize=10)
+    place.set_xlabel(panel.axis, loc="left", fontsize=8, color=LIMIT)
+    place.set_yticks(range(len(names)), names if with_names else [])
+    place.set_ylim(len(names) - 0.4, -0.6)
+    place.set_xlim(0, largest * 1.22 or 1)
+    tidy(place, "x")
+    place.spines["bottom"].set_visible(False)
+
+
+def draw_bar(place, position, name, figures, largest):
+    median, low, high = figures
+    place.barh(position, median, height=0.68, color=OURS if name.startswith("underpass") else THEIRS)
+    place.errorbar(median, position, xerr=[[median - low], [high - median]], color=TEXT, linewidth=1, capsize=2.5)
+    place.text(high + largest * 0.02, position, short(median), va="center", fontsize=8)
 
 
 def short(value):
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def label(picture, host, height):
-    picture.suptitle("Tunnels side by side: underpass and others", x=0.02, y=1 - 0.15 / height,
-                     ha="left", va="top", fontsize=13, fontweight="bold")
-    picture.text(0.02, 1 - 0.45 / height, "Bars: median of all runs; whiskers: smallest and largest run. "
-                 "Two nodes on one machine, joined by a veth pair.", ha="left", va="top", fontsize=9, color=LIMIT)
-    picture.text(0.02, 0.12 / height, f"{host['cpu']}, {host['cores']} cores, Linux {host['kernel']}, "
-                 f"{host['date'][:10]}", ha="left", va="bottom", fontsize=7.5, color=LIMIT)
-    picture.tight_layout(rect=(0.01, 0.3 / height, 0.99, 1 - 0.55 / height), w_pad=2.5, h_pad=1.8)
+# --- what all plots share -------------------------------------------------------------------------
+
+
+def canvas(width, height, rows, columns, left, head=HEAD_INCHES):
+    """An empty picture with room for names, head and foot, in inches, and its places."""
+    matplotlib.rcParams.update({
+        "font.family": "DejaVu Sans", "font.size": 9, "text.color": TEXT, "axes.labelcolor": TEXT,
+        "svg.fonttype": "path", "svg.hashsalt": "underpass",
+    })
+    picture, grid = pyplot.subplots(rows, columns, figsize=(width, height), squeeze=False)
+    panel = (height - head - FOOT_INCHES) / rows
+    picture.subplots_adjust(
+        left=left / width, right=1 - 0.15 / width, top=1 - head / height, bottom=(FOOT_INCHES + 0.45) / height,
+        wspace=0.11 if left == NAMES_INCHES else 0.22, hspace=0.8 / max(panel - 0.8, 0.1))
+    return picture, list(grid.flat)
+
+
+def tidy(place, axis):
+    place.tick_params(length=0)
+    place.grid(True, axis=axis, color="#e6e9ec", linewidth=0.8)
+    place.set_axisbelow(True)
+    for side in ("top", "right"):
+        place.spines[side].set_visible(False)
+
+
+def label(picture, title, note, host):
+    width, height = picture.get_size_inches()
+    picture.suptitle(title, x=0.15 / width, y=1 - 0.15 / height, ha="left", va="top", fontsize=13, fontweight="bold")
+    picture.text(0.15 / width, 1 - 0.45 / height, note, ha="left", va="top", fontsize=8.5, color=LIMIT)
+    rights = ", measured without root" if host.get("rights") == "user namespace" else ""
+    picture.text(0.15 / width, 0.12 / height, f"{host['cpu']}, {host['cores']} cores, Linux {host['kernel']}, "
+                 f"{host['date'][:10]}, commit {host['commit']}{rights}",
+                 ha="left", va="bottom", fontsize=7.5, color=LIMIT)
+
+
+def legend(picture, width, height):
+    handles = [pyplot.Rectangle((0, 0), 1, 1, color=color) for color in (OURS, THEIRS)]
+    picture.legend(handles, ["underpass", "others"], loc="upper right", fontsize=8, frameon=False, ncol=2,
+                   bbox_to_anchor=(1 - 0.1 / width, 1 - 0.6 / height), borderaxespad=0)
+
+
+def save(picture, path):
+    picture.savefig(path, facecolor="white", metadata={"Date": None})
+    pyplot.close(picture)

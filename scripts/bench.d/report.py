@@ -1,4 +1,4 @@
-"""The three files: results.json for programs, report.md and throughput.svg for people."""
+"""The files of a run: results.json for programs, report.md and the plots for people."""
 
 import json
 
@@ -7,13 +7,18 @@ UNITS = {"gbps": "Gbit/s", "us": "µs", "connections/s": "1/s"}
 
 
 def write(directory, results, systems):
-    import plot  # here, so that `--list` works without matplotlib
+    """Writes all files and returns their names."""
+    import curves  # here, so that `--list` works without matplotlib
+    import plot
 
-    directory.mkdir(parents=True, exist_ok=True)
     document = results.document()
-    (directory / "results.json").write_text(json.dumps(document, indent=1) + "\n")
-    (directory / "report.md").write_text(markdown(document, results.tests, systems))
-    plot.draw(directory / "throughput.svg", document, results.tests, systems)
+    texts = {"results.json": json.dumps(document, indent=1) + "\n",
+             "report.md": markdown(document, results.tests, systems)}
+    for name, text in texts.items():
+        (directory / name).write_text(text, encoding="utf-8")
+    plots = plot.draw_all(directory, document, results.tests, systems) if document["results"] else []
+    plots += curves.draw_all(directory, document, systems)
+    return [*texts, *plots]
 
 
 def figure(value):
@@ -27,15 +32,15 @@ def figure(value):
 
 def markdown(document, tests, systems):
     entries = {(entry["system"], entry["test"]): entry for entry in document["results"]}
-    names = [system.name for system in systems if any(system.name == key[0] for key in entries)]
-    tests = [test for test in tests if any(test.name == key[1] for key in entries)]
+    curves = document["sweeps"]
+    measured = {key[0] for key in entries} | {curve["system"] for curve in curves}
+    names = [system.name for system in systems if system.name in measured]
+    used = {key[1] for key in entries} | {curve["test"] for curve in curves}
+    tests = [test for test in tests if test.name in used]
     parts = [
-        heading(document["host"], entries),
-        "## Results\n\n" + main_table(entries, names, tests),
-        cpu_section(entries, names, tests),
-        round_trip_section(entries, names),
-        reordering_section(document["results"]),
-        ratio_section(document["ratios"], tests),
+        heading(document["host"], [*entries.values(), *(point for curve in curves for point in curve["points"])]),
+        *tables(document, entries, names, tests),
+        *(sweep_section(name, curves, names) for name in dict.fromkeys(curve["name"] for curve in curves)),
         absent_section("Skipped", document["skipped"]),
         absent_section("Failed", document["failed"]),
         active_section(document["active"]),
@@ -44,15 +49,33 @@ def markdown(document, tests, systems):
     return "\n".join(part for part in parts if part)
 
 
+def tables(document, entries, names, tests):
+    """The sections of a run without sweeps."""
+    if not entries and document["sweeps"]:
+        return []
+    return [
+        "## Results\n\n" + main_table(entries, names, tests),
+        cpu_section(entries, names, tests),
+        round_trip_section(entries, names),
+        retransmit_section(entries, names, tests),
+        reordering_section(document["results"]),
+        ratio_section(document["ratios"], tests),
+    ]
+
+
 def heading(host, entries):
-    runs = max((len(entry["runs"]) for entry in entries.values()), default=0)
+    runs = max((len(entry["runs"]) for entry in entries), default=0)
+    rights = "" if host.get("rights", "root") == "root" else (
+        "\nMeasured without root, in a user namespace: no eBPF, and the UDP tests receive into a buffer of "
+        f"{host['rmem_max'] >> 10} KiB (net.core.rmem_max)\nin place of 16 MiB, so that they find lower rates.")
+    control = f", TCP with {host['congestion_control']}" if "congestion_control" in host else ""
     return f"""# Tunnels side by side
 
 `{host['command']}`, {host['date']}, commit {host['commit']}
 
 {host['cpu']}, {host['cores']} cores, {host['memory_mib'] / 1024:.0f} GiB; Linux {host['kernel']},
-{host['distribution']}; load average before the run {host['load_before']}.
-Lab: {host['lab']}. Sender, receiver and both ends of the tunnel share these cores.
+{host['distribution']}{control}; load average before the run {host['load_before']}.
+Lab: {host['lab']}. Sender, receiver and both ends of the tunnel share these cores.{rights}
 
 Runs of each test: {runs}, interleaved between the systems; the median, then the smallest and the largest in brackets.
 On one machine there is no wire to wait for: the figures say what a tunnel costs, and the ratios within this run
@@ -62,13 +85,17 @@ carry further than the figures.
 
 def main_table(entries, names, tests):
     def cell(name, test):
-        entry = entries.get((name, test.name))
-        if entry is None:
-            return "–"
-        return f"{figure(entry['median'])} ({figure(entry['min'])}–{figure(entry['max'])})"
+        return spread(entries.get((name, test.name)))
 
     columns = [f"{test.name}, {UNITS.get(test.unit, test.unit)}" for test in tests]
     return table(names, columns, [[cell(name, test) for test in tests] for name in names])
+
+
+def spread(entry):
+    """A median with the smallest and the largest."""
+    if entry is None:
+        return "–"
+    return f"{figure(entry['median'])} ({figure(entry['min'])}–{figure(entry['max'])})"
 
 
 def cpu_section(entries, names, tests):
@@ -84,12 +111,55 @@ def cpu_section(entries, names, tests):
 
 
 def round_trip_section(entries, names):
-    names = [name for name in names if (name, "rtt") in entries]
-    if not names:
+    """More than the medians: the slow ones, and what a busy path changes."""
+    columns = [("rtt", "median", "idle, median"), ("rtt", "p99", "idle, p99"),
+               ("rtt", "back_to_back", "back to back, median"),
+               ("rtt-load", "median", "under load, median"), ("rtt-load", "p99", "under load, p99"),
+               ("rtt-load", "load_gbps", "the load, Gbit/s"), ("rtt-load", "lost", "lost under load")]
+    columns = [column for column in columns if any((name, column[0]) in entries for name in names)]
+    if not columns:
         return ""
-    rows = [[figure(entries[name, "rtt"][key]) for key in ("median", "p99", "back_to_back")] for name in names]
-    note = "Microseconds, medians of the runs. Idle: an echo every 10 ms; back to back: the next echo at once.\n\n"
-    return "## Round trips\n\n" + note + table(names, ["idle, median", "idle, p99", "back to back, median"], rows)
+
+    def cell(name, test, key):
+        value = entries.get((name, test), {}).get(key)
+        return str(value) if key == "lost" and value is not None else figure(value)
+
+    rows = [[cell(name, test, key) for test, key, _ in columns] for name in names]
+    note = ("Microseconds, medians of the runs. Idle: an echo every 10 ms; back to back: the next echo at once; under "
+            "load: an echo every 5 ms beside one TCP stream at full rate.\n\n")
+    return "## Round trips\n\n" + note + table(names, [title for _, _, title in columns], rows)
+
+
+def retransmit_section(entries, names, tests):
+    def again(name, test):
+        return entries.get((name, test.name), {}).get("retransmits_per_gb")
+
+    columns = [test for test in tests if any(again(name, test) is not None for name in names)]
+    if not columns:
+        return ""
+    rows = [[figure(again(name, test)) for test in columns] for name in names]
+    note = "Segments that TCP sent again, for 10^9 bytes of payload received; medians of the runs.\n\n"
+    return "## TCP retransmits per GB\n\n" + note + table(names, [test.name for test in columns], rows)
+
+
+def sweep_section(name, curves, names):
+    """One table for each test: a row for each system, a column for each value."""
+    text = f"## Sweep: {name}\n"
+    chosen = [curve for curve in curves if curve["name"] == name]
+    values = list(dict.fromkeys(point["x"] for curve in chosen for point in curve["points"]))
+    for test in dict.fromkeys(curve["test"] for curve in chosen):
+        of_test = [curve for curve in chosen if curve["test"] == test]
+        lines = sorted(of_test, key=lambda curve: names.index(curve["system"]))
+        points = [{point["x"]: point for point in curve["points"]} for curve in lines]
+        unit = UNITS.get(lines[0]["unit"], lines[0]["unit"])
+        text += f"\n{test}, {unit}, by {lines[0]['axis']}:\n\n" + table(
+            [curve["system"] for curve in lines], [f"{value:,}" for value in values],
+            [[spread(known.get(value)) for value in values] for known in points])
+        if any("retransmits_per_gb" in point for known in points for point in known.values()):
+            text += "\nTCP retransmits per GB, medians:\n\n" + table(
+                [curve["system"] for curve in lines], [f"{value:,}" for value in values],
+                [[figure(known.get(value, {}).get("retransmits_per_gb")) for value in values] for known in points])
+    return text
 
 
 def reordering_section(results):
@@ -106,7 +176,7 @@ def ratio_section(ratios, tests):
     pairs = list(dict.fromkeys((ratio["of"], ratio["to"]) for ratio in ratios))
     values = {(ratio["of"], ratio["to"], ratio["test"]): ratio["ratio"] for ratio in ratios}
     rows = [[figure(values.get((*pair, test.name))) for test in tests] for pair in pairs]
-    note = "Median over median. More is better, except for `rtt`, where it is the slowdown.\n\n"
+    note = "Median over median. More is better, except for `rtt` and `rtt-load`, where it is the slowdown.\n\n"
     return "## Ratios\n\n" + note + table([f"{of} / {to}" for of, to in pairs], [test.name for test in tests], rows)
 
 
@@ -129,7 +199,12 @@ def active_section(active):
 def absent_section(title, items):
     if not items:
         return ""
-    lines = [f"- {item['system']}{' ' + item['test'] if item.get('test') else ''}: {item['reason']}" for item in items]
+
+    def where(item):
+        sweep = f"{item['sweep']}={item['x']}" if "sweep" in item else None
+        return " ".join(word for word in (item["system"], item.get("test"), sweep) if word)
+
+    lines = [f"- {where(item)}: {item['reason']}" for item in items]
     return f"## {title}\n\n" + "\n".join(lines) + "\n"
 
 

@@ -1,90 +1,121 @@
-"""What has been measured so far, and the document made of it."""
+"""What has been measured so far, and the document made of it (results.schema.json, docs/benchmarks.md)."""
 
 import statistics
 
+SCHEMA_VERSION = 1
 # Which systems are put in relation: ours to what they replace, and to the other userspace tunnels.
 BASELINES = {
     "underpass-direct": ["veth"],
-    "underpass-vxlan": ["kernel-vxlan", "ovs-vxlan", "wireguard-go", "boringtun"],
+    "underpass-vxlan": ["kernel-vxlan", "ovs-vxlan", "wireguard-go", "boringtun", "tun-copy-loop"],
 }
 DEFAULT_BASELINE = ["kernel-vxlan"]
+# What else a test may find out: the key of an outcome, and how those of all runs become one figure.
+DETAILS = {
+    "p99": "median",
+    "back_to_back": "median",
+    "load_gbps": "median",
+    "retransmits_per_gb": "median",
+    "loss": "max",
+    "reordered": "sum",
+    "lost": "sum",
+}
 
 
 class Results:
-    """Runs by system and test, skipped systems, failures."""
+    """Runs by system and test, those of sweeps by sweep and value too; skipped systems, failures."""
 
-    def __init__(self, host, tests):
-        self.host, self.tests = host, tests
-        self.runs = {}
+    def __init__(self, host, tests, sweeps=()):
+        self.host, self.tests, self.sweeps = host, tests, sweeps
+        # By (sweep, value) and (system, test); sweep and value are None outside sweeps.
+        self.runs = {(None, None): {}}
         self.skipped, self.failed = [], []
         self.facts = {}
 
-    def add(self, system, test, outcome):
-        self.runs.setdefault((system.name, test.name), []).append(outcome)
+    def add(self, system, test, outcome, point=(None, None)):
+        self.runs.setdefault(point, {}).setdefault((system.name, test.name), []).append(outcome)
 
     def skip(self, system, reason):
         self.skipped.append({"system": system.name, "reason": reason})
 
-    def fail(self, system, test, reason):
+    def fail(self, system, test, reason, point=(None, None)):
         """`test` is None when the system did not come up."""
-        self.failed.append({"system": system.name, "test": test.name if test else None, "reason": reason})
+        where = {} if point[0] is None else {"sweep": point[0], "x": point[1]}
+        self.failed.append({"system": system.name, "test": test.name if test else None, **where, "reason": reason})
 
-    def failures(self, system):
+    def failures(self, system, point=(None, None)):
         """How often the system did not come up."""
-        return sum(1 for failure in self.failed if failure["system"] == system.name and failure["test"] is None)
-
-    def outcomes(self, system, test):
-        return self.runs.get((system, test), [])
-
-    def median(self, system, test):
-        values = [outcome["value"] for outcome in self.outcomes(system, test)]
-        return statistics.median(values) if values else None
+        return sum(1 for failure in self.failed if failure["system"] == system.name and failure["test"] is None
+                   and (failure.get("sweep"), failure.get("x")) == point)
 
     def document(self):
         return {
+            "schema_version": SCHEMA_VERSION,
             "host": self.host,
-            "results": [self._entry(system, test) for system, test in sorted(self.runs, key=self._order)],
+            "results": [entry(outcomes, system=system, test=test, unit=self._unit(test))
+                        for (system, test), outcomes in self._ordered(self.runs[None, None])],
             "ratios": self._ratios(),
+            "sweeps": [curve for sweep in self.sweeps for curve in self._curves(sweep)],
             "active": {name: facts for name, facts in self.facts.items() if facts},
             "skipped": self.skipped,
             "failed": self.failed,
         }
 
-    def _order(self, key):
-        return [test.name for test in self.tests].index(key[1])
+    def _ordered(self, runs):
+        order = [test.name for test in self.tests]
+        return sorted(runs.items(), key=lambda item: order.index(item[0][1]))
 
-    def _entry(self, system, test):
-        outcomes = self.outcomes(system, test)
-        values = [outcome["value"] for outcome in outcomes]
-        entry = {
-            "system": system,
-            "test": test,
-            "unit": next(known.unit for known in self.tests if known.name == test),
-            "median": statistics.median(values),
-            "min": min(values),
-            "max": max(values),
-            "runs": values,
-            "cpu_s_per_gb": median_of(outcomes, "cpu_s_per_gb"),
-        }
-        if "p99" in outcomes[0]:
-            entry["p99"] = median_of(outcomes, "p99")
-            entry["back_to_back"] = median_of(outcomes, "back_to_back")
-        if "loss" in outcomes[0]:
-            entry["loss"] = max(outcome["loss"] for outcome in outcomes)
-            entry["reordered"] = sum(outcome["reordered"] for outcome in outcomes)
-        return entry
+    def _unit(self, test):
+        return next(known.unit for known in self.tests if known.name == test)
+
+    def _curves(self, sweep):
+        """One for each system and test: the same figures as outside sweeps, at each value."""
+        curves = {}
+        for value in sweep.values:
+            for (system, test), outcomes in self._ordered(self.runs.get((sweep.name, value), {})):
+                curve = curves.setdefault((system, test), {
+                    "name": sweep.name, "axis": sweep.axis, "system": system, "test": test, "unit": self._unit(test),
+                    "points": [],
+                })
+                curve["points"].append(entry(outcomes, x=value))
+        return list(curves.values())
 
     def _ratios(self):
+        medians = {key: median_of(outcomes, "value") for key, outcomes in self.runs[None, None].items()}
         ratios = []
         for test in self.tests:
-            for system in dict.fromkeys(name for name, _ in self.runs if name.startswith("underpass-")):
+            for system in dict.fromkeys(name for name, _ in medians if name.startswith("underpass-")):
                 for baseline in BASELINES.get(system, DEFAULT_BASELINE):
-                    ours, theirs = self.median(system, test.name), self.median(baseline, test.name)
+                    ours, theirs = medians.get((system, test.name)), medians.get((baseline, test.name))
                     if ours is not None and theirs:
                         ratios.append({"test": test.name, "of": system, "to": baseline, "ratio": ours / theirs})
         return ratios
 
 
+def entry(outcomes, **names):
+    """The figures of one system and test, from all its runs."""
+    values = [outcome["value"] for outcome in outcomes]
+    figures = {
+        **names,
+        "median": statistics.median(values),
+        "min": min(values),
+        "max": max(values),
+        "runs": values,
+        "cpu_s_per_gb": median_of(outcomes, "cpu_s_per_gb"),
+    }
+    costs = known(outcomes, "cpu_s_per_gb")
+    if costs:
+        figures["cpu_s_per_gb_runs"] = costs
+    for key, summary in DETAILS.items():
+        details = known(outcomes, key)
+        if details:
+            figures[key] = {"median": statistics.median, "max": max, "sum": sum}[summary](details)
+    return figures
+
+
+def known(outcomes, key):
+    return [outcome[key] for outcome in outcomes if outcome.get(key) is not None]
+
+
 def median_of(outcomes, key):
-    values = [outcome[key] for outcome in outcomes if outcome.get(key) is not None]
+    values = known(outcomes, key)
     return statistics.median(values) if values else None

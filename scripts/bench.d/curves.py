@@ -1,0 +1,95 @@
+"""Lines for the sweeps: sweep-NAME.svg, throughput and CPU seconds per GB against one setting.
+
+One panel for each test, one line for each system, whiskers from the smallest to the largest run.
+"""
+
+import itertools
+import math
+import statistics
+
+from plot import HEAD_INCHES, LIMIT, TITLES, UNITS, canvas, label, save, tidy
+
+# Distinct also without colours, by their marks.
+LINES = {
+    "veth": ("#6b7680", "s"), "kernel-vxlan": ("#222222", "D"), "underpass-vxlan": ("#1f6f8b", "o"),
+    "underpass-ipip": ("#c8553d", "^"), "underpass-direct": ("#588b3a", "v"),
+}
+OTHER_LINES = (("#8e5ea2", "P"), ("#b8860b", "X"), ("#3b6fd4", "*"), ("#a0522d", "<"), ("#00897b", ">"),
+               ("#ad1457", "h"), ("#546e7a", "d"))
+WIDTH_INCHES, HEIGHT_INCHES = 9.6, 3.0
+LEGENDS_A_ROW, LEGEND_INCHES = 4, 0.18
+ABOUT = {
+    "workers": "the number of worker threads",
+    "mtu": "the MTU of the link",
+    "routes": "the size of the routing table",
+    "loss": "loss on the link",
+}
+RATES = ("gbps", "packets/s", "connections/s")
+LINKS = {
+    "loss": "Two nodes on one machine; the link between them drops packets at random, both ways.",
+}
+
+
+def draw_all(directory, document, systems):
+    """Draws one plot for each sweep, and returns the names of the files."""
+    order = [system.name for system in systems]
+    files = []
+    for name in dict.fromkeys(curve["name"] for curve in document["sweeps"]):
+        chosen = sorted((curve for curve in document["sweeps"] if curve["name"] == name),
+                        key=lambda curve: order.index(curve["system"]))
+        files.append(f"sweep-{name}.svg")
+        draw(directory / files[-1], name, chosen, document["host"])
+    return files
+
+
+def draw(path, name, curves, host):
+    panels = []
+    for test in dict.fromkeys(curve["test"] for curve in curves):
+        of_test = [curve for curve in curves if curve["test"] == test]
+        unit, divisor = UNITS[of_test[0]["unit"]]
+        panels.append((TITLES.get(test, test), unit, of_test,
+                       lambda point, by=divisor: [run / by for run in point["runs"]]))
+        if any(point.get("cpu_s_per_gb_runs") for curve in of_test for point in curve["points"]):
+            panels.append((f"{TITLES.get(test, test)}: cost", "CPU seconds per GB", of_test,
+                           lambda point: point.get("cpu_s_per_gb_runs")))
+    columns = 2 if len(panels) > 1 else 1
+    rows = math.ceil(len(panels) / columns)
+    names = list(dict.fromkeys(curve["system"] for curve in curves))
+    head = HEAD_INCHES + LEGEND_INCHES * (math.ceil(len(names) / LEGENDS_A_ROW) - 1)
+    width, height = WIDTH_INCHES, rows * (HEIGHT_INCHES + 0.3) + 0.4 + head
+    picture, places = canvas(width, height, rows, columns, left=0.7, head=head)
+    for place, panel in zip(places, panels):
+        draw_panel(place, *panel)
+    for place in places[len(panels):]:
+        place.axis("off")
+    subject = "Throughput" if any(curve["unit"] in RATES for curve in curves) else "Round trip"
+    label(picture, f"{subject} against {ABOUT.get(name, name)}",
+          "Marks: median of all runs; whiskers: smallest and largest run. " +
+          LINKS.get(name, "Two nodes on one machine, joined by a veth pair."), host)
+    handles, labels = places[0].get_legend_handles_labels()
+    picture.legend(handles, labels, loc="upper left", bbox_to_anchor=(0.1 / width, 1 - 0.66 / height),
+                   ncol=LEGENDS_A_ROW, frameon=False, fontsize=8, borderaxespad=0)
+    save(picture, path)
+
+
+def draw_panel(place, title, unit, curves, values_of):
+    values = sorted({point["x"] for curve in curves for point in curve["points"]})
+    top, others = 0, itertools.cycle(OTHER_LINES)
+    for number, curve in enumerate(curves):
+        colour, mark = LINES.get(curve["system"]) or next(others)
+        points = [(values.index(point["x"]), values_of(point)) for point in curve["points"] if values_of(point)]
+        # Beside each other, so that whiskers at one value can be told apart.
+        shift = (number - (len(curves) - 1) / 2) * 0.05
+        medians = [statistics.median(runs) for _, runs in points]
+        errors = [[median - min(runs) for (_, runs), median in zip(points, medians)],
+                  [max(runs) - median for (_, runs), median in zip(points, medians)]]
+        place.errorbar([position + shift for position, _ in points], medians, yerr=errors, color=colour, marker=mark,
+                       markersize=5, linewidth=1.4, elinewidth=0.9, capsize=2, label=curve["system"])
+        top = max([top, *(max(runs) for _, runs in points)])
+    place.set_title(title, loc="left", fontweight="bold", fontsize=10)
+    place.set_ylabel(unit, fontsize=8.5, color=LIMIT)
+    place.set_xlabel(curves[0]["axis"], fontsize=8.5, color=LIMIT)
+    place.set_xticks(range(len(values)), [f"{value:,}" for value in values])
+    place.set_xlim(-0.4, len(values) - 0.6)
+    place.set_ylim(0, top * 1.08 or 1)
+    tidy(place, "y")

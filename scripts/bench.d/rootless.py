@@ -1,0 +1,97 @@
+"""Without root: the bench starts itself again in namespaces of its own, where the user is root.
+
+User, network, mount and process namespaces, and a tmpfs on /run for the named network namespaces. What
+is left on the machine when they end is nothing.
+"""
+
+import contextlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+from lab import ENDING_SIGNALS, Failure
+
+ENGINE = os.path.dirname(os.path.abspath(__file__))
+RIGHTS = ["--user", "--map-root-user", "--net", "--mount"]
+# Where /proc is masked, as in some containers, a namespace of processes cannot have a /proc of its own.
+PROCESSES = ["--pid", "--fork", "--mount-proc", "--kill-child"]
+TUN = "/dev/net/tun"
+# A setting that forbids user namespaces, the value that does, and what to do about it.
+SWITCHES = [
+    ("kernel/unprivileged_userns_clone", "0", "sysctl kernel.unprivileged_userns_clone=1"),
+    ("kernel/apparmor_restrict_unprivileged_userns", "1", "sysctl kernel.apparmor_restrict_unprivileged_userns=0"),
+    ("user/max_user_namespaces", "0", "sysctl user.max_user_namespaces=10000"),
+    ("user/max_net_namespaces", "0", "sysctl user.max_net_namespaces=10000"),
+]
+
+
+def is_rootless():
+    return "BENCH_ROOTLESS" in os.environ
+
+
+def may_make_namespaces():
+    return is_rootless() or os.geteuid() == 0
+
+
+def require_tun():
+    try:
+        os.close(os.open(TUN, os.O_RDWR))
+    except FileNotFoundError:
+        raise Failure(f"{TUN} is missing: as root, modprobe tun; in a container, pass the device in") from None
+    except OSError as error:
+        raise Failure(f"{TUN}: {error.strerror}: as root, chmod 0666 {TUN}") from None
+
+
+def enter(words):
+    """Runs the engine again inside the namespaces, and returns its exit status."""
+    choice = flags()
+    command = ["unshare", *choice, "sh", "-c", 'mount -t tmpfs tmpfs /run && exec "$@"', "sh",
+               sys.executable, ENGINE, *words]
+    process = subprocess.Popen(command, env={**os.environ, "BENCH_ROOTLESS": str(os.getuid())})
+    forks = "--fork" in choice
+    for number in ENDING_SIGNALS:
+        signal.signal(number, lambda number, _frame: forward(process.pid, forks, number))
+    status = process.wait()
+    return 128 - status if status < 0 else status
+
+
+def flags():
+    for choice in (RIGHTS + PROCESSES, RIGHTS):
+        if allowed(choice)[0]:
+            return choice
+    raise Failure("\n".join(["without root, this needs user namespaces, and they are not allowed here:",
+                             f"  {allowed(RIGHTS)[1]}", *map("  {}".format, advice())]))
+
+
+def allowed(choice):
+    """Whether such namespaces can be made, and the words of the refusal."""
+    done = subprocess.run(("unshare", *choice, "mount", "-t", "tmpfs", "tmpfs", "/run"),
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    return done.returncode == 0, done.stderr.strip() or f"unshare: exit status {done.returncode}"
+
+
+def advice(proc="/proc/sys"):
+    """What to change, from what forbids it on this machine."""
+    found = []
+    for name, forbidding, remedy in SWITCHES:
+        with contextlib.suppress(OSError):
+            if pathlib.Path(proc, name).read_text(encoding="ascii").strip() == forbidding:
+                found.append(f"as root: {remedy}")
+    return found or [
+        "no sysctl of this machine forbids it, so a seccomp or AppArmor profile of the container does:",
+        "start it with --security-opt seccomp=unconfined --security-opt apparmor=unconfined, or run this as root",
+    ]
+
+
+def forward(process, forks, number):
+    """Passes a signal on to the engine inside: an `unshare` that forks only waits for it."""
+    targets = [process]
+    if forks:
+        with contextlib.suppress(OSError):
+            children = pathlib.Path(f"/proc/{process}/task/{process}/children").read_text(encoding="ascii")
+            targets = list(map(int, children.split())) or targets
+    for target in targets:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(target, number)

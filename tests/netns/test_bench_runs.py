@@ -1,0 +1,177 @@
+"""scripts/bench itself, in runs as short as it has them: files written, an interruption, no root.
+
+What is measured says nothing here; that it is measured, kept and written does.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import stat
+import subprocess
+import tempfile
+import unittest
+
+from daemon import binary
+from lab import wait_until
+
+REPO = pathlib.Path(__file__).resolve().parents[2]
+SCHEMA = json.loads((REPO / "scripts/bench.d/results.schema.json").read_text(encoding="utf-8"))
+TUN = "/dev/net/tun"
+USER = 1000
+SHORT = ("--quick", "--seconds", "1", "--runs", "1")
+TIMEOUT_S = 120
+
+
+def setUpModule():
+    for example in ("netload", "copyloop"):
+        if not example_path(example).exists():
+            raise unittest.SkipTest(f"{example} is not built beside the daemon: cargo build --example {example}")
+
+
+def example_path(name):
+    return pathlib.Path(binary()).parent / "examples" / name
+
+
+def environment(directory=None):
+    """The programs that the bench uses: those of this build, or their copies in a directory."""
+    files = {"UNDERPASS_BIN": pathlib.Path(binary()), "BENCH_NETLOAD": example_path("netload"),
+             "BENCH_COPYLOOP": example_path("copyloop")}
+    if directory:
+        files = {name: shutil.copy2(path, directory) for name, path in files.items()}
+    return {**os.environ, **{name: str(path) for name, path in files.items()}}
+
+
+class Runs(unittest.TestCase):
+    def setUp(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.out = pathlib.Path(directory.name) / "out"
+
+    def start(self, *arguments):
+        return subprocess.Popen((REPO / "scripts/bench", *arguments, "--out", self.out), env=environment(), text=True,
+                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    def bench(self, *arguments):
+        """Runs it to its end; returns what it said."""
+        process = self.start(*arguments)
+        self.addCleanup(process.stderr.close)
+        _, said = process.communicate(timeout=TIMEOUT_S)
+        self.assertEqual(process.returncode, 0, said)
+        return said
+
+    def document(self):
+        document = json.loads((self.out / "results.json").read_text(encoding="utf-8"))
+        try:
+            import jsonschema
+        except ImportError:
+            return document
+        jsonschema.validate(document, SCHEMA)
+        return document
+
+    def test_side_by_side(self):
+        said = self.bench(*SHORT, "--systems", "underpass-vxlan,tun-copy-loop", "--tests", "tcp1,udp512,rtt-load")
+        document = self.document()
+        entries = {(entry["system"], entry["test"]): entry for entry in document["results"]}
+        self.assertEqual(set(entries), {(system, test) for system in ("underpass-vxlan", "tun-copy-loop")
+                                        for test in ("tcp1", "udp512", "rtt-load")})
+        for (_, test), entry in entries.items():
+            self.assertGreater(entry["median"], 0)
+            wanted = {"tcp1": "retransmits_per_gb", "udp512": "reordered", "rtt-load": "load_gbps"}[test]
+            self.assertIn(wanted, entry)
+        self.assertEqual({ratio["to"] for ratio in document["ratios"]}, {"tun-copy-loop"})
+        self.assertEqual((document["failed"], document["host"]["rights"]), ([], "root"))
+        self.assertEqual(document["active"]["underpass-vxlan"]["backend"], "offload")
+        self.assertEqual(sorted(path.name for path in self.out.iterdir()),
+                         ["cpu.svg", "report.md", "results.json", "throughput.svg"])
+        self.assertIn(" left] tun-copy-loop", said)
+
+    def test_sweeps(self):
+        self.bench(*SHORT, "--sweep", "loss,mtu", "--systems", "veth", "--tests", "tcp1")
+        document = self.document()
+        curves = {curve["name"]: curve for curve in document["sweeps"]}
+        self.assertEqual([point["x"] for point in curves["loss"]["points"]], [0, 0.1, 1])
+        self.assertEqual([point["x"] for point in curves["mtu"]["points"]], [1500, 9000, 65535])
+        # The link really loses: a GB is some 690,000 segments, so that 1 % of them are thousands.
+        again = [point["retransmits_per_gb"] for point in curves["loss"]["points"]]
+        self.assertGreater(again[2], 3000)
+        self.assertGreater(again[2], again[0])
+        self.assertEqual(sorted(path.name for path in self.out.iterdir()),
+                         ["report.md", "results.json", "sweep-loss.svg", "sweep-mtu.svg"])
+
+    def test_an_interrupted_bench_goes_on(self):
+        asked = ("--quick", "--runs", "3", "--systems", "veth", "--tests", "rtt,connections")
+        process = self.start(*asked)
+        self.addCleanup(process.stderr.close)
+        partial = self.out / "partial.jsonl"
+        wait_until(lambda: partial.exists() and partial.read_text().count('"outcome"') >= 2, 60, "two finished runs")
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=TIMEOUT_S)
+        self.assertEqual(process.returncode, 130, said)
+        self.assertIn("it goes on from here", said)
+        names = subprocess.run(("ip", "netns"), capture_output=True, text=True, check=True).stdout
+        self.assertNotIn(f"upbench{process.pid}-", names)
+        kept = [run["outcome"]["value"] for run in map(json.loads, partial.read_text().splitlines()[1:])
+                if "outcome" in run]
+        self.assertIn(f"going on after {len(kept)} finished runs", self.bench(*asked))
+        document = self.document()
+        rtt, connections = document["results"]
+        self.assertEqual((len(rtt["runs"]), len(connections["runs"])), (3, 3))
+        self.assertEqual([rtt["runs"][0], connections["runs"][0]], kept[:2])
+        self.assertEqual(document["host"]["resumed_runs"], len(kept))
+        self.assertFalse(partial.exists())
+
+    def test_runs_of_other_settings_are_not_taken_over(self):
+        self.out.mkdir()
+        (self.out / "partial.jsonl").write_text('{"kernel": "2.4"}\n{"number": 0}\n')
+        said = self.bench("--quick", "--runs", "1", "--systems", "veth", "--tests", "rtt")
+        self.assertIn("of other settings or programs: starting anew", said)
+
+
+class Rootless(unittest.TestCase):
+    """As an ordinary user, from copies of the files, whoever owns the tree."""
+
+    def setUp(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.directory = pathlib.Path(directory.name)
+        shutil.copytree(REPO / "scripts", self.directory / "scripts")
+        os.chown(self.directory, USER, USER)
+        mode = stat.S_IMODE(os.stat(TUN).st_mode)
+        self.addCleanup(os.chmod, TUN, mode)
+        os.chmod(TUN, 0o666)
+
+    def as_user(self, *command):
+        return subprocess.run(
+            ("setpriv", "--reuid", str(USER), "--regid", str(USER), "--clear-groups", *command),
+            cwd=self.directory, env=environment(self.directory), capture_output=True, text=True, timeout=TIMEOUT_S,
+            check=False)
+
+    def test_it_needs_no_root(self):
+        if self.as_user("unshare", "--user", "--map-root-user", "--net", "true").returncode != 0:
+            self.skipTest("this machine forbids user namespaces")
+        done = self.as_user("scripts/bench", "--quick", "--runs", "1", "--systems", "veth,underpass-vxlan",
+                            "--tests", "rtt")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        results = self.directory / "bench-results" / "results.json"
+        document = json.loads(results.read_text(encoding="utf-8"))
+        self.assertEqual({entry["system"] for entry in document["results"]}, {"veth", "underpass-vxlan"})
+        self.assertEqual((document["failed"], document["host"]["rights"]), ([], "user namespace"))
+        self.assertEqual(results.stat().st_uid, USER)
+
+    def test_what_is_in_the_way_is_named(self):
+        os.chmod(TUN, 0o600)
+        refused = self.directory / "refused"
+        refused.mkdir()
+        (refused / "unshare").write_text("#!/bin/sh\necho Operation not permitted >&2\nexit 1\n")
+        (refused / "unshare").chmod(0o755)
+        for path, words in ((os.environ["PATH"], "as root, chmod 0666 /dev/net/tun"),
+                            (f"{refused}:{os.environ['PATH']}", "needs user namespaces, and they are not allowed")):
+            done = self.as_user("env", f"PATH={path}", "scripts/bench", "--systems", "underpass-vxlan")
+            self.assertEqual(done.returncode, 1, done.stderr)
+            self.assertIn(words, done.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()
