@@ -10,6 +10,7 @@ import sys
 import tempfile
 
 import compare
+import flame
 import host
 import options
 import partial
@@ -46,6 +47,10 @@ def interrupted(number, _frame):
 
 def measure(asked, words):
     make_writable(asked.out)
+    if asked.flamegraph:
+        files = flame.draw(asked.systems, asked.lengths, asked.out, say)
+        say(f"wrote {', '.join(files)} to {asked.out}")
+        return 0 if files else 1
     turns, tests, skipped = planned(asked)
     systems = [system for system in SYSTEMS if system in {turn.system for turn in turns}]
     if any(system.needs_tun and not system.foreign for system in systems):

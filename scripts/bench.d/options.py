@@ -41,6 +41,9 @@ def parse(words):
                              f"default: {QUICK.tcp_s} with --quick, else {FULL.tcp_s}")
     parser.add_argument("--fresh", action="store_true",
                         help="do not go on with the runs that an interrupted bench left in DIR")
+    parser.add_argument("--flamegraph", action="store_true",
+                        help="in place of the tests: where the processors are during one TCP stream (perf, inferno); "
+                             "default system: underpass-vxlan")
     parser.add_argument("--compare", metavar=("OLD", "NEW"), nargs=2, type=pathlib.Path,
                         help="compare two results.json and run nothing; exit status 1 when something is worse")
     parser.add_argument("--list", action="store_true", help="list systems, tests and sweeps, run nothing")
@@ -54,6 +57,8 @@ def settle(parser, options):
     lengths = QUICK if options.quick else FULL
     options.lengths = lengths.scaled(options.seconds) if options.seconds else lengths
     options.runs = options.runs or (QUICK_RUNS if options.quick else FULL_RUNS)
+    if options.flamegraph:
+        options.systems = options.systems or [system for system in SYSTEMS if system.name == "underpass-vxlan"]
     if not options.sweep:
         options.systems = options.systems or SYSTEMS
         options.tests = options.tests or [test for test in TESTS if test.quick or not options.quick]
