@@ -52,8 +52,14 @@ class Nodes(SharedLab):
     def end(self, node):
         daemon = self.lab.daemons[node]
         if daemon.process.poll() is None:
-            os.kill(self.inside(node), signal.SIGTERM)
-            self.assertEqual(daemon.process.wait(5), 0, daemon.log())
+            # The namespaces end with it, and pasta when they do; not the other way round.
+            inside = self.inside(node)
+            os.kill(inside, signal.SIGTERM)
+            try:
+                self.assertEqual(daemon.process.wait(5), 0, daemon.log())
+            except subprocess.TimeoutExpired:
+                os.kill(inside, signal.SIGKILL)
+                raise
         del self.lab.daemons[node]
 
     def enter(self, node, *command):
