@@ -22,7 +22,9 @@ DATAGRAM_SIZES = [0, 1, 2, 3, 64, 511, 512, 1000, 1280, 1421, 1422]
 
 
 def tcp_receive(port):
-    with socket.create_server(("", int(port))) as server:
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    with socket.create_server(("", int(port)), family=family, dualstack_ipv6=both) as server:
         server.settimeout(TIMEOUT_S)
         connection, _ = server.accept()
     connection.settimeout(TIMEOUT_S)

@@ -7,6 +7,7 @@ from rootless import AS_USER, NO_RIGHTS, OPEN_TUN, USER, hand_over, prepare_tun,
 from scapy.layers.inet import IP, UDP
 from shared import METRICS, SharedLab, own_routes
 from startup import refused
+from underlay6 import A6, B6, SixLab
 
 A, B = pod_address("n1"), pod_address("n2")
 VXLAN = {"ipip": "Never", "vxlan": "Always"}
@@ -22,6 +23,7 @@ class WithoutRights(SharedLab):
 
     @classmethod
     def prepare(cls):
+        super().prepare()
         cls.program = hand_over(cls.lab)
 
     def setUp(self):
@@ -207,6 +209,40 @@ class LeftToAnAdministrator(WithoutRights):
         self.addCleanup(self.lab.ip, "n1", "route del 10.244.0.0/16 via 192.0.2.2 proto static")
         said = refused(self.lab, "n1", self.lab.config("n1", **VXLAN), NO_RIGHTS, program=self.program)
         self.assertRegex(said, r"cannot add the route 10\.244\.0\.0/16 dev up0: .*proto static")
+
+
+class OverIpv6(WithoutRights, SixLab):
+    """The same over an IPv6 underlay, with pods of both families."""
+
+    def test_everything_by_the_commands_that_are_named(self):
+        self.start("n2")
+        self.lab.ip("n1", f"tuntap add dev up0 mode tun user {USER} multi_queue")
+        daemon = self.start("n1", command=[*NO_RIGHTS, self.program])
+        todo = (
+            "ip link set dev up0 up",
+            "ip link set dev up0 mtu 1430",
+            "ip link set dev up0 txqueuelen 10000",
+            "ip address add 10.244.1.0/32 dev up0",
+            "ip address add fd00:244:1::/128 dev up0 nodad",
+            "sysctl -w net/ipv4/conf/up0/accept_local=1",
+            "ip route add 10.244.0.0/16 dev up0",
+            "ip route add fd00:244::/32 dev up0",
+        )
+        self.wait_missing(*todo)
+        for command in todo:
+            shell(self.lab, "n1", command)
+        self.wait_missing()
+        self.assertEqual(rights(daemon.pid), NOTHING)
+        for there, back in ((B, A), (B6, A6)):
+            self.assertEqual(self.lab.ping("podA", there, "-s", 1300, count=3), 3)
+            self.lab.tcp_transfer("podA", "podB", there, SIZE)
+            self.lab.tcp_transfer("podB", "podA", back, SIZE)
+            self.assertEqual(self.lab.ping("n1", there, count=1), 1)
+        drops = self.lab.drops("n1")
+        # What IPv6 says by itself on a TUN that nobody has silenced.
+        drops.pop("unsupported")
+        self.assertEqual(sum(drops.values()), 0)
+        self.accounts("n1")
 
 
 class Edits(WithoutRights):
