@@ -366,11 +366,12 @@ fn overhead(ready: &Ready<'_>) -> usize {
     usize::from(ready.via.mode.overhead(ready.peer.address))
 }
 
-/// Where a socket sends the packet to, and the UDP port there.
+/// Where a socket sends the packet to, and the UDP port there: 0 without UDP, because a raw IPv6 socket
+/// takes any other for a protocol that is not its own.
 fn next_hop(ready: &Ready<'_>) -> (IpAddr, u16) {
     let peer = ready.peer;
     let to = if ready.via.mode == Mode::Direct { peer.bare[ready.version].to } else { peer.address };
-    (to, peer.port)
+    (to, if ready.via.mode == Mode::Vxlan { peer.port } else { 0 })
 }
 
 /// The frame header for the packet socket, where the first hop is resolved.

@@ -69,7 +69,7 @@ pub struct Message {
     pub channel: Channel,
     /// The next hop: the peer's underlay address.
     pub to: IpAddr,
-    /// The UDP destination port; without meaning where the channel is no UDP socket.
+    /// The UDP destination port; 0 where there is no UDP.
     pub port: u16,
     /// The outer TOS byte (UDP only; raw packets carry theirs).
     pub tos: u8,

@@ -173,6 +173,9 @@ class PathShrinks6(Shrinking):
                 self.link_to_n3(1300)
                 self.lab.tcp_transfer("podA", "podC", C, 4 * MIB)
                 self.assertEqual((self.route_mtu(), self.pod_mtu()), (1300 - overhead, 1300 - overhead))
+                # n3 looks at its own uplink once a second.
+                whole = lambda: self.lab.ping("podA", C, "-M", "dont", "-s", "3000", "-W", "0.5", count=1)  # noqa: E731
+                wait_until(whole, 5, "a large ping that is answered")
                 self.assertEqual(self.lab.ping("podA", C, "-M", "dont", "-s", "3000"), 3)
 
     def test_forged_reports_are_ignored(self):
