@@ -85,14 +85,14 @@ class ThreeNodes(LabCase):
         self.assertLessEqual({"node-a", "node-b", "node-c", "pod-a", "pod-b", "pod-c", "router", "switch-left",
                               "switch-right", "192.0.2.1", "10.244.3.2"}, texts)
 
-    def test_another_mode_by_configuration_and_restart(self):
+    def test_another_mode_by_configuration_with_restart_and_reload(self):
         file = self.lab("config", "node-a", "Always", "Never").stdout.strip()
         self.assertIn('ipip_mode = "Always"', pathlib.Path(file).read_text(encoding="utf-8"))
         self.lab("restart", "node-a")
         self.assertRegex(self.routes(), r"10\.244\.2\.0/24 +node-b +ipip")
         self.assertIn("6 of 6 pairs", self.lab("ping").stdout)
         self.lab("config", "node-a")
-        self.lab("restart", "node-a")
+        self.lab("exec", "node-a", "underpass", "reload")
         self.assertRegex(self.routes(), r"10\.244\.2\.0/24 +node-b +direct")
         self.assertEqual(self.lab("config", "node-a", "Always", check=False).returncode, 1)
         self.assertIn("pod-a has no daemon; these have: node-a", self.lab("restart", "pod-a", check=False).stderr)
