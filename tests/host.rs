@@ -94,6 +94,7 @@ fn configures_and_forgets_a_transient_tun() {
         let link = host.link_by_name("up0").await.unwrap().unwrap();
         assert_eq!((link.index, link.mtu, link.txqueuelen, link.up), (index, 1430, 10_000, true));
         assert_eq!(link.kind.as_deref(), Some("tun"));
+        assert_eq!(ip_json("link show dev up0")[0]["qdisc"], "noqueue");
         assert!(!link.tun.unwrap().persistent);
 
         let addresses = ip_json("address show dev up0");

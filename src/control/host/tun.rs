@@ -7,7 +7,13 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 
+use futures_util::StreamExt;
+use rtnetlink::packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
+use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::AddressHeaderFlags;
+use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use rtnetlink::{AddressMessageBuilder, LinkUnspec};
 
 use super::chores::accepts_local;
@@ -63,6 +69,7 @@ impl Host {
         self.accept_own_errors(&link.name);
         self.set_mtu(&link, mtu).await?;
         self.set_queue_length(&link, txqueuelen).await;
+        self.keep_qdisc_away(&link).await;
         self.add_tun_address(address, address_len).await?;
         self.bring_up(&link).await?;
         Ok(link.index)
@@ -161,6 +168,28 @@ impl Host {
                 );
             }
             Ok(()) => {}
+        }
+    }
+
+    /// Gives a TUN that is down the queueing discipline `noqueue`, before the kernel gives it its own:
+    /// a pfifo_fast of the whole queue length for each of the 256 queues it may have, 100 MB in all.
+    /// Nothing ever waits in them, because a TUN takes every packet: into its ring, or to drop it.
+    /// Best effort: without it there is less memory and nothing else.
+    async fn keep_qdisc_away(&self, link: &Link) {
+        let Ok(index) = i32::try_from(link.index) else { return };
+        if link.up {
+            return;
+        }
+        let mut message = TcMessage::with_index(index);
+        message.header.parent = TcHandle::ROOT;
+        message.attributes.push(TcAttribute::Kind("noqueue".to_owned()));
+        let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewQueueDiscipline(message));
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+        let Ok(mut answers) = self.handle.clone().request(request) else { return };
+        while let Some(answer) = answers.next().await {
+            if let NetlinkPayload::Error(error) = answer.payload {
+                tracing::debug!("cannot give {} the qdisc noqueue: {error}", link.name);
+            }
         }
     }
 
