@@ -141,8 +141,11 @@ impl State {
             None => Err((Kind::Missing, self.no_such_route(prefix, source))),
             Some(to) => {
                 self.claimable(prefix).map_err(|reason| (Kind::Conflict, reason))?;
-                if self.rib.get(prefix, source).is_none() {
-                    self.reachable(prefix).map_err(|reason| (Kind::Conflict, reason))?;
+                match self.reachable(prefix) {
+                    Err(reason) if self.rib.get(prefix, source).is_none() => {
+                        return Err((Kind::Conflict, reason));
+                    }
+                    _ => {}
                 }
                 let peers = nodes.get(usize::from(to.nodes)).into_iter().flatten();
                 let peers = peers.filter_map(|id| self.peers.get(usize::from(id.0)));
