@@ -172,8 +172,7 @@ fn conflict(old: &Claim, new: &Claim, raw: &Raw, log: &Log<'_>) -> String {
 
 /// The longest claimed prefix that contains `address`.
 fn longest(claims: &HashMap<Prefix, Claim>, address: IpAddr) -> Option<&Claim> {
-    let bits = if address.is_ipv4() { 32 } else { 128 };
-    (0..=bits).rev().find_map(|len| claims.get(&Prefix::containing(address, len)?))
+    Prefix::host(address).and_wider().find_map(|prefix| claims.get(&prefix))
 }
 
 /// Every underlay address, with the key that gives it.

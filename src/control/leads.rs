@@ -134,8 +134,7 @@ fn is_others(rib: &Rib, prefix: Prefix) -> bool {
 
 /// Whether a wider prefix is another node's.
 fn is_covered(rib: &Rib, prefix: Prefix) -> bool {
-    let mut wider = (0..prefix.len()).filter_map(|len| Prefix::containing(prefix.address(), len));
-    wider.any(|wider| is_others(rib, wider))
+    prefix.and_wider().skip(1).any(|wider| is_others(rib, wider))
 }
 
 /// The widest routes to other nodes inside `prefix` and outside the pools.

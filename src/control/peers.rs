@@ -38,17 +38,12 @@ impl State {
         let Some(id) = self.roster.next() else {
             return Err(Refusal::new(Kind::Full, "there are 65536 peers already; delete one first"));
         };
-        self.roster.add(id, name.as_str(), *address, &subnets);
-        others.iter().for_each(|address| self.roster.add_address(id, *address));
         let second = others.first().map(|address| (*address, None));
         let counters = PeerCounters::new(self.workers);
         let port = new.port.map_or(self.config.vxlan.port, NonZeroU16::get);
         let address = *address;
         let peer = Peer { name, address, port, vtep_mac, hop: None, second, path_mtu: None, counters };
-        match self.peers.get_mut(usize::from(id.0)) {
-            Some(place) => *place = peer,
-            None => self.peers.push(peer),
-        }
+        self.seat(id, peer, &subnets);
         for prefix in subnets {
             let target = Target::Peer(id);
             self.rib.set(Route { prefix, target, source: Source::Control, mtu: None, since: now });

@@ -13,7 +13,7 @@ use super::edit::Pending;
 use super::refusal::{Kind, Refusal};
 use super::state::{Daemon, State, marking, peer, scope};
 use crate::config::{self, Config};
-use crate::net::{Mode, Prefix};
+use crate::net::Prefix;
 use crate::route::{PeerId, Policy, Route, Source, Target};
 use crate::source::lines::Culprits;
 
@@ -63,12 +63,14 @@ impl State {
         if !culprits.is_empty() {
             return Err(Refusal::of(Kind::Conflict, culprits));
         }
-        if self.roster.len() + new.peers.len() > usize::from(u16::MAX) {
+        // The places of those that go are free only once that is published.
+        let fresh = new.peers.iter().filter(|peer| self.roster.id(peer.name.as_str()).is_none()).count();
+        if self.roster.len() + fresh > usize::from(u16::MAX) {
             return Err(Refusal::new(Kind::Full, "there would be more than 65535 peers"));
         }
         let gone = self.forget_unlisted(&new);
-        let ids = self.place(&new);
-        self.load_static(&new, &ids, now);
+        self.place(&new);
+        self.load_static(&new, now);
         self.policy = policy;
         self.set_scope(scope(&new));
         self.underlay.marking = marking(new.tunnel.dscp);
@@ -81,14 +83,12 @@ impl State {
 
     /// A mode that needs sockets which are not there.
     fn judge_modes(&self, new: &Config, policy: &Policy, culprits: &mut Culprits) {
-        if self.has_raw {
-            return;
-        }
         for peer in &new.peers {
-            let Some(address) = peer.addresses(&new.node).next() else { continue };
-            let other = |subnet: &&Prefix| policy.decide(**subnet, address).mode != Mode::Vxlan;
-            if let Some(subnet) = peer.subnets.iter().find(other) {
-                let mode = policy.decide(*subnet, address).mode;
+            let first = |subnet| {
+                let mode = self.unsendable(policy, subnet, peer.addresses(&new.node).take(1))?;
+                Some((subnet, mode))
+            };
+            if let Some((subnet, mode)) = peer.subnets.iter().copied().find_map(first) {
                 culprits.push(|| {
                     format!("{subnet} of peer {} would travel by {mode}, for which the daemon has no right (CAP_NET_RAW); start it with that", peer.name)
                 });
@@ -102,8 +102,7 @@ impl State {
             self.config.peers.iter().chain(&new.peers).map(|peer| peer.name.as_str()).collect();
         let known = self.peers.iter().filter(|peer| !peer.is_gone());
         for added in known.filter(|peer| !configured.contains(peer.name.as_str())) {
-            let addresses = [true, false].into_iter().filter_map(|is_ipv4| added.address_in(is_ipv4));
-            for address in addresses {
+            for address in added.addresses() {
                 if let Some(reason) = clash(new, policy, address) {
                     let name = &added.name;
                     culprits.push(|| format!("peer {name}, added by `peer add`, has the address {address}, {reason}; delete it first"));
@@ -130,9 +129,7 @@ impl State {
     }
 
     fn control_route_around(&self, address: IpAddr) -> Option<Prefix> {
-        let bits = if address.is_ipv4() { 32 } else { 128 };
-        let around = (0..=bits).filter_map(|len| Prefix::containing(address, len));
-        around.into_iter().find(|prefix| self.rib.get(*prefix, Source::Control).is_some())
+        Prefix::host(address).and_wider().find(|prefix| self.rib.get(*prefix, Source::Control).is_some())
     }
 
     /// Forgets the peers of the old configuration that the new one does not have.
@@ -143,44 +140,31 @@ impl State {
         unlisted.filter_map(|name| self.delete_peer(name).ok()).collect()
     }
 
-    /// Makes the peers of the new configuration known, and those known already what it says; returns
-    /// their numbers.
-    fn place(&mut self, new: &Config) -> Vec<PeerId> {
+    /// Makes the peers of the new configuration known, and those known already what it says.
+    fn place(&mut self, new: &Config) {
         let known: Vec<Option<PeerId>> =
             new.peers.iter().map(|peer| self.roster.id(peer.name.as_str())).collect();
         // First all go, then all come: they may have swapped addresses.
         new.peers.iter().for_each(|peer| self.roster.remove(peer.name.as_str()));
-        let mut ids = Vec::new();
         for (configured, id) in new.peers.iter().zip(known) {
             let (Some(mut now), Some(id)) =
                 (peer(configured, new, self.workers), id.or_else(|| self.roster.next()))
             else {
                 continue;
             };
-            self.roster.add(id, now.name.as_str(), now.address, &configured.subnets);
-            if let Some((second, _)) = now.second {
-                self.roster.add_address(id, second);
+            if let Some(before) = self.peers.get(usize::from(id.0)).filter(|before| before.name == now.name) {
+                now.take_over(before);
             }
-            match self.peers.get_mut(usize::from(id.0)) {
-                Some(before) => {
-                    if before.name == now.name {
-                        now.take_over(before);
-                    }
-                    *before = now;
-                }
-                None => self.peers.push(now),
-            }
-            ids.push(id);
+            self.seat(id, now, &configured.subnets);
         }
-        ids
     }
 
     /// Replaces the static routes; those that stay keep their age.
-    fn load_static(&mut self, new: &Config, ids: &[PeerId], now: u32) {
+    fn load_static(&mut self, new: &Config, now: u32) {
         let mut routes = Vec::new();
-        for (peer, id) in new.peers.iter().zip(ids) {
+        for peer in &new.peers {
+            let Some(target) = self.roster.id(peer.name.as_str()).map(Target::Peer) else { continue };
             for prefix in &peer.subnets {
-                let target = Target::Peer(*id);
                 let before = self.rib.get(*prefix, Source::Static).filter(|route| route.target == target);
                 let since = before.map_or(now, |route| route.since);
                 routes.push(Route { prefix: *prefix, target, source: Source::Static, mtu: None, since });

@@ -34,10 +34,16 @@ impl Roster {
     }
 
     /// Adds a node at the place [`Roster::next`] gave.
-    pub fn add(&mut self, id: PeerId, name: &str, address: IpAddr, subnets: &[Prefix]) {
+    pub fn add(
+        &mut self,
+        id: PeerId,
+        name: &str,
+        addresses: impl IntoIterator<Item = IpAddr>,
+        subnets: &[Prefix],
+    ) {
         self.free.retain(|free| *free != id);
         self.names.insert(name.into(), id);
-        self.addresses.insert(address, Some(id));
+        self.addresses.extend(addresses.into_iter().map(|address| (address, Some(id))));
         let place = usize::from(id.0);
         if place >= self.subnets.len() {
             self.subnets.resize(place + 1, Box::default());
@@ -51,11 +57,6 @@ impl Roster {
             self.subnets[usize::from(id.0)] = Box::default();
             self.addresses.retain(|_, whose| *whose != Some(id));
         }
-    }
-
-    /// Adds another underlay address of a node.
-    pub fn add_address(&mut self, id: PeerId, address: IpAddr) {
-        self.addresses.insert(address, Some(id));
     }
 
     /// Says that nothing refers to the place of a removed node any more.
@@ -101,7 +102,7 @@ mod tests {
         for (n, name) in ["b", "c"].iter().enumerate() {
             assert_eq!(roster.next(), Some(PeerId(n as u16)));
             let address = format!("192.0.2.{}", n + 2).parse().unwrap();
-            roster.add(PeerId(n as u16), name, address, &["10.2.0.0/24".parse().unwrap()]);
+            roster.add(PeerId(n as u16), name, [address], &["10.2.0.0/24".parse().unwrap()]);
         }
         assert_eq!(roster.within("192.0.2.0/24".parse().unwrap()).unwrap().1, None);
         assert_eq!(roster.within("192.0.2.2/31".parse().unwrap()).unwrap().1, Some(PeerId(0)));
@@ -111,7 +112,7 @@ mod tests {
         assert_eq!(roster.next(), Some(PeerId(2)), "not before its release");
         roster.release(PeerId(0));
         assert_eq!(roster.next(), Some(PeerId(0)));
-        roster.add(PeerId(0), "d", "192.0.2.2".parse().unwrap(), &[]);
+        roster.add(PeerId(0), "d", ["192.0.2.2".parse().unwrap()], &[]);
         assert_eq!((roster.next(), roster.subnets(PeerId(0))), (Some(PeerId(2)), &[][..]));
     }
 }

@@ -18,7 +18,7 @@ use crate::forward::{Compiler, Forwarding, Inputs, Peer, Scope, TapLink, TunLink
 use crate::metrics::render::Now;
 use crate::metrics::{Counters, Fallback, PeerCounters};
 use crate::net::{Mac, Mode, Prefix};
-use crate::route::{Decision, Policy, Published, Rib, Target};
+use crate::route::{Decision, PeerId, Policy, Published, Rib, Target};
 use crate::source;
 use crate::wire::ipv6;
 
@@ -26,7 +26,7 @@ use crate::wire::ipv6;
 pub struct State {
     pub(super) config: Config,
     pub(super) policy: Policy,
-    /// Indexed by [`PeerId`](crate::route::PeerId).
+    /// Indexed by [`PeerId`].
     pub(super) peers: Vec<Peer>,
     pub(super) roster: Roster,
     /// Whether peers changed since the last publication.
@@ -42,7 +42,7 @@ pub struct State {
     wanted_mtu: u16,
     held_mtu: Option<u16>,
     /// Whether there are raw sockets, for IP-in-IP and direct.
-    pub(super) has_raw: bool,
+    has_raw: bool,
     /// Where the kernel sends packets, where the daemon may not change that.
     pub(super) led: Option<Led>,
     /// Prefixes whose routes changed since the last publication.
@@ -125,6 +125,15 @@ impl State {
         self.underlay.tun.mtu
     }
 
+    /// Gives a node the place `id`, with what it was given as its own.
+    pub(super) fn seat(&mut self, id: PeerId, peer: Peer, subnets: &[Prefix]) {
+        self.roster.add(id, peer.name.as_str(), peer.addresses(), subnets);
+        match self.peers.get_mut(usize::from(id.0)) {
+            Some(place) => *place = peer,
+            None => self.peers.push(peer),
+        }
+    }
+
     /// Refuses routes that would need raw sockets, from now on.
     pub fn forgo_raw(&mut self) {
         self.has_raw = false;
@@ -136,14 +145,27 @@ impl State {
         prefix: Prefix,
         next_hops: impl Iterator<Item = IpAddr>,
     ) -> Result<(), String> {
-        let mut modes = next_hops.map(|next_hop| self.policy.decide(prefix, next_hop).mode);
-        match modes.find(|mode| *mode != Mode::Vxlan && !self.has_raw) {
+        match self.unsendable(&self.policy, prefix, next_hops) {
             Some(mode) => Err(format!(
                 "packets for {prefix} would travel by {mode}, which needs CAP_NET_RAW; without it only \
                  pools with `vxlan_mode = \"Always\"` work"
             )),
             None => Ok(()),
         }
+    }
+
+    /// The mode of `policy` by which this node cannot send packets for `prefix` to one of `next_hops`.
+    pub(super) fn unsendable(
+        &self,
+        policy: &Policy,
+        prefix: Prefix,
+        next_hops: impl Iterator<Item = IpAddr>,
+    ) -> Option<Mode> {
+        if self.has_raw {
+            return None;
+        }
+        let mut modes = next_hops.map(|next_hop| policy.decide(prefix, next_hop).mode);
+        modes.find(|mode| *mode != Mode::Vxlan)
     }
 
     /// What [`State::mtu`] is meant to be.
@@ -350,10 +372,7 @@ fn roster(config: &Config, peers: &[Peer]) -> Roster {
     let mut roster = Roster::new(own.into_iter().flatten());
     for (peer, configured) in peers.iter().zip(&config.peers) {
         if let Some(id) = roster.next() {
-            roster.add(id, peer.name.as_str(), peer.address, &configured.subnets);
-            if let Some((second, _)) = peer.second {
-                roster.add_address(id, second);
-            }
+            roster.add(id, peer.name.as_str(), peer.addresses(), &configured.subnets);
         }
     }
     roster
@@ -427,8 +446,7 @@ impl Daemon {
     pub fn peer_addresses(&self) -> Vec<IpAddr> {
         let state = self.state();
         let known = state.peers.iter().filter(|peer| !peer.is_gone());
-        let second = |peer: &Peer| peer.second.map(|(address, _)| address);
-        known.flat_map(|peer| std::iter::once(peer.address).chain(second(peer))).collect()
+        known.flat_map(Peer::addresses).collect()
     }
 
     /// Whether some peer's tunnel packets travel over IPv6.

@@ -77,7 +77,7 @@ impl Compiler {
         let (mut senders, mut senders6) = (Vec::new(), Vec::new());
         for (index, peer) in peers.iter().enumerate().filter(|(_, peer)| !peer.is_gone()) {
             let id = PeerId(index as u16);
-            for address in [true, false].into_iter().filter_map(|is_ipv4| peer.address_in(is_ipv4)) {
+            for address in peer.addresses() {
                 match address {
                     IpAddr::V4(address) => senders.push((address, id)),
                     IpAddr::V6(address) => senders6.push((address, id)),

@@ -46,10 +46,14 @@ impl Peer {
         second.filter(|_| self.address.is_ipv4() != is_ipv4).unwrap_or((self.address, self.hop))
     }
 
+    /// Its addresses, that of outer headers first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        [Some(self.address), self.second.map(|(address, _)| address)].into_iter().flatten()
+    }
+
     /// Its address of one family.
     pub fn address_in(&self, is_ipv4: bool) -> Option<IpAddr> {
-        let second = self.second.map(|(address, _)| address);
-        [Some(self.address), second].into_iter().flatten().find(|address| address.is_ipv4() == is_ipv4)
+        self.addresses().find(|address| address.is_ipv4() == is_ipv4)
     }
 
     /// Sets the first hops towards its addresses. Returns whether one is another than before.
@@ -64,8 +68,7 @@ impl Peer {
     /// where it kept them.
     pub fn take_over(&mut self, before: &Self) {
         self.counters = before.counters.clone();
-        let second = |peer: &Self| peer.second.map(|(address, _)| address);
-        if (self.address, second(self)) == (before.address, second(before)) {
+        if self.addresses().eq(before.addresses()) {
             (self.hop, self.second, self.path_mtu) = (before.hop, before.second, before.path_mtu);
         }
     }

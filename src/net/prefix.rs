@@ -61,6 +61,11 @@ impl Prefix {
         self.0.contains(&other.0)
     }
 
+    /// This prefix and those that cover it, the longest first.
+    pub fn and_wider(self) -> impl Iterator<Item = Self> {
+        (0..=self.len()).rev().filter_map(move |len| Self::containing(self.address(), len))
+    }
+
     /// First address and length when this is an IPv4 prefix.
     pub fn as_ipv4(self) -> Option<(Ipv4Addr, u8)> {
         match self.0 {

@@ -64,7 +64,6 @@ class Flow:
 class Reload(SharedLab):
     topology = "T3"
     daemons = ()
-    pool = MODES["Always"]
 
     def config(self, node, pool, **more):
         return self.lab.config(node, ipip=pool[0], vxlan=pool[1], **more) + METRICS

@@ -40,8 +40,10 @@ impl Table {
 
     /// Whether packets for `prefix` go into `device`, but for what has more precise routes.
     pub fn leads(&self, prefix: Prefix, device: u32) -> bool {
-        let mut wider = (0..=prefix.len()).rev().filter_map(|len| Prefix::containing(prefix.address(), len));
-        wider.find_map(|wider| self.routes.get(&wider)).is_some_and(|(_, found)| *found == Some(device))
+        prefix
+            .and_wider()
+            .find_map(|wider| self.routes.get(&wider))
+            .is_some_and(|(_, found)| *found == Some(device))
     }
 
     /// Whether there is a route of exactly `prefix`.
