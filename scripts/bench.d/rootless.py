@@ -14,17 +14,15 @@ import sys
 from lab import ENDING_SIGNALS, Failure
 
 ENGINE = os.path.dirname(os.path.abspath(__file__))
+# What the lab needs, too, is beside the engines.
+sys.path.append(os.path.dirname(ENGINE))
+
+from userns import Facts, advice  # noqa: E402 (the path comes first)
+
 RIGHTS = ["--user", "--map-root-user", "--net", "--mount"]
 # Where /proc is masked, as in some containers, a namespace of processes cannot have a /proc of its own.
 PROCESSES = ["--pid", "--fork", "--mount-proc", "--kill-child"]
 TUN = "/dev/net/tun"
-# A setting that forbids user namespaces, the value that does, and what to do about it.
-SWITCHES = [
-    ("kernel/unprivileged_userns_clone", "0", "sysctl kernel.unprivileged_userns_clone=1"),
-    ("kernel/apparmor_restrict_unprivileged_userns", "1", "sysctl kernel.apparmor_restrict_unprivileged_userns=0"),
-    ("user/max_user_namespaces", "0", "sysctl user.max_user_namespaces=10000"),
-    ("user/max_net_namespaces", "0", "sysctl user.max_net_namespaces=10000"),
-]
 
 
 def is_rootless():
@@ -61,8 +59,9 @@ def flags():
     for choice in (RIGHTS + PROCESSES, RIGHTS):
         if allowed(choice)[0]:
             return choice
-    raise Failure("\n".join(["without root, this needs user namespaces, and they are not allowed here:",
-                             f"  {allowed(RIGHTS)[1]}", *map("  {}".format, advice())]))
+    said = allowed(RIGHTS)[1]
+    raise Failure(f"without root, this needs user namespaces, and they are not allowed here:\n  {said}\n"
+                  f"{advice(said, Facts())}\nor run this as root")
 
 
 def allowed(choice):
@@ -70,19 +69,6 @@ def allowed(choice):
     done = subprocess.run(("unshare", *choice, "mount", "-t", "tmpfs", "tmpfs", "/run"),
                           stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     return done.returncode == 0, done.stderr.strip() or f"unshare: exit status {done.returncode}"
-
-
-def advice(proc="/proc/sys"):
-    """What to change, from what forbids it on this machine."""
-    found = []
-    for name, forbidding, remedy in SWITCHES:
-        with contextlib.suppress(OSError):
-            if pathlib.Path(proc, name).read_text(encoding="ascii").strip() == forbidding:
-                found.append(f"as root: {remedy}")
-    return found or [
-        "no sysctl of this machine forbids it, so a seccomp or AppArmor profile of the container does:",
-        "start it with --security-opt seccomp=unconfined --security-opt apparmor=unconfined, or run this as root",
-    ]
 
 
 def forward(process, forks, number):

@@ -7,12 +7,10 @@ from daemon import binary
 from lab import TRAFFIC, run
 
 USER = 1000
-# Everybody may open the TUN driver, as on most distributions, whatever the machine of the test says.
-OPEN_TUN = (
-    *("unshare", "--mount", "sh", "-c"),
-    'mount -t tmpfs -o mode=0755 none /dev/net && mknod -m 0666 /dev/net/tun c 10 200 && exec "$@"',
-    "sh",
-)
+# A mount namespace whose /dev/net has only what this makes there, so that the machine's own stays as it is.
+OWN_TUN = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o mode=0755 none /dev/net && eval "$0" && exec "$@"')
+# Everybody may open the TUN driver, as on most distributions.
+OPEN_TUN = (*OWN_TUN, "mknod -m 0666 /dev/net/tun c 10 200")
 AS_USER = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups")
 NO_RIGHTS = (*OPEN_TUN, *AS_USER, "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")
 

@@ -11,21 +11,19 @@ import unittest
 from command import run, wait_until
 from daemon import REPO, binary
 from lab import Lab
+from rootless import AS_USER, OWN_TUN
+from rootless import USER as UID
 
-UID = 1000
-# In a mount namespace of its own, so that the machine's own /dev stays as it is.
-_TUN = 'mount -t tmpfs tmpfs /dev/net && mknod -m "$0" /dev/net/tun c 10 200 && exec "$@"'
 NO_TUN = "no"
 
 
 def as_user(*command, tun="0666", home="/nowhere"):
     """The command line that runs `command` as that user; `tun` is the mode of /dev/net/tun, or NO_TUN."""
-    make = _TUN.replace('mknod -m "$0" /dev/net/tun c 10 200', "true") if tun == NO_TUN else _TUN
+    make = "true" if tun == NO_TUN else f"mknod -m {tun} /dev/net/tun c 10 200"
     environment = [f"{name}={value}" for name, value in {
         "PATH": "/usr/bin:/bin", "HOME": home, "XDG_RUNTIME_DIR": home, "UNDERPASS_BIN": f"{home}/tree/bin/underpass",
     }.items()]
-    return ["unshare", "--mount", "sh", "-c", make, tun, "setpriv", f"--reuid={UID}", f"--regid={UID}",
-            "--clear-groups", "env", "-i", *environment, *map(str, command)]
+    return [*OWN_TUN, make, *AS_USER, "env", "-i", *environment, *map(str, command)]
 
 
 def fill(home):
@@ -51,8 +49,7 @@ class RootlessLab(Lab):
             raise AssertionError(f"no user namespace: {self._holder.stderr.read()}")
         pid = self._holder.pid
         self.names = pathlib.Path(f"/proc/{pid}/root/run/netns")
-        self.entry = ("setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "nsenter", f"--target={pid}",
-                      "--user", "--preserve-credentials", "--mount", "--net", "--")
+        self.entry = (*AS_USER, "nsenter", f"--target={pid}", "--user", "--preserve-credentials", "--mount", "--net", "--")
         return super().__enter__()
 
     def close(self):
