@@ -40,16 +40,26 @@ pub enum Slot {
     /// No longer prefix.
     Nothing(HopId),
     /// Few longer prefixes: see [`block`].
-    Block(HopId, Arc<[u64]>),
+    Block(HopId, Taken, Arc<[u64]>),
     /// As a short block, of so few borders that they are here; the last one is repeated.
     Few(HopId, u8, [u32; FEW]),
-    /// As a block, of prefixes that end within 16 bits of the place; how many bits of the stage come
-    /// before those.
-    Short(HopId, u8, Arc<[u32]>),
+    /// As a block, of prefixes that end within 16 bits of the place.
+    Short(HopId, Taken, Arc<[u32]>),
     /// Many longer prefixes, cut by their next bits.
     Level(HopId, Bits, Arc<[Slot]>),
     /// A block with prefixes longer than its stage.
-    Deep(HopId, Arc<Deep>),
+    Deep(HopId, Taken, Arc<Deep>),
+}
+
+/// Which of the 32 parts of a place have longer prefixes. An address in any other part, and in a sparse
+/// table that is most addresses, is answered without a look at the block, whose memory no cache holds.
+// Packed: a slot stays within 24 bytes.
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+pub struct Taken {
+    parts: u32,
+    /// Bits of the stage that come before those of the part.
+    skip: u8,
 }
 
 /// The bits of a word that index the slots of a level.
@@ -68,6 +78,9 @@ pub struct Deep {
     below: Box<[Slot]>,
 }
 
+// A level is an array of them: what does not fit the cache is the price of a lookup.
+const _: () = assert!(size_of::<Slot>() == 24);
+
 impl Slot {
     /// Nothing at all.
     pub const EMPTY: Self = Self::Nothing(NONE);
@@ -77,11 +90,11 @@ impl Slot {
     pub fn id(&self) -> HopId {
         match self {
             Self::Nothing(id)
-            | Self::Block(id, _)
+            | Self::Block(id, ..)
             | Self::Few(id, ..)
             | Self::Short(id, ..)
             | Self::Level(id, ..)
-            | Self::Deep(id, _) => *id,
+            | Self::Deep(id, ..) => *id,
         }
     }
 
@@ -89,11 +102,11 @@ impl Slot {
     pub fn set_id(&mut self, new: HopId) {
         match self {
             Self::Nothing(id)
-            | Self::Block(id, _)
+            | Self::Block(id, ..)
             | Self::Few(id, ..)
             | Self::Short(id, ..)
             | Self::Level(id, ..)
-            | Self::Deep(id, _) => *id = new,
+            | Self::Deep(id, ..) => *id = new,
         }
     }
 
@@ -106,17 +119,22 @@ impl Slot {
             best = or(slot.id(), best);
             match slot {
                 Self::Nothing(_) => return best,
-                Self::Block(_, borders) => return or(block::find(borders, block::needle(word)).0, best),
                 Self::Few(_, skip, borders) => {
                     let needle = block::shorten(word, *skip) | (STEP - 1) as u32;
                     return or(block::find_few(borders, needle), best);
                 }
-                Self::Short(_, skip, borders) => {
-                    let needle = block::shorten(word, *skip) | (STEP - 1) as u32;
+                Self::Level(_, bits, slots) => slot = &slots[bits.index(word) & (slots.len() - 1)],
+                Self::Block(_, taken, _) | Self::Short(_, taken, _) | Self::Deep(_, taken, _)
+                    if !taken.has(word) =>
+                {
+                    return best;
+                }
+                Self::Block(_, _, borders) => return or(block::find(borders, block::needle(word)).0, best),
+                Self::Short(_, taken, borders) => {
+                    let needle = block::shorten(word, taken.skip) | (STEP - 1) as u32;
                     return or(block::find(borders, needle).0, best);
                 }
-                Self::Level(_, bits, slots) => slot = &slots[bits.index(word) & (slots.len() - 1)],
-                Self::Deep(_, deep) => {
+                Self::Deep(_, _, deep) => {
                     let (id, place) = block::find(&deep.borders, block::needle(word));
                     best = or(id, best);
                     slot = &deep.below[place];
@@ -141,9 +159,10 @@ impl Slot {
             return Self::Level(id, bits, bits.build(place, routes));
         }
         let Block { borders, below, .. } = Block::build(place, routes);
+        let taken = Taken::by(place, routes);
         if below.is_empty() {
             if routes.iter().all(|route| route.len <= place.len + SHORT) {
-                let skip = place.len - stage_start(place.stage);
+                let skip = taken.skip;
                 let short =
                     |border: &u64| block::shorten(*border & !(STEP - 1), skip) | u32::from(*border as HopId);
                 let last = borders.last().map_or(0, short);
@@ -152,16 +171,16 @@ impl Slot {
                         let at = |place| borders.get(place).map_or(last, short);
                         Self::Few(id, skip, std::array::from_fn(at))
                     }
-                    _ => Self::Short(id, skip, borders.iter().map(short).collect()),
+                    _ => Self::Short(id, taken, borders.iter().map(short).collect()),
                 };
             }
-            return Self::Block(id, borders.into());
+            return Self::Block(id, taken, borders.into());
         }
         let mut slots = vec![Self::EMPTY; borders.len()];
         for (place, slot) in below {
             slots[place] = slot;
         }
-        Self::Deep(id, Arc::new(Deep { borders: borders.into(), below: slots.into() }))
+        Self::Deep(id, taken, Arc::new(Deep { borders: borders.into(), below: slots.into() }))
     }
 
     /// Brings the slot of `place` up to date after the route of `prefix`, longer than the place,
@@ -169,7 +188,7 @@ impl Slot {
     pub fn edit<A: Address>(&mut self, place: Place<A>, prefix: (A, u8), removed: bool, routes: &Routes<A>) {
         let done = match self {
             Self::Level(_, bits, slots) => bits.edit(Arc::make_mut(slots), place, prefix, removed, routes),
-            Self::Deep(_, deep) if prefix.1 > stage_end::<A>(place.stage) => {
+            Self::Deep(_, _, deep) if prefix.1 > stage_end::<A>(place.stage) => {
                 Arc::make_mut(deep).edit(place, prefix, removed, routes)
             }
             _ => false,
@@ -214,6 +233,35 @@ fn within<A: Address>(place: Place<A>, routes: &Routes<A>) -> impl Iterator<Item
         len,
         hop,
     })
+}
+
+/// Bits that index the parts of a place.
+const PART: u8 = 5;
+
+impl Taken {
+    /// The parts that `routes`, all longer than `place` and within it, have addresses in.
+    fn by<A: Address>(place: Place<A>, routes: &[Route<A>]) -> Self {
+        let mut taken = Self { parts: 0, skip: place.len - stage_start(place.stage) };
+        for route in routes {
+            let last = route.address.last(route.len);
+            let (first, last) =
+                (taken.part(route.address.word(place.stage)), taken.part(last.word(place.stage)));
+            taken.parts |= u32::MAX >> (u32::BITS - 1 - (last - first)) << first;
+        }
+        taken
+    }
+
+    /// Whether a longer prefix may hold at `word`.
+    #[inline]
+    fn has(self, word: u64) -> bool {
+        self.parts >> self.part(word) & 1 != 0
+    }
+
+    /// The number of the part, below 32; behind the end of the stage all bits are zero.
+    #[inline]
+    fn part(self, word: u64) -> u32 {
+        (word << self.skip >> (u64::BITS as u8 - PART)) as u32
+    }
 }
 
 impl Bits {
