@@ -2,8 +2,9 @@
 
     changer.py SOCKET SECONDS RATE PER_REQUEST PROBE_PREFIX
 
-Each request adds routes that are new and deletes as many of those added a while ago. Five times a second the
-probe's prefix is added or deleted, and the time noted. Prints JSON.
+Each request adds routes that are new and deletes as many of those added a while ago. Small requests go out several
+at a time, before the first of them is answered, as from any client with a stream of changes. Five times a second
+the probe's prefix is added or deleted, and the time noted. Prints JSON.
 """
 
 import collections
@@ -14,6 +15,8 @@ import sys
 import time
 
 LAG = 2000
+# Most times a second that the client wakes up.
+BURSTS_S = 500
 # Until everything that was started beside this runs.
 START_S = 0.5
 
@@ -31,17 +34,17 @@ class Connection:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(path)
 
-    def send(self, message):
-        """Sends one request; raises unless it is answered with 200."""
-        self._socket.sendall(message)
-        answer = b""
-        while not answer.endswith(b"}"):
-            piece = self._socket.recv(4096)
+    def send(self, *messages):
+        """Sends requests; raises unless each is answered with 200."""
+        self._socket.sendall(b"".join(messages))
+        answers = b""
+        while answers.count(b"\r\n\r\n") < len(messages) or not answers.endswith(b"}"):
+            piece = self._socket.recv(65536)
             if not piece:
-                raise ConnectionError(f"closed; so far {answer!r}")
-            answer += piece
-        if not answer.startswith(b"HTTP/1.1 200"):
-            raise ConnectionError(answer.decode())
+                raise ConnectionError(f"closed; so far {answers!r}")
+            answers += piece
+        if answers.count(b"HTTP/1.1 200") != len(messages):
+            raise ConnectionError(answers.decode())
 
 
 def plan(requests, per_request):
@@ -75,8 +78,9 @@ def main(path, seconds, rate, per_request, probe):
     on = False
     used = time.process_time()
     begin = time.monotonic()
-    for number, message in enumerate(messages):
-        due = begin + number * per_request / rate
+    burst = max(1, rate // per_request // BURSTS_S)
+    for first in range(0, len(messages), burst):
+        due = begin + first * per_request / rate
         now = time.monotonic()
         if due > now:
             time.sleep(due - now)
@@ -86,7 +90,7 @@ def main(path, seconds, rate, per_request, probe):
             toggles.append((time.monotonic(), on))
             connection.send(announce[on])
         begun = time.monotonic()
-        connection.send(message)
+        connection.send(*messages[first : first + burst])
         times.append(time.monotonic() - begun)
     wall = time.monotonic() - begin
     used = time.process_time() - used

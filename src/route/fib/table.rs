@@ -1,7 +1,8 @@
-//! The table of one family: 65 536 slots by the first 16 bits, in pages.
+//! The table of one family: 65 536 slots by the first 16 bits, in 64 shelves of 64 pages of 16.
 //!
 //! A [`Snapshot`] is immutable; cloning it costs one reference. An edit copies what lies on the way
-//! from the root to the changed slot and shares everything else with the snapshots taken before.
+//! from the root to the changed slot and shares everything else with the snapshots taken before. The
+//! way is narrow, because every reference that is copied is an atomic write to memory in no cache.
 
 use std::sync::Arc;
 
@@ -11,8 +12,9 @@ use crate::route::address::{Address, ROOT};
 
 /// Slots of a page: few, because editing one copies its page.
 const PAGE: usize = 16;
-/// Pages.
-const PAGES: usize = (1 << ROOT) / PAGE;
+/// Pages of a shelf.
+const SHELF: usize = 64;
+const SHELVES: usize = (1 << ROOT) / (SHELF * PAGE);
 /// A batch is applied by building the table anew when it changes at least this many routes and one
 /// in [`REBUILD_SHARE`].
 const REBUILD_MIN: usize = 1024;
@@ -21,14 +23,16 @@ const REBUILD_SHARE: usize = 16;
 #[derive(Clone)]
 struct Page([Slot; PAGE]);
 
+#[derive(Clone)]
+struct Shelf([Arc<Page>; SHELF]);
+
 /// An immutable table.
 #[derive(Clone)]
-pub struct Snapshot(Arc<[Arc<Page>; PAGES]>);
+pub struct Snapshot(Arc<[Arc<Shelf>; SHELVES]>);
 
 impl Default for Snapshot {
     fn default() -> Self {
-        let empty = Arc::new(Page([Slot::EMPTY; PAGE]));
-        Self(Arc::new(std::array::from_fn(|_| Arc::clone(&empty))))
+        Self::from_slots(Vec::new())
     }
 }
 
@@ -36,8 +40,18 @@ impl Snapshot {
     /// The id of the longest match; [`NONE`] without any.
     #[inline]
     pub fn lookup<A: Address>(&self, address: A) -> HopId {
-        let root = address.root();
-        self.0[root / PAGE].0[root % PAGE].lookup(address)
+        self.slot(address.root()).lookup(address)
+    }
+
+    #[inline]
+    fn slot(&self, root: usize) -> &Slot {
+        &self.0[root / PAGE / SHELF].0[root / PAGE % SHELF].0[root % PAGE]
+    }
+
+    /// The slot, to be changed: what is shared on the way to it is copied first.
+    fn slot_mut(&mut self, root: usize) -> &mut Slot {
+        let shelf = Arc::make_mut(&mut Arc::make_mut(&mut self.0)[root / PAGE / SHELF]);
+        &mut Arc::make_mut(&mut shelf.0[root / PAGE % SHELF]).0[root % PAGE]
     }
 }
 
@@ -98,18 +112,15 @@ impl<A: Address> Table<A> {
 
     fn edit(&mut self, prefix: (A, u8), removed: bool) {
         let (first, last) = (prefix.0.root(), prefix.0.last(prefix.1).root());
-        let pages = Arc::make_mut(&mut self.snapshot.0);
         if prefix.1 > ROOT {
             let place = Place { address: A::from_root(first), len: ROOT, stage: 0 };
-            let page = Arc::make_mut(&mut pages[first / PAGE]);
-            page.0[first % PAGE].edit(place, prefix, removed, &self.routes);
+            self.snapshot.slot_mut(first).edit(place, prefix, removed, &self.routes);
             return;
         }
         let ids = refill((first..=last).map(A::from_root), prefix, 0, ROOT, &self.routes);
         for (root, id) in (first..=last).zip(ids) {
-            let page = &mut pages[root / PAGE];
-            if page.0[root % PAGE].id() != id {
-                Arc::make_mut(page).0[root % PAGE].set_id(id);
+            if self.snapshot.slot(root).id() != id {
+                self.snapshot.slot_mut(root).set_id(id);
             }
         }
     }
@@ -143,13 +154,15 @@ impl<A: Address> Table<A> {
 }
 
 impl Snapshot {
+    /// The table of these slots; those behind the last are empty.
     fn from_slots(slots: Vec<Slot>) -> Self {
         let mut slots = slots.into_iter();
         let empty = Arc::new(Page([Slot::EMPTY; PAGE]));
-        Self(Arc::new(std::array::from_fn(|_| {
+        let mut page = |_| {
             let page: [Slot; PAGE] = std::array::from_fn(|_| slots.next().unwrap_or(Slot::EMPTY));
             let blank = page.iter().all(|slot| matches!(slot, Slot::Nothing(NONE)));
             if blank { Arc::clone(&empty) } else { Arc::new(Page(page)) }
-        })))
+        };
+        Self(Arc::new(std::array::from_fn(|_| Arc::new(Shelf(std::array::from_fn(&mut page))))))
     }
 }
