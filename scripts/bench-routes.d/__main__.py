@@ -60,6 +60,12 @@ def about():
     }
 
 
+def means(part):
+    """The throughput without and with changes, as mean and its standard error."""
+    both = zip(part["mean_gbit_s"], part["mean_error_gbit_s"], strict=True)
+    return f"{', '.join(f'{mean} ± {error}' for mean, error in both)} Gbit/s (x {part['mean_ratio']})"
+
+
 def table(result):
     """The figures as Markdown."""
     rows = [("", "")]
@@ -89,6 +95,7 @@ def table(result):
                     f"{rate} changes/s in requests of {size}: throughput without, with",
                     f"{part['gbit_s'][0]}, {part['gbit_s'][1]} Gbit/s (x {part['ratio']})",
                 ),
+                ("… the means of all runs, with their standard errors", means(part)),
                 ("… paced flow, lost without, with", f"{part['paced_lost'][0]}, {part['paced_lost'][1]}"),
                 (
                     "… visible to packets after, p50 and p99",

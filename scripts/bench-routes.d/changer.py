@@ -16,7 +16,7 @@ import time
 
 LAG = 2000
 # Most times a second that the client wakes up.
-BURSTS_S = 500
+BURSTS_S = 100
 # Until everything that was started beside this runs.
 START_S = 0.5
 
