@@ -521,6 +521,20 @@ async fn a_connection_carries_several_requests_if_asked_to() {
 }
 
 #[tokio::test]
+async fn requests_may_be_sent_before_the_answers_to_earlier_ones() {
+    let server = Server::start(Limits::default());
+    let mut stream = server.connect().await;
+    let request = b"GET /v1/drops HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n";
+    let last = b"GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\n";
+    stream.write_all(&[request.repeat(50).as_slice(), last].concat()).await.unwrap();
+    let mut answers = Vec::new();
+    stream.read_to_end(&mut answers).await.unwrap();
+    let answers = String::from_utf8(answers).unwrap();
+    assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 51);
+    assert!(answers.rsplit("\r\n\r\n").next().unwrap().contains("\"workers\""), "in their order: {answers}");
+}
+
+#[tokio::test]
 async fn an_idle_connection_that_was_used_is_closed() {
     let limits = Limits { header: Duration::from_millis(300), ..Limits::default() };
     let server = Server::start(limits);
