@@ -3,8 +3,9 @@
     changer.py SOCKET SECONDS RATE PER_REQUEST PROBE_PREFIX
 
 Each request adds routes that are new and deletes as many of those added a while ago. Small requests go out several
-at a time, before the first of them is answered, as from any client with a stream of changes. Five times a second
-the probe's prefix is added or deleted, and the time noted. Prints JSON.
+at a time, and the answers are read when the next ones are due, as by any client with a stream of changes; one time
+in ten they are waited for. Five times a second the probe's prefix is added or deleted, and the time noted. Prints
+JSON.
 """
 
 import collections
@@ -17,6 +18,8 @@ import time
 LAG = 2000
 # Most times a second that the client wakes up.
 BURSTS_S = 100
+# Of so many bursts of several requests one is waited for.
+TIMED = 10
 # Until everything that was started beside this runs.
 START_S = 0.5
 
@@ -33,18 +36,30 @@ class Connection:
     def __init__(self, path):
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(path)
+        self._unanswered = 0
 
     def send(self, *messages):
-        """Sends requests; raises unless each is answered with 200."""
+        """Sends requests, whose answers `finish` reads."""
         self._socket.sendall(b"".join(messages))
+        self._unanswered += len(messages)
+
+    def finish(self):
+        """Reads the answers to everything sent; raises unless each is 200."""
         answers = b""
-        while answers.count(b"\r\n\r\n") < len(messages) or not answers.endswith(b"}"):
+        while self._unanswered and (answers.count(b"\r\n\r\n") < self._unanswered or not answers.endswith(b"}")):
             piece = self._socket.recv(65536)
             if not piece:
                 raise ConnectionError(f"closed; so far {answers!r}")
             answers += piece
-        if answers.count(b"HTTP/1.1 200") != len(messages):
+        if answers.count(b"HTTP/1.1 200") != self._unanswered:
             raise ConnectionError(answers.decode())
+        self._unanswered = 0
+
+    def ask(self, message):
+        """Sends one request and waits for its answer."""
+        self.finish()
+        self.send(message)
+        self.finish()
 
 
 def plan(requests, per_request):
@@ -88,14 +103,18 @@ def main(path, seconds, rate, per_request, probe):
         if (now - begin - START_S) * 5 > len(toggles):
             on = not on
             toggles.append((time.monotonic(), on))
-            connection.send(announce[on])
+            connection.ask(announce[on])
+        connection.finish()
         begun = time.monotonic()
         connection.send(*messages[first : first + burst])
-        times.append(time.monotonic() - begun)
+        if burst == 1 or first // burst % TIMED == 0:
+            connection.finish()
+            times.append(time.monotonic() - begun)
+    connection.finish()
     wall = time.monotonic() - begin
     used = time.process_time() - used
     if on:
-        connection.send(announce[False])
+        connection.ask(announce[False])
     times.sort()
     answers = {"p50_ms": 1e3 * times[len(times) // 2], "p99_ms": 1e3 * times[len(times) * 99 // 100]}
     json.dump(
