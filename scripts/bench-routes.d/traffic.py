@@ -123,30 +123,16 @@ def interleaved(lab, daemon, rounds, seconds, changes, say):
         disturbed.append(trial(lab, daemon, seconds, changes))
         say(f"round {number + 1}: {quiet[-1]['gbit_s']} Gbit/s undisturbed, {disturbed[-1]['gbit_s']} with changes")
     delays = [delay for one in disturbed for delay in one.pop("_delays")]
-    rates = [[one["gbit_s"] for one in runs] for runs in (quiet, disturbed)]
+    middle = [round(statistics.median(one["gbit_s"] for one in runs), 3) for runs in (quiet, disturbed)]
     return {
         "quiet": quiet,
         "disturbed": disturbed,
-        "gbit_s": list(map(statistics.median, rates)),
-        "ratio": ratio(statistics.median, rates),
-        "mean_gbit_s": [round(statistics.mean(runs), 3) for runs in rates],
-        "mean_error_gbit_s": [standard_error(runs) for runs in rates],
-        "mean_ratio": ratio(statistics.mean, rates),
+        "gbit_s": middle,
+        "ratio": round(middle[1] / middle[0], 3),
         "paced_lost": [sum(one["paced_lost"] for one in runs) for runs in (quiet, disturbed)],
         "visible_ms": {"p50": percentile(delays, 0.5), "p99": percentile(delays, 0.99), "n": len(delays)},
         "left_as_expected": all(one["left_as_expected"] for one in disturbed),
     }
-
-
-def ratio(middle, rates):
-    """Throughput with changes to that without."""
-    without, with_changes = map(middle, rates)
-    return round(with_changes / without, 3)
-
-
-def standard_error(values):
-    """Of the mean; None for a single value."""
-    return round(statistics.stdev(values) / len(values) ** 0.5, 3) if len(values) > 1 else None
 
 
 def start_servers(lab):

@@ -159,21 +159,19 @@ impl Slot {
             return Self::Level(id, bits, bits.build(place, routes));
         }
         let Block { borders, below, .. } = Block::build(place, routes);
+        let is_short = below.is_empty() && routes.iter().all(|route| route.len <= place.len + SHORT);
+        let skip = place.len - stage_start(place.stage);
+        let short = |border: &u64| block::shorten(*border & !(STEP - 1), skip) | u32::from(*border as HopId);
+        if is_short && borders.len() <= FEW {
+            let last = borders.last().map_or(0, short);
+            let at = |place| borders.get(place).map_or(last, short);
+            return Self::Few(id, skip, std::array::from_fn(at));
+        }
         let taken = Taken::by(place, routes);
+        if is_short {
+            return Self::Short(id, taken, borders.iter().map(short).collect());
+        }
         if below.is_empty() {
-            if routes.iter().all(|route| route.len <= place.len + SHORT) {
-                let skip = taken.skip;
-                let short =
-                    |border: &u64| block::shorten(*border & !(STEP - 1), skip) | u32::from(*border as HopId);
-                let last = borders.last().map_or(0, short);
-                return match borders.len() {
-                    0..=FEW => {
-                        let at = |place| borders.get(place).map_or(last, short);
-                        Self::Few(id, skip, std::array::from_fn(at))
-                    }
-                    _ => Self::Short(id, taken, borders.iter().map(short).collect()),
-                };
-            }
             return Self::Block(id, taken, borders.into());
         }
         let mut slots = vec![Self::EMPTY; borders.len()];
