@@ -11,11 +11,6 @@ use crate::wire::icmp;
 /// Accept the whole packet.
 pub(super) const ALL: u32 = u32::MAX;
 
-/// Drops everything sent to `socket`.
-pub fn drop_all(socket: &Socket) -> io::Result<()> {
-    socket.attach_filter(&[op(libc::BPF_RET | libc::BPF_K, 0)])
-}
-
 /// Lets through packets with `mark`; the socket sees packets from their IP header on.
 pub fn one_packet(socket: &Socket, mark: &Mark) -> io::Result<()> {
     let fields = [

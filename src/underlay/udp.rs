@@ -9,12 +9,15 @@ use std::net::{IpAddr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{OpenError, RECEIVE_BUFFER, SOURCE_PORTS, Setup, filter, spread, sys};
+use super::{OpenError, RECEIVE_BUFFER, SOURCE_PORTS, Setup, spread, sys};
 use crate::encap::OUTER_TTL;
 use crate::encap::vxlan::FIRST_SOURCE_PORT;
 
 /// Bytes of kernel buffer for each sending socket: a burst of super-packets waits here, not in us.
 const SEND_BUFFER: usize = 4 << 20;
+
+/// Bytes of receive buffer of a socket that only sends: less than the least that the kernel allows (socket(7)).
+const SMALLEST_BUFFER: usize = 1;
 
 /// The receiving socket of one worker, bound to this node's `address`: an outer destination that is
 /// not ours never arrives.
@@ -94,8 +97,10 @@ pub fn send_all(setup: &Setup, address: IpAddr) -> Result<Vec<(Socket, u16)>, Op
 fn send_from(from: SocketAddr, shared: bool) -> io::Result<Socket> {
     let socket = open(from, Type::DGRAM.nonblocking())?;
     socket.set_reuse_port(shared)?;
-    // Nobody has business with this port; whatever is sent to it must not fill memory.
-    filter::drop_all(&socket)?;
+    // Nobody has business with this port; whatever is sent to it must not fill memory. A filter that refuses
+    // everything would do, but a program a socket is hundreds of programs to make and to free for each daemon, and
+    // the kernel frees them one by one.
+    socket.set_recv_buffer_size(SMALLEST_BUFFER)?;
     sys::set_send_buffer(&socket, SEND_BUFFER)?;
     match from {
         SocketAddr::V4(_) => {
@@ -150,5 +155,17 @@ mod tests {
             assert_eq!(ports, second.iter().map(port).collect::<Vec<_>>());
             assert!(ports.is_sorted_by(|a, b| a < b) && ports[0] >= 49152, "{ports:?}");
         }
+    }
+    #[test]
+    fn what_is_sent_to_a_sending_socket_fills_no_memory() {
+        let sockets = send_all(&two_workers(Ipv4Addr::LOCALHOST, 4789), Ipv4Addr::LOCALHOST.into()).unwrap();
+        let (socket, _) = &sockets[0];
+        assert!(socket.recv_buffer_size().unwrap() < 4096);
+        let stranger = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        for _ in 0..100 {
+            stranger.send_to(&[0; 1000], socket.local_addr().unwrap().as_socket().unwrap()).unwrap();
+        }
+        let waiting = std::iter::from_fn(|| socket.recv(&mut [std::mem::MaybeUninit::uninit(); 1000]).ok());
+        assert!(waiting.count() < 4);
     }
 }
