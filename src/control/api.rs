@@ -58,6 +58,9 @@ pub struct Status {
     /// ICMP errors to the senders of dropped packets, which no other counter has.
     #[serde(default)]
     pub icmp_errors: IcmpErrors,
+    /// Received TCP super-packets whose segment size nobody knew, cut to what every path carries.
+    #[serde(default)]
+    pub recut_super_packets: u64,
     /// What is left to an administrator.
     #[serde(default)]
     pub missing: Vec<Missing>,

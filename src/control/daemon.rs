@@ -177,7 +177,7 @@ async fn run_on(
     }
     let counters = Counters::new(lanes.lanes.len());
     state.set_workers(lanes.lanes.len());
-    let rules = Rules { tcp: lanes.merge_tcp, udp: lanes.merge_udp, mtu: usize::from(state.mtu()) };
+    let rules = Rules { tcp: lanes.merge_tcp, udp: lanes.merge_udp };
     let source_ports = lanes.lanes.first().map_or(&[][..], |lane| lane.sockets.source_ports()).to_vec();
     let ours = config
         .node

@@ -121,6 +121,7 @@ impl Dataplane for Daemon {
             counters: EdgeCounters::from(&totals),
             drops: Drops::from(&totals),
             icmp_errors: self.counters.icmp_errors().into(),
+            recut_super_packets: self.counters.recut_super_packets(),
             missing: self.chores.open().into_iter().map(Missing::from).collect(),
             routes: state.rib.len(),
             peers: state.peer_list(),

@@ -59,6 +59,8 @@ pub struct WorkerCounters {
     fallbacks: [Counter; Fallback::ALL.len()],
     /// Super-packets written to the TAP.
     pub tap_frames: Counter,
+    /// Received TCP super-packets whose segment size nobody knew, cut to what every path carries.
+    pub recut_super_packets: Counter,
     /// Where the worker's packets are shown while somebody captures; all workers share one.
     pub capture: Arc<Hub>,
     /// ICMP errors written to the TUN. They are no traffic of others, so no edge counts them.
@@ -166,6 +168,11 @@ impl Counters {
     /// Super-packets written to the TAP, all workers together.
     pub fn tap_frames(&self) -> u64 {
         self.0.iter().map(|worker| worker.tap_frames.get()).sum()
+    }
+
+    /// TCP super-packets of unknown segment size that were cut all the same, all workers together.
+    pub fn recut_super_packets(&self) -> u64 {
+        self.0.iter().map(|worker| worker.recut_super_packets.get()).sum()
     }
 
     /// ICMP errors sent and kept back, all workers together.

@@ -74,6 +74,9 @@ impl<F: Fn() -> Now + Send + Sync + 'static> Collector for Snapshot<F> {
         self.drops(counter(&mut encoder, "drops", "Packets not delivered")?)?;
         let refusals = "Refusals of an offload by the kernel at run time";
         self.fallbacks(counter(&mut encoder, "offload_fallbacks", refusals)?)?;
+        let recut = self.counters.recut_super_packets();
+        let help = "Received TCP super-packets whose segment size nobody knew";
+        ConstCounter::new(recut).encode(counter(&mut encoder, "recut_super_packets", help)?)?;
         let (sent, suppressed) = self.counters.icmp_errors();
         let mut errors =
             counter(&mut encoder, "icmp_errors", "ICMP errors to the senders of dropped packets")?;
@@ -168,6 +171,8 @@ mod tests {
         counters.worker(0).fell_back(Fallback::UdpGso);
         counters.worker(1).fell_back(Fallback::UdpGso);
         counters.worker(0).icmp_sent.add(5);
+        counters.worker(0).recut_super_packets.add(1);
+        counters.worker(1).recut_super_packets.add(8);
         counters.worker(1).icmp_suppressed.add(7);
         let offloads = vec![("tso".to_owned(), true), ("udp_gso".to_owned(), false)];
         let now = Now { routes: 4, peers: 3, offloads, reloaded: false };
@@ -186,6 +191,7 @@ mod tests {
             r#"underpass_offload_fallbacks_total{offload="packet_socket"} 0"#,
             r#"underpass_icmp_errors_total{outcome="sent"} 5"#,
             r#"underpass_icmp_errors_total{outcome="suppressed"} 7"#,
+            "underpass_recut_super_packets_total 9",
             "underpass_routes 4",
             "underpass_peers 3",
             concat!(r#"underpass_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from fast import MIB, MODES, await_tap, bulk, metric_samples
 from shared import SharedLab
 
-SWITCHES = ("tso", "uso", "gro", "udp_gso", "udp_gro", "packet_socket")
+SWITCHES = ("tso", "uso", "gro", "udp_gso", "udp_gro", "segment_sizes", "packet_socket")
 CASES = (
     {},
     *({switch: "off"} for switch in SWITCHES),
