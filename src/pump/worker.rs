@@ -20,7 +20,7 @@ use crate::net::DropReason;
 use crate::offload::Sink;
 use crate::offload::merge::Rules;
 use crate::route::Published;
-use crate::underlay::{MetadataSockets, Receiver, Sockets};
+use crate::underlay::{MetadataSocket, Receiver, Sockets};
 
 /// Bytes of the outbound arena: packets are read behind one another until the next might not fit.
 const ARENA: usize = 1 << 20;
@@ -203,7 +203,7 @@ impl Worker {
 /// Takes the `received` packets of `receiver` through the inbound flow.
 fn deliver(
     inbound: &mut Inbound,
-    (receiver, metadata): (&mut Receiver, &mut MetadataSockets),
+    (receiver, metadata): (&mut Receiver, &mut MetadataSocket),
     received: usize,
     tables: &Forwarding,
     mut sink: impl Sink,

@@ -1,13 +1,13 @@
-//! Packet sockets that learn what received super-packets are made of (packet(7), PACKET_VNET_HDR).
+//! A packet socket that learns what received super-packets are made of (packet(7), PACKET_VNET_HDR).
 //!
-//! They see the headers of tunnel packets that the raw and UDP sockets receive whole, and the kernel's word on each:
+//! It sees the headers of tunnel packets that the raw and UDP sockets receive whole, and the kernel's word on each:
 //! whether its checksum is unfinished, and its segment size. Nothing is delivered from here. The kernel shows a packet
-//! here before it gives it to any other socket, so what is asked about a packet in hand has come already. The sockets
-//! listen where the IP layer does, behind receive offload and VLANs, on all interfaces at once.
+//! here before it gives it to any other socket, so what is asked about a packet in hand has come already. That is so
+//! only of sockets for all protocols (`__netif_receive_skb_core` of net/core/dev.c), which listen behind receive
+//! offload, on all interfaces; on a bridge or a bond they see a packet twice.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -16,7 +16,7 @@ use super::metadata_filter::{self, Wanted, inner_at, link_header};
 use super::{OpenError, RECEIVE_BUFFER, Setup, sys};
 use crate::offload::flow::fold_multiply;
 use crate::offload::{Metadata, MetadataSource};
-use crate::wire::{VnetHdr, ipv4, ipv6, protocol, tcp, udp, vnet_hdr};
+use crate::wire::{VnetHdr, be16, ipv4, ipv6, vnet_hdr};
 
 /// Bytes kept of each packet: vnet, link and all outer and inner headers.
 const HEADERS: usize = 320;
@@ -25,9 +25,10 @@ const BATCH: usize = 64;
 /// Most receives in a row from one socket.
 const ROUNDS: usize = 64;
 
-/// The metadata sockets of one worker.
-pub struct MetadataSockets {
-    sockets: Vec<(Socket, Wanted)>,
+/// The metadata socket of one worker.
+pub struct MetadataSocket {
+    socket: Option<Socket>,
+    wanted: Wanted,
     batch: sys::ReceiveBatch,
     known: Known,
     /// Makes keys that nobody can foresee.
@@ -35,66 +36,54 @@ pub struct MetadataSockets {
     all: bool,
 }
 
-impl MetadataSockets {
-    /// Those of worker `index`, one for each family.
+impl MetadataSocket {
+    /// That of worker `index`; one that knows nothing where `setup` wants none.
     ///
     /// # Errors
     /// The kernel's: EPERM without CAP_NET_RAW.
     pub fn open(setup: &Setup, index: u16) -> Result<Self, OpenError> {
-        let wanted = |address| Wanted {
-            address,
+        let wanted = Wanted {
+            address: setup.address,
+            address6: setup.address6,
             vxlan_port: setup.vxlan_port,
             workers: setup.workers,
             index,
             all_ipip: false,
         };
-        let open = |address| open(&wanted(address)).map(|socket| (socket, wanted(address)));
-        let addresses = setup.addresses().filter(|_| setup.segment_sizes);
-        let sockets = addresses.map(open).collect::<io::Result<_>>().map_err(|error| OpenError {
+        let socket = setup.segment_sizes.then(|| open(&wanted)).transpose().map_err(|error| OpenError {
             what: "the packet socket for segment sizes (CAP_NET_RAW)".to_owned(),
             error,
         })?;
-        Ok(Self::of(sockets))
-    }
-
-    /// Without any socket, which knows nothing.
-    fn of(sockets: Vec<(Socket, Wanted)>) -> Self {
         let seed = RandomState::new().hash_one(0);
         let batch = sys::ReceiveBatch::new(BATCH, HEADERS);
-        Self { sockets, batch, known: Known::default(), seed, all: false }
+        Ok(Self { socket, wanted, batch, known: Known::default(), seed, all: false })
     }
 
     /// Takes whatever waits.
     #[cold]
     fn drain(&mut self) {
-        for (socket, _) in &self.sockets {
-            for _ in 0..ROUNDS {
-                // Another error is about one packet, of a kind that no vnet header can describe.
-                let received = match self.batch.receive(socket.as_raw_fd()) {
-                    Ok(received) => received,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(_) => continue,
-                };
-                for index in 0..received {
-                    let Some((bytes, device_type)) = self.batch.frame(index) else { continue };
-                    if let Some((key, metadata)) = read(bytes, device_type, self.seed) {
-                        self.known.push(key, metadata);
-                    }
-                }
-                if received < BATCH {
-                    break;
+        let Some(socket) = &self.socket else { return };
+        for _ in 0..ROUNDS {
+            // Another error is about one packet, of a kind that no vnet header can describe; it ends a batch early.
+            let received = match self.batch.receive(socket.as_raw_fd()) {
+                Ok(received) => received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => continue,
+            };
+            for index in 0..received {
+                let Some((bytes, device_type)) = self.batch.frame(index) else { continue };
+                if let Some((key, metadata)) = read(bytes, device_type, self.seed) {
+                    self.known.push(key, metadata);
                 }
             }
         }
     }
 }
 
-impl MetadataSource for MetadataSockets {
+impl MetadataSource for MetadataSocket {
     #[inline]
     fn of(&mut self, inner: &[u8]) -> Option<Metadata> {
-        if self.sockets.is_empty() {
-            return None;
-        }
+        self.socket.as_ref()?;
         let key = key(inner, self.seed)?;
         self.known.take(key).or_else(|| {
             self.drain();
@@ -108,15 +97,13 @@ impl MetadataSource for MetadataSockets {
 
     #[cold]
     fn want_all(&mut self) {
-        if self.all || self.sockets.is_empty() {
+        if self.all {
             return;
         }
-        self.all = true;
-        for (socket, wanted) in &mut self.sockets {
-            wanted.all_ipip = true;
-            // Where the kernel refuses, the filter of before stays, and less is known.
-            self.all &= metadata_filter::attach(socket, wanted).is_ok();
-        }
+        let Some(socket) = &self.socket else { return };
+        self.wanted.all_ipip = true;
+        // Where the kernel refuses, the filter of before stays, and less is known.
+        self.all = metadata_filter::attach(socket, &self.wanted).is_ok();
     }
 }
 
@@ -127,18 +114,15 @@ fn open(wanted: &Wanted) -> io::Result<Socket> {
     sys::set_packet_vnet_header(&socket)?;
     // A header counts as much as its packet there, and must not be lost before its packet is.
     sys::set_receive_buffer(&socket, 2 * RECEIVE_BUFFER)?;
-    let protocol = match wanted.address {
-        IpAddr::V4(_) => libc::ETH_P_IP,
-        IpAddr::V6(_) => libc::ETH_P_IPV6,
-    };
-    sys::bind_to_protocol(&socket, protocol as u16)?;
+    // Without that option, before Linux 4.20, it sees what the host sends to itself twice.
+    let _ = sys::ignore_outgoing(&socket);
+    sys::bind_to_all(&socket)?;
     Ok(socket)
 }
 
 /// Whether this kernel lets us have such a socket.
 pub fn is_supported() -> bool {
-    let (address, vxlan_port) = (std::net::Ipv4Addr::LOCALHOST.into(), 0);
-    open(&Wanted { address, vxlan_port, workers: 1, index: 0, all_ipip: false }).is_ok()
+    open(&Wanted::default()).is_ok()
 }
 
 /// The key of the inner packet and what is known of it, from `bytes`: a vnet header, then the packet as it came from
@@ -152,20 +136,16 @@ fn read(bytes: &[u8], device_type: u16, seed: u64) -> Option<(u64, Metadata)> {
 }
 
 /// A number that tells the packet that begins `inner` from others: of its addresses, ports, lengths, identification,
-/// sequence numbers and checksum, but not of what changes on the way here (ECN and the header checksum with it). The
-/// same for a whole packet and its beginning.
+/// sequence numbers, checksum and first data, but not of what changes on the way here (ECN and the header checksum
+/// with it). The same for a whole packet and its beginning.
 fn key(inner: &[u8], seed: u64) -> Option<u64> {
-    let (fixed, l4, number) = match inner.first()? >> 4 {
-        4 => (2..10, usize::from(inner[0] & 0xf) * 4, *inner.get(9)?),
-        6 => (4..8, ipv6::LEN, *inner.get(6)?),
-        _ => return None,
+    let header = inner.get(..ipv4::LEN)?;
+    let (fixed, addresses, l4, total) = if header[0] >> 4 == 4 {
+        (2..10, 12..ipv4::LEN, usize::from(header[0] & 0xf) * 4, usize::from(be16(header, 2)))
+    } else {
+        (4..8, 8..ipv6::LEN, ipv6::LEN, ipv6::LEN + usize::from(be16(header, 4)))
     };
-    let addresses = if fixed.end == 10 { 12..ipv4::LEN } else { 8..ipv6::LEN };
-    let transport = match number {
-        protocol::TCP => tcp::LEN,
-        _ => udp::LEN,
-    };
-    let parts = [fixed, addresses, l4..l4 + transport];
+    let parts = [fixed, addresses, l4..total.min(l4 + TRANSPORT)];
     let mut hash = seed;
     for part in parts {
         for chunk in inner.get(part)?.chunks(8) {
@@ -177,6 +157,9 @@ fn key(inner: &[u8], seed: u64) -> Option<u64> {
     // 0 marks a place that is free.
     Some(hash.max(1))
 }
+
+/// Bytes from the transport header on that make a key: a UDP header or a TCP header with the usual options, and data.
+const TRANSPORT: usize = 40;
 
 /// An odd number with well-spread bits (from the digits of pi).
 const FACTOR: u64 = 0x1319_8a2e_0370_7345;

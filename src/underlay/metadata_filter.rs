@@ -6,7 +6,7 @@
 //! which refuses it.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use socket2::{SockFilter, Socket};
 
@@ -15,10 +15,12 @@ use super::spread;
 use crate::wire::{ethernet, ipv6, protocol, tcp, udp, vxlan};
 
 /// What a metadata socket is for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Wanted {
-    /// This node's underlay address, the outer destination.
-    pub address: IpAddr,
+    /// This node's IPv4 underlay address, an outer destination.
+    pub address: Option<Ipv4Addr>,
+    /// Its IPv6 underlay address.
+    pub address6: Option<Ipv6Addr>,
     /// UDP port of VXLAN.
     pub vxlan_port: u16,
     /// Number of workers.
@@ -90,11 +92,15 @@ pub fn attach(socket: &Socket, wanted: &Wanted) -> io::Result<()> {
 }
 
 fn program(wanted: &Wanted) -> Vec<SockFilter> {
-    let mut program = begin();
-    program.extend(match wanted.address {
-        IpAddr::V4(address) => outer_v4(address.into()),
-        IpAddr::V6(address) => outer_v6(address.octets()),
-    });
+    let refuse = || vec![op(libc::BPF_RET | libc::BPF_K, 0)];
+    let v4 = wanted.address.map_or_else(refuse, |address| outer_v4(address.into()));
+    let v6 = wanted.address6.map_or_else(refuse, |address| outer_v6(address.octets()));
+    let mut program = vec![load_extra(libc::SKF_AD_PROTOCOL)];
+    program.extend(require_any(&[ethernet::IPV4, ethernet::IPV6].map(u32::from)));
+    program.extend(begin());
+    // The kernel wants every word of scratch memory written before it is read, also behind a family that is refused.
+    program.extend([load_extra(libc::SKF_AD_PROTOCOL), op(libc::BPF_ST, PROTOCOL)]);
+    program.extend(choose(&[u32::from(ethernet::IPV4)], v4, v6));
     let mut udp = vxlan(wanted.vxlan_port);
     udp.extend(unfinished());
     let mut ipip = vec![op(libc::BPF_STX, INNER)];
@@ -112,11 +118,16 @@ fn program(wanted: &Wanted) -> Vec<SockFilter> {
 
 /// X = where the outer IP header is.
 fn begin() -> Vec<SockFilter> {
-    let device_type = libc::SKF_AD_OFF + libc::SKF_AD_HATYPE;
     let ethernet = vec![op(libc::BPF_LDX | libc::BPF_IMM, ethernet::LEN as u32)];
     let mut bare = vec![op(libc::BPF_LDX | libc::BPF_IMM, 0)];
     bare.extend(require_any(&BARE.map(u32::from)));
-    let mut program = vec![op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, device_type as u32)];
+    // What is still tagged comes again from the VLAN's own device; priority tags (VLAN 0) have none.
+    let mut program = vec![
+        load_extra(libc::SKF_AD_VLAN_TAG),
+        jump(libc::BPF_JSET, 0xfff, 0, 1),
+        op(libc::BPF_RET | libc::BPF_K, 0),
+        load_extra(libc::SKF_AD_HATYPE),
+    ];
     program.extend(choose(&WITH_ETHERNET.map(u32::from), ethernet, bare));
     program
 }
@@ -289,6 +300,11 @@ fn header_len() -> [SockFilter; 3] {
         op(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0xf),
         op(libc::BPF_ALU | libc::BPF_LSH | libc::BPF_K, 2),
     ]
+}
+
+/// A = what the kernel knows of the packet beside its bytes.
+fn load_extra(what: libc::c_int) -> SockFilter {
+    op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, (libc::SKF_AD_OFF + what) as u32)
 }
 
 /// Goes on when A is one of `values`.

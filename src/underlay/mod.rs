@@ -24,7 +24,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::RawFd;
 
-pub use metadata::MetadataSockets;
+pub use metadata::MetadataSocket;
 pub use receive::Receiver;
 use send::{Sender, Ways};
 pub use supported::Supported;
@@ -87,7 +87,7 @@ pub struct OpenError {
 pub struct Sockets {
     sender: Sender,
     receivers: Vec<Receiver>,
-    metadata: MetadataSockets,
+    metadata: MetadataSocket,
 }
 
 impl Sockets {
@@ -100,7 +100,7 @@ impl Sockets {
             udp::ensure_free(setup)?;
         }
         // Before any socket whose packets it knows about.
-        let metadata = MetadataSockets::open(setup, index)?;
+        let metadata = MetadataSocket::open(setup, index)?;
         let mut receivers = Vec::new();
         let mut ways = Ways { packet: setup.packet.map(packet::send).transpose()?, tap, ..Ways::default() };
         for address in setup.addresses() {
@@ -134,7 +134,7 @@ impl Sockets {
     }
 
     /// Receiving socket `index`, and what the kernel knows of its packets besides their bytes.
-    pub fn receiver(&mut self, index: usize) -> (&mut Receiver, &mut MetadataSockets) {
+    pub fn receiver(&mut self, index: usize) -> (&mut Receiver, &mut MetadataSocket) {
         (&mut self.receivers[index], &mut self.metadata)
     }
 

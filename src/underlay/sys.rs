@@ -51,10 +51,18 @@ pub fn bind_to_all_of_interface(socket: &Socket, index: u32) -> io::Result<()> {
     bind_packet(socket, index, libc::ETH_P_ALL as u16)
 }
 
-/// Binds a packet socket to every packet of `protocol`, an ethertype, that any interface receives.
-pub fn bind_to_protocol(socket: &Socket, protocol: u16) -> io::Result<()> {
-    bind_packet(socket, 0, protocol)
+/// Binds a packet socket to everything that crosses any interface.
+pub fn bind_to_all(socket: &Socket) -> io::Result<()> {
+    bind_packet(socket, 0, libc::ETH_P_ALL as u16)
 }
+
+/// Keeps what this host sends away from a packet socket (packet(7), Linux 4.20).
+pub fn ignore_outgoing(socket: &Socket) -> io::Result<()> {
+    set_option(socket, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+}
+
+/// From linux/if_packet.h.
+const PACKET_IGNORE_OUTGOING: c_int = 23;
 
 fn bind_packet(socket: &Socket, index: u32, protocol: u16) -> io::Result<()> {
     // SAFETY: `sockaddr_ll` is plain old data for which all-zero bytes are a valid value.
