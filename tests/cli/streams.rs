@@ -90,7 +90,7 @@ fn text(reader: Option<PipeReader>) -> String {
 
 /// `--socket` behind the words of a client command.
 fn client<'a>(words: &[&'a str], socket: &'a Path) -> Vec<&'a OsStr> {
-    words.iter().map(OsStr::new).chain([OsStr::new("--socket"), socket.as_os_str()]).collect()
+    words.iter().map(|word| OsStr::new(*word)).chain([OsStr::new("--socket"), socket.as_os_str()]).collect()
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! The log over real pipes and files that take nothing.
 
 use std::fs::File;
-use std::io::{PipeReader, Read, pipe};
+use std::io::{PipeReader, Read, Write, pipe};
+use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -97,6 +98,51 @@ fn a_descriptor_that_somebody_made_non_blocking_loses_nothing() {
     }
     drop(log);
     assert_eq!(reading.join().unwrap(), ((0..many).collect(), 0));
+}
+
+#[test]
+fn a_panic_is_told_and_waits_for_nobody() {
+    let (mut reader, writer) = pipe().unwrap();
+    panic_elsewhere(writer.into());
+    let mut said = String::new();
+    reader.read_to_string(&mut said).unwrap();
+    assert!(said.contains("thread 'doomed' panicked at src/control/log/tests.rs:"), "{said}");
+    assert!(said.contains("\nfor the test\n"), "{said}");
+
+    let (_reader, mut writer) = pipe().unwrap();
+    rustix::io::ioctl_fionbio(&writer, true).unwrap();
+    while writer.write(b"x").is_ok() {}
+    rustix::io::ioctl_fionbio(&writer, false).unwrap();
+    let begun = Instant::now();
+    panic_elsewhere(writer.into());
+    assert!(begun.elapsed() < PATIENCE);
+}
+
+/// Runs [`panicking`] in a process of its own, whose are the log, the hook and stderr.
+fn panic_elsewhere(stderr: Stdio) {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "control::log::tests::panicking", "--ignored", "--nocapture"]);
+    command.env_remove("RUST_LOG").stdout(Stdio::null()).stderr(stderr);
+    let mut child = command.spawn().unwrap();
+    drop(command);
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
+        if let Some(status) = child.try_wait().unwrap() {
+            return assert!(status.success(), "{status}");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    panic!("it did not end");
+}
+
+#[test]
+#[ignore = "part of a_panic_is_told_and_waits_for_nobody"]
+fn panicking() {
+    let _guard = super::start().unwrap();
+    let doomed = std::thread::Builder::new().name("doomed".to_owned());
+    assert!(doomed.spawn(|| panic!("for the test")).unwrap().join().is_err());
 }
 
 #[test]
