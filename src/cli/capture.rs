@@ -137,7 +137,7 @@ impl Capture {
 
 fn open(path: &Path) -> anyhow::Result<Box<dyn Write>> {
     if path == Path::new("-") {
-        return Ok(Box::new(out::stdout()));
+        return Ok(Box::new(out::bytes()));
     }
     let file = File::create(path).with_context(|| format!("cannot write to {}", path.display()))?;
     Ok(Box::new(file))

