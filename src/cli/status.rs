@@ -59,6 +59,10 @@ fn overview(status: &api::Status) -> Table {
         let line = format!("{}; run `{}`", missing.what, missing.command);
         overview.add_row([if index == 0 { "missing" } else { "" }, &line]);
     }
+    if status.log_lines_lost > 0 {
+        let lines = text::plural(status.log_lines_lost as usize, "line");
+        overview.add_row(["log", &format!("{lines} lost: stderr was full or not read in time")]);
+    }
     overview
 }
 

@@ -64,6 +64,9 @@ pub struct Status {
     /// What is left to an administrator.
     #[serde(default)]
     pub missing: Vec<Missing>,
+    /// Log lines that did not reach stderr: it was full, or nobody read it in time.
+    #[serde(default)]
+    pub log_lines_lost: u64,
     /// Number of routes in the forwarding table.
     pub routes: usize,
     /// The other nodes, those of the configuration first.

@@ -3,7 +3,7 @@
 //!
 //! Once a second the uplink and the neighbour table are read and what changed is published. The TAP is tested at
 //! start, and every few seconds once it has carried traffic; the packet path uses it only while the last
-//! test succeeded.
+//! test succeeded. What the workers gave up is logged for them.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -59,6 +59,7 @@ impl Watch {
         let mut next_slow = start;
         loop {
             self.daemon.reclaim();
+            self.daemon.tell_fallbacks();
             let moved = self.follow_address().await;
             self.follow_mtu().await;
             let slow = moved || Instant::now() >= next_slow;

@@ -27,6 +27,8 @@ pub struct Now {
     pub offloads: Vec<(String, bool)>,
     /// Whether the running configuration is what the file said when it was last to be read.
     pub reloaded: bool,
+    /// Log lines that did not reach stderr.
+    pub log_lines_lost: u64,
 }
 
 /// Everything a scrape shows.
@@ -83,7 +85,10 @@ impl<F: Fn() -> Now + Send + Sync + 'static> Collector for Snapshot<F> {
         for (outcome, value) in [("sent", sent), ("suppressed", suppressed)] {
             ConstCounter::new(value).encode(errors.encode_family(&[("outcome", outcome)])?)?;
         }
-        let Now { routes, peers, offloads, reloaded } = (self.now)();
+        let Now { routes, peers, offloads, reloaded, log_lines_lost } = (self.now)();
+        let help = "Log lines that stderr did not take or nobody read in time";
+        let lost = counter(&mut encoder, "log_lines_lost", help)?;
+        ConstCounter::new(log_lines_lost).encode(lost)?;
         let active = "Whether an offload is in use";
         active_offloads(
             encoder.encode_descriptor("offload_active", active, None, MetricType::Gauge)?,
@@ -168,14 +173,15 @@ mod tests {
         counters.worker(1).underlay.tx_bytes.add(1500);
         counters.worker(0).dropped(DropReason::Ecn, 1);
         counters.worker(1).dropped(DropReason::Ecn, 2);
-        counters.worker(0).fell_back(Fallback::UdpGso);
-        counters.worker(1).fell_back(Fallback::UdpGso);
+        let refused = std::io::ErrorKind::InvalidInput.into();
+        counters.worker(0).fell_back(Fallback::UdpGso, &refused);
+        counters.worker(1).fell_back(Fallback::UdpGso, &refused);
         counters.worker(0).icmp_sent.add(5);
         counters.worker(0).recut_super_packets.add(1);
         counters.worker(1).recut_super_packets.add(8);
         counters.worker(1).icmp_suppressed.add(7);
         let offloads = vec![("tso".to_owned(), true), ("udp_gso".to_owned(), false)];
-        let now = Now { routes: 4, peers: 3, offloads, reloaded: false };
+        let now = Now { routes: 4, peers: 3, offloads, reloaded: false, log_lines_lost: 9 };
         let exporter = Exporter::new(counters.clone(), move || now.clone());
         let text = exporter.render().unwrap();
         for line in [
@@ -192,6 +198,7 @@ mod tests {
             r#"underpass_icmp_errors_total{outcome="sent"} 5"#,
             r#"underpass_icmp_errors_total{outcome="suppressed"} 7"#,
             "underpass_recut_super_packets_total 9",
+            "underpass_log_lines_lost_total 9",
             "underpass_routes 4",
             "underpass_peers 3",
             concat!(r#"underpass_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),
