@@ -138,7 +138,7 @@ fn read(bytes: &[u8], device_type: u16, seed: u64) -> Option<(u64, Metadata)> {
 /// A number that tells the packet that begins `inner` from others: of its addresses, ports, lengths, identification,
 /// sequence numbers, checksum and first data, but not of what changes on the way here (ECN and the header checksum
 /// with it). The same for a whole packet and its beginning.
-fn key(inner: &[u8], seed: u64) -> Option<u64> {
+pub(super) fn key(inner: &[u8], seed: u64) -> Option<u64> {
     let header = inner.get(..ipv4::LEN)?;
     let (fixed, addresses, l4, total) = if header[0] >> 4 == 4 {
         (2..10, 12..ipv4::LEN, usize::from(header[0] & 0xf) * 4, usize::from(be16(header, 2)))
@@ -165,7 +165,7 @@ const TRANSPORT: usize = 40;
 const FACTOR: u64 = 0x1319_8a2e_0370_7345;
 
 /// What is known of packets that are yet to be asked about, oldest first.
-struct Known {
+pub(super) struct Known {
     keys: Box<[u64; Known::ROOM]>,
     metadata: Box<[Metadata; Known::ROOM]>,
     /// Counts of all that ever came in and of those that are gone, modulo 2³².
@@ -192,7 +192,7 @@ impl Known {
     }
 
     /// Adds one; the oldest goes where there is no room.
-    fn push(&mut self, key: u64, metadata: Metadata) {
+    pub(super) fn push(&mut self, key: u64, metadata: Metadata) {
         if self.end.wrapping_sub(self.begin) as usize == Self::ROOM {
             self.begin = self.begin.wrapping_add(1);
         }
@@ -202,7 +202,7 @@ impl Known {
     }
 
     /// Takes the oldest of this key.
-    fn take(&mut self, key: u64) -> Option<Metadata> {
+    pub(super) fn take(&mut self, key: u64) -> Option<Metadata> {
         let count = self.end.wrapping_sub(self.begin);
         let age = (0..count).find(|age| self.keys[Self::place(self.begin.wrapping_add(*age))] == key)?;
         let place = Self::place(self.begin.wrapping_add(age));

@@ -10,6 +10,8 @@ pub mod icmp;
 pub mod memory;
 mod metadata;
 mod metadata_filter;
+#[cfg(test)]
+mod metadata_tests;
 pub mod packet;
 mod raw;
 mod receive;
