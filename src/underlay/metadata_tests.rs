@@ -132,7 +132,8 @@ fn loop_back(sender: &Socket, vnet: &VnetHdr, packet: &[u8]) {
     frame.extend([0; 12]);
     frame.extend(ethertype.to_be_bytes());
     frame.extend(packet);
-    sender.send(&frame).expect("the loopback interface takes it");
+    let sent = sender.send(&frame);
+    assert!(sent.is_ok(), "{sent:?}: {vnet:?} {:02x?}", &packet[..60]);
 }
 
 fn sender() -> Socket {
@@ -155,11 +156,10 @@ fn vnet_of(metadata: &Metadata, spec: &Spec, inner: usize) -> VnetHdr {
     let at = (ethernet::LEN + inner) as u16;
     VnetHdr {
         flags: vnet_hdr::NEEDS_CSUM,
-        gso_type: metadata.gso_type,
         hdr_len: at + spec.header_len() as u16,
-        gso_size: metadata.gso_size,
         csum_start: at + start,
         csum_offset: if spec.is_tcp() { 16 } else { 6 },
+        ..VnetHdr::default()
     }
 }
 
@@ -182,12 +182,10 @@ fn the_kernel_tells_of_every_unfinished_packet_once() {
         .take(60),
     ) {
         let spec = Spec { id: number, source: flow_of(&spec, number), ..spec };
-        let (vnet, partial) = spec.build_gso(100 + number);
-        let super_packet =
-            Metadata { csum_start: Some(vnet.csum_start), gso_type: vnet.gso_type, gso_size: vnet.gso_size };
+        // Super-packets inside a tunnel cannot be sent from here; the namespace tests have some.
+        let (vnet, partial) = spec.build_partial();
         let single = Metadata { csum_start: Some(vnet.csum_start), ..Metadata::default() };
         for (packet, known, wanted) in [
-            (&partial, super_packet, Some(super_packet)),
             (&partial, single, Some(single)),
             // It only looks unfinished.
             (&partial, Metadata::default(), Some(Metadata::default())),
@@ -195,10 +193,6 @@ fn the_kernel_tells_of_every_unfinished_packet_once() {
         ] {
             for (tunnel, outer) in tunnelled(packet) {
                 let at = outer.len() - packet.len();
-                // A packet socket cannot send those: Linux would cut them, and does not know where (6.16 and newer).
-                if (outer[0] >> 4 == 6 || spec.is_v6()) && known.gso_size > 0 {
-                    continue;
-                }
                 loop_back(&sender, &vnet_of(&known, &spec, at), &outer);
                 let told: Vec<_> = sockets.iter_mut().map(|socket| socket.of(packet)).collect();
                 let one: Vec<_> = told.iter().flatten().copied().collect();
