@@ -4,8 +4,8 @@
 //! what must hold before start); `state` owns the routes (`edit`) and peers (`peers`, `roster`),
 //! `writer` publishes forwarding tables made of them, `leads` says which kernel routes they need,
 //! `chores` which of them, and what else, is left to an administrator;
-//! `paths` watches the host for MTUs and first hops and tests the TAP (`tap_test`); `path_mtu` listens
-//! to routers. `socket`
+//! `paths` watches the host for MTUs and first hops; `tap_watch` says who is reached through the TAP, by what
+//! the interfaces can (`ways`) and by tests (`tap_test`); `path_mtu` listens to routers. `socket`
 //! makes the socket file, `http` accepts and polices connections (`progress`), `server` answers the
 //! API in the types of `api` with what `entries` tells it, and `metrics_http` answers scrapers; they
 //! see the dataplane only through the [`Dataplane`] trait.
@@ -34,6 +34,8 @@ pub mod socket;
 pub mod state;
 mod sys;
 mod tap_test;
+mod tap_watch;
+mod ways;
 mod writer;
 
 pub use server::Dataplane;
