@@ -124,5 +124,5 @@ class Runner:
         elif "skipped" in found:
             self.results.skip(system, found["skipped"])
             self.unfit.add(system.name)
-        elif point == OUTSIDE_SWEEPS:
-            self.results.facts[system.name] = found["facts"]
+        else:
+            self.results.note(system, found["facts"], point)
