@@ -109,7 +109,7 @@ class Runner:
             self._note(turn, test, failure=str(failure))
             return f"{turn.label()} {test.name} FAILED: {failure}"
         self._note(turn, test, outcome=outcome)
-        return f"{turn.label():<36}{test.name:<15}{report.figure(outcome['value'])} {test.unit}"
+        return f"{turn.label():<46}{test.name:<15}{report.figure(outcome['value'])} {test.unit}"
 
     def _note(self, turn, test, **found):
         self._take(turn.system, test, turn.point, found)
