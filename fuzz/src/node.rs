@@ -73,7 +73,9 @@ fn build(mode: Mode, ipv6: bool, fast: bool) -> Forwarding {
         hop,
         second: Some((address(number, !ipv6), hop)),
         path_mtu: None,
-        way: fast.then(|| Arc::new(Way { interface: "u0".to_owned(), vxlan: Choice::tap("all"), ipip: Choice::tap("all") })),
+        way: fast.then(|| {
+            Arc::new(Way { interface: "u0".to_owned(), vxlan: Choice::tap("all"), ipip: Choice::tap("all") })
+        }),
         counters: PeerCounters::new(1),
     });
     let mut rib = Rib::default();

@@ -37,7 +37,7 @@ impl LinkNews {
             }
         }
         // The connection is gone: there will be no news.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
