@@ -6,11 +6,9 @@ use std::hint::black_box;
 
 use common::{FAR, NEAR, SEGMENT, SEGMENTS};
 use criterion::{Criterion, Throughput};
-use underpass::offload::merge::{Candidate, Rules};
+use underpass::offload::merge::{Candidate, Grouping, Rules};
+use underpass::offload::metadata::NoMetadata;
 use underpass::offload::{Delivery, Flow, Merge, Sink, Split};
-
-/// Bytes of the largest plain packet in the tunnel.
-const MTU: usize = 1450;
 
 fn main() {
     let mut criterion = common::criterion();
@@ -54,11 +52,12 @@ impl Sink for Tally {
 
 fn merge(criterion: &mut Criterion) {
     let (arena, candidates) = segments();
-    let mut merge = Merge::new(Rules { tcp: true, udp: true, mtu: MTU });
+    let mut merge = Merge::new(Rules { tcp: true, udp: true });
     let mut join = || {
         let mut tally = Tally::default();
         for candidate in &candidates {
-            merge.push(*candidate, black_box(&arena), &mut tally);
+            let cut = merge.push(*candidate, black_box(&arena), &mut NoMetadata, &mut tally);
+            assert!(cut.is_ok());
         }
         merge.finish(&arena, &mut tally);
         (tally.deliveries, tally.packets)
@@ -77,7 +76,7 @@ fn segments() -> (Vec<u8>, Vec<Candidate>) {
     for index in 0..SEGMENTS {
         let packet = common::tcp(FAR, NEAR, SEGMENT, index);
         let flow = Flow::of(&packet).expect("well formed");
-        candidates.push(Candidate { flow, at: arena.len(), segment: 0 });
+        candidates.push(Candidate { flow, at: arena.len(), grouping: Grouping::Single });
         arena.extend_from_slice(&packet);
     }
     (arena, candidates)

@@ -15,6 +15,7 @@ use underpass::forward::{
 use underpass::metrics::{Counters, PeerCounters};
 use underpass::net::{EncapMode, Mac, Mode, NodeName, Prefix, Vni};
 use underpass::offload::merge::Rules;
+use underpass::offload::metadata::NoMetadata;
 use underpass::offload::{Delivery, Sink};
 use underpass::route::{PeerId, Policy, Pool, Rib, Source, Target};
 use underpass::wire::{VnetHdr, ethernet, protocol};
@@ -156,11 +157,7 @@ impl InboundFlow {
         if coalesced {
             received = vec![Received { at: 0, len: arena.len(), segment: received[0].len, ..received[0] }];
         }
-        let rules = Rules {
-            tcp: true,
-            udp: true,
-            mtu: usize::from(UPLINK_MTU - Mode::Vxlan.overhead(OTHER_NODE.into())),
-        };
+        let rules = Rules { tcp: true, udp: true };
         Self {
             forwarding: forwarding(Mode::Vxlan),
             inbound: Inbound::new(rules),
@@ -176,7 +173,8 @@ impl InboundFlow {
         let mut device = Device::default();
         for received in &self.received {
             let (arena, counters) = (&mut self.arena, self.counters.worker(0));
-            self.inbound.receive(&self.forwarding, self.format, *received, arena, &mut device, counters);
+            let (tables, metadata) = (&self.forwarding, &mut NoMetadata);
+            self.inbound.receive(tables, self.format, *received, arena, metadata, &mut device, counters);
         }
         self.inbound.finish(&self.arena, &mut device);
         (device.writes, device.packets)

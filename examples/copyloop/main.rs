@@ -8,6 +8,12 @@
 //! flags 0x08 (1) | 0 (3) | VNI (3) | 0 (1) | inner Ethernet: 2 × MAC (12), 0x0800 (2) | IPv4 packet
 //! ```
 
+#![expect(
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "a tool of the benchmarks, whose output is read"
+)]
+
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, UdpSocket};
 use std::{process, thread};

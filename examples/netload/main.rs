@@ -4,6 +4,8 @@
 //! One process serves at the far end (`netload serve`), the others measure against it and print one
 //! JSON object. Everything goes to the address given, nowhere else.
 
+#![expect(clippy::print_stdout, reason = "a tool of the benchmarks, whose output is read")]
+
 mod cpu;
 mod latency;
 mod search;

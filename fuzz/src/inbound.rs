@@ -12,8 +12,8 @@ use underpass::encap::probe;
 use underpass::forward::{Deliver, Format, Inbound, Received};
 use underpass::metrics::WorkerCounters;
 use underpass::net::Mode;
-use underpass::offload::Flow;
 use underpass::offload::merge::Rules;
+use underpass::offload::{Flow, Metadata, MetadataSource};
 use underpass::wire::{Ipv4, ethernet, protocol, vxlan};
 
 use crate::input::Input;
@@ -50,12 +50,14 @@ fn check(format: Format, data: &[u8]) {
     let forwarding = forwarding(Mode::Vxlan, ipv6, false);
     let counters = WorkerCounters::default();
     let merging = flags & 2 == 0;
-    let mut inbound = Inbound::new(Rules { tcp: merging, udp: merging, mtu: usize::from(MTU) - 50 });
+    let mut inbound = Inbound::new(Rules { tcp: merging, udp: merging });
+    let mut metadata = Hearsay { all: flags & 32 != 0, talks: flags & 16 != 0 };
+    seen.uncut |= metadata.talks;
     let mut device = Memory { plain: flags & 1 != 0, ..Memory::default() };
     let mut scratch = Deliver::scratch();
     let mut sink = Deliver { device: &mut device, counters: &counters, scratch: &mut scratch };
     for received in receives {
-        inbound.receive(&forwarding, format, received, &mut arena, &mut sink, &counters);
+        inbound.receive(&forwarding, format, received, &mut arena, &mut metadata, &mut sink, &counters);
     }
     inbound.finish(&arena, &mut sink);
 
@@ -68,6 +70,34 @@ fn check(format: Format, data: &[u8]) {
     for packet in &packets {
         admitted(packet);
         seen.contains(packet);
+    }
+}
+
+/// A kernel that says anything: of each packet what its last bytes come to.
+struct Hearsay {
+    talks: bool,
+    all: bool,
+}
+
+impl MetadataSource for Hearsay {
+    fn of(&mut self, inner: &[u8]) -> Option<Metadata> {
+        let [.., said, gso_type, high, low] = inner else { return None };
+        let start = if inner[0] >> 4 == 6 { 40 } else { u16::from(inner[0] & 15) * 4 };
+        let csum_start = match said % 4 {
+            0 => None,
+            1 => Some(u16::from(*said)),
+            _ => Some(start),
+        };
+        let gso_type = [0, 1, 4, 5, 0x81, 0x84, 0x85, *gso_type][usize::from(gso_type % 8)];
+        self.talks.then_some(Metadata { csum_start, gso_type, gso_size: u16::from_be_bytes([*high, *low]) })
+    }
+
+    fn knows_all(&self) -> bool {
+        self.all
+    }
+
+    fn want_all(&mut self) {
+        self.all = true;
     }
 }
 
@@ -161,7 +191,8 @@ impl Seen {
     fn note(&mut self, inner: &[u8]) {
         let Ok(flow) = Flow::of(inner) else { return };
         let packet = &inner[..flow.total_len];
-        self.uncut |= packet.len() > usize::from(MTU) - 50;
+        // Cut to what every path carries, at the worst.
+        self.uncut |= packet.len() > 576;
         match Transport::of(packet) {
             Some(transport) if transport.is_partial(packet) => self.partial.push(comparable(packet, true)),
             _ => self.exact.push(comparable(packet, false)),

@@ -8,7 +8,8 @@
 //! Flags: 1 UDP, 2 IPv6, 4 a second flow, each segment of it behind one of the first's, 8 with DF.
 //! Damage: ( segment | at | value )…, applied after the checksums.
 
-use underpass::offload::merge::{Candidate, Cut, Rules};
+use underpass::offload::merge::{Candidate, Grouping, Rules};
+use underpass::offload::metadata::NoMetadata;
 use underpass::offload::{Delivery, Flow, Merge, Sink, Split};
 use underpass::wire::{VnetHdr, checksum, ipv4, vnet_hdr};
 
@@ -256,12 +257,13 @@ fn join(segments: &[Vec<u8>]) -> Vec<Vec<u8>> {
         arena.extend_from_slice(segment);
         arena.extend_from_slice(&[0xa5; 2]);
     }
-    let mut merge = Merge::new(Rules { tcp: true, udp: true, mtu: MTU });
+    let mut merge = Merge::new(Rules { tcp: true, udp: true });
     let mut collect = Collect::default();
     for (segment, at) in segments.iter().zip(at) {
         let Some(flow) = whole(segment) else { continue };
-        let Cut { packets, .. } = merge.push(Candidate { flow, at, segment: 0 }, &arena, &mut collect);
-        assert_eq!(packets, 1, "no segment is above the MTU");
+        let candidate = Candidate { flow, at, grouping: Grouping::Single };
+        let cut = merge.push(candidate, &arena, &mut NoMetadata, &mut collect);
+        assert!(cut.is_ok_and(|cut| cut.packets == 1), "each is a single packet");
     }
     merge.finish(&arena, &mut collect);
     collect.0

@@ -10,6 +10,7 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::client::ClientArgs;
+use super::out;
 use super::text::plural;
 use crate::capture::{Filter, Point, pcapng::Tally};
 use crate::control::api;
@@ -79,7 +80,7 @@ impl Capture {
             format!("{packets} captured, {} lost because they came too fast\n", summary.lost)
         };
         if self.write == Path::new("-") {
-            eprint!("{}", text(&summary));
+            out::complain(text(&summary).trim_end());
             return Ok(());
         }
         self.client.print(&summary, text)
@@ -103,7 +104,9 @@ impl Capture {
                 Ok(Some(piece)) => piece,
                 Ok(None) => break,
                 Err(_) => {
-                    eprintln!("underpass: the daemon ended the capture; what came until then is in the file");
+                    out::complain(
+                        "underpass: the daemon ended the capture; what came until then is in the file",
+                    );
                     break;
                 }
             };
@@ -134,7 +137,7 @@ impl Capture {
 
 fn open(path: &Path) -> anyhow::Result<Box<dyn Write>> {
     if path == Path::new("-") {
-        return Ok(Box::new(io::stdout()));
+        return Ok(Box::new(out::bytes()));
     }
     let file = File::create(path).with_context(|| format!("cannot write to {}", path.display()))?;
     Ok(Box::new(file))

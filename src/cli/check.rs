@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::text;
+use super::{out, text};
 use crate::config::{self, Config};
 
 /// Check a configuration file and print all its errors at once
@@ -23,7 +23,7 @@ pub(super) struct Check {
 impl Check {
     pub(super) fn execute(self) -> anyhow::Result<()> {
         let config = config::load(&self.file)?;
-        text::write(&format!("{}: ok ({})\n", self.file.display(), summary(&config)))
+        out::write(&format!("{}: ok ({})\n", self.file.display(), summary(&config)))
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
-use super::text;
+use super::out;
 use crate::control::api::ErrorBody;
 
 /// Which daemon is meant.
@@ -79,8 +79,8 @@ impl ClientArgs {
         render: impl FnOnce(&T) -> String,
     ) -> anyhow::Result<()> {
         match self.output {
-            Output::Text => text::write(&render(value)),
-            Output::Json => text::write(&(serde_json::to_string_pretty(value)? + "\n")),
+            Output::Text => out::write(&render(value)),
+            Output::Json => out::write(&(serde_json::to_string_pretty(value)? + "\n")),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The command line: clap's view of the commands, their dispatch and the exit codes.
+//! The command line: clap's view of the commands, their dispatch and the exit codes. All they print goes
+//! through `out`.
 //!
 //! Each command is a file with its arguments and what it does with them. The words here are the
 //! help texts, so the doc comments address the operator.
@@ -7,6 +8,7 @@ mod capture;
 mod check;
 mod client;
 mod drops;
+mod out;
 mod peer;
 mod reload;
 mod route;
@@ -15,6 +17,9 @@ mod run;
 mod status;
 mod text;
 mod upload;
+
+use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -41,12 +46,28 @@ enum Command {
     Capture(capture::Capture),
 }
 
+/// How long the daemon's last words may hold up its end.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Does what the arguments of the process say; returns its exit code.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(message) => return out::parsed(&message),
+    };
+    let is_daemon = matches!(cli.command, Command::Run(_));
+    let Err(error) = cli.execute() else { return ExitCode::SUCCESS };
+    if is_daemon {
+        // Whoever supervises it waits for its end, and may well be the one who does not read.
+        out::complain_within(words(&error), LAST_WORDS);
+    } else {
+        out::complain(&words(&error));
+    }
+    ExitCode::from(error.downcast_ref::<ClientError>().map_or(1, ClientError::exit_code))
+}
+
 impl Cli {
-    /// Does what the command says.
-    ///
-    /// # Errors
-    /// Whatever the command meets; [`report`] turns it into text and an exit code.
-    pub fn execute(self) -> anyhow::Result<()> {
+    fn execute(self) -> anyhow::Result<()> {
         match self.command {
             Command::Run(command) => command.execute(),
             Command::Check(command) => command.execute(),
@@ -60,13 +81,11 @@ impl Cli {
     }
 }
 
-/// Tells the user about `error` on stderr and returns the exit code for it.
-pub fn report(error: &anyhow::Error) -> u8 {
+/// An error as the user is told of it.
+fn words(error: &anyhow::Error) -> String {
     // Configuration errors stand alone on their lines, so that editors find FILE:LINE:COL.
-    if let Some(errors) = error.downcast_ref::<crate::config::ConfigErrors>() {
-        eprintln!("{errors}");
-    } else {
-        eprintln!("underpass: {error:#}");
+    match error.downcast_ref::<crate::config::ConfigErrors>() {
+        Some(errors) => errors.to_string(),
+        None => format!("underpass: {error:#}"),
     }
-    error.downcast_ref::<ClientError>().map_or(1, ClientError::exit_code)
 }

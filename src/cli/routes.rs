@@ -3,7 +3,8 @@
 use clap::{Args, ValueEnum};
 
 use super::client::{Client, ClientError};
-use super::text::{self, Columns};
+use super::out;
+use super::text::Columns;
 use crate::control::api::{self, RouteEntry};
 
 /// What `route list` takes beside the socket.
@@ -36,7 +37,7 @@ impl List {
             target.extend("&source=".chars().chain(source.chars().map(safe)));
         }
         if self.output != Output::Text {
-            return client.pieces(&target, text::write_piece);
+            return client.pieces(&target, out::write_piece);
         }
         let mut table = Columns::new(&["PREFIX", "PEER", "MODE", "NEXT HOP", "MTU", "SOURCE"], 4..5);
         let mut line = Vec::new();

@@ -1,11 +1,8 @@
-//! `underpass run`: logging, the configuration, then the daemon.
+//! `underpass run`: the configuration, then the daemon.
 
-use std::io::{IsTerminal, stderr};
 use std::path::PathBuf;
 
 use clap::Args;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
 
 /// Run the daemon in the foreground until SIGTERM or SIGINT
 #[derive(Args, Debug)]
@@ -20,19 +17,7 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn execute(self) -> anyhow::Result<()> {
-        start_logging();
         let config = crate::config::load(&self.config)?;
         crate::control::daemon::run(config, self.config)
     }
-}
-
-/// Logs to stderr: level `info`, or as RUST_LOG says.
-fn start_logging() {
-    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(stderr)
-        .with_ansi(stderr().is_terminal())
-        .with_target(false)
-        .init();
 }

@@ -57,9 +57,17 @@ fn overview(status: &api::Status) -> Table {
     }
     overview.add_row(["routes", &status.routes.to_string()]);
     overview.add_row(["dropped", &dropped(&status.drops)]);
+    if status.recut_super_packets > 0 {
+        let recut = format!("{} super-packets of unknown segment size", status.recut_super_packets);
+        overview.add_row(["cut anew", &recut]);
+    }
     for (index, missing) in status.missing.iter().enumerate() {
         let line = format!("{}; run `{}`", missing.what, missing.command);
         overview.add_row([if index == 0 { "missing" } else { "" }, &line]);
+    }
+    if status.log_lines_lost > 0 {
+        let lines = text::plural(status.log_lines_lost as usize, "line");
+        overview.add_row(["log", &format!("{lines} lost: stderr was full or not read in time")]);
     }
     overview
 }

@@ -1,9 +1,9 @@
 //! How commands lay out their text.
 
-use std::io::{self, Write};
-
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
+
+use super::out;
 
 /// A table without lines, so that `awk` and eyes both read it. No header when `header` is empty.
 pub(super) fn table(header: &[&str]) -> Table {
@@ -82,7 +82,7 @@ impl Columns {
     }
 
     fn flush(&mut self) -> anyhow::Result<bool> {
-        let more = write_piece(self.out.as_bytes());
+        let more = out::write_piece(self.out.as_bytes());
         self.out.clear();
         more
     }
@@ -92,21 +92,6 @@ impl Columns {
         let done = if self.widths.is_none() { self.write_head() } else { self.flush() };
         done.map(drop)
     }
-}
-
-/// Writes a piece to stdout; false when nobody reads on.
-pub(super) fn write_piece(piece: &[u8]) -> anyhow::Result<bool> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(piece).and_then(|()| stdout.flush()) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(anyhow::anyhow!("cannot write to stdout: {error}")),
-    }
-}
-
-/// Writes to stdout. A reader that has seen enough (`| head`) is not an error.
-pub(super) fn write(text: &str) -> anyhow::Result<()> {
-    write_piece(text.as_bytes()).map(drop)
 }
 
 /// `1 peer`, `2 peers`.

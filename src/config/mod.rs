@@ -131,6 +131,8 @@ pub struct Offload {
     pub udp_gso: Switch,
     /// `udp_gro`: receive with UDP_GRO.
     pub udp_gro: Switch,
+    /// `segment_sizes`: learn the segment sizes of received super-packets from packet sockets.
+    pub segment_sizes: Switch,
     /// `packet_socket`: send and receive IPIP and direct traffic by AF_PACKET.
     pub packet_socket: Switch,
 }

@@ -50,6 +50,7 @@ pub(super) struct Tunnel {
     pub(super) gro: Option<At<Switch>>,
     udp_gso: Option<At<Switch>>,
     udp_gro: Option<At<Switch>>,
+    segment_sizes: Option<At<Switch>>,
     packet_socket: Option<At<Switch>>,
     allow_nested: Option<At<bool>>,
 }
@@ -143,7 +144,8 @@ impl Tunnel {
     fn read(table: &Table<'_>, log: &mut Log<'_>) -> Self {
         let mut switch = |key| table.value_or(log, key, Switch::Auto, |v| word(v, &SWITCHES));
         let [tso, uso, gro] = ["tso", "uso", "gro"].map(&mut switch);
-        let [udp_gso, udp_gro, packet_socket] = ["udp_gso", "udp_gro", "packet_socket"].map(switch);
+        let [udp_gso, udp_gro] = ["udp_gso", "udp_gro"].map(&mut switch);
+        let [segment_sizes, packet_socket] = ["segment_sizes", "packet_socket"].map(switch);
         Self {
             device: table.value_or(log, "device", super::Tunnel::DEVICE.to_owned(), value::device),
             address: table.value_or(log, "address", None, |v| auto_or(v, value::tunnel_address)),
@@ -157,6 +159,7 @@ impl Tunnel {
             gro,
             udp_gso,
             udp_gro,
+            segment_sizes,
             packet_socket,
             allow_nested: table.value_or(log, "allow_nested", false, boolean),
         }
@@ -177,6 +180,7 @@ impl Tunnel {
                 gro: self.gro?.value,
                 udp_gso: self.udp_gso?.value,
                 udp_gro: self.udp_gro?.value,
+                segment_sizes: self.segment_sizes?.value,
                 packet_socket: self.packet_socket?.value,
             },
             allow_nested: self.allow_nested?.value,

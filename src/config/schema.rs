@@ -42,6 +42,7 @@ pub(super) static TUNNEL: Section = single(
         "gro",
         "udp_gso",
         "udp_gro",
+        "segment_sizes",
         "packet_socket",
         "allow_nested",
     ],

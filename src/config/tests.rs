@@ -75,7 +75,7 @@ fn absent_keys_have_the_documented_defaults() {
 fn given_keys_are_taken() {
     let config = good(
         &"[tunnel]\ndevice='t'\naddress='10.1.0.9'\nmtu=1_400\nworkers=0x10\nbackend='offload'\nuplink='tap'\ndscp='inherit'\n\
-         tso='on'\nuso='off'\ngro='auto'\nudp_gso='on'\nudp_gro='off'\npacket_socket='on'\n\
+         tso='on'\nuso='off'\ngro='auto'\nudp_gso='on'\nudp_gro='off'\nsegment_sizes='off'\npacket_socket='on'\n\
          [vxlan]\nport=8472\nvni=0\n[control]\nsocket='/s'\n[metrics]\nlisten='[::1]:9'\n[node]\n"
             .replace("[node]\n", &BASE.replace("[[peer]]", "[[peer]]\nvtep_mac='02:00:00:00:00:01'"))
             .replace("[node]\n", "[node]\naddress6='2001:db8::1/64'\n")
@@ -94,6 +94,7 @@ fn given_keys_are_taken() {
         gro: Switch::Auto,
         udp_gso: Switch::On,
         udp_gro: Switch::Off,
+        segment_sizes: Switch::Off,
         packet_socket: Switch::On,
     };
     assert_eq!(tunnel.offload, expected);

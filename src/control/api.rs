@@ -58,9 +58,15 @@ pub struct Status {
     /// ICMP errors to the senders of dropped packets, which no other counter has.
     #[serde(default)]
     pub icmp_errors: IcmpErrors,
+    /// Received TCP super-packets whose segment size nobody knew, cut to what every path carries.
+    #[serde(default)]
+    pub recut_super_packets: u64,
     /// What is left to an administrator.
     #[serde(default)]
     pub missing: Vec<Missing>,
+    /// Log lines that did not reach stderr: it was full, or nobody read it in time.
+    #[serde(default)]
+    pub log_lines_lost: u64,
     /// Number of routes in the forwarding table.
     pub routes: usize,
     /// The other nodes, those of the configuration first.

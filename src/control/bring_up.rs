@@ -68,6 +68,7 @@ pub async fn lanes(host: &Host, config: &Config, facts: &Facts, uplink: &Uplink)
         raw: facts.has_net_raw(),
         udp_gso: choose("udp_gso", switches.udp_gso, supported.udp_gso)?,
         udp_gro: choose("udp_gro", switches.udp_gro, supported.udp_gro)?,
+        segment_sizes: choose("segment_sizes", switches.segment_sizes, supported.segment_sizes)?,
         packet: choose("packet_socket", switches.packet_socket, supported.packet)?.then_some(uplink.index),
     };
     let mut tap = open_tap(host, config, queues.devices.len()).await?;
@@ -86,6 +87,7 @@ pub async fn lanes(host: &Host, config: &Config, facts: &Facts, uplink: &Uplink)
         ("gro", describe(switches.gro, gro)),
         ("udp_gso", describe(switches.udp_gso, setup.udp_gso)),
         ("udp_gro", describe(switches.udp_gro, setup.udp_gro)),
+        ("segment_sizes", describe(switches.segment_sizes, setup.segment_sizes)),
         ("packet_socket", describe(switches.packet_socket, setup.packet.is_some())),
         ("steering", queues.steering),
     ];

@@ -18,6 +18,7 @@ use super::chores;
 use super::host::{self, Facts, Host, Needs, TunRoute, Uplink};
 use super::kernel_routes::{self, KernelRoutes};
 use super::leads::Leads;
+use super::log;
 use super::path_mtu::{Ours, PathMtu};
 use super::paths::Watch;
 use super::reload::foreign_pools;
@@ -40,6 +41,8 @@ const LAST_ANSWERS: Duration = Duration::from_millis(500);
 /// What cannot work on this host, in words; or the failure that ended the run.
 pub fn run(config: Config, file: PathBuf) -> anyhow::Result<()> {
     sys::map_large();
+    // Ends last: whatever is dropped before may still log.
+    let _log = log::start().context("cannot start the log")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -177,7 +180,7 @@ async fn run_on(
     }
     let counters = Counters::new(lanes.lanes.len());
     state.set_workers(lanes.lanes.len());
-    let rules = Rules { tcp: lanes.merge_tcp, udp: lanes.merge_udp, mtu: usize::from(state.mtu()) };
+    let rules = Rules { tcp: lanes.merge_tcp, udp: lanes.merge_udp };
     let source_ports = lanes.lanes.first().map_or(&[][..], |lane| lane.sockets.source_ports()).to_vec();
     let ours = config
         .node
@@ -223,6 +226,7 @@ async fn run_on(
     // without it inner packets would leave bare.
     let cleaned = host.teardown().await;
     pump.stop();
+    daemon.tell_fallbacks();
     watching.abort();
     learning.iter().for_each(JoinHandle::abort);
     cleaned?;

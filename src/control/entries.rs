@@ -9,6 +9,7 @@ use super::api::{
     RoutesChanged, Status, TunnelStatus,
 };
 use super::edit::Changed;
+use super::log;
 use super::refusal::Refusal;
 use super::server::{Dataplane, Page, Scope};
 use super::state::{Daemon, State};
@@ -121,7 +122,9 @@ impl Dataplane for Daemon {
             counters: EdgeCounters::from(&totals),
             drops: Drops::from(&totals),
             icmp_errors: self.counters.icmp_errors().into(),
+            recut_super_packets: self.counters.recut_super_packets(),
             missing: self.chores.open().into_iter().map(Missing::from).collect(),
+            log_lines_lost: log::lines_lost(),
             routes: state.rib.len(),
             peers: state.peer_list(),
         }

@@ -71,7 +71,7 @@ mod tests {
         let counters = Counters::new(1);
         counters.worker(0).device.rx_packets.add(9);
         let exporter =
-            Exporter::new(counters, || Now { routes: 4, peers: 3, offloads: vec![], reloaded: true });
+            Exporter::new(counters, || Now { routes: 4, peers: 3, reloaded: true, ..Now::default() });
         let (stop, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(serve(listener, exporter, async { _ = stopped.await }));
 

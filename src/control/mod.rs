@@ -5,7 +5,9 @@
 //! `writer` publishes forwarding tables made of them, `leads` says which kernel routes they need,
 //! `chores` which of them, and what else, is left to an administrator;
 //! `paths` watches the host for MTUs and first hops; `tap_watch` says who is reached through the TAP, by what
-//! the interfaces can (`ways`) and by tests (`tap_test`); `path_mtu` listens to routers. `socket`
+//! the interfaces can (`ways`) and by tests (`tap_test`); `path_mtu` listens
+//! to routers. `log` is where all of them log to, without ever waiting for stderr, and `fallbacks` logs for the
+//! workers, which never do. `socket`
 //! makes the socket file, `http` accepts and polices connections (`progress`), `server` answers the
 //! API in the types of `api` with what `entries` tells it, and `metrics_http` answers scrapers; they
 //! see the dataplane only through the [`Dataplane`] trait.
@@ -17,10 +19,12 @@ mod chores;
 pub mod daemon;
 mod edit;
 mod entries;
+mod fallbacks;
 pub mod host;
 pub mod http;
 mod kernel_routes;
 pub mod leads;
+mod log;
 pub mod metrics_http;
 mod path_mtu;
 mod paths;

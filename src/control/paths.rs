@@ -4,7 +4,7 @@
 //! Once a second the uplink and the neighbour table are read and what changed is published. Where there is a
 //! TAP, so are the features of the interfaces that lead to the peers, and once more when one of them changed.
 //! The TAP is tested at start, and every few seconds once it has carried traffic; the packet path uses it
-//! only while the last test succeeded.
+//! only while the last test succeeded. What the workers gave up is logged for them.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -67,6 +67,7 @@ impl Watch {
         let mut next_slow = start;
         loop {
             self.daemon.reclaim();
+            self.daemon.tell_fallbacks();
             let moved = self.follow_address().await;
             self.follow_mtu().await;
             let slow = moved || Instant::now() >= next_slow;

@@ -9,6 +9,8 @@ use std::time::Instant;
 
 use super::chores::{Chores, Led};
 use super::edit::Pending;
+use super::fallbacks::Fallbacks;
+use super::log;
 use super::roster::Roster;
 use super::writer::Writer;
 use crate::config::{self, Config, Dscp};
@@ -394,6 +396,7 @@ pub struct Daemon {
     state: RwLock<State>,
     pub(super) writer: Writer,
     pub(super) chores: Chores,
+    pub(super) fallbacks: Fallbacks,
     pub(super) counters: Counters,
     pub(super) started: Instant,
     pub(super) backend: &'static str,
@@ -424,6 +427,7 @@ impl Daemon {
             state: RwLock::new(state),
             writer: Writer::default(),
             chores: Chores::default(),
+            fallbacks: Fallbacks::default(),
             counters,
             started: Instant::now(),
             backend: choices.backend,
@@ -450,7 +454,13 @@ impl Daemon {
         let offloads = self.offloads().into_iter().map(|(name, state)| (name, active(&state))).collect();
         let state = self.state();
         let reloaded = self.reloaded.load(Relaxed);
-        Now { routes: state.rib.len(), peers: state.roster.len(), offloads, reloaded }
+        Now {
+            routes: state.rib.len(),
+            peers: state.roster.len(),
+            offloads,
+            reloaded,
+            log_lines_lost: log::lines_lost(),
+        }
     }
 
     /// Underlay addresses of all peers.

@@ -34,7 +34,7 @@ impl Sink for Deliver<'_> {
                 Err(error) if plain || !refused(&error) => {
                     return drop_full(self.counters, delivery.packets, delivery);
                 }
-                Err(_) => self.counters.fell_back(Fallback::DeviceGso),
+                Err(error) => self.counters.fell_back(Fallback::DeviceGso, &error),
             }
         }
         self.deliver_plainly(delivery);

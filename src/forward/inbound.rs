@@ -18,8 +18,8 @@ use crate::capture::{Outer, Point, Seen};
 use crate::encap::{UDP_OVERHEAD, UDP6_OVERHEAD, ecn, ipip6, probe};
 use crate::metrics::WorkerCounters;
 use crate::net::DropReason;
-use crate::offload::merge::{Candidate, Cut, Rules};
-use crate::offload::{Flow, Merge, Sink};
+use crate::offload::merge::{Candidate, Cut, Grouping, Rules, UnknownSize};
+use crate::offload::{Flow, Merge, MetadataSource, Sink};
 use crate::route::NextHop;
 use crate::wire::{Ipv4, Malformed, be16, ethernet, ipv4, ipv6, protocol, vxlan};
 
@@ -73,18 +73,14 @@ impl Inbound {
         Self { merge: Merge::new(rules), answers: Answers::default() }
     }
 
-    /// Follows the TUN's MTU.
-    pub fn set_mtu(&mut self, mtu: usize) {
-        self.merge.set_mtu(mtu);
-    }
-
     /// The answers to kernel tunnels that the packets so far have asked for, to be sent to the underlay.
     pub fn answers(&mut self) -> &mut Answers {
         &mut self.answers
     }
 
-    /// Takes one receive from `arena` and delivers what is finished to `sink`. Counts outer
-    /// packets as received and as dropped where they are.
+    /// Takes one receive from `arena` and delivers what is finished to `sink`. `metadata` knows what the
+    /// receiving socket does not say. Counts outer packets as received and as dropped where they are.
+    #[expect(clippy::too_many_arguments, reason = "one call for each receive, all of them borrowed")]
     #[inline]
     pub fn receive(
         &mut self,
@@ -92,6 +88,7 @@ impl Inbound {
         format: Format,
         received: Received,
         arena: &mut [u8],
+        metadata: &mut impl MetadataSource,
         sink: &mut impl Sink,
         counters: &WorkerCounters,
     ) {
@@ -104,10 +101,11 @@ impl Inbound {
         let wrapping = Wrapping { format, ipv4: received.source.is_ipv4() };
         let (mut at, end) = (received.at, received.at + received.len);
         let uncut = format == Format::Vxlan && is_uncut(&arena[at..end], received.segment);
-        let (segment, inner_segment) = match received.segment {
-            0 => (received.len.max(1), 0),
-            segment if uncut => (received.len, segment),
-            segment => (segment, 0),
+        let (segment, grouping) = match received.segment {
+            0 if format == Format::Vxlan => (received.len.max(1), Grouping::Tcp),
+            0 => (received.len.max(1), Grouping::Any),
+            size if uncut => (received.len, Grouping::Datagrams(u16::try_from(size).unwrap_or(u16::MAX))),
+            size => (size, Grouping::Single),
         };
         loop {
             let datagram = at..(at + segment).min(end);
@@ -122,16 +120,22 @@ impl Inbound {
             let len = datagram.len();
             let inner = sender
                 .ok_or(DropReason::UnknownPeer)
-                .and_then(|sender| admit(forwarding, format, sender, received.tos, datagram, arena));
-            match inner {
-                Ok(candidate) => {
-                    let candidate = Candidate { segment: inner_segment, ..candidate };
-                    let Cut { packets, repeated } = self.merge.push(candidate, arena, sink);
+                .and_then(|sender| admit(forwarding, format, sender, received.tos, datagram, arena))
+                .map(|candidate| Candidate { grouping, ..candidate });
+            let cut = inner.and_then(|candidate| match self.merge.push(candidate, arena, metadata, sink) {
+                Ok(cut) => Ok((candidate, cut)),
+                Err(UnknownSize) => Err(DropReason::UnknownSegmentSize),
+            });
+            match cut {
+                Ok((candidate, Cut { packets, repeated, recut })) => {
                     let overhead = len - candidate.flow.total_len;
                     count(wrapping, packets, len + repeated + (packets as usize - 1) * overhead, counters);
                     if let Some(from) = from {
                         from.rx_packets.add(u64::from(packets));
                         from.rx_bytes.add((candidate.flow.total_len + repeated) as u64);
+                    }
+                    if recut {
+                        counters.recut_super_packets.add(1);
                     }
                 }
                 Err(reason)
@@ -278,7 +282,7 @@ fn admit(
         set_tos(inner, tos);
         flow.tos = tos;
     }
-    Ok(Candidate { flow, at, segment: 0 })
+    Ok(Candidate { flow, at, grouping: Grouping::Single })
 }
 
 /// Offset of the inner packet in a VXLAN datagram. The inner destination MAC is not compared: the

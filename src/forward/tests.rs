@@ -29,18 +29,41 @@ use crate::device::memory::Memory;
 use crate::encap::ecn::Marking;
 use crate::metrics::{PeerCounters, WorkerCounters};
 use crate::net::{DropReason, EncapMode, Mac, Mode, Prefix, Vni};
-use crate::offload::Split;
 use crate::offload::merge::Rules;
 use crate::offload::split::finish_checksum;
+use crate::offload::{Metadata, MetadataSource, Split};
 use crate::route::{PeerId, Policy, Pool, Rib, Source, Target};
 use crate::underlay::memory::{Sent, flatten};
 use crate::wire::{Ipv6, VnetHdr};
+
+/// What the kernel would say of packets, each known by its bytes.
+#[derive(Default)]
+struct Told {
+    known: Vec<(Vec<u8>, Metadata)>,
+    all: bool,
+}
+
+impl MetadataSource for Told {
+    fn of(&mut self, inner: &[u8]) -> Option<Metadata> {
+        let found = self.known.iter().position(|(packet, _)| inner.starts_with(packet))?;
+        Some(self.known.remove(found).1)
+    }
+
+    fn knows_all(&self) -> bool {
+        self.all
+    }
+
+    fn want_all(&mut self) {
+        self.all = true;
+    }
+}
 
 /// One node as a worker sees it.
 struct Node {
     forwarding: Forwarding,
     outbound: Outbound,
     inbound: Inbound,
+    told: Told,
     outbox: Outbox,
     counters: WorkerCounters,
     paths: Paths,
@@ -154,13 +177,13 @@ fn forwarding_with(
 
 impl Node {
     fn new(number: u8, mode: Mode) -> Self {
-        Self::with(forwarding(number, mode, None), mode)
+        Self::with(forwarding(number, mode, None))
     }
 
     /// The same where all nodes have IPv6 underlay addresses only.
     fn over_ipv6(number: u8, mode: Mode) -> Self {
         let peer = |node| Peer { address: address6(node).into(), ..peer(node) };
-        Self::with(forwarding_to(peer, number, mode, None), mode)
+        Self::with(forwarding_to(peer, number, mode, None))
     }
 
     /// One whose peers send to it on `channel`.
@@ -168,13 +191,12 @@ impl Node {
         if outer(channel, number).is_ipv4() { Self::new(number, mode) } else { Self::over_ipv6(number, mode) }
     }
 
-    fn with(forwarding: Forwarding, mode: Mode) -> Self {
-        let outer = forwarding.peer(PeerId(0)).unwrap().address;
-        let mtu = usize::from(forwarding.underlay().path_mtu(mode, outer));
+    fn with(forwarding: Forwarding) -> Self {
         Self {
             forwarding,
             outbound: Outbound::new((49152..49152 + 256).collect()),
-            inbound: Inbound::new(Rules { tcp: true, udp: true, mtu }),
+            inbound: Inbound::new(Rules { tcp: true, udp: true }),
+            told: Told::default(),
             outbox: Outbox::default(),
             counters: WorkerCounters::default(),
             paths: Paths::default(),
@@ -240,7 +262,8 @@ impl Node {
         for (format, received, _) in list {
             let segment = if received.segment == received.len { 0 } else { received.segment };
             let received = Received { segment, ..received };
-            self.inbound.receive(&self.forwarding, format, received, &mut arena, &mut sink, &self.counters);
+            let (flow, told) = (&mut self.inbound, &mut self.told);
+            flow.receive(&self.forwarding, format, received, &mut arena, told, &mut sink, &self.counters);
         }
         self.inbound.finish(&arena, &mut sink);
     }
@@ -249,7 +272,8 @@ impl Node {
     fn receive_one(&mut self, received: Received, arena: &mut [u8], device: &mut dyn Device) {
         let mut scratch = Deliver::scratch();
         let mut sink = Deliver { device, counters: &self.counters, scratch: &mut scratch };
-        self.inbound.receive(&self.forwarding, Format::Vxlan, received, arena, &mut sink, &self.counters);
+        let (flow, told) = (&mut self.inbound, &mut self.told);
+        flow.receive(&self.forwarding, Format::Vxlan, received, arena, told, &mut sink, &self.counters);
         self.inbound.finish(arena, &mut sink);
     }
 

@@ -7,8 +7,9 @@
 mod peer;
 pub mod render;
 
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
 
 use crossbeam::utils::CachePadded;
 
@@ -56,15 +57,26 @@ pub struct WorkerCounters {
     /// Outer packets at the underlay.
     pub underlay: EdgeCounters,
     drops: [Counter; DropReason::ALL.len()],
-    fallbacks: [Counter; Fallback::ALL.len()],
+    fallbacks: [Refusals; Fallback::ALL.len()],
     /// Super-packets written to the TAP.
     pub tap_frames: Counter,
+    /// Received TCP super-packets whose segment size nobody knew, cut to what every path carries.
+    pub recut_super_packets: Counter,
     /// Where the worker's packets are shown while somebody captures; all workers share one.
     pub capture: Arc<Hub>,
     /// ICMP errors written to the TUN. They are no traffic of others, so no edge counts them.
     pub icmp_sent: Counter,
     /// ICMP errors kept back: too many already, or the TUN could not take them.
     pub icmp_suppressed: Counter,
+}
+
+/// How often the kernel refused an offload, and with which error. A worker does not log: this is
+/// where whoever does sees it.
+#[derive(Debug, Default)]
+struct Refusals {
+    count: Counter,
+    /// The last error as the system numbers it, 0 where it has no number.
+    errno: AtomicI32,
 }
 
 /// An offload that the kernel refused at run time, so that the worker went on without.
@@ -97,9 +109,11 @@ impl Fallback {
 }
 
 impl WorkerCounters {
-    /// Counts one refusal of an offload.
-    pub fn fell_back(&self, fallback: Fallback) {
-        self.fallbacks[fallback as usize].add(1);
+    /// Counts one refusal of an offload, with the kernel's reason.
+    pub fn fell_back(&self, fallback: Fallback, error: &io::Error) {
+        let refusals = &self.fallbacks[fallback as usize];
+        refusals.errno.store(error.raw_os_error().unwrap_or_default(), Relaxed);
+        refusals.count.add(1);
     }
 
     /// Counts `n` packets as not delivered.
@@ -160,12 +174,26 @@ impl Counters {
 
     /// Refusals of an offload by the kernel, all workers together.
     pub fn fallbacks(&self, fallback: Fallback) -> u64 {
-        self.0.iter().map(|worker| worker.fallbacks[fallback as usize].get()).sum()
+        self.0.iter().map(|worker| worker.fallbacks[fallback as usize].count.get()).sum()
+    }
+
+    /// The first worker that an offload was refused to, and the last reason it got.
+    pub fn refused(&self, fallback: Fallback) -> Option<(usize, io::Error)> {
+        let mut refusals = self.0.iter().map(|worker| &worker.fallbacks[fallback as usize]);
+        let worker = refusals.position(|refusals| refusals.count.get() > 0)?;
+        let errno = self.0[worker].fallbacks[fallback as usize].errno.load(Relaxed);
+        let unknown = || io::Error::other("the system gave no reason");
+        Some((worker, if errno == 0 { unknown() } else { io::Error::from_raw_os_error(errno) }))
     }
 
     /// Super-packets written to the TAP, all workers together.
     pub fn tap_frames(&self) -> u64 {
         self.0.iter().map(|worker| worker.tap_frames.get()).sum()
+    }
+
+    /// TCP super-packets of unknown segment size that were cut all the same, all workers together.
+    pub fn recut_super_packets(&self) -> u64 {
+        self.0.iter().map(|worker| worker.recut_super_packets.get()).sum()
     }
 
     /// ICMP errors sent and kept back, all workers together.
@@ -229,7 +257,9 @@ impl EdgeTotals {
 
 #[cfg(test)]
 mod tests {
-    use super::Counters;
+    use std::io;
+
+    use super::{Counters, Fallback};
     use crate::net::DropReason;
 
     #[test]
@@ -242,5 +272,18 @@ mod tests {
         assert_eq!(totals.device.rx_packets, 7);
         assert_eq!(totals.drops(DropReason::Ecn), 2);
         assert_eq!(totals.drops(DropReason::Loop), 0);
+    }
+    #[test]
+    fn a_refusal_has_its_worker_and_its_reason() {
+        let counters = Counters::new(3);
+        assert!(counters.refused(Fallback::Tap).is_none());
+        for (worker, errno) in [(2, libc::EIO), (1, libc::EINVAL), (1, libc::ENODEV)] {
+            counters.worker(worker).fell_back(Fallback::Tap, &io::Error::from_raw_os_error(errno));
+        }
+        let (worker, error) = counters.refused(Fallback::Tap).unwrap();
+        assert_eq!((worker, error.raw_os_error()), (1, Some(libc::ENODEV)));
+        assert_eq!(counters.fallbacks(Fallback::Tap), 3);
+        counters.worker(0).fell_back(Fallback::UdpGso, &io::ErrorKind::NotConnected.into());
+        assert_eq!(counters.refused(Fallback::UdpGso).unwrap().1.raw_os_error(), None);
     }
 }

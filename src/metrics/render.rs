@@ -27,6 +27,8 @@ pub struct Now {
     pub offloads: Vec<(String, bool)>,
     /// Whether the running configuration is what the file said when it was last to be read.
     pub reloaded: bool,
+    /// Log lines that did not reach stderr.
+    pub log_lines_lost: u64,
 }
 
 /// Everything a scrape shows.
@@ -74,13 +76,19 @@ impl<F: Fn() -> Now + Send + Sync + 'static> Collector for Snapshot<F> {
         self.drops(counter(&mut encoder, "drops", "Packets not delivered")?)?;
         let refusals = "Refusals of an offload by the kernel at run time";
         self.fallbacks(counter(&mut encoder, "offload_fallbacks", refusals)?)?;
+        let recut = self.counters.recut_super_packets();
+        let help = "Received TCP super-packets whose segment size nobody knew";
+        ConstCounter::new(recut).encode(counter(&mut encoder, "recut_super_packets", help)?)?;
         let (sent, suppressed) = self.counters.icmp_errors();
         let mut errors =
             counter(&mut encoder, "icmp_errors", "ICMP errors to the senders of dropped packets")?;
         for (outcome, value) in [("sent", sent), ("suppressed", suppressed)] {
             ConstCounter::new(value).encode(errors.encode_family(&[("outcome", outcome)])?)?;
         }
-        let Now { routes, peers, offloads, reloaded } = (self.now)();
+        let Now { routes, peers, offloads, reloaded, log_lines_lost } = (self.now)();
+        let help = "Log lines that stderr did not take or nobody read in time";
+        let lost = counter(&mut encoder, "log_lines_lost", help)?;
+        ConstCounter::new(log_lines_lost).encode(lost)?;
         let active = "Whether an offload is in use";
         active_offloads(
             encoder.encode_descriptor("offload_active", active, None, MetricType::Gauge)?,
@@ -165,12 +173,15 @@ mod tests {
         counters.worker(1).underlay.tx_bytes.add(1500);
         counters.worker(0).dropped(DropReason::Ecn, 1);
         counters.worker(1).dropped(DropReason::Ecn, 2);
-        counters.worker(0).fell_back(Fallback::UdpGso);
-        counters.worker(1).fell_back(Fallback::UdpGso);
+        let refused = std::io::ErrorKind::InvalidInput.into();
+        counters.worker(0).fell_back(Fallback::UdpGso, &refused);
+        counters.worker(1).fell_back(Fallback::UdpGso, &refused);
         counters.worker(0).icmp_sent.add(5);
+        counters.worker(0).recut_super_packets.add(1);
+        counters.worker(1).recut_super_packets.add(8);
         counters.worker(1).icmp_suppressed.add(7);
         let offloads = vec![("tso".to_owned(), true), ("udp_gso".to_owned(), false)];
-        let now = Now { routes: 4, peers: 3, offloads, reloaded: false };
+        let now = Now { routes: 4, peers: 3, offloads, reloaded: false, log_lines_lost: 9 };
         let exporter = Exporter::new(counters.clone(), move || now.clone());
         let text = exporter.render().unwrap();
         for line in [
@@ -186,6 +197,8 @@ mod tests {
             r#"underpass_offload_fallbacks_total{offload="packet_socket"} 0"#,
             r#"underpass_icmp_errors_total{outcome="sent"} 5"#,
             r#"underpass_icmp_errors_total{outcome="suppressed"} 7"#,
+            "underpass_recut_super_packets_total 9",
+            "underpass_log_lines_lost_total 9",
             "underpass_routes 4",
             "underpass_peers 3",
             concat!(r#"underpass_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),

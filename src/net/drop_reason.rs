@@ -38,6 +38,9 @@ pub enum DropReason {
     UnderlayFull,
     /// The underlay is down or has no route to the peer.
     UnderlayDown,
+    /// The packet may be several in one, and nobody knows where one ends: the kernel joined them before
+    /// any socket of ours saw them.
+    UnknownSegmentSize,
     /// A kind of packet the dataplane does not carry: multicast, broadcast, link-local, an
     /// unknown ethertype.
     Unsupported,
@@ -45,7 +48,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order in which it is listed to users.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::NoRoute,
         Self::Malformed,
         Self::UnknownPeer,
@@ -61,6 +64,7 @@ impl DropReason {
         Self::DeviceFull,
         Self::UnderlayFull,
         Self::UnderlayDown,
+        Self::UnknownSegmentSize,
         Self::Unsupported,
     ];
 
@@ -82,6 +86,7 @@ impl DropReason {
             Self::DeviceFull => "device_full",
             Self::UnderlayFull => "underlay_full",
             Self::UnderlayDown => "underlay_down",
+            Self::UnknownSegmentSize => "unknown_segment_size",
             Self::Unsupported => "unsupported",
         }
     }
@@ -104,6 +109,7 @@ impl DropReason {
             Self::DeviceFull => "the TUN device could not take it",
             Self::UnderlayFull => "the underlay socket or link could not take it",
             Self::UnderlayDown => "the underlay is down or has no route to the peer",
+            Self::UnknownSegmentSize => "several packets that the kernel joined, of unknown size",
             Self::Unsupported => "a kind of packet that is not carried (multicast, broadcast, …)",
         }
     }

@@ -99,7 +99,7 @@ fn mix(addresses: u64, ports: u32, protocol: u8) -> u32 {
 }
 
 /// 128-bit product folded to 64 bits: every input bit reaches every output bit.
-fn fold_multiply(a: u64, b: u64) -> u64 {
+pub(crate) fn fold_multiply(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     (product >> 64) as u64 ^ product as u64
 }

@@ -5,8 +5,10 @@
 //! flushes the run of its flow first, so order inside a flow is kept; between flows there is none
 //! to keep. No run outlives its batch: nothing waits for a timer.
 
+use super::metadata::MetadataSource;
+use super::shape::{Segment, Shape, Whole, csum_offset, gso_type, hides_ports, pseudo, shape};
 use super::{Delivery, Flow, Piece, Sink};
-use crate::wire::{Udp, VnetHdr, be16, be32, checksum, ipv4, ipv6, protocol, put16, tcp, udp, vnet_hdr};
+use crate::wire::{VnetHdr, be16, be32, checksum, ipv4, ipv6, put16, tcp, udp, vnet_hdr};
 
 /// Open runs per batch.
 const RUNS: usize = 8;
@@ -16,9 +18,8 @@ const MAX_SEGMENTS: usize = 64;
 const MAX_TOTAL: usize = 65535;
 /// Bytes of IP and TCP header without IP options: 40 + 60.
 const MAX_HEADER: usize = 100;
-/// UDP ports whose datagrams are themselves tunnels: Linux mishandles super-packets of those that
-/// it decapsulates (VXLAN, OTV, Geneve, GTP-U, IKE).
-const TUNNEL_PORTS: [u16; 6] = [4789, 8472, 6081, 2152, 500, 4500];
+/// Bytes of IP and TCP header with all the options there may be: 60 + 60.
+const MAX_LIST_HEADER: usize = 120;
 
 /// What may be merged; the switches of the configuration and what the device takes.
 #[derive(Clone, Copy, Debug)]
@@ -27,8 +28,6 @@ pub struct Rules {
     pub tcp: bool,
     /// Merge UDP.
     pub udp: bool,
-    /// Bytes of the largest plain packet: anything longer came as a super-packet.
-    pub mtu: usize,
 }
 
 /// The runs of one batch.
@@ -46,9 +45,26 @@ pub struct Candidate {
     pub flow: Flow,
     /// Offset in the arena.
     pub at: usize,
-    /// Payload bytes of each segment where this is known to be an uncut UDP super-packet, else 0.
-    pub segment: usize,
+    /// How many it may be.
+    pub grouping: Grouping,
 }
+
+/// What the socket's word leaves open about a received packet that may be several in one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Grouping {
+    /// It is a single packet.
+    Single,
+    /// It is UDP datagrams with this many bytes of payload each, the last maybe fewer.
+    Datagrams(u16),
+    /// A TCP packet may be several, of whatever size.
+    Tcp,
+    /// Any packet may be.
+    Any,
+}
+
+/// A packet that may be several in one, and nobody knows where one ends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct UnknownSize;
 
 /// What a packet stands for once it is cut: one packet, unless it is an uncut super-packet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -57,18 +73,21 @@ pub struct Cut {
     pub packets: u32,
     /// Bytes they have together beyond those of the whole: headers once more for each but one.
     pub repeated: usize,
+    /// Whether they are of another size than they were sent in, because nobody knows that one.
+    pub recut: bool,
 }
 
 impl Cut {
-    const NONE: Self = Self { packets: 1, repeated: 0 };
+    const NONE: Self = Self { packets: 1, repeated: 0, recut: false };
 
-    /// Of a packet of `total` bytes, the first `header` of them headers, into payloads of `gso`.
-    fn of(total: usize, header: usize, gso: u16) -> Self {
-        if gso == 0 {
+    /// Of `whole`, a packet of `total` bytes.
+    fn of(total: usize, whole: &Whole) -> Self {
+        let (header, size) = (usize::from(whole.vnet.hdr_len), usize::from(whole.vnet.gso_size));
+        if size == 0 {
             return Self::NONE;
         }
-        let packets = total.saturating_sub(header).div_ceil(usize::from(gso)).max(1);
-        Self { packets: packets as u32, repeated: (packets - 1) * header }
+        let packets = total.saturating_sub(header).div_ceil(size).max(1);
+        Self { packets: packets as u32, repeated: (packets - 1) * header, recut: whole.recut }
     }
 }
 
@@ -78,23 +97,33 @@ impl Merge {
         Self { runs: (0..RUNS).map(|_| Run::new()).collect(), open: 0, rules }
     }
 
-    /// Changes [`Rules::mtu`].
-    pub fn set_mtu(&mut self, mtu: usize) {
-        self.rules.mtu = mtu;
-    }
-
     /// Adds the next packet of the batch; returns what it stands for.
-    pub fn push(&mut self, packet: Candidate, arena: &[u8], sink: &mut impl Sink) -> Cut {
-        match self.shape(&packet, arena) {
+    ///
+    /// # Errors
+    /// Where nobody knows what it stands for; nothing is delivered of it then.
+    pub fn push(
+        &mut self,
+        packet: Candidate,
+        arena: &[u8],
+        metadata: &mut impl MetadataSource,
+        sink: &mut impl Sink,
+    ) -> Result<Cut, UnknownSize> {
+        let bytes = &arena[packet.at..packet.at + packet.flow.total_len];
+        match shape(&packet, bytes, self.rules, metadata) {
             Shape::Segment(segment) => {
                 self.push_segment(&packet, &segment, arena, sink);
-                Cut::NONE
+                Ok(Cut::NONE)
             }
-            shape => {
+            Shape::Plain => {
                 self.flush_flow(&packet.flow, arena, sink);
-                sink.deliver(&single(&packet, arena, shape));
-                shape.cut(packet.flow.total_len)
+                sink.deliver(&single(bytes, arena, VnetHdr::default()));
+                Ok(Cut::NONE)
             }
+            Shape::Whole(whole) => {
+                self.flush_flow(&packet.flow, arena, sink);
+                Ok(deliver_whole(&packet, &whole, arena, sink))
+            }
+            Shape::Unknown => Err(UnknownSize),
         }
     }
 
@@ -143,161 +172,35 @@ impl Merge {
         // Runs stay in order of age, so that the oldest goes first when all are taken.
         self.runs[index..=self.open].rotate_left(1);
     }
-
-    /// Whether `packet` can take part in a run.
-    fn shape(&self, packet: &Candidate, arena: &[u8]) -> Shape {
-        let flow = &packet.flow;
-        let bytes = &arena[packet.at..packet.at + flow.total_len];
-        let plain_ip = if bytes[0] >> 4 == 4 { flow.l4 == ipv4::LEN } else { flow.l4 == ipv6::LEN };
-        if !plain_ip || flow.fragment {
-            return Shape::Other;
-        }
-        let l4 = &bytes[flow.l4..];
-        match flow.protocol {
-            protocol::TCP => tcp_shape(flow, l4, self.rules),
-            protocol::UDP => udp_shape(packet, l4, self.rules),
-            _ => Shape::Other,
-        }
-    }
-}
-
-/// What a packet is to the merger.
-#[derive(Clone, Copy, Debug)]
-enum Shape {
-    /// Not mergeable; goes as it is.
-    Other,
-    /// The checksum field holds only the pseudo-header sum (a kernel tunnel peer on a virtual
-    /// link sends such): goes with `NEEDS_CSUM`, and as a super-packet when above the MTU.
-    Partial { header: usize, tcp: bool, gso: u16 },
-    /// A verified segment.
-    Segment(Segment),
-}
-
-impl Shape {
-    /// What a packet of this shape and of `total` bytes stands for.
-    fn cut(self, total: usize) -> Cut {
-        match self {
-            Self::Partial { header, gso, .. } => Cut::of(total, header, gso),
-            _ => Cut::NONE,
-        }
-    }
-}
-
-/// A segment whose transport checksum is right.
-#[derive(Clone, Copy, Debug)]
-struct Segment {
-    tcp: bool,
-    /// Bytes of IP and transport headers.
-    header: usize,
-    payload: usize,
-}
-
-/// Whether an IPv6 packet may carry TCP or UDP behind extension headers, which nobody walks here.
-fn hides_ports(flow: &Flow) -> bool {
-    flow.source.is_ipv6() && !matches!(flow.protocol, protocol::TCP | protocol::UDP | protocol::ICMPV6)
-}
-
-fn tcp_shape(flow: &Flow, l4: &[u8], rules: Rules) -> Shape {
-    let Ok(view) = tcp::Tcp::parse(l4) else { return Shape::Other };
-    let header = flow.l4 + view.header_len();
-    let pseudo = pseudo(flow, l4.len());
-    if is_partial(flow, view.checksum(), l4, pseudo, rules) {
-        return partial(flow, header, true, rules);
-    }
-    let flags = view.flags() & !tcp::PSH;
-    let mergeable = rules.tcp && flags == tcp::ACK && !view.payload().is_empty() && verify(l4, pseudo);
-    if !mergeable {
-        return Shape::Other;
-    }
-    Shape::Segment(Segment { tcp: true, header, payload: view.payload().len() })
-}
-
-fn udp_shape(packet: &Candidate, l4: &[u8], rules: Rules) -> Shape {
-    let flow = &packet.flow;
-    let Ok(view) = Udp::parse(l4) else { return Shape::Other };
-    let header = flow.l4 + udp::LEN;
-    let pseudo = pseudo(flow, l4.len());
-    if view.checksum() == 0 {
-        return Shape::Other;
-    }
-    if is_partial(flow, view.checksum(), l4, pseudo, rules) {
-        return match packet.segment {
-            0 => partial(flow, header, false, rules),
-            segment => Shape::Partial { header, tcp: false, gso: u16::try_from(segment).unwrap_or(u16::MAX) },
-        };
-    }
-    let tunnel =
-        TUNNEL_PORTS.contains(&view.destination_port()) || TUNNEL_PORTS.contains(&view.source_port());
-    if !rules.udp || tunnel || view.payload().is_empty() || !verify(l4, pseudo) {
-        return Shape::Other;
-    }
-    Shape::Segment(Segment { tcp: false, header, payload: view.payload().len() })
-}
-
-/// Whether the checksum field holds no more than the pseudo-header sum. One packet in 65536 has that
-/// value as its true checksum; above the MTU, where none is a plain packet, there is no need to
-/// read it all to make sure.
-fn is_partial(flow: &Flow, field: u16, l4: &[u8], pseudo: u32, rules: Rules) -> bool {
-    field == checksum::fold(pseudo) && (flow.total_len > rules.mtu || !verify(l4, pseudo))
-}
-
-/// A packet whose checksum is still to be finished; above the MTU it is a super-packet whose
-/// segment size nobody told us: the largest that fits.
-fn partial(flow: &Flow, header: usize, tcp: bool, rules: Rules) -> Shape {
-    let gso = if flow.total_len > rules.mtu { rules.mtu.saturating_sub(header) as u16 } else { 0 };
-    Shape::Partial { header, tcp, gso }
-}
-
-fn pseudo(flow: &Flow, len: usize) -> u32 {
-    match (flow.source, flow.destination) {
-        (std::net::IpAddr::V4(s), std::net::IpAddr::V4(d)) => {
-            checksum::pseudo_v4(s, d, flow.protocol, len as u32)
-        }
-        (std::net::IpAddr::V6(s), std::net::IpAddr::V6(d)) => {
-            checksum::pseudo_v6(s, d, flow.protocol, len as u32)
-        }
-        _ => 0,
-    }
-}
-
-fn verify(l4: &[u8], pseudo: u32) -> bool {
-    checksum::fold(checksum::sum(l4) + pseudo) == 0xffff
 }
 
 /// The device write of one packet that is not part of a run.
-fn single<'a>(packet: &Candidate, arena: &'a [u8], shape: Shape) -> Delivery<'a> {
-    let vnet = match shape {
-        Shape::Partial { header, tcp, gso } => VnetHdr {
-            flags: vnet_hdr::NEEDS_CSUM,
-            gso_type: if gso == 0 { vnet_hdr::GSO_NONE } else { gso_type(tcp, packet.flow.source.is_ipv6()) },
-            hdr_len: header as u16,
-            gso_size: gso,
-            csum_start: packet.flow.l4 as u16,
-            csum_offset: csum_offset(tcp),
-        },
-        _ => VnetHdr::default(),
-    };
-    let cut = shape.cut(packet.flow.total_len);
-    Delivery {
-        vnet,
-        head: &arena[packet.at..packet.at + packet.flow.total_len],
-        pieces: &[],
-        arena,
+fn single<'a>(bytes: &'a [u8], arena: &'a [u8], vnet: VnetHdr) -> Delivery<'a> {
+    Delivery { vnet, head: bytes, pieces: &[], arena, packets: 1, bytes: bytes.len() as u64 }
+}
+
+/// Delivers a packet with work left; returns what it stands for.
+fn deliver_whole(packet: &Candidate, whole: &Whole, arena: &[u8], sink: &mut impl Sink) -> Cut {
+    let (flow, header) = (&packet.flow, usize::from(whole.vnet.hdr_len));
+    let bytes = &arena[packet.at..packet.at + flow.total_len];
+    let cut = Cut::of(flow.total_len, whole);
+    let mut delivery = Delivery {
         packets: cut.packets,
-        bytes: (packet.flow.total_len + cut.repeated) as u64,
+        bytes: (flow.total_len + cut.repeated) as u64,
+        ..single(bytes, arena, whole.vnet)
+    };
+    if !whole.list {
+        sink.deliver(&delivery);
+        return cut;
     }
-}
-
-fn gso_type(tcp: bool, v6: bool) -> u8 {
-    match (tcp, v6) {
-        (false, _) => vnet_hdr::GSO_UDP_L4,
-        (true, false) => vnet_hdr::GSO_TCPV4,
-        (true, true) => vnet_hdr::GSO_TCPV6,
-    }
-}
-
-fn csum_offset(tcp: bool) -> u16 {
-    (if tcp { tcp::FIELD_CHECKSUM } else { udp::FIELD_CHECKSUM }) as u16
+    let mut head = [0; MAX_LIST_HEADER];
+    head[..header].copy_from_slice(&bytes[..header]);
+    let field = flow.l4 + usize::from(whole.vnet.csum_offset);
+    put16(&mut head, field, checksum::fold(pseudo(flow, flow.total_len - flow.l4)));
+    let rest = [Piece::arena(packet.at + header, flow.total_len - header)];
+    (delivery.head, delivery.pieces) = (&head[..header], &rest);
+    sink.deliver(&delivery);
+    cut
 }
 
 /// Consecutive segments of one flow.
@@ -307,6 +210,8 @@ struct Run {
     flow: Option<Flow>,
     tcp: bool,
     closed: bool,
+    /// Whether the first segment's checksum is right as it stands.
+    finished: bool,
     /// Headers of the first segment; PSH and lengths are brought up to date.
     header: [u8; MAX_HEADER],
     header_len: usize,
@@ -327,6 +232,7 @@ impl Run {
             flow: None,
             tcp: false,
             closed: false,
+            finished: true,
             header: [0; MAX_HEADER],
             header_len: 0,
             segment: 0,
@@ -344,6 +250,7 @@ impl Run {
         self.flow = Some(packet.flow);
         self.tcp = segment.tcp;
         self.closed = false;
+        self.finished = segment.finished;
         self.header_len = segment.header;
         self.header[..segment.header].copy_from_slice(&bytes[..segment.header]);
         self.segment = segment.payload;
@@ -412,26 +319,34 @@ impl Run {
     fn emit(&mut self, arena: &[u8], sink: &mut impl Sink) {
         let Some(flow) = self.flow.take() else { return };
         if self.pieces.len() == 1 {
-            sink.deliver(&single(&Candidate { flow, at: self.first_at, segment: 0 }, arena, Shape::Other));
+            let vnet = if self.finished { VnetHdr::default() } else { self.vnet(&flow) };
+            let bytes = &arena[self.first_at..self.first_at + flow.total_len];
+            sink.deliver(&single(bytes, arena, vnet));
             return;
         }
         let packets = self.pieces.len();
         self.finish_headers(&flow);
+        let gso_type = gso_type(self.tcp, flow.source.is_ipv6());
         sink.deliver(&Delivery {
-            vnet: VnetHdr {
-                flags: vnet_hdr::NEEDS_CSUM,
-                gso_type: gso_type(self.tcp, flow.source.is_ipv6()),
-                hdr_len: self.header_len as u16,
-                gso_size: self.segment as u16,
-                csum_start: flow.l4 as u16,
-                csum_offset: csum_offset(self.tcp),
-            },
+            vnet: VnetHdr { gso_type, gso_size: self.segment as u16, ..self.vnet(&flow) },
             head: &self.header[..self.header_len],
             pieces: &self.pieces,
             arena,
             packets: packets as u32,
             bytes: (packets * self.header_len + self.payload) as u64,
         });
+    }
+
+    /// The header of one packet whose checksum is still to be finished.
+    fn vnet(&self, flow: &Flow) -> VnetHdr {
+        VnetHdr {
+            flags: vnet_hdr::NEEDS_CSUM,
+            gso_type: vnet_hdr::GSO_NONE,
+            hdr_len: self.header_len as u16,
+            gso_size: 0,
+            csum_start: flow.l4 as u16,
+            csum_offset: csum_offset(self.tcp),
+        }
     }
 
     /// Lengths and checksums of the whole: IP header finished, transport pseudo-header sum only.

@@ -8,10 +8,13 @@
 pub mod flow;
 pub mod fragment;
 pub mod merge;
+pub mod metadata;
+mod shape;
 pub mod split;
 
 pub use flow::Flow;
 pub use merge::Merge;
+pub use metadata::{Metadata, MetadataSource};
 pub use split::Split;
 
 use crate::wire::VnetHdr;

@@ -20,7 +20,7 @@ use crate::net::DropReason;
 use crate::offload::Sink;
 use crate::offload::merge::Rules;
 use crate::route::Published;
-use crate::underlay::{Receiver, Sockets};
+use crate::underlay::{MetadataSocket, Receiver, Sockets};
 
 /// Bytes of the outbound arena: packets are read behind one another until the next might not fit.
 const ARENA: usize = 1 << 20;
@@ -173,17 +173,23 @@ impl Worker {
     /// may wait.
     fn inbound_batch(&mut self, tables: &Forwarding, receiver: usize) -> io::Result<bool> {
         let counters: &WorkerCounters = self.counters.worker(self.index);
-        let receiver = &mut self.sockets.receivers()[receiver];
+        let (receiver, metadata) = self.sockets.receiver(receiver);
         let Some(received) = received(receiver) else { return Ok(false) };
         let sink = Deliver { device: &mut *self.device, counters, scratch: &mut self.scratch };
-        self.inbound.set_mtu(usize::from(tables.underlay().tun.mtu));
         if counters.capture.wants(Point::Underlay) {
             show_received(receiver, received, tables, counters);
         }
         if counters.capture.wants(Point::Device) {
-            deliver(&mut self.inbound, receiver, received, tables, watched::Shown(sink), counters);
+            deliver(
+                &mut self.inbound,
+                (receiver, metadata),
+                received,
+                tables,
+                watched::Shown(sink),
+                counters,
+            );
         } else {
-            deliver(&mut self.inbound, receiver, received, tables, sink, counters);
+            deliver(&mut self.inbound, (receiver, metadata), received, tables, sink, counters);
         }
         let more = receiver.was_full(received);
         if !self.inbound.answers().is_empty() {
@@ -197,7 +203,7 @@ impl Worker {
 /// Takes the `received` packets of `receiver` through the inbound flow.
 fn deliver(
     inbound: &mut Inbound,
-    receiver: &mut Receiver,
+    (receiver, metadata): (&mut Receiver, &mut MetadataSocket),
     received: usize,
     tables: &Forwarding,
     mut sink: impl Sink,
@@ -207,7 +213,7 @@ fn deliver(
     for index in 0..received {
         match receiver.packet(index) {
             Some(packet) => {
-                inbound.receive(tables, format, packet, receiver.arena(), &mut sink, counters);
+                inbound.receive(tables, format, packet, receiver.arena(), metadata, &mut sink, counters);
             }
             None => counters.dropped(DropReason::UnknownPeer, 1),
         }

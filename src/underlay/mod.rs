@@ -2,12 +2,14 @@
 //!
 //! Outbound there is one UDP socket for each VXLAN source port and one raw socket that takes whole
 //! packets (IP-in-IP and direct). Inbound there is one UDP socket for VXLAN and a raw socket
-//! each for protocols 4 and 41. All of these exist for each family in which this node has an address.
+//! each for protocols 4 and 41, and a packet socket that learns the segment sizes of what these receive. All of these exist for each family in which this node has an address.
 //! A worker owns all of its sockets.
 
 mod filter;
 pub mod icmp;
 pub mod memory;
+mod metadata;
+mod metadata_filter;
 pub mod packet;
 mod raw;
 mod receive;
@@ -22,6 +24,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::RawFd;
 
+pub use metadata::MetadataSocket;
 pub use receive::Receiver;
 use send::{Sender, Ways};
 pub use supported::Supported;
@@ -57,6 +60,8 @@ pub struct Setup {
     pub udp_gso: bool,
     /// Whether to receive with UDP_GRO.
     pub udp_gro: bool,
+    /// Whether packet sockets learn the segment sizes of received super-packets (needs CAP_NET_RAW).
+    pub segment_sizes: bool,
     /// Index of the uplink, where IP-in-IP and direct traffic may leave as frames.
     pub packet: Option<u32>,
 }
@@ -82,6 +87,7 @@ pub struct OpenError {
 pub struct Sockets {
     sender: Sender,
     receivers: Vec<Receiver>,
+    metadata: MetadataSocket,
 }
 
 impl Sockets {
@@ -93,6 +99,8 @@ impl Sockets {
         if index == 0 {
             udp::ensure_free(setup)?;
         }
+        // Before any socket whose packets it knows about.
+        let metadata = MetadataSocket::open(setup, index)?;
         let mut receivers = Vec::new();
         let mut ways = Ways { packet: setup.packet.map(packet::send).transpose()?, tap, ..Ways::default() };
         for address in setup.addresses() {
@@ -106,7 +114,7 @@ impl Sockets {
                 *ways.raw_of(address) = Some(raw::send(address)?);
             }
         }
-        Ok(Self { sender: Sender::new(setup, ways), receivers })
+        Ok(Self { sender: Sender::new(setup, ways), receivers, metadata })
     }
 
     /// Sends every message of `outbox`, whose payload lies in `arena`, and empties it. Counts what
@@ -125,9 +133,9 @@ impl Sockets {
         self.sender.follow(uplink);
     }
 
-    /// The receiving sockets.
-    pub fn receivers(&mut self) -> &mut [Receiver] {
-        &mut self.receivers
+    /// Receiving socket `index`, and what the kernel knows of its packets besides their bytes.
+    pub fn receiver(&mut self, index: usize) -> (&mut Receiver, &mut MetadataSocket) {
+        (&mut self.receivers[index], &mut self.metadata)
     }
 
     /// Bytes of the smallest receive buffer, as asked of the kernel.
@@ -135,7 +143,7 @@ impl Sockets {
         self.receivers.iter().map(Receiver::buffer).min().unwrap_or(0)
     }
 
-    /// Descriptors to poll for reading, in the order of [`Self::receivers`].
+    /// Descriptors to poll for reading, in the order of their numbers.
     pub fn fds(&self) -> impl Iterator<Item = RawFd> + '_ {
         self.receivers.iter().map(Receiver::fd)
     }

@@ -8,6 +8,9 @@ use socket2::Socket;
 use super::sys;
 use crate::forward::{Format, Received};
 
+/// Bytes of the largest datagram there is, and one more.
+const MAX_DATAGRAM: usize = 65536;
+
 /// A receiving socket and what its packets look like.
 pub struct Receiver {
     socket: Socket,
@@ -19,7 +22,7 @@ impl Receiver {
     pub(super) fn new(socket: Socket, format: Format) -> Self {
         // UDP_GRO hands over 64 KiB at once, raw sockets one packet each.
         let count = if format == Format::Vxlan { 16 } else { 64 };
-        Self { socket, format, batch: sys::ReceiveBatch::new(count) }
+        Self { socket, format, batch: sys::ReceiveBatch::new(count, MAX_DATAGRAM) }
     }
 
     /// How this socket's packets are wrapped.

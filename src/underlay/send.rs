@@ -163,8 +163,7 @@ impl Sender {
                 Err(error) => {
                     // Short of memory it may be back with the next packet.
                     if !full(&error) && std::mem::take(&mut self.paths.tap) {
-                        counters.fell_back(Fallback::Tap);
-                        tracing::warn!(%error, "the TAP refused a super-packet; sending through sockets from now on");
+                        counters.fell_back(Fallback::Tap, &error);
                     }
                     let cut = match to {
                         IpAddr::V4(to) => Cut::tap(head, &self.ports, &self.ipip_template(to)),
@@ -269,8 +268,7 @@ impl Sender {
         self.flush(outbox, first, arena, counters);
         let left = counters.underlay.tx_packets.get() - before;
         if left == u64::from(first[0].count) && std::mem::take(&mut self.gso) {
-            counters.fell_back(Fallback::UdpGso);
-            tracing::warn!(%error, "the kernel refused UDP_SEGMENT; sending unsegmented from now on");
+            counters.fell_back(Fallback::UdpGso, error);
         }
         self.send_group(outbox, rest, arena, counters);
     }
@@ -294,8 +292,7 @@ impl Sender {
         }
         // The rest of the batch may come here again.
         if std::mem::take(&mut self.paths.packet) {
-            counters.fell_back(Fallback::PacketSocket);
-            tracing::warn!(%error, "the packet socket failed; sending through the raw socket from now on");
+            counters.fell_back(Fallback::PacketSocket, error);
         }
         self.send_raw_instead(outbox, rest, arena, counters);
     }

@@ -44,12 +44,19 @@ pub fn share(socket: &Socket, outer: bool, share: u16, shares: u16) -> io::Resul
     // X = 4 * (first byte & 0xf), or 0
     let begin = if outer { libc::BPF_B | libc::BPF_MSH } else { libc::BPF_IMM };
     let mut program = vec![op(libc::BPF_LDX | begin, 0)];
-    program.extend(hash(if share == 0 { ALL } else { 0 }));
+    program.extend(one_share(share, shares));
+    socket.attach_filter(&program)
+}
+
+/// The end of a program: takes the packet when the inner one at X is of share `share`. It uses the first three words
+/// of scratch memory.
+pub fn one_share(share: u16, shares: u16) -> Vec<SockFilter> {
+    let mut program = hash(if share == 0 { ALL } else { 0 });
     program.push(op(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, u32::from(shares)));
     program.push(jump(libc::BPF_JEQ, u32::from(share), 0, 1));
     program.push(op(libc::BPF_RET | libc::BPF_K, ALL));
     program.push(op(libc::BPF_RET | libc::BPF_K, 0));
-    socket.attach_filter(&program)
+    program
 }
 
 /// A = the hash of the inner packet at X. Ends the program with `none` where there is none; every

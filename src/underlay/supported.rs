@@ -4,7 +4,7 @@ use std::io;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{packet, sys};
+use super::{metadata, packet, sys};
 
 /// Offloads of the sockets that this kernel knows and lets us use.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -13,6 +13,8 @@ pub struct Supported {
     pub udp_gso: bool,
     /// UDP_GRO (Linux 5.0).
     pub udp_gro: bool,
+    /// Packet sockets with a vnet header that tell segment sizes.
+    pub segment_sizes: bool,
     /// Packet sockets with a vnet header on the uplink.
     pub packet: bool,
 }
@@ -28,6 +30,7 @@ impl Supported {
         Self {
             udp_gso: udp(sys::set_udp_segment),
             udp_gro: udp(sys::set_udp_gro),
+            segment_sizes: metadata::is_supported(),
             packet: uplink.is_some_and(|index| packet::send(index).is_ok()),
         }
     }

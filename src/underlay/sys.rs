@@ -23,9 +23,8 @@ const PIECES: usize = 4096;
 /// Bytes of control data of one message: UDP_SEGMENT and IP_TOS or IPV6_TCLASS, or UDP_GRO and one of
 /// these, each aligned.
 const CONTROL: usize = 64;
-/// Distance of the receive buffers: a datagram of 64 KiB, and a little so that the starts of
-/// buffers do not all fall into the same cache sets.
-const STRIDE: usize = 65536 + 192;
+/// Bytes between receive buffers, so that the starts of large ones do not all fall into the same cache sets.
+const GAP: usize = 192;
 
 /// Sets a segment size for all sends; only to see whether the kernel knows how (udp(7), Linux 4.18).
 pub fn set_udp_segment(socket: &Socket) -> io::Result<()> {
@@ -51,6 +50,19 @@ pub fn bind_to_interface(socket: &Socket, index: u32) -> io::Result<()> {
 pub fn bind_to_all_of_interface(socket: &Socket, index: u32) -> io::Result<()> {
     bind_packet(socket, index, libc::ETH_P_ALL as u16)
 }
+
+/// Binds a packet socket to everything that crosses any interface.
+pub fn bind_to_all(socket: &Socket) -> io::Result<()> {
+    bind_packet(socket, 0, libc::ETH_P_ALL as u16)
+}
+
+/// Keeps what this host sends away from a packet socket (packet(7), Linux 4.20).
+pub fn ignore_outgoing(socket: &Socket) -> io::Result<()> {
+    set_option(socket, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+}
+
+/// From linux/if_packet.h.
+const PACKET_IGNORE_OUTGOING: c_int = 23;
 
 fn bind_packet(socket: &Socket, index: u32, protocol: u16) -> io::Result<()> {
     // SAFETY: `sockaddr_ll` is plain old data for which all-zero bytes are a valid value.
@@ -152,12 +164,13 @@ fn set_option(socket: &Socket, level: c_int, name: c_int, value: c_int) -> io::R
 #[repr(C, align(8))]
 struct Control([u8; CONTROL]);
 
-/// A socket address of either family; the family is the first field of both.
+/// A socket address of one of the families we use; the family is the first field of each.
 #[derive(Clone, Copy)]
 #[repr(C)]
 union Address {
     v4: libc::sockaddr_in,
     v6: libc::sockaddr_in6,
+    link: libc::sockaddr_ll,
 }
 
 impl Address {
@@ -192,9 +205,16 @@ impl Address {
         u16::from_be(unsafe { self.v4 }.sin_port)
     }
 
+    /// The type of device that a packet socket names; `None` for other families.
+    fn device_type(&self) -> Option<u16> {
+        // SAFETY: as in `ip`.
+        let link = unsafe { self.link };
+        (c_int::from(link.sll_family) == libc::AF_PACKET).then_some(link.sll_hatype)
+    }
+
     /// The IP address; `None` for other families.
     fn ip(&self) -> Option<IpAddr> {
-        // SAFETY: both variants are plain old data, valid for all bytes, and all bytes of the larger
+        // SAFETY: all variants are plain old data, valid for all bytes, and all bytes of the largest
         // one are initialised: they were zeroed, and the kernel writes to them.
         let (v4, v6) = unsafe { (self.v4, self.v6) };
         match c_int::from(v4.sin_family) {
@@ -408,6 +428,8 @@ fn control_message(buffer: &mut [u8], level: c_int, kind: c_int, data: &[u8]) ->
 
 /// A reusable `recvmmsg` argument: one arena, one fixed place for each message.
 pub struct ReceiveBatch {
+    /// Bytes of each place.
+    room: usize,
     arena: Box<[u8]>,
     headers: Box<[libc::mmsghdr]>,
     addresses: Box<[Address]>,
@@ -420,12 +442,13 @@ pub struct ReceiveBatch {
 unsafe impl Send for ReceiveBatch {}
 
 impl ReceiveBatch {
-    /// Room for `count` messages of up to 64 KiB.
-    pub fn new(count: usize) -> Self {
+    /// Room for `count` messages of up to `room` bytes; what is beyond that is lost.
+    pub fn new(count: usize, room: usize) -> Self {
         // SAFETY: plain old data for which all-zero bytes are a valid value.
         let (header, address, piece) = unsafe { (zeroed(), zeroed(), zeroed()) };
         Self {
-            arena: vec![0; count * STRIDE].into_boxed_slice(),
+            room,
+            arena: vec![0; count * (room + GAP)].into_boxed_slice(),
             headers: vec![header; count].into_boxed_slice(),
             addresses: vec![address; count].into_boxed_slice(),
             controls: vec![Control([0; CONTROL]); count].into_boxed_slice(),
@@ -457,8 +480,8 @@ impl ReceiveBatch {
 
     /// The kernel overwrites lengths with what it used, so they are set anew each time.
     fn prepare(&mut self) {
-        for (index, buffer) in self.arena.chunks_exact_mut(STRIDE).enumerate() {
-            self.pieces[index] = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: 65536 };
+        for (index, buffer) in self.arena.chunks_exact_mut(self.room + GAP).enumerate() {
+            self.pieces[index] = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: self.room };
             let header = &mut self.headers[index].msg_hdr;
             header.msg_name = (&raw mut self.addresses[index]).cast();
             header.msg_namelen = size_of::<Address>() as libc::socklen_t;
@@ -480,7 +503,22 @@ impl ReceiveBatch {
         let source = from.ip()?;
         let control = &self.controls[index].0[..header.msg_hdr.msg_controllen.min(CONTROL)];
         let (tos, segment) = read_control(control);
-        Some(Received { at: index * STRIDE, len: (header.msg_len as usize).min(65536), segment, source, tos })
+        Some(Received { at: self.at(index), len: self.len(header), segment, source, tos })
+    }
+
+    /// Message `index` of the last receive from a packet socket, and the type of device it came from (`ARPHRD_`).
+    pub fn frame(&self, index: usize) -> Option<(&[u8], u16)> {
+        let (header, from) = (self.headers.get(index)?, self.addresses.get(index)?);
+        let bytes = self.arena.get(self.at(index)..self.at(index) + self.len(header))?;
+        Some((bytes, from.device_type()?))
+    }
+
+    fn at(&self, index: usize) -> usize {
+        index * (self.room + GAP)
+    }
+
+    fn len(&self, header: &libc::mmsghdr) -> usize {
+        (header.msg_len as usize).min(self.room)
     }
 }
 

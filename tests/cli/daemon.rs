@@ -55,10 +55,12 @@ impl Dataplane for Fixed {
             counters: (&totals).into(),
             drops: Drops::from(&totals),
             icmp_errors: (3, 1).into(),
+            recut_super_packets: 2,
             missing: vec![Missing {
                 what: "packets for 10.9.0.0/16 do not reach the tunnel".into(),
                 command: "ip route add 10.9.0.0/16 dev up0".into(),
             }],
+            log_lines_lost: 17,
             routes: 2,
             peers: vec![PeerStatus {
                 counters: underpass::control::api::PeerTraffic::default(),

@@ -5,6 +5,7 @@ mod daemon;
 mod document;
 mod exit_codes;
 mod reading;
+mod streams;
 mod usage;
 mod writing;
 

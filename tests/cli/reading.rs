@@ -22,6 +22,7 @@ offloads  tso active
 routes    2
 dropped   12 (no_route 7, spoofed_source 5)
 missing   packets for 10.9.0.0/16 do not reach the tunnel; run `ip route add 10.9.0.0/16 dev up0`
+log       17 lines lost: stderr was full or not read in time
 
 EDGE      RX PACKETS  RX BYTES  TX PACKETS  TX BYTES
 device          1000   1.3 MiB           0       0 B
@@ -54,6 +55,7 @@ fn status_as_json() {
         ("/drops/no_route", json!(7)),
         ("/drops/ttl", json!(0)),
         ("/missing/0/command", json!("ip route add 10.9.0.0/16 dev up0")),
+        ("/log_lines_lost", json!(17)),
         ("/routes", json!(2)),
         ("/peers/0/name", json!("node-b")),
         ("/peers/0/uplink/interface", json!("eth0")),

@@ -24,9 +24,9 @@ def binary():
 class Daemon:
     """A running daemon of one node."""
 
-    def __init__(self, lab, node, config_file, environment=None, command=None, namespace=None):
+    def __init__(self, lab, node, config_file, environment=None, command=None, namespace=None, stderr=None):
         """`command` replaces the program, as by one that gives its rights away first; `namespace` is where it
-        runs, if not in that of the node."""
+        runs, if not in that of the node; `stderr` takes the log instead of a file."""
         self.node = node
         self.socket = str(lab.dir / f"{node}.sock")
         self._log = lab.dir / f"{node}.log"
@@ -34,7 +34,7 @@ class Daemon:
             self.process = lab.popen(
                 *(namespace or node, *(command or [binary()]), "run", "--config", config_file),
                 stdout=log,
-                stderr=subprocess.STDOUT,
+                stderr=subprocess.STDOUT if stderr is None else stderr,
                 env=os.environ | (environment or {}),
             )
 

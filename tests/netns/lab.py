@@ -331,11 +331,11 @@ class Lab:
             lines += ["", head, *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
         return "\n".join(lines) + "\n" + more.get("extra", "")
 
-    def start_daemon(self, node, config_text=None, environment=None, command=None, **config):
+    def start_daemon(self, node, config_text=None, environment=None, command=None, stderr=None, **config):
         """Starts the daemon of a node and waits until it answers; `config` goes to `Lab.config`."""
         file = self.dir / f"{node}.toml"
         file.write_text(config_text or self.config(node, **config), encoding="utf-8")
-        daemon = Daemon(self, node, file, environment, command)
+        daemon = Daemon(self, node, file, environment, command, stderr=stderr)
         self.daemons[node] = daemon
         daemon.wait_ready()
         return daemon

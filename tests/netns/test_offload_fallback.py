@@ -36,7 +36,9 @@ class Fallbacks(SharedLab):
                 received, sent = stream.finish()
                 self.assertEqual(received, sent)
                 self.assertGaveUp("tap", 2)
-                self.assertIn("the TAP refused a super-packet", self.lab.daemons["n1"].log())
+                said = "the TAP refused a super-packet"
+                wait_until(lambda said=said: said in self.lab.daemons["n1"].log(), 5, "a line in the log")
+                self.assertEqual(self.lab.daemons["n1"].log().split("ready;")[-1].count(said), 1, "told once")
 
     def test_packets_that_no_longer_fit_take_no_offload_away(self):
         # The link shrinks under full load: until the daemon has seen it, what it sends is refused.

@@ -8,7 +8,7 @@ from lab import wait_until
 from shared import SharedLab
 
 TUNNELS = {"vxlan": "UDP tunnels", "ipip": "IP-in-IP"}
-SWITCHES = ("tso", "uso", "gro", "udp_gso", "udp_gro", "packet_socket")
+SWITCHES = ("tso", "uso", "gro", "udp_gso", "udp_gro", "segment_sizes", "packet_socket")
 # By itself a daemon would leave the TAP alone here.
 CASES = (
     {},

@@ -9,7 +9,7 @@ use crate::device::memory::Memory;
 use crate::forward::{Deliver, Received};
 use crate::metrics::EdgeCounters;
 use crate::net::{DropReason, Mode};
-use crate::offload::Delivery;
+use crate::offload::{Delivery, Metadata};
 use crate::underlay::memory::Sent;
 use crate::wire::VnetHdr;
 use crate::wire::testing::Spec;
@@ -107,24 +107,53 @@ fn unfinished_checksums_reach_a_plain_device_finished() {
     }
 }
 
-/// The same above the MTU, as kernel tunnels on virtual links send it: a super-packet in disguise.
+/// Super-packets as kernel tunnels on virtual links send them, of a size that the kernel knows.
 #[test]
-fn unfinished_super_packets_are_cut_to_the_mtu() {
-    for spec in [Spec::tcp4(&[1; 4000]), Spec::tcp6(&[1; 4000]), Spec::udp4(&[2; 4000])] {
+fn unfinished_super_packets_are_cut_as_they_were() {
+    for (spec, size) in
+        [(Spec::tcp4(&[1; 4000]), 1409), (Spec::tcp6(&[1; 4000]), 700), (Spec::udp4(&[2; 4000]), 99)]
+    {
         let mut sent = wire(plain(Spec { payload: vec![], ..spec.clone() }.build()));
         let header = sent[0].bytes.len() - spec.header_len();
         sent[0].bytes.truncate(header);
-        sent[0].bytes.extend(spec.build_partial().1);
-        let size = 1450 - spec.header_len() as u16;
+        let (vnet, partial) = spec.build_gso(size);
+        sent[0].bytes.extend(&partial);
+        let known =
+            Metadata { csum_start: Some(vnet.csum_start), gso_type: vnet.gso_type, gso_size: vnet.gso_size };
         let wanted: Vec<_> = spec.segments(size).iter().map(|one| plain(one.build())).collect();
+        for offloads in [true, false] {
+            let mut device = Memory { plain: !offloads, ..Memory::default() };
+            let mut node = Node::new(2, Mode::Vxlan);
+            node.told.known.push((partial.clone(), known));
+            node.receive(address(1), &sent, true, &mut device);
+            let whole = vec![spec.build_gso(size)];
+            assert_eq!(
+                (device.output, node.drops()),
+                (if offloads { whole } else { wanted.clone() }, vec![])
+            );
+            assert_counted(&node, &wanted);
+        }
+    }
+}
+
+/// The same where nobody knows the size, through a raw socket.
+#[test]
+fn super_packets_of_unknown_size_are_counted() {
+    for (spec, drops, recut) in [
+        (Spec::tcp4(&[1; 4000]), vec![], 1),
+        (Spec::udp4(&[2; 4000]), vec![(DropReason::UnknownSegmentSize, 1)], 0),
+    ] {
+        let mut sent =
+            Node::new(1, Mode::Ipip).send(&[plain(Spec { payload: vec![], ..spec.clone() }.build())]);
+        sent[0].bytes.truncate(20);
+        sent[0].bytes.extend(spec.build_partial().1);
+        let len = sent[0].bytes.len() as u16;
+        crate::wire::ipv4::patch_len_id(&mut sent[0].bytes, len, 1);
         let mut device = Memory::default();
-        let node = receive(&sent, &mut device);
-        assert_eq!(device.output, [spec.build_gso(size)]);
-        assert_counted(&node, &wanted);
-        let mut device = Memory { plain: true, ..Memory::default() };
-        let node = receive(&sent, &mut device);
-        assert_eq!((device.output, node.drops()), (wanted.clone(), vec![]));
-        assert_counted(&node, &wanted);
+        let mut node = Node::new(2, Mode::Ipip);
+        node.receive(address(1), &sent, true, &mut device);
+        assert_eq!((node.drops(), node.counters.recut_super_packets.get()), (drops, recut));
+        assert_eq!(device.output.len() as u64, recut);
     }
 }
 

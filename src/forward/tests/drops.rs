@@ -23,7 +23,7 @@ fn from(source: &str) -> Spec {
 
 /// Sends one packet out of node 1, which has a route that covers its peer's own address.
 fn outbound(mode: Mode, packet: (VnetHdr, Vec<u8>), reason: DropReason, count: u64) {
-    let mut node = Node::with(forwarding(1, mode, Some("192.0.2.0/24")), mode);
+    let mut node = Node::with(forwarding(1, mode, Some("192.0.2.0/24")));
     let bytes = packet.1.len() as u64;
     assert_eq!(node.send(&[packet]), []);
     assert_eq!(node.drops(), [(reason, count)]);
@@ -79,7 +79,7 @@ fn bare_packets_need_a_way_for_their_family() {
         (false, (four, None), Some((six, hop)), true, Ok((Channel::Raw, four))),
     ] {
         let peer = |n| Peer { address: first.0, hop: first.1, second, ..peer(n) };
-        let mut node = Node::with(forwarding_to(peer, 1, Mode::Direct, None), Mode::Direct);
+        let mut node = Node::with(forwarding_to(peer, 1, Mode::Direct, None));
         node.paths.packet = packet;
         let spec = if is_ipv6 { Spec::tcp6(&[1; 90]) } else { Spec::tcp4(&[1; 90]) };
         let sent = node.send(&[plain(spec.build())]);

@@ -52,13 +52,13 @@ fn narrow(mtu: u16) -> impl Fn(u8) -> Peer {
 #[test]
 fn a_smaller_path_counts_where_there_is_an_outer_header() {
     for (mode, mtu) in [(Mode::Ipip, 1280), (Mode::Vxlan, 1250), (Mode::Direct, 1500)] {
-        let mut node = Node::with(forwarding_with(narrow(1300), 1, mode, None, TUN), mode);
+        let mut node = Node::with(forwarding_with(narrow(1300), 1, mode, None, TUN));
         let packet = Spec::udp4(&vec![1; usize::from(mtu) - 27]).build();
         node.send(&[plain(packet.clone())]);
         assert_eq!(node.replies(), [expected(&packet, Problem::TooBig { mtu })]);
         assert_eq!(node.send(&[plain(Spec::udp4(&vec![1; usize::from(mtu) - 28]).build())]).len(), 1);
         // The uplink itself has no more than that.
-        let mut node = Node::with(forwarding_with(narrow(9000), 1, mode, None, TUN), mode);
+        let mut node = Node::with(forwarding_with(narrow(9000), 1, mode, None, TUN));
         assert_eq!(node.send(&[plain(Spec::udp4(&[1; 1473]).build())]), []);
     }
 }
@@ -128,7 +128,7 @@ fn silence() {
     }
     // A TUN without an address of the family.
     let tables = forwarding_with(peer, 1, Mode::Vxlan, None, TunLink::default());
-    let mut node = Node::with(tables, Mode::Vxlan);
+    let mut node = Node::with(tables);
     node.send(&[plain(to("203.0.113.1").build()), plain(to("2001:db8::1").build())]);
     assert_eq!(node.replies(), Vec::<Vec<u8>>::new());
 }

@@ -11,7 +11,7 @@ use crate::wire::testing::{Spec, Transport};
 use crate::wire::{VnetHdr, ipv4};
 
 fn node(number: u8, mode: Mode, scope: Scope) -> Node {
-    Node::with(forwarding(number, mode, None).with_scope(scope), mode)
+    Node::with(forwarding(number, mode, None).with_scope(scope))
 }
 
 fn nested_allowed() -> Scope {
@@ -115,7 +115,7 @@ fn a_route_that_covers_special_addresses_carries_none() {
     // 0.0.0.0/1 to the first peer covers 0/8 and 127/8.
     let source = |text: &str| Spec { source: text.parse().unwrap(), ..Spec::udp4(&[1; 9]) };
     for text in ["0.0.0.1", "127.0.0.1"] {
-        let mut one = Node::with(forwarding(1, Mode::Vxlan, Some("0.0.0.0/1")), Mode::Vxlan);
+        let mut one = Node::with(forwarding(1, Mode::Vxlan, Some("0.0.0.0/1")));
         let to = Spec { destination: text.parse().unwrap(), ..Spec::udp4(&[1; 9]) };
         assert_eq!(one.send(&[plain(to.build())]), []);
         assert_eq!(one.drops(), [(DropReason::Unsupported, 1)]);
@@ -123,7 +123,7 @@ fn a_route_that_covers_special_addresses_carries_none() {
         let header = sent[0].bytes.len() - source(text).build().len();
         sent[0].bytes.splice(header.., source(text).build());
         let two = forwarding(2, Mode::Vxlan, Some("0.0.0.0/1"));
-        let (mut two, mut device) = (Node::with(two, Mode::Vxlan), Memory::default());
+        let (mut two, mut device) = (Node::with(two), Memory::default());
         two.receive(address(1), &sent, false, &mut device);
         assert_eq!((device.output.len(), two.drops()), (0, vec![(DropReason::SpoofedSource, 1)]));
     }

@@ -1,12 +1,13 @@
 //! Merging: golden bytes, and each rule of the kernel's GRO self-test as a row of a table.
 
 use super::{Delivered, Kept, cut};
-use crate::offload::merge::{Candidate, Rules};
-use crate::offload::{Flow, Merge};
+use crate::offload::merge::{Candidate, Cut, Grouping, Rules, UnknownSize};
+use crate::offload::metadata::NoMetadata;
+use crate::offload::{Flow, Merge, Metadata, MetadataSource};
 use crate::wire::testing::{Spec, set_flags};
 use crate::wire::{VnetHdr, be16, put16, vnet_hdr};
 
-pub const ALL: Rules = Rules { tcp: true, udp: true, mtu: 1480 };
+pub const ALL: Rules = Rules { tcp: true, udp: true };
 
 /// One batch: all packets, then the end.
 pub fn merge(rules: Rules, packets: &[Vec<u8>]) -> Vec<Delivered> {
@@ -19,7 +20,8 @@ pub fn merge_with(rules: Rules, packets: &[Vec<u8>], change: impl Fn(Flow) -> Fl
     let (mut merge, mut kept, mut at) = (Merge::new(rules), Kept::default(), 0);
     for packet in packets {
         if let Ok(flow) = Flow::of(&arena[at..at + packet.len()]) {
-            merge.push(Candidate { flow: change(flow), at, segment: 0 }, &arena, &mut kept);
+            let candidate = Candidate { flow: change(flow), at, grouping: Grouping::Single };
+            merge.push(candidate, &arena, &mut NoMetadata, &mut kept).unwrap();
         }
         at += packet.len();
     }
@@ -288,8 +290,7 @@ fn udp_that_carries_tunnels_or_nothing_passes_alone() {
 #[test]
 fn the_switches_work() {
     let packets = [stream(&data(), 2, |_, _| {}), stream(&Spec::udp4(&[1; 9]), 2, |_, _| {})].concat();
-    let counts =
-        |tcp, udp| merge(Rules { tcp, udp, ..ALL }, &packets).iter().map(|d| d.packets).collect::<Vec<_>>();
+    let counts = |tcp, udp| merge(Rules { tcp, udp }, &packets).iter().map(|d| d.packets).collect::<Vec<_>>();
     assert_eq!(counts(true, true), [2, 2]);
     // What is not held back goes first: there is no order between flows.
     assert_eq!(counts(true, false), [1, 1, 2]);
@@ -326,37 +327,178 @@ fn bytes_behind_a_packet_do_not_count() {
     assert_eq!(delivered[0].packet[40..], [0x5a; 300]);
 }
 
+/// One packet alone, which the kernel says `known` of, or nothing, received as `grouping` says.
+fn alone(
+    packet: &[u8],
+    grouping: Grouping,
+    known: Option<Metadata>,
+    all: bool,
+) -> (Result<Cut, UnknownSize>, Vec<Delivered>, bool) {
+    struct Source(Option<Metadata>, bool);
+    impl MetadataSource for Source {
+        fn of(&mut self, _inner: &[u8]) -> Option<Metadata> {
+            self.0.take()
+        }
+
+        fn knows_all(&self) -> bool {
+            self.1
+        }
+
+        fn want_all(&mut self) {
+            self.1 = true;
+        }
+    }
+    let (mut merge, mut kept, mut source) = (Merge::new(ALL), Kept::default(), Source(known, all));
+    let candidate = Candidate { flow: Flow::of(packet).unwrap(), at: 0, grouping };
+    let cut = merge.push(candidate, packet, &mut source, &mut kept);
+    merge.finish(packet, &mut kept);
+    (cut, kept.0, source.1)
+}
+
+fn known(spec: &Spec, size: u16) -> Metadata {
+    let vnet = spec.build_gso(size).0;
+    Metadata { csum_start: Some(vnet.csum_start), gso_type: vnet.gso_type, gso_size: size }
+}
+
 #[test]
-fn unfinished_checksums_are_left_to_the_kernel() {
-    for base in [both(data()), both(Spec::udp4(&[7; 100]))].concat() {
-        let (vnet, partial) = base.build_partial();
-        let (first, last) = (nth(&base, 0).build(), nth(&base, 2).build());
-        // It waits behind its own flow and nothing merges across it.
-        let delivered = merge(ALL, &[first.clone(), partial.clone(), last.clone()]);
-        assert_eq!(delivered.iter().map(|d| &d.packet).collect::<Vec<_>>(), [&first, &partial, &last]);
-        assert_eq!(delivered[1].vnet, vnet);
-        assert_eq!((delivered[1].packets, delivered[1].bytes), (1, base.len() as u64));
+fn a_super_packet_is_cut_to_the_size_that_the_kernel_knows() {
+    let options = Spec { options: vec![1, 1, 1, 0], ..Spec::tcp4(&[3; 4000]) };
+    let mut cwr = Spec::tcp4(&[3; 4000]);
+    cwr.tcp().cwr = true;
+    for base in [both(Spec::tcp4(&[3; 4000])), both(Spec::udp4(&[7; 4000])), [options, cwr]].concat() {
+        for (size, grouping) in [(1399, Grouping::Any), (100, Grouping::Tcp), (3999, Grouping::Any)] {
+            let (_, partial) = base.build_partial();
+            let (cut_to, delivered, _) = alone(&partial, grouping, Some(known(&base, size)), false);
+            assert_eq!(delivered.len(), 1);
+            assert_eq!((delivered[0].vnet, &delivered[0].packet), (base.build_gso(size).0, &partial));
+            let packets = cut(&partial, &delivered[0].vnet);
+            assert_eq!(packets, base.segments(size).iter().map(Spec::build).collect::<Vec<_>>());
+            let repeated = (packets.len() - 1) * base.header_len();
+            assert_eq!(cut_to, Ok(Cut { packets: packets.len() as u32, repeated, recut: false }));
+            assert_eq!(delivered[0].packets as usize, packets.len());
+            assert_eq!(delivered[0].bytes as usize, packets.concat().len());
+        }
     }
 }
 
 #[test]
-fn an_unfinished_packet_above_the_mtu_is_a_super_packet() {
+fn a_single_packet_stays_one_however_long() {
     for base in [both(Spec::tcp4(&[3; 4000])), both(Spec::udp4(&[7; 4000]))].concat() {
         let (vnet, partial) = base.build_partial();
-        let size = (ALL.mtu - base.header_len()) as u16;
-        let gso = base.build_gso(size).0;
-        assert_eq!(gso, VnetHdr { gso_type: gso.gso_type, gso_size: size, ..vnet });
-        let delivered = merge(ALL, std::slice::from_ref(&partial));
-        assert_eq!(delivered.len(), 1);
-        assert_eq!((delivered[0].vnet, &delivered[0].packet), (gso, &partial));
-        assert_eq!(delivered[0].packets, 3);
-        assert_eq!(delivered[0].bytes, 3 * base.header_len() as u64 + 4000);
-        let packets = cut(&partial, &delivered[0].vnet);
-        assert_eq!(packets, base.segments(size).iter().map(Spec::build).collect::<Vec<_>>());
-        assert_eq!(packets.iter().map(Vec::len).max(), Some(ALL.mtu));
+        let single = Metadata { csum_start: Some(vnet.csum_start), ..Metadata::default() };
+        for (grouping, known) in
+            [(Grouping::Any, Some(single)), (Grouping::Tcp, Some(single)), (Grouping::Single, None)]
+        {
+            let (cut, delivered, _) = alone(&partial, grouping, known, false);
+            assert_eq!(cut.map(|cut| cut.packets), Ok(1));
+            assert_eq!((delivered[0].vnet, &delivered[0].packet), (vnet, &partial));
+        }
     }
-    // At the MTU it is still one packet.
-    let (vnet, partial) = Spec::tcp4(&[3; 1440]).build_partial();
-    assert_eq!(merge(ALL, &[partial])[0].vnet, vnet);
-    assert_eq!(be16(&vnet.emit(), 0) >> 8, u16::from(vnet_hdr::NEEDS_CSUM));
+}
+
+/// The field may hold that value by chance, or because somebody wrote it there.
+#[test]
+fn a_checksum_that_only_looks_unfinished_is_left_alone() {
+    for base in [both(data()), both(Spec::udp4(&[7; 100]))].concat() {
+        let (_, partial) = base.build_partial();
+        let (cut, delivered, _) = alone(&partial, Grouping::Any, Some(Metadata::default()), false);
+        assert_eq!(cut.map(|cut| cut.packets), Ok(1));
+        assert_eq!((delivered[0].vnet, &delivered[0].packet), (VnetHdr::default(), &partial));
+    }
+}
+
+/// Lists keep the headers of the first packet, its checksum too.
+#[test]
+fn a_list_of_packets_is_cut_like_a_super_packet() {
+    for base in [both(Spec::tcp4(&[3; 300])), both(Spec::udp4(&[7; 300]))].concat() {
+        let (vnet, partial) = base.build_gso(100);
+        let mut list = partial.clone();
+        let field = base.l4() + usize::from(vnet.csum_offset);
+        let first = base.segments(100)[0].build();
+        list[field..field + 2].copy_from_slice(&first[field..field + 2]);
+        let told = Metadata { csum_start: None, ..known(&base, 100) };
+        let (cut_to, delivered, _) = alone(&list, Grouping::Any, Some(told), true);
+        assert_eq!(cut_to.map(|cut| cut.packets), Ok(3));
+        assert_eq!((delivered[0].vnet, &delivered[0].packet), (vnet, &partial));
+        let packets = cut(&partial, &delivered[0].vnet);
+        assert_eq!(packets, base.segments(100).iter().map(Spec::build).collect::<Vec<_>>());
+        // Until that is known it looks like a damaged packet, which the receiver refuses; from then on all are asked about.
+        let (_, delivered, all) = alone(&list, Grouping::Any, None, false);
+        assert_eq!((delivered[0].vnet, &delivered[0].packet, all), (VnetHdr::default(), &list, true));
+        let (_, _, all) = alone(&list, Grouping::Tcp, None, false);
+        assert!(!all);
+    }
+}
+
+#[test]
+fn what_nobody_knows_is_dropped_or_cut_to_what_every_path_carries() {
+    for base in both(Spec::udp4(&[7; 300])) {
+        let (cut, delivered, _) = alone(&base.build_partial().1, Grouping::Any, None, false);
+        assert_eq!((cut, delivered), (Err(UnknownSize), vec![]));
+    }
+    for (base, smallest) in [(Spec::tcp4(&[3; 4000]), 576), (Spec::tcp6(&[3; 4000]), 1280)] {
+        let size = smallest - base.header_len();
+        for grouping in [Grouping::Any, Grouping::Tcp] {
+            let (cut_to, delivered, _) = alone(&base.build_partial().1, grouping, None, false);
+            assert!(cut_to.unwrap().recut);
+            assert_eq!(delivered[0].vnet, base.build_gso(size as u16).0);
+            let packets = cut(&delivered[0].packet, &delivered[0].vnet);
+            assert_eq!(packets.iter().map(Vec::len).max(), Some(smallest));
+            // One that every path carries may be one or many: it is the same there.
+            let short = Spec { payload: vec![3; size], ..base.clone() };
+            let (vnet, partial) = short.build_partial();
+            let (cut_to, delivered, _) = alone(&partial, grouping, None, false);
+            assert_eq!((cut_to.unwrap().recut, delivered[0].vnet), (false, vnet));
+        }
+    }
+}
+
+/// What contradicts the packet is about another one.
+#[test]
+fn metadata_that_does_not_fit_is_not_believed() {
+    let tcp = Spec::tcp4(&[3; 4000]);
+    let right = known(&tcp, 1000);
+    let wrong = [
+        Metadata { csum_start: Some(40), ..right },
+        Metadata { gso_type: vnet_hdr::GSO_TCPV6, ..right },
+        Metadata { gso_type: vnet_hdr::GSO_UDP_L4, ..right },
+        Metadata { gso_type: 0x7f, ..right },
+    ];
+    for wrong in wrong {
+        let (cut, delivered, _) = alone(&tcp.build_partial().1, Grouping::Any, Some(wrong), false);
+        assert_eq!((cut, delivered), (Err(UnknownSize), vec![]));
+    }
+}
+
+/// Behind extension headers only the kernel knows the transport header.
+#[test]
+fn super_packets_with_extension_headers_keep_their_size() {
+    for base in [Spec::tcp6(&[3; 4000]), Spec::udp4(&[7; 4000]).v6()] {
+        let (vnet, plain) = base.build_gso(1000);
+        let options = [plain[6], 0, 1, 4, 0, 0, 0, 0];
+        let mut packet = [&plain[..40], &options, &plain[40..]].concat();
+        packet[6] = 60;
+        let len = be16(&plain, 4) + 8;
+        put16(&mut packet, 4, len);
+        let told = Metadata { csum_start: Some(48), ..known(&base, 1000) };
+        let (cut_to, delivered, _) = alone(&packet, Grouping::Any, Some(told), false);
+        assert_eq!(cut_to.map(|cut| cut.packets), Ok(4));
+        let wanted = VnetHdr { hdr_len: vnet.hdr_len + 8, csum_start: 48, ..vnet };
+        assert_eq!((delivered[0].vnet, &delivered[0].packet), (wanted, &packet));
+        assert_eq!(cut(&packet, &wanted).len(), 4);
+        let (_, delivered, _) = alone(&packet, Grouping::Any, None, false);
+        assert_eq!(delivered[0].vnet, VnetHdr::default());
+    }
+}
+
+/// What a kernel cuts on a virtual link comes as segments whose checksums are all left to do.
+#[test]
+fn unfinished_segments_join() {
+    for base in [both(data()), both(Spec::udp4(&[7; 100]))].concat() {
+        let packets: Vec<_> = (0..3).map(|index| nth(&base, index).build_partial().1).collect();
+        let delivered = merge(ALL, &packets);
+        assert_eq!(delivered.iter().map(|d| d.packets).collect::<Vec<_>>(), [3]);
+        let finished: Vec<_> = (0..3).map(|index| nth(&base, index).build()).collect();
+        assert_eq!(delivered, merge(ALL, &finished));
+    }
 }
