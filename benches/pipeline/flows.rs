@@ -3,12 +3,14 @@
 use std::hint::black_box;
 use std::net::Ipv4Addr;
 use std::ops::Range;
+use std::sync::Arc;
 
 use underpass::encap::ecn::Marking;
 use underpass::encap::frame::Hop;
 use underpass::encap::vxlan;
 use underpass::forward::{
-    Format, Forwarding, Inbound, Outbound, Outbox, Paths, Peer, Received, TapLink, TunLink, Underlay,
+    Choice, Format, Forwarding, Inbound, Outbound, Outbox, Paths, Peer, Received, TapLink, TunLink, Underlay,
+    Way,
 };
 use underpass::metrics::{Counters, PeerCounters};
 use underpass::net::{EncapMode, Mac, Mode, NodeName, Prefix, Vni};
@@ -56,6 +58,11 @@ fn forwarding(mode: Mode) -> Forwarding {
         hop,
         second: None,
         path_mtu: None,
+        way: Some(Arc::new(Way {
+            interface: "u0".to_owned(),
+            vxlan: Choice::tap("all"),
+            ipip: Choice::tap("all"),
+        })),
         counters: PeerCounters::new(1),
     }];
     let underlay = Underlay {

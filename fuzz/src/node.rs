@@ -7,11 +7,11 @@
 //! ```
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use underpass::encap::ecn::Marking;
 use underpass::encap::frame::Hop;
-use underpass::forward::{Forwarding, Peer, TapLink, TunLink, Underlay};
+use underpass::forward::{Choice, Forwarding, Peer, TapLink, TunLink, Underlay, Way};
 use underpass::metrics::{PeerCounters, WorkerCounters};
 use underpass::net::{DropReason, EncapMode, Mac, Mode, Prefix, Vni};
 use underpass::offload::Split;
@@ -73,6 +73,9 @@ fn build(mode: Mode, ipv6: bool, fast: bool) -> Forwarding {
         hop,
         second: Some((address(number, !ipv6), hop)),
         path_mtu: None,
+        way: fast.then(|| {
+            Arc::new(Way { interface: "u0".to_owned(), vxlan: Choice::tap("all"), ipip: Choice::tap("all") })
+        }),
         counters: PeerCounters::new(1),
     });
     let mut rib = Rib::default();

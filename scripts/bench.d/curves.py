@@ -23,6 +23,7 @@ ABOUT = {
     "mtu": "the MTU of the link",
     "routes": "the size of the routing table",
     "loss": "loss on the link",
+    "uplink": "what the link segments itself",
 }
 RATES = ("gbps", "packets/s", "connections/s")
 LINKS = {
@@ -73,23 +74,32 @@ def draw(path, name, curves, host):
 
 
 def draw_panel(place, title, unit, curves, values_of):
-    values = sorted({point["x"] for curve in curves for point in curve["points"]})
+    values = in_order(curves)
+    named = any(isinstance(value, str) for value in values)
     top, others = 0, itertools.cycle(OTHER_LINES)
     for number, curve in enumerate(curves):
         colour, mark = LINES.get(curve["system"]) or next(others)
         points = [(values.index(point["x"]), values_of(point)) for point in curve["points"] if values_of(point)]
         # Beside each other, so that whiskers at one value can be told apart.
-        shift = (number - (len(curves) - 1) / 2) * 0.05
+        shift = (number - (len(curves) - 1) / 2) * (0.11 if named else 0.05)
         medians = [statistics.median(runs) for _, runs in points]
         errors = [[median - min(runs) for (_, runs), median in zip(points, medians)],
                   [max(runs) - median for (_, runs), median in zip(points, medians)]]
         place.errorbar([position + shift for position, _ in points], medians, yerr=errors, color=colour, marker=mark,
-                       markersize=5, linewidth=1.4, elinewidth=0.9, capsize=2, label=curve["system"])
+                       markersize=5, linewidth=0 if named else 1.4, elinewidth=0.9, capsize=2, label=curve["system"])
         top = max([top, *(max(runs) for _, runs in points)])
     place.set_title(title, loc="left", fontweight="bold", fontsize=10)
     place.set_ylabel(unit, fontsize=8.5, color=LIMIT)
     place.set_xlabel(curves[0]["axis"], fontsize=8.5, color=LIMIT)
-    place.set_xticks(range(len(values)), [f"{value:,}" for value in values])
-    place.set_xlim(-0.4, len(values) - 0.6)
+    labels = [value.replace(" ", "\n") if named else f"{value:,}" for value in values]
+    place.set_xticks(range(len(values)), labels, fontsize=7.5 if named else None)
+    place.set_xlim(-0.5, len(values) - 0.5)
     place.set_ylim(0, top * 1.08 or 1)
     tidy(place, "y")
+
+
+def in_order(curves):
+    """All values: numbers by size, names as the curve that has most of them orders them."""
+    longest_first = sorted(curves, key=lambda curve: -len(curve["points"]))
+    values = list(dict.fromkeys(point["x"] for curve in longest_first for point in curve["points"]))
+    return values if any(isinstance(value, str) for value in values) else sorted(values)

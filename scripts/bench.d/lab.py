@@ -48,6 +48,15 @@ table netdev loss {{
 """
 
 
+# What is off in each row of the sweep over uplinks: features of ethtool, or all that cut packets. Virtio, USB, Wi-Fi
+# and many cloud cards are like "no tunnel" or "none".
+TUNNELS = ("tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation", "tx-ipxip4-segmentation", "tx-ipxip6-segmentation",
+           "tx-gre-segmentation", "tx-gre-csum-segmentation")
+OFF = {"all": (), "no tunnel": TUNNELS, "no UDP": ("tx-udp-segmentation",), "none": None}
+WITH_GRO = ", GRO"
+UPLINKS = tuple(name + gro for name in OFF for gro in ("", WITH_GRO))
+
+
 @dataclasses.dataclass(frozen=True)
 class Conditions:
     """What a sweep changes: the link, and settings of the tunnel."""
@@ -55,6 +64,8 @@ class Conditions:
     mtu: int = 1500
     # Percent of the packets on the link, each way; None: no wire in between that could lose any.
     loss: float | None = None
+    # One of UPLINKS: which offloads both ends of the link have; the defaults of a veth pair when None.
+    uplink: str | None = None
     # Worker threads of underpass; its own choice when None.
     workers: int | None = None
     # Routes in the forwarding table of underpass; only those it needs when None.
@@ -155,6 +166,9 @@ class Lab:
             self._wire(self.conditions.loss)
         else:
             self._link("n1", "eth0", "n2", "eth0")
+        if self.conditions.uplink is not None:
+            for node in NODES:
+                offload_as(self, node, self.conditions.uplink)
         for node in NODES:
             self.run(node, "ip", "address", "add", f"{UNDERLAY[node]}/24", "dev", "eth0")
         poll(5, lambda: self.answers("n1", UNDERLAY["n2"]), "the veth pair carries packets")
@@ -189,12 +203,42 @@ class Lab:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
+def offload_as(lab, node, uplink):
+    """Gives eth0 the offloads of one of UPLINKS, and fails where it does not get them."""
+    name, gro = uplink.removesuffix(WITH_GRO), uplink.endswith(WITH_GRO)
+    off = OFF[name]
+    if off is None:
+        off = cut_in_software(lab, node)
+    else:
+        switch(lab, node, off, "off")
+    switch(lab, node, ("generic-receive-offload",), "on" if gro else "off")
+    has = features(lab, node)
+    wanted = {"generic-receive-offload": gro, **dict.fromkeys(off, False)}
+    kept = {name for name in (*TUNNELS[:3], "tx-tcp-segmentation", "tx-udp-segmentation") if name not in off}
+    wanted |= dict.fromkeys(kept, True)
+    wrong = [f"{feature} {'on' if has.get(feature) else 'off'}" for feature, on in wanted.items() if has.get(feature) != on]
+    if wrong:
+        raise Failure(f"the link cannot be made like uplink={uplink}: {', '.join(wrong)}")
+
+
 def cut_in_software(lab, node):
-    """Turns off all segmentation offloads of eth0, those of tunnels included."""
-    features = lab.run(node, "ethtool", "-k", "eth0").splitlines()
-    names = [line.split(":")[0].strip() for line in features if line.rstrip().endswith("on")]
-    cuts = [name for name in names if name.startswith("tx-") and name.endswith("-segmentation")]
-    lab.run(node, "ethtool", "-K", "eth0", *(word for name in cuts for word in (name, "off")))
+    """Turns off all segmentation offloads of eth0, those of tunnels included; returns which."""
+    cuts = [name for name, on in features(lab, node).items()
+            if on and name.startswith("tx-") and name.endswith("-segmentation")]
+    switch(lab, node, cuts, "off")
+    return cuts
+
+
+def features(lab, node):
+    """The features of eth0 by name, and whether each is on."""
+    lines = lab.run(node, "ethtool", "-k", "eth0").splitlines()[1:]
+    pairs = (line.strip().split(": ", 1) for line in lines if ": " in line)
+    return {name: state.split()[0] == "on" for name, state in pairs}
+
+
+def switch(lab, node, names, state):
+    if names:
+        lab.run(node, "ethtool", "-K", "eth0", *(word for name in names for word in (name, state)))
 
 
 def end(process):

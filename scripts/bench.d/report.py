@@ -153,13 +153,43 @@ def sweep_section(name, curves, names):
         points = [{point["x"]: point for point in curve["points"]} for curve in lines]
         unit = UNITS.get(lines[0]["unit"], lines[0]["unit"])
         text += f"\n{test}, {unit}, by {lines[0]['axis']}:\n\n" + table(
-            [curve["system"] for curve in lines], [f"{value:,}" for value in values],
+            [curve["system"] for curve in lines], [value_name(value) for value in values],
             [[spread(known.get(value)) for value in values] for known in points])
+        if name == "uplink":
+            text += uplink_section(dict(zip((curve["system"] for curve in lines), points)), values)
         if any("retransmits_per_gb" in point for known in points for point in known.values()):
             text += "\nTCP retransmits per GB, medians:\n\n" + table(
-                [curve["system"] for curve in lines], [f"{value:,}" for value in values],
+                [curve["system"] for curve in lines], [value_name(value) for value in values],
                 [[figure(known.get(value, {}).get("retransmits_per_gb")) for value in values] for known in points])
     return text
+
+
+def value_name(value):
+    return value if isinstance(value, str) else f"{value:,}"
+
+
+DEFAULT = "underpass-vxlan"
+FORCED = (f"{DEFAULT}-socket", f"{DEFAULT}-tap")
+
+
+def uplink_section(points, values):
+    """Whether the default chose well: against the better of its own ways, and against the kernel."""
+    def median(system, value):
+        return points.get(system, {}).get(value, {}).get("median")
+
+    def ratio(value, systems):
+        others = [found for system in systems if (found := median(system, value))]
+        ours = median(DEFAULT, value)
+        return figure(ours / max(others)) if ours is not None and others else "–"
+
+    def chosen(value):
+        return points.get(DEFAULT, {}).get(value, {}).get("tap", "–")
+
+    if DEFAULT not in points:
+        return ""
+    rows = [[ratio(value, FORCED), ratio(value, ("kernel-vxlan",)), chosen(value)] for value in values]
+    columns = ["over the better of socket and tap", "over kernel-vxlan", "what it says of its TAP"]
+    return f"\nThe default, {DEFAULT}, median over median:\n\n" + table(values, columns, rows)
 
 
 def reordering_section(results):

@@ -30,12 +30,21 @@ class Results:
         self.runs = {(None, None): {}}
         self.skipped, self.failed = [], []
         self.facts = {}
+        # In sweeps: by point and system.
+        self.facts_at = {}
 
     def add(self, system, test, outcome, point=(None, None)):
         self.runs.setdefault(point, {}).setdefault((system.name, test.name), []).append(outcome)
 
     def skip(self, system, reason):
         self.skipped.append({"system": system.name, "reason": reason})
+
+    def note(self, system, facts, point=(None, None)):
+        """What a system said that it used."""
+        if point == (None, None):
+            self.facts[system.name] = facts
+        else:
+            self.facts_at[point, system.name] = facts
 
     def fail(self, system, test, reason, point=(None, None)):
         """`test` is None when the system did not come up."""
@@ -76,7 +85,9 @@ class Results:
                     "name": sweep.name, "axis": sweep.axis, "system": system, "test": test, "unit": self._unit(test),
                     "points": [],
                 })
-                curve["points"].append(entry(outcomes, x=value))
+                tap = self.facts_at.get(((sweep.name, value), system), {}).get("tap")
+                said = {"tap": tap} if sweep.name == "uplink" and tap else {}
+                curve["points"].append(entry(outcomes, x=value, **said))
         return list(curves.values())
 
     def _ratios(self):

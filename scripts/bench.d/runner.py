@@ -109,7 +109,7 @@ class Runner:
             self._note(turn, test, failure=str(failure))
             return f"{turn.label()} {test.name} FAILED: {failure}"
         self._note(turn, test, outcome=outcome)
-        return f"{turn.label():<36}{test.name:<15}{report.figure(outcome['value'])} {test.unit}"
+        return f"{turn.label():<46}{test.name:<15}{report.figure(outcome['value'])} {test.unit}"
 
     def _note(self, turn, test, **found):
         self._take(turn.system, test, turn.point, found)
@@ -124,5 +124,5 @@ class Runner:
         elif "skipped" in found:
             self.results.skip(system, found["skipped"])
             self.unfit.add(system.name)
-        elif point == OUTSIDE_SWEEPS:
-            self.results.facts[system.name] = found["facts"]
+        else:
+            self.results.note(system, found["facts"], point)

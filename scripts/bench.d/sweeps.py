@@ -2,7 +2,7 @@
 
 import os
 
-from lab import Conditions
+from lab import UPLINKS, Conditions
 
 # What is in the table before any route is loaded: the nodes' own subnets.
 ROUTES = (1, 100, 10_000, 100_000, 1_000_000)
@@ -22,7 +22,7 @@ class Sweep:
 
     def applies_to(self, system):
         """Whether the system has this setting at all."""
-        return self.setting in ("mtu", "loss") or system.has_settings
+        return self.setting in ("mtu", "loss", "uplink") or system.has_settings
 
 
 def worker_counts(cores):
@@ -35,6 +35,8 @@ def worker_counts(cores):
 
 OURS = ("underpass-vxlan", "underpass-ipip", "underpass-direct")
 ALL = ("veth", "kernel-vxlan", *OURS)
+# By itself, and each way that it has.
+WAYS = ("underpass-vxlan", "underpass-vxlan-socket", "underpass-vxlan-tap", "underpass-ipip", "underpass-direct")
 
 SWEEPS = [
     Sweep("workers", "workers from 1 to the number of cores, and twice that", "workers", "workers",
@@ -45,4 +47,7 @@ SWEEPS = [
           "routes in the table", "routes", ROUTES, OURS, ("tcp1", "udp64")),
     Sweep("loss", "packets lost on the link, each way, at random; super-packets are cut before it",
           "packets lost on the link, %", "loss", (0, 0.1, 1), ALL, ("tcp1",)),
+    Sweep("uplink", "offloads of the link: all, no tunnel segmentation, no UDP segmentation, no segmentation at all; each "
+          "without and with GRO at the receiver", "offloads of the link", "uplink", UPLINKS, ("kernel-vxlan", *WAYS),
+          ("tcp1",)),
 ]

@@ -5,7 +5,8 @@ use comfy_table::Table;
 
 use super::client::ClientArgs;
 use super::text::{self, table};
-use crate::control::api::{self, Traffic};
+use crate::control::api::{self, PeerWay, Traffic};
+use crate::net::Mode;
 
 /// Show what the daemon runs with and what it has carried
 #[derive(Args, Debug)]
@@ -31,6 +32,11 @@ fn render(status: &api::Status) -> String {
     if !status.peers.is_empty() {
         out.push('\n');
         out.push_str(&text::lines(&peers(status)));
+    }
+    let ways = ways(status);
+    if !ways.is_empty() {
+        out.push('\n');
+        out.push_str(&text::lines(&ways));
     }
     out
 }
@@ -99,4 +105,18 @@ fn peers(status: &api::Status) -> Table {
         peers.add_row([&peer.name, &addresses, &peer.vtep_mac, &peer.subnets.join(", ")]);
     }
     peers
+}
+
+/// How super-packets leave towards each peer, and why.
+fn ways(status: &api::Status) -> Table {
+    let mut ways = table(&["PEER", "INTERFACE", "MODE", "WAY", "REASON"]);
+    for peer in &status.peers {
+        let Some(uplink) = &peer.uplink else { continue };
+        for (mode, way) in [(Mode::Vxlan, &uplink.vxlan), (Mode::Ipip, &uplink.ipip)] {
+            if let Some(PeerWay { way, reason }) = way {
+                ways.add_row([&peer.name, &uplink.interface, mode.name(), way, reason]);
+            }
+        }
+    }
+    ways
 }

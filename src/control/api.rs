@@ -165,9 +165,36 @@ pub struct PeerStatus {
     /// The inner destination address of VXLAN frames to it.
     #[serde(default)]
     pub vtep_mac: String,
+    /// How TCP super-packets leave towards it, where there is a TAP for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uplink: Option<PeerUplink>,
     /// What was exchanged with it since it is known.
     #[serde(default)]
     pub counters: PeerTraffic,
+}
+
+/// How TCP super-packets leave towards a peer, in the modes by which routes lead there.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
+pub struct PeerUplink {
+    /// The interface of the route to its underlay address.
+    pub interface: String,
+    /// In VXLAN.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vxlan: Option<PeerWay>,
+    /// In IP-in-IP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ipip: Option<PeerWay>,
+}
+
+/// A way to the uplink.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
+pub struct PeerWay {
+    /// `tap`, whole, or `socket`, cut.
+    pub way: String,
+    /// Why, in words.
+    pub reason: String,
 }
 
 /// Inner packets exchanged with a peer, after segmentation; *tx* is towards it.

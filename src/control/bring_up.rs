@@ -71,7 +71,7 @@ pub async fn lanes(host: &Host, config: &Config, facts: &Facts, uplink: &Uplink)
         segment_sizes: choose("segment_sizes", switches.segment_sizes, supported.segment_sizes)?,
         packet: choose("packet_socket", switches.packet_socket, supported.packet)?.then_some(uplink.index),
     };
-    let mut tap = open_tap(host, config, uplink, queues.devices.len()).await?;
+    let mut tap = open_tap(host, config, queues.devices.len()).await?;
     let mut lanes = Vec::new();
     for (index, device) in queues.devices.into_iter().enumerate() {
         match Sockets::open(&setup, index as u16, tap.queues.pop()) {
@@ -127,12 +127,7 @@ struct TapQueues {
 
 /// Opens one queue of the TAP for each worker and one for its test, where the configuration has a
 /// use for it.
-async fn open_tap(
-    host: &Host,
-    config: &Config,
-    uplink: &Uplink,
-    workers: usize,
-) -> anyhow::Result<TapQueues> {
+async fn open_tap(host: &Host, config: &Config, workers: usize) -> anyhow::Result<TapQueues> {
     let wanted = config.tunnel.uplink;
     let encapsulates = config.pools.iter().any(|pool| pool.encapsulation().0 != Mode::Direct);
     let source = match config.node.address {
@@ -171,7 +166,7 @@ async fn open_tap(
                 Ok(_) => "off: not tested yet".to_owned(),
                 Err(error) => format!("off: not tested yet; never for ipip, eBPF is not available: {error}"),
             };
-            let test = queues.pop().map(|tap| TapTest::new(tap, mac, push.ok(), uplink.index, source));
+            let test = queues.pop().map(|tap| TapTest::new(tap, mac, push.ok(), source));
             Ok(TapQueues { queues, test, state })
         }
         Err(error) if wanted == config::Uplink::Tap => Err(error.context("uplink is \"tap\"")),

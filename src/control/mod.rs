@@ -4,7 +4,8 @@
 //! what must hold before start); `state` owns the routes (`edit`) and peers (`peers`, `roster`),
 //! `writer` publishes forwarding tables made of them, `leads` says which kernel routes they need,
 //! `chores` which of them, and what else, is left to an administrator;
-//! `paths` watches the host for MTUs and first hops and tests the TAP (`tap_test`); `path_mtu` listens
+//! `paths` watches the host for MTUs and first hops; `tap_watch` says who is reached through the TAP, by what
+//! the interfaces can (`ways`) and by tests (`tap_test`); `path_mtu` listens
 //! to routers. `log` is where all of them log to, without ever waiting for stderr, and `fallbacks` logs for the
 //! workers, which never do. `socket`
 //! makes the socket file, `http` accepts and polices connections (`progress`), `server` answers the
@@ -37,6 +38,8 @@ pub mod socket;
 pub mod state;
 mod sys;
 mod tap_test;
+mod tap_watch;
+mod ways;
 mod writer;
 
 pub use server::Dataplane;

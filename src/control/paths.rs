@@ -1,22 +1,24 @@
 //! Watching the ways that depend on the host: which interface the uplink is, its MTU, first hops for
 //! the packet socket, and the TAP.
 //!
-//! Once a second the uplink and the neighbour table are read and what changed is published. The TAP is tested at
-//! start, and every few seconds once it has carried traffic; the packet path uses it only while the last
-//! test succeeded. What the workers gave up is logged for them.
+//! Once a second the uplink and the neighbour table are read and what changed is published. Where there is a
+//! TAP, so are the features of the interfaces that lead to the peers, and once more when one of them changed.
+//! The TAP is tested at start, and every few seconds once it has carried traffic; the packet path uses it
+//! only while the last test succeeded. What the workers gave up is logged for them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::host::{FirstHop, Host, Neighbour, Uplink};
+use super::host::{FirstHop, Host, LinkNews, Neighbour, Uplink};
 use super::state::Daemon;
 use super::tap_test::TapTest;
+use super::tap_watch::TapWatch;
+use crate::config;
 use crate::encap::frame::Hop;
-use crate::net::Mode;
 
 /// How often neighbours are read.
 const TICK: Duration = Duration::from_secs(1);
@@ -25,11 +27,11 @@ const EAGER_TICK: Duration = Duration::from_millis(50);
 const EAGER_FOR: Duration = Duration::from_secs(2);
 /// How often gateways are looked up, neighbours kept in use and the TAP is tested.
 const SLOW: Duration = Duration::from_secs(5);
-/// Failed tests in a row until the TAP is given up: one may fall victim to a busy host.
-const PATIENCE: u32 = 2;
+/// From a notification to the look that it causes: one change comes in several.
+const NEWS_PAUSE: Duration = Duration::from_millis(50);
 
-/// The uplink's neighbour table.
-type Neighbours = HashMap<IpAddr, Neighbour>;
+/// The neighbour table, by interface and address.
+type Neighbours = HashMap<(u32, IpAddr), Neighbour>;
 
 /// What is watched.
 pub struct Watch {
@@ -38,19 +40,25 @@ pub struct Watch {
     /// Our underlay address that says which interface the uplink is.
     own: IpAddr,
     uplink: Uplink,
-    tap: Option<TapTest>,
+    tap: Option<TapWatch>,
+    /// Where there is a TAP.
+    links: Option<LinkNews>,
     /// The way to each address of a peer, as of the last slow tick.
     hops: Vec<(IpAddr, FirstHop)>,
-    failures: u32,
     /// What the TUN was given last.
     tun_mtu: u16,
 }
 
 impl Watch {
-    /// Watches for `daemon` through `host`, on which `uplink` has the address `own`.
+    /// Watches for `daemon` through `host`, on which `uplink` has the address `own`; `tap` tests the TAP,
+    /// where there is one.
     pub fn new(host: Host, daemon: Arc<Daemon>, own: IpAddr, uplink: Uplink, tap: Option<TapTest>) -> Self {
         let tun_mtu = daemon.tun_mtu();
-        Self { host, daemon, own, uplink, tap, hops: Vec::new(), failures: 0, tun_mtu }
+        let forced = daemon.wanted_uplink() == config::Uplink::Tap;
+        let tap = tap.map(|test| TapWatch::new(Arc::clone(&daemon), test, forced));
+        // Without notifications there is still the look once a second.
+        let links = tap.as_ref().and_then(|_| LinkNews::connect().ok());
+        Self { host, daemon, own, uplink, tap, links, hops: Vec::new(), tun_mtu }
     }
 
     /// Watches for ever.
@@ -63,22 +71,25 @@ impl Watch {
             let moved = self.follow_address().await;
             self.follow_mtu().await;
             let slow = moved || Instant::now() >= next_slow;
-            let neighbours = self.host.neighbours(self.uplink.index).await.unwrap_or_default();
+            let neighbours = self.host.neighbours().await.unwrap_or_default();
             if slow {
                 self.find_hops(&neighbours).await;
                 next_slow = Instant::now() + SLOW;
             }
             let resolved = self.publish_hops(&neighbours);
-            // A TAP that failed, or was never tested, is tested at once; one that never carried
-            // anything has nothing to lose, and the wire stays quiet.
-            let used = self.daemon.tap_frames() > 0;
-            if (slow && (used || moved)) || self.failures > 0 || !self.daemon.tap_active() {
-                self.test_tap(&resolved).await;
+            if let Some(tap) = &mut self.tap {
+                // One that never carried anything has nothing to lose, and the wire stays quiet.
+                let all = slow && (moved || self.daemon.tap_frames() > 0);
+                tap.look(&self.host, &self.hops, &resolved, all).await;
             }
             let pause = sleep(if start.elapsed() < EAGER_FOR { EAGER_TICK } else { TICK });
             tokio::select! {
                 () = pause => {}
                 () = self.daemon.writer.peers_changed() => (start, next_slow) = (Instant::now(), Instant::now()),
+                () = news(&mut self.links, &self.hops) => {
+                    next_slow = Instant::now();
+                    sleep(NEWS_PAUSE).await;
+                }
             }
         }
     }
@@ -92,9 +103,6 @@ impl Watch {
         let Ok(uplink) = self.host.uplink_of(self.own).await else { return false };
         tracing::info!("node address {} is on {} now, it was on {}", self.own, uplink.name, self.uplink.name);
         self.daemon.move_to(uplink.index);
-        if let Some(tap) = &mut self.tap {
-            tap.set_uplink(uplink.index);
-        }
         self.uplink = uplink;
         true
     }
@@ -117,14 +125,17 @@ impl Watch {
         }
     }
 
-    /// Looks up the gateway of every peer and asks the kernel to keep it resolved.
+    /// Looks up the gateway of every peer and asks the kernel to keep it resolved. The packet socket
+    /// only reaches those behind the uplink, the TAP all.
     async fn find_hops(&mut self, neighbours: &Neighbours) {
         let peers = self.daemon.peer_addresses();
         self.hops.clear();
         for peer in peers {
-            let hop = self.host.first_hop(peer).await.filter(|hop| hop.index == self.uplink.index);
-            let fixed = |hop: &FirstHop| neighbours.get(&hop.via).is_some_and(|neighbour| neighbour.fixed);
-            let Some(hop) = hop else { continue };
+            let ours = |hop: &FirstHop| self.tap.is_some() || hop.index == self.uplink.index;
+            let fixed = |hop: &FirstHop| {
+                neighbours.get(&(hop.index, hop.via)).is_some_and(|neighbour| neighbour.fixed)
+            };
+            let Some(hop) = self.host.first_hop(peer).await.filter(ours) else { continue };
             if !fixed(&hop) {
                 self.host.use_neighbour(hop.index, hop.via).await;
             }
@@ -132,53 +143,26 @@ impl Watch {
         }
     }
 
-    /// Publishes the link addresses of all first hops; returns the addresses of peers whose first hop
-    /// has one.
-    fn publish_hops(&self, neighbours: &Neighbours) -> Vec<IpAddr> {
-        let Some(source) = self.uplink.mac else { return Vec::new() };
-        let resolved = self.hops.iter().filter_map(|(peer, hop)| {
-            let destination = neighbours.get(&hop.via)?.mac;
-            Some((*peer, Hop { destination, source }))
-        });
-        let resolved: Vec<(IpAddr, Hop)> = resolved.collect();
-        self.daemon.set_hops(&resolved.iter().copied().collect());
-        resolved.into_iter().map(|(peer, _)| peer).collect()
+    /// Publishes the link addresses of the first hops behind the uplink; returns the addresses of peers
+    /// whose first hop has one, whatever it is behind.
+    fn publish_hops(&self, neighbours: &Neighbours) -> HashSet<IpAddr> {
+        let (mut frames, mut resolved) = (HashMap::new(), HashSet::new());
+        for (peer, hop) in &self.hops {
+            let Some(neighbour) = neighbours.get(&(hop.index, hop.via)) else { continue };
+            resolved.insert(*peer);
+            if let Some(source) = self.uplink.mac.filter(|_| hop.index == self.uplink.index) {
+                frames.insert(*peer, Hop { destination: neighbour.mac, source });
+            }
+        }
+        self.daemon.set_hops(&frames);
+        resolved
     }
+}
 
-    /// Tests the TAP in every encapsulating mode that a peer of `resolved` is reached by. Without
-    /// such a peer there is nothing to learn.
-    async fn test_tap(&mut self, resolved: &[IpAddr]) {
-        let Some(tap) = &mut self.tap else { return };
-        let mut outcome = None;
-        for mode in [Mode::Vxlan, Mode::Ipip] {
-            if mode == Mode::Ipip && !tap.link().ipip {
-                continue;
-            }
-            let peers = self.daemon.peers_by(mode);
-            let peer = resolved.iter().find(|peer| peer.is_ipv4() && peers.contains(peer));
-            let Some(IpAddr::V4(peer)) = peer else { continue };
-            let port = self.daemon.port_of((*peer).into()).unwrap_or_default();
-            outcome = Some(tap.run(mode, (*peer, port)).await);
-            if outcome.as_ref().is_some_and(Result::is_err) {
-                break;
-            }
-        }
-        match outcome {
-            None => {}
-            Some(Ok(())) => {
-                self.failures = 0;
-                let link = tap.link();
-                let ipip = if link.ipip { "" } else { " for vxlan; eBPF is not available for ipip" };
-                let ipv6 =
-                    if self.daemon.has_ipv6_peers() { "; sockets towards peers over IPv6" } else { "" };
-                self.daemon.set_tap(Some(link), &format!("active{ipip}{ipv6}"));
-            }
-            Some(Err(reason)) => {
-                self.failures += 1;
-                if self.failures >= PATIENCE || !self.daemon.tap_active() {
-                    self.daemon.set_tap(None, &format!("off: {reason}"));
-                }
-            }
-        }
+/// Completes when an interface that leads to a peer changed.
+async fn news(links: &mut Option<LinkNews>, hops: &[(IpAddr, FirstHop)]) {
+    match links {
+        Some(links) => links.about(|index| hops.iter().any(|(_, hop)| hop.index == index)).await,
+        None => std::future::pending().await,
     }
 }

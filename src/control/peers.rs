@@ -8,14 +8,14 @@ use std::num::NonZeroU16;
 
 use ipnet::Ipv4Net;
 
-use super::api::{NewPeer, PeerStatus};
+use super::api::{NewPeer, PeerStatus, PeerUplink, PeerWay};
 use super::edit::unknown_peer;
 use super::refusal::{Kind, Refusal};
 use super::state::State;
 use crate::config;
-use crate::forward::Peer;
+use crate::forward::{Choice, Peer};
 use crate::metrics::PeerCounters;
-use crate::net::{Mac, NodeName, Prefix};
+use crate::net::{Mac, Mode, NodeName, Prefix};
 use crate::route::{PeerId, Route, Source, Target};
 use crate::source::lines::{Culprits, parse_prefix};
 
@@ -42,7 +42,8 @@ impl State {
         let counters = PeerCounters::new(self.workers);
         let port = new.port.map_or(self.config.vxlan.port, NonZeroU16::get);
         let address = *address;
-        let peer = Peer { name, address, port, vtep_mac, hop: None, second, path_mtu: None, counters };
+        let peer =
+            Peer { name, address, port, vtep_mac, hop: None, second, path_mtu: None, way: None, counters };
         self.seat(id, peer, &subnets);
         for prefix in subnets {
             let target = Target::Peer(id);
@@ -85,6 +86,7 @@ impl State {
 
     /// All nodes, in the order of their numbers.
     pub fn peer_list(&self) -> Vec<PeerStatus> {
+        let (vxlan, ipip) = (self.peers_by(Mode::Vxlan), self.peers_by(Mode::Ipip));
         let known = self.peers.iter().enumerate().filter(|(_, peer)| !peer.is_gone());
         known
             .map(|(place, peer)| PeerStatus {
@@ -97,6 +99,11 @@ impl State {
                 port: peer.port,
                 subnets: self.roster.subnets(PeerId(place as u16)).iter().map(Prefix::to_string).collect(),
                 vtep_mac: peer.vtep_mac.to_string(),
+                uplink: peer.way.as_ref().map(|way| PeerUplink {
+                    interface: way.interface.clone(),
+                    vxlan: vxlan.contains(&peer.address).then(|| way_of(peer, &way.vxlan)),
+                    ipip: ipip.contains(&peer.address).then(|| way_of(peer, &way.ipip)),
+                }),
                 counters: peer.counters.totals().into(),
             })
             .collect()
@@ -214,5 +221,16 @@ impl State {
             Some(_) => Err(format!("there is a control route {prefix} already; delete it first")),
             None => Ok(prefix),
         }
+    }
+}
+
+/// The way that super-packets towards `peer` take, given what was chosen for its interface.
+fn way_of(peer: &Peer, choice: &Choice) -> PeerWay {
+    let socket = |reason: &str| PeerWay { way: "socket".to_owned(), reason: reason.to_owned() };
+    match choice {
+        _ if peer.address.is_ipv6() => socket("the TAP serves peers over IPv4"),
+        Choice { tap: false, why } => socket(why),
+        _ if peer.path_mtu.is_some() => socket("a router said that its path carries less than the uplink"),
+        Choice { tap: true, why } => PeerWay { way: "tap".to_owned(), reason: why.clone() },
     }
 }

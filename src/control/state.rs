@@ -16,7 +16,7 @@ use super::writer::Writer;
 use crate::config::{self, Config, Dscp};
 use crate::encap::ecn::Marking;
 use crate::encap::frame::Hop;
-use crate::forward::{Compiler, Forwarding, Inputs, Peer, Scope, TapLink, TunLink, Underlay};
+use crate::forward::{Compiler, Forwarding, Inputs, Peer, Scope, TapLink, TunLink, Underlay, Way};
 use crate::metrics::render::Now;
 use crate::metrics::{Counters, Fallback, PeerCounters};
 use crate::net::{Mac, Mode, Prefix};
@@ -52,6 +52,8 @@ pub struct State {
     forwarding: Arc<Published<Forwarding>>,
 }
 
+/// What is said of the TAP where it serves nobody.
+const NO_PEER: &str = "off: no peer is reached by what it carries";
 /// The smallest path MTU that is believed: 576 bytes (RFC 791) inside the largest overhead, so that
 /// Linux pods, which go no lower than 552 and then clear DF, always fit.
 const LEAST_PATH_MTU: u16 = 576 + 70;
@@ -252,14 +254,22 @@ impl State {
         }
     }
 
-    /// Publishes a table with or without the TAP, where that changed.
-    fn set_tap(&mut self, tap: Option<TapLink>) -> bool {
-        if self.underlay.tap == tap {
-            return false;
-        }
+    /// Publishes a table with or without the TAP and with these ways towards the peers' addresses, where
+    /// that changed.
+    fn set_tap(&mut self, tap: Option<TapLink>, ways: &HashMap<IpAddr, Arc<Way>>) -> bool {
+        let mut changed = self.underlay.tap != tap;
         self.underlay.tap = tap;
-        self.publish_peers();
-        true
+        for peer in self.peers.iter_mut().filter(|peer| !peer.is_gone()) {
+            let way = ways.get(&peer.address);
+            if peer.way.as_ref() != way {
+                peer.way = way.cloned();
+                changed = true;
+            }
+        }
+        if changed {
+            self.publish_peers();
+        }
+        changed
     }
 
     /// What the tables are made of, and what makes and publishes them.
@@ -280,7 +290,7 @@ impl State {
     }
 
     /// Underlay addresses of the peers that some route reaches by `mode`.
-    fn peers_by(&self, mode: Mode) -> BTreeSet<IpAddr> {
+    pub(super) fn peers_by(&self, mode: Mode) -> BTreeSet<IpAddr> {
         let peers = self.compiler.reached(mode).filter_map(|id| self.peers.get(usize::from(id.0)));
         peers.filter(|peer| !peer.is_gone()).map(|peer| peer.address).collect()
     }
@@ -363,6 +373,7 @@ pub(super) fn peer(peer: &config::Peer, config: &Config, workers: usize) -> Opti
         vtep_mac: peer.vtep_mac,
         hop: None,
         path_mtu: None,
+        way: None,
         second: addresses.next().map(|address| (address, None)),
     })
 }
@@ -541,19 +552,21 @@ impl Daemon {
         forwarding.reclaim();
     }
 
-    /// Whether the packet path may use the TAP.
-    pub fn tap_active(&self) -> bool {
-        self.state().underlay.tap.is_some()
+    /// How super-packets are to reach the uplink, by the configuration.
+    pub fn wanted_uplink(&self) -> config::Uplink {
+        self.state().config.tunnel.uplink
     }
 
-    /// Lets the packet path use the TAP, or not any more, and says why.
-    pub fn set_tap(&self, tap: Option<TapLink>, why: &str) {
+    /// Lets the packet path use the TAP, or not any more, and by which way it reaches each peer's address.
+    /// `said` is what `status` says of it; without, only that it is off, if it was not.
+    pub fn set_tap(&self, tap: Option<TapLink>, ways: &HashMap<IpAddr, Arc<Way>>, said: Option<&str>) {
         // One lock after the other: `status` takes this one while it holds the state.
-        let changed = self.state_mut().set_tap(tap);
+        self.state_mut().set_tap(tap, ways);
         let mut shown = self.uplink.lock().unwrap_or_else(PoisonError::into_inner);
-        if changed || *shown != why {
-            tracing::info!("uplink tap: {why}");
-            why.clone_into(&mut shown);
+        let said = said.unwrap_or(if shown.starts_with("off: ") { &shown } else { NO_PEER });
+        if *shown != said {
+            tracing::info!("uplink tap: {said}");
+            *shown = said.to_owned();
         }
     }
 

@@ -29,30 +29,23 @@ pub struct TapTest {
     link: TapLink,
     /// Pushes outer headers; detached with this.
     _push: Option<PushHeader>,
-    uplink: u32,
     source: Ipv4Addr,
     source_port: u16,
     id: u16,
 }
 
 impl TapTest {
-    /// Tests `tap`, whose link address is `mac` and which pushes outer headers by `push`, against
-    /// the uplink with index `uplink`; `source` is our address there.
-    pub fn new(tap: Tap, mac: Mac, push: Option<PushHeader>, uplink: u32, source: Ipv4Addr) -> Self {
+    /// Tests `tap`, whose link address is `mac` and which pushes outer headers by `push`; `source` is
+    /// our underlay address.
+    pub fn new(tap: Tap, mac: Mac, push: Option<PushHeader>, source: Ipv4Addr) -> Self {
         Self {
             tap,
             link: TapLink { mac, ipip: push.is_some() },
             _push: push,
-            uplink,
             source,
             source_port: vxlan::FIRST_SOURCE_PORT,
             id: std::process::id() as u16,
         }
-    }
-
-    /// From now on probes have to leave through the interface with index `uplink`.
-    pub fn set_uplink(&mut self, uplink: u32) {
-        self.uplink = uplink;
     }
 
     /// The TAP as the packet path needs to know it.
@@ -60,18 +53,24 @@ impl TapTest {
         self.link
     }
 
-    /// Tests whether super-packets of `mode` reach the link of the peer with this address and VXLAN port.
+    /// Tests whether super-packets of `mode` for the peer with this address and VXLAN port leave by the
+    /// interface with index `uplink`.
     ///
     /// # Errors
     /// What failed, in words.
-    pub async fn run(&mut self, mode: Mode, (peer, port): (Ipv4Addr, u16)) -> Result<(), String> {
+    pub async fn run(
+        &mut self,
+        mode: Mode,
+        uplink: u32,
+        (peer, port): (Ipv4Addr, u16),
+    ) -> Result<(), String> {
         self.parse_probe(peer, port)
             .map_err(|error| format!("the kernel does not take tunnel super-packets: {error}"))?;
         // The id tells this probe from all earlier ones.
         self.id = self.id.wrapping_add(1).max(1);
         let probe = if mode == Mode::Ipip { self.ipip_probe(peer) } else { self.vxlan_probe(peer, port) };
         let failed = |error: io::Error| format!("cannot watch the uplink: {error}");
-        let observer = packet::observe(self.uplink, &probe.mark).map_err(failed)?;
+        let observer = packet::observe(uplink, &probe.mark).map_err(failed)?;
         observer.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
         self.tap
             .write(&probe.head, &probe.body)

@@ -16,6 +16,7 @@ mod replies;
 mod resolution;
 mod scope;
 mod tables;
+mod way;
 
 pub use compile::{Compiler, Inputs};
 pub use deliver::Deliver;
@@ -26,6 +27,7 @@ pub use replies::Replies;
 pub use resolution::Answers;
 pub use scope::Scope;
 pub use tables::{Forwarding, MIN_MTU, Origin, OuterIp, Peer, TapLink, TunLink, Underlay};
+pub use way::{Choice, Way};
 
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::compile::{Compiler, Inputs};
 use super::scope::{Scope, is_tunnel};
+use super::way::Way;
 use crate::encap::ecn::Marking;
 use crate::encap::frame::{self, Hop};
 use crate::encap::{direct, ipip, ipip_gso, ipip6, tunnel_gso, vxlan};
@@ -34,6 +35,8 @@ pub struct Peer {
     /// Bytes of the largest outer packet that reaches it, where a router said that this is less than
     /// what the uplink carries.
     pub path_mtu: Option<u16>,
+    /// How super-packets leave towards `address`; through sockets while nothing is decided.
+    pub way: Option<Arc<Way>>,
     /// What is exchanged with it.
     pub counters: PeerCounters,
 }
@@ -70,13 +73,14 @@ impl Peer {
         self.counters = before.counters.clone();
         if self.addresses().eq(before.addresses()) {
             (self.hop, self.second, self.path_mtu) = (before.hop, before.second, before.path_mtu);
+            self.way.clone_from(&before.way);
         }
     }
 
     /// Makes this the empty place of a node that went: nothing comes from the unspecified address.
     pub fn retire(&mut self) {
         self.address = Ipv4Addr::UNSPECIFIED.into();
-        (self.hop, self.second, self.path_mtu) = (None, None, None);
+        (self.hop, self.second, self.path_mtu, self.way) = (None, None, None, None);
     }
 
     /// Whether this is the empty place of a node that went.
@@ -335,10 +339,12 @@ impl PeerHeaders {
         // The kernel forwards what is written to the TAP, by its own and more credulous idea of the path
         // (RFC 1191 without the checks of ours): a forged report could keep it from forwarding at all.
         let link = underlay.tap.filter(|_| peer.path_mtu.is_none());
-        let tap = link.zip(v4).map(|(tap, (source, destination))| {
+        let whole =
+            |mode| peer.way.as_ref().and_then(|way| way.choice(mode)).is_some_and(|choice| choice.tap);
+        let tap = link.filter(|_| whole(Mode::Vxlan)).zip(v4).map(|(tap, (source, destination))| {
             vxlan.map(|inner| tunnel_gso::template(tap.mac, source, destination, peer.port, &inner))
         });
-        let tap_ipip = link.filter(|tap| tap.ipip).zip(v4);
+        let tap_ipip = link.filter(|tap| tap.ipip && whole(Mode::Ipip)).zip(v4);
         let ethertype = if v4.is_some() { ethernet::IPV4 } else { ethernet::IPV6 };
         Self {
             counters: peer.counters.clone(),

@@ -90,6 +90,7 @@ fn peer(node: u8) -> Peer {
         hop: None,
         second: None,
         path_mtu: None,
+        way: None,
         counters: PeerCounters::new(1),
     }
 }

@@ -11,7 +11,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use underpass::control::api::{
-    Drops, Missing, NewPeer, PeerStatus, RouteEntry, RouteMode, RoutesChanged, Status, TunnelStatus,
+    Drops, Missing, NewPeer, PeerStatus, PeerUplink, PeerWay, RouteEntry, RouteMode, RoutesChanged, Status,
+    TunnelStatus,
 };
 use underpass::control::refusal::{Kind, Refusal};
 use underpass::control::server::Page;
@@ -63,6 +64,14 @@ impl Dataplane for Fixed {
             routes: 2,
             peers: vec![PeerStatus {
                 counters: underpass::control::api::PeerTraffic::default(),
+                uplink: Some(PeerUplink {
+                    interface: "eth0".into(),
+                    vxlan: None,
+                    ipip: Some(PeerWay {
+                        way: "socket".into(),
+                        reason: "eth0 does not segment IP-in-IP (tx-ipxip4-segmentation off)".into(),
+                    }),
+                }),
                 address6: None,
                 name: "node-b".into(),
                 address: "192.0.2.2".parse().unwrap(),

@@ -30,6 +30,9 @@ underlay           0       0 B         988   1.4 KiB
 
 PEER    ADDRESS    VTEP MAC           SUBNETS
 node-b  192.0.2.2  66:2f:40:d1:21:2c  10.244.2.0/24, 10.244.3.0/24
+
+PEER    INTERFACE  MODE  WAY     REASON
+node-b  eth0       ipip  socket  eth0 does not segment IP-in-IP (tx-ipxip4-segmentation off)
 ";
     assert_eq!(Daemon::start().ask(&["status"]), expected);
 }
@@ -55,6 +58,8 @@ fn status_as_json() {
         ("/log_lines_lost", json!(17)),
         ("/routes", json!(2)),
         ("/peers/0/name", json!("node-b")),
+        ("/peers/0/uplink/interface", json!("eth0")),
+        ("/peers/0/uplink/ipip/way", json!("socket")),
         ("/offloads/tso", json!("active")),
         ("/uptime_seconds", json!(3725)),
     ] {

@@ -101,6 +101,41 @@ class Documents(unittest.TestCase):
         self.assertIn("| underpass-vxlan | 20.0 (10.0–30.0) | 0.20 (0.10–0.30) |", text)
         self.assertIn("- underpass-direct tcp1 routes=100: no answer", text)
 
+    def uplink_results(self):
+        """The default chose the socket in one row, and wrongly the TAP in the other."""
+        sweep = types.SimpleNamespace(name="uplink", axis="offloads of the link", values=("no tunnel", "none, GRO"))
+        socket, tap = named("underpass-vxlan-socket"), named("underpass-vxlan-tap")
+        results = Results(HOST, [TCP], [sweep])
+        figures = ((KERNEL, (4.0, 2.0)), (OURS, (3.5, 1.0)), (socket, (3.5, 4.0)), (tap, (0.5, 1.0)))
+        for system, values in figures:
+            for value, figure in zip(sweep.values, values, strict=True):
+                results.add(system, TCP, {"value": figure, "cpu_s_per_gb": 1.0}, ("uplink", value))
+        results.note(OURS, {"tap": "off: u0 is slow"}, ("uplink", "no tunnel"))
+        results.note(OURS, {"tap": "active"}, ("uplink", "none, GRO"))
+        return results, [KERNEL, OURS, socket, tap]
+
+    def test_the_sweep_over_uplinks_judges_the_choice(self):
+        results, systems = self.uplink_results()
+        text = report.markdown(results.document(), [TCP], systems).splitlines()
+        for line in ("| | no tunnel | none, GRO |",
+                     "| | over the better of socket and tap | over kernel-vxlan | what it says of its TAP |",
+                     "| no tunnel | 1.00 | 0.88 | off: u0 is slow |",
+                     "| none, GRO | 0.25 | 0.50 | active |"):
+            self.assertIn(line, text)
+
+    def test_names_on_an_axis_are_drawn_in_their_order(self):
+        results, systems = self.uplink_results()
+        with tempfile.TemporaryDirectory() as directory:
+            try:
+                import curves
+            except ImportError:
+                self.skipTest("python3-matplotlib is not installed")
+            (file,) = curves.draw_all(pathlib.Path(directory), results.document(), systems)
+            self.assertIn("<svg", (pathlib.Path(directory) / file).read_text(encoding="utf-8"))
+        made = [{"points": [{"x": x} for x in values]} for values in (("none",), ("no UDP", "all", "none"))]
+        self.assertEqual(curves.in_order(made), ["no UDP", "all", "none"])
+        self.assertEqual(curves.in_order([{"points": [{"x": 100}, {"x": 1}]}]), [1, 100])
+
     def test_documents_obey_the_schema(self):
         jsonschema = self.jsonschema()
         for loss, reordered in ((0.0, 3), (0.0009, 4)):
@@ -111,6 +146,7 @@ class Documents(unittest.TestCase):
         self.results.fail(OURS, TCP, "no answer", ("loss", 0.1))
         document = self.results.document()
         jsonschema.validate(document, SCHEMA)
+        jsonschema.validate(self.uplink_results()[0].document(), SCHEMA)
         for broken in (("median", "fast"), ("runs", []), ("unit", "gbit"), ("system", "Kernel VXLAN")):
             wrong = copy.deepcopy(document)
             wrong["results"][0][broken[0]] = broken[1]
@@ -263,7 +299,7 @@ class CommandLine(unittest.TestCase):
             (("--tests", "tcp2"), "unknown: tcp2; known: tcp1, tcp4"),
             (("--runs", "0"), "0 is not a number from 1 to 100"),
             (("--quik",), "unrecognized arguments: --quik"),
-            (("--sweep", "mut"), "unknown: mut; known: workers, mtu, routes, loss"),
+            (("--sweep", "mut"), "unknown: mut; known: workers, mtu, routes, loss, uplink"),
             (("--seconds", "0.5"), "0.5 is not a number from 1 to 600"),
         ):
             done = bench(*arguments)
@@ -284,7 +320,7 @@ class CommandLine(unittest.TestCase):
             "boringtun",
             "tcp1", "tcp4", "tcp16", "tcp1-reverse", "tcp4-reverse", "tcp16-reverse", "udp1350", "udp512", "udp64",
             "rtt", "rtt-load", "connections",
-            "workers", "mtu", "routes", "loss",
+            "workers", "mtu", "routes", "loss", "uplink",
         ])
         self.assertEqual(done.returncode, 0)
 

@@ -99,6 +99,21 @@ class Runs(unittest.TestCase):
         self.assertEqual(sorted(path.name for path in self.out.iterdir()),
                          ["report.md", "results.json", "sweep-loss.svg", "sweep-mtu.svg"])
 
+    def test_the_sweep_over_uplinks(self):
+        self.bench(*SHORT, "--sweep", "uplink", "--systems", "underpass-vxlan,underpass-ipip")
+        document = self.document()
+        self.assertEqual(document["failed"], [])
+        said = {curve["system"]: {point["x"]: point["tap"] for point in curve["points"]} for curve in document["sweeps"]}
+        rows = [name + gro for name in ("all", "no tunnel", "no UDP", "none") for gro in ("", ", GRO")]
+        self.assertEqual({system: list(points) for system, points in said.items()},
+                         dict.fromkeys(("underpass-vxlan", "underpass-ipip"), rows))
+        # The link really is as the row says, and the daemon follows.
+        for points in said.values():
+            active = [row for row, tap in points.items() if tap.startswith("active")]
+            self.assertEqual(active, [row for row in rows if row.startswith(("all", "no UDP"))])
+        self.assertIn("tx-udp_tnl-csum-segmentation off", said["underpass-vxlan"]["no tunnel"])
+        self.assertIn("sweep-uplink.svg", [path.name for path in self.out.iterdir()])
+
     def test_an_interrupted_bench_goes_on(self):
         asked = ("--quick", "--runs", "3", "--systems", "veth", "--tests", "rtt,connections")
         process = self.start(*asked)

@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 
-from fast import ADDRESS, BOTH_WAYS, MIB, MODES, await_tap, bulk, pod_socket
+from fast import ADDRESS, BOTH_WAYS, FORCED, MIB, MODES, await_tap, bulk, pod_socket
 from shared import SharedLab
 
 SECONDS = float(os.environ.get("UNDERPASS_SOAK_S", "9"))
@@ -18,7 +18,7 @@ class Conservation(SharedLab):
     def test_books_balance(self):
         for mode, config in MODES.items():
             with self.subTest(mode):
-                self.restart(**config)
+                self.restart(**config, tunnel=FORCED)
                 if mode != "direct":
                     for node in ("n1", "n2"):
                         await_tap(self.lab, node)

@@ -2,6 +2,7 @@
 
 import time
 
+from fast import FORCED, await_tap
 from lab import ADDRESSES, pod_address, wait_until
 from scapy.layers.inet import IP
 from scapy.layers.l2 import Ether
@@ -68,8 +69,10 @@ class AddressMoves(SharedLab):
     def test_d7_everything_follows(self):
         for mode, config in self.MODES.items():
             with self.subTest(mode):
-                self.restart(**config)
+                self.restart(**config, tunnel=FORCED)
                 self.assertEqual(self.lab.ping("podA", B), 3)
+                if mode != "direct":
+                    await_tap(self.lab, "n1")
                 offloads = self.lab.status("n1")["offloads"]
                 overhead = {"direct": 0, "ipip": 20, "vxlan": 50}[mode]
                 ports = {"eth0": "port-n1", "eth1": "port-n1b"}

@@ -60,7 +60,7 @@ class Follows(SharedLab):
             for uplink in ("socket", "tap"):
                 with self.subTest(mode, uplink=uplink):
                     self.uplink(1500)
-                    self.restart(**config, tunnel={"uplink": "auto" if uplink == "tap" else uplink})
+                    self.restart(**config, tunnel={"uplink": uplink})
                     if uplink == "tap":
                         await_tap(self.lab, "n1")
                     offloads = self.lab.status("n1")["offloads"]
@@ -103,11 +103,11 @@ class PathShrinks(Shrinking):
     def test_p5_the_pod_learns_and_the_transfer_goes_on(self):
         self.addCleanup(self.link_to_n3, 1500)
         for mode, (config, overhead) in MODES.items():
-            for uplink in ("socket", "auto"):
+            for uplink in ("socket", "tap"):
                 with self.subTest(mode, uplink=uplink):
                     self.link_to_n3(1500)
                     self.restart(**config, tunnel={"uplink": uplink})
-                    if uplink == "auto":
+                    if uplink == "tap":
                         await_tap(self.lab, "n1")
                     self.lab.ip("podA", "route flush cache")
                     offloads = self.lab.status("n1")["offloads"]
@@ -246,10 +246,10 @@ class Reports(Shrinking):
 
     def test_a_forged_report_that_is_believed_makes_packets_small_and_loses_none(self):
         for mode, (config, overhead) in MODES.items():
-            for uplink in ("socket", "auto"):
+            for uplink in ("socket", "tap"):
                 with self.subTest(mode, uplink=uplink):
                     self.restart(**config, tunnel={"uplink": uplink})
-                    if uplink == "auto":
+                    if uplink == "tap":
                         await_tap(self.lab, "n1")
                     self.lab.ip("podA", "route flush cache")
                     self.forge(self.ours(mode, ADDRESSES["n1"], ADDRESSES["n3"]), 100)

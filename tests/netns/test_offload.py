@@ -1,6 +1,6 @@
 """W9, W10: what the wire shows of transfers that enter and leave as super-packets; UDP super-packets."""
 
-from fast import BOTH_WAYS, MIB, ADDRESS, MODES, A, Datagrams, await_tap, bulk, inner_offset, judge_frame
+from fast import BOTH_WAYS, FORCED, MIB, ADDRESS, MODES, A, Datagrams, await_tap, bulk, inner_offset, judge_frame
 from lab import ADDRESSES, subnet
 from shared import SharedLab
 
@@ -48,7 +48,7 @@ class ChecksumOffload(SharedLab):
 
     def test_w10(self):
         for mode, config in MODES.items():
-            self.restart(**config)
+            self.restart(**config, tunnel=FORCED)
             if mode != "direct":
                 await_tap(self.lab, "n1")
             for state in ("on", "off"):

@@ -1,6 +1,6 @@
 """What the kernel takes away at run time: the daemon goes on without it, says so and counts it."""
 
-from fast import MIB, MODES, Stream, await_tap, bulk, metric_samples
+from fast import FORCED, MIB, MODES, Stream, await_tap, bulk, metric_samples
 from lab import wait_until
 from shared import SharedLab
 
@@ -26,7 +26,7 @@ class Fallbacks(SharedLab):
     def test_a_tap_that_is_set_down(self):
         for mode in ("vxlan", "ipip"):
             with self.subTest(mode):
-                self.restart(**MODES[mode], tunnel={"workers": 2})
+                self.restart(**MODES[mode], tunnel={"workers": 2} | FORCED)
                 await_tap(self.lab, "n1")
                 stream = Stream(self.lab)
                 self.progress(stream)

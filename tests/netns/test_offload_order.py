@@ -5,7 +5,7 @@ import os
 import threading
 import time
 
-from fast import ADDRESS, BOTH_WAYS, MIB, MODES, Datagrams, await_tap, bulk, cpu_ticks, paced, resident_bytes
+from fast import ADDRESS, BOTH_WAYS, FORCED, MIB, MODES, Datagrams, await_tap, bulk, cpu_ticks, paced, resident_bytes
 from shared import SharedLab
 
 
@@ -29,7 +29,7 @@ class Order(SharedLab):
         self.addCleanup(os.sched_setaffinity, 0, allowed)
         for mode, config in MODES.items():
             with self.subTest(mode):
-                self.restart(**config, tunnel={"workers": self.WORKERS})
+                self.restart(**config, tunnel={"workers": self.WORKERS} | FORCED)
                 if mode != "direct":
                     await_tap(self.lab, "n1")
                 before = [self.overtaken(pod) for pod in ADDRESS]
@@ -83,7 +83,7 @@ class Cost(SharedLab):
 
     def test_idle(self):
         for mode, config in MODES.items():
-            self.restart(**config)
+            self.restart(**config, tunnel=FORCED)
             if mode != "direct":
                 await_tap(self.lab, "n1"), await_tap(self.lab, "n2")
             bulk(self.lab, 64 * MIB)

@@ -3,17 +3,20 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-from fast import MIB, MODES, await_tap, bulk, metric_samples
+from fast import FORCED, MIB, MODES, bulk, metric_samples
+from lab import wait_until
 from shared import SharedLab
 
+TUNNELS = {"vxlan": "UDP tunnels", "ipip": "IP-in-IP"}
 SWITCHES = ("tso", "uso", "gro", "udp_gso", "udp_gro", "segment_sizes", "packet_socket")
+# By itself a daemon would leave the TAP alone here.
 CASES = (
     {},
-    *({switch: "off"} for switch in SWITCHES),
+    *({switch: "off"} | FORCED for switch in SWITCHES),
     dict.fromkeys(SWITCHES, "off") | {"uplink": "socket"},
-    dict.fromkeys(SWITCHES, "on") | {"uplink": "tap"},
+    dict.fromkeys(SWITCHES, "on") | FORCED,
     {"uplink": "socket"},
-    {"backend": "plain"},
+    {"backend": "plain"} | FORCED,
 )
 
 
@@ -25,7 +28,11 @@ def expected(mode, tunnel, workers):
         said[switch] = "off: configured" if tunnel.get(switch) == "off" else "active"
         if plain and switch in ("tso", "uso", "gro"):
             said[switch] = "off: not available"
-    said["tap"] = "off: no pool encapsulates" if mode == "direct" else "active"
+    said["tap"] = "active"
+    if "uplink" not in tunnel:
+        said["tap"] = f"off: eth0 does not segment {TUNNELS.get(mode)} (tx-tcp-segmentation off)"
+    if mode == "direct":
+        said["tap"] = "off: no pool encapsulates"
     if tunnel.get("uplink") == "socket":
         said["tap"] = "off: configured"
     said["steering"] = "active" if workers > 1 else "off: one queue"
@@ -39,14 +46,11 @@ class Matrix(SharedLab):
 
     def cases(self, mode):
         for tunnel in CASES:
-            if mode == "direct" and tunnel.get("uplink") == "tap":
-                tunnel = tunnel | {"uplink": "auto"}
             with self.subTest(mode=mode, **tunnel):
                 self.restart_together(**MODES[mode], tunnel=tunnel)
                 wanted = expected(mode, tunnel, self.lab.status("n1")["workers"])
-                if wanted["tap"] == "active":
-                    for node in ("n1", "n2"):
-                        await_tap(self.lab, node)
+                for node in ("n1", "n2"):
+                    self.await_offload(node, "tap", wanted["tap"])
                 bulk(self.lab, self.SIZE)
                 for node in ("n1", "n2"):
                     self.check(node, mode, wanted)
@@ -55,6 +59,9 @@ class Matrix(SharedLab):
         with ThreadPoolExecutor(2) as threads:
             for started in [threads.submit(self.start, node, **config) for node in ("n1", "n2")]:
                 started.result()
+
+    def await_offload(self, node, name, state):
+        wait_until(lambda: self.lab.status(node)["offloads"][name] == state, 8, f"{name} {state} on {node}")
 
     def check(self, node, mode, wanted):
         self.assertEqual(self.lab.status(node)["offloads"], wanted)

@@ -5,7 +5,7 @@ import os
 import pathlib
 import signal
 
-from fast import MIB, MODES, Stream, await_tap, bulk, metric_samples, tap_packets
+from fast import FORCED, MIB, MODES, Stream, await_tap, bulk, metric_samples, tap_packets
 from lab import ADDRESSES, wait_until
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.l2 import Ether
@@ -34,7 +34,7 @@ class Carries(SharedLab):
     def test_tcp_moves_through_it(self):
         for mode in ("vxlan", "ipip"):
             with self.subTest(mode):
-                self.restart(**MODES[mode], tunnel={"uplink": "tap"})
+                self.restart(**MODES[mode], tunnel=FORCED)
                 await_tap(self.lab, "n1")
                 before = tap_packets(self.lab, "n1")
                 bulk(self.lab, 32 * MIB, [("podA", "podB")])
@@ -70,7 +70,7 @@ class Firewall(SharedLab):
     def test_back_to_the_socket_and_to_the_tap_again(self):
         for mode in ("vxlan", "ipip"):
             with self.subTest(mode):
-                self.restart(**MODES[mode])
+                self.restart(**MODES[mode], tunnel=FORCED)
                 await_tap(self.lab, "n1")
                 stream = Stream(self.lab)
                 self.progress(stream, 5)
@@ -97,7 +97,7 @@ class Firewall(SharedLab):
 
 
     def test_never_used_where_it_cannot_work(self):
-        """Forbidden by the firewall, or by the strict reverse path filter: `auto` stays with the socket."""
+        """Forbidden by the firewall, or by the strict reverse path filter: not even used where it is demanded."""
         strict = {"ipv4/conf/all/rp_filter": 1}
         causes = {
             "nft": (self.forbid, lambda: self.nft("delete table ip test")),
@@ -110,7 +110,7 @@ class Firewall(SharedLab):
             with self.subTest(name):
                 make()
                 try:
-                    self.restart(**MODES["vxlan"])
+                    self.restart(**MODES["vxlan"], tunnel=FORCED)
                     wait_until(lambda: "did not reach the uplink" in self.tap_state(), 5, "a failed test")
                     bulk(self.lab, 16 * MIB)
                     self.assertIn("did not reach the uplink", self.tap_state())
@@ -123,7 +123,7 @@ class Probes(SharedLab):
     """Probes are no traffic to the receiver, and nobody answers them."""
 
     # Both formats at once: each has its probe.
-    config = {"pools": [("10.244.2.0/25", "Never", "Always"), ("10.244.2.128/25", "Always", "Never")]}
+    config = {"pools": [("10.244.2.0/25", "Never", "Always"), ("10.244.2.128/25", "Always", "Never")], "tunnel": FORCED}
 
     @staticmethod
     def is_probe(frame):
@@ -156,7 +156,7 @@ class End(SharedLab):
     """Neither the TAP nor the eBPF program outlives the daemon, however it ends."""
 
     daemons = ("n1",)
-    config = MODES["ipip"]
+    config = MODES["ipip"] | {"tunnel": FORCED}
 
     @staticmethod
     def programs(pid):

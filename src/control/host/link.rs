@@ -134,6 +134,13 @@ impl Host {
         }
     }
 
+    /// The name of the interface with this index; `None` when there is none.
+    pub async fn name_of(&self, index: u32) -> Option<String> {
+        let mut stream = std::pin::pin!(self.handle.link().get().match_index(index).execute());
+        let message = stream.try_next().await.ok().flatten()?;
+        Some(Link::from(&message).name)
+    }
+
     /// All devices of the namespace.
     pub(super) async fn links(&self) -> Result<Vec<Link>, HostError> {
         let links = self.handle.link().get().execute().map_ok(|m| Link::from(&m));

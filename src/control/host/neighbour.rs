@@ -49,18 +49,22 @@ impl Host {
         Some(FirstHop { index: index?, via })
     }
 
-    /// The usable neighbours of both families on interface `index`.
+    /// The usable neighbours of both families, by interface and address.
     ///
     /// # Errors
     /// [`HostError::Netlink`].
-    pub async fn neighbours(&self, index: u32) -> Result<HashMap<IpAddr, Neighbour>, HostError> {
+    pub async fn neighbours(&self) -> Result<HashMap<(u32, IpAddr), Neighbour>, HostError> {
         let request = self.handle.neighbours().get().set_address_family(AddressFamily::Unspec);
         let messages: Vec<NeighbourMessage> = request
             .execute()
             .try_collect()
             .await
             .map_err(|e| HostError::netlink("list the neighbours", &e))?;
-        Ok(messages.iter().filter(|m| m.header.ifindex == index).filter_map(entry).collect())
+        let entries = messages.iter().filter_map(|message| {
+            let (address, neighbour) = entry(message)?;
+            Some(((message.header.ifindex, address), neighbour))
+        });
+        Ok(entries.collect())
     }
 
     /// Tells the kernel that `via` on interface `index` is in use, so that it resolves it and

@@ -75,6 +75,7 @@ impl Dataplane for OneRoute {
     fn peers(&self) -> Vec<PeerStatus> {
         vec![PeerStatus {
             counters: crate::control::api::PeerTraffic::default(),
+            uplink: None,
             address6: None,
             port: 4789,
             name: "node-b".into(),

@@ -1,9 +1,10 @@
 //! The compiled table against the slow truth: the longest route says who, the policy says how.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use super::{address6, peer, underlay};
-use crate::forward::{Forwarding, Peer, TapLink, Underlay};
+use crate::forward::{Choice, Forwarding, Peer, TapLink, Underlay, Way};
 use crate::net::{EncapMode, Mac, Prefix};
 use crate::route::{NextHop, PeerId, Policy, Pool, Rib, Source, Target, Via};
 use crate::wire::testing::Random;
@@ -182,10 +183,32 @@ fn cross_subnet_of_a_dual_stack_peer_goes_by_family() {
 fn a_peer_behind_a_smaller_path_is_not_reached_by_the_tap() {
     let tap = Some(TapLink { mac: Mac([2; 6]), ipip: true });
     let underlay = Underlay { tap, ..underlay(1, 1500) };
-    let peers = [peer(2), Peer { path_mtu: Some(1300), ..peer(3) }];
+    let way = Some(Arc::new(Way {
+        interface: "u0".to_owned(),
+        vxlan: Choice::tap("by features"),
+        ipip: Choice::tap("by features"),
+    }));
+    let peers =
+        [Peer { way: way.clone(), ..peer(2) }, Peer { path_mtu: Some(1300), way: way.clone(), ..peer(3) }];
     let forwarding = Forwarding::build(underlay, &peers, &Policy::default(), &Rib::default()).unwrap();
     let by_tap = |id| forwarding.peer(PeerId(id)).map(|peer| (peer.tap.is_some(), peer.tap_ipip.is_some()));
     assert_eq!((by_tap(0), by_tap(1)), (Some((true, true)), Some((false, false))));
+}
+
+/// Each mode goes the way of its own, and without any decision none goes to the TAP.
+#[test]
+fn the_tap_is_for_peers_whose_way_it_is() {
+    let tap = Some(TapLink { mac: Mac([2; 6]), ipip: true });
+    let underlay = Underlay { tap, ..underlay(1, 1500) };
+    let choice = |tap| if tap { Choice::tap("fast") } else { Choice::socket("slow") };
+    let way = |vxlan, ipip| Way { interface: "u0".to_owned(), vxlan: choice(vxlan), ipip: choice(ipip) };
+    let ways = [None, Some(way(true, false)), Some(way(false, true)), Some(way(false, false))];
+    let peers = [2, 3, 4, 5]
+        .map(|node| Peer { way: ways[usize::from(node) - 2].clone().map(Arc::new), ..peer(node) });
+    let forwarding = Forwarding::build(underlay, &peers, &Policy::default(), &Rib::default()).unwrap();
+    let by_tap = |id| forwarding.peer(PeerId(id)).map(|peer| (peer.tap.is_some(), peer.tap_ipip.is_some()));
+    let expected = [(false, false), (true, false), (false, true), (false, false)].map(Some);
+    assert_eq!([0, 1, 2, 3].map(by_tap), expected);
 }
 
 /// The MTU of a path is the uplink's less the mode's headers, and never so small as to underflow.
