@@ -3,7 +3,7 @@
 //! `daemon` brings everything up and down in order; `host` is the kernel's side (links, routes,
 //! what must hold before start); `state` owns the routes (`edit`) and peers (`peers`, `roster`),
 //! `writer` publishes forwarding tables made of them, `leads` says which kernel routes they need,
-//! `chores` which of them, and what else, is left to an administrator;
+//! `chores` which of them, and what else, is left to an administrator; `guard` notices others at our devices;
 //! `paths` watches the host for MTUs and first hops and tests the TAP (`tap_test`); `path_mtu` listens
 //! to routers. `socket`
 //! makes the socket file, `http` accepts and polices connections (`progress`), `server` answers the
@@ -17,6 +17,7 @@ mod chores;
 pub mod daemon;
 mod edit;
 mod entries;
+mod guard;
 pub mod host;
 pub mod http;
 mod kernel_routes;

@@ -26,7 +26,7 @@ pub use error::HostError;
 pub use facts::{gather, udp_bind_error};
 pub use link::{Link, TunDetails, Uplink};
 pub use neighbour::{FirstHop, Neighbour};
-pub use preflight::{Facts, Needs, PreflightError, TunNode, Verdict, Warning, judge};
+pub use preflight::{Facts, Needs, PreflightError, TunNode, Verdict, Warning, judge, user};
 pub use route::{ROUTE_PROTOCOL, TunRoute, default_metric};
 pub use table::Table;
 
