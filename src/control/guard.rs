@@ -88,7 +88,7 @@ impl Guarded {
         Ok(faults(tun, self.ownership.user(), self.queues))
     }
 
-    /// The command names the processes at the device; this one is among them.
+    /// The command names the processes at devices of this name by their pids; this one is among them.
     fn chore(&self, fault: Fault) -> Chore {
         let (name, ours, pid) = (&self.name, self.queues, std::process::id());
         let what = match fault {
@@ -99,7 +99,10 @@ impl Guarded {
                 "{name} has {all} queues and {ours} are ours: another process than {pid} gets a part of the packets and may forge others"
             ),
         };
-        Chore { what, command: format!("grep -ls 'iff:.{name}$' /proc/[0-9]*/fdinfo/*") }
+        Chore {
+            what,
+            command: format!("grep -ls 'iff:.{name}$' /proc/[0-9]*/fdinfo/* | cut -d/ -f3 | sort -u"),
+        }
     }
 }
 
