@@ -25,19 +25,19 @@ TIMEOUT_S = 120
 
 
 def setUpModule():
-    for example in ("netload", "copyloop"):
-        if not example_path(example).exists():
-            raise unittest.SkipTest(f"{example} is not built beside the daemon: cargo build --example {example}")
+    for name in ("netload", "copyloop"):
+        if not tool(name).exists():
+            raise unittest.SkipTest(f"{name} is not built beside the daemon: cargo build --package underpass-tools")
 
 
-def example_path(name):
-    return pathlib.Path(binary()).parent / "examples" / name
+def tool(name):
+    return pathlib.Path(binary()).parent / name
 
 
 def environment(directory=None):
     """The programs that the bench uses: those of this build, or their copies in a directory."""
-    files = {"UNDERPASS_BIN": pathlib.Path(binary()), "BENCH_NETLOAD": example_path("netload"),
-             "BENCH_COPYLOOP": example_path("copyloop")}
+    files = {"UNDERPASS_BIN": pathlib.Path(binary()), "BENCH_NETLOAD": tool("netload"),
+             "BENCH_COPYLOOP": tool("copyloop")}
     if directory:
         files = {name: shutil.copy2(path, directory) for name, path in files.items()}
     return {**os.environ, **{name: str(path) for name, path in files.items()}}
