@@ -58,7 +58,7 @@ pub struct Status {
     /// ICMP errors to the senders of dropped packets, which no other counter has.
     #[serde(default)]
     pub icmp_errors: IcmpErrors,
-    /// What is left to an administrator.
+    /// What is left to an administrator, strangers at the devices first.
     #[serde(default)]
     pub missing: Vec<Missing>,
     /// Number of routes in the forwarding table.
