@@ -49,7 +49,7 @@ def start(lab):
 
 def about():
     """Where and of what the figures are."""
-    commit = subprocess.run(["git", "-C", REPO, "describe", "--always", "--dirty"], capture_output=True, text=True)
+    commit = subprocess.run(["git", "-c", "safe.directory=*", "-C", REPO, "describe", "--always", "--dirty"], capture_output=True, text=True)
     model = next(
         (line.split(":")[1].strip() for line in open("/proc/cpuinfo", encoding="utf-8") if "model name" in line), "?"
     )

@@ -1,7 +1,7 @@
 """The engine of scripts/bench: runs the tests, writes results.json, report.md and the plots.
 
 Called by scripts/bench, which installs and builds what is needed and sets UNDERPASS_BIN (the daemon),
-BENCH_NETLOAD (the load generator, examples/netload) and BENCH_COPYLOOP (examples/copyloop).
+BENCH_NETLOAD (the load generator) and BENCH_COPYLOOP (the floor), both of tools/.
 """
 
 import os

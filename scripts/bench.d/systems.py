@@ -191,15 +191,15 @@ def answers(binary, socket):
 
 
 class CopyLoop(System):
-    """The simplest userspace tunnel there can be: examples/copyloop."""
+    """The simplest userspace tunnel there can be: copyloop of tools/."""
 
     def missing(self):
         # `--list` is asked before anything is built.
         given = os.environ.get("BENCH_COPYLOOP")
-        return None if given is None or os.access(given, os.X_OK) else f"{given} is not built (examples/copyloop)"
+        return None if given is None or os.access(given, os.X_OK) else f"{given} is not built (copyloop of tools/)"
 
     def version(self):
-        return "examples/copyloop of this commit, crate tun-tap"
+        return "copyloop of this commit, crate tun-tap"
 
     def up(self, lab):
         for number, node in enumerate(NODES, start=1):

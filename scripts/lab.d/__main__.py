@@ -23,7 +23,7 @@ from state import Failure
 DEFAULT = "three-nodes"
 LIBRARY = pathlib.Path(__file__).resolve().parents[1] / "lib.sh"
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-NODE_TOOLS = ("ip", "tc", "bridge", "unshare", "nsenter")
+NODE_TOOLS = ("ip", "tc", "bridge", "unshare", "nsenter", "mount")
 
 
 def arguments():

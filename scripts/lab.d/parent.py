@@ -18,6 +18,7 @@ from userns import Facts, advice  # noqa: E402 (the path comes first)
 TUN = pathlib.Path("/dev/net/tun")
 PACKAGES = {
     "ip": "iproute2", "tc": "iproute2", "bridge": "iproute2", "unshare": "util-linux", "nsenter": "util-linux",
+    "mount": "mount",
     "ethtool": "ethtool", "nft": "nftables", "tcpdump": "tcpdump", "jq": "jq",
 }
 _CAP_NET_ADMIN, _CAP_SYS_ADMIN = 12, 21

@@ -61,7 +61,7 @@ pub struct Status {
     /// Received TCP super-packets whose segment size nobody knew, cut to what every path carries.
     #[serde(default)]
     pub recut_super_packets: u64,
-    /// What is left to an administrator.
+    /// What is left to an administrator, strangers at the devices first.
     #[serde(default)]
     pub missing: Vec<Missing>,
     /// Log lines that did not reach stderr: it was full, or nobody read it in time.

@@ -5,11 +5,12 @@ use std::io;
 use anyhow::{Context, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::guard::Guarded;
 use super::host::{self, Facts, Host, Uplink};
 use super::tap_test::TapTest;
 use crate::config::{self, Backend, Config, Switch};
-use crate::device::{Device, Offload, Offloads, Plain, PushHeader, Tap};
-use crate::net::Mode;
+use crate::device::{Device, Offload, Offloads, Origin, Ownership, Plain, PushHeader, Tap};
+use crate::net::{Mac, Mode};
 use crate::pump::Lane;
 use crate::underlay::{OpenError, SOURCE_PORTS, Setup, Sockets, Supported};
 
@@ -43,6 +44,8 @@ pub struct Lanes {
     pub tap: Option<TapTest>,
     /// The TAP's state so far.
     pub tap_state: String,
+    /// The devices that are to stay ours alone.
+    pub guarded: Vec<Guarded>,
 }
 
 /// Opens everything.
@@ -54,7 +57,11 @@ pub async fn lanes(host: &Host, config: &Config, facts: &Facts, uplink: &Uplink)
     let families = config.node.addresses().count() as u64;
     allow_descriptors(u64::from(workers) * families * (u64::from(SOURCE_PORTS) + 8) + OTHER_DESCRIPTORS)?;
     let switches = config.tunnel.offload;
-    let queues = open_device(config, workers)?;
+    // Preflight has refused what is no TUN for us. A device that is not persistent goes with who made it.
+    let origin = if facts.device.is_some() { Origin::Prepared } else { Origin::New };
+    let queues = open_device(config, workers, origin)?;
+    let guarded = Guarded::new(&config.tunnel.device, queues.ownership, queues.devices.len());
+    guarded.check(host).await?;
     choose("tso", switches.tso, queues.granted.tso)?;
     choose("uso", switches.uso, queues.granted.uso)?;
     // A packet socket needs an Ethernet uplink, whose frames we can build.
@@ -104,6 +111,7 @@ pub async fn lanes(host: &Host, config: &Config, facts: &Facts, uplink: &Uplink)
         merge_udp,
         tap: tap.test,
         tap_state: tap.state,
+        guarded: [guarded].into_iter().chain(tap.guarded).collect(),
     })
 }
 
@@ -123,6 +131,7 @@ struct TapQueues {
     queues: Vec<Tap>,
     test: Option<TapTest>,
     state: String,
+    guarded: Option<Guarded>,
 }
 
 /// Opens one queue of the TAP for each worker and one for its test, where the configuration has a
@@ -153,25 +162,30 @@ async fn open_tap(host: &Host, config: &Config, workers: usize) -> anyhow::Resul
         }
         return Ok(TapQueues { state: format!("off: {reason}"), ..TapQueues::default() });
     }
-    let opened = match Tap::open(&name, workers + 1) {
-        Ok(opened) => {
-            host.configure_tap(&name).await.map(|index| (opened, index)).map_err(anyhow::Error::from)
-        }
-        Err(error) => Err(anyhow::Error::new(error).context(format!("cannot open the TAP {name}"))),
-    };
-    match opened {
-        Ok(((mut queues, mac), index)) => {
+    match own_tap(host, &name, workers + 1).await {
+        Ok((mut queues, guarded, mac, index)) => {
             let push = PushHeader::attach(index, source);
             let state = match &push {
                 Ok(_) => "off: not tested yet".to_owned(),
                 Err(error) => format!("off: not tested yet; never for ipip, eBPF is not available: {error}"),
             };
             let test = queues.pop().map(|tap| TapTest::new(tap, mac, push.ok(), source));
-            Ok(TapQueues { queues, test, state })
+            Ok(TapQueues { queues, test, state, guarded: Some(guarded) })
         }
         Err(error) if wanted == config::Uplink::Tap => Err(error.context("uplink is \"tap\"")),
         Err(error) => Ok(TapQueues { state: format!("off: {error:#}"), ..TapQueues::default() }),
     }
+}
+
+/// Makes the TAP and brings it up, once it is certain that nobody else is at it. Returns its queues, link
+/// address and index.
+async fn own_tap(host: &Host, name: &str, queues: usize) -> anyhow::Result<(Vec<Tap>, Guarded, Mac, u32)> {
+    let opened = Tap::open(name, queues).with_context(|| format!("cannot open the TAP {name}"));
+    let (queues, ownership, mac) = opened?;
+    let guarded = Guarded::new(name, ownership, queues.len());
+    guarded.check(host).await?;
+    let index = host.configure_tap(name).await?;
+    Ok((queues, guarded, mac, index))
 }
 
 /// Name of the TAP beside the TUN `device`, with room for the suffix in the kernel's 15 bytes.
@@ -216,13 +230,14 @@ fn allow_descriptors(needed: u64) -> anyhow::Result<()> {
 /// The TUN's queues.
 struct Queues {
     devices: Vec<Box<dyn Device>>,
+    ownership: Ownership,
     granted: Offloads,
     steering: String,
     backend: &'static str,
     reason: String,
 }
 
-fn open_device(config: &Config, workers: u16) -> anyhow::Result<Queues> {
+fn open_device(config: &Config, workers: u16, origin: Origin) -> anyhow::Result<Queues> {
     let name = &config.tunnel.device;
     let why = match config.tunnel.backend {
         Backend::Plain => return open_plain(name, "configured".to_owned()),
@@ -231,11 +246,11 @@ fn open_device(config: &Config, workers: u16) -> anyhow::Result<Queues> {
     };
     let switches = config.tunnel.offload;
     let wanted = Offloads { tso: switches.tso != Switch::Off, uso: switches.uso != Switch::Off };
-    match Offload::open(name, usize::from(workers), wanted) {
-        Ok((queues, granted)) => {
+    match Offload::open(name, origin, usize::from(workers), wanted) {
+        Ok((queues, ownership, granted)) => {
             let steering = steer(&queues);
             let devices = queues.into_iter().map(|queue| Box::new(queue) as Box<dyn Device>).collect();
-            Ok(Queues { devices, granted, steering, backend: "offload", reason: why.to_owned() })
+            Ok(Queues { devices, ownership, granted, steering, backend: "offload", reason: why.to_owned() })
         }
         // EINVAL: the device exists with other flags, made without multi-queue or vnet_hdr.
         Err(error)
@@ -248,9 +263,10 @@ fn open_device(config: &Config, workers: u16) -> anyhow::Result<Queues> {
 }
 
 fn open_plain(name: &str, reason: String) -> anyhow::Result<Queues> {
-    let device = Plain::open(name).map_err(|error| device_error(name, error))?;
+    let (device, ownership) = Plain::open(name).map_err(|error| device_error(name, error))?;
     Ok(Queues {
         devices: vec![Box::new(device)],
+        ownership,
         granted: Offloads::default(),
         steering: ONE_QUEUE.to_owned(),
         backend: "plain",
@@ -271,10 +287,14 @@ fn steer(queues: &[Offload]) -> String {
 
 fn device_error(name: &str, error: io::Error) -> anyhow::Error {
     let next = match error.raw_os_error() {
-        Some(libc::EBUSY) => "another process holds it; stop that one or choose another `device`",
+        Some(libc::EBUSY) => {
+            "another process holds it, or it is no TUN; stop that one or choose another `device`"
+        }
         Some(libc::EINVAL) => "it exists and is of another kind; choose another `device` or `backend`",
         Some(libc::EPERM) => "CAP_NET_ADMIN is missing, or the device belongs to another user",
-        _ => "see the kernel log",
+        Some(_) => "see the kernel log",
+        // In words of our own.
+        None => return anyhow::anyhow!("cannot open TUN device {name}: {error}"),
     };
     anyhow::Error::new(error).context(format!("cannot open TUN device {name}: {next}"))
 }

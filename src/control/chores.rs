@@ -6,13 +6,14 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::bring_up::TX_QUEUE_LEN;
+use super::guard::{self, Guarded};
 use super::host::{Chore, Host, HostError, Plan, Table};
 use super::state::{Daemon, State};
 use crate::net::Prefix;
@@ -29,6 +30,7 @@ pub struct Chores {
     eyes: OnceLock<Eyes>,
     again: Notify,
     open: Mutex<Vec<Chore>>,
+    strangers: Mutex<Vec<Chore>>,
 }
 
 /// What is needed for a look.
@@ -56,28 +58,33 @@ impl Led {
 }
 
 impl Chores {
-    /// What was missing at the last look.
+    /// What was missing at the last look; strangers at our devices first.
     pub fn open(&self) -> Vec<Chore> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        [&self.strangers, &self.open].into_iter().flat_map(|list| lock(list).clone()).collect()
     }
 
     /// Has somebody look again soon.
     pub fn look_again(&self) {
         self.again.notify_one();
     }
+}
 
-    /// Remembers what is missing now, and says what is new and what is done.
-    fn tell(&self, now: Vec<Chore>) -> bool {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        for chore in now.iter().filter(|chore| !open.contains(chore)) {
-            tracing::warn!("{}; an administrator can run `{}`", chore.what, chore.command);
-        }
-        for chore in open.iter().filter(|chore| !now.contains(chore)) {
-            tracing::info!("no longer needed: `{}`", chore.command);
-        }
-        *open = now;
-        !open.is_empty()
+/// Remembers in `list` what is missing now, and says what is new and what is done. Returns whether
+/// something is.
+fn tell(list: &Mutex<Vec<Chore>>, now: Vec<Chore>) -> bool {
+    let mut open = lock(list);
+    for chore in now.iter().filter(|chore| !open.contains(chore)) {
+        tracing::warn!("{}; an administrator can run `{}`", chore.what, chore.command);
     }
+    for chore in open.iter().filter(|chore| !now.contains(chore)) {
+        tracing::info!("no longer needed: `{}`", chore.command);
+    }
+    *open = now;
+    !open.is_empty()
+}
+
+fn lock(list: &Mutex<Vec<Chore>>) -> MutexGuard<'_, Vec<Chore>> {
+    list.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How the TUN and the ways into it are meant to be: `routes` into the device with these addresses.
@@ -114,7 +121,7 @@ impl Daemon {
             let missing = match eyes.host.look(&plan).await {
                 Ok(look) => {
                     self.hold_mtu(look.mtu);
-                    self.chores.tell(look.chores)
+                    tell(&self.chores.open, look.chores)
                 }
                 // The device is gone, which ends the workers; or it is for the next look to tell.
                 Err(_) => false,
@@ -123,6 +130,14 @@ impl Daemon {
                 () = sleep(if missing { EAGER } else { PATIENT }) => {}
                 () = self.chores.again.notified() => {}
             }
+        }
+    }
+
+    /// Looks for others at `devices` for as long as the daemon runs.
+    pub async fn watch_strangers(self: Arc<Self>, mut devices: Vec<Guarded>, host: Host) {
+        loop {
+            tell(&self.chores.strangers, guard::look(&mut devices, &host).await);
+            sleep(guard::INTERVAL).await;
         }
     }
 

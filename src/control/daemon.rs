@@ -202,6 +202,7 @@ async fn run_on(
     let learning = learn_path_mtus(&daemon, ours);
     let following = follow(&daemon, leads, KernelRoutes::new(Host::connect()?, device, sources));
     let chores = tokio::spawn(Arc::clone(&daemon).watch_chores());
+    let guarding = tokio::spawn(Arc::clone(&daemon).watch_strangers(lanes.guarded, Host::connect()?));
     let writing = tokio::spawn({
         let daemon = Arc::clone(&daemon);
         async move { daemon.write().await }
@@ -221,6 +222,7 @@ async fn run_on(
     writing.abort();
     following.abort();
     chores.abort();
+    guarding.abort();
     // Routes go first, so that the kernel hands over nothing new; then the workers drain. The watch
     // holds the program that pushes outer headers on the TAP, so it outlives whoever writes there:
     // without it inner packets would leave bare.

@@ -3,7 +3,7 @@
 //! `daemon` brings everything up and down in order; `host` is the kernel's side (links, routes,
 //! what must hold before start); `state` owns the routes (`edit`) and peers (`peers`, `roster`),
 //! `writer` publishes forwarding tables made of them, `leads` says which kernel routes they need,
-//! `chores` which of them, and what else, is left to an administrator;
+//! `chores` which of them, and what else, is left to an administrator; `guard` notices others at our devices;
 //! `paths` watches the host for MTUs and first hops; `tap_watch` says who is reached through the TAP, by what
 //! the interfaces can (`ways`) and by tests (`tap_test`); `path_mtu` listens
 //! to routers. `log` is where all of them log to, without ever waiting for stderr, and `fallbacks` logs for the
@@ -20,6 +20,7 @@ pub mod daemon;
 mod edit;
 mod entries;
 mod fallbacks;
+mod guard;
 pub mod host;
 pub mod http;
 mod kernel_routes;

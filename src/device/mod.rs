@@ -5,6 +5,7 @@
 mod ebpf;
 pub mod memory;
 mod offload;
+mod ownership;
 mod plain;
 mod push_header;
 pub(crate) mod steering;
@@ -15,6 +16,7 @@ use std::io;
 use std::os::fd::RawFd;
 
 pub use offload::{Offload, Offloads};
+pub use ownership::{Origin, Ownership};
 pub use plain::Plain;
 pub use push_header::PushHeader;
 pub use tap::Tap;

@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use super::{Device, steering, sys};
+use super::{Device, Origin, Ownership, steering, sys};
 use crate::offload::Delivery;
 use crate::wire::VnetHdr;
 
@@ -27,22 +27,34 @@ pub struct Offload {
 }
 
 impl Offload {
-    /// Creates the TUN `name` or attaches one more queue to it, and asks for `offloads`. Returns
-    /// the queues and what the kernel granted: it may refuse `uso`, then `tso` stands alone.
+    /// Makes the TUN `name` or attaches to it, becomes its owner before anything else, opens `queues`
+    /// queues and asks for `offloads`. Returns the queues, the ownership and what the kernel granted:
+    /// it may refuse `uso`, then `tso` stands alone.
     ///
     /// # Errors
-    /// The kernel's: EPERM without the right, EINVAL when it exists without multi-queue. Another
-    /// process that holds queues of it is no error to the kernel: look before.
-    pub fn open(name: &str, queues: usize, offloads: Offloads) -> io::Result<(Vec<Self>, Offloads)> {
-        let mut opened = Vec::with_capacity(queues);
-        for _ in 0..queues {
-            opened.push(Self { fd: sys::open_queue(name, sys::Kind::Tun)?, iovecs: sys::Iovecs::default() });
+    /// The kernel's: EPERM without the right, EINVAL when it exists without multi-queue, EBUSY when it
+    /// was to be new and is not. Another process that holds queues of it is no error to the kernel:
+    /// count them before and after.
+    pub fn open(
+        name: &str,
+        origin: Origin,
+        queues: usize,
+        offloads: Offloads,
+    ) -> io::Result<(Vec<Self>, Ownership, Offloads)> {
+        let first = Self::queue(name, origin)?;
+        let ownership = Ownership::take(first.fd.as_raw_fd())?;
+        let mut opened = vec![first];
+        for _ in 1..queues {
+            opened.push(Self::queue(name, Origin::Prepared)?);
         }
-        let Some(first) = opened.first() else { return Err(io::ErrorKind::InvalidInput.into()) };
         // The mask is the device's, not the queue's: set it even to nothing, because a persistent
         // device keeps what a former owner asked for.
-        let granted = grant(first.fd.as_raw_fd(), offloads)?;
-        Ok((opened, granted))
+        let granted = grant(opened[0].fd.as_raw_fd(), offloads)?;
+        Ok((opened, ownership, granted))
+    }
+
+    fn queue(name: &str, origin: Origin) -> io::Result<Self> {
+        Ok(Self { fd: sys::open_queue(name, sys::Kind::Tun, origin)?, iovecs: sys::Iovecs::default() })
     }
 
     /// Gives every flow that comes out of the device one queue for good: see [`steering`].

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use tun_tap::{Iface, Mode};
 
-use super::{Device, MAX_PACKET};
+use super::{Device, MAX_PACKET, Ownership};
 use crate::offload::Delivery;
 use crate::wire::VnetHdr;
 
@@ -19,18 +19,20 @@ pub struct Plain {
 }
 
 impl Plain {
-    /// Creates the TUN `name`, or attaches to it where it exists and is free.
+    /// Makes the TUN `name`, or attaches to it where it exists and is free, and becomes its owner.
+    /// While we are attached nobody else can be, as it has one queue; the owner matters once we are gone.
     ///
     /// # Errors
     /// The kernel's: EPERM without the right, EBUSY when another process holds it, EINVAL when it
     /// was made with multiple queues.
-    pub fn open(name: &str) -> io::Result<Self> {
+    pub fn open(name: &str) -> io::Result<(Self, Ownership)> {
         let iface = Iface::without_packet_info(name, Mode::Tun)?;
+        let ownership = Ownership::take(iface.as_raw_fd())?;
         super::sys::set_nonblocking(iface.as_raw_fd())?;
         // A persistent device keeps the offload mask of a former owner, which would hand this
         // backend super-packets that it cannot tell from plain ones.
         super::sys::set_offload(iface.as_raw_fd(), 0)?;
-        Ok(Self { iface, scratch: vec![0; MAX_PACKET].into_boxed_slice() })
+        Ok((Self { iface, scratch: vec![0; MAX_PACKET].into_boxed_slice() }, ownership))
     }
 }
 

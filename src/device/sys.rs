@@ -5,9 +5,10 @@
 use std::ffi::{c_char, c_int, c_short, c_uint, c_void};
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
+use super::Origin;
 use crate::net::Mac;
 use crate::offload::Delivery;
 use crate::wire::{VnetHdr, vnet_hdr};
@@ -24,8 +25,9 @@ pub enum Kind {
     Tap,
 }
 
-/// Opens one queue of the device `name`, non-blocking, with a little-endian vnet header.
-pub fn open_queue(name: &str, kind: Kind) -> io::Result<OwnedFd> {
+/// Opens one queue of the device `name`, non-blocking, with a little-endian vnet header. With
+/// [`Origin::New`] the device is made, and EBUSY where there is one of this name.
+pub fn open_queue(name: &str, kind: Kind, origin: Origin) -> io::Result<OwnedFd> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -43,7 +45,8 @@ pub fn open_queue(name: &str, kind: Kind) -> io::Result<OwnedFd> {
         Kind::Tun => (libc::IFF_TUN, vnet_hdr::LEN),
         Kind::Tap => (libc::IFF_TAP, vnet_hdr::TUNNEL_LEN),
     };
-    let flags = mode | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
+    let exclusive = if origin == Origin::New { libc::IFF_TUN_EXCL } else { 0 };
+    let flags = mode | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE | exclusive;
     request.ifr_ifru.ifru_flags = flags as c_short;
     let fd = file.as_raw_fd();
     // SAFETY: TUNSETIFF reads and writes one `ifreq`, which `request` is and outlives the call.
@@ -51,6 +54,21 @@ pub fn open_queue(name: &str, kind: Kind) -> io::Result<OwnedFd> {
     set_int(fd, libc::TUNSETVNETHDRSZ as _, header as c_int)?;
     set_int(fd, libc::TUNSETVNETLE as _, 1)?;
     Ok(file.into())
+}
+
+/// Makes `user`, as this process's user namespace numbers him, the one who may attach to the device
+/// without CAP_NET_ADMIN. Applies to the whole device; whoever is attached may do it.
+pub fn set_owner(fd: RawFd, user: u32) -> io::Result<()> {
+    // SAFETY: TUNSETOWNER takes its argument by value and touches no memory of ours.
+    check(unsafe { libc::ioctl(fd, libc::TUNSETOWNER as _, libc::c_ulong::from(user)) }).map(drop)
+}
+
+/// One more descriptor of the same queue.
+pub fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_DUPFD_CLOEXEC touches no memory.
+    let copy = check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0) })?;
+    // SAFETY: the kernel just made this descriptor for us, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
 /// Says which super-packets we accept (`TUN_F_*`). Applies to the whole device.

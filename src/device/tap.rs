@@ -6,25 +6,27 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use super::sys;
+use super::{Origin, Ownership, sys};
 use crate::net::Mac;
 
 /// One queue of a multi-queue TAP with a 24-byte vnet header.
 pub struct Tap(OwnedFd);
 
 impl Tap {
-    /// Creates the TAP `name` with `queues` queues; returns them and its link address.
+    /// Makes the TAP `name`, becomes its owner and opens `queues` queues; returns them, the ownership
+    /// and the link address.
     ///
     /// # Errors
-    /// The kernel's: EPERM without CAP_NET_ADMIN, EINVAL when it exists and is of another kind.
-    pub fn open(name: &str, queues: usize) -> io::Result<(Vec<Self>, Mac)> {
-        let mut opened = Vec::with_capacity(queues);
-        for _ in 0..queues {
-            opened.push(Self(sys::open_queue(name, sys::Kind::Tap)?));
-        }
-        let Some(first) = opened.first() else { return Err(io::ErrorKind::InvalidInput.into()) };
+    /// The kernel's: EPERM without CAP_NET_ADMIN, EBUSY when there is a device of this name.
+    pub fn open(name: &str, queues: usize) -> io::Result<(Vec<Self>, Ownership, Mac)> {
+        let first = Self(sys::open_queue(name, sys::Kind::Tap, Origin::New)?);
+        let ownership = Ownership::take(first.0.as_raw_fd())?;
         let mac = sys::hardware_address(first.0.as_raw_fd())?;
-        Ok((opened, mac))
+        let mut opened = vec![first];
+        for _ in 1..queues {
+            opened.push(Self(sys::open_queue(name, sys::Kind::Tap, Origin::Prepared)?));
+        }
+        Ok((opened, ownership, mac))
     }
 
     /// Writes one frame: `head` is vnet and outer headers, `body` the inner packet.

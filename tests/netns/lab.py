@@ -55,6 +55,11 @@ TOPOLOGIES = {"T2": ("n1", "n2"), "T3": ("n1", "n2", "n3"), "TS": ("n1", "n2"), 
 KERNEL_VNI = 42
 TCP_PORT = 5001
 
+# Some labs are other users': they must get to its directory and read what is written there, whatever a login
+# has set TMPDIR and the umask to.
+tempfile.tempdir = "/tmp"
+os.umask(0o022)
+
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNET = 0x40000000
 _NUMBERS = itertools.count(1)

@@ -1,10 +1,10 @@
 """A daemon as an ordinary user: without any right, or with those that a user namespace has of itself."""
 
 import os
-import shutil
 
 from daemon import binary
 from lab import TRAFFIC, run
+from public import publish
 
 USER = 1000
 # A mount namespace whose /dev/net has only what this makes there, so that the machine's own stays as it is.
@@ -18,10 +18,10 @@ NO_RIGHTS = (*OPEN_TUN, *AS_USER, "--bounding-set=-all", "--inh-caps=-all", "--n
 def hand_over(lab):
     """Makes the directory of a lab the user's, with all that he needs in it: he may not be able to look
     into that of the project. Returns the daemon's program."""
-    for path in (binary(), TRAFFIC):
-        shutil.copy(path, lab.dir)
+    publish(TRAFFIC, lab.dir)
+    program = publish(binary(), lab.dir)
     os.chown(lab.dir, USER, USER)
-    return str(lab.dir / os.path.basename(binary()))
+    return str(program)
 
 
 def prepare_tun(lab, node, *flags, mtu=1450, routes=("10.244.0.0/16",)):

@@ -6,7 +6,6 @@ What is measured says nothing here; that it is measured, kept and written does.
 import json
 import os
 import pathlib
-import shutil
 import signal
 import stat
 import subprocess
@@ -15,6 +14,7 @@ import unittest
 
 from daemon import binary
 from lab import wait_until
+from public import publish
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 SCHEMA = json.loads((REPO / "scripts/bench.d/results.schema.json").read_text(encoding="utf-8"))
@@ -25,21 +25,21 @@ TIMEOUT_S = 120
 
 
 def setUpModule():
-    for example in ("netload", "copyloop"):
-        if not example_path(example).exists():
-            raise unittest.SkipTest(f"{example} is not built beside the daemon: cargo build --example {example}")
+    for name in ("netload", "copyloop"):
+        if not tool(name).exists():
+            raise unittest.SkipTest(f"{name} is not built beside the daemon: cargo build --package underpass-tools")
 
 
-def example_path(name):
-    return pathlib.Path(binary()).parent / "examples" / name
+def tool(name):
+    return pathlib.Path(binary()).parent / name
 
 
 def environment(directory=None):
     """The programs that the bench uses: those of this build, or their copies in a directory."""
-    files = {"UNDERPASS_BIN": pathlib.Path(binary()), "BENCH_NETLOAD": example_path("netload"),
-             "BENCH_COPYLOOP": example_path("copyloop")}
+    files = {"UNDERPASS_BIN": pathlib.Path(binary()), "BENCH_NETLOAD": tool("netload"),
+             "BENCH_COPYLOOP": tool("copyloop")}
     if directory:
-        files = {name: shutil.copy2(path, directory) for name, path in files.items()}
+        files = {name: publish(path, directory) for name, path in files.items()}
     return {**os.environ, **{name: str(path) for name, path in files.items()}}
 
 
@@ -153,7 +153,7 @@ class Rootless(unittest.TestCase):
         directory = tempfile.TemporaryDirectory()
         self.addCleanup(directory.cleanup)
         self.directory = pathlib.Path(directory.name)
-        shutil.copytree(REPO / "scripts", self.directory / "scripts")
+        publish(REPO / "scripts", self.directory)
         os.chown(self.directory, USER, USER)
         mode = stat.S_IMODE(os.stat(TUN).st_mode)
         self.addCleanup(os.chmod, TUN, mode)

@@ -1,15 +1,11 @@
 """C7: the wire cases W1 to W4 as they are, with namespaces and daemons of uid 1000 and no right of root."""
 
-import os
 import pathlib
-import shutil
-import tempfile
 import unittest
-from unittest import mock
 
 import test_foreign
 import test_wire
-from daemon import binary
+from public import everybody_may_run
 from unprivileged import UID, RootlessLab
 
 
@@ -20,12 +16,7 @@ class AsUser:
 
     @classmethod
     def setUpClass(cls):
-        # The daemon's own place may be one that only root can enter.
-        place = tempfile.TemporaryDirectory(prefix="uplab-")
-        cls.addClassCleanup(place.cleanup)
-        os.chmod(place.name, 0o755)
-        copy = shutil.copy(binary(), place.name)
-        cls.enterClassContext(mock.patch.dict(os.environ, UNDERPASS_BIN=copy))
+        cls.enterClassContext(everybody_may_run())
         super().setUpClass()
 
     def tearDown(self):

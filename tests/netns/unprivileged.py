@@ -11,6 +11,7 @@ import unittest
 from command import run, wait_until
 from daemon import REPO, binary
 from lab import Lab
+from public import publish
 from rootless import AS_USER, OWN_TUN
 from rootless import USER as UID
 
@@ -29,10 +30,11 @@ def as_user(*command, tun="0666", home="/nowhere"):
 def fill(home):
     """Makes a directory the user's, with a copy of scripts and daemon in `tree`: the checkout may be private."""
     tree = home / "tree"
+    tree.mkdir(mode=0o755)
     for part in ("scripts", "config"):
-        shutil.copytree(REPO / part, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
-    (tree / "bin").mkdir()
-    shutil.copy(binary(), tree / "bin" / "underpass")
+        publish(REPO / part, tree)
+    (tree / "bin").mkdir(mode=0o755)
+    publish(binary(), tree / "bin", "underpass")
     os.chown(home, UID, UID)
 
 

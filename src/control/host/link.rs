@@ -76,7 +76,8 @@ pub struct TunDetails {
     pub persistent: bool,
     /// Whether it takes more than one queue.
     pub multi_queue: bool,
-    /// Queues that processes hold now; the kernel tells only of a multi-queue one.
+    /// Queues that processes hold now, those put aside (`IFF_DETACH_QUEUE`) among them; the kernel
+    /// tells only of a multi-queue one.
     pub queues: u32,
 }
 
@@ -244,7 +245,9 @@ impl From<&[InfoTun]> for TunDetails {
                 IFLA_TUN_GROUP => details.group = word(),
                 IFLA_TUN_PERSIST => details.persistent = flag,
                 IFLA_TUN_MULTI_QUEUE => details.multi_queue = flag,
-                IFLA_TUN_NUM_QUEUES => details.queues = word().unwrap_or(0),
+                IFLA_TUN_NUM_QUEUES | IFLA_TUN_NUM_DISABLED_QUEUES => {
+                    details.queues = details.queues.saturating_add(word().unwrap_or(0));
+                }
                 _ => {}
             }
         }
@@ -257,6 +260,7 @@ const IFLA_TUN_GROUP: u16 = 2;
 const IFLA_TUN_PERSIST: u16 = 6;
 const IFLA_TUN_MULTI_QUEUE: u16 = 7;
 const IFLA_TUN_NUM_QUEUES: u16 = 8;
+const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
 
 #[cfg(test)]
 mod tests {
@@ -288,14 +292,19 @@ mod tests {
     #[test]
     fn tun_details_from_raw_attributes_of_any_length() {
         let raw = |kind, value: &[u8]| InfoTun::Other(DefaultNla::new(kind, value.to_vec()));
-        let data =
-            [raw(1, &1000_u32.to_ne_bytes()), raw(6, &[1]), raw(7, &[0]), raw(8, &3_u32.to_ne_bytes())];
+        let data = [
+            raw(1, &1000_u32.to_ne_bytes()),
+            raw(6, &[1]),
+            raw(7, &[0]),
+            raw(8, &2_u32.to_ne_bytes()),
+            raw(9, &1_u32.to_ne_bytes()),
+        ];
         let details = TunDetails::from(data.as_slice());
         assert_eq!(
             details,
             TunDetails { owner: Some(1000), group: None, persistent: true, multi_queue: false, queues: 3 }
         );
-        let broken = [raw(1, &[1, 2]), raw(6, &[]), raw(8, &[1]), raw(99, &[1])];
+        let broken = [raw(1, &[1, 2]), raw(6, &[]), raw(8, &[1]), raw(9, &[1]), raw(99, &[1])];
         assert_eq!(TunDetails::from(broken.as_slice()), TunDetails::default());
     }
 

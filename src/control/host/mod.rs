@@ -30,7 +30,7 @@ pub use features::{FeatureReader, Features, IP_IN_IPV4, TCP, UDP_TUNNEL};
 pub use link::{Link, TunDetails, Uplink};
 pub use link_news::LinkNews;
 pub use neighbour::{FirstHop, Neighbour};
-pub use preflight::{Facts, Needs, PreflightError, TunNode, Verdict, Warning, judge};
+pub use preflight::{Facts, Needs, PreflightError, TunNode, Verdict, Warning, judge, user};
 pub use route::{ROUTE_PROTOCOL, TunRoute, default_metric};
 pub use table::Table;
 

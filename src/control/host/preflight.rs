@@ -119,8 +119,8 @@ pub enum PreflightError {
     },
     /// The existing TUN belongs to someone else.
     #[error(
-        "CAP_NET_ADMIN is missing and the existing TUN {device} belongs to another user or group (user {}, group {}; we are user {uid}); prepare it anew: `ip tuntap add dev {device} mode tun user {uid}`",
-        id(*.owner), id(*.group)
+        "CAP_NET_ADMIN is missing and the existing TUN {device} belongs to another user or group (owner {}, group {}; we are user {uid}); prepare it anew: `ip tuntap add dev {device} mode tun user {uid}`",
+        (*.owner).map_or_else(|| "any".to_owned(), user), id(*.group)
     )]
     NotOurTun {
         /// The TUN.
@@ -132,7 +132,21 @@ pub enum PreflightError {
         /// Our user.
         uid: u32,
     },
-    /// The TUN has an owner. The kernel would let us in as one more queue, and give each process a
+    /// The existing TUN has another owner, who could attach to it beside us.
+    #[error(
+        "the existing TUN {device} belongs to {}, who could read and forge its packets; run as that user, or prepare it anew: \
+         `ip link del {device}`, then `ip tuntap add dev {device} mode tun user {uid} multi_queue`",
+        user(*.owner)
+    )]
+    TunOfOther {
+        /// The TUN.
+        device: String,
+        /// The user who may attach to it.
+        owner: u32,
+        /// Our user.
+        uid: u32,
+    },
+    /// The TUN is held by a process. The kernel would let us in as one more queue, and give each process a
     /// part of the packets.
     #[error(
         "cannot open TUN device {device}: another process holds it; stop that one or choose another `device`"
@@ -206,6 +220,7 @@ pub fn judge(needs: &Needs, facts: &Facts) -> Verdict {
     let errors = [
         tun_node(&facts.tun_node),
         net_admin(needs, facts),
+        other_owner(needs, facts),
         tun_in_use(needs, facts),
         net_raw(needs, facts),
         facts.tunl0_up.then_some(PreflightError::KernelIpip),
@@ -253,6 +268,14 @@ fn net_admin(needs: &Needs, facts: &Facts) -> Option<PreflightError> {
     })
 }
 
+/// With CAP_NET_ADMIN we could attach to every TUN, and take it from its owner. But he who made it for
+/// somebody else did not mean us. One without an owner becomes ours when it is opened.
+fn other_owner(needs: &Needs, facts: &Facts) -> Option<PreflightError> {
+    let owner = facts.device.as_ref()?.owner.filter(|owner| *owner != facts.uid)?;
+    let (device, uid) = (needs.device.clone(), facts.uid);
+    facts.has(CAP_NET_ADMIN).then_some(PreflightError::TunOfOther { device, owner, uid })
+}
+
 /// A TUN that is not persistent exists only while a process holds it.
 fn tun_in_use(needs: &Needs, facts: &Facts) -> Option<PreflightError> {
     let held = facts.device.as_ref().is_some_and(|tun| !tun.persistent || tun.queues > 0);
@@ -292,6 +315,14 @@ impl Facts {
     }
 }
 
+/// A user in words. Who has no number in our user namespace is shown by the kernel's overflow number.
+pub fn user(uid: u32) -> String {
+    match uid {
+        OVERFLOW_UID => format!("user {uid} (nobody, or one without a number in this user namespace)"),
+        _ => format!("user {uid}"),
+    }
+}
+
 fn id(number: Option<u32>) -> String {
     number.map_or_else(|| "any".to_owned(), |n| n.to_string())
 }
@@ -307,6 +338,8 @@ fn port_owner(port: u16, owner: Option<&str>) -> String {
     }
 }
 
+/// The kernel's number for users whom a user namespace does not map (`DEFAULT_OVERFLOWUID`).
+const OVERFLOW_UID: u32 = 65534;
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_NET_RAW: u32 = 13;
 

@@ -91,6 +91,22 @@ fn a_tun_of_our_own_replaces_net_admin() {
 }
 
 #[test]
+fn with_net_admin_a_tun_of_another_user_is_not_taken() {
+    let with = |owner| {
+        let tun = TunDetails { owner, persistent: true, ..TunDetails::default() };
+        errors(&Facts { device: Some(tun), ..good() })
+    };
+    assert_eq!(with(None), []);
+    assert_eq!(with(Some(1000)), []);
+    for owner in [0, 65534] {
+        let expected = PreflightError::TunOfOther { device: "up0".to_owned(), owner, uid: 1000 };
+        assert!(expected.to_string().contains("`ip tuntap add dev up0 mode tun user 1000 multi_queue`"));
+        assert_eq!(with(Some(owner)), [expected]);
+    }
+    assert!(super::user(65534).contains("without a number"));
+}
+
+#[test]
 fn a_tun_that_another_process_holds_is_not_shared() {
     let with = |persistent, queues| {
         let tun = TunDetails { persistent, queues, multi_queue: true, ..TunDetails::default() };
@@ -134,5 +150,5 @@ fn texts_name_culprit_reason_and_next_step() {
     assert!(strict.contains("`sysctl -w net/ipv4/conf/eth0.7/rp_filter=2`"), "{strict}");
     let foreign =
         PreflightError::NotOurTun { device: "up0".to_owned(), owner: Some(5), group: None, uid: 1000 };
-    assert!(foreign.to_string().contains("(user 5, group any; we are user 1000)"), "{foreign}");
+    assert!(foreign.to_string().contains("(owner user 5, group any; we are user 1000)"), "{foreign}");
 }

@@ -1,0 +1,46 @@
+"""A place that every user may look into, for what other users run: the checkout may be root's alone."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import tempfile
+from unittest import mock
+
+import lab
+from daemon import binary
+
+
+@contextlib.contextmanager
+def public_directory():
+    """A new directory below /tmp with mode 0755; gone with the block."""
+    place = pathlib.Path(tempfile.mkdtemp(prefix="uppublic-"))
+    try:
+        place.chmod(0o755)
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def publish(source, place, name=None):
+    """Copies a program or a tree to `place` so that everybody may read and run it, whatever umask and mode of
+    the original say; returns the copy."""
+    source, copy = pathlib.Path(source), pathlib.Path(place) / (name or pathlib.Path(source).name)
+    if source.is_dir():
+        shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        shutil.copy(source, copy)
+    for path in (copy, *(copy.rglob("*") if copy.is_dir() else ())):
+        if not path.is_symlink():
+            runs = path.is_dir() or os.access(path, os.X_OK)
+            path.chmod(0o755 if runs else 0o644)
+    return copy
+
+
+@contextlib.contextmanager
+def everybody_may_run():
+    """Within the block the daemon and the traffic generator of the labs are copies in a public place."""
+    with public_directory() as place:
+        daemon = {"UNDERPASS_BIN": str(publish(binary(), place))}
+        with mock.patch.dict(os.environ, daemon), mock.patch.object(lab, "TRAFFIC", str(publish(lab.TRAFFIC, place))):
+            yield place

@@ -1,0 +1,87 @@
+"""Everything that the tests and scripts run is installed by them: nothing is there by chance on a new Debian."""
+
+import ast
+import pathlib
+import re
+import unittest
+
+from daemon import REPO
+
+# Commands that a minimal Debian may lack, and their packages. What is essential there, as coreutils, is not listed.
+PACKAGES = {
+    **dict.fromkeys(("ip", "ss", "tc", "bridge"), "iproute2"),
+    **dict.fromkeys(("unshare", "nsenter", "setpriv", "taskset", "flock", "findmnt", "prlimit"), "util-linux"),
+    **dict.fromkeys(("sysctl", "pgrep", "pkill", "ps", "free", "top"), "procps"),
+    **dict.fromkeys(("tshark", "capinfos", "editcap"), "tshark"),
+    **dict.fromkeys(("mount", "umount"), "mount"),
+    **dict.fromkeys(("pasta", "passt"), "passt"),
+    "ping": "iputils-ping", "nft": "nftables", "ethtool": "ethtool", "iperf3": "iperf3", "tcpdump": "tcpdump",
+    "jq": "jq", "git": "git", "shellcheck": "shellcheck", "curl": "curl", "iptables": "iptables", "socat": "socat",
+    "strace": "strace", "lsof": "lsof", "fuser": "psmisc", "bpftool": "bpftool", "openssl": "openssl",
+}
+MODULES = {"scapy": "python3-scapy", "matplotlib": "python3-matplotlib", "jsonschema": "python3-jsonschema"}
+# Who uses what: a script, and the files that run with it.
+USERS = {
+    "test": ["scripts/test", "tests/netns/*.py", "scripts/lab.d/*.py", "scripts/bench.d/*.py", "config/rootless/*.sh"],
+    "lab": ["scripts/lab", "scripts/lab.d/*.py"],
+    "demo": ["scripts/demo", "scripts/demolab.sh", "scripts/forge.py", "scripts/lab.d/*.py"],
+    "bench-routes": ["scripts/bench-routes", "scripts/bench-routes.d/*.py", "tests/netns/lab.py",
+                     "tests/netns/capture.py", "tests/netns/daemon.py"],
+    "bench": ["scripts/bench", *(f"scripts/bench.d/{name}.py" for name in ("lab", "host", "rootless", "measure"))],
+}
+
+
+def used(path):
+    """The packages of what a file runs or imports, as far as it can be seen."""
+    text = path.read_text(encoding="utf-8")
+    return of_python(text) if path.suffix == ".py" else of_shell(text)
+
+
+def of_python(text):
+    """Imports, and strings that stand where a command does: first in a call, a tuple or a list, or behind a node."""
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            found |= {MODULES[name] for name in (name.split(".")[0] for name in names) if name in MODULES}
+            continue
+        words = node.args[:2] if isinstance(node, ast.Call) else node.elts[:2] if isinstance(
+            node, (ast.Tuple, ast.List)) else []
+        for word in words:
+            if isinstance(word, ast.Constant) and isinstance(word.value, str):
+                found |= {PACKAGES[name] for name in (word.value.split(" ")[0],) if name in PACKAGES}
+    return found
+
+
+def of_shell(text):
+    """The first words of commands, comments and the rest of lines aside."""
+    lines = (line.split(" # ")[0] for line in text.splitlines() if not line.lstrip().startswith("#"))
+    words = (re.findall(r"(?:^|[|;&(!]|\bexec|\bdo|\bthen)\s*([a-z0-9]+)(?=\s|$)", line) for line in lines)
+    return {PACKAGES[word] for line in words for word in line if word in PACKAGES}
+
+
+def installed(script):
+    """The packages that a script names in its calls of install_packages and need_packages."""
+    text = (REPO / "scripts" / script).read_text(encoding="utf-8").replace("\\\n", " ")
+    calls = re.findall(r"\b(?:install|need)_packages ([^\n>]*)", text)
+    return {word for call in calls for word in call.split()}
+
+
+class Packages(unittest.TestCase):
+    def test_what_is_used_is_installed(self):
+        for script, patterns in USERS.items():
+            files = [path for pattern in patterns for path in REPO.glob(pattern) if path != pathlib.Path(__file__)]
+            self.assertTrue(files)
+            for path in files:
+                with self.subTest(script=script, file=str(path.relative_to(REPO))):
+                    self.assertEqual(used(path) - installed(script), set())
+
+    def test_it_sees_commands_and_imports(self):
+        self.assertEqual(of_python('import scapy.utils\nrun("tshark", "-r")\nlab.exec("n1", "ss", "-l")\nx = ["git"]'),
+                         {"python3-scapy", "tshark", "iproute2", "git"})
+        self.assertEqual(of_python('print("the ip of mount")'), set())
+        self.assertEqual(of_shell("# jq\nx=$(jq -n 1) && ip netns\n"), {"jq", "iproute2"})
+
+
+if __name__ == "__main__":
+    unittest.main()
