@@ -46,12 +46,12 @@ fn prefixes(number: u8) -> [Prefix; 2] {
 }
 
 /// Mode, whether over IPv6, whether fast.
-type Way = (Mode, bool, bool);
+type Built = (Mode, bool, bool);
 
 /// The tables of node 1, whose packets all travel by `mode` and over one family; `fast` with packet
 /// socket and TAP. Each is built once: an empty table is large beside the packets of one input.
 pub fn forwarding(mode: Mode, ipv6: bool, fast: bool) -> Forwarding {
-    static BUILT: Mutex<Vec<(Way, Forwarding)>> = Mutex::new(Vec::new());
+    static BUILT: Mutex<Vec<(Built, Forwarding)>> = Mutex::new(Vec::new());
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
     let key = (mode, ipv6, fast);
     if let Some((_, found)) = built.iter().find(|(known, _)| *known == key) {

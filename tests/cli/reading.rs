@@ -21,6 +21,7 @@ offloads  tso active
           uso off: kernel too old
 routes    2
 dropped   12 (no_route 7, spoofed_source 5)
+cut anew  2 super-packets of unknown segment size
 missing   packets for 10.9.0.0/16 do not reach the tunnel; run `ip route add 10.9.0.0/16 dev up0`
 log       17 lines lost: stderr was full or not read in time
 
@@ -55,6 +56,7 @@ fn status_as_json() {
         ("/drops/no_route", json!(7)),
         ("/drops/ttl", json!(0)),
         ("/missing/0/command", json!("ip route add 10.9.0.0/16 dev up0")),
+        ("/recut_super_packets", json!(2)),
         ("/log_lines_lost", json!(17)),
         ("/routes", json!(2)),
         ("/peers/0/name", json!("node-b")),
@@ -117,12 +119,12 @@ fn drops() {
     let text = daemon.ask(&["drops"]);
     let lines: Vec<_> = text.lines().collect();
     assert_eq!(lines.len(), DropReason::ALL.len() + 2, "{text}");
-    assert_eq!(lines[0], "REASON          PACKETS  MEANING");
+    assert_eq!(lines[0], "REASON                PACKETS  MEANING");
     for (line, reason) in lines[1..].iter().zip(DropReason::ALL) {
         assert!(line.starts_with(reason.name()) && line.ends_with(reason.help()), "{line}");
     }
     assert_eq!(lines[4].split_whitespace().nth(1), Some("5"), "{text}");
-    assert_eq!(lines[lines.len() - 1], "total                12");
+    assert_eq!(lines[lines.len() - 1], "total                      12");
     assert_eq!(daemon.ask_json(&["drops"]), daemon.ask_json(&["status"])["drops"]);
 }
 
