@@ -22,6 +22,9 @@ RECEIVE = {
 SEND = {"whole": "on", "cut": "off"}
 SENDING = ("tx", "sg", "tso", "gso")
 TUNNEL_SEGMENTATION = ("tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation")
+# A veth pair takes every packet at once; held back this long, packets meet others to be joined with, as a card's do.
+HOLD_NS = 100_000
+HOLD = "echo {hold} > /sys/class/net/eth0/gro_flush_timeout; echo {defer} > /sys/class/net/eth0/napi_defer_hard_irqs"
 SIZE = 8 * MIB
 # (bytes of each datagram, how many of them in a super-packet, bytes of the last)
 SHAPES = ((1200, 40, 1200), (1200, 1, 20), (20, 60, 20), (1100, 45, 700), (500, 1, 500), (100, 3, 50))
@@ -42,6 +45,8 @@ def set_uplink(lab, name, nodes=("n1", "n2")):
     for node in nodes:
         lab.exec(node, "ethtool", "-K", "eth0", *words)
         lab.exec("sw", "ethtool", "-K", f"port-{node}", *[w for f in SENDING for w in (f, SEND[send])])
+        hold = 0 if receive == "gro off" else HOLD_NS
+        lab.exec(node, "sh", "-c", HOLD.format(hold=hold, defer=int(hold > 0)))
 
 
 def set_pod_mtu(lab, mtu):
