@@ -1,7 +1,8 @@
 """P6: data arrive in the shape in which they were sent, whatever uplinks join or leave whole and whatever MTU pods have."""
 
-from fast import BOTH_WAYS, MODES, await_tap
-from matrix import judge, mtus, uplinks
+from fast import ADDRESS, BOTH_WAYS, MODES, Datagrams, await_tap
+from lab import wait_until
+from matrix import judge, mtus, set_pod_mtu, set_uplink, transfer, uplinks
 from shared import SharedLab
 from underlay6 import FAMILIES, SixLab, pools
 
@@ -38,6 +39,39 @@ class Matrix(SharedLab):
 
     def test_direct(self):
         self.run_mode("direct", "auto")
+
+
+class Unknown(SharedLab):
+    """Without the packet socket nobody knows the sizes."""
+
+    options = {"virtual": True}
+
+    def prepare_row(self, link, way_out):
+        for node in ("n1", "n2"):
+            self.start(node, **MODES["ipip"], tunnel={"segment_sizes": "off", "workers": 1, "uplink": way_out})
+        set_uplink(self.lab, link)
+        set_pod_mtu(self.lab, 1479)
+
+    def test_tcp_is_cut_to_what_every_path_carries(self):
+        self.prepare_row("whole, gro off", "tap")
+        for node in ("n1", "n2"):
+            await_tap(self.lab, node)
+        transfer(self.lab, THERE, ADDRESS)
+        self.assertGreater(self.lab.status("n2")["recut_super_packets"], 0)
+        self.assertEqual(sum(self.lab.drops("n2").values()), 0)
+        self.accounts("n2")
+
+    def test_datagrams_of_unknown_borders_are_dropped_by_name(self):
+        self.prepare_row("cut, udp gro forwarding", "socket")
+        with Datagrams(self.lab, *THERE) as datagrams:
+            flow = datagrams.flow()
+
+            def dropped():
+                datagrams.send_super(flow, 500, 40, 500)
+                return self.lab.drops("n2")["unknown_segment_size"]
+
+            wait_until(dropped, 10, "packets that were joined")
+        self.accounts("n2")
 
 
 class OverIpv6(SixLab):
