@@ -273,6 +273,7 @@ mod tests {
         assert_eq!(totals.drops(DropReason::Ecn), 2);
         assert_eq!(totals.drops(DropReason::Loop), 0);
     }
+
     #[test]
     fn a_refusal_has_its_worker_and_its_reason() {
         let counters = Counters::new(3);

@@ -6,9 +6,9 @@
 //! to keep. No run outlives its batch: nothing waits for a timer.
 
 use super::metadata::MetadataSource;
-use super::shape::{Segment, Shape, Whole, csum_offset, gso_type, hides_ports, pseudo, shape};
+use super::shape::{Segment, Shape, Whole, csum_offset, gso_type, hides_ports, pseudo, shape, unfinished};
 use super::{Delivery, Flow, Piece, Sink};
-use crate::wire::{VnetHdr, be16, be32, checksum, ipv4, ipv6, put16, tcp, udp, vnet_hdr};
+use crate::wire::{VnetHdr, be16, be32, checksum, ipv4, ipv6, put16, tcp, udp};
 
 /// Open runs per batch.
 const RUNS: usize = 8;
@@ -318,8 +318,9 @@ impl Run {
 
     fn emit(&mut self, arena: &[u8], sink: &mut impl Sink) {
         let Some(flow) = self.flow.take() else { return };
+        let vnet = unfinished(flow.l4, self.header_len, self.tcp);
         if self.pieces.len() == 1 {
-            let vnet = if self.finished { VnetHdr::default() } else { self.vnet(&flow) };
+            let vnet = if self.finished { VnetHdr::default() } else { vnet };
             let bytes = &arena[self.first_at..self.first_at + flow.total_len];
             sink.deliver(&single(bytes, arena, vnet));
             return;
@@ -328,25 +329,13 @@ impl Run {
         self.finish_headers(&flow);
         let gso_type = gso_type(self.tcp, flow.source.is_ipv6());
         sink.deliver(&Delivery {
-            vnet: VnetHdr { gso_type, gso_size: self.segment as u16, ..self.vnet(&flow) },
+            vnet: VnetHdr { gso_type, gso_size: self.segment as u16, ..vnet },
             head: &self.header[..self.header_len],
             pieces: &self.pieces,
             arena,
             packets: packets as u32,
             bytes: (packets * self.header_len + self.payload) as u64,
         });
-    }
-
-    /// The header of one packet whose checksum is still to be finished.
-    fn vnet(&self, flow: &Flow) -> VnetHdr {
-        VnetHdr {
-            flags: vnet_hdr::NEEDS_CSUM,
-            gso_type: vnet_hdr::GSO_NONE,
-            hdr_len: self.header_len as u16,
-            gso_size: 0,
-            csum_start: flow.l4 as u16,
-            csum_offset: csum_offset(self.tcp),
-        }
     }
 
     /// Lengths and checksums of the whole: IP header finished, transport pseudo-header sum only.

@@ -190,7 +190,8 @@ fn single_unfinished(flow: &Flow, transport: &Transport, bytes: &[u8]) -> Shape 
     if transport.mergeable {
         return segment(transport, bytes, false);
     }
-    Shape::Whole(Whole { vnet: unfinished(flow.l4, transport), list: false, recut: false })
+    let vnet = unfinished(flow.l4, transport.header, transport.tcp);
+    Shape::Whole(Whole { vnet, list: false, recut: false })
 }
 
 fn segment(transport: &Transport, bytes: &[u8], finished: bool) -> Shape {
@@ -220,17 +221,19 @@ fn behind_extensions(known: &Metadata, bytes: &[u8]) -> Shape {
 }
 
 fn vnet(l4: usize, transport: &Transport, (gso_type, gso_size): (u8, u16)) -> VnetHdr {
-    VnetHdr { gso_type, gso_size, ..unfinished(l4, transport) }
+    VnetHdr { gso_type, gso_size, ..unfinished(l4, transport.header, transport.tcp) }
 }
 
-fn unfinished(l4: usize, transport: &Transport) -> VnetHdr {
+/// The vnet header of one packet whose transport header is at `l4` and whose checksum is still to be finished;
+/// `header` bytes of it are headers.
+pub(super) fn unfinished(l4: usize, header: usize, tcp: bool) -> VnetHdr {
     VnetHdr {
         flags: vnet_hdr::NEEDS_CSUM,
         gso_type: vnet_hdr::GSO_NONE,
-        hdr_len: transport.header as u16,
+        hdr_len: header as u16,
         gso_size: 0,
         csum_start: l4 as u16,
-        csum_offset: csum_offset(transport.tcp),
+        csum_offset: csum_offset(tcp),
     }
 }
 
