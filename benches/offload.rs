@@ -6,9 +6,9 @@ use std::hint::black_box;
 
 use common::{FAR, NEAR, SEGMENT, SEGMENTS};
 use criterion::{Criterion, Throughput};
-use underpass::offload::merge::{Candidate, Grouping, Rules};
-use underpass::offload::metadata::NoMetadata;
-use underpass::offload::{Delivery, Flow, Merge, Sink, Split};
+use underpass::dataplane::segment::merge::{Candidate, Grouping, Rules};
+use underpass::dataplane::segment::metadata::NoMetadata;
+use underpass::dataplane::segment::{Delivery, Flow, Merge, Sink, Split};
 
 fn main() {
     let mut criterion = common::criterion();

@@ -5,9 +5,9 @@ mod common;
 use std::hint::black_box;
 
 use criterion::Criterion;
-use underpass::encap::{ipip, vxlan};
+use underpass::dataplane::encap::{ipip, vxlan};
+use underpass::dataplane::segment::Flow;
 use underpass::net::{Mac, Vni};
-use underpass::offload::Flow;
 use underpass::wire::{checksum, ethernet, protocol};
 
 fn main() {

@@ -28,18 +28,13 @@
 //! - [`config`]: the configuration file
 //! - [`cli`]: the command line
 
-pub mod capture;
+pub mod api;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod control;
-pub mod device;
-pub mod encap;
-pub mod forward;
-pub mod metrics;
+pub mod dataplane;
 pub mod net;
-pub mod offload;
-pub mod pump;
 pub mod route;
-pub mod source;
-pub mod underlay;
+pub mod sync;
 pub mod wire;

@@ -5,18 +5,18 @@ use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::sync::Arc;
 
-use underpass::encap::ecn::Marking;
-use underpass::encap::frame::Hop;
-use underpass::encap::vxlan;
-use underpass::forward::{
+use underpass::dataplane::encap::ecn::Marking;
+use underpass::dataplane::encap::frame::Hop;
+use underpass::dataplane::encap::vxlan;
+use underpass::dataplane::forward::{
     Choice, Format, Forwarding, Inbound, Outbound, Outbox, Paths, Peer, Received, TapLink, TunLink, Underlay,
     Way,
 };
-use underpass::metrics::{Counters, PeerCounters};
+use underpass::dataplane::observe::{Counters, PeerCounters};
+use underpass::dataplane::segment::merge::Rules;
+use underpass::dataplane::segment::metadata::NoMetadata;
+use underpass::dataplane::segment::{Delivery, Sink};
 use underpass::net::{EncapMode, Mac, Mode, NodeName, Prefix, Vni};
-use underpass::offload::merge::Rules;
-use underpass::offload::metadata::NoMetadata;
-use underpass::offload::{Delivery, Sink};
 use underpass::route::{PeerId, Policy, Pool, Rib, Source, Target};
 use underpass::wire::{VnetHdr, ethernet, protocol};
 
@@ -188,8 +188,9 @@ fn encapsulate(format: Format, packet: &[u8]) -> Vec<u8> {
             [&vxlan::template(Vni::CALICO, to, from, ethernet::IPV4), packet].concat()
         }
         Format::Ipip => {
-            let mut outer = underpass::encap::ipip::template(OTHER_NODE, THIS_NODE, protocol::IPIP);
-            underpass::encap::ipip::patch(&mut outer, 0, packet.len());
+            let mut outer =
+                underpass::dataplane::encap::ipip::template(OTHER_NODE, THIS_NODE, protocol::IPIP);
+            underpass::dataplane::encap::ipip::patch(&mut outer, 0, packet.len());
             [&outer, packet].concat()
         }
         Format::Ipip6V4 | Format::Ipip6V6 => packet.to_vec(),

@@ -2,7 +2,7 @@
 
 use underpass::config::{self, Config};
 use underpass::route::{Rib, Target};
-use underpass::source;
+use underpass::control::source;
 
 /// The text of a configuration file.
 pub fn config(data: &[u8]) {

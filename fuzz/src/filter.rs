@@ -4,7 +4,7 @@
 //! | filter … | newline | packet … |
 //! ```
 
-use underpass::capture::Filter;
+use underpass::dataplane::observe::capture::Filter;
 
 /// A filter's text and the beginning of a packet.
 pub fn capture_filter(data: &[u8]) {

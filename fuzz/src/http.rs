@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use axum::serve::Listener;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-use underpass::capture::Hub;
-use underpass::control::api::{NewPeer, PeerStatus, RouteEntry, RouteMode, RoutesChanged, Status};
-use underpass::control::http::{self, Limits};
-use underpass::control::refusal::{Kind, Refusal};
+use underpass::dataplane::observe::capture::Hub;
+use underpass::api::{NewPeer, PeerStatus, RouteEntry, RouteMode, RoutesChanged, Status};
+use underpass::control::server::http::{self, Limits};
+use underpass::control::engine::refusal::{Kind, Refusal};
 use underpass::control::server::{self, Dataplane, Page, Scope};
 use underpass::net::Prefix;
-use underpass::source::batch::Batch;
+use underpass::control::engine::batch::Batch;
 
 /// Bytes of a client, written at once; its writing side is then closed.
 pub fn control(data: &[u8]) {

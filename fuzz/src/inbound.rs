@@ -7,13 +7,13 @@
 //! Flags: 1 a device without offloads, 2 no merging, 4 leave checksums as they are, 8 over IPv6; the
 //! raw sockets then leave out the outer header, and 16 says what is inside, 4 or 6.
 
-use underpass::device::memory::Memory;
-use underpass::encap::probe;
-use underpass::forward::{Deliver, Format, Inbound, Received};
-use underpass::metrics::WorkerCounters;
+use underpass::dataplane::device::memory::Memory;
+use underpass::dataplane::encap::probe;
+use underpass::dataplane::forward::{Deliver, Format, Inbound, Received};
+use underpass::dataplane::observe::WorkerCounters;
 use underpass::net::Mode;
-use underpass::offload::merge::Rules;
-use underpass::offload::{Flow, Metadata, MetadataSource};
+use underpass::dataplane::segment::merge::Rules;
+use underpass::dataplane::segment::{Flow, Metadata, MetadataSource};
 use underpass::wire::{Ipv4, ethernet, protocol, vxlan};
 
 use crate::input::Input;

@@ -9,13 +9,13 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use underpass::encap::ecn::Marking;
-use underpass::encap::frame::Hop;
-use underpass::forward::{Choice, Forwarding, Peer, TapLink, TunLink, Underlay, Way};
-use underpass::metrics::{PeerCounters, WorkerCounters};
+use underpass::dataplane::encap::ecn::Marking;
+use underpass::dataplane::encap::frame::Hop;
+use underpass::dataplane::forward::{Choice, Forwarding, Peer, TapLink, TunLink, Underlay, Way};
+use underpass::dataplane::observe::{PeerCounters, WorkerCounters};
 use underpass::net::{DropReason, EncapMode, Mac, Mode, Prefix, Vni};
-use underpass::offload::Split;
-use underpass::offload::split::finish_checksum;
+use underpass::dataplane::segment::Split;
+use underpass::dataplane::segment::split::finish_checksum;
 use underpass::route::{PeerId, Policy, Pool, Rib, Source, Target};
 use underpass::wire::{Ipv4, Ipv6, Tcp, Udp, VnetHdr, checksum, protocol};
 

@@ -6,11 +6,11 @@
 //!
 //! Flags: 3 the mode, 4 with packet socket and TAP, 8 leave checksums as they are, 16 over IPv6.
 
-use underpass::encap::{frame, ipip, ipip_gso, ipip6, tunnel_gso, vxlan};
-use underpass::forward::{Channel, Datagram, Forwarding, Outbound, Outbox, Paths};
-use underpass::metrics::WorkerCounters;
+use underpass::dataplane::encap::{frame, ipip, ipip_gso, ipip6, tunnel_gso, vxlan};
+use underpass::dataplane::forward::{Channel, Datagram, Forwarding, Outbound, Outbox, Paths};
+use underpass::dataplane::observe::WorkerCounters;
 use underpass::net::Mode;
-use underpass::offload::Flow;
+use underpass::dataplane::segment::Flow;
 use underpass::wire::{Ipv4, Ipv6, VnetHdr, ethernet, vnet_hdr, vxlan as header};
 
 use crate::input::Input;

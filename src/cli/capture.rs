@@ -9,11 +9,11 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::client::ClientArgs;
 use super::out;
 use super::text::plural;
-use crate::capture::{Filter, Point, pcapng::Tally};
-use crate::control::api;
+use crate::api;
+use crate::client::ClientArgs;
+use crate::dataplane::observe::capture::{Filter, Point, pcapng::Tally};
 
 /// Write packets to a pcapng file while they pass, drops with their reason as comment
 #[derive(Args, Debug)]

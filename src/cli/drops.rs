@@ -3,9 +3,9 @@
 use clap::Args;
 use comfy_table::Table;
 
-use super::client::ClientArgs;
 use super::text::{self, table};
-use crate::control::api;
+use crate::api;
+use crate::client::ClientArgs;
 use crate::net::DropReason;
 
 /// Show how many packets were not delivered, and why

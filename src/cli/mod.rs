@@ -6,13 +6,11 @@
 
 mod capture;
 mod check;
-mod client;
 mod drops;
-mod out;
+pub(crate) mod out;
 mod peer;
 mod reload;
 mod route;
-mod routes;
 mod run;
 mod status;
 mod text;
@@ -23,7 +21,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-pub use client::{Client, ClientError};
+use crate::client::ClientError;
 
 /// Userspace tunnel dataplane: joins the pod networks of nodes by IPIP, VXLAN or direct routing
 #[derive(Debug, Parser)]
@@ -39,7 +37,7 @@ enum Command {
     Run(run::Run),
     Check(check::Check),
     Status(status::Status),
-    Route(route::Route),
+    Route(route::edit::Route),
     Peer(peer::Peer),
     Drops(drops::Drops),
     Reload(reload::Reload),

@@ -11,17 +11,17 @@ use std::thread;
 use std::time::Duration;
 
 /// Standard output, for bytes that come one after the other.
-pub(super) fn bytes() -> impl Write {
+pub(crate) fn bytes() -> impl Write {
     io::stdout()
 }
 
 /// Writes to stdout. A reader that has seen enough is not an error.
-pub(super) fn write(text: &str) -> anyhow::Result<()> {
+pub(crate) fn write(text: &str) -> anyhow::Result<()> {
     write_piece(text.as_bytes()).map(drop)
 }
 
 /// Writes a piece to stdout; false when nobody reads on.
-pub(super) fn write_piece(piece: &[u8]) -> anyhow::Result<bool> {
+pub(crate) fn write_piece(piece: &[u8]) -> anyhow::Result<bool> {
     let mut stdout = io::stdout().lock();
     judge(stdout.write_all(piece).and_then(|()| stdout.flush()))
 }
@@ -35,13 +35,13 @@ fn judge(written: io::Result<()>) -> anyhow::Result<bool> {
 }
 
 /// Says something on stderr, if it takes it.
-pub(super) fn complain(text: &str) {
+pub(crate) fn complain(text: &str) {
     // In one write, so that lines of several processes do not mix; what fails is nobody's to know.
     let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
 }
 
 /// Says something on stderr, and does not wait longer than `patience` for it to be taken.
-pub(super) fn complain_within(text: String, patience: Duration) {
+pub(crate) fn complain_within(text: String, patience: Duration) {
     let (done, said) = mpsc::channel();
     let saying = thread::Builder::new().spawn(move || {
         complain(&text);
@@ -54,7 +54,7 @@ pub(super) fn complain_within(text: String, patience: Duration) {
 
 /// Prints the help or version that somebody asked for, or what is wrong with the arguments; returns
 /// the exit code.
-pub(super) fn parsed(message: &clap::Error) -> ExitCode {
+pub(crate) fn parsed(message: &clap::Error) -> ExitCode {
     let printed = message.print().and_then(|()| io::stdout().flush());
     match judge(printed) {
         Err(error) if !message.use_stderr() => {

@@ -9,9 +9,9 @@ use http_body_util::{Empty, Full};
 use hyper::Method;
 use hyper::body::Bytes;
 
-use super::client::ClientArgs;
 use super::text::{self, table};
-use crate::control::api::{self, NewPeer, PeerStatus};
+use crate::api::{self, NewPeer, PeerStatus};
+use crate::client::ClientArgs;
 use crate::net::NodeName;
 
 /// Show the other nodes, make one known or forget it

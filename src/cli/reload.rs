@@ -5,9 +5,9 @@ use http_body_util::Empty;
 use hyper::Method;
 use hyper::body::Bytes;
 
-use super::client::ClientArgs;
 use super::text;
-use crate::control::api::{self, Reloaded};
+use crate::api::{self, Reloaded};
+use crate::client::ClientArgs;
 
 /// Have the daemon read its configuration file again
 #[derive(Args, Debug)]

@@ -3,9 +3,9 @@
 use clap::Args;
 use comfy_table::Table;
 
-use super::client::ClientArgs;
 use super::text::{self, table};
-use crate::control::api::{self, PeerWay, Traffic};
+use crate::api::{self, PeerWay, Traffic};
+use crate::client::ClientArgs;
 use crate::net::Mode;
 
 /// Show what the daemon runs with and what it has carried

@@ -11,15 +11,11 @@
 mod address;
 mod decide;
 mod fib;
-mod publish;
 mod rib;
 
 pub use decide::{Decision, Policy, Pool, Reason};
 pub use fib::{Fib, FibEditor, Group, HopsFull, NextHop, PeerId, Via, Ways};
-pub use publish::{Pinned, Published};
 pub use rib::{GroupId, Rib, Route, RouteError, Source, Target};
 
-#[cfg(test)]
-mod publish_tests;
 #[cfg(test)]
 mod tests;

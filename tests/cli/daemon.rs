@@ -10,17 +10,18 @@ use std::thread::JoinHandle;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
-use underpass::control::api::{
+use underpass::api::{
     Drops, Missing, NewPeer, PeerStatus, PeerUplink, PeerWay, RouteEntry, RouteMode, RoutesChanged, Status,
     TunnelStatus,
 };
-use underpass::control::refusal::{Kind, Refusal};
+use underpass::control::engine::batch::Batch;
+use underpass::control::engine::refusal::{Kind, Refusal};
+use underpass::control::engine::state::{self, Choices, State};
 use underpass::control::server::Page;
-use underpass::control::state::{self, Choices, State};
-use underpass::control::{ControlSocket, Dataplane, server};
-use underpass::metrics::Counters;
+use underpass::control::server::socket::ControlSocket;
+use underpass::control::server::{self, Dataplane};
+use underpass::dataplane::observe::Counters;
 use underpass::net::{DropReason, Prefix};
-use underpass::source::batch::Batch;
 
 use super::underpass;
 
@@ -63,7 +64,7 @@ impl Dataplane for Fixed {
             log_lines_lost: 17,
             routes: 2,
             peers: vec![PeerStatus {
-                counters: underpass::control::api::PeerTraffic::default(),
+                counters: underpass::api::PeerTraffic::default(),
                 uplink: Some(PeerUplink {
                     interface: "eth0".into(),
                     vxlan: None,

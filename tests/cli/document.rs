@@ -1,8 +1,8 @@
 //! docs/control-api.md against the code.
 
 use serde_json::{Value, json};
-use underpass::control::Dataplane;
-use underpass::control::api::{CandidateRoute, NextHop, RouteEntry, RouteMode, RoutesChanged};
+use underpass::api::{CandidateRoute, NextHop, RouteEntry, RouteMode, RoutesChanged};
+use underpass::control::server::Dataplane;
 use underpass::net::DropReason;
 
 use super::daemon::Fixed;

@@ -32,7 +32,7 @@ def large_buffer(receiver):
 
 
 def is_probe(frame):
-    """Whether a daemon tests its own way to the wire with this frame (src/encap/probe.rs)."""
+    """Whether a daemon tests its own way to the wire with this frame (src/dataplane/encap/probe.rs)."""
     vxlan = frame[23:24] == b"\x11" and frame[42:] == b"underpass probe "
     return vxlan or (frame[23:24] == b"\x04" and frame[43:44] == b"\x3b")
 

@@ -23,7 +23,7 @@ ETHERTYPES = {4: 0x0800, 6: 0x86DD}
 
 
 def queue(source, target, ports=(0, 0)):
-    """The hash of src/device/steering.rs."""
+    """The hash of src/dataplane/steering/mod.rs."""
     words = struct.unpack(">8I", b"".join(ip_address(each).packed.rjust(16, b"\0") for each in (source, target)))
     mixed = 0
     for word in words:

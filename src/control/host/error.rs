@@ -63,7 +63,7 @@ pub enum HostError {
 
 impl HostError {
     /// Wraps a netlink failure of the request `action`.
-    pub(super) fn netlink(action: impl Into<String>, error: &rtnetlink::Error) -> Self {
+    pub(in crate::control) fn netlink(action: impl Into<String>, error: &rtnetlink::Error) -> Self {
         let errno = errno(error);
         let reason = errno
             .map_or_else(|| error.to_string(), |code| std::io::Error::from_raw_os_error(code).to_string());
@@ -80,7 +80,7 @@ impl HostError {
 }
 
 /// The positive errno inside a netlink error.
-pub(super) fn errno(error: &rtnetlink::Error) -> Option<i32> {
+pub(in crate::control) fn errno(error: &rtnetlink::Error) -> Option<i32> {
     match error {
         rtnetlink::Error::NetlinkError(message) => Some(message.raw_code().saturating_abs()),
         _ => None,
@@ -88,7 +88,10 @@ pub(super) fn errno(error: &rtnetlink::Error) -> Option<i32> {
 }
 
 /// Passes success and the errors that mean "already gone".
-pub(super) fn tolerate_gone(result: Result<(), rtnetlink::Error>, action: &str) -> Result<(), HostError> {
+pub(in crate::control) fn tolerate_gone(
+    result: Result<(), rtnetlink::Error>,
+    action: &str,
+) -> Result<(), HostError> {
     match result {
         Err(error) if !matches!(errno(&error), Some(code) if GONE.contains(&code)) => {
             Err(HostError::netlink(action, &error))

@@ -143,13 +143,13 @@ impl Host {
     }
 
     /// All devices of the namespace.
-    pub(super) async fn links(&self) -> Result<Vec<Link>, HostError> {
+    pub(in crate::control) async fn links(&self) -> Result<Vec<Link>, HostError> {
         let links = self.handle.link().get().execute().map_ok(|m| Link::from(&m));
         links.try_collect().await.map_err(|e| HostError::netlink("list the network devices", &e))
     }
 
     /// All addresses of the namespace.
-    pub(super) async fn addresses(&self) -> Result<Vec<Address>, HostError> {
+    pub(in crate::control) async fn addresses(&self) -> Result<Vec<Address>, HostError> {
         let messages: Vec<AddressMessage> = self
             .handle
             .address()
@@ -164,7 +164,7 @@ impl Host {
 
 /// One address of one interface.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Address {
+pub(in crate::control) struct Address {
     pub index: u32,
     pub address: IpAddr,
     pub prefix_len: u8,

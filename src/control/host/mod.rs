@@ -8,7 +8,6 @@
 //! What the kernel does not let it do is no error: an administrator may have done it. [`Host::look`]
 //! says what is still missing then.
 
-mod chores;
 mod error;
 mod facts;
 mod features;
@@ -17,13 +16,13 @@ mod link_news;
 mod mtu;
 mod neighbour;
 mod preflight;
+mod requirements;
 mod route;
 mod route_batch;
 mod table;
 mod tap;
 mod tun;
 
-pub use chores::{Chore, Look, Plan};
 pub use error::HostError;
 pub use facts::{gather, udp_bind_error};
 pub use features::{FeatureReader, Features, IP_IN_IPV4, TCP, UDP_TUNNEL};
@@ -31,6 +30,7 @@ pub use link::{Link, TunDetails, Uplink};
 pub use link_news::LinkNews;
 pub use neighbour::{FirstHop, Neighbour};
 pub use preflight::{Facts, Needs, PreflightError, TunNode, Verdict, Warning, judge, user};
+pub use requirements::{Chore, Look, Plan};
 pub use route::{ROUTE_PROTOCOL, TunRoute, default_metric};
 pub use table::Table;
 

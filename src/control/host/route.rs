@@ -111,7 +111,11 @@ impl Host {
         Err(self.conflict(tun_index, found).await?)
     }
 
-    pub(super) async fn conflict(&self, tun_index: u32, found: &Found) -> Result<HostError, HostError> {
+    pub(in crate::control) async fn conflict(
+        &self,
+        tun_index: u32,
+        found: &Found,
+    ) -> Result<HostError, HostError> {
         let links = self.links().await?;
         let name = |index| links.iter().find(|l| l.index == index).map_or("?", |l| l.name.as_str());
         let device = found.device.map_or("of several next hops", name);
@@ -120,7 +124,7 @@ impl Host {
         Ok(HostError::RouteConflict { prefix: found.prefix, device: name(tun_index).to_owned(), existing })
     }
 
-    pub(super) async fn remove_route(
+    pub(in crate::control) async fn remove_route(
         &self,
         tun_index: u32,
         prefix: Prefix,
@@ -133,7 +137,7 @@ impl Host {
     }
 
     /// The main table of one family.
-    pub(super) async fn routes(&self, family: AddressFamily) -> Result<Vec<Found>, HostError> {
+    pub(in crate::control) async fn routes(&self, family: AddressFamily) -> Result<Vec<Found>, HostError> {
         let mut query = RouteMessage::default();
         query.header.address_family = family;
         let found =
@@ -144,12 +148,12 @@ impl Host {
 
 /// A route as the kernel has it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Found {
-    pub(super) prefix: Prefix,
-    pub(super) metric: u32,
+pub(in crate::control) struct Found {
+    pub(in crate::control) prefix: Prefix,
+    pub(in crate::control) metric: u32,
     protocol: RouteProtocol,
     /// `None` when it has several next hops.
-    pub(super) device: Option<u32>,
+    pub(in crate::control) device: Option<u32>,
 }
 
 impl Found {
@@ -186,7 +190,7 @@ impl Found {
     }
 }
 
-pub(super) fn message(tun_index: u32, route: &TunRoute) -> RouteMessage {
+pub(in crate::control) fn message(tun_index: u32, route: &TunRoute) -> RouteMessage {
     // IPv6 routes have no scope of their own; the kernel shows them as universe.
     let scope = if route.prefix.is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
     let mut builder = RouteMessageBuilder::<IpAddr>::new()

@@ -59,7 +59,11 @@ impl Host {
     }
 
     /// Which of `prefixes` are routed elsewhere.
-    pub(super) async fn conflicts(&self, index: u32, prefixes: &[Prefix]) -> Vec<(Prefix, HostError)> {
+    pub(in crate::control) async fn conflicts(
+        &self,
+        index: u32,
+        prefixes: &[Prefix],
+    ) -> Vec<(Prefix, HostError)> {
         let mut there = HashMap::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             for found in self.routes(family).await.unwrap_or_default() {

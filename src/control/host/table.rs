@@ -27,7 +27,7 @@ impl Host {
 
 impl Table {
     /// The table of these routes: prefix, metric, device.
-    pub(super) fn of(all: impl Iterator<Item = (Prefix, u32, Option<u32>)>) -> Self {
+    pub(in crate::control) fn of(all: impl Iterator<Item = (Prefix, u32, Option<u32>)>) -> Self {
         let mut routes = HashMap::new();
         for (prefix, metric, device) in all {
             let best = routes.entry(prefix).or_insert((metric, device));

@@ -16,14 +16,14 @@ use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use rtnetlink::{AddressMessageBuilder, LinkUnspec};
 
-use super::chores::accepts_local;
 use super::error::{errno, tolerate_gone};
 use super::link::{Address, Link};
+use super::requirements::accepts_local;
 use super::{Host, HostError};
 
 /// What we changed on the TUN.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct TunState {
+pub(in crate::control) struct TunState {
     name: String,
     index: u32,
     /// It outlives our descriptor, so that its up flag matters after us.
@@ -129,7 +129,7 @@ impl Host {
         outcome
     }
 
-    pub(super) async fn set_mtu(&self, link: &Link, mtu: u32) -> Result<(), HostError> {
+    pub(in crate::control) async fn set_mtu(&self, link: &Link, mtu: u32) -> Result<(), HostError> {
         if link.mtu == mtu {
             return Ok(());
         }

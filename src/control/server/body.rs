@@ -10,9 +10,9 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
-use crate::control::refusal::{Kind, Refusal};
-use crate::source::batch::Batch;
-use crate::source::lines::{Kinds, Reader};
+use crate::control::engine::batch::Batch;
+use crate::control::engine::lines::{Kinds, Reader};
+use crate::control::engine::refusal::{Kind, Refusal};
 
 /// Bytes of a text of routes; about fifteen million of them.
 const MOST_TEXT: usize = 256 << 20;

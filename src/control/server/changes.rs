@@ -10,11 +10,11 @@ use axum::http::HeaderMap;
 use serde::Deserialize;
 
 use super::{Api, Dataplane, body, query_of};
-use crate::control::api::{NewPeer, PeerStatus, Reloaded, RouteChanges, RoutesChanged};
-use crate::control::progress::Progress;
-use crate::control::refusal::{Kind, Refusal};
-use crate::source::batch::{Batch, Places, TooManySets};
-use crate::source::lines::{Culprits, Kinds, parse_prefix};
+use crate::api::{NewPeer, PeerStatus, Reloaded, RouteChanges, RoutesChanged};
+use crate::control::engine::batch::{Batch, Places, TooManySets};
+use crate::control::engine::lines::{Culprits, Kinds, parse_prefix};
+use crate::control::engine::refusal::{Kind, Refusal};
+use crate::control::server::progress::Progress;
 
 /// Whether to answer only when packets see the change.
 #[derive(Deserialize)]

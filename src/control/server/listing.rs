@@ -12,7 +12,7 @@ use futures_util::stream;
 use serde::Deserialize;
 
 use super::{Api, Dataplane, Page, Scope, query_of};
-use crate::control::refusal::{Kind, Refusal};
+use crate::control::engine::refusal::{Kind, Refusal};
 use crate::net::Prefix;
 use crate::route::Source;
 

@@ -19,10 +19,10 @@ use super::{
     Batch, ControlSocket, Dataplane, Drops, Limits, NewPeer, Page, PeerStatus, Prefix, Refusal, RouteEntry,
     RoutesChanged, Status, serve_with,
 };
-use crate::capture::Hub;
-use crate::control::api::RouteMode;
-use crate::control::refusal::Kind;
-use crate::metrics::Counters;
+use crate::api::RouteMode;
+use crate::control::engine::refusal::Kind;
+use crate::dataplane::observe::Counters;
+use crate::dataplane::observe::capture::Hub;
 use crate::net::DropReason;
 
 /// One route, listed so many times.
@@ -74,7 +74,7 @@ impl Dataplane for OneRoute {
 
     fn peers(&self) -> Vec<PeerStatus> {
         vec![PeerStatus {
-            counters: crate::control::api::PeerTraffic::default(),
+            counters: crate::api::PeerTraffic::default(),
             uplink: None,
             address6: None,
             port: 4789,

@@ -10,7 +10,7 @@ pub mod queue {
     pub use crossbeam_queue::SegQueue;
 }
 
-#[path = "../../../src/route/publish.rs"]
+#[path = "../../../src/sync/published.rs"]
 mod publish;
 
 use loom::sync::Arc;

@@ -1,0 +1,94 @@
+//! `underpass route list`, for however many routes.
+
+use clap::{Args, ValueEnum};
+
+use crate::api::{self, RouteEntry};
+use crate::cli::out;
+use crate::cli::text::Columns;
+use crate::client::{Client, ClientError};
+
+/// What `route list` takes beside the socket.
+#[derive(Args, Debug)]
+#[group(skip)]
+pub(in crate::cli) struct List {
+    /// All routes of one source, in use or not: local, static, control, kernel, etcd
+    #[arg(long, value_name = "SOURCE")]
+    source: Option<String>,
+    /// A table for people, JSON for programs, or lines that `route add --file` reads
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+    Lines,
+}
+
+impl List {
+    /// Prints the list while it arrives.
+    pub(in crate::cli) fn execute(&self, client: &Client) -> Result<(), ClientError> {
+        let format = if self.output == Output::Lines { "text" } else { "json" };
+        let mut target = format!("{}?format={format}", api::ROUTES);
+        if let Some(source) = &self.source {
+            // Whatever is no letter cannot be part of a source's name, nor may it end the query.
+            let safe = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+            target.extend("&source=".chars().chain(source.chars().map(safe)));
+        }
+        if self.output != Output::Text {
+            return client.pieces(&target, out::write_piece);
+        }
+        let mut table = Columns::new(&["PREFIX", "PEER", "MODE", "NEXT HOP", "MTU", "SOURCE"], 4..5);
+        let mut line = Vec::new();
+        client.pieces(&target, |mut piece| {
+            while let Some(end) = piece.iter().position(|byte| *byte == b'\n') {
+                line.extend_from_slice(&piece[..end]);
+                piece = &piece[end + 1..];
+                if let Some(row) = row(&line)?
+                    && !table.add(row)?
+                {
+                    return Ok(false);
+                }
+                line.clear();
+            }
+            line.extend_from_slice(piece);
+            Ok(true)
+        })?;
+        table.finish().map_err(ClientError::Output)
+    }
+}
+
+/// The row of a line of the list, which holds one route or a bracket.
+fn row(line: &[u8]) -> anyhow::Result<Option<[String; 6]>> {
+    let line = line.strip_suffix(b",").unwrap_or(line);
+    if line.len() <= 1 {
+        return Ok(None);
+    }
+    let route: RouteEntry = serde_json::from_slice(line)?;
+    let (peer, next_hop) = (peers(&route), next_hops(&route));
+    Ok(Some([
+        route.prefix,
+        peer,
+        route.mode.name().to_owned(),
+        next_hop,
+        route.mtu.to_string(),
+        route.source,
+    ]))
+}
+
+/// The nodes of a route.
+pub(in crate::cli) fn peers(route: &RouteEntry) -> String {
+    match &route.next_hops[..] {
+        [] => route.peer.clone().unwrap_or_else(|| "-".to_owned()),
+        hops => hops.iter().map(|hop| hop.peer.as_str()).collect::<Vec<_>>().join(","),
+    }
+}
+
+/// Their addresses.
+pub(in crate::cli) fn next_hops(route: &RouteEntry) -> String {
+    match &route.next_hops[..] {
+        [] => route.next_hop.map_or_else(|| "-".to_owned(), |address| address.to_string()),
+        hops => hops.iter().map(|hop| hop.address.to_string()).collect::<Vec<_>>().join(","),
+    }
+}

@@ -1,0 +1,4 @@
+//! `underpass route`: edits and lists.
+
+pub mod edit;
+pub mod list;

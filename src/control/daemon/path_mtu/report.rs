@@ -1,0 +1,278 @@
+//! Reading what a router reports, and whether it is about a packet of ours.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::net::Mode;
+use crate::wire::icmp::{FRAGMENTATION_NEEDED, LEN, PACKET_TOO_BIG, UNREACHABLE};
+use crate::wire::{Ipv4, be16, be32, checksum, ipv4, ipv6, protocol};
+
+/// The smallest MTU that IPv4 allows (RFC 791); less, or 0 from routers older than RFC 1191, says
+/// nothing. That of IPv6 is [`ipv6::MIN_MTU`] (RFC 8201 §4).
+const LEAST_MTU: u16 = 68;
+/// Bytes behind the quoted IP header that a router quotes at least (RFC 792).
+const TRANSPORT: usize = 8;
+
+/// What our outer packets look like.
+#[derive(Clone, Debug)]
+pub struct Ours {
+    /// Their source.
+    pub address: IpAddr,
+    /// UDP source ports of VXLAN.
+    pub source_ports: Vec<u16>,
+}
+
+/// One believable report.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Report {
+    /// The peer that the quoted packet was for, if there is such a peer.
+    pub peer: IpAddr,
+    /// How it was encapsulated.
+    pub mode: Mode,
+    /// The UDP port it was for, by VXLAN.
+    pub port: Option<u16>,
+    /// Bytes of the largest outer packet that passes.
+    pub mtu: u16,
+}
+
+impl Report {
+    /// Reads what [`listen`](crate::dataplane::underlay::icmp::listen) received for the family of `ours`.
+    pub fn read(packet: &[u8], ours: &Ours) -> Option<Self> {
+        match ours.address {
+            IpAddr::V4(own) => Self::read_v4(packet, own, ours),
+            IpAddr::V6(own) => Self::read_v6(packet, own, ours),
+        }
+    }
+
+    /// Reads an ICMP packet, IP header included.
+    fn read_v4(packet: &[u8], own: Ipv4Addr, ours: &Ours) -> Option<Self> {
+        let ip = Ipv4::parse(packet).ok()?;
+        let error = ip.payload();
+        let whole = ip.protocol() == protocol::ICMP
+            && error.len() >= LEN
+            && error[..2] == [UNREACHABLE, FRAGMENTATION_NEEDED]
+            && checksum::fold(checksum::sum(error)) == 0xffff;
+        if !whole {
+            return None;
+        }
+        let (mtu, quote) = (be16(error, 6), &error[LEN..]);
+        // Our outer headers have no options.
+        let (header, transport) = quote.split_first_chunk::<{ ipv4::LEN }>()?;
+        if header[0] != 0x45 || header[12..16] != own.octets() {
+            return None;
+        }
+        let (mode, port) = ours.mode(header[9], transport)?;
+        // The quoted packet was larger than that and must not have been cut.
+        let consistent = mtu >= LEAST_MTU && be16(header, 2) > mtu && be16(header, 6) & ipv4::DF != 0;
+        let peer = Ipv4Addr::from(be32(header, 16)).into();
+        consistent.then_some(Self { peer, mode, port, mtu })
+    }
+
+    /// Reads an `ICMPv6` packet; the kernel has checked its checksum and keeps the IP header.
+    fn read_v6(error: &[u8], own: Ipv6Addr, ours: &Ours) -> Option<Self> {
+        if error.len() < LEN || error[..2] != [PACKET_TOO_BIG, 0] {
+            return None;
+        }
+        let (mtu, quote) = (be32(error, 4), &error[LEN..]);
+        let (header, transport) = quote.split_first_chunk::<{ ipv6::LEN }>()?;
+        if header[0] >> 4 != 6 || header[8..24] != own.octets() {
+            return None;
+        }
+        let (mode, port) = ours.mode(header[6], transport)?;
+        let len = u32::from(be16(header, 4)) + ipv6::LEN as u32;
+        let mtu = u16::try_from(mtu).ok().filter(|mtu| *mtu >= ipv6::MIN_MTU && u32::from(*mtu) < len)?;
+        let peer: [u8; 16] = header[24..].try_into().ok()?;
+        Some(Self { peer: Ipv6Addr::from(peer).into(), mode, port, mtu })
+    }
+}
+
+impl Ours {
+    /// The mode and UDP port of a quoted packet of ours by its protocol number and what follows the IP header;
+    /// `None` when it is none of ours.
+    fn mode(&self, protocol: u8, transport: &[u8]) -> Option<(Mode, Option<u16>)> {
+        let transport = transport.get(..TRANSPORT)?;
+        match protocol {
+            protocol::IPIP | protocol::IPV6 => Some((Mode::Ipip, None)),
+            protocol::UDP => {
+                let (source, destination) = (be16(transport, 0), be16(transport, 2));
+                self.source_ports.contains(&source).then_some((Mode::Vxlan, Some(destination)))
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+pub mod samples {
+    //! Outer packets of ours as etherparse makes them, and reports about them.
+
+    use std::net::IpAddr;
+
+    use etherparse::icmpv4::DestUnreachableHeader;
+    use etherparse::{Icmpv4Type, Icmpv6Type, PacketBuilder};
+
+    use super::Ours;
+
+    pub const US: [u8; 4] = [192, 0, 2, 1];
+    pub const PEER: [u8; 4] = [198, 51, 100, 3];
+    pub const US6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    pub const PEER6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3];
+
+    pub fn ours() -> Ours {
+        Ours { address: US.into(), source_ports: vec![49152, 49160] }
+    }
+
+    pub fn ours6() -> Ours {
+        Ours { address: IpAddr::from(US6), ..ours() }
+    }
+
+    /// An outer packet of 1468 bytes: UDP from these ports, or protocol 4.
+    pub fn outer(ports: Option<(u16, u16)>) -> Vec<u8> {
+        let (from, to) = ports.unwrap_or((9, 9));
+        let mut packet = Vec::new();
+        PacketBuilder::ipv4(US, PEER, 60).udp(from, to).write(&mut packet, &[0; 1440]).unwrap();
+        if ports.is_none() {
+            packet[9] = 4;
+        }
+        packet[6] = 0x40;
+        packet
+    }
+
+    /// An outer packet of 1488 bytes over IPv6: UDP from these ports, or protocol 41.
+    pub fn outer6(ports: Option<(u16, u16)>) -> Vec<u8> {
+        let (from, to) = ports.unwrap_or((9, 9));
+        let mut packet = Vec::new();
+        PacketBuilder::ipv6(US6, PEER6, 60).udp(from, to).write(&mut packet, &[0; 1440]).unwrap();
+        if ports.is_none() {
+            packet[6] = 41;
+        }
+        packet
+    }
+
+    pub fn report_of(kind: Icmpv4Type, quote: &[u8]) -> Vec<u8> {
+        let mut packet = Vec::new();
+        PacketBuilder::ipv4([203, 0, 113, 1], US, 60).icmpv4(kind).write(&mut packet, quote).unwrap();
+        packet
+    }
+
+    pub fn too_big(mtu: u16, quote: &[u8]) -> Vec<u8> {
+        let what = DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: mtu };
+        report_of(Icmpv4Type::DestinationUnreachable(what), quote)
+    }
+
+    /// Without the IP header, as a raw socket gets it.
+    pub fn too_big6(mtu: u32, quote: &[u8]) -> Vec<u8> {
+        let mut packet = Vec::new();
+        let builder = PacketBuilder::ipv6([0xfd; 16], US6, 60).icmpv6(Icmpv6Type::PacketTooBig { mtu });
+        builder.write(&mut packet, quote).unwrap();
+        packet.split_off(crate::wire::ipv6::LEN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use etherparse::Icmpv4Type;
+    use etherparse::icmpv4::DestUnreachableHeader;
+
+    use super::Report;
+    use super::samples::{PEER, PEER6, ours, ours6, outer, outer6, report_of, too_big, too_big6};
+    use crate::net::Mode;
+    use crate::wire::{checksum, put16};
+
+    fn read(packet: &[u8]) -> Option<(IpAddr, Mode, u16)> {
+        Report::read(packet, &ours()).map(|report| (report.peer, report.mode, report.mtu))
+    }
+
+    fn read6(packet: &[u8]) -> Option<(IpAddr, Mode, u16)> {
+        Report::read(packet, &ours6()).map(|report| (report.peer, report.mode, report.mtu))
+    }
+
+    fn changed(packet: &[u8], at: usize, value: u8) -> Vec<u8> {
+        let mut packet = packet.to_vec();
+        packet[at] = value;
+        packet
+    }
+
+    #[test]
+    fn reports_about_our_own_packets_are_read() {
+        for quoted in [28, 548, 1400] {
+            let vxlan = too_big(1300, &outer(Some((49160, 4789)))[..quoted]);
+            assert_eq!(read(&vxlan), Some((PEER.into(), Mode::Vxlan, 1300)), "{quoted}");
+            let ipip = too_big(68, &outer(None)[..quoted]);
+            assert_eq!(read(&ipip), Some((PEER.into(), Mode::Ipip, 68)), "{quoted}");
+        }
+        for quoted in [48, 1232] {
+            let vxlan = too_big6(1400, &outer6(Some((49160, 4789)))[..quoted]);
+            assert_eq!(read6(&vxlan), Some((PEER6.into(), Mode::Vxlan, 1400)), "{quoted}");
+            let ipip = too_big6(1280, &outer6(None)[..quoted]);
+            assert_eq!(read6(&ipip), Some((PEER6.into(), Mode::Ipip, 1280)), "{quoted}");
+        }
+    }
+
+    #[test]
+    fn everything_else_is_not() {
+        let vxlan = outer(Some((49160, 4789)));
+        for (what, packet) in [
+            ("an unknown source port", too_big(1300, &outer(Some((49161, 4789)))[..100])),
+            ("another source", too_big(1300, &changed(&vxlan, 15, 2)[..100])),
+            ("another protocol", too_big(1300, &changed(&vxlan, 9, 6)[..100])),
+            ("options", too_big(1300, &changed(&vxlan, 0, 0x46)[..100])),
+            ("DF clear", too_big(1300, &changed(&vxlan, 6, 0)[..100])),
+            ("not larger than that", too_big(1468, &vxlan[..100])),
+            ("no MTU", too_big(0, &vxlan[..100])),
+            ("an impossible MTU", too_big(67, &vxlan[..100])),
+            ("too short a quote", too_big(1300, &vxlan[..27])),
+            (
+                "another error",
+                report_of(Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Host), &vxlan[..100]),
+            ),
+        ] {
+            assert_eq!(read(&packet), None, "{what}");
+        }
+        let packet = changed(&too_big(1300, &vxlan[..100]), 27, 0xff);
+        assert_eq!(read(&packet), None, "a wrong checksum");
+    }
+
+    #[test]
+    fn nor_over_ipv6() {
+        let vxlan = outer6(Some((49160, 4789)));
+        let good = too_big6(1400, &vxlan[..100]);
+        assert!(read6(&good).is_some());
+        for (what, packet) in [
+            ("an unknown source port", too_big6(1400, &outer6(Some((49161, 4789)))[..100])),
+            ("another source", too_big6(1400, &changed(&vxlan, 23, 2)[..100])),
+            ("another next header", too_big6(1400, &changed(&vxlan, 6, 58)[..100])),
+            ("IPv4", too_big6(1400, &changed(&vxlan, 0, 0x45)[..100])),
+            ("not larger than that", too_big6(1488, &vxlan[..100])),
+            ("less than any link has", too_big6(1279, &vxlan[..100])),
+            ("beyond 16 bits", too_big6(0x0001_0500, &vxlan[..100])),
+            ("too short a quote", too_big6(1400, &vxlan[..47])),
+            ("another type", changed(&good, 0, 1)),
+            ("another code", changed(&good, 1, 1)),
+        ] {
+            assert_eq!(read6(&packet), None, "{what}");
+        }
+    }
+
+    #[test]
+    fn every_truncation_is_refused_or_read_alike() {
+        let whole = too_big(1300, &outer(None)[..60]);
+        for len in 0..whole.len() {
+            let mut packet = whole[..len].to_vec();
+            assert_eq!(read(&packet), None, "{len}");
+            if len >= 28 {
+                // As if it had been sent like this.
+                put16(&mut packet, 2, len as u16);
+                put16(&mut packet, 22, 0);
+                let sum = checksum::finish(checksum::sum(&packet[20..]));
+                put16(&mut packet, 22, sum);
+                assert_eq!(read(&packet).is_some(), len >= 56, "{len}");
+            }
+        }
+        let whole = too_big6(1300, &outer6(None)[..60]);
+        for len in 0..whole.len() {
+            assert_eq!(read6(&whole[..len]).is_some(), len >= 56, "{len}");
+        }
+    }
+}

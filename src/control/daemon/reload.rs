@@ -1,0 +1,220 @@
+//! Following the configuration file while packets flow.
+//!
+//! A reload is judged as a whole and made as a whole, in one publication: a packet travels by the old
+//! configuration or by the new one. Pools, peers and what may cross can change; what sockets and
+//! devices were made of cannot. A peer that stays keeps its number and its counters. What the control
+//! API has added stays as long as the nodes it is about do.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::config::{self, Config};
+use crate::control::engine::edit::Pending;
+use crate::control::engine::lines::Culprits;
+use crate::control::engine::refusal::{Kind, Refusal};
+use crate::control::engine::state::{Daemon, State, marking, peer, scope};
+use crate::net::Prefix;
+use crate::route::{PeerId, Policy, Route, Source, Target};
+
+impl Daemon {
+    /// Reads the configuration file again and follows it. Returns the generation of the change.
+    ///
+    /// # Errors
+    /// Everything that speaks against it; nothing has changed then.
+    pub fn reload(&self) -> Result<u64, Refusal> {
+        let file = self.config_file.display();
+        let config = config::load(&self.config_file).map_err(|errors| {
+            let mut culprits = Culprits::default();
+            errors.to_string().lines().for_each(|line| culprits.push(|| line.to_owned()));
+            Refusal::of(Kind::Malformed, culprits)
+        });
+        let release = |state: &mut State, gone: Vec<PeerId>| {
+            gone.into_iter().for_each(|id| state.roster.release(id));
+        };
+        let done =
+            config.and_then(|config| self.change_peers(|state, now| state.reload(config, now), release));
+        self.reloaded.store(done.is_ok(), Relaxed);
+        match &done {
+            Ok(_) => {
+                tracing::info!("{file}: reloaded");
+                self.chores.look_again();
+            }
+            Err(refusal) => {
+                tracing::error!("{file}: not reloaded, the running configuration stays: {refusal}");
+                refusal.culprits.iter().for_each(|culprit| tracing::error!("{culprit}"));
+            }
+        }
+        done
+    }
+}
+
+impl State {
+    /// Follows `new`. Returns the peers that went, whose places are free once that is published.
+    ///
+    /// # Errors
+    /// Everything that speaks against it; nothing has changed then.
+    pub fn reload(&mut self, new: Config, now: u32) -> Result<Vec<PeerId>, Refusal> {
+        let mut culprits = Culprits::default();
+        fixed_keys(&self.config, &new, &mut culprits);
+        let policy = Policy::new(&new.pools, new.node.address, new.node.address6);
+        self.judge_modes(&new, &policy, &mut culprits);
+        self.judge_additions(&new, &policy, &mut culprits);
+        if !culprits.is_empty() {
+            return Err(Refusal::of(Kind::Conflict, culprits));
+        }
+        // The places of those that go are free only once that is published.
+        let fresh = new.peers.iter().filter(|peer| self.roster.id(peer.name.as_str()).is_none()).count();
+        if self.roster.len() + fresh > usize::from(u16::MAX) {
+            return Err(Refusal::new(Kind::Full, "there would be more than 65535 peers"));
+        }
+        let gone = self.forget_unlisted(&new);
+        self.place(&new);
+        self.load_static(&new, now);
+        self.policy = policy;
+        self.set_scope(scope(&new));
+        self.underlay.marking = marking(new.tunnel.dscp);
+        self.new_pools = Some(foreign_pools(&new));
+        self.config = new;
+        self.pending = Pending::Everything;
+        self.follow_peers();
+        Ok(gone)
+    }
+
+    /// A mode that needs sockets which are not there.
+    fn judge_modes(&self, new: &Config, policy: &Policy, culprits: &mut Culprits) {
+        for peer in &new.peers {
+            let first = |subnet| {
+                let mode = self.unsendable(policy, subnet, peer.addresses(&new.node).take(1))?;
+                Some((subnet, mode))
+            };
+            if let Some((subnet, mode)) = peer.subnets.iter().copied().find_map(first) {
+                culprits.push(|| {
+                    format!("{subnet} of peer {} would travel by {mode}, for which the daemon has no right (CAP_NET_RAW); start it with that", peer.name)
+                });
+            }
+        }
+    }
+
+    /// What the control API has added must go together with the new configuration.
+    fn judge_additions(&self, new: &Config, policy: &Policy, culprits: &mut Culprits) {
+        let configured: HashSet<&str> =
+            self.config.peers.iter().chain(&new.peers).map(|peer| peer.name.as_str()).collect();
+        let known = self.peers.iter().filter(|peer| !peer.is_gone());
+        for added in known.filter(|peer| !configured.contains(peer.name.as_str())) {
+            for address in added.addresses() {
+                if let Some(reason) = clash(new, policy, address) {
+                    let name = &added.name;
+                    culprits.push(|| format!("peer {name}, added by `peer add`, has the address {address}, {reason}; delete it first"));
+                }
+            }
+            if let Some(peer) = new.peers.iter().find(|peer| peer.vtep_mac == added.vtep_mac) {
+                culprits.push(|| {
+                    format!(
+                        "peers {} and {}, which was added by `peer add`, have one vtep_mac",
+                        peer.name, added.name
+                    )
+                });
+            }
+        }
+        for peer in &new.peers {
+            for address in peer.addresses(&new.node) {
+                if let Some(prefix) = self.control_route_around(address) {
+                    culprits.push(|| {
+                        format!("peer {} has the address {address}, which lies in the control route {prefix}; delete that first", peer.name)
+                    });
+                }
+            }
+        }
+    }
+
+    fn control_route_around(&self, address: IpAddr) -> Option<Prefix> {
+        Prefix::host(address).and_wider().find(|prefix| self.rib.get(*prefix, Source::Control).is_some())
+    }
+
+    /// Forgets the peers of the old configuration that the new one does not have.
+    fn forget_unlisted(&mut self, new: &Config) -> Vec<PeerId> {
+        let stays: HashSet<&str> = new.peers.iter().map(|peer| peer.name.as_str()).collect();
+        let names: Vec<String> = self.config.peers.iter().map(|peer| peer.name.to_string()).collect();
+        let unlisted = names.iter().filter(|name| !stays.contains(name.as_str()));
+        unlisted.filter_map(|name| self.delete_peer(name).ok()).collect()
+    }
+
+    /// Makes the peers of the new configuration known, and those known already what it says.
+    fn place(&mut self, new: &Config) {
+        let known: Vec<Option<PeerId>> =
+            new.peers.iter().map(|peer| self.roster.id(peer.name.as_str())).collect();
+        // First all go, then all come: they may have swapped addresses.
+        new.peers.iter().for_each(|peer| self.roster.remove(peer.name.as_str()));
+        for (configured, id) in new.peers.iter().zip(known) {
+            let (Some(mut now), Some(id)) =
+                (peer(configured, new, self.workers), id.or_else(|| self.roster.next()))
+            else {
+                continue;
+            };
+            if let Some(before) = self.peers.get(usize::from(id.0)).filter(|before| before.name == now.name) {
+                now.take_over(before);
+            }
+            self.seat(id, now, &configured.subnets);
+        }
+    }
+
+    /// Replaces the static routes; those that stay keep their age.
+    fn load_static(&mut self, new: &Config, now: u32) {
+        let mut routes = Vec::new();
+        for peer in &new.peers {
+            let Some(target) = self.roster.id(peer.name.as_str()).map(Target::Peer) else { continue };
+            for prefix in &peer.subnets {
+                let before = self.rib.get(*prefix, Source::Static).filter(|route| route.target == target);
+                let since = before.map_or(now, |route| route.since);
+                routes.push(Route { prefix: *prefix, target, source: Source::Static, mtu: None, since });
+            }
+        }
+        self.rib.replace(Source::Static, routes);
+    }
+}
+
+/// Why no other node may have `address` in the new configuration.
+fn clash(new: &Config, policy: &Policy, address: IpAddr) -> Option<String> {
+    if let Some(peer) = new.peers.iter().find(|peer| peer.addresses(&new.node).any(|its| its == address)) {
+        return Some(format!("which is that of peer {}", peer.name));
+    }
+    if let Some(pool) = policy.pool_of(Prefix::host(address)) {
+        return Some(format!("which lies in pool {}", pool.cidr));
+    }
+    let mut subnets = new.peers.iter().flat_map(|peer| &peer.subnets);
+    subnets.find(|subnet| subnet.contains(address)).map(|subnet| format!("which lies in subnet {subnet}"))
+}
+
+/// What was used to make sockets and devices, and so cannot change.
+fn fixed_keys(old: &Config, new: &Config, culprits: &mut Culprits) {
+    let (was, is) = (&old.tunnel, &new.tunnel);
+    let keys = [
+        ("`name` under [node]", old.node.name != new.node.name),
+        ("`address` under [node]", old.node.address != new.node.address),
+        ("`address6` under [node]", old.node.address6 != new.node.address6),
+        ("`device` under [tunnel]", was.device != is.device),
+        ("`address` under [tunnel]", was.address != is.address),
+        ("`workers` under [tunnel]", was.workers != is.workers),
+        ("`backend` under [tunnel]", was.backend != is.backend),
+        ("`uplink` under [tunnel]", was.uplink != is.uplink),
+        ("an offload switch under [tunnel]", was.offload != is.offload),
+        ("a key under [vxlan]", old.vxlan != new.vxlan),
+        ("`subnets` under [local]", old.local_subnets != new.local_subnets),
+        ("`socket` under [control]", old.control != new.control),
+        ("`listen` under [metrics]", old.metrics != new.metrics),
+    ];
+    for (key, _) in keys.iter().filter(|(_, changed)| *changed) {
+        culprits.push(|| format!("{key} has changed, which takes a restart"));
+    }
+}
+
+/// The pools that hold pods of other nodes. One that is all ours stays with the kernel's own routes
+/// to our pods.
+pub fn foreign_pools(config: &Config) -> Vec<Prefix> {
+    let ours = |cidr: &Prefix| config.local_subnets.iter().any(|subnet| subnet.covers(*cidr));
+    config.pools.iter().map(|pool| pool.cidr).filter(|cidr| !ours(cidr)).collect()
+}
+
+#[cfg(test)]
+mod tests;

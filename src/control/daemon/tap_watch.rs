@@ -1,0 +1,277 @@
+//! Who may be reached through the TAP, kept up to date: the interface of the route to each peer says by its
+//! features whether the TAP pays there, and a test whether what is written to it arrives there.
+//!
+//! Each pair of a mode and an interface has a trial of its own, so that a firewall in front of one
+//! uplink costs the others nothing. Only what passed is used.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::tap_test::TapTest;
+use super::ways::{self, Use};
+use crate::control::engine::state::Daemon;
+use crate::control::host::{FeatureReader, FirstHop, Host};
+use crate::dataplane::forward::{Choice, Way};
+use crate::net::Mode;
+
+/// Failed tests in a row until the TAP is given up: one may fall victim to a busy host.
+const PATIENCE: u32 = 2;
+const NOT_TESTED: &str = "not tested yet";
+
+/// A mode, and the index of an interface.
+type Pair = (Mode, u32);
+
+/// The TAP with all that decides about its use.
+pub struct TapWatch {
+    daemon: Arc<Daemon>,
+    test: TapTest,
+    judge: Judge,
+    trials: HashMap<Pair, Trial>,
+}
+
+/// Who says where the TAP pays.
+enum Judge {
+    /// The features of the interface.
+    Features(FeatureReader),
+    /// `uplink = "tap"`.
+    Configuration,
+    /// Nobody: features cannot be read.
+    Nobody(String),
+}
+
+/// What is known of a pair.
+struct Trial {
+    outcome: Outcome,
+    /// Failures since the last success.
+    failures: u32,
+    last: Option<Instant>,
+}
+
+#[derive(Debug, Eq, PartialEq)]
+enum Outcome {
+    Untested,
+    Passed,
+    Failed(String),
+}
+
+impl Default for Trial {
+    fn default() -> Self {
+        Self { outcome: Outcome::Untested, failures: 0, last: None }
+    }
+}
+
+impl Trial {
+    /// Whether to test now. What did not pass is tested at once; what passed, when `all` are to be, or
+    /// after a failure.
+    fn due(&self, all: bool) -> bool {
+        all || self.failures > 0 || self.outcome != Outcome::Passed
+    }
+
+    fn conclude(&mut self, result: Result<(), String>) {
+        self.last = Some(Instant::now());
+        match result {
+            Ok(()) => (self.outcome, self.failures) = (Outcome::Passed, 0),
+            Err(reason) => {
+                self.failures = self.failures.saturating_add(1);
+                if self.failures >= PATIENCE || self.outcome != Outcome::Passed {
+                    self.outcome = Outcome::Failed(reason);
+                }
+            }
+        }
+    }
+
+    /// What `choice` for the TAP comes to.
+    fn temper(&self, choice: &mut Choice) {
+        match &self.outcome {
+            Outcome::Passed => {}
+            Outcome::Failed(reason) => *choice = Choice::socket(reason.as_str()),
+            Outcome::Untested => *choice = Choice::socket(NOT_TESTED),
+        }
+    }
+}
+
+impl TapWatch {
+    /// Watches over the TAP that `test` tests; it is used whatever the features where `forced`.
+    pub fn new(daemon: Arc<Daemon>, test: TapTest, forced: bool) -> Self {
+        let judge = if forced {
+            Judge::Configuration
+        } else {
+            FeatureReader::connect().map_or_else(|e| Judge::Nobody(e.to_string()), Judge::Features)
+        };
+        Self { daemon, test, judge, trials: HashMap::new() }
+    }
+
+    /// Looks at the interfaces of `hops` and publishes what follows. Tests what is due, and with `all`
+    /// everything; only a peer in `resolved` can be asked.
+    pub async fn look(
+        &mut self,
+        host: &Host,
+        hops: &[(IpAddr, FirstHop)],
+        resolved: &HashSet<IpAddr>,
+        all: bool,
+    ) {
+        let hops: HashMap<IpAddr, u32> = hops.iter().map(|(peer, hop)| (*peer, hop.index)).collect();
+        let uses = self.uses();
+        let mut ways = self.ways(host, hops.values().copied()).await;
+        let wanted = wanted(&ways, &hops, &uses, resolved);
+        self.trials.retain(|pair, _| wanted.contains_key(pair));
+        self.test(&wanted, all).await;
+        for (index, way) in &mut ways {
+            for mode in [Mode::Vxlan, Mode::Ipip] {
+                let untested = Trial::default();
+                let trial = self.trials.get(&(mode, *index)).unwrap_or(&untested);
+                if let Some(choice) = way.choice_mut(mode).filter(|choice| choice.tap) {
+                    trial.temper(choice);
+                }
+            }
+        }
+        self.publish(ways, &hops, &uses);
+    }
+
+    /// The peers over IPv4 that are reached by each mode that the TAP has.
+    fn uses(&self) -> Vec<(Mode, Ipv4Addr)> {
+        let modes = [Mode::Vxlan, Mode::Ipip].into_iter();
+        let modes = modes.filter(|mode| *mode != Mode::Ipip || self.test.link().ipip);
+        let peers =
+            modes.flat_map(|mode| self.daemon.peers_by(mode).into_iter().map(move |peer| (mode, peer)));
+        peers
+            .filter_map(|(mode, peer)| if let IpAddr::V4(peer) = peer { Some((mode, peer)) } else { None })
+            .collect()
+    }
+
+    /// The way by each interface, untested.
+    async fn ways(&mut self, host: &Host, interfaces: impl Iterator<Item = u32>) -> BTreeMap<u32, Way> {
+        let mut ways = BTreeMap::new();
+        for index in interfaces {
+            if ways.contains_key(&index) {
+                continue;
+            }
+            // One that is gone leads nowhere.
+            let Some(name) = host.name_of(index).await else { continue };
+            let mut way = match &mut self.judge {
+                Judge::Configuration => ways::forced(&name),
+                Judge::Features(reader) => ways::by_features(&name, &reader.read(&name, index).await),
+                Judge::Nobody(error) => ways::by_features(&name, &Err(error.clone())),
+            };
+            if !self.test.link().ipip {
+                way.ipip = Choice::socket("eBPF is not available for ipip");
+            }
+            ways.insert(index, way);
+        }
+        ways
+    }
+
+    /// Runs the tests that are due, those that waited longest first. A failure takes half a second, so it
+    /// ends the round.
+    async fn test(&mut self, wanted: &BTreeMap<Pair, Option<Ipv4Addr>>, all: bool) {
+        let mut due: Vec<(Pair, Ipv4Addr)> = Vec::new();
+        for (pair, peer) in wanted {
+            let trial = self.trials.entry(*pair).or_default();
+            due.extend(peer.filter(|_| trial.due(all)).map(|peer| (*pair, peer)));
+        }
+        due.sort_by_key(|(pair, _)| self.trials.get(pair).and_then(|trial| trial.last));
+        for ((mode, index), peer) in due {
+            let port = self.daemon.port_of(peer.into()).unwrap_or_default();
+            let result = self.test.run(mode, index, (peer, port)).await;
+            let failed = result.is_err();
+            if let Some(trial) = self.trials.get_mut(&(mode, index)) {
+                trial.conclude(result);
+            }
+            if failed {
+                break;
+            }
+        }
+    }
+
+    fn publish(&self, ways: BTreeMap<u32, Way>, hops: &HashMap<IpAddr, u32>, uses: &[(Mode, Ipv4Addr)]) {
+        let ways: BTreeMap<u32, Arc<Way>> =
+            ways.into_iter().map(|(index, way)| (index, Arc::new(way))).collect();
+        let of = |peer: &IpAddr| ways.get(hops.get(peer)?);
+        let nowhere = Choice::socket("there is no route");
+        let used = uses.iter().filter_map(|(mode, peer)| {
+            let peer = IpAddr::V4(*peer);
+            let choice = of(&peer).map_or(Some(&nowhere), |way| way.choice(*mode))?;
+            Some((*mode, peer, choice))
+        });
+        let used: Vec<Use<'_>> = used.collect();
+        let link = used.iter().any(|(_, _, choice)| choice.tap).then(|| self.test.link());
+        let said = (!used.is_empty()).then(|| ways::summary(used.iter().copied(), &self.beside()));
+        let by_peer = hops.keys().filter_map(|peer| Some((*peer, Arc::clone(of(peer)?)))).collect();
+        self.daemon.set_tap(link, &by_peer, said.as_deref());
+    }
+
+    /// What is to be said beside `active`.
+    fn beside(&self) -> String {
+        let ipip = if self.test.link().ipip { "" } else { " for vxlan; eBPF is not available for ipip" };
+        let ipv6 = if self.daemon.has_ipv6_peers() { "; sockets towards peers over IPv6" } else { "" };
+        format!("{ipip}{ipv6}")
+    }
+}
+
+/// The pairs for which the TAP pays and that are in use, each with a peer to test it with.
+fn wanted(
+    ways: &BTreeMap<u32, Way>,
+    hops: &HashMap<IpAddr, u32>,
+    uses: &[(Mode, Ipv4Addr)],
+    resolved: &HashSet<IpAddr>,
+) -> BTreeMap<Pair, Option<Ipv4Addr>> {
+    let mut wanted = BTreeMap::new();
+    for (mode, peer) in uses {
+        let address = IpAddr::V4(*peer);
+        let Some(index) = hops.get(&address) else { continue };
+        let way = ways.get(index).and_then(|way| way.choice(*mode));
+        if way.is_some_and(|choice| choice.tap) {
+            let with = wanted.entry((*mode, *index)).or_insert(None);
+            *with = with.or(Some(*peer).filter(|_| resolved.contains(&address)));
+        }
+    }
+    wanted
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, HashMap, HashSet};
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::{Outcome, Trial, wanted};
+    use crate::control::daemon::ways::forced;
+    use crate::dataplane::forward::Choice;
+    use crate::net::Mode;
+
+    #[test]
+    fn one_failure_is_forgiven_only_where_it_worked_before() {
+        let mut trial = Trial::default();
+        assert!(trial.due(false));
+        trial.conclude(Err("no".to_owned()));
+        assert_eq!(trial.outcome, Outcome::Failed("no".to_owned()));
+        trial.conclude(Ok(()));
+        assert!(!trial.due(false) && trial.due(true));
+        trial.conclude(Err("busy".to_owned()));
+        assert_eq!(trial.outcome, Outcome::Passed);
+        assert!(trial.due(false));
+        let mut choice = Choice::tap("fast");
+        trial.temper(&mut choice);
+        assert!(choice.tap);
+        trial.conclude(Err("gone".to_owned()));
+        trial.temper(&mut choice);
+        assert_eq!(choice, Choice::socket("gone"));
+    }
+
+    #[test]
+    fn pairs_in_use_are_tested_with_a_peer_that_can_answer() {
+        let address = |last: u8| Ipv4Addr::new(192, 0, 2, last);
+        let mut slow = forced("u1");
+        slow.vxlan = Choice::socket("slow");
+        let ways = BTreeMap::from([(1, forced("u0")), (2, slow)]);
+        let hops: HashMap<IpAddr, u32> =
+            [(2, 1), (3, 1), (4, 2)].map(|(last, index)| (address(last).into(), index)).into();
+        let uses = [(2, Mode::Vxlan), (3, Mode::Vxlan), (4, Mode::Vxlan), (4, Mode::Ipip), (5, Mode::Vxlan)]
+            .map(|(last, mode)| (mode, address(last)));
+        let resolved = HashSet::from([IpAddr::V4(address(3))]);
+        let expected = BTreeMap::from([((Mode::Vxlan, 1), Some(address(3))), ((Mode::Ipip, 2), None)]);
+        assert_eq!(wanted(&ways, &hops, &uses, &resolved), expected);
+    }
+}

@@ -1,0 +1,248 @@
+//! Editing routes while packets flow.
+//!
+//! An edit changes the routes at once, where `route get` sees it, and the table of the workers a
+//! moment later: whoever edits calls [`State::publish`], which takes everything that is pending.
+
+use super::refusal::{Kind, Refusal};
+use super::state::State;
+use crate::config;
+use crate::control::engine::batch::{Batch, Change};
+use crate::control::engine::lines::Culprits;
+use crate::dataplane::forward::MIN_MTU;
+use crate::net::Prefix;
+use crate::route::{HopsFull, PeerId, Route, RouteError, Source, Target};
+use crate::wire::ipv6;
+
+/// From so many changes on it may be quicker to compile everything anew.
+const MANY: usize = 4096;
+
+/// What was edited and not yet published.
+#[derive(Debug, Default)]
+pub enum Pending {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// The routes of these prefixes.
+    Some(Vec<Prefix>),
+    /// So much that everything is compiled anew.
+    Everything,
+}
+
+impl Pending {
+    /// Notes that the route of `prefix` changed.
+    pub fn add(&mut self, prefix: Prefix) {
+        match self {
+            Self::Nothing => *self = Self::Some(vec![prefix]),
+            Self::Some(prefixes) => prefixes.push(prefix),
+            Self::Everything => {}
+        }
+    }
+}
+
+/// What an edit did.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Changed {
+    /// Routes added or replaced.
+    pub added: usize,
+    /// Routes deleted.
+    pub deleted: usize,
+}
+
+impl State {
+    /// Applies all of `batch` to the routes of `source`, or none. `now` is the second of the
+    /// daemon's life that new routes are dated with.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn edit(&mut self, source: Source, batch: &mut Batch, now: u32) -> Result<Changed, Refusal> {
+        batch.sort();
+        let targets = self.judge(source, batch)?;
+        let mut changed = Changed::default();
+        if batch.len() > MANY && batch.len() > self.rib.len() / 8 {
+            self.pending = Pending::Everything;
+        }
+        for change in batch.changes() {
+            match route(change, &targets, source, now) {
+                Some(route) => {
+                    self.rib.set(route);
+                    changed.added += 1;
+                }
+                None => changed.deleted += usize::from(self.rib.remove(change.prefix, source)),
+            }
+            self.pending.add(change.prefix);
+        }
+        Ok(changed)
+    }
+
+    /// Replaces all routes of `source` by those of `batch`.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it; the routes are then as before.
+    pub fn replace(&mut self, source: Source, batch: &mut Batch, now: u32) -> Result<Changed, Refusal> {
+        batch.sort();
+        let targets = self.judge(source, batch)?;
+        let routes = batch.changes().filter_map(|change| route(change, &targets, source, now));
+        self.rib.replace(source, routes);
+        self.pending = Pending::Everything;
+        Ok(Changed { added: batch.len(), deleted: 0 })
+    }
+
+    /// The targets of a sorted batch, if nothing is wrong with it.
+    fn judge(&mut self, source: Source, batch: &Batch) -> Result<Vec<Target>, Refusal> {
+        let mut culprits = Culprits::default();
+        let nodes = self.resolve(batch, &mut culprits);
+        let mut kind = (!culprits.is_empty()).then_some(Kind::Conflict);
+        let mut before: Option<Change> = None;
+        for change in batch.changes() {
+            let twice = before.filter(|before| before.prefix == change.prefix);
+            let verdict = match twice {
+                Some(first) => Err((Kind::Malformed, twice_given(batch, first, change.prefix))),
+                None => self.judge_one(source, &change, &nodes),
+            };
+            if let Err((why, reason)) = verdict {
+                kind = Some(if kind.is_none_or(|kind| kind == why) { why } else { Kind::Conflict });
+                culprits.push(|| format!("{}{reason}", batch.lead(change.place, change.to.is_none())));
+            }
+            before = Some(change);
+        }
+        if let Some(kind) = kind {
+            return Err(Refusal::of(kind, culprits));
+        }
+        let target = |peers: &Vec<PeerId>| self.rib.target(peers).transpose();
+        let targets: Result<Vec<Target>, RouteError> = nodes.iter().filter_map(target).collect();
+        targets.map_err(|full| Refusal::new(Kind::Full, full.to_string()))
+    }
+
+    /// The nodes that the sets of a batch name.
+    fn resolve(&self, batch: &Batch, culprits: &mut Culprits) -> Vec<Vec<PeerId>> {
+        let mut all = Vec::with_capacity(batch.nodes().len());
+        for nodes in batch.nodes() {
+            let mut ids = Vec::new();
+            for name in nodes.names.split(',') {
+                match self.roster.id(name) {
+                    Some(id) => ids.push(id),
+                    None => culprits.push(|| batch.lead(nodes.place, false) + &unknown_peer(name)),
+                }
+            }
+            all.push(ids);
+        }
+        all
+    }
+
+    fn judge_one(
+        &self,
+        source: Source,
+        change: &Change,
+        nodes: &[Vec<PeerId>],
+    ) -> Result<(), (Kind, String)> {
+        let prefix = change.prefix;
+        match change.to {
+            None if self.rib.get(prefix, source).is_some() => Ok(()),
+            None => Err((Kind::Missing, self.no_such_route(prefix, source))),
+            Some(to) => {
+                self.claimable(prefix).map_err(|reason| (Kind::Conflict, reason))?;
+                match self.reachable(prefix) {
+                    Err(reason) if self.rib.get(prefix, source).is_none() => {
+                        return Err((Kind::Conflict, reason));
+                    }
+                    _ => {}
+                }
+                let peers = nodes.get(usize::from(to.nodes)).into_iter().flatten();
+                let peers = peers.filter_map(|id| self.peers.get(usize::from(id.0)));
+                let next_hops = peers.map(|peer| peer.next_hop(prefix.is_ipv4()).0);
+                self.sendable(prefix, next_hops).map_err(|reason| (Kind::Conflict, reason))?;
+                let least = if prefix.is_ipv4() { MIN_MTU } else { ipv6::MIN_MTU };
+                match to.mtu.filter(|mtu| *mtu < least) {
+                    Some(mtu) => Err((
+                        Kind::Malformed,
+                        format!("mtu {mtu} is too small for {prefix}; use {least} to 65535"),
+                    )),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// Whether another node may own `prefix`.
+    pub(in crate::control) fn claimable(&self, prefix: Prefix) -> Result<(), String> {
+        config::for_pods(prefix)?;
+        if self.rib.exact(prefix).is_some_and(|route| route.target == Target::Local) {
+            return Err(format!("{prefix} is this node's own subnet; its pods are here"));
+        }
+        match self.roster.within(prefix) {
+            None => Ok(()),
+            Some((address, id)) => {
+                let whose = match id.and_then(|id| self.peers.get(usize::from(id.0))) {
+                    Some(peer) => format!("peer {}", peer.name),
+                    None => "this node".to_owned(),
+                };
+                Err(format!(
+                    "{prefix} contains {address}, the address of {whose}, and packets to that node would be \
+                     routed into the tunnel; use prefixes without node addresses"
+                ))
+            }
+        }
+    }
+
+    fn no_such_route(&self, prefix: Prefix, source: Source) -> String {
+        let others: Vec<_> = self.rib.candidates(prefix).iter().map(|route| route.source.name()).collect();
+        let name = source.name();
+        if others.is_empty() {
+            format!("there is no {name} route {prefix}; `underpass route list --source {name}` shows all")
+        } else {
+            format!(
+                "{prefix} has a {} route, but no {name} route; only those can be deleted",
+                others.join(" and a ")
+            )
+        }
+    }
+
+    /// Publishes what is pending.
+    ///
+    /// # Errors
+    /// When there are more different next hops than the forwarding table has ids; the packet path
+    /// keeps the table it has.
+    pub fn publish(&mut self) -> Result<(), HopsFull> {
+        let peers_changed = std::mem::take(&mut self.peers_changed);
+        let (inputs, compiler, pending, forwarding) = self.parts();
+        let compiled = match std::mem::take(pending) {
+            Pending::Nothing if peers_changed => Ok(compiler.set_peers(inputs)),
+            Pending::Nothing => return Ok(()),
+            // Ids of next hops that nothing uses any more are only free again after compiling anew.
+            Pending::Some(changed) => match compiler.apply(inputs, &changed) {
+                Ok(_) if peers_changed => Ok(compiler.set_peers(inputs)),
+                Ok(compiled) => Ok(compiled),
+                Err(HopsFull) => compiler.compile(inputs),
+            },
+            Pending::Everything => compiler.compile(inputs),
+        };
+        match compiled {
+            Ok(compiled) => forwarding.publish(compiled),
+            Err(full) => {
+                *pending = Pending::Everything;
+                return Err(full);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The route that a change makes.
+fn route(change: Change, targets: &[Target], source: Source, now: u32) -> Option<Route> {
+    let to = change.to?;
+    let target = *targets.get(usize::from(to.nodes))?;
+    Some(Route { prefix: change.prefix, target, source, mtu: to.mtu, since: now })
+}
+
+fn twice_given(batch: &Batch, first: Change, prefix: Prefix) -> String {
+    format!("{prefix} is given twice, first in {}; remove one", batch.place(first.place, first.to.is_none()))
+}
+
+/// What to say about a name that nobody has.
+pub(in crate::control) fn unknown_peer(name: &str) -> String {
+    let name: String = name.chars().take(64).collect();
+    format!("no peer is called \"{name}\"; `underpass peer list` shows all")
+}
+
+#[cfg(test)]
+mod tests;

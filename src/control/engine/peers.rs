@@ -1,0 +1,236 @@
+//! Making nodes known and forgetting them while packets flow.
+//!
+//! Both publish at once, together with everything that is pending: a table never leads to a node
+//! whose headers it does not have.
+
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+
+use ipnet::Ipv4Net;
+
+use super::edit::unknown_peer;
+use super::refusal::{Kind, Refusal};
+use super::state::State;
+use crate::api::{NewPeer, PeerStatus, PeerUplink, PeerWay};
+use crate::config;
+use crate::control::engine::lines::{Culprits, parse_prefix};
+use crate::dataplane::forward::{Choice, Peer};
+use crate::dataplane::observe::PeerCounters;
+use crate::net::{Mac, Mode, NodeName, Prefix};
+use crate::route::{PeerId, Route, Source, Target};
+
+impl State {
+    /// Makes a node known, with its subnets as control routes of second `now`.
+    ///
+    /// # Errors
+    /// Everything that speaks against it; nothing has changed then.
+    pub fn add_peer(&mut self, new: &NewPeer, now: u32) -> Result<(), Refusal> {
+        let mut culprits = Culprits::default();
+        let name = self.new_name(&new.name).map_err(|text| culprits.push(|| text)).ok();
+        let addresses = self.new_addresses(new, &mut culprits);
+        let mac = self.new_mac(new).map_err(|text| culprits.push(|| text)).ok();
+        let subnets = self.new_subnets(&new.subnets, &addresses, &mut culprits);
+        let (Some(name), Some(vtep_mac), Some((address, others)), true) =
+            (name, mac, addresses.split_first(), culprits.is_empty())
+        else {
+            return Err(Refusal::of(Kind::Conflict, culprits));
+        };
+        let Some(id) = self.roster.next() else {
+            return Err(Refusal::new(Kind::Full, "there are 65536 peers already; delete one first"));
+        };
+        let second = others.first().map(|address| (*address, None));
+        let counters = PeerCounters::new(self.workers);
+        let port = new.port.map_or(self.config.vxlan.port, NonZeroU16::get);
+        let address = *address;
+        let peer =
+            Peer { name, address, port, vtep_mac, hop: None, second, path_mtu: None, way: None, counters };
+        self.seat(id, peer, &subnets);
+        for prefix in subnets {
+            let target = Target::Peer(id);
+            self.rib.set(Route { prefix, target, source: Source::Control, mtu: None, since: now });
+            self.pending.add(prefix);
+        }
+        self.follow_peers();
+        Ok(())
+    }
+
+    /// Forgets a node. Routes that lead to it alone go with it, of whatever source; those it shares
+    /// with others stay with the others.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn delete_peer(&mut self, name: &str) -> Result<PeerId, Refusal> {
+        let Some(id) = self.roster.id(name) else {
+            return Err(Refusal::new(Kind::Missing, unknown_peer(name)));
+        };
+        let to_it = |route: &Route| self.rib.peers(&route.target).contains(&id);
+        let prefixes = self.rib.best().map(|route| route.prefix);
+        let routes: Vec<Route> =
+            prefixes.flat_map(|prefix| self.rib.candidates(prefix)).filter(to_it).collect();
+        for route in routes {
+            let others: Vec<PeerId> =
+                self.rib.peers(&route.target).iter().copied().filter(|peer| *peer != id).collect();
+            match self.rib.target(&others) {
+                Ok(Some(target)) => self.rib.set(Route { target, ..route }),
+                _ => drop(self.rib.remove(route.prefix, route.source)),
+            }
+            self.pending.add(route.prefix);
+        }
+        if let Some(peer) = self.peers.get_mut(usize::from(id.0)) {
+            self.roster.remove(name);
+            peer.retire();
+        }
+        self.follow_peers();
+        Ok(id)
+    }
+
+    /// All nodes, in the order of their numbers.
+    pub fn peer_list(&self) -> Vec<PeerStatus> {
+        let (vxlan, ipip) = (self.peers_by(Mode::Vxlan), self.peers_by(Mode::Ipip));
+        let known = self.peers.iter().enumerate().filter(|(_, peer)| !peer.is_gone());
+        known
+            .map(|(place, peer)| PeerStatus {
+                name: peer.name.to_string(),
+                address: peer.address,
+                address6: peer.second.and_then(|(address, _)| match address {
+                    IpAddr::V6(address) => Some(address),
+                    IpAddr::V4(_) => None,
+                }),
+                port: peer.port,
+                subnets: self.roster.subnets(PeerId(place as u16)).iter().map(Prefix::to_string).collect(),
+                vtep_mac: peer.vtep_mac.to_string(),
+                uplink: peer.way.as_ref().map(|way| PeerUplink {
+                    interface: way.interface.clone(),
+                    vxlan: vxlan.contains(&peer.address).then(|| way_of(peer, &way.vxlan)),
+                    ipip: ipip.contains(&peer.address).then(|| way_of(peer, &way.ipip)),
+                }),
+                counters: peer.counters.totals().into(),
+            })
+            .collect()
+    }
+
+    fn new_name(&self, name: &str) -> Result<NodeName, String> {
+        let name: NodeName = name.parse().map_err(|error| format!("name: {error}"))?;
+        if name == self.config.node.name {
+            return Err(format!("name: \"{name}\" is this node's own name; a node is not its own peer"));
+        }
+        match self.roster.id(name.as_str()) {
+            Some(_) => Err(format!("name: there is a peer \"{name}\" already; delete it first")),
+            None => Ok(name),
+        }
+    }
+
+    /// The addresses of a new node that this one can reach.
+    fn new_addresses(&self, new: &NewPeer, culprits: &mut Culprits) -> Vec<IpAddr> {
+        let second = new.address6.map(|address| ("address6", IpAddr::V6(address)));
+        let mut usable = Vec::new();
+        for (key, address) in [("address", new.address)].into_iter().chain(second) {
+            if let Err(reason) = self.new_address(address) {
+                culprits.push(|| format!("{key}: {reason}"));
+            }
+            if usable.first().is_some_and(|first: &IpAddr| first.is_ipv4() == address.is_ipv4()) {
+                culprits.push(|| {
+                    "address6: the address is an IPv6 one already; give the IPv4 one there".to_owned()
+                });
+            }
+            if self.can_reach(address) {
+                usable.push(address);
+            }
+        }
+        if usable.is_empty() {
+            let (address, key) = (new.address, if new.address.is_ipv4() { "address" } else { "address6" });
+            culprits.push(|| format!("address: this node cannot reach {address}: it has no [node] {key}"));
+        }
+        usable
+    }
+
+    /// Whether this node has an address of that family.
+    fn can_reach(&self, address: IpAddr) -> bool {
+        let node = &self.config.node;
+        if address.is_ipv4() { node.address.is_some() } else { node.address6.is_some() }
+    }
+
+    fn new_address(&self, address: IpAddr) -> Result<(), String> {
+        config::unicast(address)?;
+        if let Some(id) = self.roster.at(address) {
+            let peer = id.and_then(|id| self.peers.get(usize::from(id.0)));
+            let whose =
+                peer.map_or("this node's own".to_owned(), |peer| format!("that of peer {}", peer.name));
+            return Err(format!("{address} is {whose}; each node has its own"));
+        }
+        let reserved = |own: &Ipv4Net| {
+            own.prefix_len() < 31 && [own.network(), own.broadcast()].map(IpAddr::V4).contains(&address)
+        };
+        if let Some(own) = self.config.node.address.filter(reserved) {
+            let subnet = own.trunc();
+            return Err(format!(
+                "{address} is the network or broadcast address of this node's subnet {subnet}; give a host's"
+            ));
+        }
+        let around = self.policy.pool_of(Prefix::host(address)).map(|pool| format!("pool {}", pool.cidr));
+        let around = around.or_else(|| Some(format!("the route {}", self.rib.lookup(address)?.prefix)));
+        match around {
+            Some(what) => Err(format!(
+                "{address} lies inside {what}; packets to this node would be routed into the tunnel"
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn new_mac(&self, new: &NewPeer) -> Result<Mac, String> {
+        let mac = match &new.vtep_mac {
+            Some(text) => text.parse().map_err(|error| format!("vtep_mac: {error}"))?,
+            None => Mac::of_vtep(&new.name),
+        };
+        let known = self.peers.iter().find(|peer| !peer.is_gone() && peer.vtep_mac == mac);
+        // The same name has the same address, and is reported as such.
+        match known.filter(|peer| peer.name.as_str() != new.name) {
+            Some(peer) => {
+                Err(format!("vtep_mac: {mac} is that of peer {}; each node has its own", peer.name))
+            }
+            None if mac == Mac::of_vtep(self.config.node.name.as_str()) && new.vtep_mac.is_some() => {
+                Err(format!("vtep_mac: {mac} is this node's own VTEP address; give the peer's"))
+            }
+            None => Ok(mac),
+        }
+    }
+
+    fn new_subnets(&self, given: &[String], addresses: &[IpAddr], culprits: &mut Culprits) -> Vec<Prefix> {
+        let mut subnets = Vec::new();
+        for text in given {
+            match parse_prefix(text).and_then(|prefix| self.new_subnet(prefix, addresses, &subnets)) {
+                Ok(prefix) => subnets.push(prefix),
+                Err(reason) => culprits.push(|| format!("subnets: {reason}")),
+            }
+        }
+        subnets
+    }
+
+    fn new_subnet(&self, prefix: Prefix, addresses: &[IpAddr], before: &[Prefix]) -> Result<Prefix, String> {
+        self.claimable(prefix)?;
+        self.reachable(prefix)?;
+        let own_family = addresses.iter().find(|address| address.is_ipv4() == prefix.is_ipv4());
+        self.sendable(prefix, own_family.or(addresses.first()).into_iter().copied())?;
+        if before.contains(&prefix) {
+            return Err(format!("{prefix} is given twice; remove one"));
+        }
+        if let Some(address) = addresses.iter().find(|address| prefix.contains(**address)) {
+            return Err(format!("{prefix} contains the peer's own address {address}"));
+        }
+        match self.rib.get(prefix, Source::Control) {
+            Some(_) => Err(format!("there is a control route {prefix} already; delete it first")),
+            None => Ok(prefix),
+        }
+    }
+}
+
+/// The way that super-packets towards `peer` take, given what was chosen for its interface.
+fn way_of(peer: &Peer, choice: &Choice) -> PeerWay {
+    let socket = |reason: &str| PeerWay { way: "socket".to_owned(), reason: reason.to_owned() };
+    match choice {
+        _ if peer.address.is_ipv6() => socket("the TAP serves peers over IPv4"),
+        Choice { tap: false, why } => socket(why),
+        _ if peer.path_mtu.is_some() => socket("a router said that its path carries less than the uplink"),
+        Choice { tap: true, why } => PeerWay { way: "tap".to_owned(), reason: why.clone() },
+    }
+}

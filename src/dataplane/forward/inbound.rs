@@ -1,0 +1,361 @@
+//! Inbound: from the underlay to the device.
+//!
+//! 1. strip: find the inner packet in its outer headers;
+//! 2. admit: who sent it, may they send from this source, is it for us;
+//! 3. merge: join segments of one flow;
+//! 4. deliver.
+//!
+//! Every format is decapsulated at all times, whatever this node itself sends, so that modes can
+//! be changed node by node without loss.
+
+use std::net::IpAddr;
+use std::ops::Range;
+
+use super::neighbour_replies::Answers;
+use super::scope::is_special;
+use super::tables::{Forwarding, Origin};
+use crate::dataplane::encap::{UDP_OVERHEAD, UDP6_OVERHEAD, ecn, ipip6, probe};
+use crate::dataplane::observe::WorkerCounters;
+use crate::dataplane::observe::capture::{Outer, Point, Seen};
+use crate::dataplane::segment::merge::{Candidate, Cut, Grouping, Rules, UnknownSize};
+use crate::dataplane::segment::{Flow, Merge, MetadataSource, Sink};
+use crate::net::DropReason;
+use crate::route::NextHop;
+use crate::wire::{Ipv4, Malformed, be16, ethernet, ipv4, ipv6, protocol, vxlan};
+
+/// How received bytes are wrapped.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Format {
+    /// A UDP payload: VXLAN header, Ethernet frame.
+    Vxlan,
+    /// A whole IPv4 packet with protocol 4 or 41.
+    Ipip,
+    /// What follows an outer IPv6 header and its extension headers: IPv4 (next header 4).
+    Ipip6V4,
+    /// The same: IPv6 (next header 41).
+    Ipip6V6,
+}
+
+/// One receive from a socket.
+#[derive(Clone, Copy, Debug)]
+pub struct Received {
+    /// Offset in the arena.
+    pub at: usize,
+    /// Bytes received.
+    pub len: usize,
+    /// Bytes of each datagram but the last when the kernel coalesced several (UDP_GRO); 0 when
+    /// this is one. Of a tunnel packet that holds an uncut UDP super-packet, what that is to be cut
+    /// to.
+    pub segment: usize,
+    /// Outer source address.
+    pub source: IpAddr,
+    /// Outer TOS or traffic class byte.
+    pub tos: u8,
+}
+
+/// What the receivers of one socket do not see: how packets are wrapped, and in which family.
+#[derive(Clone, Copy)]
+struct Wrapping {
+    format: Format,
+    ipv4: bool,
+}
+
+/// The inbound flow of one worker.
+#[derive(Debug)]
+pub struct Inbound {
+    merge: Merge,
+    answers: Answers,
+}
+
+impl Inbound {
+    /// With the given rules of merging.
+    pub fn new(rules: Rules) -> Self {
+        Self { merge: Merge::new(rules), answers: Answers::default() }
+    }
+
+    /// The answers to kernel tunnels that the packets so far have asked for, to be sent to the underlay.
+    pub fn answers(&mut self) -> &mut Answers {
+        &mut self.answers
+    }
+
+    /// Takes one receive from `arena` and delivers what is finished to `sink`. `metadata` knows what the
+    /// receiving socket does not say. Counts outer packets as received and as dropped where they are.
+    #[expect(clippy::too_many_arguments, reason = "one call for each receive, all of them borrowed")]
+    #[inline]
+    pub fn receive(
+        &mut self,
+        forwarding: &Forwarding,
+        format: Format,
+        received: Received,
+        arena: &mut [u8],
+        metadata: &mut impl MetadataSource,
+        sink: &mut impl Sink,
+        counters: &WorkerCounters,
+    ) {
+        let sender = forwarding.origin(received.source);
+        let headers = match sender {
+            Some(Origin::Peer(peer)) => forwarding.peer(peer),
+            Some(Origin::External) | None => None,
+        };
+        let from = headers.and_then(|headers| headers.counters.worker(counters.index));
+        let wrapping = Wrapping { format, ipv4: received.source.is_ipv4() };
+        let (mut at, end) = (received.at, received.at + received.len);
+        let uncut = format == Format::Vxlan && is_uncut(&arena[at..end], received.segment);
+        let (segment, grouping) = match received.segment {
+            0 if format == Format::Vxlan => (received.len.max(1), Grouping::Tcp),
+            0 => (received.len.max(1), Grouping::Any),
+            size if uncut => (received.len, Grouping::Datagrams(u16::try_from(size).unwrap_or(u16::MAX))),
+            size => (size, Grouping::Single),
+        };
+        loop {
+            let datagram = at..(at + segment).min(end);
+            at = datagram.end;
+            // A peer that tests its own way to us; no traffic, so not counted as any.
+            if sender.is_some() && is_probe(format, &arena[datagram.clone()]) {
+                if at >= end {
+                    return;
+                }
+                continue;
+            }
+            let len = datagram.len();
+            let inner = sender
+                .ok_or(DropReason::UnknownPeer)
+                .and_then(|sender| admit(forwarding, format, sender, received.tos, datagram, arena))
+                .map(|candidate| Candidate { grouping, ..candidate });
+            let cut = inner.and_then(|candidate| match self.merge.push(candidate, arena, metadata, sink) {
+                Ok(cut) => Ok((candidate, cut)),
+                Err(UnknownSize) => Err(DropReason::UnknownSegmentSize),
+            });
+            match cut {
+                Ok((candidate, Cut { packets, repeated, recut })) => {
+                    let overhead = len - candidate.flow.total_len;
+                    count(wrapping, packets, len + repeated + (packets as usize - 1) * overhead, counters);
+                    if let Some(from) = from {
+                        from.rx_packets.add(u64::from(packets));
+                        from.rx_bytes.add((candidate.flow.total_len + repeated) as u64);
+                    }
+                    if recut {
+                        counters.recut_super_packets.add(1);
+                    }
+                }
+                Err(reason)
+                    if format == Format::Vxlan
+                        && self.is_question(forwarding, sender, reason, &received, &arena[at - len..at]) => {}
+                Err(reason) => {
+                    count(wrapping, 1, len, counters);
+                    counters.dropped(reason, 1);
+                    if let Some(from) = from {
+                        from.rx_dropped.add(1);
+                    }
+                    if counters.capture.wants(Point::Drop) {
+                        show_drop(forwarding, format, &received, reason, &arena[at - len..at], counters);
+                    }
+                }
+            }
+            if at >= end {
+                return;
+            }
+        }
+    }
+
+    /// Whether a refused datagram is a kernel tunnel's question, which is answered then.
+    fn is_question(
+        &mut self,
+        forwarding: &Forwarding,
+        sender: Option<Origin>,
+        reason: DropReason,
+        received: &Received,
+        datagram: &[u8],
+    ) -> bool {
+        // ARP; a multicast destination; a link-local source.
+        let may_be =
+            matches!(reason, DropReason::Unsupported | DropReason::NotLocal | DropReason::SpoofedSource);
+        match sender {
+            Some(Origin::Peer(peer)) if may_be => {
+                self.answers.answer(forwarding, peer, received.source, datagram)
+            }
+            _ => false,
+        }
+    }
+
+    /// Ends the batch: delivers what still waits to be merged.
+    pub fn finish(&mut self, arena: &[u8], sink: &mut impl Sink) {
+        self.merge.finish(arena, sink);
+    }
+}
+
+/// Shows a dropped datagram to the capture. The sender's UDP port is not known here, so it is 0.
+#[cold]
+fn show_drop(
+    forwarding: &Forwarding,
+    format: Format,
+    received: &Received,
+    reason: DropReason,
+    datagram: &[u8],
+    counters: &WorkerCounters,
+) {
+    let seen = Seen { point: Point::Drop, inbound: true, reason: Some(reason) };
+    let outer = outer(forwarding, format, received, 0, datagram.len());
+    counters.capture.record(seen, [outer.bytes(), datagram].into_iter());
+}
+
+/// The outer headers that the kernel kept to itself when it handed over a datagram of `len` bytes,
+/// made anew of what it said about them. `port` is the sender's UDP port.
+pub fn outer(forwarding: &Forwarding, format: Format, received: &Received, port: u16, len: usize) -> Outer {
+    let underlay = forwarding.underlay();
+    let (from, to) = (received.source, underlay.facing(received.source));
+    match format {
+        Format::Vxlan => Outer::udp((from, port), (to, underlay.vxlan_port), received.tos, len),
+        Format::Ipip => Outer::NONE,
+        Format::Ipip6V4 => Outer::ipip((from, to), protocol::IPIP, received.tos, len),
+        Format::Ipip6V6 => Outer::ipip((from, to), protocol::IPV6, received.tos, len),
+    }
+}
+
+fn is_probe(format: Format, datagram: &[u8]) -> bool {
+    match format {
+        Format::Vxlan => probe::is_vxlan(datagram),
+        Format::Ipip => probe::is_ipip(datagram),
+        // Only the TAP needs probes, and it has no IPv6 underlay.
+        Format::Ipip6V4 | Format::Ipip6V6 => false,
+    }
+}
+
+/// Whether the first inner packet fills a receive that looks like several coalesced datagrams. A
+/// kernel tunnel on a virtual link sends UDP super-packets uncut, and the receiving kernel then
+/// announces their segment size the way it announces that of coalesced datagrams.
+pub fn is_uncut(datagram: &[u8], segment: usize) -> bool {
+    const INNER: usize = vxlan::LEN + ethernet::LEN;
+    if segment == 0 || segment >= datagram.len() || datagram.len() < INNER + ipv4::LEN {
+        return false;
+    }
+    let inner = &datagram[INNER..];
+    let total = match inner[0] >> 4 {
+        4 => usize::from(be16(inner, 2)),
+        _ => usize::from(be16(inner, 4)) + ipv6::LEN,
+    };
+    // Whatever only claims that length is not to swallow the datagrams behind it.
+    INNER + total == datagram.len()
+        && Flow::of(inner).is_ok_and(|flow| flow.protocol == protocol::UDP && !flow.fragment)
+}
+
+/// Counts `packets` of `len` bytes together without what the receiver does not see.
+fn count(wrapping: Wrapping, packets: u32, len: usize, counters: &WorkerCounters) {
+    let outer = match wrapping.format {
+        Format::Vxlan if wrapping.ipv4 => UDP_OVERHEAD,
+        Format::Vxlan => UDP6_OVERHEAD,
+        Format::Ipip => 0,
+        Format::Ipip6V4 | Format::Ipip6V6 => ipip6::OVERHEAD,
+    };
+    counters.underlay.rx_packets.add(u64::from(packets));
+    counters.underlay.rx_bytes.add(len as u64 + u64::from(packets) * outer as u64);
+}
+
+/// Steps 1 and 2 for one datagram.
+#[inline]
+fn admit(
+    forwarding: &Forwarding,
+    format: Format,
+    sender: Origin,
+    outer_tos: u8,
+    datagram: Range<usize>,
+    arena: &mut [u8],
+) -> Result<Candidate, DropReason> {
+    let (inner_at, outer_tos) = match format {
+        Format::Vxlan => (strip_vxlan(forwarding, &arena[datagram.clone()])?, outer_tos),
+        Format::Ipip => strip_ipip(&arena[datagram.clone()])?,
+        Format::Ipip6V4 => (expect_version(&arena[datagram.clone()], 4)?, outer_tos),
+        Format::Ipip6V6 => (expect_version(&arena[datagram.clone()], 6)?, outer_tos),
+    };
+    let at = datagram.start + inner_at;
+    let inner = &mut arena[at..datagram.end];
+    let mut flow = inner_flow(inner)?;
+    check_addresses(forwarding, sender, &flow)?;
+    if forwarding.is_nested(&flow, inner) {
+        return Err(DropReason::Nested);
+    }
+    if flow.ttl == 0 {
+        return Err(DropReason::Ttl);
+    }
+    let tos = ecn::decapsulate(flow.tos, outer_tos).ok_or(DropReason::Ecn)?;
+    if tos != flow.tos {
+        set_tos(inner, tos);
+        flow.tos = tos;
+    }
+    Ok(Candidate { flow, at, grouping: Grouping::Single })
+}
+
+/// Offset of the inner packet in a VXLAN datagram. The inner destination MAC is not compared: the
+/// VNI and the addresses decide.
+fn strip_vxlan(forwarding: &Forwarding, datagram: &[u8]) -> Result<usize, DropReason> {
+    let (vni, frame) = vxlan::parse(datagram).map_err(|Malformed| DropReason::Malformed)?;
+    if vni != Some(forwarding.underlay().vni.get()) {
+        return Err(DropReason::BadVni);
+    }
+    let (ethertype, payload) = ethernet::parse(frame).map_err(|Malformed| DropReason::Malformed)?;
+    let version = match ethertype {
+        ethernet::IPV4 => 4,
+        ethernet::IPV6 => 6,
+        _ => return Err(DropReason::Unsupported),
+    };
+    Ok(vxlan::LEN + ethernet::LEN + expect_version(payload, version)?)
+}
+
+/// Offset 0, where `packet` begins as one of this IP version does.
+fn expect_version(packet: &[u8], version: u8) -> Result<usize, DropReason> {
+    match packet.first() {
+        Some(byte) if byte >> 4 == version => Ok(0),
+        _ => Err(DropReason::Malformed),
+    }
+}
+
+/// Offset of the inner packet behind an outer IPv4 header, and the outer TOS byte.
+fn strip_ipip(packet: &[u8]) -> Result<(usize, u8), DropReason> {
+    let outer = Ipv4::parse(packet).map_err(|Malformed| DropReason::Malformed)?;
+    let version = match outer.protocol() {
+        protocol::IPIP => 4,
+        protocol::IPV6 => 6,
+        _ => return Err(DropReason::Unsupported),
+    };
+    expect_version(outer.payload(), version)?;
+    Ok((outer.header_len(), outer.tos()))
+}
+
+/// The inner packet's flow; its IPv4 header checksum must be right, and it must carry something.
+fn inner_flow(inner: &[u8]) -> Result<Flow, DropReason> {
+    let flow = Flow::of(inner).map_err(|Malformed| DropReason::Malformed)?;
+    if flow.source.is_ipv4() {
+        let ip = Ipv4::parse(inner).map_err(|Malformed| DropReason::Malformed)?;
+        if !ip.checksum_ok() {
+            return Err(DropReason::Malformed);
+        }
+    }
+    if flow.protocol == 0 && flow.source.is_ipv4() {
+        return Err(DropReason::Malformed);
+    }
+    Ok(flow)
+}
+
+/// The inner source must belong to the very peer that sent the packet, or, sent by an external node,
+/// to nobody that we know; the destination must belong to us.
+fn check_addresses(forwarding: &Forwarding, sender: Origin, flow: &Flow) -> Result<(), DropReason> {
+    let honest = match sender {
+        Origin::Peer(peer) => forwarding.owns(peer, flow.source),
+        Origin::External => forwarding.lookup(flow.source).is_none() && !forwarding.is_node(flow.source),
+    };
+    if !honest || is_special(flow.source) {
+        return Err(DropReason::SpoofedSource);
+    }
+    match forwarding.lookup(flow.destination) {
+        Some(NextHop::Local) if !is_special(flow.destination) => Ok(()),
+        _ => Err(DropReason::NotLocal),
+    }
+}
+
+fn set_tos(inner: &mut [u8], tos: u8) {
+    if inner[0] >> 4 == 4 {
+        ipv4::patch_tos(inner, tos);
+    } else {
+        ipv6::patch_traffic_class(inner, tos);
+    }
+}

@@ -1,0 +1,33 @@
+//! The two flows, composed of the parts below and testable without root.
+//!
+//! ```text
+//! outbound   device ─▶ classify ─▶ route ─▶ decide ─▶ split ─▶ encapsulate ─▶ underlay
+//! inbound    underlay ─▶ strip ─▶ admit ─▶ merge ─▶ device
+//! ```
+//!
+//! Both flows work on bytes in buffers and on a published [`Forwarding`]; neither does I/O.
+
+mod compile;
+mod deliver;
+mod icmp_errors;
+mod inbound;
+mod neighbour_replies;
+mod outbound;
+mod outbox;
+mod scope;
+mod tables;
+mod way;
+
+pub use compile::{Compiler, Inputs};
+pub use deliver::Deliver;
+pub use icmp_errors::Replies;
+pub use inbound::{Format, Inbound, Received, is_uncut, outer};
+pub use neighbour_replies::Answers;
+pub use outbound::{Outbound, Paths};
+pub use outbox::{Channel, Datagram, Full, Message, Outbox};
+pub use scope::Scope;
+pub use tables::{Forwarding, MIN_MTU, Origin, OuterIp, Peer, TapLink, TunLink, Underlay};
+pub use way::{Choice, Way};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,222 @@
+//! The counters as OpenMetrics text.
+//!
+//! The workers' counters are read at the moment of the scrape by a prometheus-client collector;
+//! the packet path knows nothing of metrics. Labels are bounded: workers, edges, drop reasons and
+//! offloads, never peers or prefixes.
+
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::{MetricType, info::Info};
+use prometheus_client::registry::Registry;
+
+use super::{Counters, EdgeCounters, Fallback, WorkerCounters};
+use crate::net::DropReason;
+
+/// What the control plane knows at one moment.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Now {
+    /// Routes in the forwarding table.
+    pub routes: usize,
+    /// Known peers.
+    pub peers: usize,
+    /// Each offload by name, and whether it is active.
+    pub offloads: Vec<(String, bool)>,
+    /// Whether the running configuration is what the file said when it was last to be read.
+    pub reloaded: bool,
+    /// Log lines that did not reach stderr.
+    pub log_lines_lost: u64,
+}
+
+/// Everything a scrape shows.
+#[derive(Debug)]
+pub struct Exporter(Registry);
+
+impl Exporter {
+    /// Exports `counters`, and what `now` returns at each scrape.
+    pub fn new(counters: Counters, now: impl Fn() -> Now + Send + Sync + 'static) -> Self {
+        let mut registry = Registry::with_prefix("underpass");
+        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "The running build", build);
+        registry.register_collector(Box::new(Snapshot { counters, now }));
+        Self(registry)
+    }
+
+    /// The OpenMetrics text, up to and including `# EOF`.
+    ///
+    /// # Errors
+    /// Never in practice; writing to a string does not fail.
+    pub fn render(&self) -> Result<String, fmt::Error> {
+        let mut text = String::with_capacity(4096);
+        prometheus_client::encoding::text::encode(&mut text, &self.0)?;
+        Ok(text)
+    }
+}
+
+struct Snapshot<F> {
+    counters: Counters,
+    now: F,
+}
+
+impl<F> fmt::Debug for Snapshot<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot").field("workers", &self.counters.workers()).finish_non_exhaustive()
+    }
+}
+
+impl<F: Fn() -> Now + Send + Sync + 'static> Collector for Snapshot<F> {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let packets = counter(&mut encoder, "packets", "Packets over an edge, after segmentation")?;
+        self.edges(packets, |edge| (edge.rx_packets.get(), edge.tx_packets.get()))?;
+        let bytes = counter(&mut encoder, "bytes", "Bytes over an edge, IP headers included")?;
+        self.edges(bytes, |edge| (edge.rx_bytes.get(), edge.tx_bytes.get()))?;
+        self.drops(counter(&mut encoder, "drops", "Packets not delivered")?)?;
+        let refusals = "Refusals of an offload by the kernel at run time";
+        self.fallbacks(counter(&mut encoder, "offload_fallbacks", refusals)?)?;
+        let recut = self.counters.recut_super_packets();
+        let help = "Received TCP super-packets whose segment size nobody knew";
+        ConstCounter::new(recut).encode(counter(&mut encoder, "recut_super_packets", help)?)?;
+        let (sent, suppressed) = self.counters.icmp_errors();
+        let mut errors =
+            counter(&mut encoder, "icmp_errors", "ICMP errors to the senders of dropped packets")?;
+        for (outcome, value) in [("sent", sent), ("suppressed", suppressed)] {
+            ConstCounter::new(value).encode(errors.encode_family(&[("outcome", outcome)])?)?;
+        }
+        let Now { routes, peers, offloads, reloaded, log_lines_lost } = (self.now)();
+        let help = "Log lines that stderr did not take or nobody read in time";
+        let lost = counter(&mut encoder, "log_lines_lost", help)?;
+        ConstCounter::new(log_lines_lost).encode(lost)?;
+        let active = "Whether an offload is in use";
+        active_offloads(
+            encoder.encode_descriptor("offload_active", active, None, MetricType::Gauge)?,
+            &offloads,
+        )?;
+        gauge(&mut encoder, "routes", "Routes in the forwarding table", routes)?;
+        gauge(&mut encoder, "peers", "Known peers", peers)?;
+        let help = "Whether the configuration file could be followed when it was last to be read";
+        gauge(&mut encoder, "config_last_reload_successful", help, usize::from(reloaded))
+    }
+}
+
+impl<F> Snapshot<F> {
+    fn workers(&self) -> impl Iterator<Item = (usize, &WorkerCounters)> {
+        (0..self.counters.workers()).map(|index| (index, self.counters.worker(index)))
+    }
+
+    /// One family over edges, directions and workers; `read` picks its (rx, tx) from an edge.
+    fn edges(&self, mut family: MetricEncoder, read: impl Fn(&EdgeCounters) -> (u64, u64)) -> fmt::Result {
+        for (index, worker) in self.workers() {
+            let index = index.to_string();
+            for (edge, counters) in [("device", &worker.device), ("underlay", &worker.underlay)] {
+                let (rx, tx) = read(counters);
+                for (direction, value) in [("rx", rx), ("tx", tx)] {
+                    let labels = [("edge", edge), ("direction", direction), ("worker", index.as_str())];
+                    ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn drops(&self, mut family: MetricEncoder) -> fmt::Result {
+        let totals = self.counters.totals();
+        for reason in DropReason::ALL {
+            let labels = [("reason", reason.name())];
+            ConstCounter::new(totals.drops(reason)).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn fallbacks(&self, mut family: MetricEncoder) -> fmt::Result {
+        for fallback in Fallback::ALL {
+            let labels = [("offload", fallback.offload())];
+            ConstCounter::new(self.counters.fallbacks(fallback)).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+fn active_offloads(mut family: MetricEncoder, offloads: &[(String, bool)]) -> fmt::Result {
+    for (name, active) in offloads {
+        let labels = [("offload", name.as_str())];
+        ConstGauge::new(i64::from(*active)).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn counter<'a>(
+    encoder: &'a mut DescriptorEncoder,
+    name: &'a str,
+    help: &str,
+) -> Result<MetricEncoder<'a>, fmt::Error> {
+    encoder.encode_descriptor(name, help, None, MetricType::Counter)
+}
+
+fn gauge(encoder: &mut DescriptorEncoder, name: &str, help: &str, value: usize) -> fmt::Result {
+    let value = i64::try_from(value).unwrap_or(i64::MAX);
+    ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Exporter, Now};
+    use crate::dataplane::observe::{Counters, Fallback};
+    use crate::net::DropReason;
+
+    #[test]
+    fn the_text_holds_every_value() {
+        let counters = Counters::new(2);
+        counters.worker(0).device.rx_packets.add(3);
+        counters.worker(1).underlay.tx_bytes.add(1500);
+        counters.worker(0).dropped(DropReason::Ecn, 1);
+        counters.worker(1).dropped(DropReason::Ecn, 2);
+        let refused = std::io::ErrorKind::InvalidInput.into();
+        counters.worker(0).fell_back(Fallback::UdpGso, &refused);
+        counters.worker(1).fell_back(Fallback::UdpGso, &refused);
+        counters.worker(0).icmp_sent.add(5);
+        counters.worker(0).recut_super_packets.add(1);
+        counters.worker(1).recut_super_packets.add(8);
+        counters.worker(1).icmp_suppressed.add(7);
+        let offloads = vec![("tso".to_owned(), true), ("udp_gso".to_owned(), false)];
+        let now = Now { routes: 4, peers: 3, offloads, reloaded: false, log_lines_lost: 9 };
+        let exporter = Exporter::new(counters.clone(), move || now.clone());
+        let text = exporter.render().unwrap();
+        for line in [
+            r#"underpass_packets_total{edge="device",direction="rx",worker="0"} 3"#,
+            r#"underpass_packets_total{edge="device",direction="rx",worker="1"} 0"#,
+            r#"underpass_bytes_total{edge="underlay",direction="tx",worker="1"} 1500"#,
+            r#"underpass_drops_total{reason="ecn"} 3"#,
+            "# TYPE underpass_drops counter",
+            r#"underpass_offload_active{offload="tso"} 1"#,
+            r#"underpass_offload_active{offload="udp_gso"} 0"#,
+            "# TYPE underpass_offload_active gauge",
+            r#"underpass_offload_fallbacks_total{offload="udp_gso"} 2"#,
+            r#"underpass_offload_fallbacks_total{offload="packet_socket"} 0"#,
+            r#"underpass_icmp_errors_total{outcome="sent"} 5"#,
+            r#"underpass_icmp_errors_total{outcome="suppressed"} 7"#,
+            "underpass_recut_super_packets_total 9",
+            "underpass_log_lines_lost_total 9",
+            "underpass_routes 4",
+            "underpass_peers 3",
+            concat!(r#"underpass_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+        for reason in DropReason::ALL {
+            assert!(text.contains(&format!("reason=\"{}\"", reason.name())), "{reason}");
+        }
+        for fallback in Fallback::ALL {
+            let sample = format!("underpass_offload_fallbacks_total{{offload=\"{}\"}}", fallback.offload());
+            assert!(text.contains(&sample), "{sample} is not in\n{text}");
+        }
+        assert!(text.ends_with("\n# EOF\n"));
+        assert_eq!(text.matches("# TYPE").count(), text.matches("# HELP").count());
+
+        counters.worker(0).device.rx_packets.add(1);
+        let later = exporter.render().unwrap();
+        assert!(later.contains(r#"underpass_packets_total{edge="device",direction="rx",worker="0"} 4"#));
+    }
+}

@@ -1,0 +1,104 @@
+//! The packet pump: worker threads, each with one TUN queue and its own sockets.
+
+mod capture_tap;
+mod worker;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use crossbeam::channel::{Receiver, Sender, unbounded};
+
+use crate::dataplane::device::Device;
+use crate::dataplane::forward::Forwarding;
+use crate::dataplane::observe::Counters;
+use crate::dataplane::segment::merge::Rules;
+use crate::dataplane::underlay::Sockets;
+use crate::sync::Published;
+use worker::Worker;
+
+/// One worker's edges.
+pub struct Lane {
+    /// Its queue of the TUN.
+    pub device: Box<dyn Device>,
+    /// Its sockets.
+    pub sockets: Sockets,
+}
+
+/// A worker that ended although nobody asked it to.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The TUN or a socket is gone for good.
+    #[error("worker {worker} stopped: {error}; is the TUN device gone?")]
+    Io {
+        /// Which one.
+        worker: usize,
+        /// Why; part of the text already, so not its source.
+        error: io::Error,
+    },
+}
+
+/// Running workers.
+pub struct Pump {
+    threads: Vec<JoinHandle<()>>,
+    wakers: Vec<Arc<mio::Waker>>,
+    stop: Arc<AtomicBool>,
+    failures: Receiver<Failure>,
+}
+
+impl Pump {
+    /// Starts one worker for each lane.
+    ///
+    /// # Errors
+    /// When a thread or a poll instance cannot be made.
+    pub fn start(
+        lanes: Vec<Lane>,
+        rules: Rules,
+        forwarding: &Arc<Published<Forwarding>>,
+        counters: &Counters,
+    ) -> io::Result<Self> {
+        let (report, failures) = unbounded();
+        let mut pump = Self {
+            threads: Vec::new(),
+            wakers: Vec::new(),
+            stop: Arc::new(AtomicBool::new(false)),
+            failures,
+        };
+        for (index, lane) in lanes.into_iter().enumerate() {
+            let (mut worker, waker) = Worker::new(lane, rules, index, counters.clone())?;
+            pump.wakers.push(Arc::new(waker));
+            let forwarding = Arc::clone(forwarding);
+            let (stop, report): (_, Sender<Failure>) = (Arc::clone(&pump.stop), report.clone());
+            let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+                if let Err(error) = worker.run(&forwarding, &stop) {
+                    // Nobody listens any more only while the pump is being torn down.
+                    let _ = report.send(Failure::Io { worker: index, error });
+                }
+            })?;
+            pump.threads.push(thread);
+        }
+        Ok(pump)
+    }
+
+    /// Where workers report that they ended on their own.
+    pub fn failures(&self) -> Receiver<Failure> {
+        self.failures.clone()
+    }
+
+    /// Lets every worker finish its batch, and waits for all of them; dropping does the same.
+    pub fn stop(self) {}
+}
+
+impl Drop for Pump {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        for waker in &self.wakers {
+            // A worker that cannot be woken has ended already.
+            let _ = waker.wake();
+        }
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}

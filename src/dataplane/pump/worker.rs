@@ -1,0 +1,248 @@
+//! One worker: poll, then one batch from each edge that has something, then poll again.
+//!
+//! Nothing waits for a timer: a batch is whatever is there. Both sides are drained before the
+//! worker sleeps, and while it is busy the poll returns at once.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+
+use super::{Lane, capture_tap};
+use crate::dataplane::device::{Device, MAX_PACKET};
+use crate::dataplane::forward::{Deliver, Forwarding, Inbound, Outbound, Outbox};
+use crate::dataplane::observe::capture::Point;
+use crate::dataplane::observe::{Counters, WorkerCounters};
+use crate::dataplane::segment::Sink;
+use crate::dataplane::segment::merge::Rules;
+use crate::dataplane::underlay::{MetadataSocket, Receiver, Sockets};
+use crate::net::DropReason;
+use crate::sync::Published;
+
+/// Bytes of the outbound arena: packets are read behind one another until the next might not fit.
+const ARENA: usize = 1 << 20;
+/// Bytes read until the batch is sent and the arena used again from its start, so that what is sent
+/// is still in the cache of this core.
+const FLUSH: usize = 48 * 1024;
+/// Most reads from the device in one batch: bounds how long the other direction waits.
+const READS: usize = 64;
+/// Most errors in a row from a receiving socket in one batch.
+const RECEIVE_ERRORS: usize = 8;
+/// Every packet starts at a multiple of this, a cache line.
+const ALIGN: usize = 64;
+
+const WAKER: Token = Token(usize::MAX);
+const DEVICE: Token = Token(usize::MAX - 1);
+
+/// Everything one thread owns.
+pub struct Worker {
+    poll: Poll,
+    device: Box<dyn Device>,
+    sockets: Sockets,
+    outbound: Outbound,
+    inbound: Inbound,
+    outbox: Outbox,
+    arena: Box<[u8]>,
+    scratch: Box<[u8]>,
+    index: usize,
+    counters: Counters,
+    /// For what is no traffic.
+    uncounted: WorkerCounters,
+    /// Which edges may have something: the device first, then the receivers.
+    ready: Vec<bool>,
+}
+
+impl Worker {
+    /// A worker and the handle that wakes it.
+    pub fn new(lane: Lane, rules: Rules, index: usize, counters: Counters) -> io::Result<(Self, mio::Waker)> {
+        let poll = Poll::new()?;
+        let waker = mio::Waker::new(poll.registry(), WAKER)?;
+        if let Some(fd) = lane.device.fd() {
+            poll.registry().register(&mut SourceFd(&fd), DEVICE, Interest::READABLE)?;
+        }
+        let mut edges = 1;
+        for (number, fd) in lane.sockets.fds().enumerate() {
+            poll.registry().register(&mut SourceFd(&fd), Token(number), Interest::READABLE)?;
+            edges += 1;
+        }
+        let worker = Self {
+            poll,
+            outbound: Outbound::new(lane.sockets.source_ports().to_vec()),
+            device: lane.device,
+            sockets: lane.sockets,
+            inbound: Inbound::new(rules),
+            outbox: Outbox::default(),
+            arena: vec![0; ARENA].into_boxed_slice(),
+            scratch: Deliver::scratch(),
+            index,
+            counters,
+            uncounted: WorkerCounters::default(),
+            ready: vec![true; edges],
+        };
+        Ok((worker, waker))
+    }
+
+    /// Works until `stop`.
+    ///
+    /// # Errors
+    /// When the device or the poll fails for good.
+    pub fn run(&mut self, forwarding: &Arc<Published<Forwarding>>, stop: &AtomicBool) -> io::Result<()> {
+        let mut events = Events::with_capacity(16);
+        while !stop.load(Ordering::Acquire) {
+            let busy = self.ready.contains(&true);
+            self.wait(&mut events, if busy { Some(Duration::ZERO) } else { None })?;
+            let tables = forwarding.pin();
+            if self.ready[0] {
+                self.ready[0] = self.outbound_batch(&tables)?;
+            }
+            for receiver in 1..self.ready.len() {
+                if self.ready[receiver] {
+                    self.ready[receiver] = self.inbound_batch(&tables, receiver - 1)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
+        match self.poll.poll(events, timeout) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            result => result?,
+        }
+        for event in events.iter() {
+            match event.token() {
+                WAKER => {}
+                DEVICE => self.ready[0] = true,
+                Token(number) => self.ready[number + 1] = true,
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a batch from the device and sends it off. Returns whether more may wait.
+    fn outbound_batch(&mut self, tables: &Forwarding) -> io::Result<bool> {
+        let counters = self.counters.worker(self.index);
+        if let Some(uplink) = tables.underlay().moved_to {
+            self.sockets.follow(uplink);
+        }
+        let (paths, watched) = (self.sockets.paths(), counters.capture.wants(Point::Device));
+        let mut at = 0;
+        let mut more = true;
+        for _ in 0..READS {
+            if at + MAX_PACKET > ARENA {
+                break;
+            }
+            let (vnet, len) = match self.device.read(&mut self.arena[at..at + MAX_PACKET]) {
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    more = false;
+                    break;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            let range = at..at + len;
+            if watched {
+                capture_tap::read(counters, &self.arena[range.clone()]);
+            }
+            let mut packet = |outbox: &mut Outbox, arena: &mut [u8]| {
+                self.outbound.packet(tables, paths, &vnet, arena, range.clone(), outbox, counters)
+            };
+            if packet(&mut self.outbox, &mut self.arena).is_err() {
+                self.sockets.send(&mut self.outbox, &self.arena, counters);
+                // An empty outbox holds any one packet.
+                let _ = packet(&mut self.outbox, &mut self.arena);
+            }
+            at = (at + len).next_multiple_of(ALIGN);
+            if at >= FLUSH {
+                self.sockets.send(&mut self.outbox, &self.arena, counters);
+                at = 0;
+            }
+        }
+        if !self.outbox.is_empty() {
+            self.sockets.send(&mut self.outbox, &self.arena, counters);
+        }
+        self.outbound.replies().write(&mut *self.device, counters);
+        Ok(more)
+    }
+
+    /// Receives a batch from socket `receiver` and writes it to the device. Returns whether more
+    /// may wait.
+    fn inbound_batch(&mut self, tables: &Forwarding, receiver: usize) -> io::Result<bool> {
+        let counters: &WorkerCounters = self.counters.worker(self.index);
+        let (receiver, metadata) = self.sockets.receiver(receiver);
+        let Some(received) = received(receiver) else { return Ok(false) };
+        let sink = Deliver { device: &mut *self.device, counters, scratch: &mut self.scratch };
+        if counters.capture.wants(Point::Underlay) {
+            show_received(receiver, received, tables, counters);
+        }
+        if counters.capture.wants(Point::Device) {
+            deliver(
+                &mut self.inbound,
+                (receiver, metadata),
+                received,
+                tables,
+                capture_tap::Shown(sink),
+                counters,
+            );
+        } else {
+            deliver(&mut self.inbound, (receiver, metadata), received, tables, sink, counters);
+        }
+        let more = receiver.was_full(received);
+        if !self.inbound.answers().is_empty() {
+            self.inbound.answers().send(&mut self.outbox);
+            self.sockets.send(&mut self.outbox, &self.arena, &self.uncounted);
+        }
+        Ok(more)
+    }
+}
+
+/// Takes the `received` packets of `receiver` through the inbound flow.
+fn deliver(
+    inbound: &mut Inbound,
+    (receiver, metadata): (&mut Receiver, &mut MetadataSocket),
+    received: usize,
+    tables: &Forwarding,
+    mut sink: impl Sink,
+    counters: &WorkerCounters,
+) {
+    let format = receiver.format();
+    for index in 0..received {
+        match receiver.packet(index) {
+            Some(packet) => {
+                inbound.receive(tables, format, packet, receiver.arena(), metadata, &mut sink, counters);
+            }
+            None => counters.dropped(DropReason::UnknownPeer, 1),
+        }
+    }
+    inbound.finish(receiver.arena(), &mut sink);
+}
+
+/// Shows a batch to the capture.
+#[cold]
+fn show_received(receiver: &mut Receiver, received: usize, tables: &Forwarding, counters: &WorkerCounters) {
+    let format = receiver.format();
+    for index in 0..received {
+        let (packet, port) = (receiver.packet(index), receiver.port(index));
+        let Some(packet) = packet else { continue };
+        let bytes = &receiver.arena()[packet.at..packet.at + packet.len];
+        capture_tap::received(counters, tables, format, &packet, port, bytes);
+    }
+}
+
+/// Receives a batch; `None` when nothing waits. Errors of single packets (an ICMP for an earlier
+/// send) end nothing; a socket that only has errors is left alone until it is ready anew, so that it
+/// cannot keep the worker busy.
+fn received(receiver: &mut Receiver) -> Option<usize> {
+    for _ in 0..RECEIVE_ERRORS {
+        match receiver.receive() {
+            Ok(received) => return Some(received),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+            Err(_) => {}
+        }
+    }
+    None
+}

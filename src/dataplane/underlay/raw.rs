@@ -1,0 +1,80 @@
+//! Raw sockets for IP-in-IP and, over IPv4, direct traffic (raw(7), ipv6(7)).
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::{OpenError, RECEIVE_BUFFER, Setup, sys};
+use crate::dataplane::forward::Format;
+use crate::dataplane::steering::socket_cbpf;
+use crate::wire::protocol;
+
+/// Outer protocol numbers that carry IP: IPv4 and IPv6 inside.
+pub const PROTOCOLS: [u8; 2] = [protocol::IPIP, protocol::IPV6];
+
+const SEND_BUFFER: usize = 4 << 20;
+
+/// What the receiving socket for protocol `number` on `address` hands over: over IPv6 without the
+/// outer header.
+pub fn format(address: IpAddr, number: u8) -> Format {
+    match address {
+        IpAddr::V4(_) => Format::Ipip,
+        IpAddr::V6(_) if number == protocol::IPIP => Format::Ipip6V4,
+        IpAddr::V6(_) => Format::Ipip6V6,
+    }
+}
+
+/// The sending socket for the family of `address`: takes whole packets (IP_HDRINCL, which
+/// IPPROTO_RAW implies in both families), and routes them by the address given to `sendto`, which for
+/// direct traffic is the peer and not the packet's destination.
+pub fn send(address: IpAddr) -> Result<Socket, OpenError> {
+    let open = || {
+        let protocol = Protocol::from(libc::IPPROTO_RAW);
+        let socket = Socket::new(domain(address), Type::RAW.nonblocking(), Some(protocol))?;
+        sys::set_send_buffer(&socket, SEND_BUFFER)?;
+        match address {
+            IpAddr::V4(_) => sys::set_dont_fragment(&socket)?,
+            IpAddr::V6(_) => sys::set_dont_fragment6(&socket)?,
+        }
+        Ok(socket)
+    };
+    open().map_err(|error| OpenError { what: "the raw sending socket (CAP_NET_RAW)".to_owned(), error })
+}
+
+/// The receiving socket of worker `index` for `number`, bound to this node's `address`.
+///
+/// The kernel gives every raw socket a copy of every packet, so with several workers each socket
+/// filters out all flows but its share.
+pub fn receive(setup: &Setup, address: IpAddr, number: u8, index: u16) -> Result<Socket, OpenError> {
+    let open = || -> io::Result<Socket> {
+        let protocol = Protocol::from(i32::from(number));
+        let socket = Socket::new(domain(address), Type::RAW.nonblocking(), Some(protocol))?;
+        sys::set_receive_buffer(&socket, RECEIVE_BUFFER)?;
+        if setup.workers > 1 {
+            let outer = format(address, number) == Format::Ipip;
+            socket_cbpf::share(&socket, outer, index, setup.workers)?;
+        }
+        match address {
+            // An ICMP error about an outer packet comes to this socket, and it may be forged.
+            IpAddr::V4(_) => sys::ignore_path_mtu(&socket)?,
+            IpAddr::V6(_) => {
+                sys::ignore_path_mtu6(&socket)?;
+                sys::set_receive_traffic_class(&socket)?;
+                sys::refuse_multicast6(&socket)?;
+                // As in udp.rs: the address may be new.
+                socket.set_freebind_v6(true)?;
+            }
+        }
+        socket.bind(&SocketAddr::new(address, 0).into())?;
+        Ok(socket)
+    };
+    open().map_err(|error| OpenError {
+        what: format!("the raw receiving socket for protocol {number} on {address} (CAP_NET_RAW)"),
+        error,
+    })
+}
+
+fn domain(address: IpAddr) -> Domain {
+    Domain::for_address(SocketAddr::new(address, 0))
+}

@@ -1,0 +1,172 @@
+//! UDP sockets for VXLAN.
+//!
+//! One socket for each source port and worker, because the flow's source port must reach the wire
+//! and UDP_SEGMENT needs an ordinary socket; one receiving socket for each worker, which share
+//! the port (SO_REUSEPORT).
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::{OpenError, RECEIVE_BUFFER, SOURCE_PORTS, Setup, sys};
+use crate::dataplane::encap::OUTER_TTL;
+use crate::dataplane::encap::vxlan::FIRST_SOURCE_PORT;
+use crate::dataplane::steering::socket_cbpf;
+
+/// Bytes of kernel buffer for each sending socket: a burst of super-packets waits here, not in us.
+const SEND_BUFFER: usize = 4 << 20;
+
+/// Bytes of receive buffer of a socket that only sends: less than the least that the kernel allows (socket(7)).
+const SMALLEST_BUFFER: usize = 1;
+
+/// The receiving socket of one worker, bound to this node's `address`: an outer destination that is
+/// not ours never arrives.
+pub fn receive(setup: &Setup, address: IpAddr) -> Result<Socket, OpenError> {
+    let to = SocketAddr::new(address, setup.vxlan_port);
+    let open = || {
+        let socket = open(to, Type::DGRAM.nonblocking())?;
+        socket.set_reuse_port(setup.workers > 1)?;
+        sys::set_receive_buffer(&socket, RECEIVE_BUFFER)?;
+        match address {
+            IpAddr::V4(_) => socket.set_recv_tos_v4(true)?,
+            IpAddr::V6(_) => sys::set_receive_traffic_class(&socket)?,
+        }
+        if address.is_ipv6() && setup.zero_checksum6 {
+            sys::accept_zero_checksum6(&socket)?;
+        }
+        if setup.udp_gro {
+            sys::set_udp_gro(&socket)?;
+        }
+        socket.bind(&to.into())?;
+        if setup.workers > 1 {
+            socket_cbpf::pick(&socket, setup.workers)?;
+        }
+        Ok(socket)
+    };
+    open().map_err(|error| vxlan_socket(to, error))
+}
+
+/// A socket of the family of `address`, and of that alone. It may be bound although the kernel still
+/// looks for duplicates of an IPv6 address (RFC 4862 §5.4), as it does for a while after boot.
+fn open(address: SocketAddr, kind: Type) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+        socket.set_freebind_v6(true)?;
+    }
+    Ok(socket)
+}
+
+/// Fails while anybody has the VXLAN port: with SO_REUSEPORT a second daemon of the same user could
+/// bind it, too, and each would get half of the flows.
+pub fn ensure_free(setup: &Setup) -> Result<(), OpenError> {
+    setup.addresses().try_for_each(|address| {
+        let to = SocketAddr::new(address, setup.vxlan_port);
+        let alone = || open(to, Type::DGRAM)?.bind(&to.into());
+        alone().map_err(|error| vxlan_socket(to, error))
+    })
+}
+
+fn vxlan_socket(address: SocketAddr, error: io::Error) -> OpenError {
+    OpenError { what: format!("the VXLAN socket {address}/udp"), error }
+}
+
+/// The sending sockets of one worker on `address`, each bound to another port in 49152–65535. All workers use the
+/// same ports: the port then depends on the flow alone, and stays when the kernel moves the flow to
+/// another queue, as it does without a steering program.
+pub fn send_all(setup: &Setup, address: IpAddr) -> Result<Vec<(Socket, u16)>, OpenError> {
+    let mut ports = FIRST_SOURCE_PORT..=u16::MAX;
+    let mut sockets = Vec::with_capacity(usize::from(SOURCE_PORTS));
+    while sockets.len() < usize::from(SOURCE_PORTS) {
+        let Some(port) = ports.next() else {
+            let error = io::Error::from_raw_os_error(libc::EADDRINUSE);
+            return Err(OpenError { what: "enough UDP source ports from 49152 to 65535".to_owned(), error });
+        };
+        let from = SocketAddr::new(address, port);
+        match send_from(from, setup.workers > 1) {
+            Ok(socket) => sockets.push((socket, port)),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => {
+                return Err(OpenError { what: format!("a sending socket on {from}/udp"), error });
+            }
+        }
+    }
+    Ok(sockets)
+}
+
+fn send_from(from: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = open(from, Type::DGRAM.nonblocking())?;
+    socket.set_reuse_port(shared)?;
+    // Nobody has business with this port; whatever is sent to it must not fill memory. A filter that refuses
+    // everything would do, but a program a socket is hundreds of programs to make and to free for each daemon, and
+    // the kernel frees them one by one.
+    socket.set_recv_buffer_size(SMALLEST_BUFFER)?;
+    sys::set_send_buffer(&socket, SEND_BUFFER)?;
+    match from {
+        SocketAddr::V4(_) => {
+            socket.set_ttl_v4(u32::from(OUTER_TTL))?;
+            sys::set_dont_fragment(&socket)?;
+        }
+        SocketAddr::V6(_) => {
+            socket.set_unicast_hops_v6(u32::from(OUTER_TTL))?;
+            sys::set_dont_fragment6(&socket)?;
+        }
+    }
+    socket.bind(&from.into())?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+    use socket2::Socket;
+
+    use super::{Setup, ensure_free, receive, send_all};
+
+    fn two_workers(address: Ipv4Addr, vxlan_port: u16) -> Setup {
+        Setup { address: Some(address), vxlan_port, workers: 2, ..Setup::default() }
+    }
+
+    #[test]
+    fn a_port_that_another_daemon_shares_among_its_workers_is_taken() {
+        let address = Ipv4Addr::new(127, 0, 0, 10);
+        let any = std::net::UdpSocket::bind((address, 0)).unwrap();
+        let vxlan_port = any.local_addr().unwrap().port();
+        drop(any);
+        let setup = two_workers(address, vxlan_port);
+        ensure_free(&setup).unwrap();
+        let workers = [receive(&setup, address.into()).unwrap(), receive(&setup, address.into()).unwrap()];
+        let error = ensure_free(&setup).unwrap_err();
+        assert_eq!(error.error.kind(), std::io::ErrorKind::AddrInUse);
+        assert!(error.what.contains(&vxlan_port.to_string()), "{error}");
+        drop(workers);
+        ensure_free(&setup).unwrap();
+    }
+
+    #[test]
+    fn all_workers_send_from_the_same_ports() {
+        let setup = two_workers(Ipv4Addr::LOCALHOST, 4789);
+        let port = |(socket, _): &(Socket, u16)| socket.local_addr().unwrap().as_socket().unwrap().port();
+        for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+            let first = send_all(&setup, address).unwrap();
+            let second = send_all(&setup, address).unwrap();
+            let ports: Vec<u16> = first.iter().map(port).collect();
+            assert_eq!(ports, second.iter().map(port).collect::<Vec<_>>());
+            assert!(ports.is_sorted_by(|a, b| a < b) && ports[0] >= 49152, "{ports:?}");
+        }
+    }
+    #[test]
+    fn what_is_sent_to_a_sending_socket_fills_no_memory() {
+        let sockets = send_all(&two_workers(Ipv4Addr::LOCALHOST, 4789), Ipv4Addr::LOCALHOST.into()).unwrap();
+        let (socket, _) = &sockets[0];
+        assert!(socket.recv_buffer_size().unwrap() < 4096);
+        let stranger = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        for _ in 0..100 {
+            stranger.send_to(&[0; 1000], socket.local_addr().unwrap().as_socket().unwrap()).unwrap();
+        }
+        let waiting = std::iter::from_fn(|| socket.recv(&mut [std::mem::MaybeUninit::uninit(); 1000]).ok());
+        assert!(waiting.count() < 4);
+    }
+}

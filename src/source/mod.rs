@@ -1,5 +1,0 @@
-//! Where routes come from. A source only edits the [`Rib`](crate::route::Rib).
-
-pub mod batch;
-pub mod file;
-pub mod lines;
