@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use super::log;
 use crate::api::{
-    CandidateRoute, Drops, EdgeCounters, Missing, NewPeer, NextHop, PeerStatus, RouteEntry, RouteMode,
-    RoutesChanged, Status, TunnelStatus,
+    CandidateRoute, Drops, EdgeCounters, Missing, NewPeer, NextHop, PeerStatus, Reloaded, RouteEntry,
+    RouteMode, RoutesChanged, Status, TunnelStatus,
 };
 use crate::control::engine::batch::Batch;
 use crate::control::engine::edit::Changed;
 use crate::control::engine::lines;
 use crate::control::engine::refusal::Refusal;
 use crate::control::engine::state::{Daemon, State};
-use crate::control::server::{Dataplane, Page, Scope};
+use crate::control::server::backend::{Backend, Page, Scope};
 use crate::dataplane::observe::capture::Hub;
 use crate::net::{Mode, Prefix};
 use crate::route::{Route, Source, Target};
@@ -99,7 +99,7 @@ impl State {
     }
 }
 
-impl Dataplane for Daemon {
+impl Backend for Daemon {
     fn status(&self) -> Status {
         let totals = self.counters.totals();
         let offloads = self.offloads();
@@ -154,32 +154,42 @@ impl Dataplane for Daemon {
         })
     }
 
-    async fn observe(&self) {
+    async fn edit_routes(&self, mut batch: Batch, wait: bool) -> Result<RoutesChanged, Refusal> {
         self.observe_kernel().await;
+        let done = self.changed(|state, now| state.edit(Source::Control, &mut batch, now))?;
+        drop(batch);
+        self.settle(done, wait).await
     }
 
-    fn edit_routes(&self, batch: &mut Batch) -> Result<(RoutesChanged, u64), Refusal> {
-        self.changed(|state, now| state.edit(Source::Control, batch, now))
-    }
-
-    fn replace_routes(&self, batch: &mut Batch) -> Result<(RoutesChanged, u64), Refusal> {
-        self.changed(|state, now| state.replace(Source::Control, batch, now))
+    async fn replace_routes(&self, mut batch: Batch, wait: bool) -> Result<RoutesChanged, Refusal> {
+        self.observe_kernel().await;
+        let done = self.changed(|state, now| state.replace(Source::Control, &mut batch, now))?;
+        drop(batch);
+        self.settle(done, wait).await
     }
 
     fn peers(&self) -> Vec<PeerStatus> {
         self.state().peer_list()
     }
 
-    fn add_peer(&self, peer: &NewPeer) -> Result<u64, Refusal> {
-        self.change_peers(|state, now| state.add_peer(peer, now), |_, ()| ())
+    async fn add_peer(&self, peer: NewPeer, wait: bool) -> Result<Option<PeerStatus>, Refusal> {
+        self.observe_kernel().await;
+        let generation = self.change_peers(|state, now| state.add_peer(&peer, now), |_, ()| ())?;
+        self.settle(((), generation), wait).await?;
+        Ok(self.peers().into_iter().find(|known| known.name == peer.name))
     }
 
-    fn delete_peer(&self, name: &str) -> Result<u64, Refusal> {
-        self.change_peers(|state, _| state.delete_peer(name), |state, id| state.roster.release(id))
+    async fn delete_peer(&self, name: String, wait: bool) -> Result<(), Refusal> {
+        let generation =
+            self.change_peers(|state, _| state.delete_peer(&name), |state, id| state.roster.release(id))?;
+        self.settle(((), generation), wait).await
     }
 
-    fn reload(&self) -> Result<u64, Refusal> {
-        Self::reload(self)
+    async fn reload(&self, wait: bool) -> Result<Reloaded, Refusal> {
+        let generation = Self::reload(self)?;
+        self.settle(((), generation), wait).await?;
+        let state = self.state();
+        Ok(Reloaded { peers: state.roster.len(), routes: state.rib.len() })
     }
 
     fn capture(&self) -> Option<(Arc<Hub>, Vec<u16>)> {
@@ -188,13 +198,16 @@ impl Dataplane for Daemon {
         let ports: BTreeSet<u16> = peers.chain([state.underlay.vxlan_port]).collect();
         Some((Arc::clone(self.counters.capture()?), ports.into_iter().collect()))
     }
-
-    async fn settled(&self, generation: u64) -> Result<(), Refusal> {
-        Self::settled(self, generation).await
-    }
 }
 
 impl Daemon {
+    async fn settle<T>(&self, (done, generation): (T, u64), wait: bool) -> Result<T, Refusal> {
+        if wait {
+            self.settled(generation).await?;
+        }
+        Ok(done)
+    }
+
     fn changed(
         &self,
         edit: impl FnOnce(&mut State, u32) -> Result<Changed, Refusal>,

@@ -9,7 +9,7 @@ use axum::extract::{Extension, Path, Query, State};
 use axum::http::HeaderMap;
 use serde::Deserialize;
 
-use super::{Api, Dataplane, body, query_of};
+use super::{Api, Backend, body, query_of};
 use crate::api::{NewPeer, PeerStatus, Reloaded, RouteChanges, RoutesChanged};
 use crate::control::engine::batch::{Batch, Places, TooManySets};
 use crate::control::engine::lines::{Culprits, Kinds, parse_prefix};
@@ -46,7 +46,7 @@ const EXAMPLE: &str = r#"{"add":[{"prefix":"10.9.0.0/24","via":["node-b"]}],"del
 const PEER_EXAMPLE: &str = r#"{"name":"node-d","address":"192.0.2.4","subnets":["10.244.4.0/24"]}"#;
 
 /// `POST /v1/routes`
-pub async fn edit<D: Dataplane>(
+pub async fn edit<D: Backend>(
     State(api): State<Arc<Api<D>>>,
     Extension(progress): Extension<Progress>,
     query: Result<Query<Edit>, QueryRejection>,
@@ -54,7 +54,7 @@ pub async fn edit<D: Dataplane>(
     body: Body,
 ) -> Result<Json<RoutesChanged>, Refusal> {
     let Edit { delete, wait } = query_of(query, "there are ?wait=true and, for text, ?delete=true")?;
-    let mut batch = {
+    let batch = {
         let _permit = api.uploads.admit(&headers).await?;
         if body::is_text(&headers) {
             body::routes(body, if delete { Kinds::Deletions } else { Kinds::All }).await?
@@ -63,14 +63,11 @@ pub async fn edit<D: Dataplane>(
         }
     };
     let _working = progress.working();
-    api.dataplane.observe().await;
-    let done = api.dataplane.edit_routes(&mut batch)?;
-    drop(batch);
-    settle(&api, done, wait).await
+    Ok(Json(api.backend.edit_routes(batch, wait).await?))
 }
 
 /// `PUT /v1/routes`
-pub async fn replace<D: Dataplane>(
+pub async fn replace<D: Backend>(
     State(api): State<Arc<Api<D>>>,
     Extension(progress): Extension<Progress>,
     query: Result<Query<Wait>, QueryRejection>,
@@ -82,19 +79,16 @@ pub async fn replace<D: Dataplane>(
         let text = "all routes are replaced by text only; send `Content-Type: text/plain` and lines `PREFIX via PEER`";
         return Err(Refusal::new(Kind::Malformed, text));
     }
-    let mut batch = {
+    let batch = {
         let _permit = api.uploads.admit(&headers).await?;
         body::routes(body, Kinds::Additions).await?
     };
     let _working = progress.working();
-    api.dataplane.observe().await;
-    let done = api.dataplane.replace_routes(&mut batch)?;
-    drop(batch);
-    settle(&api, done, wait).await
+    Ok(Json(api.backend.replace_routes(batch, wait).await?))
 }
 
 /// `DELETE /v1/routes`
-pub async fn delete<D: Dataplane>(
+pub async fn delete<D: Backend>(
     State(api): State<Arc<Api<D>>>,
     query: Result<Query<Delete>, QueryRejection>,
 ) -> Result<Json<RoutesChanged>, Refusal> {
@@ -102,12 +96,11 @@ pub async fn delete<D: Dataplane>(
     let prefix = parse_prefix(&prefix).map_err(|reason| Refusal::new(Kind::Malformed, reason))?;
     let mut batch = Batch::new(Places::Alone);
     batch.del(prefix, 0);
-    let done = api.dataplane.edit_routes(&mut batch)?;
-    settle(&api, done, wait).await
+    Ok(Json(api.backend.edit_routes(batch, wait).await?))
 }
 
 /// `POST /v1/peers`
-pub async fn add_peer<D: Dataplane>(
+pub async fn add_peer<D: Backend>(
     State(api): State<Arc<Api<D>>>,
     query: Result<Query<Wait>, QueryRejection>,
     headers: HeaderMap,
@@ -116,51 +109,27 @@ pub async fn add_peer<D: Dataplane>(
     let Wait { wait } = query_of(query, WAIT)?;
     let _permit = api.uploads.admit(&headers).await?;
     let peer: NewPeer = body::json(body, PEER_EXAMPLE).await?;
-    api.dataplane.observe().await;
-    let generation = api.dataplane.add_peer(&peer)?;
-    if wait {
-        api.dataplane.settled(generation).await?;
-    }
-    Ok(Json(api.dataplane.peers().into_iter().find(|known| known.name == peer.name)))
+    Ok(Json(api.backend.add_peer(peer, wait).await?))
 }
 
 /// `POST /v1/reload`
-pub async fn reload<D: Dataplane>(
+pub async fn reload<D: Backend>(
     State(api): State<Arc<Api<D>>>,
     query: Result<Query<Wait>, QueryRejection>,
 ) -> Result<Json<Reloaded>, Refusal> {
     let Wait { wait } = query_of(query, WAIT)?;
-    let generation = api.dataplane.reload()?;
-    if wait {
-        api.dataplane.settled(generation).await?;
-    }
-    let status = api.dataplane.status();
-    Ok(Json(Reloaded { peers: status.peers.len(), routes: status.routes }))
+    Ok(Json(api.backend.reload(wait).await?))
 }
 
 /// `DELETE /v1/peers/NAME`
-pub async fn delete_peer<D: Dataplane>(
+pub async fn delete_peer<D: Backend>(
     State(api): State<Arc<Api<D>>>,
     Path(name): Path<String>,
     query: Result<Query<Wait>, QueryRejection>,
 ) -> Result<Json<serde_json::Value>, Refusal> {
     let Wait { wait } = query_of(query, WAIT)?;
-    let generation = api.dataplane.delete_peer(&name)?;
-    if wait {
-        api.dataplane.settled(generation).await?;
-    }
+    api.backend.delete_peer(name.clone(), wait).await?;
     Ok(Json(serde_json::json!({ "deleted": name })))
-}
-
-async fn settle<D: Dataplane>(
-    api: &Api<D>,
-    (changed, generation): (RoutesChanged, u64),
-    wait: bool,
-) -> Result<Json<RoutesChanged>, Refusal> {
-    if wait {
-        api.dataplane.settled(generation).await?;
-    }
-    Ok(Json(changed))
 }
 
 /// The changes of a JSON document.

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde::Deserialize;
 
-use super::{Api, Dataplane, Page, Scope, query_of};
+use super::{Api, Backend, Page, Scope, query_of};
 use crate::control::engine::refusal::{Kind, Refusal};
 use crate::net::Prefix;
 use crate::route::Source;
@@ -37,7 +37,7 @@ enum Format {
 const ADVICE: &str = "there are ?source=SOURCE and ?format=json or text";
 
 /// `GET /v1/routes`
-pub async fn routes<D: Dataplane>(
+pub async fn routes<D: Backend>(
     State(api): State<Arc<Api<D>>>,
     query: Result<Query<Listing>, QueryRejection>,
 ) -> Result<Response, Refusal> {
@@ -51,7 +51,7 @@ pub async fn routes<D: Dataplane>(
         Format::Json => "application/json",
         Format::Text => "text/plain; charset=utf-8",
     };
-    let pages = Pages { dataplane: Arc::clone(&api.dataplane), scope, format, place: Place::Begin };
+    let pages = Pages { backend: Arc::clone(&api.backend), scope, format, place: Place::Begin };
     let body = stream::unfold(pages, |mut pages| async move {
         // Others get their turn between the pages.
         tokio::task::yield_now().await;
@@ -74,7 +74,7 @@ fn source(name: &str) -> Result<Source, Refusal> {
 
 /// A list that is being sent.
 struct Pages<D> {
-    dataplane: Arc<D>,
+    backend: Arc<D>,
     scope: Scope,
     format: Format,
     place: Place,
@@ -89,7 +89,7 @@ enum Place {
     End,
 }
 
-impl<D: Dataplane> Pages<D> {
+impl<D: Backend> Pages<D> {
     /// The next piece of the list; `None` behind the last.
     fn next(&mut self) -> Option<Bytes> {
         let (after, listed) = match self.place {
@@ -101,7 +101,7 @@ impl<D: Dataplane> Pages<D> {
         let (text, listed, next) = match self.format {
             Format::Json => self.json(page, listed),
             Format::Text => {
-                let (text, next) = self.dataplane.route_lines(page);
+                let (text, next) = self.backend.route_lines(page);
                 (text.into_bytes(), true, next)
             }
         };
@@ -111,7 +111,7 @@ impl<D: Dataplane> Pages<D> {
 
     /// One route a line, so that they can be read one by one.
     fn json(&self, page: Page, mut listed: bool) -> (Vec<u8>, bool, Option<Prefix>) {
-        let (entries, next) = self.dataplane.routes(page);
+        let (entries, next) = self.backend.routes(page);
         let mut text = if page.after.is_none() { b"[".to_vec() } else { Vec::new() };
         for entry in entries {
             text.extend_from_slice(if listed { b",\n" } else { b"\n" });

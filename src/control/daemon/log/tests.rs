@@ -121,7 +121,7 @@ fn a_panic_is_told_and_waits_for_nobody() {
 /// Runs [`panicking`] in a process of its own, whose are the log, the hook and stderr.
 fn panic_elsewhere(stderr: Stdio) {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "control::log::tests::panicking", "--ignored", "--nocapture"]);
+    command.args(["--exact", "control::daemon::log::tests::panicking", "--ignored", "--nocapture"]);
     command.env_remove("RUST_LOG").stdout(Stdio::null()).stderr(stderr);
     let mut child = command.spawn().unwrap();
     drop(command);

@@ -1,0 +1,90 @@
+//! What the API shows and changes, as its handlers see it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::api::{NewPeer, PeerStatus, Reloaded, RouteEntry, RoutesChanged, Status};
+use crate::control::engine::batch::Batch;
+use crate::control::engine::refusal::Refusal;
+use crate::dataplane::observe::capture::Hub;
+use crate::net::Prefix;
+use crate::route::Source;
+
+/// What the API shows of the daemon, and what it changes.
+///
+/// Reads come from memory and wait for no change. With `wait` a change is answered only when packets
+/// see it.
+pub trait Backend: Send + Sync + 'static {
+    /// The whole daemon at a glance.
+    fn status(&self) -> Status;
+    /// A page of routes, in the order in which they are to be listed, and where the next page
+    /// begins; `None` behind the last.
+    fn routes(&self, page: Page) -> (Vec<RouteEntry>, Option<Prefix>);
+    /// The same page as text, in the form in which routes are added.
+    fn route_lines(&self, page: Page) -> (String, Option<Prefix>);
+    /// The route a packet to `address` takes; `None` when it would be dropped as `no_route`.
+    fn route_get(&self, address: IpAddr) -> Option<RouteEntry>;
+    /// The other nodes.
+    fn peers(&self) -> Vec<PeerStatus>;
+    /// Makes all changes of `batch` to the control routes.
+    ///
+    /// # Errors
+    /// When one of them cannot be made; none is then.
+    fn edit_routes(
+        &self,
+        batch: Batch,
+        wait: bool,
+    ) -> impl Future<Output = Result<RoutesChanged, Refusal>> + Send;
+    /// Replaces all control routes by those of `batch`.
+    ///
+    /// # Errors
+    /// When one of them cannot be; nothing has changed then.
+    fn replace_routes(
+        &self,
+        batch: Batch,
+        wait: bool,
+    ) -> impl Future<Output = Result<RoutesChanged, Refusal>> + Send;
+    /// Makes a node known.
+    ///
+    /// # Errors
+    /// When something speaks against it.
+    fn add_peer(
+        &self,
+        peer: NewPeer,
+        wait: bool,
+    ) -> impl Future<Output = Result<Option<PeerStatus>, Refusal>> + Send;
+    /// Forgets a node and its routes.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    fn delete_peer(&self, name: String, wait: bool) -> impl Future<Output = Result<(), Refusal>> + Send;
+    /// Reads the configuration file again and follows it.
+    ///
+    /// # Errors
+    /// Everything that speaks against it; nothing has changed then.
+    fn reload(&self, wait: bool) -> impl Future<Output = Result<Reloaded, Refusal>> + Send;
+    /// Where packets can be captured and the UDP ports of VXLAN, here and at the peers; `None` where there are none.
+    fn capture(&self) -> Option<(Arc<Hub>, Vec<u16>)> {
+        None
+    }
+}
+
+/// A piece of the list of routes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Page {
+    /// Behind this prefix; from the first one on when `None`.
+    pub after: Option<Prefix>,
+    /// Which routes.
+    pub scope: Scope,
+    /// Prefixes to look at, at most.
+    pub most: usize,
+}
+
+/// Which routes are listed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Scope {
+    /// The one in use for each prefix.
+    Best,
+    /// All of one source, in use or not.
+    Of(Source),
+}
