@@ -9,7 +9,7 @@ use std::num::NonZeroU16;
 
 use serde::{Deserialize, Serialize};
 
-use super::control::host::Chore;
+use crate::control::engine::port::Requirement;
 use crate::dataplane::observe::{EdgeTotals, PeerTotals, Totals};
 use crate::net::{DropReason, Mode};
 
@@ -82,8 +82,8 @@ pub struct Missing {
     pub command: String,
 }
 
-impl From<Chore> for Missing {
-    fn from(Chore { what, command }: Chore) -> Self {
+impl From<Requirement> for Missing {
+    fn from(Requirement { what, command }: Requirement) -> Self {
         Self { what, command }
     }
 }

@@ -17,7 +17,6 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn execute(self) -> anyhow::Result<()> {
-        let config = crate::config::load(&self.config)?;
-        crate::control::daemon::run(config, self.config)
+        crate::control::daemon::run(self.config)
     }
 }

@@ -1,29 +1,26 @@
 //! Opening the edges: the TUN's queues and each worker's sockets, with what the host allows.
 
-use std::io;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::guard::Guarded;
 use super::tap_test::TapTest;
 use crate::config::{self, Backend, Config, Switch};
-use crate::control::host::{self, Facts, Host, Uplink};
-use crate::dataplane::device::{Device, Offload, Offloads, Origin, Ownership, Plain};
+use crate::control::engine::Failure;
+use crate::control::engine::judge::Facts;
+use crate::control::engine::port::{HostError, HostRequest, LinkChange, Sysctl, TunBackend, Uplink};
+use crate::control::host::{Answer, Guarded, Host, OpenTap, OpenTun};
+use crate::dataplane::device::Origin;
 use crate::dataplane::pump::Lane;
 use crate::dataplane::underlay::tap::{PushHeader, Tap};
-use crate::dataplane::underlay::{OpenError, SOURCE_PORTS, Setup, Sockets, Supported};
+use crate::dataplane::underlay::{SOURCE_PORTS, Setup, Sockets, Supported};
 use crate::net::{Mac, Mode};
 
-/// Packets the kernel queues towards us on each TUN queue. The default of 500 overflows in one
-/// scheduling delay at full rate, and an overflow is a lost packet.
-pub const TX_QUEUE_LEN: u32 = 10_000;
 /// Most workers chosen automatically.
 const MAX_AUTO_WORKERS: u16 = 8;
 /// Descriptors beside the workers' own: control socket, clients, netlink, logs.
 const OTHER_DESCRIPTORS: u64 = 128;
-/// Why nothing chooses a queue.
-const ONE_QUEUE: &str = "off: one queue";
 
 /// The opened edges and what was chosen on the way.
 pub struct Lanes {
@@ -43,6 +40,8 @@ pub struct Lanes {
     pub merge_udp: bool,
     /// What tests the TAP, if there is one.
     pub tap: Option<TapTest>,
+    /// Name of the TAP, if there is one.
+    pub tap_name: Option<String>,
     /// The TAP's state so far.
     pub tap_state: String,
     /// The devices that are to stay ours alone.
@@ -60,7 +59,7 @@ pub async fn lanes(host: &Host, config: &Config, facts: &Facts, uplink: &Uplink)
     let switches = config.tunnel.offload;
     // Preflight has refused what is no TUN for us. A device that is not persistent goes with who made it.
     let origin = if facts.device.is_some() { Origin::Prepared } else { Origin::New };
-    let queues = open_device(config, workers, origin)?;
+    let (queues, backend, backend_reason) = open_tun(host, config, workers, origin).await?;
     let guarded = Guarded::new(&config.tunnel.device, queues.ownership, queues.devices.len());
     guarded.check(host).await?;
     choose("tso", switches.tso, queues.granted.tso)?;
@@ -73,21 +72,21 @@ pub async fn lanes(host: &Host, config: &Config, facts: &Facts, uplink: &Uplink)
         zero_checksum6: config.vxlan.udp6_zero_checksum,
         vxlan_port: config.vxlan.port,
         workers: queues.devices.len() as u16,
-        raw: facts.has_net_raw(),
+        raw: facts.capabilities().net_raw,
         udp_gso: choose("udp_gso", switches.udp_gso, supported.udp_gso)?,
         udp_gro: choose("udp_gro", switches.udp_gro, supported.udp_gro)?,
         segment_sizes: choose("segment_sizes", switches.segment_sizes, supported.segment_sizes)?,
         packet: choose("packet_socket", switches.packet_socket, supported.packet)?.then_some(uplink.index),
     };
     let mut tap = open_tap(host, config, queues.devices.len()).await?;
+    let shared = Arc::new(setup);
     let mut lanes = Vec::new();
     for (index, device) in queues.devices.into_iter().enumerate() {
-        match Sockets::open(&setup, index as u16, tap.queues.pop()) {
-            Ok(sockets) => lanes.push(Lane { device, sockets }),
-            Err(error) => return Err(explain(host, config, error).await),
-        }
+        let request = HostRequest::OpenSockets { setup: Arc::clone(&shared), worker: index as u16 };
+        let sockets = sockets(host.execute(request).await)?.with_tap(tap.queues.pop());
+        lanes.push(Lane { device, sockets });
     }
-    let gro = choose("gro", switches.gro, queues.backend == "offload")?;
+    let gro = choose("gro", switches.gro, backend == "offload")?;
     let merge_udp = gro && queues.granted.uso;
     let offloads = vec![
         ("tso", describe(switches.tso, queues.granted.tso)),
@@ -101,7 +100,6 @@ pub async fn lanes(host: &Host, config: &Config, facts: &Facts, uplink: &Uplink)
     ];
     let workers_reason =
         if lanes.len() == usize::from(workers) { workers_reason } else { "one queue".to_owned() };
-    let (backend, backend_reason) = (queues.backend, queues.reason);
     Ok(Lanes {
         lanes,
         backend,
@@ -111,6 +109,7 @@ pub async fn lanes(host: &Host, config: &Config, facts: &Facts, uplink: &Uplink)
         merge_tcp: gro,
         merge_udp,
         tap: tap.test,
+        tap_name: tap.guarded.as_ref().map(|guarded| guarded.name().to_owned()),
         tap_state: tap.state,
         guarded: [guarded].into_iter().chain(tap.guarded).collect(),
     })
@@ -181,12 +180,23 @@ async fn open_tap(host: &Host, config: &Config, workers: usize) -> anyhow::Resul
 /// Makes the TAP and brings it up, once it is certain that nobody else is at it. Returns its queues, link
 /// address and index.
 async fn own_tap(host: &Host, name: &str, queues: usize) -> anyhow::Result<(Vec<Tap>, Guarded, Mac, u32)> {
-    let opened = Tap::open(name, queues).with_context(|| format!("cannot open the TAP {name}"));
-    let (queues, ownership, mac) = opened?;
-    let guarded = Guarded::new(name, ownership, queues.len());
+    let request = HostRequest::OpenTap { name: name.to_owned(), queues: u16::try_from(queues)? };
+    let opened = tap(host.execute(request).await)?;
+    let guarded = Guarded::new(name, opened.ownership, opened.queues.len());
     guarded.check(host).await?;
-    let index = host.configure_tap(name).await?;
-    Ok((queues, guarded, mac, index))
+    let link = host.link_by_name(name).await?.ok_or_else(|| HostError::NoDevice(name.to_owned()))?;
+    let set = |sysctl, value| HostRequest::Sysctl { name: name.to_owned(), sysctl, value };
+    // It carries outer packets only; this keeps router solicitations out of it, where there is IPv6 at all.
+    let _ = host.execute(set(Sysctl::DisableIpv6, 1)).await;
+    for request in [
+        set(Sysctl::Forwarding, 1),
+        set(Sysctl::AcceptLocal, 1),
+        set(Sysctl::ReversePath, 0),
+        HostRequest::Link { index: link.index, name: name.to_owned(), change: LinkChange::Up },
+    ] {
+        host.execute(request).await.map_err(first)?;
+    }
+    Ok((opened.queues, guarded, opened.mac, link.index))
 }
 
 /// Name of the TAP beside the TUN `device`, with room for the suffix in the kernel's 15 bytes.
@@ -228,83 +238,62 @@ fn allow_descriptors(needed: u64) -> anyhow::Result<()> {
         .context("cannot raise the limit of open files")
 }
 
-/// The TUN's queues.
-struct Queues {
-    devices: Vec<Box<dyn Device>>,
-    ownership: Ownership,
-    granted: Offloads,
-    steering: String,
-    backend: &'static str,
-    reason: String,
-}
-
-fn open_device(config: &Config, workers: u16, origin: Origin) -> anyhow::Result<Queues> {
-    let name = &config.tunnel.device;
+/// Opens the TUN by the configured backend, or by the one that the device allows.
+async fn open_tun(
+    host: &Host,
+    config: &Config,
+    workers: u16,
+    origin: Origin,
+) -> anyhow::Result<(OpenTun, &'static str, String)> {
+    let name = config.tunnel.device.clone();
+    let open = async |queues, backend| {
+        tun(host.execute(HostRequest::OpenTun { name: name.clone(), origin, queues, backend }).await)
+    };
     let why = match config.tunnel.backend {
-        Backend::Plain => return open_plain(name, "configured".to_owned()),
+        Backend::Plain => return Ok((open(1, TunBackend::Plain).await?, "plain", "configured".to_owned())),
         Backend::Offload => "configured",
         Backend::Auto => "multi-queue and vnet_hdr are available",
     };
     let switches = config.tunnel.offload;
-    let wanted = Offloads { tso: switches.tso != Switch::Off, uso: switches.uso != Switch::Off };
-    match Offload::open(name, origin, usize::from(workers), wanted) {
-        Ok((queues, ownership, granted)) => {
-            let steering = steer(&queues);
-            let devices = queues.into_iter().map(|queue| Box::new(queue) as Box<dyn Device>).collect();
-            Ok(Queues { devices, ownership, granted, steering, backend: "offload", reason: why.to_owned() })
-        }
+    let offload = TunBackend::Offload { tso: switches.tso != Switch::Off, uso: switches.uso != Switch::Off };
+    match open(workers, offload).await {
+        Ok(tun) => Ok((tun, "offload", why.to_owned())),
         // EINVAL: the device exists with other flags, made without multi-queue or vnet_hdr.
-        Err(error)
-            if config.tunnel.backend == Backend::Auto && error.raw_os_error() == Some(libc::EINVAL) =>
-        {
-            open_plain(name, format!("{name} exists without multi-queue or vnet_hdr"))
+        Err(error) if config.tunnel.backend == Backend::Auto && error.errno() == Some(libc::EINVAL) => {
+            let reason = format!("{name} exists without multi-queue or vnet_hdr");
+            Ok((open(1, TunBackend::Plain).await?, "plain", reason))
         }
-        Err(error) => Err(device_error(name, error)),
+        Err(error) => Err(error.into()),
     }
 }
 
-fn open_plain(name: &str, reason: String) -> anyhow::Result<Queues> {
-    let (device, ownership) = Plain::open(name).map_err(|error| device_error(name, error))?;
-    Ok(Queues {
-        devices: vec![Box::new(device)],
-        ownership,
-        granted: Offloads::default(),
-        steering: ONE_QUEUE.to_owned(),
-        backend: "plain",
-        reason,
-    })
+/// The first thing that the kernel refused.
+fn first(failures: Vec<Failure>) -> HostError {
+    let unknown = || HostError::Open { error: "the kernel refused without a reason".to_owned(), errno: None };
+    failures.into_iter().next().map_or_else(unknown, |failure| failure.error)
 }
 
-/// Sets the program that gives each flow its queue, where there is a choice of queues.
-fn steer(queues: &[Offload]) -> String {
-    match queues {
-        [] | [_] => ONE_QUEUE.to_owned(),
-        [first, ..] => match first.steer() {
-            Ok(()) => "active".to_owned(),
-            Err(error) => format!("off: eBPF is not available: {error}"),
-        },
+fn tun(answer: Result<Answer, Vec<Failure>>) -> Result<OpenTun, HostError> {
+    match answer {
+        Ok(Answer::Tun(tun)) => Ok(tun),
+        Ok(_) => Err(first(Vec::new())),
+        Err(failures) => Err(first(failures)),
     }
 }
 
-fn device_error(name: &str, error: io::Error) -> anyhow::Error {
-    let next = match error.raw_os_error() {
-        Some(libc::EBUSY) => {
-            "another process holds it, or it is no TUN; stop that one or choose another `device`"
-        }
-        Some(libc::EINVAL) => "it exists and is of another kind; choose another `device` or `backend`",
-        Some(libc::EPERM) => "CAP_NET_ADMIN is missing, or the device belongs to another user",
-        Some(_) => "see the kernel log",
-        // In words of our own.
-        None => return anyhow::anyhow!("cannot open TUN device {name}: {error}"),
-    };
-    anyhow::Error::new(error).context(format!("cannot open TUN device {name}: {next}"))
+fn tap(answer: Result<Answer, Vec<Failure>>) -> Result<OpenTap, HostError> {
+    match answer {
+        Ok(Answer::Tap(tap)) => Ok(tap),
+        Ok(_) => Err(first(Vec::new())),
+        Err(failures) => Err(first(failures)),
+    }
 }
 
-/// A socket error in words; a taken port names its owner where it can be found.
-async fn explain(host: &Host, config: &Config, error: OpenError) -> anyhow::Error {
-    match host::udp_bind_error(host, config.vxlan.port, &error.error).await {
-        Some(explained) => explained.into(),
-        None => error.into(),
+fn sockets(answer: Result<Answer, Vec<Failure>>) -> Result<Sockets, HostError> {
+    match answer {
+        Ok(Answer::Sockets(sockets)) => Ok(*sockets),
+        Ok(_) => Err(first(Vec::new())),
+        Err(failures) => Err(first(failures)),
     }
 }
 

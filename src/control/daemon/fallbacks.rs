@@ -2,19 +2,18 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use crate::control::engine::state::Daemon;
-use crate::dataplane::observe::Fallback;
+use crate::dataplane::observe::{Counters, Fallback};
 
 /// Which fallbacks are logged already.
 #[derive(Default)]
 pub struct Fallbacks([AtomicBool; Fallback::ALL.len()]);
 
-impl Daemon {
+impl Fallbacks {
     /// Logs each offload that the kernel has refused since the start, once.
-    pub fn tell_fallbacks(&self) {
+    pub fn tell(&self, counters: &Counters) {
         for fallback in Fallback::ALL {
-            let Some((worker, error)) = self.counters.refused(fallback) else { continue };
-            if !self.fallbacks.0[fallback as usize].swap(true, Relaxed) {
+            let Some((worker, error)) = counters.refused(fallback) else { continue };
+            if !self.0[fallback as usize].swap(true, Relaxed) {
                 tracing::warn!(%error, worker, "{}", words(fallback));
             }
         }

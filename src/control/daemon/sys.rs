@@ -1,4 +1,4 @@
-//! The allocator's levers.
+//! malloc tuning (`mallopt`, `malloc_trim`).
 
 #![expect(unsafe_code, reason = "calls of the C library without a safe form")]
 

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::tap_test::TapTest;
-use super::ways::{self, Use};
-use crate::control::engine::state::Daemon;
+use crate::control::engine::ways::{self, Use};
+use crate::control::engine::{Snapshot, TapUse};
 use crate::control::host::{FeatureReader, FirstHop, Host};
 use crate::dataplane::forward::{Choice, Way};
 use crate::net::Mode;
@@ -26,7 +26,6 @@ type Pair = (Mode, u32);
 
 /// The TAP with all that decides about its use.
 pub struct TapWatch {
-    daemon: Arc<Daemon>,
     test: TapTest,
     judge: Judge,
     trials: HashMap<Pair, Trial>,
@@ -95,30 +94,31 @@ impl Trial {
 
 impl TapWatch {
     /// Watches over the TAP that `test` tests; it is used whatever the features where `forced`.
-    pub fn new(daemon: Arc<Daemon>, test: TapTest, forced: bool) -> Self {
+    pub fn new(test: TapTest, forced: bool) -> Self {
         let judge = if forced {
             Judge::Configuration
         } else {
             FeatureReader::connect().map_or_else(|e| Judge::Nobody(e.to_string()), Judge::Features)
         };
-        Self { daemon, test, judge, trials: HashMap::new() }
+        Self { test, judge, trials: HashMap::new() }
     }
 
-    /// Looks at the interfaces of `hops` and publishes what follows. Tests what is due, and with `all`
+    /// Looks at the interfaces of `hops` and says what follows. Tests what is due, and with `all`
     /// everything; only a peer in `resolved` can be asked.
     pub async fn look(
         &mut self,
+        snapshot: &Snapshot,
         host: &Host,
         hops: &[(IpAddr, FirstHop)],
         resolved: &HashSet<IpAddr>,
         all: bool,
-    ) {
+    ) -> TapUse {
         let hops: HashMap<IpAddr, u32> = hops.iter().map(|(peer, hop)| (*peer, hop.index)).collect();
-        let uses = self.uses();
+        let uses = self.uses(snapshot);
         let mut ways = self.ways(host, hops.values().copied()).await;
         let wanted = wanted(&ways, &hops, &uses, resolved);
         self.trials.retain(|pair, _| wanted.contains_key(pair));
-        self.test(&wanted, all).await;
+        self.test(snapshot, &wanted, all).await;
         for (index, way) in &mut ways {
             for mode in [Mode::Vxlan, Mode::Ipip] {
                 let untested = Trial::default();
@@ -128,15 +128,14 @@ impl TapWatch {
                 }
             }
         }
-        self.publish(ways, &hops, &uses);
+        self.conclude(snapshot, ways, &hops, &uses)
     }
 
     /// The peers over IPv4 that are reached by each mode that the TAP has.
-    fn uses(&self) -> Vec<(Mode, Ipv4Addr)> {
+    fn uses(&self, snapshot: &Snapshot) -> Vec<(Mode, Ipv4Addr)> {
         let modes = [Mode::Vxlan, Mode::Ipip].into_iter();
         let modes = modes.filter(|mode| *mode != Mode::Ipip || self.test.link().ipip);
-        let peers =
-            modes.flat_map(|mode| self.daemon.peers_by(mode).into_iter().map(move |peer| (mode, peer)));
+        let peers = modes.flat_map(|mode| snapshot.peers_by(mode).iter().map(move |peer| (mode, *peer)));
         peers
             .filter_map(|(mode, peer)| if let IpAddr::V4(peer) = peer { Some((mode, peer)) } else { None })
             .collect()
@@ -150,7 +149,7 @@ impl TapWatch {
                 continue;
             }
             // One that is gone leads nowhere.
-            let Some(name) = host.name_of(index).await else { continue };
+            let Some(name) = host.link_by_index(index).await.map(|link| link.name) else { continue };
             let mut way = match &mut self.judge {
                 Judge::Configuration => ways::forced(&name),
                 Judge::Features(reader) => ways::by_features(&name, &reader.read(&name, index).await),
@@ -166,7 +165,7 @@ impl TapWatch {
 
     /// Runs the tests that are due, those that waited longest first. A failure takes half a second, so it
     /// ends the round.
-    async fn test(&mut self, wanted: &BTreeMap<Pair, Option<Ipv4Addr>>, all: bool) {
+    async fn test(&mut self, snapshot: &Snapshot, wanted: &BTreeMap<Pair, Option<Ipv4Addr>>, all: bool) {
         let mut due: Vec<(Pair, Ipv4Addr)> = Vec::new();
         for (pair, peer) in wanted {
             let trial = self.trials.entry(*pair).or_default();
@@ -174,7 +173,7 @@ impl TapWatch {
         }
         due.sort_by_key(|(pair, _)| self.trials.get(pair).and_then(|trial| trial.last));
         for ((mode, index), peer) in due {
-            let port = self.daemon.port_of(peer.into()).unwrap_or_default();
+            let port = snapshot.port_of(peer.into()).unwrap_or_default();
             let result = self.test.run(mode, index, (peer, port)).await;
             let failed = result.is_err();
             if let Some(trial) = self.trials.get_mut(&(mode, index)) {
@@ -186,7 +185,13 @@ impl TapWatch {
         }
     }
 
-    fn publish(&self, ways: BTreeMap<u32, Way>, hops: &HashMap<IpAddr, u32>, uses: &[(Mode, Ipv4Addr)]) {
+    fn conclude(
+        &self,
+        snapshot: &Snapshot,
+        ways: BTreeMap<u32, Way>,
+        hops: &HashMap<IpAddr, u32>,
+        uses: &[(Mode, Ipv4Addr)],
+    ) -> TapUse {
         let ways: BTreeMap<u32, Arc<Way>> =
             ways.into_iter().map(|(index, way)| (index, Arc::new(way))).collect();
         let of = |peer: &IpAddr| ways.get(hops.get(peer)?);
@@ -198,15 +203,19 @@ impl TapWatch {
         });
         let used: Vec<Use<'_>> = used.collect();
         let link = used.iter().any(|(_, _, choice)| choice.tap).then(|| self.test.link());
-        let said = (!used.is_empty()).then(|| ways::summary(used.iter().copied(), &self.beside()));
-        let by_peer = hops.keys().filter_map(|peer| Some((*peer, Arc::clone(of(peer)?)))).collect();
-        self.daemon.set_tap(link, &by_peer, said.as_deref());
+        let said = (!used.is_empty()).then(|| ways::summary(used.iter().copied(), &self.beside(snapshot)));
+        let ways = hops.keys().filter_map(|peer| Some((*peer, Arc::clone(of(peer)?)))).collect();
+        TapUse { link, ways, said }
     }
 
     /// What is to be said beside `active`.
-    fn beside(&self) -> String {
+    fn beside(&self, snapshot: &Snapshot) -> String {
         let ipip = if self.test.link().ipip { "" } else { " for vxlan; eBPF is not available for ipip" };
-        let ipv6 = if self.daemon.has_ipv6_peers() { "; sockets towards peers over IPv6" } else { "" };
+        let ipv6 = if snapshot.known().any(|peer| peer.address.is_ipv6()) {
+            "; sockets towards peers over IPv6"
+        } else {
+            ""
+        };
         format!("{ipip}{ipv6}")
     }
 }
@@ -237,7 +246,7 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
     use super::{Outcome, Trial, wanted};
-    use crate::control::daemon::ways::forced;
+    use crate::control::engine::ways::forced;
     use crate::dataplane::forward::Choice;
     use crate::net::Mode;
 

@@ -1,24 +1,25 @@
-//! Watching the ways that depend on the host: which interface the uplink is, its MTU, first hops for
-//! the packet socket, and the TAP.
+//! Watching the uplink: which interface has our address, its MTU, first hops for the packet socket, and who
+//! may be reached through the TAP.
 //!
-//! Once a second the uplink and the neighbour table are read and what changed is published. Where there is a
-//! TAP, so are the features of the interfaces that lead to the peers, and once more when one of them changed.
-//! The TAP is tested at start, and every few seconds once it has carried traffic; the packet path uses it
-//! only while the last test succeeded. What the workers gave up is logged for them.
+//! Once a second the uplink and the neighbour table are read and what they say goes to the engine. Where there
+//! is a TAP, so are the features of the interfaces that lead to the peers, and once more when one of them
+//! changed. The TAP is tested at start, and every few seconds once it has carried traffic.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep};
 
-use super::tap_test::TapTest;
+use super::runner::Inbox;
 use super::tap_watch::TapWatch;
-use crate::config;
-use crate::control::engine::state::Daemon;
-use crate::control::host::{FirstHop, Host, LinkNews, Neighbour, Uplink};
+use crate::control::engine::port::{HostRequest, Uplink};
+use crate::control::engine::{Event, Snapshot};
+use crate::control::host::{FirstHop, Host, Neighbour};
 use crate::dataplane::encap::frame::Hop;
+use crate::dataplane::observe::Counters;
 
 /// How often neighbours are read.
 const TICK: Duration = Duration::from_secs(1);
@@ -34,59 +35,55 @@ const NEWS_PAUSE: Duration = Duration::from_millis(50);
 type Neighbours = HashMap<(u32, IpAddr), Neighbour>;
 
 /// What is watched.
-pub struct Watch {
-    host: Host,
-    daemon: Arc<Daemon>,
+pub struct UplinkWatch {
+    /// The kernel's side.
+    pub host: Host,
+    /// Where what was seen goes.
+    pub inbox: Inbox,
+    /// Who is known.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// The workers' counters.
+    pub counters: Counters,
     /// Our underlay address that says which interface the uplink is.
-    own: IpAddr,
-    uplink: Uplink,
-    tap: Option<TapWatch>,
-    /// Where there is a TAP.
-    links: Option<LinkNews>,
-    /// The way to each address of a peer, as of the last slow tick.
-    hops: Vec<(IpAddr, FirstHop)>,
-    /// What the TUN was given last.
-    tun_mtu: u16,
+    pub own: IpAddr,
+    /// That interface.
+    pub uplink: Uplink,
+    /// Who may be reached through the TAP, where there is one.
+    pub tap: Option<TapWatch>,
+    /// Indices of interfaces that changed, 0 when it may be any.
+    pub links: broadcast::Receiver<u32>,
 }
 
-impl Watch {
-    /// Watches for `daemon` through `host`, on which `uplink` has the address `own`; `tap` tests the TAP,
-    /// where there is one.
-    pub fn new(host: Host, daemon: Arc<Daemon>, own: IpAddr, uplink: Uplink, tap: Option<TapTest>) -> Self {
-        let tun_mtu = daemon.tun_mtu();
-        let forced = daemon.wanted_uplink() == config::Uplink::Tap;
-        let tap = tap.map(|test| TapWatch::new(Arc::clone(&daemon), test, forced));
-        // Without notifications there is still the look once a second.
-        let links = tap.as_ref().and_then(|_| LinkNews::connect().ok());
-        Self { host, daemon, own, uplink, tap, links, hops: Vec::new(), tun_mtu }
-    }
+/// The way to each address of a peer, as of the last slow tick.
+type Hops = Vec<(IpAddr, FirstHop)>;
 
+impl UplinkWatch {
     /// Watches for ever.
     pub async fn run(mut self) {
+        let mut hops = Hops::new();
         let mut start = Instant::now();
         let mut next_slow = start;
         loop {
-            self.daemon.reclaim();
-            self.daemon.tell_fallbacks();
-            let moved = self.follow_address().await;
-            self.follow_mtu().await;
+            let before = Arc::clone(&self.snapshots.borrow_and_update());
+            let moved = self.follow().await;
             let slow = moved || Instant::now() >= next_slow;
             let neighbours = self.host.neighbours().await.unwrap_or_default();
             if slow {
-                self.find_hops(&neighbours).await;
+                hops = self.find_hops(&before, &neighbours).await;
                 next_slow = Instant::now() + SLOW;
             }
-            let resolved = self.publish_hops(&neighbours);
+            let resolved = self.tell_hops(&hops, &neighbours);
             if let Some(tap) = &mut self.tap {
                 // One that never carried anything has nothing to lose, and the wire stays quiet.
-                let all = slow && (moved || self.daemon.tap_frames() > 0);
-                tap.look(&self.host, &self.hops, &resolved, all).await;
+                let all = slow && (moved || self.counters.tap_frames() > 0);
+                let said = tap.look(&before, &self.host, &hops, &resolved, all).await;
+                self.inbox.send(Event::Tap(said));
             }
             let pause = sleep(if start.elapsed() < EAGER_FOR { EAGER_TICK } else { TICK });
             tokio::select! {
                 () = pause => {}
-                () = self.daemon.writer.peers_changed() => (start, next_slow) = (Instant::now(), Instant::now()),
-                () = news(&mut self.links, &self.hops) => {
+                () = other_peers(&mut self.snapshots, &before) => (start, next_slow) = (Instant::now(), Instant::now()),
+                () = news(&mut self.links, &hops), if self.tap.is_some() => {
                     next_slow = Instant::now();
                     sleep(NEWS_PAUSE).await;
                 }
@@ -94,75 +91,77 @@ impl Watch {
         }
     }
 
-    /// Makes the interface that has our address now the uplink; returns whether that is another than
+    /// Tells of the interface that has our address now, and its MTU; returns whether it is another than
     /// before. While none has it, the old one stays.
-    async fn follow_address(&mut self) -> bool {
-        if self.host.has_address(self.uplink.index, self.own).await {
-            return false;
+    async fn follow(&mut self) -> bool {
+        let (own, index) = (self.own, self.uplink.index);
+        if !self.host.has_address(index, own).await {
+            let Ok(uplink) = self.host.uplink_of(own).await else { return false };
+            tracing::info!("node address {own} is on {} now, it was on {}", uplink.name, self.uplink.name);
+            self.uplink = uplink;
+            self.inbox.send(Event::Uplink(self.uplink.clone()));
+            return true;
         }
-        let Ok(uplink) = self.host.uplink_of(self.own).await else { return false };
-        tracing::info!("node address {} is on {} now, it was on {}", self.own, uplink.name, self.uplink.name);
-        self.daemon.move_to(uplink.index);
-        self.uplink = uplink;
-        true
-    }
-
-    /// Publishes the uplink's MTU and gives the TUN the one that follows from it and the peers. The table
-    /// goes first: it never promises more than the uplink carries.
-    async fn follow_mtu(&mut self) {
-        let Some(mtu) = self.host.mtu_of(self.uplink.index).await else { return };
-        let mtu = mtu.min(u32::from(u16::MAX)) as u16;
-        self.daemon.set_uplink_mtu(mtu);
-        let tun = self.daemon.tun_mtu();
-        if tun == self.tun_mtu {
-            return;
+        if let Some(link) = self.host.link_by_index(index).await
+            && (link.mtu != self.uplink.mtu || link.name != self.uplink.name)
+        {
+            (self.uplink.mtu, self.uplink.name) = (link.mtu, link.name);
+            self.inbox.send(Event::Uplink(self.uplink.clone()));
         }
-        self.tun_mtu = tun;
-        let device = self.daemon.device();
-        tracing::info!("mtu {tun}: uplink {} has {mtu}, less the largest overhead in use", self.uplink.name);
-        if let Err(error) = self.host.set_mtu_of(&device, tun.into()).await {
-            tracing::warn!("{error}");
-        }
+        false
     }
 
     /// Looks up the gateway of every peer and asks the kernel to keep it resolved. The packet socket
     /// only reaches those behind the uplink, the TAP all.
-    async fn find_hops(&mut self, neighbours: &Neighbours) {
-        let peers = self.daemon.peer_addresses();
-        self.hops.clear();
-        for peer in peers {
+    async fn find_hops(&self, snapshot: &Snapshot, neighbours: &Neighbours) -> Hops {
+        let mut hops = Hops::new();
+        for peer in snapshot.addresses() {
             let ours = |hop: &FirstHop| self.tap.is_some() || hop.index == self.uplink.index;
             let fixed = |hop: &FirstHop| {
                 neighbours.get(&(hop.index, hop.via)).is_some_and(|neighbour| neighbour.fixed)
             };
             let Some(hop) = self.host.first_hop(peer).await.filter(ours) else { continue };
             if !fixed(&hop) {
-                self.host.use_neighbour(hop.index, hop.via).await;
+                let request = HostRequest::UseNeighbour { index: hop.index, address: hop.via };
+                // Not being allowed to only means that the entry ages as ever.
+                let _ = self.host.execute(request).await;
             }
-            self.hops.push((peer, hop));
+            hops.push((peer, hop));
         }
+        hops
     }
 
-    /// Publishes the link addresses of the first hops behind the uplink; returns the addresses of peers
+    /// Tells of the link addresses of the first hops behind the uplink; returns the addresses of peers
     /// whose first hop has one, whatever it is behind.
-    fn publish_hops(&self, neighbours: &Neighbours) -> HashSet<IpAddr> {
+    fn tell_hops(&self, hops: &Hops, neighbours: &Neighbours) -> HashSet<IpAddr> {
         let (mut frames, mut resolved) = (HashMap::new(), HashSet::new());
-        for (peer, hop) in &self.hops {
+        for (peer, hop) in hops {
             let Some(neighbour) = neighbours.get(&(hop.index, hop.via)) else { continue };
             resolved.insert(*peer);
             if let Some(source) = self.uplink.mac.filter(|_| hop.index == self.uplink.index) {
                 frames.insert(*peer, Hop { destination: neighbour.mac, source });
             }
         }
-        self.daemon.set_hops(&frames);
+        self.inbox.send(Event::Hops(frames));
         resolved
     }
 }
 
-/// Completes when an interface that leads to a peer changed.
-async fn news(links: &mut Option<LinkNews>, hops: &[(IpAddr, FirstHop)]) {
-    match links {
-        Some(links) => links.about(|index| hops.iter().any(|(_, hop)| hop.index == index)).await,
-        None => std::future::pending().await,
+/// Completes when other peers are known than `before`.
+async fn other_peers(snapshots: &mut watch::Receiver<Arc<Snapshot>>, before: &Snapshot) {
+    if snapshots.wait_for(|now| !now.has_peers_of(before)).await.is_err() {
+        // The engine is gone, and soon so are we.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Completes when an interface that leads to a peer changed, or may have.
+async fn news(links: &mut broadcast::Receiver<u32>, hops: &Hops) {
+    loop {
+        match links.recv().await {
+            Ok(index) if index != 0 && !hops.iter().any(|(_, hop)| hop.index == index) => {}
+            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => return,
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+        }
     }
 }

@@ -1,16 +1,16 @@
 //! Editing routes while packets flow.
 //!
 //! An edit changes the routes at once, where `route get` sees it, and the table of the workers a
-//! moment later: whoever edits calls [`State::publish`], which takes everything that is pending.
+//! moment later, when [`State::publish`] takes everything that is pending.
 
+use super::batch::{Batch, Change};
+use super::lines::Culprits;
 use super::refusal::{Kind, Refusal};
 use super::state::State;
 use crate::config;
-use crate::control::engine::batch::{Batch, Change};
-use crate::control::engine::lines::Culprits;
 use crate::dataplane::forward::MIN_MTU;
 use crate::net::Prefix;
-use crate::route::{HopsFull, PeerId, Route, RouteError, Source, Target};
+use crate::route::{PeerId, Route, RouteError, Source, Target};
 use crate::wire::ipv6;
 
 /// From so many changes on it may be quicker to compile everything anew.
@@ -164,7 +164,7 @@ impl State {
     }
 
     /// Whether another node may own `prefix`.
-    pub(in crate::control) fn claimable(&self, prefix: Prefix) -> Result<(), String> {
+    pub(super) fn claimable(&self, prefix: Prefix) -> Result<(), String> {
         config::for_pods(prefix)?;
         if self.rib.exact(prefix).is_some_and(|route| route.target == Target::Local) {
             return Err(format!("{prefix} is this node's own subnet; its pods are here"));
@@ -196,35 +196,6 @@ impl State {
             )
         }
     }
-
-    /// Publishes what is pending.
-    ///
-    /// # Errors
-    /// When there are more different next hops than the forwarding table has ids; the packet path
-    /// keeps the table it has.
-    pub fn publish(&mut self) -> Result<(), HopsFull> {
-        let peers_changed = std::mem::take(&mut self.peers_changed);
-        let (inputs, compiler, pending, forwarding) = self.parts();
-        let compiled = match std::mem::take(pending) {
-            Pending::Nothing if peers_changed => Ok(compiler.set_peers(inputs)),
-            Pending::Nothing => return Ok(()),
-            // Ids of next hops that nothing uses any more are only free again after compiling anew.
-            Pending::Some(changed) => match compiler.apply(inputs, &changed) {
-                Ok(_) if peers_changed => Ok(compiler.set_peers(inputs)),
-                Ok(compiled) => Ok(compiled),
-                Err(HopsFull) => compiler.compile(inputs),
-            },
-            Pending::Everything => compiler.compile(inputs),
-        };
-        match compiled {
-            Ok(compiled) => forwarding.publish(compiled),
-            Err(full) => {
-                *pending = Pending::Everything;
-                return Err(full);
-            }
-        }
-        Ok(())
-    }
 }
 
 /// The route that a change makes.
@@ -239,7 +210,7 @@ fn twice_given(batch: &Batch, first: Change, prefix: Prefix) -> String {
 }
 
 /// What to say about a name that nobody has.
-pub(in crate::control) fn unknown_peer(name: &str) -> String {
+pub(super) fn unknown_peer(name: &str) -> String {
     let name: String = name.chars().take(64).collect();
     format!("no peer is called \"{name}\"; `underpass peer list` shows all")
 }

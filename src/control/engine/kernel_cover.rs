@@ -1,18 +1,19 @@
-//! Which kernel routes lead into the TUN, as routes come and go.
+//! Computes the minimal set of kernel routes that must point at the TUN, and the ordered changes to
+//! get there.
 //!
-//! The pools are led there for good. Outside of them each route needs one of its own, unless a
-//! wider one of another node's covers it already: the smallest set that covers everything.
+//! The pools are always among them. Outside of the pools a route needs a kernel route of its own, unless a
+//! wider route to another node covers it already.
 
 use std::collections::BTreeSet;
 
 use crate::net::Prefix;
 use crate::route::{Rib, Route, Target};
 
-/// What is led into the TUN beside the pools.
+/// The kernel routes that must point at the TUN.
 #[derive(Debug)]
-pub struct Leads {
+pub struct KernelCover {
     pools: Vec<Prefix>,
-    led: BTreeSet<Prefix>,
+    routes: BTreeSet<Prefix>,
 }
 
 /// What to change, in this order, so that nothing is without a route in between.
@@ -24,15 +25,15 @@ pub struct Steps {
     pub remove: Vec<Prefix>,
 }
 
-impl Leads {
+impl KernelCover {
     /// Only `pools` so far.
     pub fn new(pools: Vec<Prefix>) -> Self {
-        Self { pools, led: BTreeSet::new() }
+        Self { pools, routes: BTreeSet::new() }
     }
 
-    /// Everything that is to lead into the TUN, in order.
+    /// All of them, in order.
     pub fn all(&self) -> BTreeSet<Prefix> {
-        self.pools.iter().chain(&self.led).copied().collect()
+        self.pools.iter().chain(&self.routes).copied().collect()
     }
 
     /// Follows the change of some prefixes.
@@ -44,19 +45,19 @@ impl Leads {
             }
             let covered = is_covered(rib, *prefix);
             if is_others(rib, *prefix) && !covered {
-                self.lead(*prefix, &mut before);
-            } else if self.led.contains(prefix) {
-                self.unlead(*prefix, &mut before);
+                self.add(*prefix, &mut before);
+            } else if self.routes.contains(prefix) {
+                self.remove(*prefix, &mut before);
                 let inner = if covered { Vec::new() } else { needed_within(rib, *prefix, &self.pools) };
                 for inner in inner {
-                    self.lead(inner, &mut before);
+                    self.add(inner, &mut before);
                 }
             }
         }
         before.steps()
     }
 
-    /// Works everything out anew.
+    /// Computes everything again.
     pub fn renew(&mut self, rib: &Rib) -> Steps {
         let mut widest: Option<Prefix> = None;
         let mut needed = BTreeSet::new();
@@ -69,14 +70,14 @@ impl Leads {
             needed.insert(prefix);
         }
         let steps = Steps {
-            add: needed.difference(&self.led).copied().collect(),
-            remove: self.led.difference(&needed).copied().collect(),
+            add: needed.difference(&self.routes).copied().collect(),
+            remove: self.routes.difference(&needed).copied().collect(),
         };
-        self.led = needed;
+        self.routes = needed;
         steps
     }
 
-    /// Works everything out anew for other pools.
+    /// Computes everything again for other pools.
     pub fn follow_pools(&mut self, pools: Vec<Prefix>, rib: &Rib) -> Steps {
         let before = self.all();
         self.pools = pools;
@@ -92,20 +93,20 @@ impl Leads {
         self.pools.iter().any(|pool| pool.covers(prefix))
     }
 
-    /// Leads `prefix`, and none of what it covers.
-    fn lead(&mut self, prefix: Prefix, change: &mut Change) {
+    /// Adds `prefix`, and removes what it covers.
+    fn add(&mut self, prefix: Prefix, change: &mut Change) {
         let inside: Vec<Prefix> =
-            self.led.range(prefix..).take_while(|led| prefix.covers(**led)).copied().collect();
+            self.routes.range(prefix..).take_while(|routes| prefix.covers(**routes)).copied().collect();
         for inner in inside.into_iter().filter(|inner| *inner != prefix) {
-            self.unlead(inner, change);
+            self.remove(inner, change);
         }
-        if self.led.insert(prefix) && !change.removed.remove(&prefix) {
+        if self.routes.insert(prefix) && !change.removed.remove(&prefix) {
             change.added.insert(prefix);
         }
     }
 
-    fn unlead(&mut self, prefix: Prefix, change: &mut Change) {
-        if self.led.remove(&prefix) && !change.added.remove(&prefix) {
+    fn remove(&mut self, prefix: Prefix, change: &mut Change) {
+        if self.routes.remove(&prefix) && !change.added.remove(&prefix) {
             change.removed.insert(prefix);
         }
     }
@@ -156,7 +157,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{Leads, Steps};
+    use super::{KernelCover, Steps};
     use crate::net::Prefix;
     use crate::route::{PeerId, Rib, Route, Source, Target};
 
@@ -168,13 +169,13 @@ mod tests {
         rib.set(Route::new(prefix, Source::Control, Target::Peer(PeerId(0))));
     }
 
-    /// What a start leads into the TUN.
+    /// What a start cover into the TUN.
     fn started(pools: &[Prefix], subnets: &[Prefix]) -> Vec<Prefix> {
         let mut rib = Rib::default();
         subnets.iter().for_each(|subnet| add(&mut rib, *subnet));
-        let mut leads = Leads::new(pools.to_vec());
-        leads.renew(&rib);
-        leads.all().into_iter().collect()
+        let mut cover = KernelCover::new(pools.to_vec());
+        cover.renew(&rib);
+        cover.all().into_iter().collect()
     }
 
     /// The slow truth: every pool, and every peer subnet that no pool and no other
@@ -205,12 +206,12 @@ mod tests {
         for subnet in ["10.244.2.0/24", "10.9.0.0/16"] {
             add(&mut rib, prefix(subnet));
         }
-        let mut leads = Leads::new(vec![prefix("10.244.0.0/16")]);
-        leads.renew(&rib);
-        let steps = leads.follow_pools(prefixes(&["10.8.0.0/15"]), &rib);
+        let mut cover = KernelCover::new(vec![prefix("10.244.0.0/16")]);
+        cover.renew(&rib);
+        let steps = cover.follow_pools(prefixes(&["10.8.0.0/15"]), &rib);
         assert_eq!(steps.add, prefixes(&["10.8.0.0/15", "10.244.2.0/24"]));
         assert_eq!(steps.remove, prefixes(&["10.9.0.0/16", "10.244.0.0/16"]));
-        assert_eq!(leads.follow_pools(prefixes(&["10.8.0.0/15"]), &rib), Steps::default());
+        assert_eq!(cover.follow_pools(prefixes(&["10.8.0.0/15"]), &rib), Steps::default());
     }
 
     #[test]
@@ -250,26 +251,26 @@ mod tests {
 
     #[test]
     fn inside_a_pool_nothing_is_needed() {
-        let mut leads = Leads::new(vec![prefix("10.0.0.0/8")]);
+        let mut cover = KernelCover::new(vec![prefix("10.0.0.0/8")]);
         let mut rib = Rib::default();
         add(&mut rib, prefix("10.1.0.0/16"));
-        assert_eq!(leads.update(&rib, &[prefix("10.1.0.0/16")]), Steps::default());
-        assert_eq!(leads.renew(&rib), Steps::default());
+        assert_eq!(cover.update(&rib, &[prefix("10.1.0.0/16")]), Steps::default());
+        assert_eq!(cover.renew(&rib), Steps::default());
     }
 
     #[test]
     fn a_wider_route_takes_over_and_gives_back() {
         let (wide, narrow) = (prefix("172.16.0.0/16"), prefix("172.16.5.0/24"));
-        let mut leads = Leads::new(vec![]);
+        let mut cover = KernelCover::new(vec![]);
         let mut rib = Rib::default();
         add(&mut rib, narrow);
-        assert_eq!(leads.update(&rib, &[narrow]).add, [narrow]);
+        assert_eq!(cover.update(&rib, &[narrow]).add, [narrow]);
         add(&mut rib, wide);
-        assert_eq!(leads.update(&rib, &[wide]), Steps { add: vec![wide], remove: vec![narrow] });
+        assert_eq!(cover.update(&rib, &[wide]), Steps { add: vec![wide], remove: vec![narrow] });
         rib.remove(wide, Source::Control);
-        assert_eq!(leads.update(&rib, &[wide]), Steps { add: vec![narrow], remove: vec![wide] });
+        assert_eq!(cover.update(&rib, &[wide]), Steps { add: vec![narrow], remove: vec![wide] });
         rib.remove(narrow, Source::Control);
-        assert_eq!(leads.update(&rib, &[narrow, narrow]).remove, [narrow]);
+        assert_eq!(cover.update(&rib, &[narrow, narrow]).remove, [narrow]);
     }
 
     fn any_prefix(blocks: u8) -> impl Strategy<Value = Prefix> {
@@ -279,7 +280,7 @@ mod tests {
     }
 
     proptest! {
-        /// Everything listed is led in, nothing else is, and no subnet's route is redundant.
+        /// Everything listed is routes in, nothing else is, and no subnet's route is redundant.
         #[test]
         fn complete_and_minimal(
             pools in prop::collection::vec(any_prefix(4), 0..4),
@@ -303,14 +304,14 @@ mod tests {
             rounds in prop::collection::vec(prop::collection::vec((any_prefix(3), any::<bool>()), 1..5), 1..12),
         ) {
             let mut rib = Rib::default();
-            let mut leads = Leads::new(pools.clone());
+            let mut cover = KernelCover::new(pools.clone());
             let mut kernel = BTreeSet::new();
             for round in rounds {
                 for (prefix, present) in &round {
                     if *present { add(&mut rib, *prefix) } else { rib.remove(*prefix, Source::Control); }
                 }
                 let changed: Vec<Prefix> = round.iter().map(|(prefix, _)| *prefix).collect();
-                let steps = leads.update(&rib, &changed);
+                let steps = cover.update(&rib, &changed);
                 for prefix in &steps.add { prop_assert!(kernel.insert(*prefix)); }
                 for prefix in &steps.remove { prop_assert!(kernel.remove(prefix)); }
                 let subnets: Vec<Prefix> = rib.best().map(|route| route.prefix).collect();
@@ -318,7 +319,7 @@ mod tests {
                     tun_routes(&pools, &subnets).into_iter().filter(|route| !pools.contains(route)).collect();
                 prop_assert_eq!(&kernel, &expected);
                 prop_assert_eq!(started(&pools, &subnets), tun_routes(&pools, &subnets));
-                prop_assert_eq!(leads.renew(&rib), Steps::default());
+                prop_assert_eq!(cover.renew(&rib), Steps::default());
             }
         }
     }

@@ -1,22 +1,23 @@
 //! Making nodes known and forgetting them while packets flow.
 //!
-//! Both publish at once, together with everything that is pending: a table never leads to a node
+//! Both are published at once, together with everything that is pending: a table never leads to a node
 //! whose headers it does not have.
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
+use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 
 use super::edit::unknown_peer;
 use super::refusal::{Kind, Refusal};
 use super::state::State;
-use crate::api::{NewPeer, PeerStatus, PeerUplink, PeerWay};
+use crate::api::NewPeer;
 use crate::config;
 use crate::control::engine::lines::{Culprits, parse_prefix};
-use crate::dataplane::forward::{Choice, Peer};
+use crate::dataplane::forward::Peer;
 use crate::dataplane::observe::PeerCounters;
-use crate::net::{Mac, Mode, NodeName, Prefix};
+use crate::net::{Mac, NodeName, Prefix};
 use crate::route::{PeerId, Route, Source, Target};
 
 impl State {
@@ -76,37 +77,12 @@ impl State {
             }
             self.pending.add(route.prefix);
         }
-        if let Some(peer) = self.peers.get_mut(usize::from(id.0)) {
-            self.roster.remove(name);
-            peer.retire();
+        if self.peers.len() > usize::from(id.0) {
+            Arc::make_mut(&mut self.roster).remove(name);
+            self.peer_mut(usize::from(id.0)).retire();
         }
         self.follow_peers();
         Ok(id)
-    }
-
-    /// All nodes, in the order of their numbers.
-    pub fn peer_list(&self) -> Vec<PeerStatus> {
-        let (vxlan, ipip) = (self.peers_by(Mode::Vxlan), self.peers_by(Mode::Ipip));
-        let known = self.peers.iter().enumerate().filter(|(_, peer)| !peer.is_gone());
-        known
-            .map(|(place, peer)| PeerStatus {
-                name: peer.name.to_string(),
-                address: peer.address,
-                address6: peer.second.and_then(|(address, _)| match address {
-                    IpAddr::V6(address) => Some(address),
-                    IpAddr::V4(_) => None,
-                }),
-                port: peer.port,
-                subnets: self.roster.subnets(PeerId(place as u16)).iter().map(Prefix::to_string).collect(),
-                vtep_mac: peer.vtep_mac.to_string(),
-                uplink: peer.way.as_ref().map(|way| PeerUplink {
-                    interface: way.interface.clone(),
-                    vxlan: vxlan.contains(&peer.address).then(|| way_of(peer, &way.vxlan)),
-                    ipip: ipip.contains(&peer.address).then(|| way_of(peer, &way.ipip)),
-                }),
-                counters: peer.counters.totals().into(),
-            })
-            .collect()
     }
 
     fn new_name(&self, name: &str) -> Result<NodeName, String> {
@@ -221,16 +197,5 @@ impl State {
             Some(_) => Err(format!("there is a control route {prefix} already; delete it first")),
             None => Ok(prefix),
         }
-    }
-}
-
-/// The way that super-packets towards `peer` take, given what was chosen for its interface.
-fn way_of(peer: &Peer, choice: &Choice) -> PeerWay {
-    let socket = |reason: &str| PeerWay { way: "socket".to_owned(), reason: reason.to_owned() };
-    match choice {
-        _ if peer.address.is_ipv6() => socket("the TAP serves peers over IPv4"),
-        Choice { tap: false, why } => socket(why),
-        _ if peer.path_mtu.is_some() => socket("a router said that its path carries less than the uplink"),
-        Choice { tap: true, why } => PeerWay { way: "tap".to_owned(), reason: why.clone() },
     }
 }

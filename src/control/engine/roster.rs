@@ -11,7 +11,7 @@ use crate::net::Prefix;
 use crate::route::PeerId;
 
 /// Who is known.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Roster {
     names: HashMap<Box<str>, PeerId>,
     /// Every node's underlay address; `None` is this node.

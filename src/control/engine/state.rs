@@ -1,128 +1,150 @@
-//! The control plane's own view: configuration, routes, and the forwarding table made of them.
+//! Routes, peers and pools, and the forwarding table made of them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Instant;
+use std::sync::Arc;
 
 use super::edit::Pending;
+use super::from_config::{foreign_pools, peer, scope, tun_mtu, underlay};
+use super::port::{Capabilities, Table};
 use super::roster::Roster;
-use crate::config::{self, Config, Dscp};
-use crate::control::daemon::fallbacks::Fallbacks;
-use crate::control::daemon::log;
-use crate::control::daemon::publisher::Writer;
-use crate::control::daemon::requirements::{Chores, Led};
-use crate::control::source;
-use crate::dataplane::encap::ecn::Marking;
+use crate::config::Config;
 use crate::dataplane::encap::frame::Hop;
-use crate::dataplane::forward::{Compiler, Forwarding, Inputs, Peer, Scope, TapLink, TunLink, Underlay, Way};
-use crate::dataplane::observe::render::Now;
-use crate::dataplane::observe::{Counters, Fallback, PeerCounters};
-use crate::net::{Mac, Mode, Prefix};
-use crate::route::{Decision, PeerId, Policy, Rib, Target};
-use crate::sync::Published;
-use crate::wire::ipv6;
+use crate::dataplane::forward::{Compiler, Forwarding, Inputs, Peer, Scope, TapLink, Underlay, Way};
+use crate::net::{Mode, Prefix};
+use crate::route::{Decision, HopsFull, PeerId, Policy, Rib, RouteError, Source, Target};
 
-/// Routes and peers, compiled and published.
-pub struct State {
-    pub(in crate::control) config: Config,
-    pub(in crate::control) policy: Policy,
-    /// Indexed by [`PeerId`].
-    pub(in crate::control) peers: Vec<Peer>,
-    pub(in crate::control) roster: Roster,
-    /// Whether peers changed since the last publication.
-    pub(in crate::control) peers_changed: bool,
-    pub(in crate::control) rib: Rib,
-    pub(in crate::control) underlay: Underlay,
-    /// The pools that the kernel's routes have to follow at the next publication.
-    pub(in crate::control) new_pools: Option<Vec<Prefix>>,
+/// What is known before there is any state.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// What this process may do.
+    pub capabilities: Capabilities,
     /// The number of workers, each with counters of its own for every peer.
-    pub(in crate::control) workers: usize,
+    pub workers: usize,
+    /// Bytes of the largest IP packet on the uplink.
+    pub uplink_mtu: u16,
+}
+
+/// Why there cannot be a state of a configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Two owners claim one prefix, which a checked configuration excludes.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// There are too many different next hops.
+    #[error(transparent)]
+    Full(#[from] HopsFull),
+}
+
+/// Routes and peers, as they are edited. What snapshots share is behind an [`Arc`] and copied when it is
+/// edited while a snapshot holds it.
+pub struct State {
+    pub(super) config: Arc<Config>,
+    pub(super) policy: Arc<Policy>,
+    /// Indexed by [`PeerId`].
+    pub(super) peers: Arc<Vec<Peer>>,
+    pub(super) roster: Arc<Roster>,
+    /// Whether peers changed since the last publication.
+    pub(super) peers_changed: bool,
+    /// Whether the next publication must not wait for more changes.
+    pub(super) urgent: bool,
+    pub(super) rib: Rib,
+    pub(super) underlay: Underlay,
+    /// The pools that the kernel's routes have to follow at the next publication.
+    pub(super) new_pools: Option<Vec<Prefix>>,
+    pub(super) workers: usize,
+    /// Prefixes whose routes changed since the last publication.
+    pub(super) pending: Pending,
+    /// Who was reached by which mode at the last publication.
+    pub(super) reached: Arc<Reached>,
     compiler: Compiler,
+    capabilities: Capabilities,
     /// What the TUN's MTU is meant to be, and what it is where the daemon may not set it.
     wanted_mtu: u16,
     held_mtu: Option<u16>,
-    /// Whether there are raw sockets, for IP-in-IP and direct.
-    has_raw: bool,
     /// Where the kernel sends packets, where the daemon may not change that.
-    pub(in crate::control) led: Option<Led>,
-    /// Prefixes whose routes changed since the last publication.
-    pub(in crate::control) pending: Pending,
-    forwarding: Arc<Published<Forwarding>>,
+    kernel: Option<KernelTable>,
 }
 
-/// What is said of the TAP where it serves nobody.
-const NO_PEER: &str = "off: no peer is reached by what it carries";
-/// The smallest path MTU that is believed: 576 bytes (RFC 791) inside the largest overhead, so that
-/// Linux pods, which go no lower than 552 and then clear DF, always fit.
-const LEAST_PATH_MTU: u16 = 576 + 70;
+/// Underlay addresses of the peers that some route reaches, by mode.
+#[derive(Debug, Default)]
+pub(super) struct Reached {
+    ipip: BTreeSet<IpAddr>,
+    vxlan: BTreeSet<IpAddr>,
+    direct: BTreeSet<IpAddr>,
+}
+
+impl Reached {
+    pub(super) fn by(&self, mode: Mode) -> &BTreeSet<IpAddr> {
+        match mode {
+            Mode::Ipip => &self.ipip,
+            Mode::Vxlan => &self.vxlan,
+            Mode::Direct => &self.direct,
+        }
+    }
+}
+
+/// The kernel's routes, for a daemon that cannot change them.
+struct KernelTable {
+    table: Table,
+    /// Index of the TUN.
+    device: u32,
+}
 
 impl State {
-    /// Compiles and publishes the routes of `config` for an uplink of `uplink_mtu` bytes.
+    /// This node alone: no peers, no pools and no routes but to its own subnets. [`State::follow`] adds
+    /// what the configuration says.
     ///
     /// # Errors
-    /// When two owners claim one prefix, which a checked configuration excludes, or there are too many
-    /// different next hops.
-    pub fn new(config: Config, uplink_mtu: u16) -> anyhow::Result<Self> {
+    /// When two local subnets are one, which a checked configuration excludes.
+    pub fn alone(config: &Config, setup: Setup) -> Result<Self, StateError> {
+        let config = Config { peers: Vec::new(), pools: Vec::new(), ..config.clone() };
         let policy = Policy::new(&config.pools, config.node.address, config.node.address6);
-        let mut underlay = Underlay {
-            address: config.node.address.map(|net| net.addr()),
-            address6: config.node.address6.map(|net| net.addr()),
-            vtep_mac: Mac::of_vtep(config.node.name.as_str()),
-            vni: config.vxlan.vni,
-            vxlan_port: config.vxlan.port,
-            mtu: uplink_mtu,
-            marking: marking(config.tunnel.dscp),
-            moved_to: None,
-            tun: tun_link(&config),
-            tap: None,
-        };
-        let peers: Vec<Peer> = config.peers.iter().filter_map(|p| peer(p, &config, 0)).collect();
-        let wanted_mtu = tun_mtu(&config, &underlay, &policy, &peers);
-        underlay.tun.mtu = wanted_mtu;
         let mut rib = Rib::default();
-        source::file::load(
-            &mut rib,
-            &config.local_subnets,
-            config.peers.iter().map(|peer| &peer.subnets[..]),
-        )?;
-        let mut compiler = Compiler::new(scope(&config));
-        let inputs = Inputs { underlay, peers: &peers, policy: &policy, rib: &rib };
-        let forwarding = Arc::new(Published::new(compiler.compile(inputs)?));
-        Ok(Self {
-            roster: roster(&config, &peers),
-            config,
-            policy,
-            peers,
+        for subnet in &config.local_subnets {
+            rib.insert(*subnet, Source::Local, Target::Local)?;
+        }
+        let mut state = Self {
+            roster: Arc::new(Roster::new(config.node.addresses().map(|own| own.addr()))),
+            underlay: underlay(&config, setup.uplink_mtu),
+            compiler: Compiler::new(scope(&config)),
+            config: Arc::new(config),
+            policy: Arc::new(policy),
+            peers: Arc::default(),
             peers_changed: false,
+            urgent: false,
             rib,
-            underlay,
             new_pools: None,
-            workers: 0,
-            compiler,
-            wanted_mtu,
+            workers: setup.workers,
+            pending: Pending::Everything,
+            reached: Arc::default(),
+            capabilities: setup.capabilities,
+            wanted_mtu: 0,
             held_mtu: None,
-            has_raw: true,
-            led: None,
-            pending: Pending::default(),
-            forwarding,
-        })
+            kernel: None,
+        };
+        state.follow_mtu();
+        Ok(state)
+    }
+
+    /// A state that follows `config` from its first moment on.
+    ///
+    /// # Errors
+    /// See [`State::alone`].
+    pub fn new(config: Config, setup: Setup) -> Result<Self, StateError> {
+        let mut state = Self::alone(&config, setup)?;
+        state.follow(config, 0);
+        Ok(state)
+    }
+
+    /// What the kernel's routes have to cover.
+    pub(super) fn foreign_pools(&self) -> Vec<Prefix> {
+        foreign_pools(&self.config)
     }
 
     /// Changes the exceptions from what may cross.
-    pub(in crate::control) fn set_scope(&mut self, scope: Scope) {
+    pub(super) fn set_scope(&mut self, scope: Scope) {
         self.compiler.set_scope(scope);
-    }
-
-    /// Gives every peer counters for so many workers.
-    pub fn set_workers(&mut self, workers: usize) {
-        self.workers = workers;
-        for peer in &mut self.peers {
-            peer.counters = PeerCounters::new(workers);
-        }
-        self.publish_peers();
     }
 
     /// Bytes of the largest inner packet: what the TUN's MTU is, or will be in a moment.
@@ -130,22 +152,48 @@ impl State {
         self.underlay.tun.mtu
     }
 
+    /// What [`State::mtu`] is meant to be.
+    pub fn wanted_mtu(&self) -> u16 {
+        self.wanted_mtu
+    }
+
+    /// The peer at a place that is taken.
+    pub(super) fn peer_mut(&mut self, place: usize) -> &mut Peer {
+        &mut Arc::make_mut(&mut self.peers)[place]
+    }
+
     /// Gives a node the place `id`, with what it was given as its own.
-    pub(in crate::control) fn seat(&mut self, id: PeerId, peer: Peer, subnets: &[Prefix]) {
-        self.roster.add(id, peer.name.as_str(), peer.addresses(), subnets);
-        match self.peers.get_mut(usize::from(id.0)) {
+    pub(super) fn seat(&mut self, id: PeerId, peer: Peer, subnets: &[Prefix]) {
+        Arc::make_mut(&mut self.roster).add(id, peer.name.as_str(), peer.addresses(), subnets);
+        let peers = Arc::make_mut(&mut self.peers);
+        match peers.get_mut(usize::from(id.0)) {
             Some(place) => *place = peer,
-            None => self.peers.push(peer),
+            None => peers.push(peer),
         }
     }
 
-    /// Refuses routes that would need raw sockets, from now on.
-    pub fn forgo_raw(&mut self) {
-        self.has_raw = false;
+    /// Makes the peers of a configuration known, and those known already what it says.
+    pub(super) fn place(&mut self, new: &Config) {
+        let known: Vec<Option<PeerId>> =
+            new.peers.iter().map(|peer| self.roster.id(peer.name.as_str())).collect();
+        // First all go, then all come: they may have swapped addresses.
+        let roster = Arc::make_mut(&mut self.roster);
+        new.peers.iter().for_each(|peer| roster.remove(peer.name.as_str()));
+        for (configured, id) in new.peers.iter().zip(known) {
+            let (Some(mut now), Some(id)) =
+                (peer(configured, new, self.workers), id.or_else(|| self.roster.next()))
+            else {
+                continue;
+            };
+            if let Some(before) = self.peers.get(usize::from(id.0)).filter(|before| before.name == now.name) {
+                now.take_over(before);
+            }
+            self.seat(id, now, &configured.subnets);
+        }
     }
 
     /// Whether this node can send packets for `prefix` by way of `next_hops`.
-    pub(in crate::control) fn sendable(
+    pub(super) fn sendable(
         &self,
         prefix: Prefix,
         next_hops: impl Iterator<Item = IpAddr>,
@@ -160,433 +208,198 @@ impl State {
     }
 
     /// The mode of `policy` by which this node cannot send packets for `prefix` to one of `next_hops`.
-    pub(in crate::control) fn unsendable(
+    pub(super) fn unsendable(
         &self,
         policy: &Policy,
         prefix: Prefix,
         next_hops: impl Iterator<Item = IpAddr>,
     ) -> Option<Mode> {
-        if self.has_raw {
+        if self.capabilities.net_raw {
             return None;
         }
         let mut modes = next_hops.map(|next_hop| policy.decide(prefix, next_hop).mode);
         modes.find(|mode| *mode != Mode::Vxlan)
     }
 
-    /// What [`State::mtu`] is meant to be.
-    pub fn wanted_mtu(&self) -> u16 {
-        self.wanted_mtu
+    /// Takes the kernel's routes into the TUN with index `device` as given.
+    pub(super) fn set_kernel_table(&mut self, table: Table, device: u32) {
+        self.kernel = Some(KernelTable { table, device });
     }
 
-    /// Takes the TUN's MTU as it is, because it cannot be set. Returns whether it is another than before.
-    pub fn hold_mtu(&mut self, mtu: u16) -> bool {
-        self.held_mtu = Some(mtu);
-        std::mem::replace(&mut self.underlay.tun.mtu, mtu) != mtu
+    /// Whether packets for `prefix`, which is to be another node's, come to the TUN or can be made to.
+    pub(super) fn reachable(&self, prefix: Prefix) -> Result<(), String> {
+        let Some(kernel) = &self.kernel else { return Ok(()) };
+        let in_pool = || self.policy.pools().any(|pool| pool.cidr.covers(prefix));
+        if kernel.table.leads(prefix, kernel.device) || in_pool() {
+            return Ok(());
+        }
+        let device = &self.config.tunnel.device;
+        Err(format!(
+            "no kernel route leads {prefix} into {device}, and without CAP_NET_ADMIN the daemon cannot add it; \
+             have an administrator run `ip route add {prefix} dev {device}`, then try again"
+        ))
+    }
+
+    /// Takes the TUN's MTU as it is, because it cannot be set; with `None` it is as it is meant to be.
+    pub(super) fn hold_mtu(&mut self, mtu: Option<u16>) {
+        self.held_mtu = mtu;
+        let mtu = mtu.unwrap_or(self.wanted_mtu);
+        if std::mem::replace(&mut self.underlay.tun.mtu, mtu) != mtu {
+            self.publish_now();
+        }
     }
 
     /// Follows the uplink's MTU. What was learned about paths is forgotten: it may have been about
     /// this very link.
-    fn set_uplink_mtu(&mut self, mtu: u16) {
+    pub(super) fn set_uplink_mtu(&mut self, mtu: u16) {
         self.underlay.mtu = mtu;
         self.follow_mtu();
-        self.peers.iter_mut().for_each(|peer| peer.path_mtu = None);
-        self.publish_peers();
+        Arc::make_mut(&mut self.peers).iter_mut().for_each(|peer| peer.path_mtu = None);
+        self.publish_now();
     }
 
     /// Follows our address to the interface with index `uplink`. The first hops are those of the old
     /// one, so none is known.
-    fn move_to(&mut self, uplink: u32) {
+    pub(super) fn move_to(&mut self, uplink: u32) {
         self.underlay.moved_to = Some(uplink);
-        for peer in &mut self.peers {
+        for peer in Arc::make_mut(&mut self.peers) {
             peer.set_hops(|_| None);
         }
-        self.publish_peers();
+        self.publish_now();
     }
 
     /// Follows who is known: the largest overhead in use may be another now.
-    pub(in crate::control) fn follow_peers(&mut self) {
+    pub(super) fn follow_peers(&mut self) {
         self.follow_mtu();
-        self.peers_changed = true;
+        self.publish_now();
     }
 
-    /// Works out the TUN's MTU anew.
     fn follow_mtu(&mut self) {
         self.wanted_mtu = tun_mtu(&self.config, &self.underlay, &self.policy, &self.peers);
         self.underlay.tun.mtu = self.held_mtu.unwrap_or(self.wanted_mtu);
     }
 
-    /// Lowers the MTU of the path to the peer at `address` to `mtu` bytes of outer packet; `false`
-    /// when that changes nothing.
-    fn lower_path_mtu(&mut self, address: IpAddr, mtu: u16) -> bool {
-        let mtu = mtu.max(LEAST_PATH_MTU);
-        let uplink = self.underlay.mtu;
-        let Some(peer) = self.peers.iter_mut().find(|peer| peer.address == address) else { return false };
-        if mtu >= peer.path_mtu.unwrap_or(uplink) {
-            return false;
-        }
-        peer.path_mtu = Some(mtu);
-        self.publish_peers();
-        true
-    }
-
-    /// Forgets what was learned about the path to the peer at `address`; `false` when that was nothing.
-    fn forget_path_mtu(&mut self, address: IpAddr) -> bool {
-        let peer = self.peers.iter_mut().find(|peer| peer.address == address);
-        let forgotten = peer.and_then(|peer| peer.path_mtu.take()).is_some();
-        if forgotten {
-            self.publish_peers();
-        }
-        forgotten
-    }
-
-    /// The published table, for the workers.
-    pub fn forwarding(&self) -> &Arc<Published<Forwarding>> {
-        &self.forwarding
-    }
-
-    /// Publishes a table with other first hops towards the peers' addresses, where they changed.
-    fn set_hops(&mut self, hops: &HashMap<IpAddr, Hop>) {
-        let mut changed = false;
-        for peer in &mut self.peers {
-            changed |= peer.set_hops(|address| hops.get(&address).copied());
-        }
+    /// Other first hops towards the peers' addresses.
+    pub(super) fn set_hops(&mut self, hops: &HashMap<IpAddr, Hop>) {
+        let of = |address| hops.get(&address).copied();
+        let mut changed = self.peers.iter().any(|peer| peer.clone().set_hops(of));
         if changed {
-            self.publish_peers();
-        }
-    }
-
-    /// Publishes a table with or without the TAP and with these ways towards the peers' addresses, where
-    /// that changed.
-    fn set_tap(&mut self, tap: Option<TapLink>, ways: &HashMap<IpAddr, Arc<Way>>) -> bool {
-        let mut changed = self.underlay.tap != tap;
-        self.underlay.tap = tap;
-        for peer in self.peers.iter_mut().filter(|peer| !peer.is_gone()) {
-            let way = ways.get(&peer.address);
-            if peer.way.as_ref() != way {
-                peer.way = way.cloned();
-                changed = true;
+            changed = false;
+            for peer in Arc::make_mut(&mut self.peers) {
+                changed |= peer.set_hops(of);
+            }
+            if changed {
+                self.publish_now();
             }
         }
-        if changed {
-            self.publish_peers();
+    }
+
+    /// The TAP or none, and these ways towards the peers' addresses.
+    pub(super) fn set_tap(&mut self, tap: Option<TapLink>, ways: &HashMap<IpAddr, Arc<Way>>) {
+        let other = |peer: &Peer| !peer.is_gone() && peer.way.as_ref() != ways.get(&peer.address);
+        let ways_changed = self.peers.iter().any(other);
+        if ways_changed {
+            for peer in Arc::make_mut(&mut self.peers).iter_mut().filter(|peer| other(peer)) {
+                peer.way = ways.get(&peer.address).cloned();
+            }
         }
-        changed
+        if ways_changed || self.underlay.tap != tap {
+            self.underlay.tap = tap;
+            self.publish_now();
+        }
     }
 
-    /// What the tables are made of, and what makes and publishes them.
-    pub(in crate::control) fn parts(
-        &mut self,
-    ) -> (Inputs<'_>, &mut Compiler, &mut Pending, &Published<Forwarding>) {
-        let Self { underlay, peers, policy, rib, compiler, pending, forwarding, .. } = self;
-        (Inputs { underlay: *underlay, peers, policy, rib }, compiler, pending, forwarding)
+    /// Removes all routes of a source.
+    pub(super) fn withdraw(&mut self, source: Source) {
+        self.rib.replace(source, []);
+        self.pending = Pending::Everything;
     }
 
-    /// Publishes a table with other headers towards the peers.
-    fn publish_peers(&mut self) {
-        let (inputs, compiler, _, forwarding) = self.parts();
-        forwarding.publish(compiler.set_peers(inputs));
+    /// Peers have changed in a way that packets have to see at once.
+    pub(super) fn publish_now(&mut self) {
+        self.peers_changed = true;
+        self.urgent = true;
     }
 
-    /// Whether any route travels by `mode`.
-    pub fn uses(&self, mode: Mode) -> bool {
-        !self.peers_by(mode).is_empty()
+    /// Whether packets do not see everything yet.
+    pub(super) fn has_pending(&self) -> bool {
+        self.peers_changed || !matches!(self.pending, Pending::Nothing)
     }
 
-    /// Underlay addresses of the peers that some route reaches by `mode`.
-    pub(in crate::control) fn peers_by(&self, mode: Mode) -> BTreeSet<IpAddr> {
+    /// The table with everything that is pending; `None` when nothing is.
+    ///
+    /// # Errors
+    /// When there are more different next hops than the forwarding table has ids; the packet path
+    /// has to keep the table it has.
+    pub fn publish(&mut self) -> Result<Option<Forwarding>, HopsFull> {
+        let peers_changed = std::mem::take(&mut self.peers_changed);
+        self.urgent = false;
+        let Self { underlay, peers, policy, rib, compiler, pending, .. } = self;
+        let inputs = Inputs { underlay: *underlay, peers, policy, rib };
+        let compiled = match std::mem::take(pending) {
+            Pending::Nothing if peers_changed => Ok(compiler.set_peers(inputs)),
+            Pending::Nothing => return Ok(None),
+            // Ids of next hops that nothing uses any more are only free again after compiling anew.
+            Pending::Some(changed) => match compiler.apply(inputs, &changed) {
+                Ok(_) if peers_changed => Ok(compiler.set_peers(inputs)),
+                Ok(compiled) => Ok(compiled),
+                Err(HopsFull) => compiler.compile(inputs),
+            },
+            Pending::Everything => compiler.compile(inputs),
+        };
+        match compiled {
+            Ok(forwarding) => {
+                let [ipip, vxlan, direct] =
+                    [Mode::Ipip, Mode::Vxlan, Mode::Direct].map(|mode| self.addresses_by(mode));
+                self.reached = Arc::new(Reached { ipip, vxlan, direct });
+                Ok(Some(forwarding))
+            }
+            Err(full) => {
+                self.pending = Pending::Everything;
+                Err(full)
+            }
+        }
+    }
+
+    /// Underlay addresses of the peers that some route reaches by `mode`, as of the last publication.
+    pub(super) fn peers_by(&self, mode: Mode) -> &BTreeSet<IpAddr> {
+        self.reached.by(mode)
+    }
+
+    fn addresses_by(&self, mode: Mode) -> BTreeSet<IpAddr> {
         let peers = self.compiler.reached(mode).filter_map(|id| self.peers.get(usize::from(id.0)));
         peers.filter(|peer| !peer.is_gone()).map(|peer| peer.address).collect()
     }
 
-    /// The owning peers and the decision for each for addresses in `prefix`; empty for our own.
-    pub(in crate::control) fn decide<'a>(
-        &'a self,
-        prefix: Prefix,
-        target: &'a Target,
-    ) -> impl Iterator<Item = (&'a Peer, Decision)> {
-        let peers = self.rib.peers(target).iter().filter_map(|id| self.peers.get(usize::from(id.0)));
-        peers.map(move |peer| (peer, self.policy.decide(prefix, peer.next_hop(prefix.is_ipv4()).0)))
+    /// Whether a destination has addresses of other nodes.
+    pub(super) fn is_to_peers(&self, prefix: Prefix) -> bool {
+        let to_peers = |target: Target| target != Target::Local;
+        self.rib.covering(prefix).is_some_and(|route| to_peers(route.target))
+            || self
+                .rib
+                .after(Some(prefix))
+                .take_while(|route| prefix.covers(route.prefix))
+                .any(|route| to_peers(route.target))
     }
 }
 
-/// What may cross beside pod traffic of peers.
-pub(in crate::control) fn scope(config: &Config) -> Scope {
-    Scope { allow_nested: config.tunnel.allow_nested, external_nodes: config.node.external_nodes.clone() }
+/// The owning peers and the decision for each for addresses in `prefix`; empty for our own.
+pub(super) fn decide<'a>(
+    rib: &'a Rib,
+    peers: &'a [Peer],
+    policy: &'a Policy,
+    prefix: Prefix,
+    target: &'a Target,
+) -> impl Iterator<Item = (&'a Peer, Decision)> {
+    let owners = rib.peers(target).iter().filter_map(|id| peers.get(usize::from(id.0)));
+    owners.map(move |peer| (peer, policy.decide(prefix, peer.next_hop(prefix.is_ipv4()).0)))
 }
 
-pub(in crate::control) fn marking(dscp: Dscp) -> Marking {
-    match dscp {
-        Dscp::Inherit => Marking::INHERIT,
-        Dscp::Fixed(dscp) => Marking::fixed(dscp),
-    }
-}
-
-/// The TUN with its addresses. A node without IPv6 pods has none of that family there, but may have
-/// one itself.
-fn tun_link(config: &Config) -> TunLink {
-    let mut tun = TunLink { address6: config.node.address6.map(|net| net.addr()), ..TunLink::default() };
-    for address in tun_addresses(config) {
-        match address {
-            IpAddr::V4(address) => tun.address = Some(address),
-            IpAddr::V6(address) => tun.address6 = Some(address),
-        }
-    }
-    tun
-}
-
-/// The addresses on the TUN: the configured one or the first of the first local subnet, and, as a pod
-/// network of two families needs a host address in each, the first of the other family. At most two.
-pub fn tun_addresses(config: &Config) -> Vec<IpAddr> {
-    let first = config.tunnel.address.or(config.local_subnets.first().map(|subnet| subnet.address()));
-    let Some(first) = first else { return Vec::new() };
-    let other = config.local_subnets.iter().find(|subnet| subnet.is_ipv4() != first.is_ipv4());
-    [Some(first), other.map(|subnet| subnet.address())].into_iter().flatten().collect()
-}
-
-/// The configured MTU, or the uplink's less the largest overhead that any pool may add. Where pods
-/// use IPv6, no less than that demands of a link.
-fn tun_mtu(config: &Config, underlay: &Underlay, policy: &Policy, peers: &[Peer]) -> u16 {
-    let fits = automatic_mtu(underlay, policy, peers);
-    let ipv6 = config.local_subnets.iter().any(|subnet| !subnet.is_ipv4());
-    config.tunnel.mtu.unwrap_or(if ipv6 { fits.max(ipv6::MIN_MTU) } else { fits })
-}
-
-/// The uplink's MTU less the largest overhead that any pool may add towards any peer.
-fn automatic_mtu(underlay: &Underlay, policy: &Policy, peers: &[Peer]) -> u16 {
-    // Without peers, those to come will have an address of this node's better family.
-    let own = underlay.address.map(IpAddr::V4).or(underlay.address6.map(IpAddr::V6));
-    let mut outer: Vec<IpAddr> =
-        peers.iter().filter(|peer| !peer.is_gone()).map(|peer| peer.address).collect();
-    if outer.is_empty() {
-        outer.extend(own);
-    }
-    let modes = policy.pools().map(|pool| pool.encapsulation().0);
-    let paths = modes.flat_map(|mode| outer.iter().map(move |outer| underlay.path_mtu(mode, *outer)));
-    paths.min().unwrap_or(underlay.mtu)
-}
-
-/// A peer as this node reaches it, with counters for so many workers.
-pub(in crate::control) fn peer(peer: &config::Peer, config: &Config, workers: usize) -> Option<Peer> {
-    let mut addresses = peer.addresses(&config.node);
-    Some(Peer {
-        counters: PeerCounters::new(workers),
-        name: peer.name.clone(),
-        address: addresses.next()?,
-        port: peer.port.unwrap_or(config.vxlan.port),
-        vtep_mac: peer.vtep_mac,
-        hop: None,
-        path_mtu: None,
-        way: None,
-        second: addresses.next().map(|address| (address, None)),
-    })
-}
-
-/// The peers of the configuration by name and address.
-fn roster(config: &Config, peers: &[Peer]) -> Roster {
-    let node = &config.node;
-    let own = [node.address.map(|own| own.addr().into()), node.address6.map(|own| own.addr().into())];
-    let mut roster = Roster::new(own.into_iter().flatten());
-    for (peer, configured) in peers.iter().zip(&config.peers) {
-        if let Some(id) = roster.next() {
-            roster.add(id, peer.name.as_str(), peer.addresses(), &configured.subnets);
-        }
-    }
-    roster
-}
-
-/// What the API shows: the state, and what was chosen at start.
-pub struct Daemon {
-    state: RwLock<State>,
-    pub(in crate::control) writer: Writer,
-    pub(in crate::control) chores: Chores,
-    pub(in crate::control) fallbacks: Fallbacks,
-    pub(in crate::control) counters: Counters,
-    pub(in crate::control) started: Instant,
-    pub(in crate::control) backend: &'static str,
-    offloads: Vec<(&'static str, String)>,
-    uplink: Mutex<String>,
-    pub(in crate::control) address: IpAddr,
-    pub(in crate::control) config_file: PathBuf,
-    /// Whether the last reload was made; so is a start.
-    pub(in crate::control) reloaded: AtomicBool,
-}
-
-/// What was chosen at start.
-pub struct Choices {
-    /// `offload` or `plain`.
-    pub backend: &'static str,
-    /// Each offload and whether it is active.
-    pub offloads: Vec<(&'static str, String)>,
-    /// Whether the TAP takes super-packets, or why not.
-    pub uplink: String,
-    /// Address on the TUN.
-    pub address: IpAddr,
-}
-
-impl Daemon {
-    /// A daemon that starts now, with the configuration in `config_file`.
-    pub fn new(state: State, counters: Counters, choices: Choices, config_file: PathBuf) -> Self {
-        Self {
-            state: RwLock::new(state),
-            writer: Writer::default(),
-            chores: Chores::default(),
-            fallbacks: Fallbacks::default(),
-            counters,
-            started: Instant::now(),
-            backend: choices.backend,
-            offloads: choices.offloads,
-            uplink: Mutex::new(choices.uplink),
-            address: choices.address,
-            config_file,
-            reloaded: AtomicBool::new(true),
-        }
-    }
-
-    pub(in crate::control) fn state(&self) -> RwLockReadGuard<'_, State> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(in crate::control) fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Table sizes and offloads, for metrics.
-    pub fn now(&self) -> Now {
-        // "active, without ipip" is active.
-        let active = |state: &str| state.starts_with("active");
-        let offloads = self.offloads().into_iter().map(|(name, state)| (name, active(&state))).collect();
-        let state = self.state();
-        let reloaded = self.reloaded.load(Relaxed);
-        Now {
-            routes: state.rib.len(),
-            peers: state.roster.len(),
-            offloads,
-            reloaded,
-            log_lines_lost: log::lines_lost(),
-        }
-    }
-
-    /// Underlay addresses of all peers.
-    pub fn peer_addresses(&self) -> Vec<IpAddr> {
-        let state = self.state();
-        let known = state.peers.iter().filter(|peer| !peer.is_gone());
-        known.flat_map(Peer::addresses).collect()
-    }
-
-    /// Whether some peer's tunnel packets travel over IPv6.
-    pub fn has_ipv6_peers(&self) -> bool {
-        self.state().peers.iter().any(|peer| !peer.is_gone() && peer.address.is_ipv6())
-    }
-
-    /// Super-packets that went through the TAP so far.
-    pub fn tap_frames(&self) -> u64 {
-        self.counters.tap_frames()
-    }
-
-    /// Underlay addresses of the peers that some route reaches by `mode`.
-    pub fn peers_by(&self, mode: Mode) -> BTreeSet<IpAddr> {
-        self.state().peers_by(mode)
-    }
-
-    /// Sets the link addresses of the first hops towards the peers' addresses.
-    pub fn set_hops(&self, hops: &HashMap<IpAddr, Hop>) {
-        self.state_mut().set_hops(hops);
-    }
-
-    /// Follows our address to the interface with index `uplink`.
-    pub fn move_to(&self, uplink: u32) {
-        self.state_mut().move_to(uplink);
-    }
-
-    /// Name of the TUN.
-    pub fn device(&self) -> String {
-        self.state().config.tunnel.device.clone()
-    }
-
-    /// Bytes that the TUN's MTU is meant to be: it is, or will be in a moment, or somebody else sets it.
-    pub fn tun_mtu(&self) -> u16 {
-        self.state().wanted_mtu
-    }
-
-    /// Follows the uplink's MTU, in bytes.
-    pub fn set_uplink_mtu(&self, mtu: u16) {
-        let mut state = self.state_mut();
-        if state.underlay.mtu != mtu {
-            state.set_uplink_mtu(mtu);
-        }
-    }
-
-    /// Follows the TUN's MTU, which somebody else sets.
-    pub fn hold_mtu(&self, mtu: u16) {
-        let mut state = self.state_mut();
-        if state.hold_mtu(mtu) {
-            state.publish_peers();
-        }
-    }
-
-    /// Bytes of the largest outer packet to the peer at `address`, as far as is known; 0 when there is
-    /// no such peer.
-    pub fn outer_mtu(&self, address: IpAddr) -> u16 {
-        let state = self.state();
-        let peer = state.peers.iter().find(|peer| peer.address == address);
-        peer.map_or(0, |peer| peer.path_mtu.unwrap_or(state.underlay.mtu))
-    }
-
-    /// Lowers the MTU of the path to the peer at `address`; `false` when that changes nothing.
-    pub fn lower_path_mtu(&self, address: IpAddr, mtu: u16) -> bool {
-        self.state_mut().lower_path_mtu(address, mtu)
-    }
-
-    /// UDP port of VXLAN at the peer with `address`.
-    pub fn port_of(&self, address: IpAddr) -> Option<u16> {
-        let state = self.state();
-        state.peers.iter().find(|peer| peer.address == address).map(|peer| peer.port)
-    }
-
-    /// Forgets what was learned about the path to the peer at `address`; `false` when that was nothing.
-    pub fn forget_path_mtu(&self, address: IpAddr) -> bool {
-        self.state_mut().forget_path_mtu(address)
-    }
-
-    /// Drops tables that no worker sees any more.
-    pub fn reclaim(&self) {
-        // Not under the lock of the state: a large table takes milliseconds.
-        let forwarding = Arc::clone(self.state().forwarding());
-        forwarding.reclaim();
-    }
-
-    /// How super-packets are to reach the uplink, by the configuration.
-    pub fn wanted_uplink(&self) -> config::Uplink {
-        self.state().config.tunnel.uplink
-    }
-
-    /// Lets the packet path use the TAP, or not any more, and by which way it reaches each peer's address.
-    /// `said` is what `status` says of it; without, only that it is off, if it was not.
-    pub fn set_tap(&self, tap: Option<TapLink>, ways: &HashMap<IpAddr, Arc<Way>>, said: Option<&str>) {
-        // One lock after the other: `status` takes this one while it holds the state.
-        self.state_mut().set_tap(tap, ways);
-        let mut shown = self.uplink.lock().unwrap_or_else(PoisonError::into_inner);
-        let said = said.unwrap_or(if shown.starts_with("off: ") { &shown } else { NO_PEER });
-        if *shown != said {
-            tracing::info!("uplink tap: {said}");
-            *shown = said.to_owned();
-        }
-    }
-
-    /// Each offload as it is now: what a worker gave up at run time is off.
-    pub(in crate::control) fn offloads(&self) -> BTreeMap<String, String> {
-        let mut offloads: BTreeMap<String, String> =
-            self.offloads.iter().map(|(name, state)| ((*name).to_owned(), state.clone())).collect();
-        let uplink = self.uplink.lock().unwrap_or_else(PoisonError::into_inner);
-        offloads.insert("tap".to_owned(), uplink.clone());
-        for fallback in Fallback::ALL {
-            if self.counters.fallbacks(fallback) > 0 {
-                offloads.insert(
-                    fallback.offload().to_owned(),
-                    "off: refused by the kernel at run time".to_owned(),
-                );
-            }
-        }
-        offloads
+#[cfg(test)]
+impl Setup {
+    /// A node with all rights on an ordinary uplink.
+    pub(super) fn sample() -> Self {
+        let capabilities = Capabilities { net_admin: true, net_raw: true };
+        Self { capabilities, workers: 1, uplink_mtu: 1500 }
     }
 }

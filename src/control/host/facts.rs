@@ -1,33 +1,43 @@
-//! Observing the facts that `preflight.rs` judges: device node, capabilities, sysctls, links.
+//! Observing the facts that the engine judges: device node, capabilities, sysctls, links.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 
-use super::preflight::{Facts, Needs, PreflightError, TunNode};
-use super::{Host, HostError};
+use super::{Host, sysctl};
+use crate::control::engine::judge::{Facts, Needs, PreflightError, TunNode};
+use crate::control::engine::port::{HostError, Settings, Sysctl};
 
 /// Looks at the host. Opens and closes /dev/net/tun, changes nothing.
 ///
 /// # Errors
 /// [`HostError::Netlink`] when links cannot be read. A file of /proc that cannot be read counts as
-/// the value that stands in nobody's way, except for capabilities: none.
+/// "no obstacle"; unreadable capabilities count as absent.
 pub async fn gather(host: &Host, needs: &Needs) -> Result<Facts, HostError> {
     let identity = Identity::from_status(&fs::read_to_string("/proc/self/status").unwrap_or_default());
-    let tunl0 = host.link_by_name("tunl0").await?;
-    let ip6tnl0 = host.link_by_name("ip6tnl0").await?;
     Ok(Facts {
         tun_node: tun_node(TUN_NODE),
         capabilities: identity.capabilities,
         uid: identity.uid,
         groups: identity.groups,
         device: host.link_by_name(&needs.device).await?.and_then(|link| link.tun),
-        tunl0_up: tunl0.is_some_and(|link| link.up),
-        ip6tnl0_up: ip6tnl0.is_some_and(|link| link.up),
-        rp_filter_all: sysctl("ipv4/conf/all/rp_filter").unwrap_or(0),
-        rp_filter_uplink: sysctl(&format!("ipv4/conf/{}/rp_filter", needs.uplink)).unwrap_or(0),
-        ip_forward: sysctl("ipv4/ip_forward") != Some(0),
-        ip6_forward: sysctl("ipv6/conf/all/forwarding") != Some(0),
+        settings: settings(host, &needs.uplink).await?,
+    })
+}
+
+/// What administrators set, on a host whose uplink is `uplink`.
+///
+/// # Errors
+/// [`HostError::Netlink`].
+pub(super) async fn settings(host: &Host, uplink: &str) -> Result<Settings, HostError> {
+    let up = async |name: &str| Ok(host.link_by_name(name).await?.is_some_and(|link| link.up));
+    Ok(Settings {
+        tunl0_up: up("tunl0").await?,
+        ip6tnl0_up: up("ip6tnl0").await?,
+        rp_filter_all: sysctl::read(&Sysctl::ReversePath.key("all")).unwrap_or(0),
+        rp_filter_uplink: sysctl::read(&Sysctl::ReversePath.key(uplink)).unwrap_or(0),
+        ip_forward: sysctl::read("ipv4/ip_forward") != Some(0),
+        ip6_forward: sysctl::read("ipv6/conf/all/forwarding") != Some(0),
     })
 }
 
@@ -56,10 +66,6 @@ fn tun_node(path: &str) -> TunNode {
         },
         _ => TunNode::Broken(error.to_string()),
     }
-}
-
-fn sysctl(key: &str) -> Option<u8> {
-    fs::read_to_string(format!("/proc/sys/net/{key}")).ok()?.trim().parse().ok()
 }
 
 /// Who this process is, as far as the kernel's permission checks go.

@@ -9,27 +9,10 @@ use ethtool::{EthtoolAttr, EthtoolFeatureAttr, EthtoolHandle, EthtoolHeader, Eth
 use futures_util::TryStreamExt;
 use tokio::time::timeout;
 
+use crate::control::engine::ways::{Features, IP_IN_IPV4, TCP, UDP_TUNNEL};
+
 /// How long the kernel may take to answer: it holds its RTNL lock for others meanwhile.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// `tx-udp_tnl-csum-segmentation`: UDP tunnels whose outer checksum is filled in, as ours is.
-pub const UDP_TUNNEL: &str = "tx-udp_tnl-csum-segmentation";
-/// `tx-ipxip4-segmentation`: IP packets in IPv4 ones.
-pub const IP_IN_IPV4: &str = "tx-ipxip4-segmentation";
-/// `tx-tcp-segmentation`: TCP over IPv4, without which no tunnel of it is segmented either.
-pub const TCP: &str = "tx-tcp-segmentation";
-
-/// The active features of one interface that decide which way super-packets leave by it. A feature
-/// that the kernel does not name is not active.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Features {
-    /// [`UDP_TUNNEL`].
-    pub udp_tunnel: bool,
-    /// [`IP_IN_IPV4`].
-    pub ip_in_ipv4: bool,
-    /// [`TCP`].
-    pub tcp: bool,
-}
 
 /// Reads features in the network namespace of the thread that made it.
 #[derive(Debug)]

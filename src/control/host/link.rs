@@ -10,76 +10,10 @@ use rtnetlink::packet_route::link::{
     InfoData, InfoTun, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 
-use super::error::errno;
-use super::{Host, HostError};
+use super::Host;
+use super::netlink::{errno, failed};
+use crate::control::engine::port::{HostError, Link, TunDetails, Uplink};
 use crate::net::Mac;
-
-/// The interface that owns the node address.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Uplink {
-    /// Interface name.
-    pub name: String,
-    /// Interface index.
-    pub index: u32,
-    /// MTU in bytes.
-    pub mtu: u32,
-    /// Prefix length of the node address as the kernel has it.
-    pub prefix_len: u8,
-    /// Its link address, when it has an Ethernet one.
-    pub mac: Option<Mac>,
-}
-
-impl Uplink {
-    /// A warning when the configured prefix length is another one than the kernel's: CrossSubnet
-    /// goes by the configured one.
-    pub fn prefix_warning(&self, configured: u8) -> Option<String> {
-        (self.prefix_len != configured).then(|| {
-            format!(
-                "the node address has prefix length {} on {}, but the configuration says {configured}; CrossSubnet goes by /{configured}, correct `address` under [node] if that is not meant",
-                self.prefix_len, self.name
-            )
-        })
-    }
-}
-
-/// What the daemon wants to know of a network device.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Link {
-    /// Interface name.
-    pub name: String,
-    /// Interface index.
-    pub index: u32,
-    /// MTU in bytes.
-    pub mtu: u32,
-    /// Transmit queue length in packets.
-    pub txqueuelen: u32,
-    /// Whether it is administratively up.
-    pub up: bool,
-    /// The kernel's word for its type, as "tun", "vxlan", "veth"; `None` for plain hardware.
-    pub kind: Option<String>,
-    /// Ethernet address.
-    pub mac: Option<Mac>,
-    /// Ownership, when this is a TUN or TAP.
-    pub tun: Option<TunDetails>,
-    /// UDP port, when this is a VXLAN device.
-    pub vxlan_port: Option<u16>,
-}
-
-/// Ownership of a TUN device.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct TunDetails {
-    /// The user that may attach to it without privileges; `None`: any user.
-    pub owner: Option<u32>,
-    /// The group whose members may attach to it without privileges; `None`: any group.
-    pub group: Option<u32>,
-    /// Whether it stays when its last descriptor is closed.
-    pub persistent: bool,
-    /// Whether it takes more than one queue.
-    pub multi_queue: bool,
-    /// Queues that processes hold now, those put aside (`IFF_DETACH_QUEUE`) among them; the kernel
-    /// tells only of a multi-queue one.
-    pub queues: u32,
-}
 
 impl Host {
     /// The interface that owns the address of this node.
@@ -129,27 +63,40 @@ impl Host {
         }
         let mut stream = std::pin::pin!(self.handle.link().get().match_name(name).execute());
         match stream.try_next().await {
-            Ok(message) => Ok(message.as_ref().map(Link::from)),
+            Ok(message) => Ok(message.as_ref().map(link)),
             Err(error) if errno(&error) == Some(libc::ENODEV) => Ok(None),
-            Err(error) => Err(HostError::netlink(format!("look up the device {name}"), &error)),
+            Err(error) => Err(failed(format!("look up the device {name}"), &error)),
         }
     }
 
-    /// The name of the interface with this index; `None` when there is none.
-    pub async fn name_of(&self, index: u32) -> Option<String> {
+    /// The interface with this index; `None` when there is none.
+    pub async fn link_by_index(&self, index: u32) -> Option<Link> {
         let mut stream = std::pin::pin!(self.handle.link().get().match_index(index).execute());
         let message = stream.try_next().await.ok().flatten()?;
-        Some(Link::from(&message).name)
+        Some(link(&message))
     }
 
     /// All devices of the namespace.
-    pub(in crate::control) async fn links(&self) -> Result<Vec<Link>, HostError> {
-        let links = self.handle.link().get().execute().map_ok(|m| Link::from(&m));
-        links.try_collect().await.map_err(|e| HostError::netlink("list the network devices", &e))
+    pub(super) async fn links(&self) -> Result<Vec<Link>, HostError> {
+        let links = self.handle.link().get().execute().map_ok(|m| link(&m));
+        links.try_collect().await.map_err(|e| failed("list the network devices", &e))
+    }
+
+    /// The addresses of the interface `index`.
+    pub(super) async fn addresses_of(&self, index: u32) -> Result<Vec<IpAddr>, HostError> {
+        let filtered = self.handle.address().get().set_link_index_filter(index);
+        let messages: Vec<AddressMessage> = match filtered.execute().try_collect().await {
+            Ok(messages) => messages,
+            // It is gone by now.
+            Err(error) if errno(&error) == Some(libc::ENODEV) => Vec::new(),
+            Err(error) => return Err(failed("list the addresses", &error)),
+        };
+        let own = messages.iter().filter_map(Address::from_message);
+        Ok(own.filter(|own| own.index == index).map(|own| own.address).collect())
     }
 
     /// All addresses of the namespace.
-    pub(in crate::control) async fn addresses(&self) -> Result<Vec<Address>, HostError> {
+    async fn addresses(&self) -> Result<Vec<Address>, HostError> {
         let messages: Vec<AddressMessage> = self
             .handle
             .address()
@@ -157,14 +104,14 @@ impl Host {
             .execute()
             .try_collect()
             .await
-            .map_err(|e| HostError::netlink("list the addresses", &e))?;
+            .map_err(|e| failed("list the addresses", &e))?;
         Ok(messages.iter().filter_map(Address::from_message).collect())
     }
 }
 
 /// One address of one interface.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(in crate::control) struct Address {
+pub(super) struct Address {
     pub index: u32,
     pub address: IpAddr,
     pub prefix_len: u8,
@@ -188,71 +135,66 @@ impl Address {
     }
 }
 
-impl From<&LinkMessage> for Link {
-    fn from(message: &LinkMessage) -> Self {
-        let mut link = Self {
-            index: message.header.index,
-            up: message.header.flags.contains(LinkFlags::Up),
-            ..Self::default()
-        };
-        for attribute in &message.attributes {
-            match attribute {
-                LinkAttribute::IfName(name) => link.name.clone_from(name),
-                LinkAttribute::Address(bytes) => {
-                    link.mac = bytes.as_slice().try_into().ok().map(Mac).filter(|mac| mac.is_unicast());
-                }
-                LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
-                LinkAttribute::TxQueueLen(len) => link.txqueuelen = *len,
-                LinkAttribute::LinkInfo(infos) => link.read_infos(infos),
-                _ => {}
+/// A network device as the kernel describes it.
+fn link(message: &LinkMessage) -> Link {
+    let mut link = Link {
+        index: message.header.index,
+        up: message.header.flags.contains(LinkFlags::Up),
+        ..Link::default()
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Address(bytes) => {
+                link.mac = bytes.as_slice().try_into().ok().map(Mac).filter(|mac| mac.is_unicast());
             }
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::TxQueueLen(len) => link.txqueuelen = *len,
+            LinkAttribute::LinkInfo(infos) => read_infos(&mut link, infos),
+            _ => {}
         }
-        link
     }
+    link
 }
 
-impl Link {
-    fn read_infos(&mut self, infos: &[LinkInfo]) {
-        for info in infos {
-            match info {
-                LinkInfo::Kind(kind) => self.kind = Some(kind.to_string()),
-                LinkInfo::Data(InfoData::Tun(data)) => self.tun = Some(TunDetails::from(data.as_slice())),
-                LinkInfo::Data(InfoData::Vxlan(data)) => {
-                    self.vxlan_port = data.iter().find_map(|d| match d {
-                        InfoVxlan::Port(port) => Some(*port),
-                        _ => None,
-                    });
-                }
-                _ => {}
+fn read_infos(link: &mut Link, infos: &[LinkInfo]) {
+    for info in infos {
+        match info {
+            LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
+            LinkInfo::Data(InfoData::Tun(data)) => link.tun = Some(tun_details(data)),
+            LinkInfo::Data(InfoData::Vxlan(data)) => {
+                link.vxlan_port = data.iter().find_map(|d| match d {
+                    InfoVxlan::Port(port) => Some(*port),
+                    _ => None,
+                });
             }
+            _ => {}
         }
     }
 }
 
-impl From<&[InfoTun]> for TunDetails {
-    /// The library leaves the attributes of `IFLA_INFO_DATA` of a TUN raw; their numbers are those
-    /// of `linux/if_link.h`, their values u32 or u8 in host order.
-    fn from(data: &[InfoTun]) -> Self {
-        let mut details = Self::default();
-        for info in data {
-            let InfoTun::Other(attribute) = info else { continue };
-            let mut value = vec![0; attribute.value_len()];
-            attribute.emit_value(&mut value);
-            let word = || Some(u32::from_ne_bytes(value.get(..4)?.try_into().ok()?));
-            let flag = value.first().is_some_and(|byte| *byte != 0);
-            match attribute.kind() {
-                IFLA_TUN_OWNER => details.owner = word(),
-                IFLA_TUN_GROUP => details.group = word(),
-                IFLA_TUN_PERSIST => details.persistent = flag,
-                IFLA_TUN_MULTI_QUEUE => details.multi_queue = flag,
-                IFLA_TUN_NUM_QUEUES | IFLA_TUN_NUM_DISABLED_QUEUES => {
-                    details.queues = details.queues.saturating_add(word().unwrap_or(0));
-                }
-                _ => {}
+/// The library leaves the attributes of `IFLA_INFO_DATA` of a TUN raw; their numbers are those
+/// of `linux/if_link.h`, their values u32 or u8 in host order.
+fn tun_details(data: &[InfoTun]) -> TunDetails {
+    let mut details = TunDetails::default();
+    for info in data {
+        let InfoTun::Other(attribute) = info else { continue };
+        let mut value = vec![0; attribute.value_len()];
+        attribute.emit_value(&mut value);
+        let word = || Some(u32::from_ne_bytes(value.get(..4)?.try_into().ok()?));
+        let flag = value.first().is_some_and(|byte| *byte != 0);
+        match attribute.kind() {
+            IFLA_TUN_OWNER => details.owner = word(),
+            IFLA_TUN_GROUP => details.group = word(),
+            IFLA_TUN_PERSIST => details.persistent = flag,
+            IFLA_TUN_MULTI_QUEUE => details.multi_queue = flag,
+            IFLA_TUN_NUM_QUEUES | IFLA_TUN_NUM_DISABLED_QUEUES => {
+                details.queues = details.queues.saturating_add(word().unwrap_or(0));
             }
+            _ => {}
         }
-        details
     }
+    details
 }
 
 const IFLA_TUN_OWNER: u16 = 1;
@@ -269,7 +211,8 @@ mod tests {
     use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
     use rtnetlink::packet_route::link::InfoTun;
 
-    use super::{Address, TunDetails, Uplink};
+    use super::{Address, tun_details};
+    use crate::control::engine::port::TunDetails;
 
     #[test]
     fn own_end_of_a_point_to_point_address() {
@@ -299,23 +242,12 @@ mod tests {
             raw(8, &2_u32.to_ne_bytes()),
             raw(9, &1_u32.to_ne_bytes()),
         ];
-        let details = TunDetails::from(data.as_slice());
+        let details = tun_details(&data);
         assert_eq!(
             details,
             TunDetails { owner: Some(1000), group: None, persistent: true, multi_queue: false, queues: 3 }
         );
         let broken = [raw(1, &[1, 2]), raw(6, &[]), raw(8, &[1]), raw(9, &[1]), raw(99, &[1])];
-        assert_eq!(TunDetails::from(broken.as_slice()), TunDetails::default());
-    }
-
-    #[test]
-    fn prefix_warning_only_when_they_differ() {
-        let uplink = Uplink { name: "eth0".to_owned(), index: 2, mtu: 1500, prefix_len: 24, mac: None };
-        assert_eq!(uplink.prefix_warning(24), None);
-        let text = uplink.prefix_warning(16).unwrap();
-        assert!(
-            text.contains("prefix length 24 on eth0") && text.contains("CrossSubnet goes by /16"),
-            "{text}"
-        );
+        assert_eq!(tun_details(&broken), TunDetails::default());
     }
 }

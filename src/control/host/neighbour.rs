@@ -14,7 +14,9 @@ use rtnetlink::packet_route::neighbour::{
 };
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 
-use super::{Host, HostError};
+use super::Host;
+use super::netlink::failed;
+use crate::control::engine::port::HostError;
 use crate::net::Mac;
 
 /// Where packets to an address go first.
@@ -55,11 +57,8 @@ impl Host {
     /// [`HostError::Netlink`].
     pub async fn neighbours(&self) -> Result<HashMap<(u32, IpAddr), Neighbour>, HostError> {
         let request = self.handle.neighbours().get().set_address_family(AddressFamily::Unspec);
-        let messages: Vec<NeighbourMessage> = request
-            .execute()
-            .try_collect()
-            .await
-            .map_err(|e| HostError::netlink("list the neighbours", &e))?;
+        let messages: Vec<NeighbourMessage> =
+            request.execute().try_collect().await.map_err(|e| failed("list the neighbours", &e))?;
         let entries = messages.iter().filter_map(|message| {
             let (address, neighbour) = entry(message)?;
             Some(((message.header.ifindex, address), neighbour))
@@ -69,7 +68,7 @@ impl Host {
 
     /// Tells the kernel that `via` on interface `index` is in use, so that it resolves it and
     /// keeps it fresh. Needs CAP_NET_ADMIN; without, traffic of other sockets must do.
-    pub async fn use_neighbour(&self, index: u32, via: IpAddr) {
+    pub(super) async fn use_neighbour(&self, index: u32, via: IpAddr) {
         let request = self.handle.neighbours().add(index, via).replace();
         let request = request.flags(NeighbourFlags::Use).state(NeighbourState::None);
         // Not being allowed to only means that the entry ages as ever.

@@ -4,11 +4,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::api::{NewPeer, PeerStatus, Reloaded, RouteEntry, RoutesChanged, Status};
+use crate::control::engine::Page;
 use crate::control::engine::batch::Batch;
 use crate::control::engine::refusal::Refusal;
 use crate::dataplane::observe::capture::Hub;
 use crate::net::Prefix;
-use crate::route::Source;
 
 /// What the API shows of the daemon, and what it changes.
 ///
@@ -67,24 +67,4 @@ pub trait Backend: Send + Sync + 'static {
     fn capture(&self) -> Option<(Arc<Hub>, Vec<u16>)> {
         None
     }
-}
-
-/// A piece of the list of routes.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Page {
-    /// Behind this prefix; from the first one on when `None`.
-    pub after: Option<Prefix>,
-    /// Which routes.
-    pub scope: Scope,
-    /// Prefixes to look at, at most.
-    pub most: usize,
-}
-
-/// Which routes are listed.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Scope {
-    /// The one in use for each prefix.
-    Best,
-    /// All of one source, in use or not.
-    Of(Source),
 }

@@ -28,7 +28,8 @@ use tokio::net::UnixListener;
 
 use super::engine::refusal::{Kind, Refusal};
 use crate::api::{self, Drops, ErrorBody, PeerStatus, RouteEntry, Status};
-use backend::{Backend, Page, Scope};
+use crate::control::engine::{Page, Scope};
+use backend::Backend;
 use body::Uploads;
 use http::Limits;
 use progress::Progress;

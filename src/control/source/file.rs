@@ -1,44 +1,86 @@
-//! The configuration file as a source of routes: our own subnets and each peer's.
+//! The configuration file as a source: pools, peers and their subnets, read at start and at each reload.
 
-use crate::net::Prefix;
-use crate::route::{PeerId, Rib, RouteError, Source, Target};
+use std::path::{Path, PathBuf};
 
-/// Adds this node's own subnets and those of the peers, which are numbered in order.
-///
-/// # Errors
-/// When two owners claim the same prefix; a checked configuration has none.
-pub fn load<'a>(
-    rib: &mut Rib,
-    local: &[Prefix],
-    peers: impl IntoIterator<Item = &'a [Prefix]>,
-) -> Result<(), RouteError> {
-    for subnet in local {
-        rib.insert(*subnet, Source::Local, Target::Local)?;
-    }
-    for (number, subnets) in peers.into_iter().enumerate() {
-        for subnet in subnets {
-            rib.insert(*subnet, Source::Static, Target::Peer(PeerId(number as u16)))?;
-        }
-    }
-    Ok(())
+use crate::config::{self, Config, ConfigErrors};
+use crate::control::engine::lines::Culprits;
+use crate::control::engine::port::{HostRequest, HostView};
+use crate::control::engine::refusal::{Kind, Refusal};
+use crate::control::engine::{Asked, Event, Update, look};
+use crate::control::host::{Answer, Host};
+use crate::route::Source;
+
+/// The file, and how often it has been read.
+#[derive(Debug)]
+pub struct FileSource {
+    path: PathBuf,
+    generation: u64,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::load;
-    use crate::net::Prefix;
-    use crate::route::{PeerId, Rib, Target};
-
-    #[test]
-    fn local_and_peer_subnets_become_routes() {
-        let prefix = |text: &str| text.parse::<Prefix>().unwrap();
-        let (a, b) = ([prefix("10.2.0.0/16")], [prefix("10.3.0.0/16"), prefix("10.2.9.0/24")]);
-        let mut rib = Rib::default();
-        load(&mut rib, &[prefix("10.1.0.0/16")], [&a[..], &b[..]]).unwrap();
-        let owner = |address: &str| rib.lookup(address.parse().unwrap()).map(|route| route.target);
-        assert_eq!(owner("10.1.0.1"), Some(Target::Local));
-        assert_eq!(owner("10.2.0.1"), Some(Target::Peer(PeerId(0))));
-        assert_eq!(owner("10.2.9.1"), Some(Target::Peer(PeerId(1))));
-        assert_eq!(owner("10.4.0.1"), None);
+impl FileSource {
+    /// The file at `path`.
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, generation: 0 }
     }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What it says at start.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn read(&mut self) -> Result<Config, ConfigErrors> {
+        self.generation += 1;
+        config::load(&self.path)
+    }
+
+    /// What it says now, as an update for the engine, with what the host looks like where the new pools
+    /// and subnets are. `uplink` is the name of the uplink.
+    pub async fn update(&mut self, host: &Host, uplink: &str) -> FileUpdate {
+        self.generation += 1;
+        let path = self.path.clone();
+        // A large file takes long to parse, and others want answers meanwhile.
+        let read = tokio::task::spawn_blocking(move || config::load(&path)).await;
+        let config = match read {
+            Ok(Ok(config)) => Ok(Box::new(config)),
+            Ok(Err(errors)) => Err(refusal(&errors)),
+            Err(failed) => Err(Refusal::new(Kind::Busy, failed.to_string())),
+        };
+        let view = match &config {
+            Ok(config) => observe(host, config, uplink).await,
+            Err(_) => None,
+        };
+        FileUpdate { generation: self.generation, update: Update::Configuration { config, view } }
+    }
+}
+
+/// What the file says now.
+pub struct FileUpdate {
+    generation: u64,
+    update: Update,
+}
+
+impl FileUpdate {
+    /// The event for the engine; `asked` is told what came of it.
+    pub fn asked_by(self, asked: Asked) -> Event {
+        let Self { generation, update } = self;
+        Event::Update { source: Source::Static, generation, update, request: Some(asked) }
+    }
+}
+
+async fn observe(host: &Host, config: &Config, uplink: &str) -> Option<Box<HostView>> {
+    match host.execute(HostRequest::Observe(look(config, uplink, None))).await {
+        Ok(Answer::View(view)) => Some(view),
+        _ => None,
+    }
+}
+
+/// Each error of a file is a culprit.
+fn refusal(errors: &ConfigErrors) -> Refusal {
+    let mut culprits = Culprits::default();
+    errors.to_string().lines().for_each(|line| culprits.push(|| line.to_owned()));
+    Refusal::of(Kind::Malformed, culprits)
 }

@@ -1,3 +1,8 @@
-//! Where routes come from. A source only edits the [`Rib`](crate::route::Rib).
+//! Where routes come from: each source is an actor that only sends updates to the engine.
+//!
+//! A source counts its updates; the engine passes over what is not newer than what it has. When a source
+//! cannot be reached its routes stay (`Lost`); when it is back it says everything again (`Everything`,
+//! `Configuration`), and what it does not say any more is withdrawn; when it is gone for good all of it is
+//! (`Withdrawn`).
 
 pub mod file;

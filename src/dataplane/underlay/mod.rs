@@ -93,18 +93,18 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// Opens the sockets of worker `index`, which may have a queue of the TAP. Worker 0 goes first.
+    /// Opens the sockets of worker `index`. Worker 0 goes first.
     ///
     /// # Errors
     /// When the VXLAN port is taken, a right is missing or descriptors run out.
-    pub fn open(setup: &Setup, index: u16, tap: Option<Tap>) -> Result<Self, OpenError> {
+    pub fn open(setup: &Setup, index: u16) -> Result<Self, OpenError> {
         if index == 0 {
             udp::ensure_free(setup)?;
         }
         // Before any socket whose packets it knows about.
         let metadata = MetadataSocket::open(setup, index)?;
         let mut receivers = Vec::new();
-        let mut ways = Ways { packet: setup.packet.map(packet::send).transpose()?, tap, ..Ways::default() };
+        let mut ways = Ways { packet: setup.packet.map(packet::send).transpose()?, ..Ways::default() };
         for address in setup.addresses() {
             receivers.push(Receiver::new(udp::receive(setup, address)?, Format::Vxlan));
             *ways.udp_of(address) = udp::send_all(setup, address)?;
@@ -117,6 +117,13 @@ impl Sockets {
             }
         }
         Ok(Self { sender: Sender::new(setup, ways), receivers, metadata })
+    }
+
+    /// The same with a queue of the TAP.
+    #[must_use]
+    pub fn with_tap(mut self, tap: Option<Tap>) -> Self {
+        self.sender.set_tap(tap);
+        self
     }
 
     /// Sends every message of `outbox`, whose payload lies in `arena`, and empties it. Counts what

@@ -57,8 +57,6 @@ pub struct Ways {
     pub raw6: Option<Socket>,
     /// Takes frames on the uplink.
     pub packet: Option<Socket>,
-    /// Takes super-packets whole.
-    pub tap: Option<Tap>,
 }
 
 impl Ways {
@@ -74,9 +72,15 @@ impl Ways {
 }
 
 impl Sender {
+    /// Uses `tap` for what is to leave through it.
+    pub(super) fn set_tap(&mut self, tap: Option<Tap>) {
+        self.paths.tap = tap.is_some();
+        self.tap = tap;
+    }
+
     /// A sender over `ways`.
     pub fn new(setup: &Setup, ways: Ways) -> Self {
-        let paths = Paths { tap: ways.tap.is_some(), packet: ways.packet.is_some() };
+        let paths = Paths { tap: false, packet: ways.packet.is_some() };
         let (udp, ports): (Vec<_>, Vec<_>) = ways.udp.into_iter().unzip();
         let (udp6, ports6): (Vec<_>, Vec<_>) = ways.udp6.into_iter().unzip();
         Self {
@@ -88,7 +92,7 @@ impl Sender {
             raw6: ways.raw6,
             packet: ways.packet,
             uplink: setup.packet,
-            tap: ways.tap,
+            tap: None,
             address: setup.address.unwrap_or(Ipv4Addr::UNSPECIFIED),
             address6: setup.address6.unwrap_or(Ipv6Addr::UNSPECIFIED),
             gso: setup.udp_gso,

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::control::engine::PathMtu;
 use crate::net::Mode;
 use crate::wire::icmp::{FRAGMENTATION_NEEDED, LEN, PACKET_TOO_BIG, UNREACHABLE};
 use crate::wire::{Ipv4, be16, be32, checksum, ipv4, ipv6, protocol};
@@ -21,68 +22,53 @@ pub struct Ours {
     pub source_ports: Vec<u16>,
 }
 
-/// One believable report.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Report {
-    /// The peer that the quoted packet was for, if there is such a peer.
-    pub peer: IpAddr,
-    /// How it was encapsulated.
-    pub mode: Mode,
-    /// The UDP port it was for, by VXLAN.
-    pub port: Option<u16>,
-    /// Bytes of the largest outer packet that passes.
-    pub mtu: u16,
+/// Reads what [`listen`](crate::dataplane::underlay::icmp::listen) received for the family of `ours`.
+pub fn read(packet: &[u8], ours: &Ours) -> Option<PathMtu> {
+    match ours.address {
+        IpAddr::V4(own) => read_v4(packet, own, ours),
+        IpAddr::V6(own) => read_v6(packet, own, ours),
+    }
 }
 
-impl Report {
-    /// Reads what [`listen`](crate::dataplane::underlay::icmp::listen) received for the family of `ours`.
-    pub fn read(packet: &[u8], ours: &Ours) -> Option<Self> {
-        match ours.address {
-            IpAddr::V4(own) => Self::read_v4(packet, own, ours),
-            IpAddr::V6(own) => Self::read_v6(packet, own, ours),
-        }
+/// Reads an ICMP packet, IP header included.
+fn read_v4(packet: &[u8], own: Ipv4Addr, ours: &Ours) -> Option<PathMtu> {
+    let ip = Ipv4::parse(packet).ok()?;
+    let error = ip.payload();
+    let whole = ip.protocol() == protocol::ICMP
+        && error.len() >= LEN
+        && error[..2] == [UNREACHABLE, FRAGMENTATION_NEEDED]
+        && checksum::fold(checksum::sum(error)) == 0xffff;
+    if !whole {
+        return None;
     }
+    let (mtu, quote) = (be16(error, 6), &error[LEN..]);
+    // Our outer headers have no options.
+    let (header, transport) = quote.split_first_chunk::<{ ipv4::LEN }>()?;
+    if header[0] != 0x45 || header[12..16] != own.octets() {
+        return None;
+    }
+    let (mode, port) = ours.mode(header[9], transport)?;
+    // The quoted packet was larger than that and must not have been cut.
+    let consistent = mtu >= LEAST_MTU && be16(header, 2) > mtu && be16(header, 6) & ipv4::DF != 0;
+    let peer = Ipv4Addr::from(be32(header, 16)).into();
+    consistent.then_some(PathMtu { peer, mode, port, mtu })
+}
 
-    /// Reads an ICMP packet, IP header included.
-    fn read_v4(packet: &[u8], own: Ipv4Addr, ours: &Ours) -> Option<Self> {
-        let ip = Ipv4::parse(packet).ok()?;
-        let error = ip.payload();
-        let whole = ip.protocol() == protocol::ICMP
-            && error.len() >= LEN
-            && error[..2] == [UNREACHABLE, FRAGMENTATION_NEEDED]
-            && checksum::fold(checksum::sum(error)) == 0xffff;
-        if !whole {
-            return None;
-        }
-        let (mtu, quote) = (be16(error, 6), &error[LEN..]);
-        // Our outer headers have no options.
-        let (header, transport) = quote.split_first_chunk::<{ ipv4::LEN }>()?;
-        if header[0] != 0x45 || header[12..16] != own.octets() {
-            return None;
-        }
-        let (mode, port) = ours.mode(header[9], transport)?;
-        // The quoted packet was larger than that and must not have been cut.
-        let consistent = mtu >= LEAST_MTU && be16(header, 2) > mtu && be16(header, 6) & ipv4::DF != 0;
-        let peer = Ipv4Addr::from(be32(header, 16)).into();
-        consistent.then_some(Self { peer, mode, port, mtu })
+/// Reads an `ICMPv6` packet; the kernel has checked its checksum and keeps the IP header.
+fn read_v6(error: &[u8], own: Ipv6Addr, ours: &Ours) -> Option<PathMtu> {
+    if error.len() < LEN || error[..2] != [PACKET_TOO_BIG, 0] {
+        return None;
     }
-
-    /// Reads an `ICMPv6` packet; the kernel has checked its checksum and keeps the IP header.
-    fn read_v6(error: &[u8], own: Ipv6Addr, ours: &Ours) -> Option<Self> {
-        if error.len() < LEN || error[..2] != [PACKET_TOO_BIG, 0] {
-            return None;
-        }
-        let (mtu, quote) = (be32(error, 4), &error[LEN..]);
-        let (header, transport) = quote.split_first_chunk::<{ ipv6::LEN }>()?;
-        if header[0] >> 4 != 6 || header[8..24] != own.octets() {
-            return None;
-        }
-        let (mode, port) = ours.mode(header[6], transport)?;
-        let len = u32::from(be16(header, 4)) + ipv6::LEN as u32;
-        let mtu = u16::try_from(mtu).ok().filter(|mtu| *mtu >= ipv6::MIN_MTU && u32::from(*mtu) < len)?;
-        let peer: [u8; 16] = header[24..].try_into().ok()?;
-        Some(Self { peer: Ipv6Addr::from(peer).into(), mode, port, mtu })
+    let (mtu, quote) = (be32(error, 4), &error[LEN..]);
+    let (header, transport) = quote.split_first_chunk::<{ ipv6::LEN }>()?;
+    if header[0] >> 4 != 6 || header[8..24] != own.octets() {
+        return None;
     }
+    let (mode, port) = ours.mode(header[6], transport)?;
+    let len = u32::from(be16(header, 4)) + ipv6::LEN as u32;
+    let mtu = u16::try_from(mtu).ok().filter(|mtu| *mtu >= ipv6::MIN_MTU && u32::from(*mtu) < len)?;
+    let peer: [u8; 16] = header[24..].try_into().ok()?;
+    Some(PathMtu { peer: Ipv6Addr::from(peer).into(), mode, port, mtu })
 }
 
 impl Ours {
@@ -175,17 +161,17 @@ mod tests {
     use etherparse::Icmpv4Type;
     use etherparse::icmpv4::DestUnreachableHeader;
 
-    use super::Report;
+    use super::read as read_report;
     use super::samples::{PEER, PEER6, ours, ours6, outer, outer6, report_of, too_big, too_big6};
     use crate::net::Mode;
     use crate::wire::{checksum, put16};
 
     fn read(packet: &[u8]) -> Option<(IpAddr, Mode, u16)> {
-        Report::read(packet, &ours()).map(|report| (report.peer, report.mode, report.mtu))
+        read_report(packet, &ours()).map(|report| (report.peer, report.mode, report.mtu))
     }
 
     fn read6(packet: &[u8]) -> Option<(IpAddr, Mode, u16)> {
-        Report::read(packet, &ours6()).map(|report| (report.peer, report.mode, report.mtu))
+        read_report(packet, &ours6()).map(|report| (report.peer, report.mode, report.mtu))
     }
 
     fn changed(packet: &[u8], at: usize, value: u8) -> Vec<u8> {

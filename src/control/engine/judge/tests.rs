@@ -1,7 +1,7 @@
 //! Judgements by made-up facts, and their texts.
 
-use super::{Facts, Needs, PreflightError, TunNode, Verdict, Warning, judge};
-use crate::control::host::TunDetails;
+use super::{Facts, Needs, PreflightError, TunNode, Verdict, Warning, judge, judge_settings};
+use crate::control::engine::port::{Settings, TunDetails};
 
 const ALL: u64 = 1 << 12 | 1 << 13;
 
@@ -23,12 +23,7 @@ fn good() -> Facts {
         uid: 1000,
         groups: vec![1000, 27],
         device: None,
-        tunl0_up: false,
-        ip6tnl0_up: false,
-        rp_filter_all: 0,
-        rp_filter_uplink: 2,
-        ip_forward: true,
-        ip6_forward: true,
+        settings: Settings { rp_filter_uplink: 2, ..Settings::default() },
     }
 }
 
@@ -46,12 +41,14 @@ fn every_obstacle_is_reported_at_once() {
     let facts = Facts {
         tun_node: TunNode::Missing,
         capabilities: 0,
-        tunl0_up: true,
-        ip6tnl0_up: true,
-        rp_filter_all: 1,
-        rp_filter_uplink: 0,
-        ip_forward: false,
-        ip6_forward: false,
+        settings: Settings {
+            tunl0_up: true,
+            ip6tnl0_up: true,
+            rp_filter_all: 1,
+            rp_filter_uplink: 0,
+            ip_forward: false,
+            ip6_forward: false,
+        },
         ..good()
     };
     let verdict = judge(&needs(), &facts);
@@ -69,7 +66,8 @@ fn every_obstacle_is_reported_at_once() {
 
 #[test]
 fn what_ipv6_needs_matters_only_where_it_is_used() {
-    let facts = Facts { ip6tnl0_up: true, ip6_forward: false, ..good() };
+    let settings = Settings { ip6tnl0_up: true, ip6_forward: false, ..Settings::default() };
+    let facts = Facts { settings, ..good() };
     let needs = Needs { ipv6: false, ipv6_underlay: false, ..needs() };
     assert_eq!(judge(&needs, &facts), Verdict::default());
 }
@@ -130,12 +128,14 @@ fn raw_sockets_only_for_modes_that_use_them() {
 
 #[test]
 fn the_larger_rp_filter_counts_and_only_for_direct() {
-    let strict =
-        |all, uplink| !errors(&Facts { rp_filter_all: all, rp_filter_uplink: uplink, ..good() }).is_empty();
+    let with = |all, uplink| {
+        let settings = Settings { rp_filter_all: all, rp_filter_uplink: uplink, ..Settings::default() };
+        Facts { settings, ..good() }
+    };
+    let strict = |all, uplink| !errors(&with(all, uplink)).is_empty();
     assert!(strict(1, 0) && strict(0, 1) && strict(1, 1));
     assert!(!strict(0, 0) && !strict(2, 1) && !strict(1, 2));
-    let facts = Facts { rp_filter_all: 1, rp_filter_uplink: 1, ..good() };
-    assert_eq!(judge(&Needs { direct: false, ..needs() }, &facts), Verdict::default());
+    assert_eq!(judge(&Needs { direct: false, ..needs() }, &with(1, 1)), Verdict::default());
 }
 
 #[test]
@@ -151,4 +151,27 @@ fn texts_name_culprit_reason_and_next_step() {
     let foreign =
         PreflightError::NotOurTun { device: "up0".to_owned(), owner: Some(5), group: None, uid: 1000 };
     assert!(foreign.to_string().contains("(owner user 5, group any; we are user 1000)"), "{foreign}");
+}
+
+#[test]
+fn what_appears_later_becomes_a_requirement() {
+    let settings = Settings {
+        tunl0_up: true,
+        ip6tnl0_up: true,
+        rp_filter_all: 1,
+        rp_filter_uplink: 0,
+        ip_forward: false,
+        ip6_forward: false,
+    };
+    let commands: Vec<String> =
+        judge_settings(&needs(), &settings).requirements().map(|open| open.command).collect();
+    let expected = [
+        "ip link set tunl0 down",
+        "ip link set ip6tnl0 down",
+        "sysctl -w net/ipv4/conf/eth0/rp_filter=2",
+        "sysctl -w net.ipv4.ip_forward=1",
+        "sysctl -w net.ipv6.conf.all.forwarding=1",
+    ];
+    assert_eq!(commands, expected);
+    assert_eq!(judge_settings(&needs(), &Settings::default()).requirements().count(), 0);
 }

@@ -7,59 +7,35 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
 
-use crate::config::{self, Config};
-use crate::control::engine::edit::Pending;
-use crate::control::engine::lines::Culprits;
-use crate::control::engine::refusal::{Kind, Refusal};
-use crate::control::engine::state::{Daemon, State, marking, peer, scope};
+use super::edit::Pending;
+use super::from_config::{foreign_pools, marking, scope};
+use super::lines::Culprits;
+use super::refusal::{Kind, Refusal};
+use super::state::State;
+use crate::config::Config;
 use crate::net::Prefix;
 use crate::route::{PeerId, Policy, Route, Source, Target};
 
-impl Daemon {
-    /// Reads the configuration file again and follows it. Returns the generation of the change.
-    ///
-    /// # Errors
-    /// Everything that speaks against it; nothing has changed then.
-    pub fn reload(&self) -> Result<u64, Refusal> {
-        let file = self.config_file.display();
-        let config = config::load(&self.config_file).map_err(|errors| {
-            let mut culprits = Culprits::default();
-            errors.to_string().lines().for_each(|line| culprits.push(|| line.to_owned()));
-            Refusal::of(Kind::Malformed, culprits)
-        });
-        let release = |state: &mut State, gone: Vec<PeerId>| {
-            gone.into_iter().for_each(|id| state.roster.release(id));
-        };
-        let done =
-            config.and_then(|config| self.change_peers(|state, now| state.reload(config, now), release));
-        self.reloaded.store(done.is_ok(), Relaxed);
-        match &done {
-            Ok(_) => {
-                tracing::info!("{file}: reloaded");
-                self.chores.look_again();
-            }
-            Err(refusal) => {
-                tracing::error!("{file}: not reloaded, the running configuration stays: {refusal}");
-                refusal.culprits.iter().for_each(|culprit| tracing::error!("{culprit}"));
-            }
-        }
-        done
-    }
-}
-
 impl State {
-    /// Follows `new`. Returns the peers that went, whose places are free once that is published.
+    /// Follows `new`, unless it or the `host` has something against it. Returns the peers that went, whose
+    /// places are free once that is published.
     ///
     /// # Errors
     /// Everything that speaks against it; nothing has changed then.
-    pub fn reload(&mut self, new: Config, now: u32) -> Result<Vec<PeerId>, Refusal> {
+    pub(super) fn reload(
+        &mut self,
+        new: Config,
+        host: impl Iterator<Item = String>,
+        now: u32,
+    ) -> Result<Vec<PeerId>, Refusal> {
         let mut culprits = Culprits::default();
         fixed_keys(&self.config, &new, &mut culprits);
         let policy = Policy::new(&new.pools, new.node.address, new.node.address6);
         self.judge_modes(&new, &policy, &mut culprits);
         self.judge_additions(&new, &policy, &mut culprits);
+        host.for_each(|reason| culprits.push(|| reason));
         if !culprits.is_empty() {
             return Err(Refusal::of(Kind::Conflict, culprits));
         }
@@ -68,17 +44,22 @@ impl State {
         if self.roster.len() + fresh > usize::from(u16::MAX) {
             return Err(Refusal::new(Kind::Full, "there would be more than 65535 peers"));
         }
+        Ok(self.follow(new, now))
+    }
+
+    /// Follows `new`, about which everything has been judged. Returns the peers that went.
+    pub(super) fn follow(&mut self, new: Config, now: u32) -> Vec<PeerId> {
         let gone = self.forget_unlisted(&new);
         self.place(&new);
         self.load_static(&new, now);
-        self.policy = policy;
+        self.policy = Arc::new(Policy::new(&new.pools, new.node.address, new.node.address6));
         self.set_scope(scope(&new));
         self.underlay.marking = marking(new.tunnel.dscp);
         self.new_pools = Some(foreign_pools(&new));
-        self.config = new;
+        self.config = Arc::new(new);
         self.pending = Pending::Everything;
         self.follow_peers();
-        Ok(gone)
+        gone
     }
 
     /// A mode that needs sockets which are not there.
@@ -140,25 +121,6 @@ impl State {
         unlisted.filter_map(|name| self.delete_peer(name).ok()).collect()
     }
 
-    /// Makes the peers of the new configuration known, and those known already what it says.
-    fn place(&mut self, new: &Config) {
-        let known: Vec<Option<PeerId>> =
-            new.peers.iter().map(|peer| self.roster.id(peer.name.as_str())).collect();
-        // First all go, then all come: they may have swapped addresses.
-        new.peers.iter().for_each(|peer| self.roster.remove(peer.name.as_str()));
-        for (configured, id) in new.peers.iter().zip(known) {
-            let (Some(mut now), Some(id)) =
-                (peer(configured, new, self.workers), id.or_else(|| self.roster.next()))
-            else {
-                continue;
-            };
-            if let Some(before) = self.peers.get(usize::from(id.0)).filter(|before| before.name == now.name) {
-                now.take_over(before);
-            }
-            self.seat(id, now, &configured.subnets);
-        }
-    }
-
     /// Replaces the static routes; those that stay keep their age.
     fn load_static(&mut self, new: &Config, now: u32) {
         let mut routes = Vec::new();
@@ -207,13 +169,6 @@ fn fixed_keys(old: &Config, new: &Config, culprits: &mut Culprits) {
     for (key, _) in keys.iter().filter(|(_, changed)| *changed) {
         culprits.push(|| format!("{key} has changed, which takes a restart"));
     }
-}
-
-/// The pools that hold pods of other nodes. One that is all ours stays with the kernel's own routes
-/// to our pods.
-pub fn foreign_pools(config: &Config) -> Vec<Prefix> {
-    let ours = |cidr: &Prefix| config.local_subnets.iter().any(|subnet| subnet.covers(*cidr));
-    config.pools.iter().map(|pool| pool.cidr).filter(|cidr| !ours(cidr)).collect()
 }
 
 #[cfg(test)]

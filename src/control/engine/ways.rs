@@ -7,12 +7,30 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::control::host::{Features, IP_IN_IPV4, TCP, UDP_TUNNEL};
 use crate::dataplane::forward::{Choice, Way};
 use crate::net::Mode;
 
 /// Peers and reasons that are named; of more only the number.
 const NAMED: usize = 3;
+
+/// `tx-udp_tnl-csum-segmentation`: UDP tunnels whose outer checksum is filled in, as ours is.
+pub const UDP_TUNNEL: &str = "tx-udp_tnl-csum-segmentation";
+/// `tx-ipxip4-segmentation`: IP packets in IPv4 ones.
+pub const IP_IN_IPV4: &str = "tx-ipxip4-segmentation";
+/// `tx-tcp-segmentation`: TCP over IPv4, without which no tunnel of it is segmented either.
+pub const TCP: &str = "tx-tcp-segmentation";
+
+/// The active features of one interface that decide which way super-packets leave by it. A feature
+/// that the kernel does not name is not active.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Features {
+    /// [`UDP_TUNNEL`].
+    pub udp_tunnel: bool,
+    /// [`IP_IN_IPV4`].
+    pub ip_in_ipv4: bool,
+    /// [`TCP`].
+    pub tcp: bool,
+}
 
 /// The way by `interface`, as what it segments itself makes it. Where that is not known, sockets: they
 /// lose little where the TAP would be better, and the TAP much where sockets would be.
@@ -91,8 +109,7 @@ fn list(peers: &[IpAddr]) -> String {
 mod tests {
     use std::net::IpAddr;
 
-    use super::{by_features, forced, summary};
-    use crate::control::host::Features;
+    use super::{Features, by_features, forced, summary};
     use crate::dataplane::forward::{Choice, Way};
     use crate::net::Mode;
 

@@ -42,9 +42,19 @@ pub enum HostError {
         /// The file under /proc/sys.
         path: String,
         /// What was to be written.
-        value: &'static str,
+        value: u8,
         /// Why not.
         error: String,
+        /// The errno.
+        errno: Option<i32>,
+    },
+    /// A device or socket could not be opened.
+    #[error("{error}")]
+    Open {
+        /// Why not, in words.
+        error: String,
+        /// The errno, if that was the cause.
+        errno: Option<i32>,
     },
     /// Somebody else's route stands where ours has to go.
     #[error(
@@ -62,41 +72,17 @@ pub enum HostError {
 }
 
 impl HostError {
-    /// Wraps a netlink failure of the request `action`.
-    pub(in crate::control) fn netlink(action: impl Into<String>, error: &rtnetlink::Error) -> Self {
-        let errno = errno(error);
-        let reason = errno
-            .map_or_else(|| error.to_string(), |code| std::io::Error::from_raw_os_error(code).to_string());
-        Self::Netlink { action: action.into(), reason, errno }
+    /// Whether the kernel refused it for want of a privilege.
+    pub fn is_denied(&self) -> bool {
+        matches!(self.errno(), Some(libc::EPERM | libc::EACCES | libc::EROFS))
     }
 
     /// The kernel's errno, if that was the cause.
     pub fn errno(&self) -> Option<i32> {
         match self {
-            Self::Netlink { errno, .. } => *errno,
+            Self::Netlink { errno, .. } | Self::Sysctl { errno, .. } | Self::Open { errno, .. } => *errno,
             _ => None,
         }
-    }
-}
-
-/// The positive errno inside a netlink error.
-pub(in crate::control) fn errno(error: &rtnetlink::Error) -> Option<i32> {
-    match error {
-        rtnetlink::Error::NetlinkError(message) => Some(message.raw_code().saturating_abs()),
-        _ => None,
-    }
-}
-
-/// Passes success and the errors that mean "already gone".
-pub(in crate::control) fn tolerate_gone(
-    result: Result<(), rtnetlink::Error>,
-    action: &str,
-) -> Result<(), HostError> {
-    match result {
-        Err(error) if !matches!(errno(&error), Some(code) if GONE.contains(&code)) => {
-            Err(HostError::netlink(action, &error))
-        }
-        _ => Ok(()),
     }
 }
 
@@ -114,8 +100,6 @@ fn next_step(errno: Option<i32>) -> &'static str {
 fn list(candidates: &[String]) -> String {
     if candidates.is_empty() { "none".to_owned() } else { candidates.join(", ") }
 }
-
-const GONE: [i32; 4] = [libc::ENODEV, libc::ESRCH, libc::ENOENT, libc::EADDRNOTAVAIL];
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,9 @@
-//! Judging, before anything is changed, whether the daemon can work on this host.
+//! Whether the daemon can work on this host: judged before the start, before a reload, and again
+//! whenever the host has been observed.
 //!
-//! [`judge`] is pure: facts in, errors and warnings out. `facts.rs` observes them.
+//! Pure: facts in, errors and warnings out. `control/host` gathers them.
 
-use super::link::TunDetails;
+use super::port::{Capabilities, Requirement, Settings, TunDetails};
 
 /// What the configuration demands of the host.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -34,18 +35,8 @@ pub struct Facts {
     pub groups: Vec<u32>,
     /// The TUN of the configured name, when it exists already.
     pub device: Option<TunDetails>,
-    /// Whether `tunl0` exists and is up.
-    pub tunl0_up: bool,
-    /// Whether `ip6tnl0` exists and is up.
-    pub ip6tnl0_up: bool,
-    /// `net.ipv4.conf.all.rp_filter`.
-    pub rp_filter_all: u8,
-    /// `rp_filter` of the uplink.
-    pub rp_filter_uplink: u8,
-    /// `net.ipv4.ip_forward`; true also when it cannot be read.
-    pub ip_forward: bool,
-    /// `net.ipv6.conf.all.forwarding`; true also when it cannot be read.
-    pub ip6_forward: bool,
+    /// What an administrator sets.
+    pub settings: Settings,
 }
 
 /// State of /dev/net/tun, found by opening it.
@@ -215,25 +206,83 @@ pub struct Verdict {
     pub warnings: Vec<Warning>,
 }
 
-/// Compares what is needed with what is there.
+/// Compares what is needed with what is there, before a start.
 pub fn judge(needs: &Needs, facts: &Facts) -> Verdict {
-    let errors = [
+    let before = [
         tun_node(&facts.tun_node),
         net_admin(needs, facts),
         other_owner(needs, facts),
         tun_in_use(needs, facts),
-        net_raw(needs, facts),
-        facts.tunl0_up.then_some(PreflightError::KernelIpip),
-        (facts.ip6tnl0_up && needs.ipv6_underlay).then_some(PreflightError::KernelIp6Tunnel),
-        reverse_path(needs, facts),
+        net_raw(needs, facts.capabilities()),
+    ];
+    let later = judge_settings(needs, &facts.settings);
+    Verdict { errors: before.into_iter().flatten().chain(later.errors).collect(), ..later }
+}
+
+/// Compares what is needed with what may change while the daemon runs.
+pub fn judge_settings(needs: &Needs, settings: &Settings) -> Verdict {
+    let errors = [
+        settings.tunl0_up.then_some(PreflightError::KernelIpip),
+        (settings.ip6tnl0_up && needs.ipv6_underlay).then_some(PreflightError::KernelIp6Tunnel),
+        reverse_path(needs, settings),
     ];
     let warnings = [
-        (!facts.ip_forward).then_some(Warning::ForwardingOff),
-        (!facts.ip6_forward && needs.ipv6).then_some(Warning::Ipv6ForwardingOff),
+        (!settings.ip_forward).then_some(Warning::ForwardingOff),
+        (!settings.ip6_forward && needs.ipv6).then_some(Warning::Ipv6ForwardingOff),
     ];
     Verdict {
         errors: errors.into_iter().flatten().collect(),
         warnings: warnings.into_iter().flatten().collect(),
+    }
+}
+
+impl Verdict {
+    /// What an administrator has to do, where that can be said in one command.
+    pub fn requirements(&self) -> impl Iterator<Item = Requirement> + '_ {
+        let errors = self.errors.iter().filter_map(PreflightError::requirement);
+        errors.chain(self.warnings.iter().map(|warning| warning.requirement()))
+    }
+}
+
+impl PreflightError {
+    /// What to do about an error that may appear while the daemon runs.
+    fn requirement(&self) -> Option<Requirement> {
+        let (what, command) = match self {
+            Self::KernelIpip => (
+                "the kernel's IPIP device tunl0 is up and delivers every IPIP packet a second time"
+                    .to_owned(),
+                "ip link set tunl0 down".to_owned(),
+            ),
+            Self::KernelIp6Tunnel => (
+                "the kernel's tunnel device ip6tnl0 is up and delivers every IP-in-IPv6 packet a second time"
+                    .to_owned(),
+                "ip link set ip6tnl0 down".to_owned(),
+            ),
+            Self::StrictReversePath { uplink } => (
+                format!(
+                    "strict reverse path filtering on {uplink} drops direct traffic, whose sources are routed to the TUN"
+                ),
+                format!("sysctl -w net/ipv4/conf/{uplink}/rp_filter=2"),
+            ),
+            _ => return None,
+        };
+        Some(Requirement { what, command })
+    }
+}
+
+impl Warning {
+    fn requirement(self) -> Requirement {
+        let (what, command) = match self {
+            Self::ForwardingOff => (
+                "net.ipv4.ip_forward is 0: traffic of pods is not forwarded",
+                "sysctl -w net.ipv4.ip_forward=1",
+            ),
+            Self::Ipv6ForwardingOff => (
+                "net.ipv6.conf.all.forwarding is 0: IPv6 traffic of pods is not forwarded",
+                "sysctl -w net.ipv6.conf.all.forwarding=1",
+            ),
+        };
+        Requirement { what: what.to_owned(), command: command.to_owned() }
     }
 }
 
@@ -282,9 +331,9 @@ fn tun_in_use(needs: &Needs, facts: &Facts) -> Option<PreflightError> {
     held.then(|| PreflightError::TunInUse { device: needs.device.clone() })
 }
 
-fn net_raw(needs: &Needs, facts: &Facts) -> Option<PreflightError> {
+fn net_raw(needs: &Needs, capabilities: Capabilities) -> Option<PreflightError> {
     let modes = match (needs.ipip, needs.direct) {
-        _ if facts.has(CAP_NET_RAW) => return None,
+        _ if capabilities.net_raw => return None,
         (false, false) => return None,
         (true, false) => "ipip",
         (false, true) => "direct",
@@ -294,20 +343,15 @@ fn net_raw(needs: &Needs, facts: &Facts) -> Option<PreflightError> {
 }
 
 /// The kernel uses the larger of the two values; 1 is strict, 2 loose.
-fn reverse_path(needs: &Needs, facts: &Facts) -> Option<PreflightError> {
-    let strict = facts.rp_filter_all.max(facts.rp_filter_uplink) == 1;
+fn reverse_path(needs: &Needs, settings: &Settings) -> Option<PreflightError> {
+    let strict = settings.rp_filter_all.max(settings.rp_filter_uplink) == 1;
     (needs.direct && strict).then(|| PreflightError::StrictReversePath { uplink: needs.uplink.clone() })
 }
 
 impl Facts {
-    /// Whether this process has CAP_NET_ADMIN, at least in its own user namespace.
-    pub fn has_net_admin(&self) -> bool {
-        self.has(CAP_NET_ADMIN)
-    }
-
-    /// Whether this process has CAP_NET_RAW, at least in its own user namespace.
-    pub fn has_net_raw(&self) -> bool {
-        self.has(CAP_NET_RAW)
+    /// What this process may do.
+    pub fn capabilities(&self) -> Capabilities {
+        Capabilities { net_admin: self.has(CAP_NET_ADMIN), net_raw: self.has(CAP_NET_RAW) }
     }
 
     fn has(&self, capability: u32) -> bool {

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use anyhow::bail;
 
-use crate::control::host::{Chore, Host, TunDetails, user};
+use super::Host;
+use crate::control::engine::judge::user;
+use crate::control::engine::port::{Requirement, TunDetails};
 use crate::dataplane::device::Ownership;
 
 /// From one look to the next.
@@ -49,6 +51,11 @@ impl Guarded {
         Self { name: name.to_owned(), ownership, queues, given_away: false }
     }
 
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Refuses a device that somebody else got hold of while we opened it. Call it before the device is up:
     /// until then no packet passes.
     ///
@@ -57,7 +64,7 @@ impl Guarded {
     pub async fn check(&self, host: &Host) -> anyhow::Result<()> {
         let faults = self.faults(host).await?;
         let Some(fault) = faults.first() else { return Ok(()) };
-        let Chore { what, command } = self.chore(*fault);
+        let Requirement { what, command } = self.requirement(*fault);
         bail!(
             "cannot use the device {}: {what}; find that process by `{command}`, stop it, and start again",
             self.name
@@ -65,7 +72,7 @@ impl Guarded {
     }
 
     /// What is left to do by others, after the device has been taken back from whom it was given to.
-    async fn look(&mut self, host: &Host) -> Vec<Chore> {
+    async fn look(&mut self, host: &Host) -> Vec<Requirement> {
         // A device that is gone ends the workers, and what the kernel does not say now it says next time.
         let Ok(mut found) = self.faults(host).await else { return Vec::new() };
         let given =
@@ -79,7 +86,7 @@ impl Guarded {
             }
         }
         self.given_away = given.is_some();
-        found.into_iter().map(|fault| self.chore(fault)).collect()
+        found.into_iter().map(|fault| self.requirement(fault)).collect()
     }
 
     async fn faults(&self, host: &Host) -> anyhow::Result<Vec<Fault>> {
@@ -89,7 +96,7 @@ impl Guarded {
     }
 
     /// The command names the processes at devices of this name by their pids; this one is among them.
-    fn chore(&self, fault: Fault) -> Chore {
+    fn requirement(&self, fault: Fault) -> Requirement {
         let (name, ours, pid) = (&self.name, self.queues, std::process::id());
         let what = match fault {
             Fault::Owner(owner) => {
@@ -99,7 +106,7 @@ impl Guarded {
                 "{name} has {all} queues and {ours} are ours: another process than {pid} gets a part of the packets and may forge others"
             ),
         };
-        Chore {
+        Requirement {
             what,
             command: format!("grep -ls 'iff:.{name}$' /proc/[0-9]*/fdinfo/* | cut -d/ -f3 | sort -u"),
         }
@@ -111,12 +118,12 @@ fn whom(owner: Option<u32>) -> String {
 }
 
 /// Looks at all `devices` in turn.
-pub async fn look(devices: &mut [Guarded], host: &Host) -> Vec<Chore> {
-    let mut chores = Vec::new();
+pub async fn look(devices: &mut [Guarded], host: &Host) -> Vec<Requirement> {
+    let mut found = Vec::new();
     for device in devices {
-        chores.extend(device.look(host).await);
+        found.extend(device.look(host).await);
     }
-    chores
+    found
 }
 
 #[cfg(test)]

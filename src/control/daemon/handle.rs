@@ -1,0 +1,195 @@
+//! The daemon as its API sees it: reads from the last snapshot and the counters, changes by the engine.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::log;
+use super::runner::Inbox;
+use crate::api::{
+    Drops, EdgeCounters, Missing, NewPeer, PeerStatus, Reloaded, RouteEntry, RoutesChanged, Status,
+    TunnelStatus,
+};
+use crate::control::engine::batch::Batch;
+use crate::control::engine::refusal::{Kind, Refusal};
+use crate::control::engine::{Changed, Event, Page, Reply, Request, Snapshot};
+use crate::control::server::backend::Backend;
+use crate::dataplane::observe::capture::Hub;
+use crate::dataplane::observe::render::Now;
+use crate::dataplane::observe::{Counters, Fallback};
+use crate::net::Prefix;
+
+/// What was chosen at start.
+#[derive(Clone, Debug)]
+pub struct Choices {
+    /// `offload` or `plain`.
+    pub backend: &'static str,
+    /// Each offload and whether it is active.
+    pub offloads: Vec<(&'static str, String)>,
+    /// Address on the TUN.
+    pub address: IpAddr,
+}
+
+/// A wish to have the configuration read again: whether to wait until packets see it, and who does.
+pub type ReloadWish = (bool, oneshot::Sender<Result<Reply, Refusal>>);
+
+/// The way to everything that the API shows and changes.
+#[derive(Clone)]
+pub struct Handle {
+    inbox: Inbox,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    reloads: mpsc::Sender<ReloadWish>,
+    counters: Counters,
+    choices: Arc<Choices>,
+    started: Instant,
+}
+
+impl Handle {
+    /// A handle on a daemon that starts now.
+    pub fn new(
+        inbox: Inbox,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        reloads: mpsc::Sender<ReloadWish>,
+        counters: Counters,
+        choices: Choices,
+    ) -> Self {
+        Self { inbox, snapshots, reloads, counters, choices: Arc::new(choices), started: Instant::now() }
+    }
+
+    /// The last snapshot.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshots.borrow())
+    }
+
+    /// Has the configuration read again.
+    ///
+    /// # Errors
+    /// Everything that speaks against it; nothing has changed then.
+    pub async fn reload(&self, wait: bool) -> Result<Reply, Refusal> {
+        let (answer, answered) = oneshot::channel();
+        let _ = self.reloads.send((wait, answer)).await;
+        answered.await.unwrap_or_else(|_| Err(Refusal::new(Kind::Busy, "the daemon is ending")))
+    }
+
+    /// Table sizes and offloads, for metrics.
+    pub fn now(&self) -> Now {
+        // "active, without ipip" is active.
+        let active = |state: &str| state.starts_with("active");
+        let snapshot = self.snapshot();
+        let offloads = self.offloads(&snapshot);
+        Now {
+            routes: snapshot.routes(),
+            peers: snapshot.peer_count(),
+            offloads: offloads.into_iter().map(|(name, state)| (name, active(&state))).collect(),
+            reloaded: snapshot.reloaded,
+            log_lines_lost: log::lines_lost(),
+        }
+    }
+
+    /// Each offload as it is now: what a worker gave up at run time is off.
+    fn offloads(&self, snapshot: &Snapshot) -> BTreeMap<String, String> {
+        let chosen = self.choices.offloads.iter();
+        let mut offloads: BTreeMap<String, String> =
+            chosen.map(|(name, state)| ((*name).to_owned(), state.clone())).collect();
+        offloads.insert("tap".to_owned(), snapshot.tap_state.to_string());
+        for fallback in Fallback::ALL {
+            if self.counters.fallbacks(fallback) > 0 {
+                let refused = "off: refused by the kernel at run time".to_owned();
+                offloads.insert(fallback.offload().to_owned(), refused);
+            }
+        }
+        offloads
+    }
+
+    async fn change(&self, request: Request, wait: bool) -> Result<Reply, Refusal> {
+        self.inbox.ask(wait, |asked| Event::Request(asked, request)).await
+    }
+
+    async fn change_routes(&self, request: Request, wait: bool) -> Result<RoutesChanged, Refusal> {
+        let (changed, routes) = match self.change(request, wait).await? {
+            Reply::Routes(changed, routes) => (changed, routes),
+            _ => (Changed::default(), self.snapshot().routes()),
+        };
+        Ok(RoutesChanged { added: changed.added, deleted: changed.deleted, routes })
+    }
+}
+
+impl Backend for Handle {
+    fn status(&self) -> Status {
+        let totals = self.counters.totals();
+        let snapshot = self.snapshot();
+        let config = &snapshot.config;
+        Status {
+            name: env!("CARGO_PKG_NAME").to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            node: config.node.name.to_string(),
+            workers: self.counters.workers(),
+            backend: self.choices.backend.to_owned(),
+            offloads: self.offloads(&snapshot),
+            tunnel: TunnelStatus {
+                device: config.tunnel.device.clone(),
+                mtu: snapshot.underlay.tun.mtu,
+                address: Some(self.choices.address),
+                vtep_mac: snapshot.underlay.vtep_mac.to_string(),
+            },
+            counters: EdgeCounters::from(&totals),
+            drops: Drops::from(&totals),
+            icmp_errors: self.counters.icmp_errors().into(),
+            recut_super_packets: self.counters.recut_super_packets(),
+            missing: snapshot.requirements.iter().cloned().map(Missing::from).collect(),
+            log_lines_lost: log::lines_lost(),
+            routes: snapshot.routes(),
+            peers: snapshot.peer_list(),
+        }
+    }
+
+    fn routes(&self, page: Page) -> (Vec<RouteEntry>, Option<Prefix>) {
+        self.snapshot().list(page, Instant::now())
+    }
+
+    fn route_lines(&self, page: Page) -> (String, Option<Prefix>) {
+        self.snapshot().list_lines(page)
+    }
+
+    fn route_get(&self, address: IpAddr) -> Option<RouteEntry> {
+        self.snapshot().route_get(address, Instant::now())
+    }
+
+    fn peers(&self) -> Vec<PeerStatus> {
+        self.snapshot().peer_list()
+    }
+
+    async fn edit_routes(&self, batch: Batch, wait: bool) -> Result<RoutesChanged, Refusal> {
+        self.change_routes(Request::Edit(batch), wait).await
+    }
+
+    async fn replace_routes(&self, batch: Batch, wait: bool) -> Result<RoutesChanged, Refusal> {
+        self.change_routes(Request::Replace(batch), wait).await
+    }
+
+    async fn add_peer(&self, peer: NewPeer, wait: bool) -> Result<Option<PeerStatus>, Refusal> {
+        let name = peer.name.clone();
+        self.change(Request::AddPeer(peer), wait).await?;
+        Ok(self.peers().into_iter().find(|known| known.name == name))
+    }
+
+    async fn delete_peer(&self, name: String, wait: bool) -> Result<(), Refusal> {
+        self.change(Request::DeletePeer(name), wait).await.map(drop)
+    }
+
+    async fn reload(&self, wait: bool) -> Result<Reloaded, Refusal> {
+        let (peers, routes) = match Self::reload(self, wait).await? {
+            Reply::Reloaded { peers, routes } => (peers, routes),
+            _ => (self.snapshot().peer_count(), self.snapshot().routes()),
+        };
+        Ok(Reloaded { peers, routes })
+    }
+
+    fn capture(&self) -> Option<(Arc<Hub>, Vec<u16>)> {
+        Some((Arc::clone(self.counters.capture()?), self.snapshot().vxlan_ports()))
+    }
+}

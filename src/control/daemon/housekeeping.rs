@@ -1,0 +1,46 @@
+//! What has to be done now and then: dropping tables that no worker sees any more, giving memory back, and
+//! logging what the workers gave up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use super::fallbacks::Fallbacks;
+use super::sys;
+use crate::dataplane::forward::Forwarding;
+use crate::dataplane::observe::Counters;
+use crate::sync::Published;
+
+/// From one look at the workers to the next.
+const TICK: Duration = Duration::from_secs(1);
+/// Times for the workers to leave the tables that were replaced, from one to the next.
+const SETTLE: [Duration; 3] = [Duration::from_millis(300), Duration::from_secs(1), Duration::from_secs(4)];
+
+/// Drops replaced tables and logs what the workers gave up, for ever.
+pub(super) async fn tidy(
+    forwarding: Arc<Published<Forwarding>>,
+    fallbacks: Arc<Fallbacks>,
+    counters: Counters,
+) {
+    loop {
+        forwarding.reclaim();
+        fallbacks.tell(&counters);
+        sleep(TICK).await;
+    }
+}
+
+/// Gives memory back to the system after many routes went, for ever.
+pub(super) async fn give_memory_back(shrunk: Arc<Notify>) {
+    loop {
+        shrunk.notified().await;
+        let mut pauses = SETTLE.iter();
+        while let Some(pause) = pauses.next() {
+            tokio::select! {
+                () = sleep(*pause) => sys::trim(),
+                () = shrunk.notified() => pauses = SETTLE.iter(),
+            }
+        }
+    }
+}

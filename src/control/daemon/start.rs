@@ -1,0 +1,200 @@
+//! The start, step by step: everything that can fail is tried before the kernel is changed.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+
+use super::bring_up::{self, Lanes};
+use super::runner;
+use crate::config::Config;
+use crate::control::engine::judge::{self, Facts};
+use crate::control::engine::port::{HostError, HostRequest, HostView, LinkChange, Uplink};
+use crate::control::engine::{
+    Effect, Engine, Event, Failure, Setup, Start, StartError, look, needs, tun_addresses,
+};
+use crate::control::host::{self, Answer, Host};
+use crate::control::server::socket::ControlSocket;
+use crate::dataplane::forward::Forwarding;
+use crate::dataplane::underlay::RECEIVE_BUFFER;
+use crate::sync::Published;
+
+/// A host that is ready: devices made and configured, sockets open, nothing running yet.
+pub struct Ready {
+    /// The engine, which has brought the host to what it should be.
+    pub engine: Engine,
+    /// The first table.
+    pub forwarding: Arc<Published<Forwarding>>,
+    /// The edges.
+    pub lanes: Lanes,
+    /// The control socket.
+    pub socket: ControlSocket,
+    /// The interface with our first underlay address.
+    pub uplink: Uplink,
+}
+
+/// Makes everything ready for `config`.
+///
+/// # Errors
+/// What cannot work on this host, in words. What was changed has been taken back.
+pub async fn ready(host: &Host, config: &Config) -> anyhow::Result<Ready> {
+    if tun_addresses(config).is_empty() {
+        bail!("there is no local subnet to take the TUN address from");
+    }
+    let (uplink, uplink_mtu) = find_uplink(host, config).await?;
+    let facts = preflight(host, config, &uplink).await?;
+    let socket = ControlSocket::bind(&config.control.socket)?;
+    let lanes = bring_up::lanes(host, config, &facts, &uplink).await?;
+    let view = observe(host, config, &uplink, &lanes).await?;
+    let start = Start {
+        setup: Setup { capabilities: facts.capabilities(), workers: lanes.lanes.len(), uplink_mtu },
+        uplink: uplink.clone(),
+        tap: lanes.tap_name.clone(),
+        tap_state: lanes.tap_state.clone(),
+        view,
+        now: Instant::now(),
+    };
+    let (mut engine, first) = Engine::new(config.clone(), start).map_err(explain)?;
+    let forwarding = Arc::new(Published::new(first));
+    if let Err(error) = settle(host, &mut engine, &forwarding).await {
+        take_down(host, engine.take_down()).await;
+        return Err(error.into());
+    }
+    say_choices(config, engine.snapshot().underlay.tun.mtu, &uplink, &lanes);
+    Ok(Ready { engine, forwarding, lanes, socket, uplink })
+}
+
+/// Has the host brought to what it should be, before anything runs.
+async fn settle(
+    host: &Host,
+    engine: &mut Engine,
+    forwarding: &Published<Forwarding>,
+) -> Result<(), HostError> {
+    let mut effects = VecDeque::from(engine.handle(Event::Tick, Instant::now()));
+    while let Some(effect) = effects.pop_front() {
+        match effect {
+            Effect::Host(id, request) => {
+                let needed = is_needed(&request);
+                let event = match host.execute(request).await {
+                    Ok(Answer::View(view)) => Event::Observed(id, Some(*view)),
+                    Ok(_) => Event::Ended(id, Vec::new()),
+                    Err(failures) => {
+                        let fatal = failures.iter().find(|failure| needed && !failure.error.is_denied());
+                        if let Some(Failure { error, .. }) = fatal {
+                            return Err(error.clone());
+                        }
+                        Event::Ended(id, failures)
+                    }
+                };
+                effects.extend(engine.handle(event, Instant::now()));
+            }
+            Effect::Publish(table) => forwarding.publish(*table),
+            Effect::Require(requirement) => runner::require(&requirement),
+            Effect::Resolved(requirement) => runner::resolved(&requirement),
+            // Nobody can have asked yet.
+            Effect::Answer(..) | Effect::Shrunk => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether a start is refused where this is. A short queue or a sysctl costs something, but packets flow.
+fn is_needed(request: &HostRequest) -> bool {
+    match request {
+        HostRequest::Link { change, .. } => matches!(change, LinkChange::Up | LinkChange::Mtu(_)),
+        HostRequest::Sysctl { .. } => false,
+        _ => true,
+    }
+}
+
+/// Takes back what was changed on the host. Everything is tried.
+pub async fn take_down(host: &Host, requests: Vec<HostRequest>) {
+    for request in requests {
+        if let Err(failures) = host.execute(request).await {
+            for failure in failures.iter().filter(|failure| !failure.error.is_denied()) {
+                tracing::warn!("clean-up is incomplete: {}", failure.error);
+            }
+        }
+    }
+}
+
+/// The interface with this node's first underlay address, and the smallest MTU where it has one.
+async fn find_uplink(host: &Host, config: &Config) -> anyhow::Result<(Uplink, u16)> {
+    let mut uplinks = Vec::new();
+    for own in config.node.addresses() {
+        let uplink = host.uplink_of(own.addr()).await?;
+        if let Some(warning) = uplink.prefix_warning(own.prefix_len()) {
+            tracing::warn!("{warning}");
+        }
+        tracing::info!("node {} at {own} on {} (configured)", config.node.name, uplink.name);
+        uplinks.push(uplink);
+    }
+    let mtu = uplinks.iter().map(Uplink::packet_mtu).min().unwrap_or_default();
+    let first = uplinks.into_iter().next().context("this node has no underlay address")?;
+    Ok((first, mtu))
+}
+
+/// Refuses, with every reason at once, what cannot work on this host.
+async fn preflight(host: &Host, config: &Config, uplink: &Uplink) -> anyhow::Result<Facts> {
+    let needs = needs(config, &uplink.name);
+    let facts = host::gather(host, &needs).await?;
+    let verdict = judge::judge(&needs, &facts);
+    for warning in &verdict.warnings {
+        tracing::warn!("{warning}");
+    }
+    if !verdict.errors.is_empty() {
+        let lines: Vec<String> = verdict.errors.iter().map(ToString::to_string).collect();
+        bail!("this host cannot run the tunnel:\n  {}", lines.join("\n  "));
+    }
+    Ok(facts)
+}
+
+/// The host as it is with the devices made.
+async fn observe(host: &Host, config: &Config, uplink: &Uplink, lanes: &Lanes) -> anyhow::Result<HostView> {
+    let look = look(config, &uplink.name, lanes.tap_name.clone());
+    match host.execute(HostRequest::Observe(look)).await {
+        Ok(Answer::View(view)) => Ok(*view),
+        Err(failures) => {
+            Err(failures.into_iter().next().map_or_else(unanswered, |failure| failure.error.into()))
+        }
+        Ok(_) => Err(unanswered()),
+    }
+}
+
+fn unanswered() -> anyhow::Error {
+    anyhow::anyhow!("the kernel did not say what this host looks like")
+}
+
+fn explain(error: StartError) -> anyhow::Error {
+    match error {
+        StartError::Conflicts(conflicts) if conflicts.len() > 1 => {
+            let lines: Vec<String> = conflicts.iter().map(ToString::to_string).collect();
+            anyhow::anyhow!("this host cannot run the tunnel:\n  {}", lines.join("\n  "))
+        }
+        other => other.into(),
+    }
+}
+
+/// One line for each choice, and why.
+fn say_choices(config: &Config, mtu: u16, uplink: &Uplink, lanes: &Lanes) {
+    let why = if config.tunnel.mtu.is_some() { "configured" } else { "the largest overhead of the pools" };
+    tracing::info!("mtu {mtu}: uplink {} has {}, {why}", uplink.name, uplink.mtu);
+    tracing::info!("backend {}: {}", lanes.backend, lanes.backend_reason);
+    tracing::info!("workers {}: {}", lanes.lanes.len(), lanes.workers_reason);
+    for pool in &config.pools {
+        let (mode, when) = pool.encapsulation();
+        tracing::info!("pool {}: {mode} {when}", pool.cidr);
+    }
+    for (name, state) in &lanes.offloads {
+        tracing::info!("offload {name}: {state}");
+    }
+    tracing::info!("uplink tap: {}", lanes.tap_state);
+    let buffer = lanes.lanes.first().map_or(RECEIVE_BUFFER, |lane| lane.sockets.receive_buffer());
+    if buffer < RECEIVE_BUFFER {
+        tracing::info!(
+            "receive buffers of {buffer} bytes, bursts may be lost: the kernel allows no more without CAP_NET_ADMIN; \
+             `sysctl -w net.core.rmem_max={RECEIVE_BUFFER}` before the start does"
+        );
+    }
+}

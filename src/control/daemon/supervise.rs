@@ -1,0 +1,261 @@
+//! Everything that runs between start and end, and the order in which it ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use tokio::sync::{Notify, broadcast, mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::sleep;
+
+use super::fallbacks::Fallbacks;
+use super::handle::{Choices, Handle, ReloadWish};
+use super::housekeeping;
+use super::path_mtu::{Ours, PathMtuListener};
+use super::runner::{self, Inbox, Ports};
+use super::start::{Ready, take_down};
+use super::tap_watch::TapWatch;
+use super::uplink_watch::UplinkWatch;
+use crate::config::{self, Config};
+use crate::control::engine::port::{HostRequest, Notice};
+use crate::control::engine::{EffectId, Event, Snapshot, tun_addresses};
+use crate::control::host::{self, Answer, Guarded, Host, Notices};
+use crate::control::server::{self, metrics_http};
+use crate::control::source::file::FileSource;
+use crate::dataplane::observe::Counters;
+use crate::dataplane::observe::render::Exporter;
+use crate::dataplane::pump::{self, Pump};
+use crate::dataplane::segment::merge::Rules;
+
+/// How long clients may hold up the end.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+/// Interfaces whose changes wait to be looked at; if they are more, all are looked at.
+const LINKS: usize = 64;
+/// Wishes to have the configuration read again that wait.
+const RELOADS: usize = 16;
+
+/// The running daemon.
+pub struct Running {
+    host: Host,
+    handle: Handle,
+    inbox: Inbox,
+    counters: Counters,
+    fallbacks: Arc<Fallbacks>,
+    pump: Pump,
+    /// Ended first, because they only ask for changes.
+    watchers: JoinSet<()>,
+    /// Ended last: the watch holds the program that pushes outer headers on the TAP, without which
+    /// inner packets would leave bare.
+    uplink_watch: JoinHandle<()>,
+    services: Vec<JoinHandle<()>>,
+    stop: watch::Sender<()>,
+}
+
+impl Running {
+    /// Starts workers, the engine's thread, watchers and services.
+    ///
+    /// # Errors
+    /// When threads or listeners cannot be started. What was changed has been taken back.
+    pub async fn begin(
+        host: Host,
+        config: &Config,
+        source: FileSource,
+        mut ready: Ready,
+    ) -> anyhow::Result<Self> {
+        let lanes = std::mem::take(&mut ready.lanes.lanes);
+        let counters = Counters::new(lanes.len());
+        let rules = Rules { tcp: ready.lanes.merge_tcp, udp: ready.lanes.merge_udp };
+        let ports = lanes.first().map_or(&[][..], |lane| lane.sockets.source_ports()).to_vec();
+        let pump = Pump::start(lanes, rules, &ready.forwarding, &counters).context("cannot start workers")?;
+        let address = tun_addresses(config).first().copied();
+        let choices = Choices {
+            backend: ready.lanes.backend,
+            offloads: std::mem::take(&mut ready.lanes.offloads),
+            address: address.ok_or_else(|| anyhow!("the TUN has no address"))?,
+        };
+        let (snapshots, seen) = watch::channel(Arc::new(ready.engine.snapshot()));
+        let (requests, asked) = mpsc::unbounded_channel();
+        let shrunk = Arc::new(Notify::new());
+        let forwarding = Arc::clone(&ready.forwarding);
+        let (inbox, _thread) = runner::start(
+            ready.engine,
+            Ports { forwarding, snapshots, host: requests, shrunk: Arc::clone(&shrunk) },
+        )
+        .context("cannot start the engine")?;
+        let (reloads, wishes) = mpsc::channel(RELOADS);
+        let handle = Handle::new(inbox.clone(), seen.clone(), reloads, counters.clone(), choices);
+        let fallbacks = Arc::new(Fallbacks::default());
+        let (links, changed) = broadcast::channel(LINKS);
+        let mut watchers = JoinSet::new();
+        watchers.spawn(execute(host.clone(), asked, inbox.clone()));
+        watchers.spawn(notice(inbox.clone(), links));
+        watchers.spawn(guard(host.clone(), std::mem::take(&mut ready.lanes.guarded), inbox.clone()));
+        watchers.spawn(follow_file(host.clone(), source, wishes, inbox.clone(), seen.clone()));
+        watchers.spawn(housekeeping::give_memory_back(shrunk));
+        watchers.spawn(housekeeping::tidy(ready.forwarding, Arc::clone(&fallbacks), counters.clone()));
+        learn_path_mtus(&mut watchers, config, &ports, &inbox);
+        let forced = config.tunnel.uplink == config::Uplink::Tap;
+        let own = config.node.addresses().next().context("this node has no underlay address")?.addr();
+        let uplink_watch = UplinkWatch {
+            host: host.clone(),
+            inbox: inbox.clone(),
+            snapshots: seen,
+            counters: counters.clone(),
+            own,
+            uplink: ready.uplink,
+            tap: ready.lanes.tap.take().map(|test| TapWatch::new(test, forced)),
+            links: changed,
+        };
+        let uplink_watch = tokio::spawn(uplink_watch.run());
+        let (stop, stopped) = watch::channel(());
+        let mut running = Self {
+            host,
+            handle,
+            inbox,
+            counters,
+            fallbacks,
+            pump,
+            watchers,
+            uplink_watch,
+            services: Vec::new(),
+            stop,
+        };
+        match running.serve(config, ready.socket, stopped).await {
+            Ok(()) => Ok(running),
+            Err(error) => {
+                running.end().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Starts the API and the metrics endpoint.
+    async fn serve(
+        &mut self,
+        config: &Config,
+        socket: server::socket::ControlSocket,
+        stopped: watch::Receiver<()>,
+    ) -> anyhow::Result<()> {
+        if let Some(address) = config.metrics {
+            let listener = metrics_http::bind(address).await?;
+            let handle = self.handle.clone();
+            let exporter = Exporter::new(self.counters.clone(), move || handle.now());
+            let serving = metrics_http::serve(listener, exporter, until(stopped.clone()));
+            self.services.push(tokio::spawn(serving));
+        }
+        let api = server::serve(socket, Arc::new(self.handle.clone()), until(stopped));
+        self.services.push(tokio::spawn(async move {
+            if let Err(error) = api.await {
+                tracing::error!("the control socket failed: {error}");
+            }
+        }));
+        Ok(())
+    }
+
+    /// Workers that ended by themselves.
+    pub fn failures(&self) -> crossbeam::channel::Receiver<pump::Failure> {
+        self.pump.failures()
+    }
+
+    /// The way to everything that the API shows and changes.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Ends everything. Routes go first, so that the kernel hands over nothing new; then the workers drain.
+    pub async fn end(self) {
+        drop(self.stop);
+        let _ = tokio::time::timeout(LAST_ANSWERS, futures_util::future::join_all(self.services)).await;
+        let changes = self.inbox.stop().await;
+        // What was asked before is done before.
+        drop(self.watchers);
+        take_down(&self.host, changes).await;
+        self.pump.stop();
+        self.fallbacks.tell(&self.counters);
+        self.uplink_watch.abort();
+    }
+}
+
+/// Executes the engine's requests in their order.
+async fn execute(host: Host, mut requests: mpsc::UnboundedReceiver<(EffectId, HostRequest)>, inbox: Inbox) {
+    while let Some((id, request)) = requests.recv().await {
+        let look = matches!(request, HostRequest::Observe(_));
+        inbox.send(match host.execute(request).await {
+            Ok(Answer::View(view)) => Event::Observed(id, Some(*view)),
+            Ok(_) => Event::Ended(id, Vec::new()),
+            Err(_) if look => Event::Observed(id, None),
+            Err(failures) => Event::Ended(id, failures),
+        });
+    }
+}
+
+/// Passes on what the kernel tells of.
+async fn notice(inbox: Inbox, links: broadcast::Sender<u32>) {
+    let mut notices = match Notices::connect() {
+        Ok(notices) => notices,
+        // There are still the looks now and then.
+        Err(error) => return tracing::warn!("changes of the host are noticed late: {error}"),
+    };
+    while let Some(notice) = notices.next().await {
+        match notice {
+            Notice::Link(index) => drop(links.send(index)),
+            Notice::Overrun => drop(links.send(0)),
+            _ => {}
+        }
+        inbox.send(Event::Noticed(notice));
+    }
+}
+
+/// Looks for others at our devices.
+async fn guard(host: Host, mut devices: Vec<Guarded>, inbox: Inbox) {
+    let mut before = Vec::new();
+    loop {
+        let found = host::look_for_strangers(&mut devices, &host).await;
+        if found != before {
+            before.clone_from(&found);
+            inbox.send(Event::Strangers(found));
+        }
+        sleep(host::GUARD_INTERVAL).await;
+    }
+}
+
+/// Reads the configuration file again whenever somebody wishes.
+async fn follow_file(
+    host: Host,
+    mut source: FileSource,
+    mut wishes: mpsc::Receiver<ReloadWish>,
+    inbox: Inbox,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+) {
+    while let Some((wait, answer)) = wishes.recv().await {
+        let uplink = snapshots.borrow().uplink.to_string();
+        let update = source.update(&host, &uplink).await;
+        let done = inbox.ask(wait, |asked| update.asked_by(asked)).await;
+        let file = source.path().display();
+        match &done {
+            Ok(_) => tracing::info!("{file}: reloaded"),
+            Err(refusal) => {
+                tracing::error!("{file}: not reloaded, the running configuration stays: {refusal}");
+                refusal.culprits.iter().for_each(|culprit| tracing::error!("{culprit}"));
+            }
+        }
+        // Who wished it may have gone.
+        let _ = answer.send(done);
+    }
+}
+
+/// Listens to the routers of the underlay about each kind of packet of ours.
+fn learn_path_mtus(watchers: &mut JoinSet<()>, config: &Config, source_ports: &[u16], inbox: &Inbox) {
+    for own in config.node.addresses() {
+        let ours = Ours { address: own.addr(), source_ports: source_ports.to_vec() };
+        match PathMtuListener::new(inbox.clone(), ours) {
+            Ok(listener) => drop(watchers.spawn(listener.run())),
+            Err(error) => tracing::warn!("path MTUs are not learned: {error}; this needs CAP_NET_RAW"),
+        }
+    }
+}
+
+/// Completes when the sender is dropped.
+async fn until(mut stopped: watch::Receiver<()>) {
+    while stopped.changed().await.is_ok() {}
+}

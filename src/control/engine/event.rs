@@ -1,0 +1,172 @@
+//! What happens to the engine, and what it wants done.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::batch::Batch;
+use super::edit::Changed;
+use super::port::{HostError, HostRequest, HostView, Notice, Requirement, Uplink};
+use super::refusal::Refusal;
+use crate::api::NewPeer;
+use crate::config::Config;
+use crate::dataplane::encap::frame::Hop;
+use crate::dataplane::forward::{Forwarding, TapLink, Way};
+use crate::net::{Mode, Prefix};
+use crate::route::Source;
+
+/// Something that the engine has to follow.
+#[derive(Debug)]
+pub enum Event {
+    /// A source says something new. What is not newer than what it said before is passed over.
+    Update {
+        /// Who says it.
+        source: Source,
+        /// Grows with every update of that source.
+        generation: u64,
+        /// What it says.
+        update: Update,
+        /// Who waits for an answer.
+        request: Option<Asked>,
+    },
+    /// A client wants something changed.
+    Request(Asked, Request),
+    /// The interface with our underlay address, or its MTU, is another one.
+    Uplink(Uplink),
+    /// Link addresses of the first hops towards the peers' addresses.
+    Hops(HashMap<IpAddr, Hop>),
+    /// Which peers may be reached through the TAP.
+    Tap(TapUse),
+    /// A router reports the MTU of a path.
+    PathMtu(PathMtu),
+    /// Others are at our devices.
+    Strangers(Vec<Requirement>),
+    /// The kernel told of a change.
+    Noticed(Notice),
+    /// A look has ended; `None` when it failed.
+    Observed(EffectId, Option<HostView>),
+    /// A request has ended.
+    Ended(EffectId, Vec<Failure>),
+    /// Time has passed: [`Engine::deadline`](super::Engine::deadline) is over.
+    Tick,
+}
+
+/// What a source says.
+#[derive(Debug)]
+pub enum Update {
+    /// All of the configuration: pools, peers and their routes. What it does not say any more is withdrawn.
+    Configuration {
+        /// The checked configuration, or what is wrong with it.
+        config: Result<Box<Config>, Refusal>,
+        /// The host, with the routes that the new pools overlap with.
+        view: Option<Box<HostView>>,
+    },
+    /// Changes of its routes.
+    Changes(Batch),
+    /// All of its routes: those that are not among them are withdrawn.
+    Everything(Batch),
+    /// It cannot be reached: its routes stay as they are until it is back or withdrawn.
+    Lost(String),
+    /// It is gone for good, and its routes with it.
+    Withdrawn,
+}
+
+/// What a client wants changed.
+#[derive(Debug)]
+pub enum Request {
+    /// Control routes, together or not at all.
+    Edit(Batch),
+    /// All control routes.
+    Replace(Batch),
+    /// A node to make known.
+    AddPeer(NewPeer),
+    /// A node to forget.
+    DeletePeer(String),
+}
+
+/// Which peers may be reached through the TAP.
+#[derive(Clone, Debug, Default)]
+pub struct TapUse {
+    /// The TAP, while it is used.
+    pub link: Option<TapLink>,
+    /// How super-packets leave towards each address of a peer.
+    pub ways: HashMap<IpAddr, Arc<Way>>,
+    /// What `status` says of it; `None` where it serves no peer.
+    pub said: Option<String>,
+}
+
+/// A believable report of a router.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PathMtu {
+    /// The peer that the quoted packet was for, if there is such a peer.
+    pub peer: IpAddr,
+    /// How it was encapsulated.
+    pub mode: Mode,
+    /// The UDP port it was for, by VXLAN.
+    pub port: Option<u16>,
+    /// Bytes of the largest outer packet that passes.
+    pub mtu: u16,
+}
+
+/// A part of a request that the kernel refused.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Failure {
+    /// The route it is about, where the request has several.
+    pub route: Option<Prefix>,
+    /// Why.
+    pub error: HostError,
+}
+
+/// Who waits for an answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Asked {
+    /// The request.
+    pub id: RequestId,
+    /// Whether to answer only when packets see the change.
+    pub wait: bool,
+}
+
+/// A request of a client.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct RequestId(pub u64);
+
+/// A request to the host.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct EffectId(pub u64);
+
+/// Something that the engine wants done, in this order.
+#[derive(Debug)]
+pub enum Effect {
+    /// Give the workers this table.
+    Publish(Box<Forwarding>),
+    /// Ask the host; it answers by [`Event::Ended`] or [`Event::Observed`].
+    Host(EffectId, HostRequest),
+    /// Answer a client.
+    Answer(RequestId, Result<Reply, Refusal>),
+    /// Something is left to an administrator from now on.
+    Require(Requirement),
+    /// And this not any more.
+    Resolved(Requirement),
+    /// Much memory became free.
+    Shrunk,
+}
+
+/// What a change did.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Reply {
+    /// Routes were edited; so many prefixes are known now.
+    Routes(Changed, usize),
+    /// A node was made known.
+    PeerAdded(String),
+    /// A node was forgotten.
+    PeerDeleted,
+    /// The configuration is followed: so many peers and routes are known now.
+    Reloaded {
+        /// Known peers.
+        peers: usize,
+        /// Prefixes with routes.
+        routes: usize,
+    },
+    /// A source's update was taken.
+    Updated,
+}

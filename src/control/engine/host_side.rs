@@ -1,0 +1,393 @@
+//! The host as the engine knows it: the last observation, what was asked and what is open.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::event::{Effect, EffectId, Failure};
+use super::port::{
+    Capabilities, DeviceView, HostError, HostRequest, HostView, LinkChange, Look, Notice, Requirement,
+    TunRoute,
+};
+use super::reconcile::devices::{self, Desired, Key, Role};
+use super::reconcile::looks::Looks;
+use super::reconcile::mender::Mender;
+use super::reconcile::routes::{self, Wanted};
+use super::requirements::Requirements;
+use super::state::State;
+use crate::net::Prefix;
+
+/// Refused routes that are remembered, so that each is shown once.
+const REMEMBERED: usize = 10_000;
+/// After this time a refused route is tried again.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// What is known of the host and wanted of it.
+#[derive(Debug)]
+pub(super) struct HostSide {
+    capabilities: Capabilities,
+    /// Addresses on the TUN.
+    addresses: Vec<IpAddr>,
+    /// Name of the TAP, where there is one.
+    tap: Option<String>,
+    view: HostView,
+    looks: Looks,
+    mender: Mender,
+    requirements: Requirements,
+    strangers: Vec<Requirement>,
+    /// What is wrong with the kernel's routes, as of the last comparison.
+    route_requirements: Vec<Requirement>,
+    /// Routes that the kernel refused, why, and when.
+    refused: HashMap<Prefix, (HostError, Instant)>,
+    asked: HashMap<EffectId, Open>,
+    last_id: u64,
+    /// Destinations that were changed since the look under way began: it says nothing of them.
+    touched: BTreeSet<Prefix>,
+    again: Option<Instant>,
+    own: Own,
+}
+
+/// A request without an answer.
+#[derive(Debug)]
+enum Open {
+    Mend(Key, HostRequest),
+    Routes,
+    Look,
+}
+
+/// What was changed and has to be taken back.
+#[derive(Debug, Default)]
+struct Own {
+    addresses: Vec<IpAddr>,
+    brought_up: bool,
+}
+
+/// How the TUN should be, and what should point at it.
+#[derive(Clone, Copy)]
+pub(super) struct Wish<'a> {
+    pub state: &'a State,
+    pub cover: &'a BTreeSet<Prefix>,
+    /// What an administrator has to change beside.
+    pub settings: &'a [Requirement],
+}
+
+impl HostSide {
+    /// The host as `view` shows it, looked at just now.
+    pub(super) fn new(
+        capabilities: Capabilities,
+        addresses: Vec<IpAddr>,
+        tap: Option<String>,
+        view: HostView,
+        now: Instant,
+    ) -> Self {
+        Self {
+            capabilities,
+            addresses,
+            tap,
+            view,
+            looks: Looks::new(now),
+            mender: Mender::default(),
+            requirements: Requirements::default(),
+            strangers: Vec::new(),
+            route_requirements: Vec::new(),
+            refused: HashMap::new(),
+            asked: HashMap::new(),
+            last_id: 0,
+            touched: BTreeSet::new(),
+            again: None,
+            own: Own::default(),
+        }
+    }
+
+    /// The last observation.
+    pub(super) fn view(&self) -> &HostView {
+        &self.view
+    }
+
+    /// Whether the daemon may change the host.
+    pub(super) fn may_change(&self) -> bool {
+        self.capabilities.net_admin
+    }
+
+    /// What is left to an administrator, strangers at our devices first.
+    pub(super) fn open(&self) -> Arc<[Requirement]> {
+        self.requirements.open()
+    }
+
+    /// Name of the TAP, where there is one.
+    pub(super) fn tap(&self) -> Option<&str> {
+        self.tap.as_deref()
+    }
+
+    /// Whether the host has answered everything.
+    pub(super) fn is_idle(&self) -> bool {
+        self.asked.is_empty()
+    }
+
+    /// Index of the TUN; 0, which no interface has, when it is gone.
+    pub(super) fn tun_index(&self) -> u32 {
+        self.view.tun.as_ref().map_or(0, |tun| tun.link.index)
+    }
+
+    /// Others are at our devices.
+    pub(super) fn set_strangers(&mut self, strangers: Vec<Requirement>) {
+        self.strangers = strangers;
+    }
+
+    /// The kernel told of a change.
+    pub(super) fn notice(&mut self, notice: Notice, cover: &BTreeSet<Prefix>, now: Instant) {
+        let tun = self.tun_index();
+        let ours =
+            |index: u32| index == tun || self.view.tap.as_ref().is_some_and(|tap| tap.link.index == index);
+        let matters = match notice {
+            // Also one that we do not know yet, as tunl0.
+            Notice::Link(_) | Notice::Overrun => true,
+            Notice::Address(index) => ours(index),
+            Notice::Route { prefix, device } => {
+                device == Some(tun) || overlaps(cover, prefix) || !self.may_change()
+            }
+        };
+        if matters {
+            self.looks.news(now);
+        }
+    }
+
+    /// Has the host looked at from now on. Returns the number of that look.
+    pub(super) fn look_at_once(&mut self, now: Instant) -> u64 {
+        self.looks.at_once(now)
+    }
+
+    /// The number of the last look at everything that has begun.
+    pub(super) fn looks_begun(&self) -> u64 {
+        self.looks.begun
+    }
+
+    /// Begins a look if one is due; `everything` is what to look at.
+    pub(super) fn look(&mut self, now: Instant, everything: impl FnOnce() -> Look) -> Option<Effect> {
+        let full = self.looks.begin(now)?;
+        let mut look = everything();
+        if full {
+            self.touched.clear();
+        } else {
+            look.routes = None;
+        }
+        Some(self.ask(Open::Look, HostRequest::Observe(look)))
+    }
+
+    /// A look has ended.
+    pub(super) fn observed(&mut self, id: EffectId, view: Option<HostView>, now: Instant) {
+        self.asked.remove(&id);
+        let took = view.as_ref().map_or_else(Default::default, |view| view.took);
+        self.looks.end(took, now);
+        let Some(mut view) = view else { return };
+        if view.routes.is_none() {
+            view.routes = self.view.routes.take();
+        }
+        self.view = view;
+    }
+
+    /// A request has ended. Returns whether it was about routes.
+    pub(super) fn ended(&mut self, id: EffectId, failures: Vec<Failure>, now: Instant) -> bool {
+        if failures.iter().any(|failure| failure.error.errno() == Some(libc::EPERM)) {
+            self.capabilities.net_admin = false;
+        }
+        match self.asked.remove(&id) {
+            Some(Open::Mend(key, request)) => {
+                let refused = failures.into_iter().next().map(|failure| failure.error);
+                if refused.is_none() {
+                    self.done(&request);
+                    if key == Key::Up(Role::Tun) {
+                        // Routes could not be there before.
+                        self.looks.at_once(now);
+                    }
+                }
+                self.mender.ended(key, refused);
+                false
+            }
+            Some(Open::Routes) => {
+                for failure in failures {
+                    let Some(prefix) = failure.route.filter(|_| !failure.error.is_denied()) else { continue };
+                    if self.refused.len() < REMEMBERED {
+                        self.refused.insert(prefix, (failure.error, now));
+                    }
+                }
+                true
+            }
+            Some(Open::Look) => {
+                self.looks.end(Duration::ZERO, now);
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Keeps the view up to date until the next look, and remembers what is ours.
+    fn done(&mut self, request: &HostRequest) {
+        let tun = self.tun_index();
+        let devices = [self.view.tun.as_mut(), self.view.tap.as_mut()].into_iter().flatten();
+        match request {
+            HostRequest::Link { index, change, .. } => {
+                self.own.brought_up |= *change == LinkChange::Up && *index == tun;
+                devices
+                    .filter(|device| device.link.index == *index)
+                    .for_each(|device| apply(device, *change));
+            }
+            HostRequest::AddAddress { index, address } => {
+                self.own.addresses.push(*address);
+                let device = devices.filter(|device| device.link.index == *index);
+                device.for_each(|device| device.addresses.push(*address));
+            }
+            HostRequest::Sysctl { name, sysctl, value } => {
+                for device in devices.filter(|device| device.link.name == *name) {
+                    device.sysctls.insert(*sysctl, *value);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Compares the devices with what they should be. Returns what mends them, and the MTU of the TUN where
+    /// that is for others to set.
+    pub(super) fn mend_devices(&mut self, wish: Wish<'_>, now: Instant) -> (Vec<Effect>, Option<u16>) {
+        let addresses = std::mem::take(&mut self.addresses);
+        let desired = Desired {
+            mtu: wish.state.wanted_mtu(),
+            addresses: &addresses,
+            tap: self.tap.as_deref(),
+        };
+        let differences = devices::differences(desired, &self.view);
+        self.addresses = addresses;
+        let plan = self.mender.plan(differences, self.capabilities.net_admin, now);
+        self.again = plan.again;
+        let held = self.view.tun.as_ref().filter(|_| plan.mtu_is_held).map(|tun| tun.link.mtu);
+        let held = held.map(|mtu| u16::try_from(mtu).unwrap_or(u16::MAX));
+        let mut open = self.strangers.clone();
+        open.extend(plan.requirements);
+        open.extend_from_slice(wish.settings);
+        open.extend_from_slice(&self.route_requirements);
+        let turn = self.requirements.set(open);
+        let asked = plan.requests.into_iter().map(|(key, request)| {
+            let open = Open::Mend(key, request.clone());
+            self.ask(open, request)
+        });
+        let mut effects: Vec<Effect> = asked.collect();
+        effects.extend(turn.appeared.into_iter().map(Effect::Require));
+        effects.extend(turn.resolved.into_iter().map(Effect::Resolved));
+        (effects, held)
+    }
+
+    /// Compares the kernel's routes, as last looked at, with what should point at the TUN. Returns what
+    /// mends them, where the daemon may.
+    pub(super) fn mend_routes(&mut self, wish: Wish<'_>, now: Instant) -> Option<(EffectId, Effect)> {
+        let table = self.view.routes.as_ref()?;
+        let wanted = self.wanted(wish);
+        let mut found = routes::differences(wanted, table, |prefix| wish.state.is_to_peers(prefix));
+        if !self.may_change() {
+            let inside = found.foreign.into_iter().filter(|(prefix, _)| !wish.cover.contains(prefix));
+            let inside = inside.map(|(_, requirement)| requirement);
+            self.route_requirements = routes::commands(wanted, table).into_iter().chain(inside).collect();
+            return None;
+        }
+        // What is in the way explains a refusal better than its error does.
+        let missing: BTreeSet<Prefix> = found.add.iter().copied().collect();
+        self.refused.retain(|prefix, _| missing.contains(prefix));
+        self.route_requirements = found.foreign.into_iter().map(|(_, requirement)| requirement).collect();
+        let refused = self.refused.iter().map(|(prefix, (error, _))| Requirement {
+            what: format!("packets for {prefix} do not reach the tunnel: {error}"),
+            command: format!("ip route add {prefix} dev {}", wanted.device),
+        });
+        self.route_requirements.extend(refused);
+        if self.view.tun.as_ref().is_none_or(|tun| !tun.link.up) {
+            // Without the up flag there can be no routes.
+            return None;
+        }
+        found.add.retain(|prefix| {
+            let tried = self.refused.get(prefix).is_some_and(|(_, when)| now < *when + RETRY);
+            !tried && !self.touched.contains(prefix)
+        });
+        found.remove.retain(|prefix| !self.touched.contains(prefix));
+        self.route_request(&found.add, found.remove)
+    }
+
+    /// Changes the kernel's routes by `add` and `remove`; `None` when that is nothing.
+    pub(super) fn change_routes(
+        &mut self,
+        add: &[Prefix],
+        remove: Vec<Prefix>,
+    ) -> Option<(EffectId, Effect)> {
+        for prefix in &remove {
+            self.refused.remove(prefix);
+        }
+        if !self.may_change() {
+            return None;
+        }
+        self.route_request(add, remove)
+    }
+
+    fn route_request(&mut self, add: &[Prefix], remove: Vec<Prefix>) -> Option<(EffectId, Effect)> {
+        if add.is_empty() && remove.is_empty() {
+            return None;
+        }
+        if self.looks.is_running() {
+            self.touched.extend(add.iter().chain(&remove));
+        }
+        let add = add.iter().map(|prefix| self.route(*prefix)).collect();
+        let request = HostRequest::Routes { index: self.tun_index(), add, remove };
+        let effect = self.ask(Open::Routes, request);
+        Some((EffectId(self.last_id), effect))
+    }
+
+    /// The route that points `prefix` at the TUN.
+    fn route(&self, prefix: Prefix) -> TunRoute {
+        let source = self.addresses.iter().copied().find(|source| source.is_ipv4() == prefix.is_ipv4());
+        TunRoute { prefix, source }
+    }
+
+    fn wanted<'a>(&self, wish: Wish<'a>) -> Wanted<'a> {
+        Wanted { device: &wish.state.config.tunnel.device, index: self.tun_index(), cover: wish.cover }
+    }
+
+    /// When something has to be done again.
+    pub(super) fn deadline(&self) -> Instant {
+        let looks = self.looks.deadline();
+        self.again.map_or(looks, |again| again.min(looks))
+    }
+
+    /// Everything of ours, to be taken back at the end.
+    pub(super) fn take_down(&mut self) -> Vec<HostRequest> {
+        let Some(tun) = self.view.tun.take() else { return Vec::new() };
+        let (index, name) = (tun.link.index, tun.link.name.clone());
+        let mut requests = vec![HostRequest::FlushRoutes { index, name: name.clone() }];
+        let addresses = std::mem::take(&mut self.own.addresses).into_iter();
+        requests.extend(addresses.map(|address| HostRequest::RemoveAddress { index, address }));
+        // A device that goes with its descriptors needs no more.
+        if self.own.brought_up && tun.link.tun.is_some_and(|tun| tun.persistent) {
+            requests.push(HostRequest::Link { index, name, change: LinkChange::Down });
+        }
+        requests
+    }
+
+    fn ask(&mut self, open: Open, request: HostRequest) -> Effect {
+        self.last_id += 1;
+        let id = EffectId(self.last_id);
+        self.asked.insert(id, open);
+        Effect::Host(id, request)
+    }
+}
+
+fn apply(device: &mut DeviceView, change: LinkChange) {
+    match change {
+        LinkChange::Up => device.link.up = true,
+        LinkChange::Down => device.link.up = false,
+        LinkChange::Mtu(mtu) => device.link.mtu = mtu.into(),
+        LinkChange::QueueLength(len) => device.link.txqueuelen = len,
+        LinkChange::NoQueue => {}
+    }
+}
+
+/// Whether something in `cover` has addresses in common with `prefix`.
+fn overlaps(cover: &BTreeSet<Prefix>, prefix: Prefix) -> bool {
+    prefix.and_wider().any(|wider| cover.contains(&wider))
+        || cover.range(prefix..).next().is_some_and(|next| prefix.covers(*next))
+}

@@ -1,0 +1,382 @@
+//! The border between the engine and the host: what is asked of the kernel, and what is seen of it.
+//!
+//! Only values: `control/host` executes the requests and makes the observations.
+
+mod error;
+mod table;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use error::HostError;
+pub use table::{Found, Interest, Table};
+
+use crate::dataplane::device::Origin;
+use crate::dataplane::underlay::Setup;
+use crate::net::{Mac, Prefix};
+
+/// Our number in the kernel's route protocol field. Not used by the kernel, iproute2's
+/// `rt_protos`, BIRD (12), FRR (11, 186 to 198), Open/R (99) or Calico (80).
+pub const ROUTE_PROTOCOL: u8 = 117;
+/// Packets the kernel queues towards us on each TUN queue. The default of 500 overflows in one
+/// scheduling delay at full rate, and an overflow is a lost packet.
+pub const TX_QUEUE_LEN: u32 = 10_000;
+
+/// Everything that is asked of the kernel. It is the whole list: nothing else changes the host.
+#[derive(Clone, Debug)]
+pub enum HostRequest {
+    /// Make or take over the TUN and open its queues.
+    OpenTun {
+        /// Its name.
+        name: String,
+        /// Whether it is there already.
+        origin: Origin,
+        /// Queues to open.
+        queues: u16,
+        /// How.
+        backend: TunBackend,
+    },
+    /// Make the TAP and open its queues.
+    OpenTap {
+        /// Its name.
+        name: String,
+        /// Queues to open.
+        queues: u16,
+    },
+    /// Open the sockets of one worker.
+    OpenSockets {
+        /// What all workers' sockets have in common.
+        setup: Arc<Setup>,
+        /// The worker.
+        worker: u16,
+    },
+    /// Change a network device.
+    Link {
+        /// Interface index.
+        index: u32,
+        /// Its name, for messages.
+        name: String,
+        /// What to change.
+        change: LinkChange,
+    },
+    /// Add an address to an interface, without duplicate address detection.
+    AddAddress {
+        /// Interface index.
+        index: u32,
+        /// The address; its prefix is the address alone.
+        address: IpAddr,
+    },
+    /// Remove an address that was added.
+    RemoveAddress {
+        /// Interface index.
+        index: u32,
+        /// The address; its prefix is the address alone.
+        address: IpAddr,
+    },
+    /// Add routes into the TUN and remove routes of ours, in this order.
+    Routes {
+        /// Interface index of the TUN.
+        index: u32,
+        /// Routes to add to the main table, under [`ROUTE_PROTOCOL`].
+        add: Vec<TunRoute>,
+        /// Routes of ours to remove.
+        remove: Vec<Prefix>,
+    },
+    /// Remove all routes of ours into the TUN, as a former run may have left them.
+    FlushRoutes {
+        /// Interface index of the TUN.
+        index: u32,
+        /// Its name: the index may be another device's by now.
+        name: String,
+    },
+    /// Write a sysctl of an interface.
+    Sysctl {
+        /// Interface name.
+        name: String,
+        /// Which.
+        sysctl: Sysctl,
+        /// The value.
+        value: u8,
+    },
+    /// Tell the kernel that a neighbour is in use, so that it is resolved and stays so.
+    UseNeighbour {
+        /// Interface index.
+        index: u32,
+        /// The neighbour.
+        address: IpAddr,
+    },
+    /// Look at the host; the answer is an observation.
+    Observe(Look),
+}
+
+/// How the TUN is opened.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum TunBackend {
+    /// Multi-queue with vnet headers, with these offloads.
+    Offload {
+        /// TCP super-packets.
+        tso: bool,
+        /// UDP super-packets.
+        uso: bool,
+    },
+    /// One queue of plain packets.
+    Plain,
+}
+
+/// A change of a network device.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum LinkChange {
+    /// Administratively up.
+    Up,
+    /// Administratively down.
+    Down,
+    /// The MTU in bytes.
+    Mtu(u16),
+    /// The transmit queue length in packets.
+    QueueLength(u32),
+    /// No queueing discipline: for a TUN, which takes every packet. Only while it is down.
+    NoQueue,
+}
+
+/// One route into the TUN.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TunRoute {
+    /// Destination.
+    pub prefix: Prefix,
+    /// Source address of traffic that the host itself sends there; it must be a local address of
+    /// the prefix's family.
+    pub source: Option<IpAddr>,
+}
+
+/// The metric the kernel gives a route that names none: 0 in IPv4, `IP6_RT_PRIO_USER` in IPv6.
+pub fn default_metric(prefix: Prefix) -> u32 {
+    if prefix.is_ipv4() { 0 } else { 1024 }
+}
+
+/// A sysctl of one interface.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Sysctl {
+    /// `net.ipv4.conf.*.accept_local`: packets from addresses of this host are taken.
+    AcceptLocal,
+    /// `net.ipv4.conf.*.forwarding`.
+    Forwarding,
+    /// `net.ipv4.conf.*.rp_filter`.
+    ReversePath,
+    /// `net.ipv6.conf.*.addr_gen_mode`: 1 for no link-local address.
+    AddressGeneration,
+    /// `net.ipv6.conf.*.accept_ra`: router advertisements.
+    RouterAdvertisements,
+    /// `net.ipv6.conf.*.disable_ipv6`.
+    DisableIpv6,
+}
+
+impl Sysctl {
+    /// Its place below `net`, with slashes, for the interface `name`.
+    pub fn key(self, name: &str) -> String {
+        match self {
+            Self::AcceptLocal => format!("ipv4/conf/{name}/accept_local"),
+            Self::Forwarding => format!("ipv4/conf/{name}/forwarding"),
+            Self::ReversePath => format!("ipv4/conf/{name}/rp_filter"),
+            Self::AddressGeneration => format!("ipv6/conf/{name}/addr_gen_mode"),
+            Self::RouterAdvertisements => format!("ipv6/conf/{name}/accept_ra"),
+            Self::DisableIpv6 => format!("ipv6/conf/{name}/disable_ipv6"),
+        }
+    }
+}
+
+/// What to look at.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// Name of the TUN.
+    pub tun: String,
+    /// Name of the TAP, where there is one.
+    pub tap: Option<String>,
+    /// Name of the uplink.
+    pub uplink: String,
+    /// Which routes of the main table to report; none are read without.
+    pub routes: Option<Interest>,
+}
+
+/// What the host looks like.
+#[derive(Clone, Debug, Default)]
+pub struct HostView {
+    /// The TUN; `None` when it is gone.
+    pub tun: Option<DeviceView>,
+    /// The TAP, where there is one.
+    pub tap: Option<DeviceView>,
+    /// What others set.
+    pub settings: Settings,
+    /// The main table, where it was asked for.
+    pub routes: Option<Table>,
+    /// How long the look took.
+    pub took: Duration,
+}
+
+/// A device of ours.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct DeviceView {
+    /// The device.
+    pub link: Link,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its sysctls that could be read; [`Sysctl::AcceptLocal`] as it takes effect.
+    pub sysctls: BTreeMap<Sysctl, u8>,
+}
+
+/// What an administrator sets and the tunnel depends on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Settings {
+    /// Whether `tunl0` exists and is up.
+    pub tunl0_up: bool,
+    /// Whether `ip6tnl0` exists and is up.
+    pub ip6tnl0_up: bool,
+    /// `net.ipv4.conf.all.rp_filter`.
+    pub rp_filter_all: u8,
+    /// `rp_filter` of the uplink.
+    pub rp_filter_uplink: u8,
+    /// `net.ipv4.ip_forward`; true also when it cannot be read.
+    pub ip_forward: bool,
+    /// `net.ipv6.conf.all.forwarding`; true also when it cannot be read.
+    pub ip6_forward: bool,
+}
+
+/// A host on which nothing is in the way.
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            tunl0_up: false,
+            ip6tnl0_up: false,
+            rp_filter_all: 0,
+            rp_filter_uplink: 0,
+            ip_forward: true,
+            ip6_forward: true,
+        }
+    }
+}
+
+/// A change of the host that the kernel told of.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Notice {
+    /// An interface.
+    Link(u32),
+    /// An address of an interface.
+    Address(u32),
+    /// A route of the main table.
+    Route {
+        /// Its destination.
+        prefix: Prefix,
+        /// Its interface, where it has a single one.
+        device: Option<u32>,
+    },
+    /// Notifications were lost.
+    Overrun,
+}
+
+/// What the daemon wants to know of a network device.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Link {
+    /// Interface name.
+    pub name: String,
+    /// Interface index.
+    pub index: u32,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Transmit queue length in packets.
+    pub txqueuelen: u32,
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// The kernel's word for its type, as "tun", "vxlan", "veth"; `None` for plain hardware.
+    pub kind: Option<String>,
+    /// Ethernet address.
+    pub mac: Option<Mac>,
+    /// Ownership, when this is a TUN or TAP.
+    pub tun: Option<TunDetails>,
+    /// UDP port, when this is a VXLAN device.
+    pub vxlan_port: Option<u16>,
+}
+
+/// Ownership of a TUN device.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct TunDetails {
+    /// The user that may attach to it without privileges; `None`: any user.
+    pub owner: Option<u32>,
+    /// The group whose members may attach to it without privileges; `None`: any group.
+    pub group: Option<u32>,
+    /// Whether it stays when its last descriptor is closed.
+    pub persistent: bool,
+    /// Whether it takes more than one queue.
+    pub multi_queue: bool,
+    /// Queues that processes hold now, those put aside (`IFF_DETACH_QUEUE`) among them; the kernel
+    /// tells only of a multi-queue one.
+    pub queues: u32,
+}
+
+/// The interface that owns the node address.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Uplink {
+    /// Interface name.
+    pub name: String,
+    /// Interface index.
+    pub index: u32,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Prefix length of the node address as the kernel has it.
+    pub prefix_len: u8,
+    /// Its link address, when it has an Ethernet one.
+    pub mac: Option<Mac>,
+}
+
+impl Uplink {
+    /// Its MTU as IP packets can use it, in bytes.
+    pub fn packet_mtu(&self) -> u16 {
+        u16::try_from(self.mtu).unwrap_or(u16::MAX)
+    }
+
+    /// A warning when the configured prefix length is another one than the kernel's: CrossSubnet
+    /// goes by the configured one.
+    pub fn prefix_warning(&self, configured: u8) -> Option<String> {
+        (self.prefix_len != configured).then(|| {
+            format!(
+                "the node address has prefix length {} on {}, but the configuration says {configured}; CrossSubnet goes by /{configured}, correct `address` under [node] if that is not meant",
+                self.prefix_len, self.name
+            )
+        })
+    }
+}
+
+/// What this process may do.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Capabilities {
+    /// CAP_NET_ADMIN, at least in its own user namespace.
+    pub net_admin: bool,
+    /// CAP_NET_RAW, at least in its own user namespace.
+    pub net_raw: bool,
+}
+
+/// A host setting that the daemon lacks the privilege to change, or that is another's to decide.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Requirement {
+    /// What does not work for as long as it is not done.
+    pub what: String,
+    /// The command that does it.
+    pub command: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Uplink;
+
+    #[test]
+    fn prefix_warning_only_when_they_differ() {
+        let uplink = Uplink { name: "eth0".to_owned(), index: 2, mtu: 1500, prefix_len: 24, mac: None };
+        assert_eq!(uplink.prefix_warning(24), None);
+        let text = uplink.prefix_warning(16).unwrap();
+        assert!(
+            text.contains("prefix length 24 on eth0") && text.contains("CrossSubnet goes by /16"),
+            "{text}"
+        );
+        assert_eq!(Uplink { mtu: 70_000, ..uplink }.packet_mtu(), u16::MAX);
+    }
+}

@@ -1,0 +1,14 @@
+//! What the host should look like, compared with what it does look like: the difference is mended, or
+//! shown with the command that mends it.
+//!
+//! ```text
+//! observation ──▶ devices, routes ──▶ differences ──▶ requests, where there is the right to
+//!                                               └───▶ requirements, where there is not
+//! ```
+//!
+//! Nothing is remembered as "already sent": a difference is there for as long as looks show it.
+
+pub(super) mod devices;
+pub(super) mod looks;
+pub(super) mod mender;
+pub(super) mod routes;

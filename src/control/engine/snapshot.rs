@@ -1,0 +1,275 @@
+//! What readers of the API see: one consistent state, that no edit waits for and that waits for no edit.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::lines;
+use super::port::Requirement;
+use super::roster::Roster;
+use super::state::{Reached, State, decide};
+use crate::api::{CandidateRoute, NextHop, PeerStatus, PeerUplink, PeerWay, RouteEntry, RouteMode};
+use crate::config::Config;
+use crate::dataplane::forward::{Choice, Peer, Underlay};
+use crate::net::{Mode, Prefix};
+use crate::route::{PeerId, Policy, Rib, Route, Source, Target};
+
+/// The daemon's state at one moment. Cheap to make: it shares everything with the engine that the engine
+/// has not edited since.
+#[derive(Clone)]
+pub struct Snapshot {
+    /// The configuration that is followed.
+    pub config: Arc<Config>,
+    /// What is left to an administrator, strangers at our devices first.
+    pub requirements: Arc<[Requirement]>,
+    /// What `status` says of the TAP.
+    pub tap_state: Arc<str>,
+    /// Whether the last configuration was followed.
+    pub reloaded: bool,
+    /// Name of the interface with our underlay address.
+    pub uplink: Arc<str>,
+    /// This node's side of the underlay.
+    pub underlay: Underlay,
+    policy: Arc<Policy>,
+    peers: Arc<Vec<Peer>>,
+    roster: Arc<Roster>,
+    reached: Arc<Reached>,
+    rib: Rib,
+    started: Instant,
+}
+
+/// What a snapshot has beside the state.
+pub(super) struct Beside {
+    pub requirements: Arc<[Requirement]>,
+    pub tap_state: Arc<str>,
+    pub reloaded: bool,
+    pub uplink: Arc<str>,
+    pub started: Instant,
+}
+
+/// A piece of the list of routes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Page {
+    /// Behind this prefix; from the first one on when `None`.
+    pub after: Option<Prefix>,
+    /// Which routes.
+    pub scope: Scope,
+    /// Prefixes to look at, at most.
+    pub most: usize,
+}
+
+/// Which routes are listed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Scope {
+    /// The one in use for each prefix.
+    Best,
+    /// All of one source, in use or not.
+    Of(Source),
+}
+
+impl Snapshot {
+    /// What `state` is like now, with what is known beside it.
+    pub(super) fn of(state: &State, beside: Beside) -> Self {
+        let Beside { requirements, tap_state, reloaded, uplink, started } = beside;
+        Self {
+            config: Arc::clone(&state.config),
+            requirements,
+            tap_state,
+            reloaded,
+            uplink,
+            underlay: state.underlay,
+            policy: Arc::clone(&state.policy),
+            peers: Arc::clone(&state.peers),
+            roster: Arc::clone(&state.roster),
+            reached: Arc::clone(&state.reached),
+            rib: state.rib.clone(),
+            started,
+        }
+    }
+
+    /// The number of prefixes with routes.
+    pub fn routes(&self) -> usize {
+        self.rib.len()
+    }
+
+    /// The number of peers.
+    pub fn peer_count(&self) -> usize {
+        self.roster.len()
+    }
+
+    /// The peers that are known.
+    pub fn known(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.iter().filter(|peer| !peer.is_gone())
+    }
+
+    /// Whether both have the same peers.
+    pub fn has_peers_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.peers, &other.peers) || self.addresses().eq(other.addresses())
+    }
+
+    /// Underlay addresses of all peers.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.known().flat_map(Peer::addresses)
+    }
+
+    /// Underlay addresses of the peers that some route reaches by `mode`.
+    pub fn peers_by(&self, mode: Mode) -> &BTreeSet<IpAddr> {
+        self.reached.by(mode)
+    }
+
+    /// UDP port of VXLAN at the peer with `address`.
+    pub fn port_of(&self, address: IpAddr) -> Option<u16> {
+        self.peers.iter().find(|peer| peer.address == address).map(|peer| peer.port)
+    }
+
+    /// UDP ports of VXLAN, here and at the peers.
+    pub fn vxlan_ports(&self) -> Vec<u16> {
+        let ports: BTreeSet<u16> =
+            self.known().map(|peer| peer.port).chain([self.underlay.vxlan_port]).collect();
+        ports.into_iter().collect()
+    }
+
+    /// The route a packet to `address` takes; `None` when it would be dropped as `no_route`.
+    pub fn route_get(&self, address: IpAddr, now: Instant) -> Option<RouteEntry> {
+        let route = self.rib.lookup(address)?;
+        let candidates = self.rib.candidates(route.prefix);
+        Some(RouteEntry {
+            candidates: candidates.iter().map(|route| self.candidate(route, now)).collect(),
+            ..self.entry(route, Prefix::host(address), now)
+        })
+    }
+
+    /// A page of routes, and where the next page begins; `None` behind the last.
+    pub fn list(&self, page: Page, now: Instant) -> (Vec<RouteEntry>, Option<Prefix>) {
+        let mut entries = Vec::with_capacity(page.most);
+        let last = self.page(page, |route| entries.push(self.entry(route, route.prefix, now)));
+        (entries, last)
+    }
+
+    /// The same page as text, in the form in which routes are added.
+    pub fn list_lines(&self, page: Page) -> (String, Option<Prefix>) {
+        let mut text = String::new();
+        let last = self.page(page, |route| self.line(&mut text, &route));
+        (text, last)
+    }
+
+    /// All nodes, in the order of their numbers.
+    pub fn peer_list(&self) -> Vec<PeerStatus> {
+        let (vxlan, ipip) = (self.peers_by(Mode::Vxlan), self.peers_by(Mode::Ipip));
+        let known = self.peers.iter().enumerate().filter(|(_, peer)| !peer.is_gone());
+        known
+            .map(|(place, peer)| PeerStatus {
+                name: peer.name.to_string(),
+                address: peer.address,
+                address6: peer.second.and_then(|(address, _)| match address {
+                    IpAddr::V6(address) => Some(address),
+                    IpAddr::V4(_) => None,
+                }),
+                port: peer.port,
+                subnets: self.roster.subnets(PeerId(place as u16)).iter().map(Prefix::to_string).collect(),
+                vtep_mac: peer.vtep_mac.to_string(),
+                uplink: peer.way.as_ref().map(|way| PeerUplink {
+                    interface: way.interface.clone(),
+                    vxlan: vxlan.contains(&peer.address).then(|| way_of(peer, &way.vxlan)),
+                    ipip: ipip.contains(&peer.address).then(|| way_of(peer, &way.ipip)),
+                }),
+                counters: peer.counters.totals().into(),
+            })
+            .collect()
+    }
+
+    /// Describes `route` for destinations in `within`.
+    fn entry(&self, route: Route, within: Prefix, now: Instant) -> RouteEntry {
+        let decided: Vec<_> = decide(&self.rib, &self.peers, &self.policy, within, &route.target).collect();
+        let limit = route.mtu.unwrap_or(u16::MAX);
+        let next_hops: Vec<NextHop> = decided
+            .iter()
+            .map(|(peer, decision)| NextHop {
+                peer: peer.name.to_string(),
+                address: match decision.mode {
+                    Mode::Direct => peer.next_hop(within.is_ipv4()).0,
+                    Mode::Ipip | Mode::Vxlan => peer.address,
+                },
+                mode: decision.mode.into(),
+                mtu: self.underlay.mtu_to(peer, decision.mode).min(limit),
+            })
+            .collect();
+        let reason = match decided.first() {
+            Some((_, decision)) => decision.reason.to_string(),
+            None => "one of this node's own subnets; the kernel routes it to the pod".to_owned(),
+        };
+        let first = next_hops.first();
+        RouteEntry {
+            prefix: route.prefix.to_string(),
+            peer: first.map(|hop| hop.peer.clone()),
+            mode: first.map_or(RouteMode::Local, |hop| hop.mode),
+            next_hop: first.map(|hop| hop.address),
+            mtu: next_hops.iter().map(|hop| hop.mtu).min().unwrap_or(self.underlay.tun.mtu),
+            source: route.source.name().to_owned(),
+            reason,
+            age_seconds: self.age(&route, now),
+            mtu_limit: route.mtu,
+            next_hops,
+            candidates: Vec::new(),
+        }
+    }
+
+    fn candidate(&self, route: &Route, now: Instant) -> CandidateRoute {
+        let peers: Vec<String> = self.names(&route.target).map(str::to_owned).collect();
+        CandidateRoute {
+            source: route.source.name().to_owned(),
+            peer: peers.first().cloned(),
+            peers,
+            age_seconds: self.age(route, now),
+        }
+    }
+
+    /// Seconds since `route` is as it is.
+    fn age(&self, route: &Route, now: Instant) -> u64 {
+        now.saturating_duration_since(self.started).as_secs().saturating_sub(route.since.into())
+    }
+
+    fn names<'a>(&'a self, target: &'a Target) -> impl Iterator<Item = &'a str> {
+        let peers = self.rib.peers(target).iter().filter_map(|id| self.peers.get(usize::from(id.0)));
+        peers.map(|peer| peer.name.as_str())
+    }
+
+    /// Appends a route in the form it could be added in; one of our own as a comment.
+    fn line(&self, out: &mut String, route: &Route) {
+        if route.target == Target::Local {
+            out.push_str("# local ");
+        }
+        lines::render(out, route.prefix, self.names(&route.target), route.mtu);
+    }
+
+    /// Hands the routes of a page to `show`; returns the last prefix looked at, `None` at the end.
+    fn page(&self, page: Page, mut show: impl FnMut(Route)) -> Option<Prefix> {
+        let mut routes = self.rib.after(page.after);
+        let mut last = None;
+        for route in routes.by_ref().take(page.most) {
+            last = Some(route.prefix);
+            let shown = match page.scope {
+                Scope::Best => Some(route),
+                Scope::Of(source) if route.source == source => Some(route),
+                Scope::Of(source) if route.source < source => self.rib.get(route.prefix, source),
+                Scope::Of(_) => None,
+            };
+            if let Some(route) = shown {
+                show(route);
+            }
+        }
+        routes.next().and(last)
+    }
+}
+
+/// The way that super-packets towards `peer` take, given what was chosen for its interface.
+fn way_of(peer: &Peer, choice: &Choice) -> PeerWay {
+    let socket = |reason: &str| PeerWay { way: "socket".to_owned(), reason: reason.to_owned() };
+    match choice {
+        _ if peer.address.is_ipv6() => socket("the TAP serves peers over IPv4"),
+        Choice { tap: false, why } => socket(why),
+        _ if peer.path_mtu.is_some() => socket("a router said that its path carries less than the uplink"),
+        Choice { tap: true, why } => PeerWay { way: "tap".to_owned(), reason: why.clone() },
+    }
+}

@@ -1,0 +1,53 @@
+//! Looking at the host: the devices, what administrators set, and the main table.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use super::Host;
+use super::{facts, sysctl};
+use crate::control::engine::port::{DeviceView, HostError, HostView, Link, Look, Sysctl, Table};
+
+/// The sysctls of the TUN and the TAP that matter.
+const SYSCTLS: [Sysctl; 6] = [
+    Sysctl::AcceptLocal,
+    Sysctl::Forwarding,
+    Sysctl::ReversePath,
+    Sysctl::AddressGeneration,
+    Sysctl::RouterAdvertisements,
+    Sysctl::DisableIpv6,
+];
+
+impl Host {
+    /// Looks at what `look` says.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`]. A device that is not there is none, nor is a sysctl that cannot be read.
+    pub async fn observe(&self, look: &Look) -> Result<HostView, HostError> {
+        let begun = Instant::now();
+        let tun = self.device(Some(&look.tun)).await?;
+        let tap = self.device(look.tap.as_deref()).await?;
+        let settings = facts::settings(self, &look.uplink).await?;
+        let routes = match &look.routes {
+            Some(interest) => {
+                let names: BTreeMap<u32, String> =
+                    self.links().await?.into_iter().map(|link| (link.index, link.name)).collect();
+                Some(Table::new(self.main_table(interest).await?, names))
+            }
+            None => None,
+        };
+        Ok(HostView { tun, tap, settings, routes, took: begun.elapsed() })
+    }
+
+    async fn device(&self, name: Option<&str>) -> Result<Option<DeviceView>, HostError> {
+        let Some(name) = name else { return Ok(None) };
+        let Some(link) = self.link_by_name(name).await? else { return Ok(None) };
+        Ok(Some(self.view_of(link).await?))
+    }
+
+    async fn view_of(&self, link: Link) -> Result<DeviceView, HostError> {
+        let addresses = self.addresses_of(link.index).await?;
+        let value = |sysctl: Sysctl| Some((sysctl, sysctl::effective(sysctl, &link.name)?));
+        let sysctls = SYSCTLS.into_iter().filter_map(value).collect();
+        Ok(DeviceView { link, addresses, sysctls })
+    }
+}
