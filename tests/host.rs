@@ -1,15 +1,17 @@
 //! The host kernel's side against a real kernel: each test runs as root in a network namespace of
 //! its own, made by running this very binary again under `unshare --net`.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tun_tap::{Iface, Mode};
-use underpass::control::host::{
-    Host, HostError, Needs, Plan, PreflightError, ROUTE_PROTOCOL, TunRoute, Warning, gather, judge,
-    udp_bind_error,
-};
+use underpass::control::engine::judge::{Needs, PreflightError, Warning, judge};
+use underpass::control::engine::port::{HostError, HostRequest, Notice, ROUTE_PROTOCOL};
+use underpass::control::engine::{Effect, Engine, Event, Setup, Start, look, needs};
+use underpass::control::host::{Answer, Host, gather, udp_bind_error};
 
 /// Runs `body` in a fresh namespace with a tokio runtime. Outside one it only starts the test
 /// `name` of this binary again inside.
@@ -54,16 +56,8 @@ fn sysctl(path: &str, value: &str) {
     std::fs::write(format!("/proc/sys/net/{path}"), value).unwrap();
 }
 
-fn route(prefix: &str, source: Option<&str>) -> TunRoute {
-    TunRoute { prefix: prefix.parse().unwrap(), source: source.map(address), mtu: None }
-}
-
 fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
-}
-
-fn own_protocol() -> String {
-    ROUTE_PROTOCOL.to_string()
 }
 
 /// eth0 192.0.2.1/24, up, as the underlay.
@@ -74,72 +68,171 @@ fn underlay() {
     ip("link set far0 up");
 }
 
+/// The engine and the host, without sockets and workers.
+struct Node {
+    host: Host,
+    engine: Engine,
+    /// The engine's clock, so that no test waits.
+    now: Instant,
+}
+
+impl Node {
+    /// Brings the TUN up0, which is there already, to what `config` says.
+    async fn start(config: &str) -> Result<Self, String> {
+        let config = underpass::config::parse(&(HEAD.to_owned() + config), "test.toml").unwrap();
+        let host = Host::connect().unwrap();
+        let uplink = host.uplink_of(address("192.0.2.1")).await.unwrap();
+        let facts = gather(&host, &needs(&config, "eth0")).await.unwrap();
+        let Ok(Answer::View(view)) = host.execute(HostRequest::Observe(look(&config, "eth0", None))).await
+        else {
+            panic!("no look");
+        };
+        let now = Instant::now();
+        let start = Start {
+            setup: Setup { capabilities: facts.capabilities(), workers: 1, uplink_mtu: uplink.packet_mtu() },
+            uplink,
+            tap: None,
+            tap_state: String::new(),
+            view: *view,
+            now,
+        };
+        let (engine, _table) = Engine::new(config, start).map_err(|error| error.to_string())?;
+        let mut node = Self { host, engine, now };
+        node.follow(Event::Tick).await;
+        Ok(node)
+    }
+
+    /// Hands an event over and does what the engine wants, until it wants nothing.
+    async fn follow(&mut self, event: Event) {
+        let mut effects = VecDeque::from(self.engine.handle(event, self.now));
+        while let Some(effect) = effects.pop_front() {
+            let Effect::Host(id, request) = effect else { continue };
+            let event = match self.host.execute(request).await {
+                Ok(Answer::View(view)) => Event::Observed(id, Some(view)),
+                Ok(_) => Event::Ended(id, Vec::new()),
+                Err(failures) => Event::Ended(id, failures),
+            };
+            effects.extend(self.engine.handle(event, self.now));
+        }
+    }
+
+    /// The host has changed, and some time has passed.
+    async fn notice(&mut self) {
+        self.follow(Event::Noticed(Notice::Overrun)).await;
+        self.now += Duration::from_secs(2);
+        self.follow(Event::Tick).await;
+        self.now += Duration::from_secs(2);
+        self.follow(Event::Tick).await;
+    }
+
+    /// The commands that are left to an administrator.
+    fn open(&self) -> Vec<String> {
+        self.engine.snapshot().requirements.iter().map(|one| one.command.clone()).collect()
+    }
+
+    async fn end(mut self) {
+        for request in self.engine.take_down() {
+            assert!(self.host.execute(request).await.is_ok());
+        }
+    }
+}
+
+const HEAD: &str = r#"
+[node]
+name = "a"
+address = "192.0.2.1/24"
+[tunnel]
+mtu = 1330
+"#;
+const POOL: &str = r#"
+[local]
+subnets = ["10.244.1.0/24"]
+[[pool]]
+cidr = "10.244.0.0/16"
+vxlan_mode = "Always"
+[[peer]]
+name = "b"
+address = "192.0.2.2"
+subnets = ["10.244.2.0/24"]
+"#;
+const MORE: &str = r#"
+[[peer]]
+name = "c"
+address = "192.0.2.3"
+subnets = ["172.16.2.0/24", "fd00:10::/48"]
+"#;
+
+/// What [`POOL`] and [`MORE`] make of the host.
+fn assert_configured() {
+    let link = &ip_json("link show dev up0")[0];
+    assert_eq!((&link["mtu"], &link["txqlen"]), (&1330.into(), &10_000.into()));
+    assert!(link["flags"].as_array().unwrap().contains(&"UP".into()), "{link}");
+    assert_eq!(addresses(), [("10.244.1.0".to_owned(), 32)], "and no link-local address");
+    let v4 = ip_json(&format!("route show proto {ROUTE_PROTOCOL}"));
+    let first = ["dst", "dev", "scope", "prefsrc"].map(|key| v4[0][key].clone());
+    assert_eq!(first, ["10.244.0.0/16", "up0", "link", "10.244.1.0"]);
+    assert_eq!(ip_json("-d route show 10.244.0.0/16")[0]["protocol"], ROUTE_PROTOCOL.to_string());
+    assert_eq!((v4.len(), &v4[1]["dst"]), (2, &"172.16.2.0/24".into()));
+    let v6 = ip_json(&format!("-6 route show proto {ROUTE_PROTOCOL}"));
+    assert_eq!((v6.len(), &v6[0]["dst"]), (1, &"fd00:10::/48".into()));
+}
+
+/// The addresses of up0.
+fn addresses() -> Vec<(String, u64)> {
+    let link = ip_json("address show dev up0");
+    let all = link[0]["addr_info"].as_array().unwrap();
+    let address =
+        |one: &Value| (one["local"].as_str().unwrap().to_owned(), one["prefixlen"].as_u64().unwrap());
+    all.iter().map(address).collect()
+}
+
 #[test]
 #[ignore = "needs root: run by scripts/test"]
-fn configures_and_forgets_a_transient_tun() {
-    in_namespace("configures_and_forgets_a_transient_tun", async || {
+fn configures_heals_and_forgets_a_transient_tun() {
+    in_namespace("configures_heals_and_forgets_a_transient_tun", async || {
+        underlay();
         let tun = Iface::without_packet_info("up0", Mode::Tun).unwrap();
-        let mut host = Host::connect().unwrap();
-        let index = host.configure_tun("up0", 1430, address("10.244.1.0"), 32, Some(10_000)).await.unwrap();
-        host.add_tun_address(address("fd00:10:0:1::"), 128).await.unwrap();
-        let mut limited = route("172.16.2.0/24", None);
-        limited.mtu = Some(1380);
-        let routes = [
-            route("10.244.0.0/16", Some("10.244.1.0")),
-            limited,
-            route("fd00:10::/48", Some("fd00:10:0:1::")),
-        ];
-        host.add_routes(index, &routes).await.unwrap();
-
-        let link = host.link_by_name("up0").await.unwrap().unwrap();
-        assert_eq!((link.index, link.mtu, link.txqueuelen, link.up), (index, 1430, 10_000, true));
-        assert_eq!(link.kind.as_deref(), Some("tun"));
+        let mut node = Node::start(&(POOL.to_owned() + MORE)).await.unwrap();
+        assert_configured();
         assert_eq!(ip_json("link show dev up0")[0]["qdisc"], "noqueue");
-        assert!(!link.tun.unwrap().persistent);
-
-        let addresses = ip_json("address show dev up0");
-        let seen: Vec<_> = addresses[0]["addr_info"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|a| (a["local"].as_str().unwrap(), a["prefixlen"].as_u64().unwrap()))
-            .collect();
-        assert_eq!(seen, [("10.244.1.0", 32), ("fd00:10:0:1::", 128)], "and no link-local address");
-
-        let v4 = ip_json(&format!("route show proto {ROUTE_PROTOCOL}"));
-        assert_eq!(v4.len(), 2);
-        assert_eq!((&v4[0]["dst"], &v4[0]["dev"]), (&"10.244.0.0/16".into(), &"up0".into()));
-        assert_eq!((&v4[0]["scope"], &v4[0]["prefsrc"]), (&"link".into(), &"10.244.1.0".into()));
-        assert_eq!(v4[1]["dst"], "172.16.2.0/24");
-        assert!(v4[1]["metrics"].to_string().contains("1380"), "{}", v4[1]);
-        let v6 = ip_json(&format!("-6 route show proto {ROUTE_PROTOCOL}"));
-        assert_eq!((&v6[0]["dst"], &v6[0]["prefsrc"]), (&"fd00:10::/48".into(), &"fd00:10:0:1::".into()));
-        let all = ip_json("-d route show 10.244.0.0/16");
-        assert_eq!(all[0]["protocol"], own_protocol());
-
-        host.teardown().await.unwrap();
+        assert_eq!(node.open(), [""; 0]);
+        for change in [
+            "route flush proto 117",
+            "-6 route flush proto 117",
+            "address flush dev up0",
+            "link set up0 down",
+            "link set up0 mtu 1200",
+            "link set up0 txqueuelen 10",
+            "route del 172.16.2.0/24",
+            "route add 10.99.0.0/16 dev up0 proto 117",
+        ] {
+            ip(change);
+            node.notice().await;
+            assert_configured();
+            assert_eq!(node.open(), [""; 0], "{change}");
+        }
+        sysctl("ipv4/conf/up0/accept_local", "0");
+        node.notice().await;
+        let value = std::fs::read_to_string("/proc/sys/net/ipv4/conf/up0/accept_local").unwrap();
+        assert_eq!(value.trim(), "1");
+        node.end().await;
         assert_eq!(ip_json("route show dev up0"), [] as [Value; 0]);
-        assert_eq!(ip_json("address show dev up0")[0]["addr_info"].as_array().unwrap().len(), 0);
-        host.teardown().await.unwrap();
+        assert_eq!(addresses(), []);
         drop(tun);
-        assert_eq!(host.link_by_name("up0").await.unwrap(), None);
+        assert_eq!(Host::connect().unwrap().link_by_name("up0").await.unwrap(), None);
     });
 }
 
 #[test]
 #[ignore = "needs root: run by scripts/test"]
-fn teardown_tolerates_a_vanished_device() {
-    in_namespace("teardown_tolerates_a_vanished_device", async || {
+fn taking_down_tolerates_a_vanished_device() {
+    in_namespace("taking_down_tolerates_a_vanished_device", async || {
+        underlay();
         let tun = Iface::without_packet_info("up0", Mode::Tun).unwrap();
-        let mut host = Host::connect().unwrap();
-        let index = host.configure_tun("up0", 1430, address("10.244.1.0"), 32, None).await.unwrap();
-        host.add_routes(index, &[route("10.244.0.0/16", None)]).await.unwrap();
+        let node = Node::start(POOL).await.unwrap();
         drop(tun);
-        host.teardown().await.unwrap();
-        assert_eq!(ip_json("route show"), [] as [Value; 0]);
-        assert_eq!(host.remove_stale_routes(index).await, Ok(0));
-        let error = host.configure_tun("up0", 1430, address("10.244.1.0"), 32, None).await.unwrap_err();
-        assert_eq!(error, HostError::NoDevice("up0".to_owned()));
+        node.end().await;
+        assert_eq!(ip_json("route show dev eth0").len(), 1);
     });
 }
 
@@ -147,31 +240,27 @@ fn teardown_tolerates_a_vanished_device() {
 #[ignore = "needs root: run by scripts/test"]
 fn a_prepared_persistent_tun_keeps_what_it_had() {
     in_namespace("a_prepared_persistent_tun_keeps_what_it_had", async || {
+        underlay();
         ip("tuntap add dev up0 mode tun user 1234");
         ip("address add 10.244.1.0/32 dev up0");
         ip("link set up0 up");
-        ip("route add 172.16.9.0/24 dev up0 proto static");
+        ip("route add 172.16.2.0/24 dev up0 proto static");
         ip(&format!("route add 10.99.0.0/16 dev up0 proto {ROUTE_PROTOCOL}"));
         ip(&format!("route add 10.244.0.0/16 dev up0 scope link proto {ROUTE_PROTOCOL}"));
 
-        let mut host = Host::connect().unwrap();
-        let index = host.configure_tun("up0", 1430, address("10.244.1.0"), 32, None).await.unwrap();
-        let details = host.link_by_name("up0").await.unwrap().unwrap().tun.unwrap();
-        assert_eq!((details.owner, details.persistent), (Some(1234), true));
-        assert_eq!(host.remove_stale_routes(index).await, Ok(2));
-
-        ip(&format!("route add 10.244.0.0/16 dev up0 scope link proto {ROUTE_PROTOCOL}"));
-        let routes = [route("10.244.0.0/16", Some("10.244.1.0")), route("172.16.9.0/24", None)];
-        host.add_routes(index, &routes).await.unwrap();
+        let node = Node::start(&(POOL.to_owned() + MORE)).await.unwrap();
+        assert_eq!(ip_json("route show 10.99.0.0/16"), [] as [Value; 0], "of a former run");
         assert_eq!(ip_json("route show 10.244.0.0/16")[0]["prefsrc"], "10.244.1.0", "taken over");
-        assert_eq!(ip_json("route show 172.16.9.0/24")[0]["protocol"], "static", "left alone");
+        assert_eq!(ip_json("route show 172.16.2.0/24")[0]["protocol"], "static", "left alone");
+        assert_eq!(node.open(), [""; 0]);
 
-        host.teardown().await.unwrap();
+        node.end().await;
         let left = ip_json("route show dev up0");
-        assert_eq!((left.len(), &left[0]["dst"]), (1, &"172.16.9.0/24".into()));
-        let link = ip_json("address show dev up0");
-        assert_eq!(link[0]["addr_info"][0]["local"], "10.244.1.0");
-        assert!(host.link_by_name("up0").await.unwrap().unwrap().up);
+        assert_eq!((left.len(), &left[0]["dst"]), (1, &"172.16.2.0/24".into()));
+        assert_eq!(addresses(), [("10.244.1.0".to_owned(), 32)]);
+        let link = Host::connect().unwrap().link_by_name("up0").await.unwrap().unwrap();
+        let details = link.tun.unwrap();
+        assert_eq!((link.up, details.owner, details.persistent), (true, Some(1234), true));
     });
 }
 
@@ -179,19 +268,14 @@ fn a_prepared_persistent_tun_keeps_what_it_had() {
 #[ignore = "needs root: run by scripts/test"]
 fn a_bare_persistent_tun_is_left_bare() {
     in_namespace("a_bare_persistent_tun_is_left_bare", async || {
+        underlay();
         ip("tuntap add dev up0 mode tun");
-        let mut host = Host::connect().unwrap();
-        host.configure_tun("up0", 1430, address("10.244.1.0"), 32, None).await.unwrap();
-        assert_eq!(
-            host.configure_tun("up0", 1400, address("10.244.1.0"), 32, None).await,
-            Ok(host.link_by_name("up0").await.unwrap().unwrap().index),
-            "a second call changes the MTU only"
-        );
-        let link = host.link_by_name("up0").await.unwrap().unwrap();
-        assert_eq!((link.up, link.mtu), (true, 1400));
-        host.teardown().await.unwrap();
-        assert!(!host.link_by_name("up0").await.unwrap().unwrap().up);
-        assert_eq!(ip_json("address show dev up0")[0]["addr_info"].as_array().unwrap().len(), 0);
+        let node = Node::start(POOL).await.unwrap();
+        let link = node.host.link_by_name("up0").await.unwrap().unwrap();
+        assert_eq!((link.up, link.mtu), (true, 1330));
+        node.end().await;
+        assert!(!Host::connect().unwrap().link_by_name("up0").await.unwrap().unwrap().up);
+        assert_eq!(addresses(), []);
     });
 }
 
@@ -203,30 +287,36 @@ fn a_foreign_route_is_refused_and_untouched() {
         ip("route add 10.244.0.0/16 via 192.0.2.2 proto bird");
         ip("-6 route add fd00:10::/48 dev eth0 proto static");
         let _tun = Iface::without_packet_info("up0", Mode::Tun).unwrap();
-        let mut host = Host::connect().unwrap();
-        let index = host.configure_tun("up0", 1350, address("10.244.1.0"), 32, None).await.unwrap();
         let before = (ip_json("route show 10.244.0.0/16"), ip_json("-6 route show fd00:10::/48"));
-
-        let error = host.add_routes(index, &[route("10.244.0.0/16", None)]).await.unwrap_err();
-        assert!(matches!(&error, HostError::RouteConflict { prefix, device, existing }
-            if prefix.to_string() == "10.244.0.0/16" && device == "up0" && existing == "dev eth0 proto bird metric 0"));
-        let text = error.to_string();
+        let text = Node::start(&(POOL.to_owned() + MORE)).await.err().unwrap();
         assert!(
             text.starts_with(
-                "cannot add the route 10.244.0.0/16 dev up0: the kernel already has it dev eth0 proto bird"
+                "cannot add the route 10.244.0.0/16 dev up0: the kernel already has it dev eth0 proto bird metric 0"
             ),
             "{text}"
         );
-        let error = host.add_routes(index, &[route("fd00:10::/48", None)]).await.unwrap_err();
-        assert!(
-            matches!(&error, HostError::RouteConflict { existing, .. } if existing == "dev eth0 proto static metric 1024"),
-            "{error}"
-        );
+        assert!(text.contains("dev eth0 proto static metric 1024"), "all of them: {text}");
+        ip("route del 10.244.0.0/16 proto bird");
+        let text = Node::start(&(POOL.to_owned() + MORE)).await.err().unwrap();
+        assert!(text.contains("fd00:10::/48 dev up0"), "{text}");
 
-        host.add_routes(index, &[route("172.16.2.0/24", None)]).await.unwrap();
-        host.teardown().await.unwrap();
-        assert_eq!((ip_json("route show 10.244.0.0/16"), ip_json("-6 route show fd00:10::/48")), before);
-        assert_eq!(ip_json("route show 172.16.2.0/24"), [] as [Value; 0]);
+        // What comes later is shown, and never touched.
+        let mut node = Node::start(POOL).await.unwrap();
+        ip("route add 10.244.2.0/24 via 192.0.2.2 proto bird");
+        node.notice().await;
+        assert_eq!(node.open(), ["ip route del 10.244.2.0/24 dev eth0 metric 0"]);
+        ip("route replace 10.244.0.0/16 via 192.0.2.2 proto bird");
+        node.notice().await;
+        assert_eq!(node.open()[0], "ip route del 10.244.0.0/16 dev eth0 metric 0");
+        ip("route del 10.244.2.0/24");
+        ip("route del 10.244.0.0/16");
+        node.notice().await;
+        assert_eq!(node.open(), [""; 0]);
+        assert_eq!(ip_json("route show 10.244.0.0/16")[0]["dev"], "up0", "back again");
+        ip("route add 10.244.3.0/24 via 192.0.2.2 proto bird");
+        node.end().await;
+        assert_eq!(ip_json("route show 10.244.3.0/24").len(), 1);
+        assert_eq!(ip_json("-6 route show fd00:10::/48"), before.1);
     });
 }
 
@@ -319,7 +409,7 @@ fn without_capabilities_a_prepared_tun_is_enough() {
         }
         underlay();
         ip("tuntap add dev up0 mode tun user 0");
-        ip("link set up0 mtu 1350 up");
+        ip("link set up0 mtu 1330 txqueuelen 10000 up");
         ip("address add 10.244.1.0/32 dev up0");
         ip("route add 10.244.0.0/16 dev up0 src 10.244.1.0");
         ip("route add 172.16.9.0/24 dev eth0");
@@ -332,35 +422,17 @@ fn without_capabilities_a_prepared_tun_is_enough() {
 
 /// The part of the test above that runs as root without CAP_NET_ADMIN and CAP_NET_RAW.
 async fn deprived() {
-    let mut host = Host::connect().unwrap();
-    let index = host.configure_tun("up0", 1350, address("10.244.1.0"), 32, Some(10_000)).await.unwrap();
-    host.add_routes(index, &[route("10.244.0.0/16", Some("10.244.1.0"))]).await.unwrap();
-    assert!(host.was_denied());
-    let mut plan = Plan {
-        device: "up0".to_owned(),
-        mtu: 1350,
-        tx_queue_len: 500,
-        addresses: vec![address("10.244.1.0")],
-        routes: ["10.244.0.0/16".parse().unwrap()].into(),
-    };
-    let look = host.look(&plan).await.unwrap();
-    assert_eq!((look.mtu, look.chores), (1350, vec![]), "all is there");
-    host.add_routes(index, &[route("172.16.2.0/24", None)]).await.unwrap();
-    host.configure_tun("up0", 1300, address("10.244.1.1"), 32, None).await.unwrap();
-    plan.mtu = 1300;
-    plan.addresses.push(address("10.244.1.1"));
-    plan.routes.insert("172.16.2.0/24".parse().unwrap());
-    let commands: Vec<_> =
-        host.look(&plan).await.unwrap().chores.into_iter().map(|chore| chore.command).collect();
-    let expected = [
-        "ip link set dev up0 mtu 1300",
-        "ip address add 10.244.1.1/32 dev up0",
-        "ip route add 172.16.2.0/24 dev up0",
-    ];
-    assert_eq!(commands, expected);
-    let refused = host.add_routes(index, &[route("172.16.9.0/24", None)]).await.unwrap_err();
-    assert!(matches!(refused, HostError::RouteConflict { .. }), "{refused}");
-    host.teardown().await.unwrap();
+    let all = POOL.replace("subnets = [\"10.244.2.0/24\"]", "subnets = []");
+    let mut node = Node::start(&all).await.unwrap();
+    assert_eq!(node.open(), [""; 0], "all is there");
+    node.end().await;
+    node = Node::start(&(POOL.to_owned() + MORE)).await.unwrap();
+    let expected = ["ip route add 172.16.2.0/24 dev up0", "ip route add fd00:10::/48 dev up0"];
+    assert_eq!(node.open(), expected);
+    let host = node.host.clone();
+    let conflict = MORE.replace("172.16.2", "172.16.9");
+    let refused = Node::start(&(POOL.to_owned() + &conflict)).await.err().unwrap();
+    assert!(refused.contains("cannot add the route 172.16.9.0/24"), "{refused}");
 
     let needs = |device: &str| Needs { device: device.into(), uplink: "eth0".into(), ..Needs::default() };
     let mut errors = Vec::new();

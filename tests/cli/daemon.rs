@@ -6,22 +6,28 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot, watch};
 use underpass::api::{
     Drops, Missing, NewPeer, PeerStatus, PeerUplink, PeerWay, Reloaded, RouteEntry, RouteMode, RoutesChanged,
     Status, TunnelStatus,
 };
+use underpass::control::daemon::handle::{Choices, Handle};
+use underpass::control::daemon::runner::{self, Ports};
 use underpass::control::engine::batch::Batch;
+use underpass::control::engine::port::{Capabilities, HostRequest, HostView, Uplink};
 use underpass::control::engine::refusal::{Kind, Refusal};
-use underpass::control::engine::state::{self, Choices, State};
+use underpass::control::engine::{Engine, Event, Page, Setup, Start, Update};
 use underpass::control::server;
-use underpass::control::server::backend::{Backend, Page};
+use underpass::control::server::backend::Backend;
 use underpass::control::server::socket::ControlSocket;
 use underpass::dataplane::observe::Counters;
 use underpass::net::{DropReason, Prefix};
+use underpass::route::Source;
+use underpass::sync::Published;
 
 use super::underpass;
 
@@ -162,14 +168,51 @@ address = "198.51.100.3"
 subnets = []
 "#;
 
-/// A daemon's own state, without host and workers; its configuration file is in `dir`.
-fn real(dir: &Path) -> state::Daemon {
+/// A daemon's own engine over a host that does everything it is asked and shows nothing, without workers; its
+/// configuration file is in `dir`. Returns also what has to run beside it.
+fn real(dir: &Path) -> (Handle, impl Future<Output = ()> + Send + 'static) {
     let file = dir.join("test.toml");
     std::fs::write(&file, CONFIG).unwrap();
-    let state = State::new(underpass::config::parse(CONFIG, "test.toml").unwrap(), 1500).unwrap();
-    let address = "10.244.1.0".parse().unwrap();
-    let choices = Choices { backend: "plain", offloads: Vec::new(), uplink: String::new(), address };
-    state::Daemon::new(state, Counters::new(1), choices, file)
+    let config = underpass::config::load(&file).unwrap();
+    let capabilities = Capabilities { net_admin: true, net_raw: true };
+    let start = Start {
+        setup: Setup { capabilities, workers: 1, uplink_mtu: 1500 },
+        uplink: Uplink { name: "eth0".into(), index: 2, mtu: 1500, ..Uplink::default() },
+        tap: None,
+        tap_state: "off: no TAP".into(),
+        view: HostView::default(),
+        now: Instant::now(),
+    };
+    let (engine, first) = Engine::new(config, start).unwrap();
+    let (snapshots, seen) = watch::channel(Arc::new(engine.snapshot()));
+    let (host, mut requests) = mpsc::unbounded_channel();
+    let ports =
+        Ports { forwarding: Arc::new(Published::new(first)), snapshots, host, shrunk: Arc::default() };
+    let (inbox, _thread) = runner::start(engine, ports).unwrap();
+    let (reloads, mut wishes) = mpsc::channel(1);
+    let choices = Choices { backend: "plain", offloads: Vec::new(), address: "10.244.1.0".parse().unwrap() };
+    let handle = Handle::new(inbox.clone(), seen, reloads, Counters::new(1), choices);
+    let beside = async move {
+        let mut generation = 0;
+        loop {
+            tokio::select! {
+                Some((id, request)) = requests.recv() => inbox.send(match request {
+                    HostRequest::Observe(_) => Event::Observed(id, Some(Box::default())),
+                    _ => Event::Ended(id, Vec::new()),
+                }),
+                Some((wait, answer)) = wishes.recv() => {
+                    generation += 1;
+                    let config = underpass::config::load(&file).map(Box::new);
+                    let config = config.map_err(|error| Refusal::new(Kind::Malformed, error.to_string()));
+                    let update = Update::Configuration { config, view: None };
+                    let event = |asked| Event::Update { source: Source::Static, generation, update, request: Some(asked) };
+                    let _ = answer.send(inbox.ask(wait, event).await);
+                }
+                else => return,
+            }
+        }
+    };
+    (handle, beside)
 }
 
 fn directory() -> TempDir {
@@ -193,15 +236,14 @@ impl Daemon {
     /// With a state that can be changed.
     pub fn with_state() -> Self {
         let dir = directory();
-        let daemon = Arc::new(real(dir.path()));
-        let writer = Arc::clone(&daemon);
-        Self::over(dir, daemon, async move { writer.write().await })
+        let (handle, beside) = real(dir.path());
+        Self::over(dir, Arc::new(handle), beside)
     }
 
     fn over<B: Backend>(
         dir: TempDir,
         backend: Arc<B>,
-        writer: impl Future<Output = ()> + Send + 'static,
+        beside: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
         let socket = dir.path().join("underpass.sock");
         let bound = ControlSocket::bind(&socket).unwrap();
@@ -209,9 +251,9 @@ impl Daemon {
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let writing = tokio::spawn(writer);
+                let beside = tokio::spawn(beside);
                 server::serve(bound, backend, async { _ = stopped.await }).await.unwrap();
-                writing.abort();
+                beside.abort();
             });
         });
         Self { dir, socket, stop: Some(stop), thread: Some(thread) }

@@ -77,7 +77,7 @@ async fn settle(
             Effect::Host(id, request) => {
                 let needed = is_needed(&request);
                 let event = match host.execute(request).await {
-                    Ok(Answer::View(view)) => Event::Observed(id, Some(*view)),
+                    Ok(Answer::View(view)) => Event::Observed(id, Some(view)),
                     Ok(_) => Event::Ended(id, Vec::new()),
                     Err(failures) => {
                         let fatal = failures.iter().find(|failure| needed && !failure.error.is_denied());

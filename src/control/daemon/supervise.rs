@@ -181,7 +181,7 @@ async fn execute(host: Host, mut requests: mpsc::UnboundedReceiver<(EffectId, Ho
     while let Some((id, request)) = requests.recv().await {
         let look = matches!(request, HostRequest::Observe(_));
         inbox.send(match host.execute(request).await {
-            Ok(Answer::View(view)) => Event::Observed(id, Some(*view)),
+            Ok(Answer::View(view)) => Event::Observed(id, Some(view)),
             Ok(_) => Event::Ended(id, Vec::new()),
             Err(_) if look => Event::Observed(id, None),
             Err(failures) => Event::Ended(id, failures),

@@ -44,7 +44,7 @@ pub enum Event {
     /// The kernel told of a change.
     Noticed(Notice),
     /// A look has ended; `None` when it failed.
-    Observed(EffectId, Option<HostView>),
+    Observed(EffectId, Option<Box<HostView>>),
     /// A request has ended.
     Ended(EffectId, Vec<Failure>),
     /// Time has passed: [`Engine::deadline`](super::Engine::deadline) is over.

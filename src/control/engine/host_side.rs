@@ -28,7 +28,7 @@ const RETRY: Duration = Duration::from_secs(30);
 pub(super) struct HostSide {
     capabilities: Capabilities,
     /// Addresses on the TUN.
-    addresses: Vec<IpAddr>,
+    addresses: Arc<[IpAddr]>,
     /// Name of the TAP, where there is one.
     tap: Option<String>,
     view: HostView,
@@ -83,7 +83,7 @@ impl HostSide {
     ) -> Self {
         Self {
             capabilities,
-            addresses,
+            addresses: addresses.into(),
             tap,
             view,
             looks: Looks::new(now),
@@ -176,7 +176,7 @@ impl HostSide {
     }
 
     /// A look has ended.
-    pub(super) fn observed(&mut self, id: EffectId, view: Option<HostView>, now: Instant) {
+    pub(super) fn observed(&mut self, id: EffectId, view: Option<Box<HostView>>, now: Instant) {
         self.asked.remove(&id);
         let took = view.as_ref().map_or_else(Default::default, |view| view.took);
         self.looks.end(took, now);
@@ -184,7 +184,7 @@ impl HostSide {
         if view.routes.is_none() {
             view.routes = self.view.routes.take();
         }
-        self.view = view;
+        self.view = *view;
     }
 
     /// A request has ended. Returns whether it was about routes.
@@ -250,14 +250,10 @@ impl HostSide {
     /// Compares the devices with what they should be. Returns what mends them, and the MTU of the TUN where
     /// that is for others to set.
     pub(super) fn mend_devices(&mut self, wish: Wish<'_>, now: Instant) -> (Vec<Effect>, Option<u16>) {
-        let addresses = std::mem::take(&mut self.addresses);
-        let desired = Desired {
-            mtu: wish.state.wanted_mtu(),
-            addresses: &addresses,
-            tap: self.tap.as_deref(),
-        };
+        let addresses = Arc::clone(&self.addresses);
+        let desired =
+            Desired { mtu: wish.state.wanted_mtu(), addresses: &addresses, tap: self.tap.as_deref() };
         let differences = devices::differences(desired, &self.view);
-        self.addresses = addresses;
         let plan = self.mender.plan(differences, self.capabilities.net_admin, now);
         self.again = plan.again;
         let held = self.view.tun.as_ref().filter(|_| plan.mtu_is_held).map(|tun| tun.link.mtu);
@@ -281,7 +277,8 @@ impl HostSide {
     /// mends them, where the daemon may.
     pub(super) fn mend_routes(&mut self, wish: Wish<'_>, now: Instant) -> Option<(EffectId, Effect)> {
         let table = self.view.routes.as_ref()?;
-        let wanted = self.wanted(wish);
+        let sources = Arc::clone(&self.addresses);
+        let wanted = self.wanted(wish, &sources);
         let mut found = routes::differences(wanted, table, |prefix| wish.state.is_to_peers(prefix));
         if !self.may_change() {
             let inside = found.foreign.into_iter().filter(|(prefix, _)| !wish.cover.contains(prefix));
@@ -344,8 +341,9 @@ impl HostSide {
         TunRoute { prefix, source }
     }
 
-    fn wanted<'a>(&self, wish: Wish<'a>) -> Wanted<'a> {
-        Wanted { device: &wish.state.config.tunnel.device, index: self.tun_index(), cover: wish.cover }
+    fn wanted<'a>(&self, wish: Wish<'a>, sources: &'a [IpAddr]) -> Wanted<'a> {
+        let (device, index) = (wish.state.config.tunnel.device.as_str(), self.tun_index());
+        Wanted { device, index, cover: wish.cover, sources }
     }
 
     /// When something has to be done again.

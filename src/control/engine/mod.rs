@@ -33,6 +33,8 @@ mod state;
 pub mod ways;
 
 #[cfg(test)]
+mod sample;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;
@@ -445,7 +447,7 @@ impl Engine {
     }
 
     /// A look has ended.
-    fn observed(&mut self, id: EffectId, view: Option<HostView>, now: Instant) {
+    fn observed(&mut self, id: EffectId, view: Option<Box<HostView>>, now: Instant) {
         let routes = view.as_ref().is_some_and(|view| view.routes.is_some());
         self.host.observed(id, view, now);
         if routes {

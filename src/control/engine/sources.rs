@@ -38,11 +38,6 @@ impl Sources {
         let state = self.known.entry(source).or_default();
         state.lost.replace(why).is_none()
     }
-
-    /// The sources that cannot be reached, and why.
-    pub(super) fn lost(&self) -> impl Iterator<Item = (Source, &str)> {
-        self.known.iter().filter_map(|(source, state)| Some((*source, state.lost.as_deref()?)))
-    }
 }
 
 #[cfg(test)]
@@ -59,8 +54,7 @@ mod tests {
         assert!(!sources.found(Source::Static));
         assert!(sources.lose(Source::Static, "away".to_owned()));
         assert!(!sources.lose(Source::Static, "still away".to_owned()));
-        assert_eq!(sources.lost().collect::<Vec<_>>(), [(Source::Static, "still away")]);
         assert!(sources.found(Source::Static));
-        assert_eq!(sources.lost().count(), 0);
+        assert!(!sources.found(Source::Static));
     }
 }

@@ -147,12 +147,7 @@ impl State {
         self.compiler.set_scope(scope);
     }
 
-    /// Bytes of the largest inner packet: what the TUN's MTU is, or will be in a moment.
-    pub fn mtu(&self) -> u16 {
-        self.underlay.tun.mtu
-    }
-
-    /// What [`State::mtu`] is meant to be.
+    /// Bytes that the TUN's MTU is meant to be: it is, or will be in a moment, or somebody else sets it.
     pub fn wanted_mtu(&self) -> u16 {
         self.wanted_mtu
     }

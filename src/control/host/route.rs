@@ -151,7 +151,7 @@ pub(super) fn found(message: &RouteMessage) -> Option<Found> {
         AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
         _ => return None,
     };
-    let (mut metric, mut device) = (0, None);
+    let (mut metric, mut device, mut source) = (0, None, None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Table(id) => table = *id,
@@ -159,12 +159,20 @@ pub(super) fn found(message: &RouteMessage) -> Option<Found> {
             RouteAttribute::Destination(RouteAddress::Inet6(a)) => address = (*a).into(),
             RouteAttribute::Priority(priority) => metric = *priority,
             RouteAttribute::Oif(index) => device = Some(*index),
+            RouteAttribute::PrefSource(RouteAddress::Inet(a)) => source = Some((*a).into()),
+            RouteAttribute::PrefSource(RouteAddress::Inet6(a)) => source = Some((*a).into()),
             _ => {}
         }
     }
     let prefix = Prefix::containing(address, message.header.destination_prefix_length)?;
     let protocol = message.header.protocol.into();
-    (table == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(Found { prefix, metric, protocol, device })
+    (table == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(Found {
+        prefix,
+        metric,
+        protocol,
+        device,
+        source,
+    })
 }
 
 /// The route as the kernel is asked for it.

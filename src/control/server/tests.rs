@@ -15,9 +15,10 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::backend::{Backend, Page};
+use super::backend::Backend;
 use super::{ControlSocket, Limits, serve_with};
 use crate::api::{Drops, NewPeer, PeerStatus, Reloaded, RouteEntry, RouteMode, RoutesChanged, Status};
+use crate::control::engine::Page;
 use crate::control::engine::batch::Batch;
 use crate::control::engine::refusal::{Kind, Refusal};
 use crate::dataplane::observe::Counters;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::super::refusal::Kind;
-use super::super::state::State;
+use super::super::sample::Node;
 use super::{Batch, Changed};
 use crate::api::NewPeer;
 use crate::config;
@@ -30,9 +30,9 @@ address = "198.51.100.3"
 subnets = ["10.244.3.0/24"]
 "#;
 
-fn state() -> State {
+fn state() -> Node {
     let config = config::parse(CONFIG, "test.toml").unwrap();
-    State::new(config, 1500).unwrap()
+    Node::new(config)
 }
 
 fn batch(text: &str) -> Batch {
@@ -41,7 +41,7 @@ fn batch(text: &str) -> Batch {
     reader.finish().unwrap()
 }
 
-fn edit(state: &mut State, text: &str) -> Result<Changed, (Kind, Vec<String>)> {
+fn edit(state: &mut Node, text: &str) -> Result<Changed, (Kind, Vec<String>)> {
     let done = state.edit(Source::Control, &mut batch(text), 1);
     done.map_err(|refusal| {
         let all = if refusal.culprits.is_empty() { vec![refusal.text] } else { refusal.culprits };
@@ -50,7 +50,7 @@ fn edit(state: &mut State, text: &str) -> Result<Changed, (Kind, Vec<String>)> {
 }
 
 /// The peer and MTU that packets to `address` go by, once everything is published.
-fn way(state: &mut State, address: &str) -> Option<(String, u16)> {
+fn way(state: &mut Node, address: &str) -> Option<(String, u16)> {
     state.publish().unwrap();
     let address: IpAddr = address.parse().unwrap();
     let tables = state.forwarding().pin();
@@ -154,7 +154,7 @@ fn a_new_peer_takes_the_place_of_one_that_went() {
     assert_eq!(way(&mut state, "10.9.1.1").unwrap().0, "node-c", "what is shared stays");
     assert_eq!(state.forwarding().pin().sender("192.0.2.2".parse().unwrap()), None);
     assert_eq!(state.forwarding().pin().sender("0.0.0.0".parse().unwrap()), None);
-    state.roster.release(id);
+    std::sync::Arc::make_mut(&mut state.roster).release(id);
     state.add_peer(&peer("node-d", "192.0.2.4", &["10.244.4.0/24"]), 5).unwrap();
     assert_eq!(state.roster.id("node-d"), Some(id));
     assert_eq!(way(&mut state, "10.244.4.1").unwrap().0, "node-d");
@@ -210,12 +210,12 @@ fn a_peer_has_two_addresses_and_the_mtu_follows() {
         cidr = "10.244.0.0/16"
         vxlan_mode = "Always"
     "#;
-    let mut state = State::new(config::parse(CONFIG, "f").unwrap(), 1500).unwrap();
-    assert_eq!(state.mtu(), 1450);
+    let mut state = Node::new(config::parse(CONFIG, "f").unwrap());
+    assert_eq!(state.underlay.tun.mtu, 1450);
     let mut both = peer("node-b", "192.0.2.2", &["10.244.2.0/24"]);
     both.address6 = Some("2001:db8::2".parse().unwrap());
     state.add_peer(&both, 0).unwrap();
-    assert_eq!(state.mtu(), 1450, "outer headers have its first address");
+    assert_eq!(state.underlay.tun.mtu, 1450, "outer headers have its first address");
     assert_eq!(way(&mut state, "10.244.2.1").unwrap().0, "node-b");
     let table = state.forwarding().pin();
     let senders = ["192.0.2.2", "2001:db8::2"].map(|address| table.sender(address.parse().unwrap()));
@@ -224,9 +224,9 @@ fn a_peer_has_two_addresses_and_the_mtu_follows() {
     assert_eq!(state.peer_list()[0].address6, both.address6);
 
     state.add_peer(&peer("node-c", "2001:db8::3", &["10.244.3.0/24"]), 0).unwrap();
-    assert_eq!(state.mtu(), 1430);
+    assert_eq!(state.underlay.tun.mtu, 1430);
     state.delete_peer("node-c").unwrap();
-    assert_eq!(state.mtu(), 1450);
+    assert_eq!(state.underlay.tun.mtu, 1450);
 
     for (address, address6, part) in [
         ("192.0.2.9", "2001:db8::2", "address6: 2001:db8::2 is that of peer node-b"),

@@ -1,6 +1,7 @@
 //! The kernel's main table as of one look: where packets go that need no rule of ours.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{ROUTE_PROTOCOL, default_metric};
@@ -17,6 +18,8 @@ pub struct Found {
     pub protocol: u8,
     /// Interface index; `None` when it has several next hops, or none.
     pub device: Option<u32>,
+    /// Source address of traffic that the host itself sends there.
+    pub source: Option<IpAddr>,
 }
 
 impl Found {
@@ -147,7 +150,7 @@ mod tests {
     }
 
     fn found(text: &str, metric: u32, device: Option<u32>) -> Found {
-        Found { prefix: prefix(text), metric, protocol: 4, device }
+        Found { prefix: prefix(text), metric, protocol: 4, device, source: None }
     }
 
     #[test]

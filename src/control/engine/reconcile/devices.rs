@@ -9,7 +9,6 @@ use crate::control::engine::port::{
 /// How the devices should be.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::control::engine) struct Desired<'a> {
-    pub tun: &'a str,
     /// Bytes of its MTU.
     pub mtu: u16,
     /// Its addresses.

@@ -1,6 +1,7 @@
 //! The kernel routes that must point at the TUN, compared with the kernel's main table.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use crate::control::engine::port::{Found, Requirement, Table};
 use crate::net::Prefix;
@@ -25,6 +26,21 @@ pub(in crate::control::engine) struct Wanted<'a> {
     pub index: u32,
     /// What must point at it.
     pub cover: &'a BTreeSet<Prefix>,
+    /// Its addresses, one of a family at most: the sources of what the host itself sends there.
+    pub sources: &'a [IpAddr],
+}
+
+impl Wanted<'_> {
+    /// The source of routes to `prefix`.
+    pub fn source(&self, prefix: Prefix) -> Option<IpAddr> {
+        self.sources.iter().copied().find(|source| source.is_ipv4() == prefix.is_ipv4())
+    }
+
+    /// Whether `route` is what points its destination at the TUN: ours as it should be, or an administrator's.
+    fn is_met_by(&self, route: &Found) -> bool {
+        let ours_of_before = route.is_ours(self.index) && route.source != self.source(route.prefix);
+        route.device == Some(self.index) && !ours_of_before
+    }
 }
 
 /// Compares `wanted` with `table`; `to_peers` says whether a destination has addresses of other nodes.
@@ -36,7 +52,7 @@ pub(in crate::control::engine) fn differences(
     let mut found = RouteDifferences::default();
     for prefix in wanted.cover {
         let there = table.of(*prefix);
-        let in_place = there.iter().any(|route| route.device == Some(wanted.index));
+        let in_place = there.iter().any(|route| wanted.is_met_by(route));
         if let Some(conflict) = table.conflict(*prefix, wanted.index).filter(|_| !in_place) {
             found.foreign.push(in_the_way(conflict, table));
         } else if !in_place {
@@ -114,13 +130,13 @@ mod tests {
         let found = |(text, metric, protocol, device): &(&str, Option<u32>, u8, u32)| {
             let prefix = prefix(text);
             let metric = metric.unwrap_or(default_metric(prefix));
-            Found { prefix, metric, protocol: *protocol, device: Some(*device) }
+            Found { prefix, metric, protocol: *protocol, device: Some(*device), source: None }
         };
         Table::new(routes.iter().map(found).collect(), [(ETH, "eth0".to_owned())].into())
     }
 
     fn compare(cover: &BTreeSet<Prefix>, table: &Table) -> RouteDifferences {
-        let wanted = Wanted { device: "up0", index: TUN, cover };
+        let wanted = Wanted { device: "up0", index: TUN, cover, sources: &[] };
         differences(wanted, table, |prefix| {
             prefix.address() != "10.244.1.0".parse::<std::net::IpAddr>().unwrap()
         })
@@ -135,6 +151,19 @@ mod tests {
         assert_eq!(found.add, [prefix("172.16.2.0/24"), prefix("fd00::/48")]);
         assert_eq!(found.remove, [prefix("10.9.0.0/16")]);
         assert!(found.foreign.is_empty());
+    }
+
+    #[test]
+    fn routes_of_a_former_run_are_renewed() {
+        let cover = cover(&["10.244.0.0/16"]);
+        let sources = ["10.244.1.0".parse().unwrap()];
+        let wanted = Wanted { device: "up0", index: TUN, cover: &cover, sources: &sources };
+        let mut left = table(&[("10.244.0.0/16", None, ROUTE_PROTOCOL, TUN)]).routes()[0];
+        for (source, renewed) in [(None, true), (Some(sources[0]), false)] {
+            left.source = source;
+            let found = differences(wanted, &Table::new(vec![left], Default::default()), |_| true);
+            assert_eq!(found.add == [prefix("10.244.0.0/16")], renewed, "{source:?}");
+        }
     }
 
     #[test]
@@ -175,7 +204,7 @@ mod tests {
     fn without_the_right_the_command_adds_or_replaces() {
         let cover = cover(&["10.244.0.0/16"]);
         let said = |routes: &[(&str, Option<u32>, u8, u32)]| {
-            let wanted = Wanted { device: "up0", index: TUN, cover: &cover };
+            let wanted = Wanted { device: "up0", index: TUN, cover: &cover, sources: &[] };
             commands(wanted, &table(routes)).into_iter().map(|one| one.command).collect::<Vec<_>>()
         };
         let add = ["ip route add 10.244.0.0/16 dev up0"];

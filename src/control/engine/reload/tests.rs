@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use crate::api::NewPeer;
 use crate::config::{self, Config};
 use crate::control::engine::refusal::{Kind, Refusal};
-use crate::control::engine::state::State;
+use crate::control::engine::sample::Node;
 use crate::net::Mode;
 use crate::route::{PeerId, Source};
 
@@ -24,21 +24,19 @@ fn config(parts: &[&str]) -> Config {
     config::parse(&format!("{HEAD}{}", parts.concat()), "test.toml").unwrap()
 }
 
-fn state() -> State {
-    let mut state = State::new(config(&[POOL, B, C]), 1500).unwrap();
-    state.set_workers(1);
-    state
+fn state() -> Node {
+    Node::new(config(&[POOL, B, C]))
 }
 
-fn reload(state: &mut State, config: Config) -> Result<(), Refusal> {
-    let gone = state.reload(config, 9)?;
+fn reload(state: &mut Node, config: Config) -> Result<(), Refusal> {
+    let gone = state.reload(config, std::iter::empty(), 9)?;
     state.publish().unwrap();
-    gone.into_iter().for_each(|id| state.roster.release(id));
+    gone.into_iter().for_each(|id| std::sync::Arc::make_mut(&mut state.roster).release(id));
     Ok(())
 }
 
 /// Name, mode and underlay address that packets to `address` go by.
-fn way(state: &State, address: &str) -> Option<(String, Mode, IpAddr)> {
+fn way(state: &Node, address: &str) -> Option<(String, Mode, IpAddr)> {
     let tables = state.forwarding().pin();
     let via = tables.choose(tables.lookup(address.parse().unwrap())?, 0)?;
     let peer = &state.peers[usize::from(via.peer.0)];
@@ -64,7 +62,7 @@ fn added(name: &str, address: &str) -> NewPeer {
 fn modes_follow_the_pools_and_the_mtu_too() {
     let mut state = state();
     assert_eq!(way(&state, "10.244.2.1"), by("node-b", Mode::Direct, "192.0.2.2"));
-    assert_eq!((way(&state, "10.244.3.1").unwrap().1, state.mtu()), (Mode::Ipip, 1480));
+    assert_eq!((way(&state, "10.244.3.1").unwrap().1, state.underlay.tun.mtu), (Mode::Ipip, 1480));
     for (pool, near, far, mtu) in [
         (POOL.replace("CrossSubnet", "Always"), Mode::Ipip, Mode::Ipip, 1480),
         (POOL.replace("CrossSubnet", "Never"), Mode::Direct, Mode::Direct, 1500),
@@ -77,7 +75,7 @@ fn modes_follow_the_pools_and_the_mtu_too() {
     ] {
         reload(&mut state, config(&[&pool, B, C])).unwrap();
         let modes = ["10.244.2.1", "10.244.3.1"].map(|to| way(&state, to).unwrap().1);
-        assert_eq!((modes, state.mtu()), ([near, far], mtu));
+        assert_eq!((modes, state.underlay.tun.mtu), ([near, far], mtu));
     }
     let kept = state.rib.get("10.244.2.0/24".parse().unwrap(), Source::Static).unwrap();
     assert_eq!(kept.since, 0, "a route that stays keeps its age");
@@ -172,8 +170,7 @@ fn what_the_api_added_must_fit() {
 #[test]
 fn without_raw_sockets_only_vxlan_can_be_reloaded() {
     let vxlan = POOL.replace("ipip_mode = \"CrossSubnet\"", "vxlan_mode = \"Always\"");
-    let mut state = State::new(config(&[&vxlan, B]), 1500).unwrap();
-    state.forgo_raw();
+    let mut state = Node::with(config(&[&vxlan, B]), false);
     let refusal = reload(&mut state, config(&[POOL, B, C])).unwrap_err();
     assert!(
         refusal.culprits[0].contains("10.244.2.0/24 of peer node-b would travel by direct"),
