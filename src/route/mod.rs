@@ -13,7 +13,7 @@ mod decide;
 mod fib;
 mod rib;
 
-pub use decide::{Decision, Policy, Pool, Reason};
+pub use decide::{Decision, EncapPolicy, Pool, Reason};
 pub use fib::{Fib, FibEditor, Group, HopsFull, NextHop, PeerId, Via, Ways};
 pub use rib::{GroupId, Rib, Route, RouteError, Source, Target};
 

@@ -15,7 +15,7 @@ use crate::control::engine::lines::Culprits;
 use crate::control::engine::refusal::{Kind, Refusal};
 use crate::control::engine::state::{Daemon, State, marking, peer, scope};
 use crate::net::Prefix;
-use crate::route::{PeerId, Policy, Route, Source, Target};
+use crate::route::{EncapPolicy, PeerId, Route, Source, Target};
 
 impl Daemon {
     /// Reads the configuration file again and follows it. Returns the generation of the change.
@@ -57,7 +57,7 @@ impl State {
     pub fn reload(&mut self, new: Config, now: u32) -> Result<Vec<PeerId>, Refusal> {
         let mut culprits = Culprits::default();
         fixed_keys(&self.config, &new, &mut culprits);
-        let policy = Policy::new(&new.pools, new.node.address, new.node.address6);
+        let policy = EncapPolicy::new(&new.pools, new.node.address, new.node.address6);
         self.judge_modes(&new, &policy, &mut culprits);
         self.judge_additions(&new, &policy, &mut culprits);
         if !culprits.is_empty() {
@@ -82,7 +82,7 @@ impl State {
     }
 
     /// A mode that needs sockets which are not there.
-    fn judge_modes(&self, new: &Config, policy: &Policy, culprits: &mut Culprits) {
+    fn judge_modes(&self, new: &Config, policy: &EncapPolicy, culprits: &mut Culprits) {
         for peer in &new.peers {
             let first = |subnet| {
                 let mode = self.unsendable(policy, subnet, peer.addresses(&new.node).take(1))?;
@@ -97,7 +97,7 @@ impl State {
     }
 
     /// What the control API has added must go together with the new configuration.
-    fn judge_additions(&self, new: &Config, policy: &Policy, culprits: &mut Culprits) {
+    fn judge_additions(&self, new: &Config, policy: &EncapPolicy, culprits: &mut Culprits) {
         let configured: HashSet<&str> =
             self.config.peers.iter().chain(&new.peers).map(|peer| peer.name.as_str()).collect();
         let known = self.peers.iter().filter(|peer| !peer.is_gone());
@@ -175,7 +175,7 @@ impl State {
 }
 
 /// Why no other node may have `address` in the new configuration.
-fn clash(new: &Config, policy: &Policy, address: IpAddr) -> Option<String> {
+fn clash(new: &Config, policy: &EncapPolicy, address: IpAddr) -> Option<String> {
     if let Some(peer) = new.peers.iter().find(|peer| peer.addresses(&new.node).any(|its| its == address)) {
         return Some(format!("which is that of peer {}", peer.name));
     }

@@ -21,14 +21,14 @@ use crate::dataplane::forward::{Compiler, Forwarding, Inputs, Peer, Scope, TapLi
 use crate::dataplane::observe::render::Now;
 use crate::dataplane::observe::{Counters, Fallback, PeerCounters};
 use crate::net::{Mac, Mode, Prefix};
-use crate::route::{Decision, PeerId, Policy, Rib, Target};
+use crate::route::{Decision, EncapPolicy, PeerId, Rib, Target};
 use crate::sync::Published;
 use crate::wire::ipv6;
 
 /// Routes and peers, compiled and published.
 pub struct State {
     pub(in crate::control) config: Config,
-    pub(in crate::control) policy: Policy,
+    pub(in crate::control) policy: EncapPolicy,
     /// Indexed by [`PeerId`].
     pub(in crate::control) peers: Vec<Peer>,
     pub(in crate::control) roster: Roster,
@@ -66,7 +66,7 @@ impl State {
     /// When two owners claim one prefix, which a checked configuration excludes, or there are too many
     /// different next hops.
     pub fn new(config: Config, uplink_mtu: u16) -> anyhow::Result<Self> {
-        let policy = Policy::new(&config.pools, config.node.address, config.node.address6);
+        let policy = EncapPolicy::new(&config.pools, config.node.address, config.node.address6);
         let mut underlay = Underlay {
             address: config.node.address.map(|net| net.addr()),
             address6: config.node.address6.map(|net| net.addr()),
@@ -162,7 +162,7 @@ impl State {
     /// The mode of `policy` by which this node cannot send packets for `prefix` to one of `next_hops`.
     pub(in crate::control) fn unsendable(
         &self,
-        policy: &Policy,
+        policy: &EncapPolicy,
         prefix: Prefix,
         next_hops: impl Iterator<Item = IpAddr>,
     ) -> Option<Mode> {
@@ -345,14 +345,14 @@ pub fn tun_addresses(config: &Config) -> Vec<IpAddr> {
 
 /// The configured MTU, or the uplink's less the largest overhead that any pool may add. Where pods
 /// use IPv6, no less than that demands of a link.
-fn tun_mtu(config: &Config, underlay: &Underlay, policy: &Policy, peers: &[Peer]) -> u16 {
+fn tun_mtu(config: &Config, underlay: &Underlay, policy: &EncapPolicy, peers: &[Peer]) -> u16 {
     let fits = automatic_mtu(underlay, policy, peers);
     let ipv6 = config.local_subnets.iter().any(|subnet| !subnet.is_ipv4());
     config.tunnel.mtu.unwrap_or(if ipv6 { fits.max(ipv6::MIN_MTU) } else { fits })
 }
 
 /// The uplink's MTU less the largest overhead that any pool may add towards any peer.
-fn automatic_mtu(underlay: &Underlay, policy: &Policy, peers: &[Peer]) -> u16 {
+fn automatic_mtu(underlay: &Underlay, policy: &EncapPolicy, peers: &[Peer]) -> u16 {
     // Without peers, those to come will have an address of this node's better family.
     let own = underlay.address.map(IpAddr::V4).or(underlay.address6.map(IpAddr::V6));
     let mut outer: Vec<IpAddr> =
