@@ -13,10 +13,10 @@ use underpass::dataplane::encap::ecn::Marking;
 use underpass::dataplane::encap::frame::Hop;
 use underpass::dataplane::forward::{Choice, Forwarding, Peer, TapLink, TunLink, Underlay, Way};
 use underpass::dataplane::observe::{PeerCounters, WorkerCounters};
-use underpass::net::{DropReason, EncapMode, Mac, Mode, Prefix, Vni};
 use underpass::dataplane::segment::Split;
 use underpass::dataplane::segment::split::finish_checksum;
-use underpass::route::{PeerId, EncapPolicy, Pool, Rib, Source, Target};
+use underpass::net::{DropReason, EncapMode, Mac, Mode, Prefix, Vni};
+use underpass::route::{EncapPolicy, PeerId, Pool, Rib, Source, Target};
 use underpass::wire::{Ipv4, Ipv6, Tcp, Udp, VnetHdr, checksum, protocol};
 
 /// Bytes of the largest packet on the uplink.

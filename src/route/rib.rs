@@ -184,6 +184,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
     use std::net::IpAddr;
 
+    use allocation_counter::measure;
     use proptest::collection::vec;
     use proptest::prelude::{Strategy, any, prop_assert_eq, prop_oneof, proptest};
     use proptest::sample::select;
@@ -277,6 +278,23 @@ mod tests {
             let rest: Vec<_> = rib.after(Some(prefix(text))).map(|route| route.prefix.to_string()).collect();
             assert_eq!(rest, prefixes[place + 1..]);
         }
+    }
+
+    /// What snapshots rest on: memory of a route, of a clone, and of the first edit after it.
+    #[test]
+    fn a_million_routes_are_small_and_their_clone_is_smaller() {
+        let prefix = |number: u32| Prefix::containing(IpAddr::from((number << 8).to_be_bytes()), 24).unwrap();
+        let of = |number, peer| Route::new(prefix(number), Source::Control, Target::Peer(PeerId(peer)));
+        let mut rib = Rib::default();
+        let kept = measure(|| rib.replace(Source::Control, (0..1_000_000).map(|number| of(number, 1))));
+        assert!(kept.bytes_current < 24 * 1_000_000, "{kept:?}");
+        let mut snapshot = Rib::default();
+        let cloned = measure(|| snapshot = rib.clone());
+        assert!(cloned.bytes_total < 8192, "{cloned:?}");
+        let edited = measure(|| rib.set(of(500_000, 2)));
+        assert!(edited.bytes_total < 8192, "{edited:?}");
+        let target = |rib: &Rib| rib.exact(prefix(500_000)).unwrap().target;
+        assert_eq!((target(&snapshot), target(&rib)), (Target::Peer(PeerId(1)), Target::Peer(PeerId(2))));
     }
 
     /// One source's edit of the table.

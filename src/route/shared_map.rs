@@ -264,14 +264,10 @@ impl<'a, K, V> Iterator for Iter<'a, K, V> {
 }
 
 /// `old` with `changes` applied; both are in order.
-fn merged<'a, K: Clone + Ord, V: Clone>(
+fn merged<'a, K: Clone + Ord + 'a, V: Clone + 'a>(
     old: Iter<'a, K, V>,
     changes: Vec<(K, Option<V>)>,
-) -> impl Iterator<Item = (K, V)> + 'a
-where
-    K: 'a,
-    V: 'a,
-{
+) -> impl Iterator<Item = (K, V)> + 'a {
     let (mut old, mut changes) = (old.peekable(), changes.into_iter().peekable());
     std::iter::from_fn(move || {
         loop {

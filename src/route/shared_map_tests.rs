@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included, Unbounded};
 
 use proptest::collection::vec;
-use proptest::prelude::{Strategy, any, prop_oneof, proptest};
+use proptest::prelude::{ProptestConfig, Strategy, any, prop_oneof, proptest};
 
 use super::SharedMap;
 
@@ -61,7 +61,7 @@ fn take(step: &Step, map: &mut SharedMap<u16, u32>, oracle: &mut BTreeMap<u16, u
 fn same(map: &SharedMap<u16, u32>, oracle: &BTreeMap<u16, u32>) {
     assert_eq!(map.len(), oracle.len());
     assert!(map.iter().map(|(key, value)| (key, value)).eq(oracle));
-    for key in (0..4800).step_by(61) {
+    for key in (0..4800).step_by(397) {
         assert_eq!(map.get(&key), oracle.get(&key));
         for start in [Included(key), Excluded(key)] {
             let rest = map.starting(start).map(|(key, value)| (key, value));
@@ -71,6 +71,8 @@ fn same(map: &SharedMap<u16, u32>, oracle: &BTreeMap<u16, u32>) {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     /// Every step does what it does to a BTreeMap, and nothing to the clones made before.
     #[test]
     fn it_is_a_sorted_map(steps in vec(step(), 1..60)) {
