@@ -17,7 +17,7 @@ use underpass::dataplane::segment::merge::Rules;
 use underpass::dataplane::segment::metadata::NoMetadata;
 use underpass::dataplane::segment::{Delivery, Sink};
 use underpass::net::{EncapMode, Mac, Mode, NodeName, Prefix, Vni};
-use underpass::route::{PeerId, Policy, Pool, Rib, Source, Target};
+use underpass::route::{EncapPolicy, PeerId, Pool, Rib, Source, Target};
 use underpass::wire::{VnetHdr, ethernet, protocol};
 
 const THIS_NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -77,7 +77,7 @@ fn forwarding(mode: Mode) -> Forwarding {
         tun: TunLink::default(),
         tap: Some(TapLink { mac: TAP, ipip: false }),
     };
-    Forwarding::build(underlay, &peers, &Policy::new(&[pool], None, None), &rib).unwrap()
+    Forwarding::build(underlay, &peers, &EncapPolicy::new(&[pool], None, None), &rib).unwrap()
 }
 
 /// Packets read from the device, on their way to an outbox.

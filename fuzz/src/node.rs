@@ -13,10 +13,10 @@ use underpass::dataplane::encap::ecn::Marking;
 use underpass::dataplane::encap::frame::Hop;
 use underpass::dataplane::forward::{Choice, Forwarding, Peer, TapLink, TunLink, Underlay, Way};
 use underpass::dataplane::observe::{PeerCounters, WorkerCounters};
-use underpass::net::{DropReason, EncapMode, Mac, Mode, Prefix, Vni};
 use underpass::dataplane::segment::Split;
 use underpass::dataplane::segment::split::finish_checksum;
-use underpass::route::{PeerId, Policy, Pool, Rib, Source, Target};
+use underpass::net::{DropReason, EncapMode, Mac, Mode, Prefix, Vni};
+use underpass::route::{EncapPolicy, PeerId, Pool, Rib, Source, Target};
 use underpass::wire::{Ipv4, Ipv6, Tcp, Udp, VnetHdr, checksum, protocol};
 
 /// Bytes of the largest packet on the uplink.
@@ -93,7 +93,7 @@ fn build(mode: Mode, ipv6: bool, fast: bool) -> Forwarding {
         ipip_mode: when(Mode::Ipip),
         vxlan_mode: when(Mode::Vxlan),
     });
-    let policy = Policy::new(&pools, "192.0.2.1/24".parse().ok(), "2001:db8::1/64".parse().ok());
+    let policy = EncapPolicy::new(&pools, "192.0.2.1/24".parse().ok(), "2001:db8::1/64".parse().ok());
     let underlay = Underlay {
         address: Some(address4(1)),
         address6: Some(address6(1)),

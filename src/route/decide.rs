@@ -34,14 +34,14 @@ impl Pool {
 
 /// Everything a decision depends on besides destination and peer.
 #[derive(Clone, Debug, Default)]
-pub struct Policy {
+pub struct EncapPolicy {
     pools: BTreeMap<Prefix, Pool>,
     /// The lengths of pools there are, longest first.
     lengths: Vec<u8>,
     subnets: Vec<IpNet>,
 }
 
-impl Policy {
+impl EncapPolicy {
     /// The policy of a node with these pools and underlay addresses. Of pools with the same CIDR the
     /// last counts.
     pub fn new(pools: &[Pool], address: Option<Ipv4Net>, address6: Option<Ipv6Net>) -> Self {
@@ -143,7 +143,7 @@ impl fmt::Display for Reason {
 
 #[cfg(test)]
 mod tests {
-    use super::{Policy, Pool, Reason};
+    use super::{EncapPolicy, Pool, Reason};
     use crate::net::EncapMode::{Always, CrossSubnet, Never};
     use crate::net::{EncapMode, Mode};
 
@@ -151,7 +151,7 @@ mod tests {
         Pool { cidr: cidr.parse().unwrap(), ipip_mode, vxlan_mode }
     }
 
-    fn mode(policy: &Policy, destination: &str, peer: &str) -> Mode {
+    fn mode(policy: &EncapPolicy, destination: &str, peer: &str) -> Mode {
         policy.decide(destination.parse().unwrap(), peer.parse().unwrap()).mode
     }
 
@@ -162,7 +162,7 @@ mod tests {
             pool("10.1.0.0/16", Never, CrossSubnet),
             pool("10.1.2.0/24", Never, Never),
         ];
-        let policy = Policy::new(&pools, "192.0.2.1/24".parse().ok(), None);
+        let policy = EncapPolicy::new(&pools, "192.0.2.1/24".parse().ok(), None);
         assert_eq!(mode(&policy, "10.9.0.0/24", "192.0.2.2"), Mode::Ipip);
         assert_eq!(mode(&policy, "10.1.1.0/24", "192.0.2.2"), Mode::Direct);
         assert_eq!(mode(&policy, "10.1.1.0/24", "198.51.100.3"), Mode::Vxlan);
@@ -173,20 +173,20 @@ mod tests {
     #[test]
     fn cross_subnet_by_own_prefix_only() {
         let pools = [pool("10.0.0.0/8", CrossSubnet, Never)];
-        let host = Policy::new(&pools, "192.0.2.1/32".parse().ok(), None);
+        let host = EncapPolicy::new(&pools, "192.0.2.1/32".parse().ok(), None);
         assert_eq!(mode(&host, "10.1.0.0/24", "192.0.2.2"), Mode::Ipip);
         assert_eq!(mode(&host, "10.1.0.0/24", "192.0.2.1"), Mode::Ipip);
-        let wide = Policy::new(&pools, "192.0.2.1/16".parse().ok(), None);
+        let wide = EncapPolicy::new(&pools, "192.0.2.1/16".parse().ok(), None);
         assert_eq!(mode(&wide, "10.1.0.0/24", "192.0.99.9"), Mode::Direct);
         assert_eq!(mode(&wide, "10.1.0.0/24", "2001:db8::1"), Mode::Ipip);
-        let unknown = Policy::new(&pools, None, None);
+        let unknown = EncapPolicy::new(&pools, None, None);
         assert_eq!(mode(&unknown, "10.1.0.0/24", "192.0.2.2"), Mode::Ipip);
     }
 
     #[test]
     fn the_reason_is_a_sentence() {
         let pools = [pool("10.0.0.0/8", CrossSubnet, Never)];
-        let policy = Policy::new(&pools, "192.0.2.1/24".parse().ok(), None);
+        let policy = EncapPolicy::new(&pools, "192.0.2.1/24".parse().ok(), None);
         let decision = policy.decide("10.1.0.0/24".parse().unwrap(), "192.0.2.2".parse().unwrap());
         assert!(matches!(decision.reason, Reason::SameSubnet(..)));
         assert_eq!(

@@ -10,12 +10,16 @@
 
 mod address;
 mod decide;
+mod entry;
+mod family;
 mod fib;
 mod rib;
+mod shared_map;
 
-pub use decide::{Decision, Policy, Pool, Reason};
+pub use decide::{Decision, EncapPolicy, Pool, Reason};
+pub use entry::{GroupId, Route, RouteError, Source, Target};
 pub use fib::{Fib, FibEditor, Group, HopsFull, NextHop, PeerId, Via, Ways};
-pub use rib::{GroupId, Rib, Route, RouteError, Source, Target};
+pub use rib::Rib;
 
 #[cfg(test)]
 mod tests;

@@ -1,230 +1,23 @@
 //! All routes of all sources: what the control plane edits.
 
-use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::ops::Bound::{self, Excluded, Unbounded};
+use std::ops::Bound::{Excluded, Unbounded};
+use std::sync::Arc;
 
-use super::address::Address;
+use super::entry::{GroupId, Route, RouteError, Source, Target};
+use super::family::{Candidate, Family};
 use super::fib::PeerId;
+use super::shared_map::SharedMap;
 use crate::net::Prefix;
 
-/// Where a route came from. The order is the precedence, best first: this node's own pods, then
-/// what an operator wrote down, then what he typed, then what protocols say.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-#[repr(u8)]
-pub enum Source {
-    /// `[local] subnets`.
-    Local,
-    /// `[[peer]] subnets`.
-    Static,
-    /// The control API.
-    Control,
-    /// The kernel's routing table, where a routing daemon puts them.
-    Kernel,
-    /// etcd.
-    Etcd,
-}
-
-impl Source {
-    /// Every one, best first.
-    pub const ALL: [Self; 5] = [Self::Local, Self::Static, Self::Control, Self::Kernel, Self::Etcd];
-
-    /// The word used in JSON and tables.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Local => "local",
-            Self::Static => "static",
-            Self::Control => "control",
-            Self::Kernel => "kernel",
-            Self::Etcd => "etcd",
-        }
-    }
-}
-
-/// Who owns the addresses of a route.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Target {
-    /// This node.
-    Local,
-    /// Another node.
-    Peer(PeerId),
-    /// Several nodes at equal cost: see [`Rib::peers`].
-    Group(GroupId),
-}
-
-/// A set of nodes that some routes share.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub struct GroupId(u16);
-
-/// What one source says about one prefix.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Route {
-    /// The addresses.
-    pub prefix: Prefix,
-    /// Their owner.
-    pub target: Target,
-    /// Who said so.
-    pub source: Source,
-    /// Bytes of the largest inner packet this route may carry, when it says so itself.
-    pub mtu: Option<u16>,
-    /// When it was said, in seconds of the daemon's life.
-    pub since: u32,
-}
-
-impl Route {
-    /// A route of this moment zero without a limit.
-    pub fn new(prefix: Prefix, source: Source, target: Target) -> Self {
-        Self { prefix, target, source, mtu: None, since: 0 }
-    }
-}
-
-/// A route that the table refuses.
-#[derive(Debug, Eq, PartialEq, thiserror::Error)]
-pub enum RouteError {
-    /// The source has a route for this prefix already.
-    #[error("{0} already has a {source_name} route; delete that one first", source_name = .1.name())]
-    Exists(Prefix, Source),
-    /// More different sets of nodes than ids.
-    #[error("more than 65535 different sets of equal-cost nodes; use fewer combinations")]
-    GroupsFull,
-}
-
-/// A route as it is kept: [`Route`] without the prefix, 12 bytes.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Candidate {
-    since: u32,
-    target: Target,
-    /// 0: no limit.
-    mtu: u16,
-    source: Source,
-    /// Whether less preferred sources have routes for the same prefix.
-    others: bool,
-}
-
-/// The routes of one family. Nearly every prefix has one source only, so that the others are kept
-/// apart, best first.
-#[derive(Clone, Debug)]
-struct Family<A> {
-    best: BTreeMap<(A, u8), Candidate>,
-    others: HashMap<(A, u8), Vec<Candidate>>,
-}
-
-impl<A> Default for Family<A> {
-    fn default() -> Self {
-        Self { best: BTreeMap::new(), others: HashMap::new() }
-    }
-}
-
-impl<A: Address> Family<A> {
-    /// What `source` says about `key`.
-    fn get(&self, key: (A, u8), source: Source) -> Option<Candidate> {
-        self.all(key).find(|candidate| candidate.source == source)
-    }
-
-    /// All candidates of `key`, best first.
-    fn all(&self, key: (A, u8)) -> impl Iterator<Item = Candidate> + '_ {
-        let best = self.best.get(&key).copied();
-        let others = best.filter(|best| best.others).and_then(|_| self.others.get(&key));
-        best.into_iter().chain(others.into_iter().flatten().copied())
-    }
-
-    /// Adds a candidate or replaces that of the same source, whose age it keeps where it says the
-    /// same.
-    fn set(&mut self, key: (A, u8), mut new: Candidate) {
-        let Some(best) = self.best.get_mut(&key) else {
-            self.best.insert(key, new);
-            return;
-        };
-        if best.source == new.source {
-            *best = Candidate { since: best.aged(new), others: best.others, ..new };
-            return;
-        }
-        if new.source < best.source {
-            new.others = true;
-            std::mem::swap(best, &mut new);
-        }
-        best.others = true;
-        let others = self.others.entry(key).or_default();
-        match others.binary_search_by_key(&new.source, |other| other.source) {
-            Ok(place) => others[place] = Candidate { since: others[place].aged(new), ..new },
-            Err(place) => others.insert(place, new),
-        }
-    }
-
-    /// Removes what `source` says; the next best takes over. False when it said nothing.
-    fn remove(&mut self, key: (A, u8), source: Source) -> bool {
-        let Some(best) = self.best.get_mut(&key) else { return false };
-        let others = if best.others { self.others.get_mut(&key) } else { None };
-        let Some(others) = others else {
-            let found = best.source == source;
-            if found {
-                self.best.remove(&key);
-            }
-            return found;
-        };
-        if best.source == source {
-            *best = others.remove(0);
-        } else {
-            let Some(place) = others.iter().position(|other| other.source == source) else { return false };
-            others.remove(place);
-        }
-        best.others = !others.is_empty();
-        if others.is_empty() {
-            self.others.remove(&key);
-        }
-        true
-    }
-
-    /// Replaces everything `source` says.
-    fn replace(&mut self, source: Source, routes: Vec<((A, u8), Candidate)>) {
-        let new: BTreeMap<_, _> = routes.into_iter().collect();
-        let gone: Vec<_> = self
-            .best
-            .iter()
-            .filter(|(key, best)| (best.source == source || best.others) && !new.contains_key(key))
-            .map(|(key, _)| *key)
-            .collect();
-        if gone.len() == self.best.len() && self.others.is_empty() {
-            // Collected from sorted keys the map is half the size of one grown by insertion.
-            self.best = new;
-            return;
-        }
-        for key in gone {
-            self.remove(key, source);
-        }
-        for (key, candidate) in new {
-            self.set(key, candidate);
-        }
-    }
-
-    /// The best route of the longest prefix of at most `len` bits that contains `address`.
-    fn longest(&self, address: A, len: u8) -> Option<Route> {
-        (0..=len).rev().find_map(|len| {
-            let key = (address.truncate(len), len);
-            self.best.get(&key)?.at(key)
-        })
-    }
-
-    /// The best routes of the prefixes behind `cursor`, in order.
-    fn after(&self, cursor: Bound<(A, u8)>) -> impl Iterator<Item = Route> + '_ {
-        self.best.range((cursor, Unbounded)).filter_map(|(key, best)| best.at(*key))
-    }
-}
-
-impl Candidate {
-    /// When `new`, from the same source, was first said.
-    fn aged(self, new: Self) -> u32 {
-        if (self.target, self.mtu) == (new.target, new.mtu) { self.since } else { new.since }
-    }
-}
-
-/// All routes of all sources.
+/// All routes of all sources. A clone shares everything with the original until one of them is
+/// edited, and an edit copies some kilobytes: a reader may have a table of its own at any time.
 #[derive(Clone, Debug, Default)]
 pub struct Rib {
     v4: Family<u32>,
     v6: Family<u128>,
-    groups: Vec<Box<[PeerId]>>,
-    group_ids: HashMap<Box<[PeerId]>, GroupId>,
+    groups: SharedMap<u16, Arc<[PeerId]>>,
+    group_ids: SharedMap<Arc<[PeerId]>, GroupId>,
 }
 
 /// A prefix by its family.
@@ -301,12 +94,13 @@ impl Rib {
             [peer] => return Ok(Some(Target::Peer(peer))),
             _ => {}
         }
-        if let Some(id) = self.group_ids.get(&*peers) {
+        let peers: Arc<[PeerId]> = peers.into();
+        if let Some(id) = self.group_ids.get(&peers) {
             return Ok(Some(Target::Group(*id)));
         }
         let id = GroupId(u16::try_from(self.groups.len()).map_err(|_| RouteError::GroupsFull)?);
-        self.groups.push(peers.clone().into());
-        self.group_ids.insert(peers.into(), id);
+        self.groups.insert(id.0, Arc::clone(&peers));
+        self.group_ids.insert(peers, id);
         Ok(Some(Target::Group(id)))
     }
 
@@ -315,7 +109,7 @@ impl Rib {
         match target {
             Target::Local => &[],
             Target::Peer(peer) => std::slice::from_ref(peer),
-            Target::Group(GroupId(id)) => &self.groups[usize::from(*id)],
+            Target::Group(GroupId(id)) => self.groups.get(id).map_or(&[], |peers| peers),
         }
     }
 
@@ -339,8 +133,8 @@ impl Rib {
     /// The best route of exactly `prefix`.
     pub fn exact(&self, prefix: Prefix) -> Option<Route> {
         let best = match Key::from(prefix) {
-            Key::V4(key) => self.v4.best.get(&key),
-            Key::V6(key) => self.v6.best.get(&key),
+            Key::V4(key) => self.v4.best(key),
+            Key::V6(key) => self.v6.best(key),
         };
         Some(best?.route(prefix))
     }
@@ -363,7 +157,7 @@ impl Rib {
 
     /// The number of prefixes.
     pub fn len(&self) -> usize {
-        self.v4.best.len() + self.v6.best.len()
+        self.v4.len() + self.v6.len()
     }
 
     /// Whether there is no route at all.
@@ -385,27 +179,17 @@ impl Rib {
     }
 }
 
-impl From<Route> for Candidate {
-    fn from(route: Route) -> Self {
-        let Route { target, source, mtu, since, .. } = route;
-        Self { since, target, mtu: mtu.unwrap_or(0), source, others: false }
-    }
-}
-
-impl Candidate {
-    fn at<A: Address>(self, (address, len): (A, u8)) -> Option<Route> {
-        Some(self.route(Prefix::containing(address.ip(), len)?))
-    }
-
-    fn route(self, prefix: Prefix) -> Route {
-        let Self { since, target, mtu, source, .. } = self;
-        Route { prefix, target, source, mtu: (mtu > 0).then_some(mtu), since }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Candidate, Rib, Route, Source, Target};
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::net::IpAddr;
+
+    use allocation_counter::measure;
+    use proptest::collection::vec;
+    use proptest::prelude::{Strategy, any, prop_assert_eq, prop_oneof, proptest};
+    use proptest::sample::select;
+
+    use super::{Rib, Route, Source, Target};
     use crate::net::Prefix;
     use crate::route::PeerId;
 
@@ -437,19 +221,17 @@ mod tests {
     fn the_next_best_source_takes_over() {
         let mut rib = Rib::default();
         let to = |peer| Target::Peer(PeerId(peer));
-        for (source, peer) in
-            [(Source::Etcd, 5), (Source::Control, 3), (Source::Kernel, 4), (Source::Static, 2)]
-        {
+        for (source, peer) in [(Source::Control, 3), (Source::Local, 1), (Source::Static, 2)] {
             rib.set(route("10.0.0.0/8", source, to(peer)));
         }
         let order: Vec<_> = rib.candidates(prefix("10.0.0.0/8")).iter().map(|route| route.target).collect();
-        assert_eq!(order, [to(2), to(3), to(4), to(5)]);
-        for (gone, next) in [(Source::Static, 3), (Source::Kernel, 3), (Source::Control, 5)] {
+        assert_eq!(order, [to(1), to(2), to(3)]);
+        for (gone, next) in [(Source::Static, 1), (Source::Local, 3)] {
             assert!(rib.remove(prefix("10.0.0.0/8"), gone));
             assert!(!rib.remove(prefix("10.0.0.0/8"), gone));
             assert_eq!(rib.exact(prefix("10.0.0.0/8")).unwrap().target, to(next));
         }
-        assert!(rib.remove(prefix("10.0.0.0/8"), Source::Etcd));
+        assert!(rib.remove(prefix("10.0.0.0/8"), Source::Control));
         assert!(rib.is_empty());
     }
 
@@ -498,8 +280,99 @@ mod tests {
         }
     }
 
+    /// What snapshots rest on: memory of a route, of a clone, and of the first edit after it.
     #[test]
-    fn a_million_routes_fit() {
-        assert_eq!(size_of::<Candidate>(), 12);
+    fn a_million_routes_are_small_and_their_clone_is_smaller() {
+        let prefix = |number: u32| Prefix::containing(IpAddr::from((number << 8).to_be_bytes()), 24).unwrap();
+        let of = |number, peer| Route::new(prefix(number), Source::Control, Target::Peer(PeerId(peer)));
+        let mut rib = Rib::default();
+        let kept = measure(|| rib.replace(Source::Control, (0..1_000_000).map(|number| of(number, 1))));
+        assert!(kept.bytes_current < 24 * 1_000_000, "{kept:?}");
+        let mut snapshot = Rib::default();
+        let cloned = measure(|| snapshot = rib.clone());
+        assert!(cloned.bytes_total < 8192, "{cloned:?}");
+        let edited = measure(|| rib.set(of(500_000, 2)));
+        assert!(edited.bytes_total < 8192, "{edited:?}");
+        let target = |rib: &Rib| rib.exact(prefix(500_000)).unwrap().target;
+        assert_eq!((target(&snapshot), target(&rib)), (Target::Peer(PeerId(1)), Target::Peer(PeerId(2))));
+    }
+
+    /// One source's edit of the table.
+    #[derive(Clone, Debug)]
+    enum Edit {
+        Set(Route),
+        Remove(Prefix, Source),
+        Replace(Source, Vec<Route>),
+    }
+
+    fn edit() -> impl Strategy<Value = Edit> {
+        let prefix = || {
+            (0..64_u32, 24..27_u8, any::<bool>()).prop_map(|(number, len, v4)| {
+                let address = if v4 {
+                    IpAddr::from((number << 5).to_be_bytes())
+                } else {
+                    IpAddr::from((u128::from(number) << 101).to_be_bytes())
+                };
+                Prefix::containing(address, len).unwrap()
+            })
+        };
+        let source = || select(Source::ALL.to_vec());
+        let route = move || {
+            (prefix(), source(), 0..3_u16, 0..9_u32).prop_map(|(prefix, source, peer, since)| Route {
+                since,
+                ..Route::new(prefix, source, Target::Peer(PeerId(peer)))
+            })
+        };
+        prop_oneof![
+            route().prop_map(Edit::Set),
+            (prefix(), source()).prop_map(|(prefix, source)| Edit::Remove(prefix, source)),
+            (source(), vec(route(), 0..80)).prop_map(|(source, routes)| Edit::Replace(source, routes)),
+        ]
+    }
+
+    /// What each source says about each prefix, in the simplest form.
+    type Oracle = BTreeMap<(Prefix, Source), Route>;
+
+    fn say(oracle: &mut Oracle, before: &Oracle, route: Route) {
+        let key = (route.prefix, route.source);
+        let same = before.get(&key).filter(|old| old.target == route.target);
+        oracle.insert(key, Route { since: same.map_or(route.since, |old| old.since), ..route });
+    }
+
+    fn take(edit: &Edit, rib: &mut Rib, oracle: &mut Oracle) {
+        let before = oracle.clone();
+        match edit {
+            Edit::Set(route) => {
+                rib.set(*route);
+                say(oracle, &before, *route);
+            }
+            Edit::Remove(prefix, source) => {
+                let gone = oracle.remove(&(*prefix, *source)).is_some();
+                assert_eq!(rib.remove(*prefix, *source), gone);
+            }
+            Edit::Replace(source, routes) => {
+                rib.replace(*source, routes.iter().copied());
+                oracle.retain(|(_, other), _| other != source);
+                routes.iter().for_each(|route| say(oracle, &before, Route { source: *source, ..*route }));
+            }
+        }
+    }
+
+    proptest! {
+        /// Sources, precedence and ages are those of the simplest form, and clones stay as they are.
+        #[test]
+        fn the_sources_agree_with_the_oracle(edits in vec(edit(), 1..40)) {
+            let (mut rib, mut oracle, mut states) = (Rib::default(), Oracle::new(), Vec::new());
+            for edit in &edits {
+                take(edit, &mut rib, &mut oracle);
+                states.push((rib.clone(), oracle.clone()));
+            }
+            for (rib, oracle) in states {
+                let prefixes: BTreeSet<Prefix> = oracle.keys().map(|(prefix, _)| *prefix).collect();
+                prop_assert_eq!(rib.len(), prefixes.len());
+                let all: Vec<_> = rib.best().flat_map(|best| rib.candidates(best.prefix)).collect();
+                prop_assert_eq!(all, oracle.into_values().collect::<Vec<_>>());
+            }
+        }
     }
 }

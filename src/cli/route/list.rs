@@ -11,7 +11,7 @@ use crate::client::{Client, ClientError};
 #[derive(Args, Debug)]
 #[group(skip)]
 pub(in crate::cli) struct List {
-    /// All routes of one source, in use or not: local, static, control, kernel, etcd
+    /// All routes of one source, in use or not: local, static, control
     #[arg(long, value_name = "SOURCE")]
     source: Option<String>,
     /// A table for people, JSON for programs, or lines that `route add --file` reads

@@ -9,7 +9,7 @@ use crate::dataplane::encap::ecn::Marking;
 use crate::dataplane::forward::{Peer, Scope, TunLink, Underlay};
 use crate::dataplane::observe::PeerCounters;
 use crate::net::{Mac, Mode, Prefix};
-use crate::route::Policy;
+use crate::route::EncapPolicy;
 use crate::wire::ipv6;
 
 /// This node's side of the underlay, on an uplink of `mtu` bytes.
@@ -87,14 +87,14 @@ pub fn tun_addresses(config: &Config) -> Vec<IpAddr> {
 
 /// The configured MTU, or the uplink's less the largest overhead that any pool may add. Where pods
 /// use IPv6, no less than that demands of a link.
-pub(super) fn tun_mtu(config: &Config, underlay: &Underlay, policy: &Policy, peers: &[Peer]) -> u16 {
+pub(super) fn tun_mtu(config: &Config, underlay: &Underlay, policy: &EncapPolicy, peers: &[Peer]) -> u16 {
     let fits = automatic_mtu(underlay, policy, peers);
     let ipv6 = config.local_subnets.iter().any(|subnet| !subnet.is_ipv4());
     config.tunnel.mtu.unwrap_or(if ipv6 { fits.max(ipv6::MIN_MTU) } else { fits })
 }
 
 /// The uplink's MTU less the largest overhead that any pool may add towards any peer.
-fn automatic_mtu(underlay: &Underlay, policy: &Policy, peers: &[Peer]) -> u16 {
+fn automatic_mtu(underlay: &Underlay, policy: &EncapPolicy, peers: &[Peer]) -> u16 {
     // Without peers, those to come will have an address of this node's better family.
     let own = underlay.address.map(IpAddr::V4).or(underlay.address6.map(IpAddr::V6));
     let mut outer: Vec<IpAddr> =
@@ -121,7 +121,7 @@ pub fn needs(config: &Config, uplink: &str) -> Needs {
 
 /// Whether some configured route travels by `mode`.
 fn uses(config: &Config, mode: Mode) -> bool {
-    let policy = Policy::new(&config.pools, config.node.address, config.node.address6);
+    let policy = EncapPolicy::new(&config.pools, config.node.address, config.node.address6);
     config.peers.iter().any(|peer| {
         let addresses: Vec<IpAddr> = peer.addresses(&config.node).collect();
         let decided = |prefix: Prefix| {

@@ -16,7 +16,7 @@ use super::refusal::{Kind, Refusal};
 use super::state::State;
 use crate::config::Config;
 use crate::net::Prefix;
-use crate::route::{PeerId, Policy, Route, Source, Target};
+use crate::route::{EncapPolicy, PeerId, Route, Source, Target};
 
 impl State {
     /// Follows `new`, unless it or the `host` has something against it. Returns the peers that went, whose
@@ -32,7 +32,7 @@ impl State {
     ) -> Result<Vec<PeerId>, Refusal> {
         let mut culprits = Culprits::default();
         fixed_keys(&self.config, &new, &mut culprits);
-        let policy = Policy::new(&new.pools, new.node.address, new.node.address6);
+        let policy = EncapPolicy::new(&new.pools, new.node.address, new.node.address6);
         self.judge_modes(&new, &policy, &mut culprits);
         self.judge_additions(&new, &policy, &mut culprits);
         host.for_each(|reason| culprits.push(|| reason));
@@ -52,7 +52,7 @@ impl State {
         let gone = self.forget_unlisted(&new);
         self.place(&new);
         self.load_static(&new, now);
-        self.policy = Arc::new(Policy::new(&new.pools, new.node.address, new.node.address6));
+        self.policy = Arc::new(EncapPolicy::new(&new.pools, new.node.address, new.node.address6));
         self.set_scope(scope(&new));
         self.underlay.marking = marking(new.tunnel.dscp);
         self.new_pools = Some(foreign_pools(&new));
@@ -63,7 +63,7 @@ impl State {
     }
 
     /// A mode that needs sockets which are not there.
-    fn judge_modes(&self, new: &Config, policy: &Policy, culprits: &mut Culprits) {
+    fn judge_modes(&self, new: &Config, policy: &EncapPolicy, culprits: &mut Culprits) {
         for peer in &new.peers {
             let first = |subnet| {
                 let mode = self.unsendable(policy, subnet, peer.addresses(&new.node).take(1))?;
@@ -78,7 +78,7 @@ impl State {
     }
 
     /// What the control API has added must go together with the new configuration.
-    fn judge_additions(&self, new: &Config, policy: &Policy, culprits: &mut Culprits) {
+    fn judge_additions(&self, new: &Config, policy: &EncapPolicy, culprits: &mut Culprits) {
         let configured: HashSet<&str> =
             self.config.peers.iter().chain(&new.peers).map(|peer| peer.name.as_str()).collect();
         let known = self.peers.iter().filter(|peer| !peer.is_gone());
@@ -137,7 +137,7 @@ impl State {
 }
 
 /// Why no other node may have `address` in the new configuration.
-fn clash(new: &Config, policy: &Policy, address: IpAddr) -> Option<String> {
+fn clash(new: &Config, policy: &EncapPolicy, address: IpAddr) -> Option<String> {
     if let Some(peer) = new.peers.iter().find(|peer| peer.addresses(&new.node).any(|its| its == address)) {
         return Some(format!("which is that of peer {}", peer.name));
     }

@@ -13,7 +13,7 @@ use crate::api::{CandidateRoute, NextHop, PeerStatus, PeerUplink, PeerWay, Route
 use crate::config::Config;
 use crate::dataplane::forward::{Choice, Peer, Underlay};
 use crate::net::{Mode, Prefix};
-use crate::route::{PeerId, Policy, Rib, Route, Source, Target};
+use crate::route::{EncapPolicy, PeerId, Rib, Route, Source, Target};
 
 /// The daemon's state at one moment. Cheap to make: it shares everything with the engine that the engine
 /// has not edited since.
@@ -31,7 +31,7 @@ pub struct Snapshot {
     pub uplink: Arc<str>,
     /// This node's side of the underlay.
     pub underlay: Underlay,
-    policy: Arc<Policy>,
+    policy: Arc<EncapPolicy>,
     peers: Arc<Vec<Peer>>,
     roster: Arc<Roster>,
     reached: Arc<Reached>,

@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::dataplane::encap::frame::Hop;
 use crate::dataplane::forward::{Compiler, Forwarding, Inputs, Peer, Scope, TapLink, Underlay, Way};
 use crate::net::{Mode, Prefix};
-use crate::route::{Decision, HopsFull, PeerId, Policy, Rib, RouteError, Source, Target};
+use crate::route::{Decision, EncapPolicy, HopsFull, PeerId, Rib, RouteError, Source, Target};
 
 /// What is known before there is any state.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +40,7 @@ pub enum StateError {
 /// edited while a snapshot holds it.
 pub struct State {
     pub(super) config: Arc<Config>,
-    pub(super) policy: Arc<Policy>,
+    pub(super) policy: Arc<EncapPolicy>,
     /// Indexed by [`PeerId`].
     pub(super) peers: Arc<Vec<Peer>>,
     pub(super) roster: Arc<Roster>,
@@ -99,7 +99,7 @@ impl State {
     /// When two local subnets are one, which a checked configuration excludes.
     pub fn alone(config: &Config, setup: Setup) -> Result<Self, StateError> {
         let config = Config { peers: Vec::new(), pools: Vec::new(), ..config.clone() };
-        let policy = Policy::new(&config.pools, config.node.address, config.node.address6);
+        let policy = EncapPolicy::new(&config.pools, config.node.address, config.node.address6);
         let mut rib = Rib::default();
         for subnet in &config.local_subnets {
             rib.insert(*subnet, Source::Local, Target::Local)?;
@@ -205,7 +205,7 @@ impl State {
     /// The mode of `policy` by which this node cannot send packets for `prefix` to one of `next_hops`.
     pub(super) fn unsendable(
         &self,
-        policy: &Policy,
+        policy: &EncapPolicy,
         prefix: Prefix,
         next_hops: impl Iterator<Item = IpAddr>,
     ) -> Option<Mode> {
@@ -382,7 +382,7 @@ impl State {
 pub(super) fn decide<'a>(
     rib: &'a Rib,
     peers: &'a [Peer],
-    policy: &'a Policy,
+    policy: &'a EncapPolicy,
     prefix: Prefix,
     target: &'a Target,
 ) -> impl Iterator<Item = (&'a Peer, Decision)> {

@@ -491,7 +491,9 @@ async fn changes_that_cannot_be_understood_name_every_culprit() {
         assert!(error.contains(part), "{method} {target}: {error}");
     }
     assert_eq!(server.send("DELETE", "/v1/peers/nobody", "", "").await.0, 404);
-    assert_eq!(server.get("/v1/routes?source=bgp").await.0, 400);
+    let (code, answer) = server.get("/v1/routes?source=etcd").await;
+    let error = "no source is called \"etcd\"; there are local, static, control";
+    assert_eq!((code, answer["error"].as_str()), (400, Some(error)));
     assert_eq!(server.get("/v1/routes?format=xml").await.0, 400);
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::scope::Scope;
 use super::tables::{Forwarding, MIN_MTU, Peer, PeerHeaders, Underlay};
 use crate::net::{Mode, Prefix};
-use crate::route::{FibEditor, HopsFull, PeerId, Policy, Rib, Route, Target, Ways};
+use crate::route::{EncapPolicy, FibEditor, HopsFull, PeerId, Rib, Route, Target, Ways};
 
 /// Everything the tables are made of.
 #[derive(Clone, Copy)]
@@ -16,7 +16,7 @@ pub struct Inputs<'a> {
     /// The other nodes, indexed by [`PeerId`].
     pub peers: &'a [Peer],
     /// Which mode for which destination.
-    pub policy: &'a Policy,
+    pub policy: &'a EncapPolicy,
     /// Who owns which destination.
     pub rib: &'a Rib,
 }

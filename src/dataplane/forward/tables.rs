@@ -12,7 +12,7 @@ use crate::dataplane::encap::{direct, ipip, ipip_gso, ipip6, tunnel_gso, vxlan};
 use crate::dataplane::observe::PeerCounters;
 use crate::dataplane::segment::Flow;
 use crate::net::{DropReason, Mac, Mode, NodeName, Vni};
-use crate::route::{Fib, HopsFull, NextHop, PeerId, Policy, Rib, Via};
+use crate::route::{EncapPolicy, Fib, HopsFull, NextHop, PeerId, Rib, Via};
 use crate::wire::{ethernet, protocol};
 
 /// Another node, as the control plane knows it.
@@ -236,7 +236,12 @@ impl Forwarding {
     ///
     /// # Errors
     /// When there are more different next hops than ids.
-    pub fn build(underlay: Underlay, peers: &[Peer], policy: &Policy, rib: &Rib) -> Result<Self, HopsFull> {
+    pub fn build(
+        underlay: Underlay,
+        peers: &[Peer],
+        policy: &EncapPolicy,
+        rib: &Rib,
+    ) -> Result<Self, HopsFull> {
         Compiler::default().compile(Inputs { underlay, peers, policy, rib })
     }
 

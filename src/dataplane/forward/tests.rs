@@ -33,7 +33,7 @@ use crate::dataplane::segment::split::finish_checksum;
 use crate::dataplane::segment::{Metadata, MetadataSource, Split};
 use crate::dataplane::underlay::memory::{Sent, flatten};
 use crate::net::{DropReason, EncapMode, Mac, Mode, Prefix, Vni};
-use crate::route::{PeerId, Policy, Pool, Rib, Source, Target};
+use crate::route::{EncapPolicy, PeerId, Pool, Rib, Source, Target};
 use crate::wire::{Ipv6, VnetHdr};
 
 /// What the kernel would say of packets, each known by its bytes.
@@ -108,14 +108,14 @@ fn outer(channel: Channel, node: u8) -> IpAddr {
 }
 
 /// Pools over everything that encapsulate always as `mode`.
-fn policy(mode: Mode) -> Policy {
+fn policy(mode: Mode) -> EncapPolicy {
     let when = |this| if mode == this { EncapMode::Always } else { EncapMode::Never };
     let pool = |cidr: &str| Pool {
         cidr: cidr.parse().unwrap(),
         ipip_mode: when(Mode::Ipip),
         vxlan_mode: when(Mode::Vxlan),
     };
-    Policy::new(&[pool("0.0.0.0/0"), pool("::/0")], "192.0.2.1/24".parse().ok(), None)
+    EncapPolicy::new(&[pool("0.0.0.0/0"), pool("::/0")], "192.0.2.1/24".parse().ok(), None)
 }
 
 /// One end of a wire without link addresses, where the sockets are the only way.

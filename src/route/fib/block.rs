@@ -3,8 +3,8 @@
 //! Prefixes nest or are disjoint, so the longest match is constant between neighbouring borders.
 //! A border and the next hop from there on share one word.
 
+use super::hop_id::{HopId, NONE, Route};
 use super::slot::{Place, Slot};
-use super::{HopId, NONE, Route};
 use crate::route::address::{Address, STEP, stage_end, stage_start};
 
 /// A border: where it is, in the high bits, and the id that holds from there on in the low 16.

@@ -1,7 +1,7 @@
 //! Making forwarding tables.
 
-use super::Fib;
 use super::hops::{HopTable, Hops, HopsFull, PeerId, Ways};
+use super::lookup::Fib;
 use super::table::Table;
 use crate::net::{Mode, Prefix};
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{HopId, NONE};
+use super::hop_id::{HopId, NONE};
 use crate::net::Mode;
 
 /// Index of a peer in the published peer list.
@@ -28,7 +28,7 @@ pub enum NextHop {
     Local,
     /// Another node.
     Peer(Via),
-    /// One of several nodes, by flow: see [`Fib::members`](super::Fib::members).
+    /// One of several nodes, by flow: see [`Fib::members`](super::lookup::Fib::members).
     Group(Group),
 }
 

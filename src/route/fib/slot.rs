@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::block::{self, Block};
-use super::{HopId, NONE, Route};
+use super::hop_id::{HopId, NONE, Route};
 use crate::route::address::{Address, STEP, stage_end, stage_start};
 
 /// Most borders' worth of routes in one block; more make a level of smaller ones. Measured with

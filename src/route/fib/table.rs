@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
+use super::hop_id::{HopId, NONE, Route};
 use super::slot::{Place, Routes, Slot, refill};
-use super::{HopId, NONE, Route};
 use crate::route::address::{Address, ROOT};
 
 /// Slots of a page: few, because editing one copies its page.

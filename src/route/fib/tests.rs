@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::hop_id::{HopId, NONE};
 use super::slot::Routes;
 use super::table::Table;
-use super::{HopId, NONE};
 use crate::route::address::Address;
 use crate::wire::testing::Random;
 

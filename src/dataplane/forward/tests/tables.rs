@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{address6, peer, underlay};
 use crate::dataplane::forward::{Choice, Forwarding, Peer, TapLink, Underlay, Way};
 use crate::net::{EncapMode, Mac, Prefix};
-use crate::route::{NextHop, PeerId, Policy, Pool, Rib, Source, Target, Via};
+use crate::route::{EncapPolicy, NextHop, PeerId, Pool, Rib, Source, Target, Via};
 use crate::wire::testing::Random;
 
 /// An address from a corner of the space, so that pools and routes nest and collide.
@@ -74,7 +74,7 @@ fn borders(prefix: Prefix) -> Vec<IpAddr> {
 fn expected(
     underlay: Underlay,
     peers: &[Peer],
-    policy: &Policy,
+    policy: &EncapPolicy,
     rib: &Rib,
     address: IpAddr,
 ) -> Option<NextHop> {
@@ -98,7 +98,7 @@ fn every_address_travels_as_decided() {
         let peers: Vec<_> =
             [2, 3, 200, 201].map(|n| Peer { address: [192, 0, 2, n].into(), ..peer(n) }).into();
         let node = if round % 5 == 0 { "192.0.2.1/32" } else { "192.0.2.1/25" };
-        let policy = Policy::new(&pools(&mut random), node.parse().ok(), None);
+        let policy = EncapPolicy::new(&pools(&mut random), node.parse().ok(), None);
         let rib = rib(&mut random, peers.len());
         let underlay = underlay(1, 1500);
         let forwarding = Forwarding::build(underlay, &peers, &policy, &rib).unwrap();
@@ -164,7 +164,7 @@ fn cross_subnet_of_a_dual_stack_peer_goes_by_family() {
     for prefix in ["10.244.2.0/24", "fd00:2::/64"] {
         rib.insert(prefix.parse().unwrap(), Source::Static, Target::Peer(PeerId(0))).unwrap();
     }
-    let policy = Policy::new(
+    let policy = EncapPolicy::new(
         &[pool("10.244.0.0/16"), pool("fd00::/16")],
         "192.0.2.1/24".parse().ok(),
         "2001:db8::1/64".parse().ok(),
@@ -190,7 +190,7 @@ fn a_peer_behind_a_smaller_path_is_not_reached_by_the_tap() {
     }));
     let peers =
         [Peer { way: way.clone(), ..peer(2) }, Peer { path_mtu: Some(1300), way: way.clone(), ..peer(3) }];
-    let forwarding = Forwarding::build(underlay, &peers, &Policy::default(), &Rib::default()).unwrap();
+    let forwarding = Forwarding::build(underlay, &peers, &EncapPolicy::default(), &Rib::default()).unwrap();
     let by_tap = |id| forwarding.peer(PeerId(id)).map(|peer| (peer.tap.is_some(), peer.tap_ipip.is_some()));
     assert_eq!((by_tap(0), by_tap(1)), (Some((true, true)), Some((false, false))));
 }
@@ -205,7 +205,7 @@ fn the_tap_is_for_peers_whose_way_it_is() {
     let ways = [None, Some(way(true, false)), Some(way(false, true)), Some(way(false, false))];
     let peers = [2, 3, 4, 5]
         .map(|node| Peer { way: ways[usize::from(node) - 2].clone().map(Arc::new), ..peer(node) });
-    let forwarding = Forwarding::build(underlay, &peers, &Policy::default(), &Rib::default()).unwrap();
+    let forwarding = Forwarding::build(underlay, &peers, &EncapPolicy::default(), &Rib::default()).unwrap();
     let by_tap = |id| forwarding.peer(PeerId(id)).map(|peer| (peer.tap.is_some(), peer.tap_ipip.is_some()));
     let expected = [(false, false), (true, false), (false, true), (false, false)].map(Some);
     assert_eq!([0, 1, 2, 3].map(by_tap), expected);
