@@ -10,6 +10,7 @@ pub mod http;
 mod listing;
 pub mod metrics_http;
 mod progress;
+pub mod render;
 pub mod socket;
 
 use std::io;

@@ -6,7 +6,6 @@
 
 pub mod capture;
 mod peer;
-pub mod render;
 
 use std::io;
 use std::sync::Arc;
