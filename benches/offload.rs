@@ -6,9 +6,10 @@ use std::hint::black_box;
 
 use common::{FAR, NEAR, SEGMENT, SEGMENTS};
 use criterion::{Criterion, Throughput};
+use underpass::dataplane::packet::{Delivery, Sink};
 use underpass::dataplane::segment::merge::{Candidate, Grouping, Rules};
 use underpass::dataplane::segment::metadata::NoMetadata;
-use underpass::dataplane::segment::{Delivery, Flow, Merge, Sink, Split};
+use underpass::dataplane::segment::{Flow, Merge, Split};
 
 fn main() {
     let mut criterion = common::criterion();

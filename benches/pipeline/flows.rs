@@ -9,13 +9,12 @@ use underpass::dataplane::encap::ecn::Marking;
 use underpass::dataplane::encap::frame::Hop;
 use underpass::dataplane::encap::vxlan;
 use underpass::dataplane::forward::{
-    Choice, Format, Forwarding, Inbound, Outbound, Outbox, Paths, Peer, Received, TapLink, TunLink, Underlay,
-    Way,
+    Choice, Forwarding, Inbound, Outbound, Peer, TapLink, TunLink, Underlay, Way,
 };
 use underpass::dataplane::observe::{Counters, PeerCounters};
+use underpass::dataplane::packet::{Delivery, Format, Outbox, Paths, Received, Sink};
 use underpass::dataplane::segment::merge::Rules;
 use underpass::dataplane::segment::metadata::NoMetadata;
-use underpass::dataplane::segment::{Delivery, Sink};
 use underpass::net::{EncapMode, Mac, Mode, NodeName, Prefix, Vni};
 use underpass::route::{PeerId, Policy, Pool, Rib, Source, Target};
 use underpass::wire::{VnetHdr, ethernet, protocol};

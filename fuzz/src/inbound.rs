@@ -9,7 +9,8 @@
 
 use underpass::dataplane::device::memory::Memory;
 use underpass::dataplane::encap::probe;
-use underpass::dataplane::forward::{Deliver, Format, Inbound, Received};
+use underpass::dataplane::forward::{Deliver, Inbound};
+use underpass::dataplane::packet::{Format, Received};
 use underpass::dataplane::observe::WorkerCounters;
 use underpass::net::Mode;
 use underpass::dataplane::segment::merge::Rules;

@@ -10,7 +10,8 @@
 
 use underpass::dataplane::segment::merge::{Candidate, Grouping, Rules};
 use underpass::dataplane::segment::metadata::NoMetadata;
-use underpass::dataplane::segment::{Delivery, Flow, Merge, Sink, Split};
+use underpass::dataplane::segment::{Flow, Merge, Split};
+use underpass::dataplane::packet::{Delivery, Sink};
 use underpass::wire::{VnetHdr, checksum, ipv4, vnet_hdr};
 
 use crate::input::Input;

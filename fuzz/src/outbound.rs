@@ -7,7 +7,8 @@
 //! Flags: 3 the mode, 4 with packet socket and TAP, 8 leave checksums as they are, 16 over IPv6.
 
 use underpass::dataplane::encap::{frame, ipip, ipip_gso, ipip6, tunnel_gso, vxlan};
-use underpass::dataplane::forward::{Channel, Datagram, Forwarding, Outbound, Outbox, Paths};
+use underpass::dataplane::forward::{Forwarding, Outbound};
+use underpass::dataplane::packet::{Channel, Datagram, Outbox, Paths};
 use underpass::dataplane::observe::WorkerCounters;
 use underpass::net::Mode;
 use underpass::dataplane::segment::Flow;

@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows the control plane. Each module uses only those above it:
 //!
+//! - [`packet`]: what the others hand to one another
 //! - [`segment`]: cutting and joining super-packets
 //! - [`encap`]: outer header templates
 //! - [`observe`]: counters and captures
@@ -15,6 +16,7 @@ pub mod device;
 pub mod encap;
 pub mod forward;
 pub mod observe;
+pub mod packet;
 pub mod pump;
 pub mod segment;
 pub mod steering;

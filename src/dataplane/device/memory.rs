@@ -4,8 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
 
-use super::Device;
-use crate::dataplane::segment::Delivery;
+use crate::dataplane::packet::{Delivery, Device};
 use crate::wire::VnetHdr;
 
 /// A queue of packets to read and a list of packets written.

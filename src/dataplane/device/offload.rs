@@ -4,8 +4,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use super::{Device, Origin, Ownership, sys};
-use crate::dataplane::segment::Delivery;
+use super::{Origin, Ownership, sys};
+use crate::dataplane::packet::{Delivery, Device};
 use crate::dataplane::steering;
 use crate::wire::VnetHdr;
 

@@ -7,8 +7,8 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use tun_tap::{Iface, Mode};
 
-use super::{Device, MAX_PACKET, Ownership};
-use crate::dataplane::segment::Delivery;
+use super::Ownership;
+use crate::dataplane::packet::{Delivery, Device, MAX_PACKET};
 use crate::wire::VnetHdr;
 
 /// A single-queue TUN.

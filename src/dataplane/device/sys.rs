@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use super::Origin;
-use crate::dataplane::segment::Delivery;
+use crate::dataplane::packet::Delivery;
 use crate::net::Mac;
 use crate::wire::{VnetHdr, vnet_hdr};
 

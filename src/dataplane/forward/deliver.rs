@@ -5,10 +5,10 @@
 
 use std::io;
 
-use crate::dataplane::device::Device;
 use crate::dataplane::observe::{Fallback, WorkerCounters};
+use crate::dataplane::packet::{Delivery, Device, Piece, Sink};
+use crate::dataplane::segment::Split;
 use crate::dataplane::segment::split::{MAX_HEADER, finish_checksum};
-use crate::dataplane::segment::{Delivery, Piece, Sink, Split};
 use crate::net::DropReason;
 use crate::wire::VnetHdr;
 

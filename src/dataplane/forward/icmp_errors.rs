@@ -9,9 +9,8 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::tables::TunLink;
-use crate::dataplane::device::Device;
 use crate::dataplane::observe::WorkerCounters;
-use crate::dataplane::segment::Delivery;
+use crate::dataplane::packet::{Delivery, Device};
 use crate::wire::VnetHdr;
 use crate::wire::icmp::{self, Problem};
 

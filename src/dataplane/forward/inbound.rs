@@ -8,7 +8,6 @@
 //! Every format is decapsulated at all times, whatever this node itself sends, so that modes can
 //! be changed node by node without loss.
 
-use std::net::IpAddr;
 use std::ops::Range;
 
 use super::neighbour_replies::Answers;
@@ -17,41 +16,12 @@ use super::tables::{Forwarding, Origin};
 use crate::dataplane::encap::{UDP_OVERHEAD, UDP6_OVERHEAD, ecn, ipip6, probe};
 use crate::dataplane::observe::WorkerCounters;
 use crate::dataplane::observe::capture::{Outer, Point, Seen};
+use crate::dataplane::packet::{Format, Received, Sink};
 use crate::dataplane::segment::merge::{Candidate, Cut, Grouping, Rules, UnknownSize};
-use crate::dataplane::segment::{Flow, Merge, MetadataSource, Sink};
+use crate::dataplane::segment::{Flow, Merge, MetadataSource};
 use crate::net::DropReason;
 use crate::route::NextHop;
 use crate::wire::{Ipv4, Malformed, be16, ethernet, ipv4, ipv6, protocol, vxlan};
-
-/// How received bytes are wrapped.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Format {
-    /// A UDP payload: VXLAN header, Ethernet frame.
-    Vxlan,
-    /// A whole IPv4 packet with protocol 4 or 41.
-    Ipip,
-    /// What follows an outer IPv6 header and its extension headers: IPv4 (next header 4).
-    Ipip6V4,
-    /// The same: IPv6 (next header 41).
-    Ipip6V6,
-}
-
-/// One receive from a socket.
-#[derive(Clone, Copy, Debug)]
-pub struct Received {
-    /// Offset in the arena.
-    pub at: usize,
-    /// Bytes received.
-    pub len: usize,
-    /// Bytes of each datagram but the last when the kernel coalesced several (UDP_GRO); 0 when
-    /// this is one. Of a tunnel packet that holds an uncut UDP super-packet, what that is to be cut
-    /// to.
-    pub segment: usize,
-    /// Outer source address.
-    pub source: IpAddr,
-    /// Outer TOS or traffic class byte.
-    pub tos: u8,
-}
 
 /// What the receivers of one socket do not see: how packets are wrapped, and in which family.
 #[derive(Clone, Copy)]

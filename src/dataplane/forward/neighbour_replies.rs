@@ -13,10 +13,9 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use super::icmp_errors::Bucket;
-use super::outbox::{Channel, Datagram, Outbox};
 use super::tables::{Forwarding, Underlay};
 use crate::dataplane::encap::{UDP_OVERHEAD, UDP6_OVERHEAD, vxlan};
-use crate::dataplane::segment::Piece;
+use crate::dataplane::packet::{Channel, Datagram, Outbox, Piece};
 use crate::net::Mac;
 use crate::route::PeerId;
 use crate::wire::{arp, ethernet, ndisc, vxlan as header};

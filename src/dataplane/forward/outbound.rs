@@ -14,13 +14,13 @@ use std::net::IpAddr;
 use std::ops::Range;
 
 use super::icmp_errors::Replies;
-use super::outbox::{Channel, Datagram, Full, Outbox};
 use super::scope::is_special;
 use super::tables::{Forwarding, OuterIp, PeerHeaders};
 use crate::dataplane::encap::{frame, ipip, ipip_gso, ipip6, tunnel_gso};
 use crate::dataplane::observe::WorkerCounters;
+use crate::dataplane::packet::{Channel, Datagram, Full, Outbox, Paths, Piece};
 use crate::dataplane::segment::fragment::{self, Fragments};
-use crate::dataplane::segment::{Flow, Piece, Split, split};
+use crate::dataplane::segment::{Flow, Split, split};
 use crate::net::{DropReason, Mode};
 use crate::route::{NextHop, PeerId, Via};
 use crate::wire::icmp::Problem;
@@ -28,16 +28,6 @@ use crate::wire::{Malformed, VnetHdr, vnet_hdr};
 
 /// Most bytes of outer headers in front of an inner packet.
 const MAX_TEMPLATE: usize = tunnel_gso::TEMPLATE;
-
-/// The optional ways out of one worker, as they are now: each may be absent, or given up at run
-/// time.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Paths {
-    /// The TAP takes VXLAN and, where its table says so, IP-in-IP super-packets.
-    pub tap: bool,
-    /// The packet socket takes IP-in-IP and direct packets.
-    pub packet: bool,
-}
 
 /// The outbound flow of one worker.
 #[derive(Debug)]

@@ -16,25 +16,23 @@ mod icmp_errors;
 mod outbox;
 mod peers;
 mod scope;
+mod sent;
 mod tables;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{
-    Channel, Deliver, Format, Forwarding, Full, Inbound, Outbound, Outbox, Paths, Peer, Received, TunLink,
-    Underlay,
-};
-use crate::dataplane::device::Device;
+use super::{Deliver, Forwarding, Inbound, Outbound, Peer, TunLink, Underlay};
 use crate::dataplane::device::memory::Memory;
 use crate::dataplane::encap::ecn::Marking;
 use crate::dataplane::observe::{PeerCounters, WorkerCounters};
+use crate::dataplane::packet::{Channel, Device, Format, Full, Outbox, Paths, Received};
 use crate::dataplane::segment::merge::Rules;
 use crate::dataplane::segment::split::finish_checksum;
 use crate::dataplane::segment::{Metadata, MetadataSource, Split};
-use crate::dataplane::underlay::memory::{Sent, flatten};
 use crate::net::{DropReason, EncapMode, Mac, Mode, Prefix, Vni};
 use crate::route::{PeerId, Policy, Pool, Rib, Source, Target};
 use crate::wire::{Ipv6, VnetHdr};
+use sent::{Sent, flatten};
 
 /// What the kernel would say of packets, each known by its bytes.
 #[derive(Default)]

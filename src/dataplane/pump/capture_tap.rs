@@ -1,10 +1,10 @@
 //! A worker's packets as captures show them: what it reads from the device, what it receives, and
 //! what it delivers.
 
-use crate::dataplane::forward::{Deliver, Format, Forwarding, Received, is_uncut, outer};
+use crate::dataplane::forward::{Deliver, Forwarding, is_uncut, outer};
 use crate::dataplane::observe::WorkerCounters;
 use crate::dataplane::observe::capture::{Point, Seen};
-use crate::dataplane::segment::{Delivery, Sink};
+use crate::dataplane::packet::{Delivery, Format, Received, Sink};
 
 /// Shows a packet or super-packet read from the device.
 #[cold]

@@ -10,9 +10,9 @@ use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 
-use crate::dataplane::device::Device;
 use crate::dataplane::forward::Forwarding;
 use crate::dataplane::observe::Counters;
+use crate::dataplane::packet::Device;
 use crate::dataplane::segment::merge::Rules;
 use crate::dataplane::underlay::Sockets;
 use crate::sync::Published;

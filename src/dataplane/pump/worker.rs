@@ -12,11 +12,10 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use super::{Lane, capture_tap};
-use crate::dataplane::device::{Device, MAX_PACKET};
-use crate::dataplane::forward::{Deliver, Forwarding, Inbound, Outbound, Outbox};
+use crate::dataplane::forward::{Deliver, Forwarding, Inbound, Outbound};
 use crate::dataplane::observe::capture::Point;
 use crate::dataplane::observe::{Counters, WorkerCounters};
-use crate::dataplane::segment::Sink;
+use crate::dataplane::packet::{Device, MAX_PACKET, Outbox, Sink};
 use crate::dataplane::segment::merge::Rules;
 use crate::dataplane::underlay::{MetadataSocket, Receiver, Sockets};
 use crate::net::DropReason;

@@ -5,9 +5,10 @@
 //! flushes the run of its flow first, so order inside a flow is kept; between flows there is none
 //! to keep. No run outlives its batch: nothing waits for a timer.
 
+use super::Flow;
 use super::metadata::MetadataSource;
 use super::shape::{Segment, Shape, Whole, csum_offset, gso_type, hides_ports, pseudo, shape, unfinished};
-use super::{Delivery, Flow, Piece, Sink};
+use crate::dataplane::packet::{Delivery, Piece, Sink};
 use crate::wire::{VnetHdr, be16, be32, checksum, ipv4, ipv6, put16, tcp, udp};
 
 /// Open runs per batch.

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::dataplane::encap::{frame, ipip_gso, tunnel_gso};
-use crate::dataplane::forward::{Channel, Datagram, Message, Outbox};
 use crate::dataplane::observe::capture::{Hub, Outer, Point, Seen};
+use crate::dataplane::packet::{Channel, Datagram, Message, Outbox};
 use crate::net::DropReason;
 use crate::wire::protocol;
 

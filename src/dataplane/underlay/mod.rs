@@ -8,7 +8,6 @@
 mod capture_tap;
 pub(in crate::dataplane) mod filter;
 pub mod icmp;
-pub mod memory;
 mod metadata;
 mod metadata_filter;
 #[cfg(test)]
@@ -31,9 +30,9 @@ pub use probe::Supported;
 pub use receive::Receiver;
 use send::{Sender, Ways};
 
-use crate::dataplane::forward::{Format, Outbox, Paths};
 use crate::dataplane::observe::WorkerCounters;
 use crate::dataplane::observe::capture::Point;
+use crate::dataplane::packet::{Format, Outbox, Paths};
 use crate::dataplane::underlay::tap::Tap;
 
 /// UDP source ports, and so sockets, of each worker: enough entropy for the peers' receive queues

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{OpenError, RECEIVE_BUFFER, Setup, sys};
-use crate::dataplane::forward::Format;
+use crate::dataplane::packet::Format;
 use crate::dataplane::steering::socket_cbpf;
 use crate::wire::protocol;
 

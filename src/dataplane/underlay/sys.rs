@@ -11,9 +11,8 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use socket2::{SockFilter, Socket};
 
-use crate::dataplane::forward::{Channel, Datagram, Message, Outbox, Received};
 use crate::dataplane::observe::WorkerCounters;
-use crate::dataplane::segment::Piece;
+use crate::dataplane::packet::{Channel, Datagram, Message, Outbox, Piece, Received};
 use crate::net::DropReason;
 
 /// Messages in one `sendmmsg`.

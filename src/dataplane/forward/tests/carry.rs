@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::{Node, address, address6, plain, seen};
 use crate::dataplane::device::memory::Memory;
-use crate::dataplane::forward::Channel;
+use crate::dataplane::packet::Channel;
 use crate::dataplane::segment::Flow;
 use crate::net::Mode;
 use crate::wire::VnetHdr;

@@ -3,13 +3,13 @@
 use std::io;
 use std::os::fd::RawFd;
 
+use super::sent::Sent;
 use super::{Node, address, plain};
-use crate::dataplane::device::Device;
 use crate::dataplane::device::memory::Memory;
-use crate::dataplane::forward::{Deliver, Received};
+use crate::dataplane::forward::Deliver;
 use crate::dataplane::observe::EdgeCounters;
-use crate::dataplane::segment::{Delivery, Metadata};
-use crate::dataplane::underlay::memory::Sent;
+use crate::dataplane::packet::{Delivery, Device, Received};
+use crate::dataplane::segment::Metadata;
 use crate::net::{DropReason, Mode};
 use crate::wire::VnetHdr;
 use crate::wire::testing::Spec;
@@ -220,7 +220,7 @@ fn impossible_deliveries_are_dropped_by_name() {
         let mut sink = Deliver { device: &mut device, counters: &node.counters, scratch: &mut scratch };
         let delivery =
             Delivery { vnet, head: &packet, pieces: &[], arena: &[], packets: 7, bytes: packet.len() as u64 };
-        crate::dataplane::segment::Sink::deliver(&mut sink, &delivery);
+        crate::dataplane::packet::Sink::deliver(&mut sink, &delivery);
         assert_eq!(node.drops(), [(DropReason::Malformed, 7)]);
         assert_eq!(device.output, []);
     }

@@ -2,11 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use super::sent::Sent;
 use super::{Node, address, address4, address6, forwarding, forwarding_to, outer, peer, plain};
 use crate::dataplane::device::memory::Memory;
 use crate::dataplane::encap::frame::Hop;
-use crate::dataplane::forward::{Channel, Peer};
-use crate::dataplane::underlay::memory::Sent;
+use crate::dataplane::forward::Peer;
+use crate::dataplane::packet::Channel;
 use crate::net::{DropReason, Mac, Mode};
 use crate::wire::testing::Spec;
 use crate::wire::{VnetHdr, ipv4, ipv6, put16, vnet_hdr};

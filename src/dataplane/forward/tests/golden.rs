@@ -1,9 +1,9 @@
 //! The bytes of outer packets, in every mode.
 
+use super::sent::Sent;
 use super::{Node, address, address6, peer, plain};
 use crate::dataplane::device::memory::Memory;
-use crate::dataplane::forward::Channel;
-use crate::dataplane::underlay::memory::Sent;
+use crate::dataplane::packet::Channel;
 use crate::net::Mode;
 use crate::wire::VnetHdr;
 use crate::wire::testing::{Random, Spec};

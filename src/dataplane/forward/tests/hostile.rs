@@ -2,10 +2,10 @@
 
 use proptest::prelude::*;
 
+use super::sent::Sent;
 use super::{Node, address, address4, address6, outer, plain, seen};
 use crate::dataplane::device::memory::Memory;
-use crate::dataplane::forward::Channel;
-use crate::dataplane::underlay::memory::Sent;
+use crate::dataplane::packet::Channel;
 use crate::net::Mode;
 use crate::wire::testing::{Random, any_packet, bytes};
 use crate::wire::{VnetHdr, ipv4, ipv6};

@@ -3,9 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Node, plain};
-use crate::dataplane::forward::outbox::Datagram;
-use crate::dataplane::forward::{Channel, Full, Outbox};
-use crate::dataplane::segment::Piece;
+use crate::dataplane::packet::Datagram;
+use crate::dataplane::packet::{Channel, Full, Outbox, Piece};
 use crate::net::Mode;
 use crate::wire::testing::Spec;
 

@@ -2,10 +2,11 @@
 
 use std::net::IpAddr;
 
+use super::sent::Sent;
 use super::{Node, address, forwarding, plain};
 use crate::dataplane::device::memory::Memory;
-use crate::dataplane::forward::{Channel, Scope};
-use crate::dataplane::underlay::memory::Sent;
+use crate::dataplane::forward::Scope;
+use crate::dataplane::packet::Channel;
 use crate::net::{DropReason, Mode};
 use crate::wire::testing::{Spec, Transport};
 use crate::wire::{VnetHdr, ipv4};

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use crate::dataplane::segment::Piece;
+use super::Piece;
 
 /// Bytes of headers one batch may need: the worst super-packet (1365 segments of the smallest
 /// size with the longest headers) fits several times.
@@ -40,6 +40,16 @@ impl Channel {
     pub const fn is_udp(self) -> bool {
         matches!(self, Self::Udp(_) | Self::Udp6(_))
     }
+}
+
+/// The optional ways out of one worker, as they are now: each may be absent, or given up at run
+/// time.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Paths {
+    /// The TAP takes VXLAN and, where its table says so, IP-in-IP super-packets.
+    pub tap: bool,
+    /// The packet socket takes IP-in-IP and direct packets.
+    pub packet: bool,
 }
 
 /// One write to a socket: header bytes in the slab, then bytes in the arena.

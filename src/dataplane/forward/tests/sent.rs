@@ -1,6 +1,6 @@
-//! An underlay in memory, for tests and benches: a batch as the bytes a wire would carry.
+//! A batch as the bytes a wire would carry.
 
-use crate::dataplane::forward::{Channel, Message, Outbox};
+use crate::dataplane::packet::{Channel, Message, Outbox};
 
 /// One outer packet: its message's way and its bytes (VXLAN: the UDP payload).
 #[derive(Clone, Debug, PartialEq)]
