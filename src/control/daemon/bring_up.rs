@@ -9,7 +9,7 @@ use super::guard::Guarded;
 use super::tap_test::TapTest;
 use crate::config::{self, Backend, Config, Switch};
 use crate::control::host::{self, Facts, Host, Uplink};
-use crate::dataplane::device::{Offload, Offloads, Origin, Ownership, Plain};
+use crate::dataplane::device::{Offloads, Origin, Ownership, PlainTun, VnetTun};
 use crate::dataplane::packet::Device;
 use crate::dataplane::pump::Lane;
 use crate::dataplane::underlay::tap::{PushHeader, Tap};
@@ -248,7 +248,7 @@ fn open_device(config: &Config, workers: u16, origin: Origin) -> anyhow::Result<
     };
     let switches = config.tunnel.offload;
     let wanted = Offloads { tso: switches.tso != Switch::Off, uso: switches.uso != Switch::Off };
-    match Offload::open(name, origin, usize::from(workers), wanted) {
+    match VnetTun::open(name, origin, usize::from(workers), wanted) {
         Ok((queues, ownership, granted)) => {
             let steering = steer(&queues);
             let devices = queues.into_iter().map(|queue| Box::new(queue) as Box<dyn Device>).collect();
@@ -265,7 +265,7 @@ fn open_device(config: &Config, workers: u16, origin: Origin) -> anyhow::Result<
 }
 
 fn open_plain(name: &str, reason: String) -> anyhow::Result<Queues> {
-    let (device, ownership) = Plain::open(name).map_err(|error| device_error(name, error))?;
+    let (device, ownership) = PlainTun::open(name).map_err(|error| device_error(name, error))?;
     Ok(Queues {
         devices: vec![Box::new(device)],
         ownership,
@@ -277,7 +277,7 @@ fn open_plain(name: &str, reason: String) -> anyhow::Result<Queues> {
 }
 
 /// Sets the program that gives each flow its queue, where there is a choice of queues.
-fn steer(queues: &[Offload]) -> String {
+fn steer(queues: &[VnetTun]) -> String {
     match queues {
         [] | [_] => ONE_QUEUE.to_owned(),
         [first, ..] => match first.steer() {

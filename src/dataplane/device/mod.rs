@@ -3,11 +3,11 @@
 //! One [`Device`] is one queue of the TUN and belongs to one worker.
 
 pub mod memory;
-mod offload;
 mod ownership;
-mod plain;
+mod plain_tun;
 pub(in crate::dataplane) mod sys;
+mod vnet_tun;
 
-pub use offload::{Offload, Offloads};
 pub use ownership::{Origin, Ownership};
-pub use plain::Plain;
+pub use plain_tun::PlainTun;
+pub use vnet_tun::{Offloads, VnetTun};

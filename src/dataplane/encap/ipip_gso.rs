@@ -1,6 +1,6 @@
 //! IP-in-IP super-packets for the kernel to segment: the head of the frame that is written to the
 //! TAP in front of the inner super-packet. The outer IPv4 header is pushed there by the program of
-//! `device/push_header`, which reads its destination and TOS from the frame's source address field.
+//! `underlay/tap`, which reads its destination and TOS from the frame's source address field.
 //!
 //! ```text
 //! | vnet (24) | Ethernet (14): TAP address, destination · TOS · mark, 0800 | inner packet … |

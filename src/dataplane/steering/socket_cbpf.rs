@@ -1,18 +1,14 @@
 //! Which worker receives a flow: a hash of the inner packet, in classic BPF
 //! (Documentation/networking/filter.rst), which needs no capability.
 //!
-//! It is the hash by which the TUN's queue is chosen ([`crate::dataplane::steering`]), so that one worker has both ways of
-//! a flow. For VXLAN the program picks one of the sockets that share the port
+//! For VXLAN the program picks one of the sockets that share the port
 //! (SO_ATTACH_REUSEPORT_CBPF, Linux 4.5); a raw socket gets a copy of every packet, and refuses all
 //! but its share.
 
-use std::io;
+use socket2::SockFilter;
 
-use socket2::{SockFilter, Socket};
-
-use crate::dataplane::steering::FACTOR;
-use crate::dataplane::underlay::filter::{ALL, jump, load, op};
-use crate::dataplane::underlay::sys;
+use super::FACTOR;
+use super::cbpf::{ALL, jump, load, op};
 use crate::wire::{ethernet, ipv4, ipv6, protocol, vxlan};
 
 /// Where the inner packet begins in the payload of a VXLAN datagram.
@@ -26,26 +22,26 @@ const PORTS: u32 = 2;
 /// A place that no packet reaches: there are no ports to look at.
 const NOWHERE: u32 = 0x8000_0000;
 
-/// Spreads the datagrams for all sockets on the port of `socket` over them: the result of the hash
+/// Spreads the datagrams for one port over the `shares` sockets that share it: the result of the hash
 /// is the index of a socket in the order in which they were bound. Datagrams without a whole inner
 /// header go to the first.
-pub fn pick(socket: &Socket, shares: u16) -> io::Result<()> {
+pub fn pick(shares: u16) -> Vec<SockFilter> {
     let mut program = vec![op(libc::BPF_LDX | libc::BPF_IMM, INNER)];
     program.extend(hash(0));
     program.push(op(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, u32::from(shares)));
     program.push(op(libc::BPF_RET | libc::BPF_A, 0));
-    sys::attach_reuseport_filter(socket, &program)
+    program
 }
 
 /// Lets through one of `shares` shares of the flows that reach a raw socket, which shows the outer
 /// header, an IPv4 one, or not. Packets without a whole inner header go to the first share, to be
 /// counted there as malformed.
-pub fn share(socket: &Socket, outer: bool, share: u16, shares: u16) -> io::Result<()> {
+pub fn share(outer: bool, share: u16, shares: u16) -> Vec<SockFilter> {
     // X = 4 * (first byte & 0xf), or 0
     let begin = if outer { libc::BPF_B | libc::BPF_MSH } else { libc::BPF_IMM };
     let mut program = vec![op(libc::BPF_LDX | begin, 0)];
     program.extend(one_share(share, shares));
-    socket.attach_filter(&program)
+    program
 }
 
 /// The end of a program: takes the packet when the inner one at X is of share `share`. It uses the first three words
@@ -202,7 +198,7 @@ mod tests {
     fn received_with(outer: bool, packets: &[Vec<u8>]) -> Vec<Vec<Vec<u8>>> {
         let one = |index| {
             let (to, from) = Socket::pair(Domain::UNIX, Type::DGRAM, None).unwrap();
-            share(&from, outer, index, SHARES).unwrap();
+            from.attach_filter(&share(outer, index, SHARES)).unwrap();
             let (to, from) = (UnixDatagram::from(to), UnixDatagram::from(from));
             from.set_nonblocking(true).unwrap();
             let mut buffer = [0; 200];

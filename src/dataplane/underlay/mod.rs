@@ -6,18 +6,19 @@
 //! A worker owns all of its sockets.
 
 mod capture_tap;
-pub(in crate::dataplane) mod filter;
+mod filter;
 pub mod icmp;
 mod metadata;
 mod metadata_filter;
 #[cfg(test)]
 mod metadata_tests;
-pub mod packet;
+pub mod observe;
+mod packet;
 mod probe;
 mod raw;
 mod receive;
 mod send;
-pub(in crate::dataplane) mod sys;
+mod sys;
 pub mod tap;
 mod udp;
 

@@ -53,7 +53,7 @@ pub fn receive(setup: &Setup, address: IpAddr, number: u8, index: u16) -> Result
         sys::set_receive_buffer(&socket, RECEIVE_BUFFER)?;
         if setup.workers > 1 {
             let outer = format(address, number) == Format::Ipip;
-            socket_cbpf::share(&socket, outer, index, setup.workers)?;
+            socket.attach_filter(&socket_cbpf::share(outer, index, setup.workers))?;
         }
         match address {
             // An ICMP error about an outer packet comes to this socket, and it may be forged.

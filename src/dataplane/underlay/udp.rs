@@ -40,7 +40,7 @@ pub fn receive(setup: &Setup, address: IpAddr) -> Result<Socket, OpenError> {
         }
         socket.bind(&to.into())?;
         if setup.workers > 1 {
-            socket_cbpf::pick(&socket, setup.workers)?;
+            sys::attach_reuseport_filter(&socket, &socket_cbpf::pick(setup.workers))?;
         }
         Ok(socket)
     };

@@ -12,13 +12,13 @@ use crate::dataplane::packet::{Delivery, Device, MAX_PACKET};
 use crate::wire::VnetHdr;
 
 /// A single-queue TUN.
-pub struct Plain {
+pub struct PlainTun {
     iface: Iface,
     /// Where a packet in pieces is put together: this device takes one buffer.
     scratch: Box<[u8]>,
 }
 
-impl Plain {
+impl PlainTun {
     /// Makes the TUN `name`, or attaches to it where it exists and is free, and becomes its owner.
     /// While we are attached nobody else can be, as it has one queue; the owner matters once we are gone.
     ///
@@ -36,7 +36,7 @@ impl Plain {
     }
 }
 
-impl Device for Plain {
+impl Device for PlainTun {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<(VnetHdr, usize)> {
         Ok((VnetHdr::default(), self.iface.recv(buffer)?))
     }
