@@ -3,23 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use super::inputs::{Inputs, MIN_MTU, Peer, Underlay};
 use super::scope::Scope;
-use super::tables::{Forwarding, MIN_MTU, Peer, PeerHeaders, Underlay};
+use super::tables::{Forwarding, PeerHeaders};
 use crate::net::{Mode, Prefix};
 use crate::route::{FibEditor, HopsFull, PeerId, Policy, Rib, Route, Target, Ways};
-
-/// Everything the tables are made of.
-#[derive(Clone, Copy)]
-pub struct Inputs<'a> {
-    /// This node's side of the underlay.
-    pub underlay: Underlay,
-    /// The other nodes, indexed by [`PeerId`].
-    pub peers: &'a [Peer],
-    /// Which mode for which destination.
-    pub policy: &'a Policy,
-    /// Who owns which destination.
-    pub rib: &'a Rib,
-}
 
 /// The tables as they are edited. What did not change is shared by every [`Forwarding`] made.
 #[derive(Default)]
@@ -29,6 +17,16 @@ pub struct Compiler {
     senders: Arc<[(Ipv4Addr, PeerId)]>,
     senders6: Arc<[(Ipv6Addr, PeerId)]>,
     scope: Arc<Scope>,
+}
+
+impl Forwarding {
+    /// Compiles the routes of `rib` under `policy`. `peers` is indexed by [`PeerId`].
+    ///
+    /// # Errors
+    /// When there are more different next hops than ids.
+    pub fn build(underlay: Underlay, peers: &[Peer], policy: &Policy, rib: &Rib) -> Result<Self, HopsFull> {
+        Compiler::default().compile(Inputs { underlay, peers, policy, rib })
+    }
 }
 
 impl Compiler {

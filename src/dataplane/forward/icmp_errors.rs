@@ -8,7 +8,7 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::tables::TunLink;
+use super::inputs::TunLink;
 use crate::dataplane::observe::WorkerCounters;
 use crate::dataplane::packet::{Delivery, Device};
 use crate::wire::VnetHdr;

@@ -13,7 +13,8 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use super::icmp_errors::Bucket;
-use super::tables::{Forwarding, Underlay};
+use super::inputs::Underlay;
+use super::tables::Forwarding;
 use crate::dataplane::encap::{UDP_OVERHEAD, UDP6_OVERHEAD, vxlan};
 use crate::dataplane::packet::{Channel, Datagram, Outbox, Piece};
 use crate::net::Mac;
