@@ -16,6 +16,7 @@ use crate::control::engine::refusal::Refusal;
 use crate::control::engine::state::{Daemon, State};
 use crate::control::server::{Dataplane, Page, Scope};
 use crate::dataplane::observe::capture::Hub;
+use crate::dataplane::packet::Family;
 use crate::net::{Mode, Prefix};
 use crate::route::{Route, Source, Target};
 
@@ -29,7 +30,7 @@ impl State {
             .map(|(peer, decision)| NextHop {
                 peer: peer.name.to_string(),
                 address: match decision.mode {
-                    Mode::Direct => peer.next_hop(within.is_ipv4()).0,
+                    Mode::Direct => peer.next_hop(Family::of(within.address())).0,
                     Mode::Ipip | Mode::Vxlan => peer.address,
                 },
                 mode: decision.mode.into(),

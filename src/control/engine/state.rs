@@ -20,6 +20,7 @@ use crate::dataplane::encap::ecn::Marking;
 use crate::dataplane::encap::frame::Hop;
 use crate::dataplane::forward::{Compiler, Forwarding, Inputs, Peer, Scope, TapLink, TunLink, Underlay, Way};
 use crate::dataplane::observe::{Counters, Fallback, PeerCounters};
+use crate::dataplane::packet::Family;
 use crate::net::{Mac, Mode, Prefix};
 use crate::route::{Decision, PeerId, Policy, Rib, Target};
 use crate::sync::Published;
@@ -305,7 +306,9 @@ impl State {
         target: &'a Target,
     ) -> impl Iterator<Item = (&'a Peer, Decision)> {
         let peers = self.rib.peers(target).iter().filter_map(|id| self.peers.get(usize::from(id.0)));
-        peers.map(move |peer| (peer, self.policy.decide(prefix, peer.next_hop(prefix.is_ipv4()).0)))
+        peers.map(move |peer| {
+            (peer, self.policy.decide(prefix, peer.next_hop(Family::of(prefix.address())).0))
+        })
     }
 }
 

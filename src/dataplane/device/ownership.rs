@@ -10,15 +10,6 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use super::sys;
 
-/// Where a device comes from.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Origin {
-    /// We make it; there must be none of its name.
-    New,
-    /// An administrator has made it for us, or we did a moment ago.
-    Prepared,
-}
-
 /// The right to say whose a device is: one more descriptor of a queue, which is no further queue.
 #[derive(Debug)]
 pub struct Ownership {

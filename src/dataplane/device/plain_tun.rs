@@ -7,7 +7,8 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use tun_tap::{Iface, Mode};
 
-use super::Ownership;
+use super::ownership::Ownership;
+use super::sys;
 use crate::dataplane::packet::{Delivery, Device, MAX_PACKET};
 use crate::wire::VnetHdr;
 
@@ -28,10 +29,10 @@ impl PlainTun {
     pub fn open(name: &str) -> io::Result<(Self, Ownership)> {
         let iface = Iface::without_packet_info(name, Mode::Tun)?;
         let ownership = Ownership::take(iface.as_raw_fd())?;
-        super::sys::set_nonblocking(iface.as_raw_fd())?;
+        sys::set_nonblocking(iface.as_raw_fd())?;
         // A persistent device keeps the offload mask of a former owner, which would hand this
         // backend super-packets that it cannot tell from plain ones.
-        super::sys::set_offload(iface.as_raw_fd(), 0)?;
+        sys::set_offload(iface.as_raw_fd(), 0)?;
         Ok((Self { iface, scratch: vec![0; MAX_PACKET].into_boxed_slice() }, ownership))
     }
 }

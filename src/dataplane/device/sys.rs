@@ -8,13 +8,13 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
-use super::Origin;
-use crate::dataplane::packet::Delivery;
+use super::origin::Origin;
+use crate::dataplane::packet::{Delivery, MAX_PIECES};
 use crate::net::Mac;
 use crate::wire::{VnetHdr, vnet_hdr};
 
-/// Pieces in one write: the vnet header, the head and up to 64 segments.
-const MAX_IOVECS: usize = 2 + 64;
+/// Pieces in one write: the vnet header, the head and the segments.
+const MAX_IOVECS: usize = 2 + MAX_PIECES;
 
 /// What kind of device a queue belongs to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -4,7 +4,9 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use super::{Origin, Ownership, sys};
+use super::origin::Origin;
+use super::ownership::Ownership;
+use super::sys;
 use crate::dataplane::packet::{Delivery, Device};
 use crate::dataplane::steering::queue_ebpf;
 use crate::wire::VnetHdr;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::inputs::{Inputs, MIN_MTU, Peer, Underlay};
 use super::scope::Scope;
 use super::tables::{Forwarding, PeerHeaders};
+use crate::dataplane::packet::Family;
 use crate::net::{Mode, Prefix};
 use crate::route::{FibEditor, HopsFull, PeerId, Policy, Rib, Route, Target, Ways};
 
@@ -124,7 +125,7 @@ impl Inputs<'_> {
             return Some(Ways::Local);
         }
         let way = |peer: &PeerId| {
-            let next_hop = self.peers.get(usize::from(peer.0))?.next_hop(prefix.is_ipv4()).0;
+            let next_hop = self.peers.get(usize::from(peer.0))?.next_hop(Family::of(prefix.address())).0;
             Some((*peer, self.policy.decide(prefix, next_hop).mode))
         };
         let peers: Box<[_]> = self.rib.peers(&route.target).iter().filter_map(way).collect();

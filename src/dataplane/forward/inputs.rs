@@ -8,6 +8,7 @@ use super::way::Way;
 use crate::dataplane::encap::ecn::Marking;
 use crate::dataplane::encap::frame::Hop;
 use crate::dataplane::observe::PeerCounters;
+use crate::dataplane::packet::Family;
 use crate::net::{Mac, Mode, NodeName, Vni};
 use crate::route::{Policy, Rib};
 
@@ -51,11 +52,11 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Next hop and first hop of bare packets, IPv4 or not: its address of their own family, or else
+    /// Next hop and first hop of bare packets of this family: its address of their own family, or else
     /// the one it has.
-    pub fn next_hop(&self, is_ipv4: bool) -> (IpAddr, Option<Hop>) {
-        let second = self.second.filter(|(address, _)| address.is_ipv4() == is_ipv4);
-        second.filter(|_| self.address.is_ipv4() != is_ipv4).unwrap_or((self.address, self.hop))
+    pub fn next_hop(&self, family: Family) -> (IpAddr, Option<Hop>) {
+        let second = self.second.filter(|(address, _)| Family::of(*address) == family);
+        second.filter(|_| Family::of(self.address) != family).unwrap_or((self.address, self.hop))
     }
 
     /// Its addresses, that of outer headers first.
@@ -64,8 +65,8 @@ impl Peer {
     }
 
     /// Its address of one family.
-    pub fn address_in(&self, is_ipv4: bool) -> Option<IpAddr> {
-        self.addresses().find(|address| address.is_ipv4() == is_ipv4)
+    pub fn address_in(&self, family: Family) -> Option<IpAddr> {
+        self.addresses().find(|address| Family::of(*address) == family)
     }
 
     /// Sets the first hops towards its addresses. Returns whether one is another than before.
@@ -86,13 +87,14 @@ impl Peer {
         }
     }
 
-    /// Makes this the empty place of a node that went: nothing comes from the unspecified address.
+    /// Clears the slot of a removed node. Its address becomes the unspecified one, so that no received packet
+    /// matches it.
     pub fn retire(&mut self) {
         self.address = Ipv4Addr::UNSPECIFIED.into();
         (self.hop, self.second, self.path_mtu, self.way) = (None, None, None, None);
     }
 
-    /// Whether this is the empty place of a node that went.
+    /// Whether this is the slot of a removed node.
     pub fn is_gone(&self) -> bool {
         self.address.is_unspecified()
     }

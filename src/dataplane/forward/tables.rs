@@ -7,10 +7,11 @@ use super::inputs::{Peer, Underlay};
 use super::scope::{Scope, is_tunnel};
 use crate::dataplane::encap::{direct, frame, ipip, ipip_gso, ipip6, tunnel_gso, vxlan};
 use crate::dataplane::observe::PeerCounters;
+use crate::dataplane::packet::{Family, PerFamily};
 use crate::dataplane::segment::Flow;
 use crate::net::{DropReason, Mode};
 use crate::route::{Fib, NextHop, PeerId, Via};
-use crate::wire::{ethernet, protocol};
+use crate::wire::protocol;
 
 /// One consistent state of everything the packet path consults. Immutable; published as a whole.
 #[derive(Clone, Debug)]
@@ -36,7 +37,7 @@ pub enum Origin {
     External,
 }
 
-/// The prebuilt headers towards one peer, IPv4 inside first, IPv6 inside second.
+/// The prebuilt headers towards one peer, by the family of the inner packet.
 #[derive(Clone, Debug)]
 pub struct PeerHeaders {
     /// What is exchanged with the peer.
@@ -46,37 +47,37 @@ pub struct PeerHeaders {
     /// UDP port of VXLAN there.
     pub port: u16,
     /// Its address of the same family as the inner packet, which must not go into the tunnel.
-    pub own: [Option<IpAddr>; 2],
+    pub own: PerFamily<Option<IpAddr>>,
     /// Outer headers of IP-in-IP.
     pub ipip: OuterIp,
     /// VXLAN and inner Ethernet headers.
-    pub vxlan: [[u8; vxlan::TEMPLATE]; 2],
+    pub vxlan: PerFamily<[u8; vxlan::TEMPLATE]>,
     /// Everything in front of a VXLAN super-packet for the TAP.
-    pub tap: Option<[[u8; tunnel_gso::TEMPLATE]; 2]>,
+    pub tap: Option<PerFamily<[u8; tunnel_gso::TEMPLATE]>>,
     /// Everything in front of an IP-in-IP super-packet for the TAP; IPv4 inside.
     pub tap_ipip: Option<[u8; ipip_gso::TEMPLATE]>,
     /// Frame header of the first hop towards `address`, for packet sockets.
     pub frame: Option<[u8; frame::TEMPLATE]>,
     /// How bare packets get there.
-    pub bare: [Bare; 2],
+    pub bare: PerFamily<Bare>,
 }
 
 /// Outer IP headers of IP-in-IP in the family of the underlay.
 #[derive(Clone, Debug)]
 pub enum OuterIp {
     /// Over IPv4.
-    V4([[u8; ipip::OVERHEAD]; 2]),
+    V4(PerFamily<[u8; ipip::OVERHEAD]>),
     /// Over IPv6.
-    V6([[u8; ipip6::OVERHEAD]; 2]),
+    V6(PerFamily<[u8; ipip6::OVERHEAD]>),
 }
 
 impl OuterIp {
-    /// The header in front of IPv4 (0) or IPv6 (1).
+    /// The header in front of inner packets of this family.
     #[inline]
-    pub fn header(&self, version: usize) -> &[u8] {
+    pub fn header(&self, inner: Family) -> &[u8] {
         match self {
-            Self::V4(headers) => &headers[version],
-            Self::V6(headers) => &headers[version],
+            Self::V4(headers) => &headers[inner],
+            Self::V6(headers) => &headers[inner],
         }
     }
 }
@@ -200,14 +201,15 @@ impl Forwarding {
 
 impl PeerHeaders {
     pub(super) fn new(underlay: Underlay, peer: &Peer) -> Self {
-        let vxlan = |ethertype| vxlan::template(underlay.vni, peer.vtep_mac, underlay.vtep_mac, ethertype);
-        let vxlan = [vxlan(ethernet::IPV4), vxlan(ethernet::IPV6)];
+        let vxlan = PerFamily::from_fn(|inner| {
+            vxlan::template(underlay.vni, peer.vtep_mac, underlay.vtep_mac, inner.ethertype())
+        });
         let v4 = match peer.address {
             IpAddr::V4(address) => Some((underlay.source(), address)),
             IpAddr::V6(_) => None,
         };
-        // The kernel forwards what is written to the TAP, by its own and more credulous idea of the path
-        // (RFC 1191 without the checks of ours): a forged report could keep it from forwarding at all.
+        // The kernel forwards what is written to the TAP by its own path MTU, which it learns without our
+        // checks (RFC 1191): a forged report could lower it until nothing is forwarded.
         let link = underlay.tap.filter(|_| peer.path_mtu.is_none());
         let whole =
             |mode| peer.way.as_ref().and_then(|way| way.choice(mode)).is_some_and(|choice| choice.tap);
@@ -215,18 +217,17 @@ impl PeerHeaders {
             vxlan.map(|inner| tunnel_gso::template(tap.mac, source, destination, peer.port, &inner))
         });
         let tap_ipip = link.filter(|tap| tap.ipip && whole(Mode::Ipip)).zip(v4);
-        let ethertype = if v4.is_some() { ethernet::IPV4 } else { ethernet::IPV6 };
         Self {
             counters: peer.counters.clone(),
             address: peer.address,
             port: peer.port,
-            own: [true, false].map(|is_ipv4| peer.address_in(is_ipv4)),
+            own: PerFamily::from_fn(|family| peer.address_in(family)),
             ipip: outer_ip(&underlay, peer.address),
             vxlan,
             tap,
             tap_ipip: tap_ipip.map(|(tap, (_, destination))| ipip_gso::template(tap.mac, destination)),
-            frame: peer.hop.map(|hop| frame::template(hop, ethertype)),
-            bare: [true, false].map(|is_ipv4| Bare::new(peer, is_ipv4)),
+            frame: peer.hop.map(|hop| frame::template(hop, Family::of(peer.address).ethertype())),
+            bare: PerFamily::from_fn(|family| Bare::new(peer, family)),
         }
     }
 }
@@ -234,7 +235,10 @@ impl PeerHeaders {
 /// Where the control plane pairs a peer with a family this node lacks, outer sources are
 /// unspecified and the kernel refuses the packets.
 fn outer_ip(underlay: &Underlay, destination: IpAddr) -> OuterIp {
-    let numbers = [protocol::IPIP, protocol::IPV6];
+    let numbers = PerFamily::from_fn(|inner| match inner {
+        Family::V4 => protocol::IPIP,
+        Family::V6 => protocol::IPV6,
+    });
     match destination {
         IpAddr::V4(to) => OuterIp::V4(numbers.map(|number| ipip::template(underlay.source(), to, number))),
         IpAddr::V6(to) => OuterIp::V6(numbers.map(|number| ipip6::template(underlay.source6(), to, number))),
@@ -242,10 +246,9 @@ fn outer_ip(underlay: &Underlay, destination: IpAddr) -> OuterIp {
 }
 
 impl Bare {
-    fn new(peer: &Peer, is_ipv4: bool) -> Self {
-        let (to, hop) = peer.next_hop(is_ipv4);
-        let ethertype = if is_ipv4 { ethernet::IPV4 } else { ethernet::IPV6 };
-        let frame = hop.map(|hop| frame::template(hop, ethertype));
-        Self { to, frame, raw: direct::by_raw_socket(to, is_ipv4) }
+    fn new(peer: &Peer, family: Family) -> Self {
+        let (to, hop) = peer.next_hop(family);
+        let frame = hop.map(|hop| frame::template(hop, family.ethertype()));
+        Self { to, frame, raw: direct::by_raw_socket(Family::of(to), family) }
     }
 }

@@ -33,6 +33,9 @@ impl Piece {
     }
 }
 
+/// Most pieces of one delivery: as many as a device writes at once.
+pub const MAX_PIECES: usize = 64;
+
 /// One packet or super-packet for the device.
 #[derive(Clone, Copy, Debug)]
 pub struct Delivery<'a> {
@@ -40,7 +43,7 @@ pub struct Delivery<'a> {
     pub vnet: VnetHdr,
     /// Its first bytes.
     pub head: &'a [u8],
-    /// The rest, in `arena`.
+    /// The rest, in `arena`; at most [`MAX_PIECES`].
     pub pieces: &'a [Piece],
     /// The buffer `pieces` point into.
     pub arena: &'a [u8],
@@ -48,6 +51,20 @@ pub struct Delivery<'a> {
     pub packets: u32,
     /// Their bytes on the wire, each with its own headers.
     pub bytes: u64,
+}
+
+impl<'a> Delivery<'a> {
+    /// A packet in one piece with nothing left to do to it.
+    pub fn plain(packet: &'a [u8]) -> Self {
+        Self {
+            vnet: VnetHdr::default(),
+            head: packet,
+            pieces: &[],
+            arena: &[],
+            packets: 1,
+            bytes: packet.len() as u64,
+        }
+    }
 }
 
 impl Delivery<'_> {

@@ -3,10 +3,10 @@
 use std::io;
 use std::os::fd::RawFd;
 
-use super::Delivery;
+use super::delivery::Delivery;
 use crate::wire::VnetHdr;
 
-/// Bytes of the largest packet a device reads: an IP packet's limit.
+/// Bytes of the largest packet there is: what an IPv4 total length can say.
 pub const MAX_PACKET: usize = 65535;
 
 /// One queue of a TUN device.

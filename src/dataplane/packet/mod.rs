@@ -10,10 +10,16 @@
 
 mod delivery;
 mod device;
+mod direction;
+mod family;
+mod offloaded;
 mod outbox;
 mod received;
 
-pub use delivery::{Delivery, Piece, Sink};
+pub use delivery::{Delivery, MAX_PIECES, Piece, Sink};
 pub use device::{Device, MAX_PACKET};
-pub use outbox::{Channel, Datagram, Full, Message, Outbox, Paths};
+pub use direction::Direction;
+pub use family::{Family, PerFamily};
+pub use offloaded::Offloaded;
+pub use outbox::{Batch, Channel, Datagram, Full, Message, Outbox, Paths};
 pub use received::{Format, Received};

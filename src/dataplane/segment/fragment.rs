@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use crate::dataplane::packet::MAX_PACKET;
 use crate::wire::{Ipv4, Malformed, ipv4};
 
 /// Most fragments of one packet: 64 KiB on the smallest path the tables know.
@@ -37,7 +38,7 @@ impl<'a> Fragments<'a> {
         let chunk = mtu.saturating_sub(ip.header_len()) & !7;
         let fragments = Self { ip, chunk, done: 0 };
         let end = offset(ip) + ip.payload().len();
-        let possible = chunk > 0 && end <= 65535 && ip.flags() & ipv4::DF == 0;
+        let possible = chunk > 0 && end <= MAX_PACKET && ip.flags() & ipv4::DF == 0;
         if possible && fragments.count() <= MAX_FRAGMENTS { Ok(fragments) } else { Err(Malformed) }
     }
 

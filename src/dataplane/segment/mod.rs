@@ -3,8 +3,9 @@
 //! A *super-packet* is one TCP or UDP packet of up to 64 KiB that stands for many equal segments.
 //! [`split`] cuts one that the TUN handed us into segments for the wire; [`merge`] joins segments
 //! from the wire into one for the TUN; [`fragment`] cuts a plain packet. None copies payload: they
-//! describe packets as [`Piece`]s of buffers that stay where they are.
+//! describe packets as [`Piece`](crate::dataplane::packet::Piece)s of buffers that stay where they are.
 
+mod candidate;
 pub mod flow;
 pub mod fragment;
 pub mod merge;

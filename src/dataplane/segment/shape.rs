@@ -6,8 +6,8 @@
 //! else the kernel's [`Metadata`], says which. Where nobody can say, UDP is dropped, because the borders of datagrams
 //! are data; TCP, a stream of bytes, is cut to what every path carries, and counted.
 
-use super::Flow;
-use super::merge::{Candidate, Grouping, Rules};
+use super::candidate::{Candidate, Grouping, Rules};
+use super::flow::Flow;
 use super::metadata::{Metadata, MetadataSource};
 use crate::wire::{Udp, VnetHdr, checksum, ipv4, ipv6, protocol, tcp, udp, vnet_hdr};
 

@@ -8,9 +8,8 @@ use std::io;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{OpenError, sys};
-
-const SEND_BUFFER: usize = 4 << 20;
+use super::setup::{OpenError, SEND_BUFFER};
+use super::sys;
 
 /// The sending socket on the interface `index`. It receives nothing.
 ///

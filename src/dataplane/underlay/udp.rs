@@ -9,13 +9,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{OpenError, RECEIVE_BUFFER, SOURCE_PORTS, Setup, sys};
+use super::setup::{OpenError, RECEIVE_BUFFER, SEND_BUFFER, SOURCE_PORTS, Setup};
+use super::sys;
 use crate::dataplane::encap::OUTER_TTL;
 use crate::dataplane::encap::vxlan::FIRST_SOURCE_PORT;
 use crate::dataplane::steering::socket_cbpf;
-
-/// Bytes of kernel buffer for each sending socket: a burst of super-packets waits here, not in us.
-const SEND_BUFFER: usize = 4 << 20;
 
 /// Bytes of receive buffer of a socket that only sends: less than the least that the kernel allows (socket(7)).
 const SMALLEST_BUFFER: usize = 1;

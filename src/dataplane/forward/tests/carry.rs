@@ -63,8 +63,8 @@ fn check(
     let sent = sender.send(&input);
     prop_assert_eq!(sender.drops(), []);
     prop_assert_eq!(sent.len(), wanted.len());
-    prop_assert_eq!(sender.counters.device.rx_packets.get(), wanted.len() as u64);
-    prop_assert_eq!(sender.counters.device.rx_bytes.get(), bytes);
+    prop_assert_eq!(sender.worker.counters.device.rx_packets.get(), wanted.len() as u64);
+    prop_assert_eq!(sender.worker.counters.device.rx_bytes.get(), bytes);
     prop_assert!(sent.iter().all(|one| one.to == at(2)));
     if mode == Mode::Direct {
         // Nobody at the other end takes anything off: these are the packets.
@@ -76,10 +76,10 @@ fn check(
     let (mut receiver, mut device) = (node(2), Memory { plain: without_offloads, ..Memory::default() });
     receiver.receive(at(1), &sent, gro, &mut device);
     prop_assert_eq!(receiver.drops(), []);
-    prop_assert_eq!(receiver.counters.underlay.rx_packets.get(), wanted.len() as u64);
-    prop_assert_eq!(receiver.counters.underlay.rx_bytes.get(), bytes + wanted.len() as u64 * overhead);
-    prop_assert_eq!(receiver.counters.device.tx_packets.get(), wanted.len() as u64);
-    prop_assert_eq!(receiver.counters.device.tx_bytes.get(), bytes);
+    prop_assert_eq!(receiver.worker.counters.underlay.rx_packets.get(), wanted.len() as u64);
+    prop_assert_eq!(receiver.worker.counters.underlay.rx_bytes.get(), bytes + wanted.len() as u64 * overhead);
+    prop_assert_eq!(receiver.worker.counters.device.tx_packets.get(), wanted.len() as u64);
+    prop_assert_eq!(receiver.worker.counters.device.tx_bytes.get(), bytes);
     if without_offloads {
         prop_assert!(device.output.iter().all(|(vnet, _)| *vnet == VnetHdr::default()));
         prop_assert_eq!(device.output.len(), wanted.len());

@@ -27,7 +27,7 @@ fn packets(outbox: &Outbox, message: &Message, arena: &[u8]) -> Vec<Sent> {
         .map(|datagram| {
             let mut bytes = datagram.head.resolve(outbox.slab(), arena).to_vec();
             bytes.extend_from_slice(datagram.body.resolve(outbox.slab(), arena));
-            Sent { channel: message.channel, to: message.to, tos: message.tos, bytes }
+            Sent { channel: message.channel, to: message.to.ip(), tos: message.tos, bytes }
         })
         .collect()
 }

@@ -23,6 +23,7 @@ use crossbeam::queue::ArrayQueue;
 pub use filter::{Filter, FilterError};
 pub use outer::Outer;
 
+use crate::dataplane::packet::Direction;
 use crate::net::DropReason;
 use crate::sync::Published;
 
@@ -68,8 +69,8 @@ impl Point {
 pub struct Seen {
     /// Where.
     pub point: Point,
-    /// On its way from the underlay to the device.
-    pub inbound: bool,
+    /// Which way it travels.
+    pub direction: Direction,
     /// Why it was dropped, if it was.
     pub reason: Option<DropReason>,
 }
@@ -201,7 +202,7 @@ fn gather<'a>(parts: impl Iterator<Item = &'a [u8]>, out: &mut [u8]) -> usize {
 impl Record {
     fn empty(snaplen: usize) -> Self {
         Self {
-            seen: Seen { point: Point::Device, inbound: false, reason: None },
+            seen: Seen { point: Point::Device, direction: Direction::Outbound, reason: None },
             time: SystemTime::UNIX_EPOCH,
             len: 0,
             bytes: Vec::with_capacity(snaplen),

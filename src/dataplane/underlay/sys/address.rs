@@ -3,7 +3,7 @@
 
 use std::ffi::c_int;
 use std::mem::size_of;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// A socket address of one of the families we use; the family is the first field of each.
 #[derive(Clone, Copy)]
@@ -15,24 +15,24 @@ pub union Address {
 }
 
 impl Address {
-    /// `to` at `port`, and how many bytes of it count.
-    pub fn of(to: IpAddr, port: u16) -> (Self, libc::socklen_t) {
+    /// `to`, and how many bytes of it count.
+    pub fn of(to: SocketAddr) -> (Self, libc::socklen_t) {
         match to {
-            IpAddr::V4(to) => {
+            SocketAddr::V4(to) => {
                 let v4 = libc::sockaddr_in {
                     sin_family: libc::AF_INET as libc::sa_family_t,
-                    sin_port: port.to_be(),
-                    sin_addr: libc::in_addr { s_addr: u32::from(to).to_be() },
+                    sin_port: to.port().to_be(),
+                    sin_addr: libc::in_addr { s_addr: u32::from(*to.ip()).to_be() },
                     sin_zero: [0; 8],
                 };
                 (Self { v4 }, size_of::<libc::sockaddr_in>() as libc::socklen_t)
             }
-            IpAddr::V6(to) => {
+            SocketAddr::V6(to) => {
                 let v6 = libc::sockaddr_in6 {
                     sin6_family: libc::AF_INET6 as libc::sa_family_t,
-                    sin6_port: port.to_be(),
+                    sin6_port: to.port().to_be(),
                     sin6_flowinfo: 0,
-                    sin6_addr: libc::in6_addr { s6_addr: to.octets() },
+                    sin6_addr: libc::in6_addr { s6_addr: to.ip().octets() },
                     sin6_scope_id: 0,
                 };
                 (Self { v6 }, size_of::<libc::sockaddr_in6>() as libc::socklen_t)

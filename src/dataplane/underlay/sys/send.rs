@@ -9,9 +9,7 @@ use std::os::fd::RawFd;
 
 use super::address::Address;
 use super::control::{CONTROL, Control, control_message};
-use crate::dataplane::observe::WorkerCounters;
-use crate::dataplane::packet::{Channel, Datagram, Message, Outbox, Piece};
-use crate::net::DropReason;
+use crate::dataplane::packet::{Batch, Channel, Datagram, Message};
 
 /// Messages in one `sendmmsg`.
 const MESSAGES: usize = 256;
@@ -20,9 +18,11 @@ const PIECES: usize = 4096;
 
 /// What a message counts as, kept for after the send.
 #[derive(Clone, Copy, Default)]
-struct Weight {
-    packets: u32,
-    bytes: u32,
+pub struct Load {
+    /// Outer packets on the wire.
+    pub packets: u32,
+    /// Bytes of them on the wire.
+    pub bytes: u32,
     segmented: bool,
 }
 
@@ -32,7 +32,7 @@ pub struct SendBatch {
     addresses: Box<[Address]>,
     controls: Box<[Control]>,
     pieces: Box<[libc::iovec]>,
-    weights: [Weight; MESSAGES],
+    loads: [Load; MESSAGES],
     len: usize,
     used: usize,
     /// The slab and the arena that `pieces` point into.
@@ -53,7 +53,7 @@ impl Default for SendBatch {
             addresses: vec![address; MESSAGES].into_boxed_slice(),
             controls: vec![Control([0; CONTROL]); MESSAGES].into_boxed_slice(),
             pieces: vec![piece; PIECES].into_boxed_slice(),
-            weights: [Weight::default(); MESSAGES],
+            loads: [Load::default(); MESSAGES],
             len: 0,
             used: 0,
             buffers: [std::ptr::slice_from_raw_parts(std::ptr::null(), 0); 2],
@@ -69,11 +69,10 @@ impl SendBatch {
 
     /// Fills the batch with as many of `messages` as it holds, one kernel message each (several
     /// datagrams by UDP_SEGMENT), and returns how many it took.
-    pub fn fill(&mut self, outbox: &Outbox, messages: &[Message], arena: &[u8]) -> usize {
-        self.start(outbox, arena);
+    pub fn fill(&mut self, batch: Batch<'_>, messages: &[Message]) -> usize {
+        self.start(batch);
         for message in messages {
-            let datagrams = outbox.datagrams(message);
-            if !self.add(outbox, message, datagrams, arena) {
+            if !self.add(batch, message, batch.datagrams(message)) {
                 break;
             }
         }
@@ -81,35 +80,35 @@ impl SendBatch {
     }
 
     /// Fills the batch with the datagrams of `message`, a kernel message each.
-    pub fn fill_unsegmented(&mut self, outbox: &Outbox, message: &Message, arena: &[u8]) {
-        self.start(outbox, arena);
-        for datagram in outbox.datagrams(message) {
-            self.add(outbox, message, std::slice::from_ref(datagram), arena);
+    pub fn fill_unsegmented(&mut self, batch: Batch<'_>, message: &Message) {
+        self.start(batch);
+        for datagram in batch.datagrams(message) {
+            self.add(batch, message, std::slice::from_ref(datagram));
         }
     }
 
-    fn start(&mut self, outbox: &Outbox, arena: &[u8]) {
+    fn start(&mut self, batch: Batch<'_>) {
         (self.len, self.used) = (0, 0);
-        self.buffers = [outbox.slab(), arena];
+        self.buffers = [batch.outbox.slab(), batch.arena];
     }
 
-    fn add(&mut self, outbox: &Outbox, message: &Message, datagrams: &[Datagram], arena: &[u8]) -> bool {
+    fn add(&mut self, batch: Batch<'_>, message: &Message, datagrams: &[Datagram]) -> bool {
         let (index, from) = (self.len, self.used);
         if index == MESSAGES || from + 2 * datagrams.len() > PIECES {
             return false;
         }
         let segmented = datagrams.len() > 1;
-        let mut weight = Weight { segmented, ..Weight::default() };
+        let mut load = Load { segmented, ..Load::default() };
         for datagram in datagrams {
             for piece in [datagram.head, datagram.body] {
-                self.pieces[self.used] = iovec(piece, outbox.slab(), arena);
+                self.pieces[self.used] = iovec(batch.bytes(piece));
                 self.used += 1;
             }
-            weight.packets += u32::from(datagram.packets);
-            weight.bytes += datagram.wire_bytes;
+            load.packets += u32::from(datagram.packets);
+            load.bytes += datagram.wire_bytes;
         }
-        self.weights[index] = weight;
-        let (address, address_len) = Address::of(message.to, message.port);
+        self.loads[index] = load;
+        let (address, address_len) = Address::of(message.to);
         self.addresses[index] = address;
         let control = self.control(index, message, segmented);
         let header = &mut self.headers[index].msg_hdr;
@@ -150,13 +149,13 @@ impl SendBatch {
         used
     }
 
-    /// Sends from message `from` on; returns how many the kernel took, at least one. `outbox` and
-    /// `arena` are those the batch was filled from.
+    /// Sends from message `from` on; returns how many the kernel took, at least one. `batch` is what this
+    /// was filled from.
     ///
     /// # Errors
-    /// The kernel's; `InvalidInput` for another outbox or arena.
-    pub fn send(&mut self, fd: RawFd, from: usize, outbox: &Outbox, arena: &[u8]) -> io::Result<usize> {
-        let buffers: [*const [u8]; 2] = [outbox.slab(), arena];
+    /// The kernel's; `InvalidInput` for another batch.
+    pub fn send(&mut self, fd: RawFd, from: usize, batch: Batch<'_>) -> io::Result<usize> {
+        let buffers: [*const [u8]; 2] = [batch.outbox.slab(), batch.arena];
         if !std::iter::zip(buffers, self.buffers).all(|(now, then)| std::ptr::eq(now, then)) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
@@ -170,39 +169,30 @@ impl SendBatch {
 
     /// Whether message `index` relies on UDP_SEGMENT.
     pub fn is_segmented(&self, index: usize) -> bool {
-        self.weights[index].segmented
+        self.loads[index].segmented
     }
 
-    /// Counts the messages of `range` as sent.
-    pub fn count_sent(&self, range: Range<usize>, counters: &WorkerCounters) {
-        for weight in &self.weights[range] {
-            counters.underlay.tx_packets.add(u64::from(weight.packets));
-            counters.underlay.tx_bytes.add(u64::from(weight.bytes));
-        }
-    }
-
-    /// Counts message `index` as dropped.
-    pub fn count_dropped(&self, index: usize, counters: &WorkerCounters, reason: DropReason) {
-        counters.dropped(reason, u64::from(self.weights[index].packets));
+    /// What the messages of `range` count as.
+    pub fn loads(&self, range: Range<usize>) -> &[Load] {
+        &self.loads[range]
     }
 
     /// What kernel message `index` of this batch, filled from `messages`, stands for.
     pub fn what<'a>(
         &self,
         index: usize,
-        outbox: &'a Outbox,
+        batch: Batch<'a>,
         messages: &'a [Message],
     ) -> (&'a Message, &'a [Datagram]) {
-        // A batch has either whole messages or the datagrams of a single one.
+        // There are either whole messages or the datagrams of a single one.
         if self.len > messages.len() {
-            let datagrams = outbox.datagrams(&messages[0]);
+            let datagrams = batch.datagrams(&messages[0]);
             return (&messages[0], datagrams.get(index..=index).unwrap_or_default());
         }
-        (&messages[index], outbox.datagrams(&messages[index]))
+        (&messages[index], batch.datagrams(&messages[index]))
     }
 }
 
-fn iovec(piece: Piece, slab: &[u8], arena: &[u8]) -> libc::iovec {
-    let bytes = piece.resolve(slab, arena);
+fn iovec(bytes: &[u8]) -> libc::iovec {
     libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
 }
