@@ -20,8 +20,9 @@
 
 pub(in crate::dataplane) mod cbpf;
 pub(in crate::dataplane) mod ebpf;
+mod hash;
 pub mod queue_ebpf;
 pub mod socket_cbpf;
 
-/// The odd number next to 2^32 over the golden ratio, for multiplicative hashing.
-pub const FACTOR: u32 = 0x9e37_79b1;
+#[cfg(test)]
+mod tests;

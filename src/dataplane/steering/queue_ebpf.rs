@@ -10,12 +10,12 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use super::FACTOR;
 use super::ebpf::{
     self, EXIT, FRAME, Instruction, R0, R1, R2, R3, R4, R6, R7, R8, R9, SKB_LOAD_BYTES, and, big_endian,
     call, copy, jump, jump_if_equal, jump_unless_equal, load8, load16, load32, mov, multiply32, or_return,
     shift_left, shift_right, slot, xor_register,
 };
+use super::hash::FACTOR;
 use crate::wire::{ipv4, ipv6, protocol};
 
 /// Loads the program; what to set it on is the caller's business.
@@ -39,7 +39,8 @@ const HEADER: i16 = -40;
 /// Where the ports are kept on the stack.
 const PORTS: i16 = -8;
 
-fn program() -> Vec<Instruction> {
+/// The program.
+pub fn program() -> Vec<Instruction> {
     let mut code = vec![copy(CONTEXT, R1), mov(R2, 0)];
     code.extend(load_bytes(HEADER, ipv4::LEN));
     code.extend(or_return(0));
