@@ -19,7 +19,7 @@ use underpass::dataplane::segment::{Flow, Metadata, MetadataSource};
 use underpass::wire::{Ipv4, ethernet, protocol, vxlan};
 
 use crate::input::Input;
-use crate::node::{MTU, Transport, address, comparable, dropped, expand, forwarding, is_pod_of, repair};
+use crate::node::{Transport, address, comparable, dropped, expand, forwarding, is_pod_of, repair};
 
 /// Bytes in front of the inner packet of a VXLAN datagram.
 const VXLAN_INNER: usize = vxlan::LEN + ethernet::LEN;

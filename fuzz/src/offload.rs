@@ -17,8 +17,6 @@ use underpass::wire::{VnetHdr, checksum, ipv4, vnet_hdr};
 use crate::input::Input;
 use crate::node::{Transport, expand, forget_id, repair_ip};
 
-const MTU: usize = 1450;
-
 /// A super-packet cut, damaged, joined and cut again.
 pub fn split_merge(data: &[u8]) {
     let mut input = Input::new(data);
