@@ -120,7 +120,7 @@ fn receives(format: Format, ipv6: bool, input: &mut Input<'_>, mend: bool) -> (V
         let len = input.short();
         let bytes = input.bytes(usize::from(len));
         let segment = if format == Format::Vxlan { usize::from(segment) } else { 0 };
-        // Mostly a peer, sometimes nobody we know.
+        // Mostly a peer, sometimes an unknown sender.
         let source = address(if sender < 0xc0 { 2 + sender % 2 } else { sender }, ipv6);
         let at = arena.len();
         arena.extend_from_slice(bytes);

@@ -21,7 +21,7 @@ pub struct PlainTun {
 
 impl PlainTun {
     /// Makes the TUN `name`, or attaches to it where it exists and is free, and becomes its owner.
-    /// While we are attached nobody else can be, as it has one queue; the owner matters once we are gone.
+    /// While we are attached no other process can be, as it has one queue; the owner matters once we are gone.
     ///
     /// # Errors
     /// The kernel's: EPERM without the right, EBUSY when another process holds it, EINVAL when it

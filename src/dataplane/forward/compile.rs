@@ -41,7 +41,7 @@ impl Compiler {
         self.scope = Arc::new(scope);
     }
 
-    /// Compiles everything anew.
+    /// Compiles everything from scratch.
     ///
     /// # Errors
     /// When there are more different next hops than ids; nothing has changed then.
@@ -70,7 +70,7 @@ impl Compiler {
         Ok(self.forwarding(inputs))
     }
 
-    /// Builds the headers towards all peers anew, and the MTUs of the paths to them.
+    /// Rebuilds the headers towards all peers, and the MTUs of the paths to them.
     pub fn set_peers(&mut self, inputs: Inputs) -> Forwarding {
         let Inputs { underlay, peers, .. } = inputs;
         let (mut senders, mut senders6) = (Vec::new(), Vec::new());

@@ -1,7 +1,7 @@
 //! ICMP errors to the senders of packets that cannot be forwarded, on their way back to the device.
 //!
 //! They are few by design. Each worker has a bucket for every kind of error and sender (as far as a
-//! small table tells senders apart), so that one that asks for errors all the time keeps nobody else
+//! small table tells senders apart), so that one that causes errors all the time does not keep others
 //! from theirs, and one for all of them together.
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};

@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use super::neighbour_replies::NeighbourReplies;
 use super::scope::is_special;
-use super::tables::{Forwarding, Origin};
+use super::tables::{Forwarding, OuterSource};
 use crate::dataplane::encap::{UDP_OVERHEAD, UDP6_OVERHEAD, ecn, ipip6, probe};
 use crate::dataplane::observe::capture::{Outer, Point, Seen};
 use crate::dataplane::observe::{Worker, WorkerCounters};
@@ -64,10 +64,10 @@ impl Inbound {
     #[inline]
     pub fn receive<M: MetadataSource, S: Sink>(&mut self, cx: &mut InboundCx<'_, M, S>, received: Received) {
         let (tables, format, worker) = (cx.tables, cx.format, cx.worker);
-        let sender = tables.origin(received.source);
+        let sender = tables.outer_source(received.source);
         let headers = match sender {
-            Some(Origin::Peer(peer)) => tables.peer(peer),
-            Some(Origin::External) | None => None,
+            Some(OuterSource::Peer(peer)) => tables.peer(peer),
+            Some(OuterSource::External) | None => None,
         };
         let from = headers.and_then(|headers| headers.counters.worker(worker.index));
         let unseen = unseen(format, Family::of(received.source));
@@ -137,7 +137,7 @@ impl Inbound {
     fn is_question(
         &mut self,
         tables: &Forwarding,
-        sender: Option<Origin>,
+        sender: Option<OuterSource>,
         reason: DropReason,
         received: &Received,
         datagram: &[u8],
@@ -146,7 +146,7 @@ impl Inbound {
         let may_be =
             matches!(reason, DropReason::Unsupported | DropReason::NotLocal | DropReason::SpoofedSource);
         match sender {
-            Some(Origin::Peer(peer)) if may_be => {
+            Some(OuterSource::Peer(peer)) if may_be => {
                 self.replies.answer(tables, peer, received.source, datagram)
             }
             _ => false,
@@ -169,7 +169,7 @@ fn show_drop<M, S>(cx: &InboundCx<'_, M, S>, received: &Received, reason: DropRe
 }
 
 /// The outer headers that the kernel kept to itself when it handed over a datagram of `len` bytes,
-/// made anew of what it said about them. `port` is the sender's UDP port.
+/// rebuilt from what it said about them. `port` is the sender's UDP port.
 pub fn outer(tables: &Forwarding, format: Format, received: &Received, port: u16, len: usize) -> Outer {
     let underlay = tables.underlay();
     let (from, to, tos) = (received.source, underlay.facing(received.source), received.tos);
@@ -232,7 +232,7 @@ fn count(counters: &WorkerCounters, packets: u32, len: usize, unseen: usize) {
 fn admit(
     tables: &Forwarding,
     format: Format,
-    sender: Origin,
+    sender: OuterSource,
     outer_tos: u8,
     datagram: Range<usize>,
     arena: &mut [u8],
@@ -314,10 +314,10 @@ fn inner_flow(inner: &[u8]) -> Result<Flow, DropReason> {
 
 /// The inner source must belong to the very peer that sent the packet, or, sent by an external node,
 /// have no owner that we know; the destination must belong to us.
-fn check_addresses(tables: &Forwarding, sender: Origin, flow: &Flow) -> Result<(), DropReason> {
+fn check_addresses(tables: &Forwarding, sender: OuterSource, flow: &Flow) -> Result<(), DropReason> {
     let honest = match sender {
-        Origin::Peer(peer) => tables.owns(peer, flow.source),
-        Origin::External => tables.lookup(flow.source).is_none() && !tables.is_node(flow.source),
+        OuterSource::Peer(peer) => tables.owns(peer, flow.source),
+        OuterSource::External => tables.lookup(flow.source).is_none() && !tables.is_node(flow.source),
     };
     if !honest || is_special(flow.source) {
         return Err(DropReason::SpoofedSource);

@@ -111,7 +111,7 @@ fn write_answer(
         ethernet::ARP => {
             let asked = arp::request(packet).ok()??;
             let ours = underlay.tun.address == Some(asked.target);
-            // Nobody asks for another.
+            // No other address is asked for.
             if !ours || !forwarding.owns(peer, asked.sender.into()) {
                 return None;
             }

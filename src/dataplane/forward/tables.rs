@@ -30,7 +30,7 @@ pub struct Forwarding {
 
 /// Who may send tunnel packets to us.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Origin {
+pub enum OuterSource {
     /// A peer.
     Peer(PeerId),
     /// A node that is no peer, allowed by the configuration.
@@ -174,12 +174,12 @@ impl Forwarding {
         }
     }
 
-    /// Who sends from the underlay address `source`; `None` when nobody who may.
+    /// Who sends from the underlay address `source`; `None` where that is not allowed.
     #[inline]
-    pub fn origin(&self, source: IpAddr) -> Option<Origin> {
+    pub fn outer_source(&self, source: IpAddr) -> Option<OuterSource> {
         match self.sender(source) {
-            Some(peer) => Some(Origin::Peer(peer)),
-            None => self.scope.is_external(source).then_some(Origin::External),
+            Some(peer) => Some(OuterSource::Peer(peer)),
+            None => self.scope.is_external(source).then_some(OuterSource::External),
         }
     }
 

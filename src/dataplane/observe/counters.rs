@@ -46,7 +46,7 @@ pub struct WorkerCounters {
     fallbacks: [Refusals; Fallback::ALL.len()],
     /// Super-packets written to the TAP.
     pub tap_frames: Counter,
-    /// Received TCP super-packets whose segment size nobody knew, cut to what every path carries.
+    /// Received TCP super-packets whose segment size is unknown, cut to what every path carries.
     pub recut_super_packets: Counter,
     /// ICMP errors written to the TUN. They are no traffic of others, so no edge counts them.
     pub icmp_sent: Counter,
@@ -54,8 +54,8 @@ pub struct WorkerCounters {
     pub icmp_suppressed: Counter,
 }
 
-/// How often the kernel refused an offload, and with which error. A worker does not log: this is
-/// where whoever does sees it.
+/// How often the kernel refused an offload, and with which error. A worker does not log: the
+/// control plane reads it here.
 #[derive(Debug, Default)]
 struct Refusals {
     count: Counter,

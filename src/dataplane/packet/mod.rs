@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Nothing here decides anything or does I/O, and nothing is copied: packets are [`Piece`]s of buffers
-//! that stay where they are.
+//! that stay where they are. [`Worker`](crate::dataplane::observe::Worker), which packets are counted
+//! with, is made of counters and captures and lives with them.
 
 mod delivery;
 mod device;

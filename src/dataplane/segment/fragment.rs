@@ -1,7 +1,7 @@
 //! Fragmentation of an IPv4 packet that is larger than its path and allows it (RFC 791 §3.2).
 //!
 //! Each fragment gets a copy of the IP header, patched; the payload is not copied. Identification
-//! stays: whoever leaves DF clear keeps it unique (RFC 6864 §4.3).
+//! stays: a sender that leaves DF clear keeps it unique (RFC 6864 §4.3).
 
 use std::ops::Range;
 
@@ -92,7 +92,7 @@ fn blank_options(options: &mut [u8]) {
         let len = match (options[at], options.get(at + 1)) {
             (NO_OPERATION, _) => 1,
             (_, Some(len @ 2..)) => usize::from(*len),
-            // Nobody can tell where the next one begins.
+            // There is no telling where the next one begins.
             _ => options.len(),
         };
         let end = (at + len).min(options.len());

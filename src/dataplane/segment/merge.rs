@@ -40,7 +40,7 @@ pub struct Cut {
     pub packets: u32,
     /// Bytes they have together beyond those of the whole: headers once more for each but one.
     pub repeated: usize,
-    /// Whether they are of another size than they were sent in, because nobody knows that one.
+    /// Whether they are of another size than they were sent in, because that one is unknown.
     pub recut: bool,
 }
 
@@ -67,7 +67,7 @@ impl Merge {
     /// Adds the next packet of the batch; returns what it stands for.
     ///
     /// # Errors
-    /// Where nobody knows what it stands for; nothing is delivered of it then.
+    /// Where it is unknown what it stands for; nothing is delivered of it then.
     pub fn push(
         &mut self,
         packet: Candidate,

@@ -32,7 +32,7 @@ pub struct MetadataSocket {
     wanted: Wanted,
     batch: sys::ReceiveBatch,
     known: Known,
-    /// Makes keys that nobody can foresee.
+    /// Makes keys that cannot be foreseen.
     seed: u64,
     all: bool,
 }

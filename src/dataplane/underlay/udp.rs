@@ -96,7 +96,7 @@ pub fn send_all(setup: &Setup, address: IpAddr) -> Result<Vec<(Socket, u16)>, Op
 fn send_from(from: SocketAddr, shared: bool) -> io::Result<Socket> {
     let socket = open(from, Type::DGRAM.nonblocking())?;
     socket.set_reuse_port(shared)?;
-    // Nobody has business with this port; whatever is sent to it must not fill memory. A filter that refuses
+    // This port is only sent from; what is sent to it must not fill memory. A filter that refuses
     // everything would do, but a program a socket is hundreds of programs to make and to free for each daemon, and
     // the kernel frees them one by one.
     socket.set_recv_buffer_size(SMALLEST_BUFFER)?;

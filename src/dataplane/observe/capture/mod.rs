@@ -1,4 +1,4 @@
-//! Captures: copies of packets for whoever asks, made by the workers only while somebody does.
+//! Captures: copies of packets for a client, made by the workers only while a capture runs.
 //!
 //! ```text
 //! worker ──record──▶ free ─fill─▶ full ──drain──▶ control plane ──pcapng──▶ client
@@ -6,7 +6,7 @@
 //!                      └────────────────┘  buffers of one session, all made at its start
 //! ```
 //!
-//! Off, a capture costs the workers one relaxed load per batch and one per dropped packet. On, a
+//! Off, a capture costs the workers a few relaxed loads per batch and one per dropped packet. On, a
 //! packet is compared with the filter and copied into a free buffer; where there is none it is
 //! counted as lost. Neither side ever waits for the other.
 

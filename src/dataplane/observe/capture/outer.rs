@@ -1,4 +1,4 @@
-//! Outer headers that a socket neither takes nor hands over, made anew for the file.
+//! Outer headers that a socket neither takes nor hands over, rebuilt for the file.
 //!
 //! ```text
 //! udp   | IPv4 (20) or IPv6 (40) | UDP (8) | datagram …

@@ -103,6 +103,19 @@ fn bpf<A>(command: c_long, attr: &mut A) -> io::Result<OwnedFd> {
     // pointer in it leads to memory that the caller keeps alive over the call.
     let fd = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<A>()) };
     let fd = RawFd::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
-    // SAFETY: both commands return a new descriptor (close-on-exec) that nobody else owns.
+    // SAFETY: both commands return a new descriptor (close-on-exec) that nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Kind, load};
+    use crate::dataplane::steering::ebpf::{EXIT, R0, R3, copy};
+
+    #[test]
+    #[ignore = "needs root"]
+    fn a_refused_program_is_explained() {
+        let error = load(Kind::SocketFilter, "underpass_wrong", &[copy(R0, R3), EXIT]).unwrap_err();
+        assert!(error.to_string().contains("R3 !read_ok"), "{error}");
+    }
 }

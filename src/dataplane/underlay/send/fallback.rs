@@ -10,7 +10,7 @@ use crate::wire::{VnetHdr, be16, ethernet, ipv6, udp, vnet_hdr};
 
 /// How to cut a super-packet whose whole form was refused.
 #[derive(Clone, Copy)]
-pub struct SuperPacket {
+pub struct Uncut {
     channel: Channel,
     /// Outer headers of each segment: `outer[..outer_len]`.
     outer: [u8; vxlan::TEMPLATE],
@@ -20,7 +20,7 @@ pub struct SuperPacket {
     tos: u8,
 }
 
-impl SuperPacket {
+impl Uncut {
     fn new(channel: Channel, template: &[u8], vnet: VnetHdr, tos: u8) -> Self {
         let mut outer = [0; vxlan::TEMPLATE];
         outer[..template.len()].copy_from_slice(template);

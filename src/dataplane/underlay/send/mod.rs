@@ -27,7 +27,7 @@ use crate::dataplane::packet::{Batch, Channel, Datagram, Family, Message, Outbox
 use crate::net::DropReason;
 use crate::wire::protocol;
 use errors::{full, gone, reason_of, refused};
-use fallback::{Bare, SuperPacket, raw_takes};
+use fallback::{Bare, Uncut, raw_takes};
 
 /// The sending sockets of one worker.
 pub struct Sender {
@@ -177,7 +177,7 @@ impl Sender {
                         worker.counters.fell_back(Fallback::Tap, &error);
                     }
                     let whole = match message.to.ip() {
-                        IpAddr::V4(to) => SuperPacket::of_tap(head, &self.ports, &self.ipip_template(to)),
+                        IpAddr::V4(to) => Uncut::of_tap(head, &self.ports, &self.ipip_template(to)),
                         IpAddr::V6(_) => None,
                     };
                     self.send_cut(whole, message, datagram, batch.arena, worker);
@@ -319,10 +319,10 @@ impl Sender {
                     worker.counters.dropped(DropReason::Unsupported, u64::from(datagram.packets));
                     self.show_dropped(DropReason::Unsupported, message, from_ref(datagram), batch, worker);
                 } else if datagram.packets > 1 || head[0] != 0 {
-                    self.send_cut(SuperPacket::of_frame(head), message, datagram, batch.arena, worker);
+                    self.send_cut(Uncut::of_frame(head), message, datagram, batch.arena, worker);
                 } else {
                     let bare = Bare { frame: head, to: message.to };
-                    self.send_anew(batch.arena, worker, |spare| bare.queue(datagram, spare));
+                    self.send_spare(batch.arena, worker, |spare| bare.queue(datagram, spare));
                 }
             }
         }
@@ -331,7 +331,7 @@ impl Sender {
     /// Cuts the super-packet in `datagram` of `message` and sends its segments through an ordinary socket.
     fn send_cut(
         &mut self,
-        whole: Option<SuperPacket>,
+        whole: Option<Uncut>,
         message: &Message,
         datagram: &Datagram,
         arena: &[u8],
@@ -341,11 +341,11 @@ impl Sender {
         let (Some(whole), Some(split)) = (&whole, split) else {
             return worker.counters.dropped(DropReason::Malformed, u64::from(datagram.packets));
         };
-        self.send_anew(arena, worker, |spare| whole.queue(split, message.to, datagram, spare));
+        self.send_spare(arena, worker, |spare| whole.queue(split, message.to, datagram, spare));
     }
 
     /// Sends what `fill` queues in the spare outbox.
-    fn send_anew(&mut self, arena: &[u8], worker: &Worker, fill: impl FnOnce(&mut Outbox)) {
+    fn send_spare(&mut self, arena: &[u8], worker: &Worker, fill: impl FnOnce(&mut Outbox)) {
         let mut spare = std::mem::replace(&mut self.spare, Outbox::hollow());
         fill(&mut spare);
         self.send(Batch { outbox: &spare, arena }, worker);

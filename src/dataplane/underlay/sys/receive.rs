@@ -64,7 +64,7 @@ impl ReceiveBatch {
         usize::try_from(received).map_err(|_| io::Error::last_os_error())
     }
 
-    /// The kernel overwrites lengths with what it used, so they are set anew each time.
+    /// The kernel overwrites lengths with what it used, so they are set before each receive.
     fn prepare(&mut self) {
         for (index, buffer) in self.arena.chunks_exact_mut(self.room + GAP).enumerate() {
             self.pieces[index] = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: self.room };
