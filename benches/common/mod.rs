@@ -58,7 +58,7 @@ pub fn udp6(payload: usize) -> Vec<u8> {
 }
 
 /// A TCP super-packet as the TUN hands it over, with what its vnet header says. Its transport checksum
-/// is left to do; nobody reads what the field holds.
+/// is left to do; what the field holds is not read.
 pub fn super_packet(from: [u8; 4], to: [u8; 4]) -> (VnetHdr, Vec<u8>) {
     let vnet = VnetHdr {
         flags: vnet_hdr::NEEDS_CSUM,

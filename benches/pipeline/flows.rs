@@ -9,13 +9,12 @@ use underpass::dataplane::encap::ecn::Marking;
 use underpass::dataplane::encap::frame::Hop;
 use underpass::dataplane::encap::vxlan;
 use underpass::dataplane::forward::{
-    Choice, Format, Forwarding, Inbound, Outbound, Outbox, Paths, Peer, Received, TapLink, TunLink, Underlay,
-    Way,
+    Choice, Forwarding, Inbound, InboundCx, Outbound, OutboundCx, Peer, TapLink, TunLink, Underlay, Way,
 };
 use underpass::dataplane::observe::{Counters, PeerCounters};
+use underpass::dataplane::packet::{Delivery, Format, Outbox, Paths, Received, Sink};
 use underpass::dataplane::segment::merge::Rules;
 use underpass::dataplane::segment::metadata::NoMetadata;
-use underpass::dataplane::segment::{Delivery, Sink};
 use underpass::net::{EncapMode, Mac, Mode, NodeName, Prefix, Vni};
 use underpass::route::{EncapPolicy, PeerId, Pool, Rib, Source, Target};
 use underpass::wire::{VnetHdr, ethernet, protocol};
@@ -114,11 +113,15 @@ impl OutboundFlow {
 
     /// One batch; the number of packets on the wire that the outbox stands for.
     pub fn batch(&mut self) -> usize {
+        let mut cx = OutboundCx {
+            tables: &self.forwarding,
+            paths: self.paths,
+            arena: &mut self.arena,
+            out: &mut self.outbox,
+            worker: self.counters.handle(0),
+        };
         for (vnet, range) in &self.packets {
-            let (arena, counters) = (&mut self.arena, self.counters.worker(0));
-            self.outbound
-                .packet(&self.forwarding, self.paths, vnet, arena, range.clone(), &mut self.outbox, counters)
-                .expect("an empty outbox holds the batch");
+            self.outbound.packet(&mut cx, vnet, range.clone()).expect("an empty outbox holds the batch");
         }
         let outbox = black_box(&self.outbox);
         let datagrams = outbox.messages().iter().flat_map(|message| outbox.datagrams(message));
@@ -171,12 +174,18 @@ impl InboundFlow {
     /// One batch; the number of writes to the device and of packets in them.
     pub fn batch(&mut self) -> (usize, usize) {
         let mut device = Device::default();
+        let mut cx = InboundCx {
+            tables: &self.forwarding,
+            format: self.format,
+            arena: &mut self.arena,
+            metadata: &mut NoMetadata,
+            sink: &mut device,
+            worker: self.counters.handle(0),
+        };
         for received in &self.received {
-            let (arena, counters) = (&mut self.arena, self.counters.worker(0));
-            let (tables, metadata) = (&self.forwarding, &mut NoMetadata);
-            self.inbound.receive(tables, self.format, *received, arena, metadata, &mut device, counters);
+            self.inbound.receive(&mut cx, *received);
         }
-        self.inbound.finish(&self.arena, &mut device);
+        self.inbound.finish(&mut cx);
         (device.writes, device.packets)
     }
 }

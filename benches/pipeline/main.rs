@@ -9,7 +9,7 @@ use common::{FAR, NEAR, SEGMENT, SEGMENTS};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
 use flows::{InboundFlow, OutboundFlow};
-use underpass::dataplane::forward::{Format, Paths};
+use underpass::dataplane::packet::{Format, Paths};
 use underpass::net::Mode;
 use underpass::wire::VnetHdr;
 

@@ -9,15 +9,17 @@
 
 use underpass::dataplane::device::memory::Memory;
 use underpass::dataplane::encap::probe;
-use underpass::dataplane::forward::{Deliver, Format, Inbound, Received};
-use underpass::dataplane::observe::WorkerCounters;
+use underpass::dataplane::device::Deliver;
+use underpass::dataplane::forward::{Inbound, InboundCx};
+use underpass::dataplane::packet::{Format, Received};
+use underpass::dataplane::observe::Worker;
 use underpass::net::Mode;
 use underpass::dataplane::segment::merge::Rules;
 use underpass::dataplane::segment::{Flow, Metadata, MetadataSource};
 use underpass::wire::{Ipv4, ethernet, protocol, vxlan};
 
 use crate::input::Input;
-use crate::node::{MTU, Transport, address, comparable, dropped, expand, forwarding, is_pod_of, repair};
+use crate::node::{Transport, address, comparable, dropped, expand, forwarding, is_pod_of, repair};
 
 /// Bytes in front of the inner packet of a VXLAN datagram.
 const VXLAN_INNER: usize = vxlan::LEN + ethernet::LEN;
@@ -48,22 +50,31 @@ fn check(format: Format, data: &[u8]) {
     let (mut arena, receives) = receives(format, ipv6, &mut input, flags & 4 == 0);
     let mut seen = Seen::new(format, &arena, &receives);
     let forwarding = forwarding(Mode::Vxlan, ipv6, false);
-    let counters = WorkerCounters::default();
+    let worker = Worker::default();
     let merging = flags & 2 == 0;
     let mut inbound = Inbound::new(Rules { tcp: merging, udp: merging });
     let mut metadata = Hearsay { all: flags & 32 != 0, talks: flags & 16 != 0 };
     seen.uncut |= metadata.talks;
     let mut device = Memory { plain: flags & 1 != 0, ..Memory::default() };
     let mut scratch = Deliver::scratch();
-    let mut sink = Deliver { device: &mut device, counters: &counters, scratch: &mut scratch };
+    let mut sink = Deliver { device: &mut device, worker: &worker, scratch: &mut scratch };
+    let mut cx = InboundCx {
+        tables: &forwarding,
+        format,
+        arena: &mut arena,
+        metadata: &mut metadata,
+        sink: &mut sink,
+        worker: &worker,
+    };
     for received in receives {
-        inbound.receive(&forwarding, format, received, &mut arena, &mut metadata, &mut sink, &counters);
+        inbound.receive(&mut cx, received);
     }
-    inbound.finish(&arena, &mut sink);
+    inbound.finish(&mut cx);
 
+    let counters = &worker.counters;
     let (received, delivered) = (counters.underlay.rx_packets.get(), counters.device.tx_packets.get());
     assert!(received >= seen.packets, "{received} counted of {}", seen.packets);
-    assert_eq!(received, delivered + dropped(&counters), "every packet is delivered or dropped, once");
+    assert_eq!(received, delivered + dropped(counters), "every packet is delivered or dropped, once");
     let packets: Vec<_> = device.output.iter().flat_map(|(vnet, packet)| expand(vnet, packet)).collect();
     assert_eq!(packets.len() as u64, delivered);
     assert_eq!(packets.iter().map(Vec::len).sum::<usize>() as u64, counters.device.tx_bytes.get());
@@ -109,7 +120,7 @@ fn receives(format: Format, ipv6: bool, input: &mut Input<'_>, mend: bool) -> (V
         let len = input.short();
         let bytes = input.bytes(usize::from(len));
         let segment = if format == Format::Vxlan { usize::from(segment) } else { 0 };
-        // Mostly a peer, sometimes nobody we know.
+        // Mostly a peer, sometimes an unknown sender.
         let source = address(if sender < 0xc0 { 2 + sender % 2 } else { sender }, ipv6);
         let at = arena.len();
         arena.extend_from_slice(bytes);

@@ -16,14 +16,14 @@ mod http;
 mod inbound;
 mod input;
 mod node;
-mod offload;
+mod segment;
 mod outbound;
 
 pub use configuration::config;
 pub use filter::capture_filter;
 pub use http::control;
 pub use inbound::{inbound_ipip, inbound_vxlan};
-pub use offload::split_merge;
+pub use segment::split_merge;
 pub use outbound::tun_read;
 
 /// A target's name and what it runs.

@@ -7,8 +7,9 @@
 //! Flags: 3 the mode, 4 with packet socket and TAP, 8 leave checksums as they are, 16 over IPv6.
 
 use underpass::dataplane::encap::{frame, ipip, ipip_gso, ipip6, tunnel_gso, vxlan};
-use underpass::dataplane::forward::{Channel, Datagram, Forwarding, Outbound, Outbox, Paths};
-use underpass::dataplane::observe::WorkerCounters;
+use underpass::dataplane::forward::{Forwarding, Outbound, OutboundCx};
+use underpass::dataplane::packet::{Channel, Datagram, Outbox, Paths};
+use underpass::dataplane::observe::Worker;
 use underpass::net::Mode;
 use underpass::dataplane::segment::Flow;
 use underpass::wire::{Ipv4, Ipv6, VnetHdr, ethernet, vnet_hdr, vxlan as header};
@@ -26,7 +27,7 @@ pub fn tun_read(data: &[u8]) {
     let mut run = Run {
         forwarding: forwarding(mode, ipv6, fast),
         paths: Paths { tap: fast, packet: fast },
-        counters: WorkerCounters::default(),
+        worker: Worker::default(),
         out: Outbox::default(),
         mode,
         ipv6,
@@ -45,8 +46,8 @@ pub fn tun_read(data: &[u8]) {
         }
         let range = at..arena.len();
         let mut packet = |arena: &mut [u8], run: &mut Run| {
-            let (forwarding, counters) = (&run.forwarding, &run.counters);
-            outbound.packet(forwarding, run.paths, &vnet, arena, range.clone(), &mut run.out, counters)
+            let (tables, paths, out, worker) = (&run.forwarding, run.paths, &mut run.out, &run.worker);
+            outbound.packet(&mut OutboundCx { tables, paths, arena, out, worker }, &vnet, range.clone())
         };
         if packet(&mut arena, &mut run).is_err() {
             run.flush(&arena);
@@ -55,15 +56,15 @@ pub fn tun_read(data: &[u8]) {
         arena.extend_from_slice(&[0xa5; 3]);
     }
     run.flush(&arena);
-    let received = run.counters.device.rx_packets.get();
-    assert_eq!(received, run.sent + dropped(&run.counters), "every packet is sent or dropped, once");
-    assert!(run.sent_bytes <= run.counters.device.rx_bytes.get());
+    let received = run.worker.counters.device.rx_packets.get();
+    assert_eq!(received, run.sent + dropped(&run.worker.counters), "every packet is sent or dropped, once");
+    assert!(run.sent_bytes <= run.worker.counters.device.rx_bytes.get());
 }
 
 struct Run {
     forwarding: Forwarding,
     paths: Paths,
-    counters: WorkerCounters,
+    worker: Worker,
     out: Outbox,
     mode: Mode,
     ipv6: bool,

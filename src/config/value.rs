@@ -10,6 +10,7 @@ use super::reader::{integer, integer_in, parsed, text};
 use super::schema::clip;
 use super::{Backend, Dscp, Switch, Uplink};
 use crate::net::{EncapMode, Prefix, Vni};
+use crate::wire::vxlan::FIRST_SOURCE_PORT;
 
 /// The words of the offload switches.
 pub(super) const SWITCHES: [(&str, Switch); 3] =
@@ -27,8 +28,6 @@ pub(super) const ENCAP_MODES: [(&str, EncapMode); 3] = [
     (EncapMode::Always.name(), EncapMode::Always),
 ];
 
-/// First of the UDP source ports that carry the flow hash (RFC 7348 §5: the dynamic range).
-const FIRST_SOURCE_PORT: i64 = 49152;
 /// Room for a path in `sockaddr_un`, its closing NUL taken off (unix(7)).
 const LONGEST_SOCKET_PATH: usize = 107;
 /// Room for an interface name, its closing NUL taken off (IFNAMSIZ).
@@ -195,7 +194,7 @@ pub(super) fn vxlan_port(value: &DeValue<'_>) -> Result<u16, String> {
     let number = integer(value)?;
     match u16::try_from(number) {
         Ok(0) | Err(_) => Err(format!("{number} is not a UDP port; use 1 to 49151, 4789 by RFC 7348")),
-        Ok(_) if number >= FIRST_SOURCE_PORT => Err(format!(
+        Ok(_) if number >= i64::from(FIRST_SOURCE_PORT) => Err(format!(
             "{number} collides with the VXLAN source ports 49152 to 65535; use 1 to 49151, 4789 by RFC 7348"
         )),
         Ok(port) => Ok(port),

@@ -189,7 +189,7 @@ pub fn patch_len_id(header: &mut [u8], total_len: u16, id: u16) {
     put16(header, FIELD_CHECKSUM, sum);
 }
 
-/// Writes a new total length and flags word and computes the checksum anew. `header` is a whole header.
+/// Writes a new total length and flags word and recomputes the checksum. `header` is a whole header.
 pub fn finish_fragment(header: &mut [u8], total_len: u16, flags: u16) {
     put16(header, FIELD_TOTAL_LEN, total_len);
     put16(header, FIELD_FLAGS, flags);

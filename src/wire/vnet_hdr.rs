@@ -18,7 +18,7 @@ pub const LEN: usize = 10;
 /// Bytes of the header with hash and tunnel fields (`virtio_net_hdr_v1_hash_tunnel`, Linux 6.17).
 pub const TUNNEL_LEN: usize = 24;
 
-/// Flag: the transport checksum field holds the pseudo-header sum; whoever sends the packet on
+/// Flag: the transport checksum field holds the pseudo-header sum; whatever sends the packet on
 /// must finish it.
 pub const NEEDS_CSUM: u8 = 1;
 

@@ -20,6 +20,9 @@ pub const LEN: usize = 8;
 /// The I flag: the VNI is valid.
 pub const FLAG_VNI: u8 = 0x08;
 
+/// First UDP source port: RFC 7348 §5 recommends the dynamic range 49152–65535.
+pub const FIRST_SOURCE_PORT: u16 = 49152;
+
 /// The header for `vni`.
 pub fn header(vni: Vni) -> [u8; LEN] {
     let mut bytes = [FLAG_VNI, 0, 0, 0, 0, 0, 0, 0];

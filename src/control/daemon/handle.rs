@@ -17,8 +17,8 @@ use crate::control::engine::batch::Batch;
 use crate::control::engine::refusal::{Kind, Refusal};
 use crate::control::engine::{Changed, Event, Page, Reply, Request, Snapshot};
 use crate::control::server::backend::Backend;
+use crate::control::server::render::Now;
 use crate::dataplane::observe::capture::Hub;
-use crate::dataplane::observe::render::Now;
 use crate::dataplane::observe::{Counters, Fallback};
 use crate::net::Prefix;
 

@@ -20,10 +20,10 @@ use crate::config::{self, Config};
 use crate::control::engine::port::{HostRequest, Notice};
 use crate::control::engine::{EffectId, Event, Snapshot, tun_addresses};
 use crate::control::host::{self, Answer, Guarded, Host, Notices};
+use crate::control::server::render::Exporter;
 use crate::control::server::{self, metrics_http};
 use crate::control::source::file::FileSource;
 use crate::dataplane::observe::Counters;
-use crate::dataplane::observe::render::Exporter;
 use crate::dataplane::pump::{self, Pump};
 use crate::dataplane::segment::merge::Rules;
 

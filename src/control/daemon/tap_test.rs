@@ -15,7 +15,7 @@ use tokio::task::spawn_blocking;
 use crate::dataplane::encap::ipip_gso::{self, UNMARKED};
 use crate::dataplane::encap::{OUTER_TTL, probe, tunnel_gso, vxlan};
 use crate::dataplane::forward::TapLink;
-use crate::dataplane::underlay::packet::{self, Mark};
+use crate::dataplane::underlay::observe::{self, Mark};
 use crate::dataplane::underlay::tap::{PushHeader, Tap};
 use crate::net::{Mac, Mode, Vni};
 use crate::wire::{Ipv4, VnetHdr, ethernet, ipv4, protocol, put16, tcp, udp, vnet_hdr};
@@ -70,7 +70,7 @@ impl TapTest {
         self.id = self.id.wrapping_add(1).max(1);
         let probe = if mode == Mode::Ipip { self.ipip_probe(peer) } else { self.vxlan_probe(peer, port) };
         let failed = |error: io::Error| format!("cannot watch the uplink: {error}");
-        let observer = packet::observe(uplink, &probe.mark).map_err(failed)?;
+        let observer = observe::observe(uplink, &probe.mark).map_err(failed)?;
         observer.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
         self.tap
             .write(&probe.head, &probe.body)

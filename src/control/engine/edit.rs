@@ -9,6 +9,7 @@ use super::refusal::{Kind, Refusal};
 use super::state::State;
 use crate::config;
 use crate::dataplane::forward::MIN_MTU;
+use crate::dataplane::packet::Family;
 use crate::net::Prefix;
 use crate::route::{PeerId, Route, RouteError, Source, Target};
 use crate::wire::ipv6;
@@ -149,7 +150,7 @@ impl State {
                 }
                 let peers = nodes.get(usize::from(to.nodes)).into_iter().flatten();
                 let peers = peers.filter_map(|id| self.peers.get(usize::from(id.0)));
-                let next_hops = peers.map(|peer| peer.next_hop(prefix.is_ipv4()).0);
+                let next_hops = peers.map(|peer| peer.next_hop(Family::of(prefix.address())).0);
                 self.sendable(prefix, next_hops).map_err(|reason| (Kind::Conflict, reason))?;
                 let least = if prefix.is_ipv4() { MIN_MTU } else { ipv6::MIN_MTU };
                 match to.mtu.filter(|mtu| *mtu < least) {

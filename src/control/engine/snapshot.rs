@@ -12,6 +12,7 @@ use super::state::{Reached, State, decide};
 use crate::api::{CandidateRoute, NextHop, PeerStatus, PeerUplink, PeerWay, RouteEntry, RouteMode};
 use crate::config::Config;
 use crate::dataplane::forward::{Choice, Peer, Underlay};
+use crate::dataplane::packet::Family;
 use crate::net::{Mode, Prefix};
 use crate::route::{EncapPolicy, PeerId, Rib, Route, Source, Target};
 
@@ -188,7 +189,7 @@ impl Snapshot {
             .map(|(peer, decision)| NextHop {
                 peer: peer.name.to_string(),
                 address: match decision.mode {
-                    Mode::Direct => peer.next_hop(within.is_ipv4()).0,
+                    Mode::Direct => peer.next_hop(Family::of(within.address())).0,
                     Mode::Ipip | Mode::Vxlan => peer.address,
                 },
                 mode: decision.mode.into(),

@@ -11,6 +11,7 @@ use super::roster::Roster;
 use crate::config::Config;
 use crate::dataplane::encap::frame::Hop;
 use crate::dataplane::forward::{Compiler, Forwarding, Inputs, Peer, Scope, TapLink, Underlay, Way};
+use crate::dataplane::packet::Family;
 use crate::net::{Mode, Prefix};
 use crate::route::{Decision, EncapPolicy, HopsFull, PeerId, Rib, RouteError, Source, Target};
 
@@ -387,7 +388,7 @@ pub(super) fn decide<'a>(
     target: &'a Target,
 ) -> impl Iterator<Item = (&'a Peer, Decision)> {
     let owners = rib.peers(target).iter().filter_map(|id| peers.get(usize::from(id.0)));
-    owners.map(move |peer| (peer, policy.decide(prefix, peer.next_hop(prefix.is_ipv4()).0)))
+    owners.map(move |peer| (peer, policy.decide(prefix, peer.next_hop(Family::of(prefix.address())).0)))
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@ use std::io;
 
 use super::{Host, facts};
 use crate::control::engine::port::{HostError, TunBackend};
-use crate::dataplane::device::{Device, Offload, Offloads, Origin, Ownership, Plain};
+use crate::dataplane::device::{Offloads, Origin, Ownership, PlainTun, VnetTun};
+use crate::dataplane::packet::Device;
 use crate::dataplane::underlay::{OpenError, tap};
 use crate::net::Mac;
 
@@ -42,7 +43,7 @@ impl Tun {
     ) -> Result<Self, HostError> {
         let opened = match backend {
             TunBackend::Offload { tso, uso } => {
-                Offload::open(name, origin, usize::from(queues), Offloads { tso, uso }).map(
+                VnetTun::open(name, origin, usize::from(queues), Offloads { tso, uso }).map(
                     |(queues, ownership, granted)| Self {
                         steering: steer(&queues),
                         devices: queues.into_iter().map(|queue| Box::new(queue) as Box<dyn Device>).collect(),
@@ -51,7 +52,7 @@ impl Tun {
                     },
                 )
             }
-            TunBackend::Plain => Plain::open(name).map(|(device, ownership)| Self {
+            TunBackend::Plain => PlainTun::open(name).map(|(device, ownership)| Self {
                 devices: vec![Box::new(device)],
                 ownership,
                 granted: Offloads::default(),
@@ -63,7 +64,7 @@ impl Tun {
 }
 
 /// Sets the program that gives each flow its queue, where there is a choice of queues.
-fn steer(queues: &[Offload]) -> String {
+fn steer(queues: &[VnetTun]) -> String {
     match queues {
         [] | [_] => ONE_QUEUE.to_owned(),
         [first, ..] => match first.steer() {

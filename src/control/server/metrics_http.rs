@@ -11,7 +11,7 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 
 use super::http::{self, Limits};
-use crate::dataplane::observe::render::Exporter;
+use crate::control::server::render::Exporter;
 
 /// The media type of OpenMetrics text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -52,8 +52,8 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::{bind, serve};
+    use crate::control::server::render::{Exporter, Now};
     use crate::dataplane::observe::Counters;
-    use crate::dataplane::observe::render::{Exporter, Now};
 
     async fn get(address: std::net::SocketAddr, path: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();

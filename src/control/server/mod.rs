@@ -11,6 +11,7 @@ pub mod http;
 mod listing;
 pub mod metrics_http;
 mod progress;
+pub mod render;
 pub mod socket;
 
 use std::io;

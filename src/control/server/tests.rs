@@ -23,6 +23,7 @@ use crate::control::engine::batch::Batch;
 use crate::control::engine::refusal::{Kind, Refusal};
 use crate::dataplane::observe::Counters;
 use crate::dataplane::observe::capture::Hub;
+use crate::dataplane::packet::Direction;
 use crate::net::{DropReason, Prefix};
 
 /// One route, listed so many times.
@@ -289,10 +290,10 @@ async fn a_capture_outlives_other_answers_and_ends_with_its_client() {
     assert_eq!((code, &body["error"]), (409, &json!("another capture is running; there is one at a time")));
     tokio::time::sleep(2 * lifetime).await;
     let packet = crate::wire::testing::Spec::udp4(b"captured").build();
-    let worker = server.backend.counters.worker(0);
-    worker.dropped_packet(DropReason::NoRoute, 1, false, [&packet[..]].into_iter());
-    worker.dropped_packet(DropReason::Ttl, 1, true, [&packet[..20], &packet[20..]].into_iter());
-    worker.dropped_packet(DropReason::Ttl, 1, true, [&b"not an IP packet"[..]].into_iter());
+    let worker = server.backend.counters.handle(0);
+    worker.dropped_packet(DropReason::NoRoute, 1, Direction::Outbound, [&packet[..]].into_iter());
+    worker.dropped_packet(DropReason::Ttl, 1, Direction::Inbound, [&packet[..20], &packet[20..]].into_iter());
+    worker.dropped_packet(DropReason::Ttl, 1, Direction::Inbound, [&b"not an IP packet"[..]].into_iter());
     let mut bytes = Vec::new();
     timeout(Duration::from_secs(20), stream.read_to_end(&mut bytes)).await.unwrap().unwrap();
     let count = |part: &[u8]| bytes.windows(part.len()).filter(|window| *window == part).count();

@@ -1,11 +1,11 @@
-//! A device in memory, for tests and benches: packets in, packets out, no kernel.
+//! A device in memory, for unit tests and the fuzz targets: packets in, packets out, no kernel. The daemon has
+//! no use for it; it is public because the fuzz targets are a crate of their own.
 
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
 
-use super::Device;
-use crate::dataplane::segment::Delivery;
+use crate::dataplane::packet::{Delivery, Device};
 use crate::wire::VnetHdr;
 
 /// A queue of packets to read and a list of packets written.

@@ -1,23 +1,13 @@
 //! Who may attach to a device of ours.
 //!
-//! The kernel lets every user attach to a TUN or TAP without an owner, for whoever may open
-//! /dev/net/tun, which on most systems is everybody (drivers/net/tun.c, `tun_not_capable`). One more
-//! queue then gets a part of the packets and may forge others. With an owner it is he alone, and who
-//! has CAP_NET_ADMIN.
+//! The kernel lets every user who can open /dev/net/tun, on most systems all of them, attach to a TUN or
+//! TAP without an owner (drivers/net/tun.c, `tun_not_capable`). One more queue then gets a part of the
+//! packets and may forge others. With an owner only that user can, and processes with CAP_NET_ADMIN.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use super::sys;
-
-/// Where a device comes from.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Origin {
-    /// We make it; there must be none of its name.
-    New,
-    /// An administrator has made it for us, or we did a moment ago.
-    Prepared,
-}
 
 /// The right to say whose a device is: one more descriptor of a queue, which is no further queue.
 #[derive(Debug)]

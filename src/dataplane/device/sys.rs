@@ -8,13 +8,13 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
-use super::Origin;
-use crate::dataplane::segment::Delivery;
+use super::origin::Origin;
+use crate::dataplane::packet::{Delivery, MAX_PIECES};
 use crate::net::Mac;
 use crate::wire::{VnetHdr, vnet_hdr};
 
-/// Pieces in one write: the vnet header, the head and up to 64 segments.
-const MAX_IOVECS: usize = 2 + 64;
+/// Pieces in one write: the vnet header, the head and the segments.
+const MAX_IOVECS: usize = 2 + MAX_PIECES;
 
 /// What kind of device a queue belongs to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -57,7 +57,7 @@ pub fn open_queue(name: &str, kind: Kind, origin: Origin) -> io::Result<OwnedFd>
 }
 
 /// Makes `user`, as this process's user namespace numbers him, the one who may attach to the device
-/// without CAP_NET_ADMIN. Applies to the whole device; whoever is attached may do it.
+/// without CAP_NET_ADMIN. Applies to the whole device; any process that is attached may do it.
 pub fn set_owner(fd: RawFd, user: u32) -> io::Result<()> {
     // SAFETY: TUNSETOWNER takes its argument by value and touches no memory of ours.
     check(unsafe { libc::ioctl(fd, libc::TUNSETOWNER as _, libc::c_ulong::from(user)) }).map(drop)
@@ -67,7 +67,7 @@ pub fn set_owner(fd: RawFd, user: u32) -> io::Result<()> {
 pub fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: F_DUPFD_CLOEXEC touches no memory.
     let copy = check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0) })?;
-    // SAFETY: the kernel just made this descriptor for us, and nobody else has it.
+    // SAFETY: the kernel just made this descriptor for us, and nothing else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 

@@ -4,9 +4,9 @@
 //! neighbour's link address counts. The raw socket of IPv4 routes a packet by the address given to
 //! `sendto`; that of IPv6 looks for the packet's own destination on the link, which is a pod.
 
-use std::net::IpAddr;
+use crate::dataplane::packet::Family;
 
-/// Whether a raw socket can send a bare packet, IPv4 or not, to `next_hop`.
-pub const fn by_raw_socket(next_hop: IpAddr, is_ipv4: bool) -> bool {
-    next_hop.is_ipv4() && is_ipv4
+/// Whether a raw socket can send a bare packet of family `inner` to a next hop of family `next_hop`.
+pub fn by_raw_socket(next_hop: Family, inner: Family) -> bool {
+    next_hop == Family::V4 && inner == Family::V4
 }

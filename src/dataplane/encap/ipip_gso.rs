@@ -1,6 +1,6 @@
 //! IP-in-IP super-packets for the kernel to segment: the head of the frame that is written to the
 //! TAP in front of the inner super-packet. The outer IPv4 header is pushed there by the program of
-//! `device/push_header`, which reads its destination and TOS from the frame's source address field.
+//! `underlay/tap`, which reads its destination and TOS from the frame's source address field.
 //!
 //! ```text
 //! | vnet (24) | Ethernet (14): TAP address, destination · TOS · mark, 0800 | inner packet … |
@@ -9,6 +9,7 @@
 use std::net::Ipv4Addr;
 
 use super::ipip;
+use crate::dataplane::packet::MAX_PACKET;
 use crate::net::Mac;
 use crate::wire::vnet_hdr::TUNNEL_LEN;
 use crate::wire::{VnetHdr, ethernet};
@@ -20,7 +21,7 @@ pub const MARK: u8 = 0x04;
 /// Source address field of frames that do not.
 pub const UNMARKED: Mac = Mac([2, 0, 0, 0, 0, 0]);
 /// Bytes of the largest inner packet whose outer total length still fits its field.
-pub const MAX_INNER: usize = 65535 - ipip::OVERHEAD;
+pub const MAX_INNER: usize = MAX_PACKET - ipip::OVERHEAD;
 
 const FIELD_TOS: usize = TUNNEL_LEN + 10;
 

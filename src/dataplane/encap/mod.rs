@@ -10,6 +10,10 @@ pub mod probe;
 pub mod tunnel_gso;
 pub mod vxlan;
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::net::Mode;
+
 /// TTL of every outer header: a fresh one, never the inner packet's (RFC 2003 §3.1).
 pub const OUTER_TTL: u8 = 64;
 
@@ -18,3 +22,14 @@ pub const UDP_OVERHEAD: usize = crate::wire::ipv4::LEN + crate::wire::udp::LEN;
 
 /// The same over IPv6.
 pub const UDP6_OVERHEAD: usize = crate::wire::ipv6::LEN + crate::wire::udp::LEN;
+
+// The modes' overhead, which decides MTUs, is that of these headers.
+const _: () = {
+    let v4 = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let v6 = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    assert!(Mode::Ipip.overhead(v4) as usize == ipip::OVERHEAD);
+    assert!(Mode::Ipip.overhead(v6) as usize == ipip6::OVERHEAD);
+    assert!(Mode::Vxlan.overhead(v4) as usize == UDP_OVERHEAD + vxlan::TEMPLATE);
+    assert!(Mode::Vxlan.overhead(v6) as usize == UDP6_OVERHEAD + vxlan::TEMPLATE);
+    assert!(Mode::Direct.overhead(v4) == 0 && Mode::Direct.overhead(v6) == 0);
+};

@@ -13,6 +13,7 @@ use std::net::Ipv4Addr;
 
 use super::ipip_gso::UNMARKED;
 use super::{OUTER_TTL, UDP_OVERHEAD, vxlan};
+use crate::dataplane::packet::MAX_PACKET;
 use crate::net::Mac;
 use crate::wire::vnet_hdr::{GSO_UDP_TUNNEL_IPV4, NEEDS_CSUM, TUNNEL_LEN, UDP_TUNNEL_CSUM};
 use crate::wire::{VnetHdr, checksum, ethernet, ipv4, protocol, put16, udp};
@@ -29,7 +30,7 @@ const INNER: usize = TEMPLATE - TUNNEL_LEN;
 /// Bytes of an outer IPv4 packet's headers in front of the inner packet.
 const OUTER: usize = UDP_OVERHEAD + vxlan::TEMPLATE;
 /// Bytes of the largest inner packet whose outer total length still fits its field.
-pub const MAX_INNER: usize = 65535 - OUTER;
+pub const MAX_INNER: usize = MAX_PACKET - OUTER;
 
 /// The template from `source` to `destination` port `port`, through the TAP with address `tap`.
 /// The outer TTL is one higher than the others', because the kernel forwards the packet.

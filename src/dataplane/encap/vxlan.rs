@@ -7,13 +7,11 @@
 //! ```
 
 use crate::net::{Mac, Vni};
+pub use crate::wire::vxlan::FIRST_SOURCE_PORT;
 use crate::wire::{ethernet, vxlan};
 
 /// Bytes of the template.
 pub const TEMPLATE: usize = vxlan::LEN + ethernet::LEN;
-
-/// First UDP source port: RFC 7348 §5 recommends the dynamic range 49152–65535.
-pub const FIRST_SOURCE_PORT: u16 = 49152;
 
 /// The headers in front of an inner packet of `ethertype`.
 pub fn template(vni: Vni, destination: Mac, source: Mac, ethertype: u16) -> [u8; TEMPLATE] {

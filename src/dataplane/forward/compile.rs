@@ -3,23 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use super::inputs::{Inputs, MIN_MTU, Peer, Underlay};
 use super::scope::Scope;
-use super::tables::{Forwarding, MIN_MTU, Peer, PeerHeaders, Underlay};
+use super::tables::{Forwarding, PeerHeaders};
+use crate::dataplane::packet::Family;
 use crate::net::{Mode, Prefix};
 use crate::route::{EncapPolicy, FibEditor, HopsFull, PeerId, Rib, Route, Target, Ways};
-
-/// Everything the tables are made of.
-#[derive(Clone, Copy)]
-pub struct Inputs<'a> {
-    /// This node's side of the underlay.
-    pub underlay: Underlay,
-    /// The other nodes, indexed by [`PeerId`].
-    pub peers: &'a [Peer],
-    /// Which mode for which destination.
-    pub policy: &'a EncapPolicy,
-    /// Who owns which destination.
-    pub rib: &'a Rib,
-}
 
 /// The tables as they are edited. What did not change is shared by every [`Forwarding`] made.
 #[derive(Default)]
@@ -29,6 +18,21 @@ pub struct Compiler {
     senders: Arc<[(Ipv4Addr, PeerId)]>,
     senders6: Arc<[(Ipv6Addr, PeerId)]>,
     scope: Arc<Scope>,
+}
+
+impl Forwarding {
+    /// Compiles the routes of `rib` under `policy`. `peers` is indexed by [`PeerId`].
+    ///
+    /// # Errors
+    /// When there are more different next hops than ids.
+    pub fn build(
+        underlay: Underlay,
+        peers: &[Peer],
+        policy: &EncapPolicy,
+        rib: &Rib,
+    ) -> Result<Self, HopsFull> {
+        Compiler::default().compile(Inputs { underlay, peers, policy, rib })
+    }
 }
 
 impl Compiler {
@@ -42,7 +46,7 @@ impl Compiler {
         self.scope = Arc::new(scope);
     }
 
-    /// Compiles everything anew.
+    /// Compiles everything from scratch.
     ///
     /// # Errors
     /// When there are more different next hops than ids; nothing has changed then.
@@ -71,7 +75,7 @@ impl Compiler {
         Ok(self.forwarding(inputs))
     }
 
-    /// Builds the headers towards all peers anew, and the MTUs of the paths to them.
+    /// Rebuilds the headers towards all peers, and the MTUs of the paths to them.
     pub fn set_peers(&mut self, inputs: Inputs) -> Forwarding {
         let Inputs { underlay, peers, .. } = inputs;
         let (mut senders, mut senders6) = (Vec::new(), Vec::new());
@@ -126,7 +130,7 @@ impl Inputs<'_> {
             return Some(Ways::Local);
         }
         let way = |peer: &PeerId| {
-            let next_hop = self.peers.get(usize::from(peer.0))?.next_hop(prefix.is_ipv4()).0;
+            let next_hop = self.peers.get(usize::from(peer.0))?.next_hop(Family::of(prefix.address())).0;
             Some((*peer, self.policy.decide(prefix, next_hop).mode))
         };
         let peers: Box<[_]> = self.rib.peers(&route.target).iter().filter_map(way).collect();

@@ -1,18 +1,16 @@
 //! ICMP errors to the senders of packets that cannot be forwarded, on their way back to the device.
 //!
 //! They are few by design. Each worker has a bucket for every kind of error and sender (as far as a
-//! small table tells senders apart), so that one that asks for errors all the time keeps nobody else
+//! small table tells senders apart), so that one that causes errors all the time does not keep others
 //! from theirs, and one for all of them together.
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::tables::TunLink;
-use crate::dataplane::device::Device;
+use super::inputs::TunLink;
 use crate::dataplane::observe::WorkerCounters;
-use crate::dataplane::segment::Delivery;
-use crate::wire::VnetHdr;
+use crate::dataplane::packet::Delivery;
 use crate::wire::icmp::{self, Problem};
 
 /// Errors a second of one kind to one sender, by one worker.
@@ -27,7 +25,7 @@ const BUCKETS: usize = 256;
 
 /// The errors of one worker that wait to be written.
 #[derive(Debug)]
-pub struct Replies {
+pub struct IcmpErrors {
     senders: Box<[Bucket; BUCKETS]>,
     all: Bucket,
     packets: Box<[[u8; icmp::MAX_V6]; BURST as usize]>,
@@ -35,7 +33,7 @@ pub struct Replies {
     lens: Vec<usize>,
 }
 
-impl Default for Replies {
+impl Default for IcmpErrors {
     fn default() -> Self {
         Self {
             senders: Box::new([Bucket::default(); BUCKETS]),
@@ -46,7 +44,7 @@ impl Default for Replies {
     }
 }
 
-impl Replies {
+impl IcmpErrors {
     /// Makes the error about `packet`, which `sender` sent, unless there may be none about it or
     /// there were too many.
     #[cold]
@@ -85,22 +83,9 @@ impl Replies {
         }
     }
 
-    /// Writes what waits to `device`.
-    pub fn write(&mut self, device: &mut dyn Device, counters: &WorkerCounters) {
-        for (packet, len) in self.packets.iter().zip(self.lens.drain(..)) {
-            let delivery = Delivery {
-                vnet: VnetHdr::default(),
-                head: &packet[..len],
-                pieces: &[],
-                arena: &[],
-                packets: 1,
-                bytes: len as u64,
-            };
-            match device.write(&delivery) {
-                Ok(()) => counters.icmp_sent.add(1),
-                Err(_) => counters.icmp_suppressed.add(1),
-            }
-        }
+    /// Takes the errors that wait, each to be written to the device.
+    pub fn drain(&mut self) -> impl Iterator<Item = Delivery<'_>> {
+        self.packets.iter().zip(self.lens.drain(..)).map(|(packet, len)| Delivery::plain(&packet[..len]))
     }
 }
 
@@ -128,7 +113,7 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr};
     use std::time::{Duration, Instant};
 
-    use super::{BURST, PER_SENDER, PER_WORKER, Replies};
+    use super::{BURST, IcmpErrors, PER_SENDER, PER_WORKER};
     use crate::wire::icmp::Problem;
 
     const TOO_BIG: Problem = Problem::TooBig { mtu: 1400 };
@@ -139,7 +124,7 @@ mod tests {
 
     /// Of `count` attempts, one every `gap`, how many may be sent.
     fn granted(
-        replies: &mut Replies,
+        replies: &mut IcmpErrors,
         from: &mut Instant,
         count: u32,
         gap: Duration,
@@ -156,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_flood_gets_the_burst_and_then_the_rate() {
-        let (mut replies, mut now) = (Replies::default(), Instant::now());
+        let (mut replies, mut now) = (IcmpErrors::default(), Instant::now());
         let flood = Duration::from_micros(100);
         let sent = granted(&mut replies, &mut now, 100_000, flood, |_| (pod(2), TOO_BIG));
         assert!((BURST + 10 * PER_SENDER).abs_diff(sent) <= 1, "{sent}");
@@ -167,7 +152,7 @@ mod tests {
 
     #[test]
     fn one_sender_or_kind_does_not_use_up_the_errors_of_another() {
-        let (mut replies, mut now) = (Replies::default(), Instant::now());
+        let (mut replies, mut now) = (IcmpErrors::default(), Instant::now());
         granted(&mut replies, &mut now, 100_000, Duration::from_micros(100), |_| (pod(2), Problem::NoHost));
         assert!(replies.may_send(pod(2), TOO_BIG, now));
         assert!(replies.may_send(pod(3), Problem::NoHost, now));
@@ -175,7 +160,7 @@ mod tests {
 
     #[test]
     fn all_senders_together_have_a_limit() {
-        let (mut replies, mut now) = (Replies::default(), Instant::now());
+        let (mut replies, mut now) = (IcmpErrors::default(), Instant::now());
         let sent =
             granted(&mut replies, &mut now, 100_000, Duration::from_micros(100), |n| (pod(n as u8), TOO_BIG));
         assert!((BURST + 10 * PER_WORKER).abs_diff(sent) <= 1, "{sent}");

@@ -8,99 +8,71 @@
 //! Every format is decapsulated at all times, whatever this node itself sends, so that modes can
 //! be changed node by node without loss.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::ops::Range;
 
-use super::neighbour_replies::Answers;
+use super::neighbour_replies::NeighbourReplies;
 use super::scope::is_special;
-use super::tables::{Forwarding, Origin};
+use super::tables::{Forwarding, OuterSource};
 use crate::dataplane::encap::{UDP_OVERHEAD, UDP6_OVERHEAD, ecn, ipip6, probe};
-use crate::dataplane::observe::WorkerCounters;
 use crate::dataplane::observe::capture::{Outer, Point, Seen};
+use crate::dataplane::observe::{Worker, WorkerCounters};
+use crate::dataplane::packet::{Direction, Family, Format, Received, Sink};
 use crate::dataplane::segment::merge::{Candidate, Cut, Grouping, Rules, UnknownSize};
-use crate::dataplane::segment::{Flow, Merge, MetadataSource, Sink};
+use crate::dataplane::segment::{Flow, Merge, MetadataSource};
 use crate::net::DropReason;
 use crate::route::NextHop;
 use crate::wire::{Ipv4, Malformed, be16, ethernet, ipv4, ipv6, protocol, vxlan};
-
-/// How received bytes are wrapped.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Format {
-    /// A UDP payload: VXLAN header, Ethernet frame.
-    Vxlan,
-    /// A whole IPv4 packet with protocol 4 or 41.
-    Ipip,
-    /// What follows an outer IPv6 header and its extension headers: IPv4 (next header 4).
-    Ipip6V4,
-    /// The same: IPv6 (next header 41).
-    Ipip6V6,
-}
-
-/// One receive from a socket.
-#[derive(Clone, Copy, Debug)]
-pub struct Received {
-    /// Offset in the arena.
-    pub at: usize,
-    /// Bytes received.
-    pub len: usize,
-    /// Bytes of each datagram but the last when the kernel coalesced several (UDP_GRO); 0 when
-    /// this is one. Of a tunnel packet that holds an uncut UDP super-packet, what that is to be cut
-    /// to.
-    pub segment: usize,
-    /// Outer source address.
-    pub source: IpAddr,
-    /// Outer TOS or traffic class byte.
-    pub tos: u8,
-}
-
-/// What the receivers of one socket do not see: how packets are wrapped, and in which family.
-#[derive(Clone, Copy)]
-struct Wrapping {
-    format: Format,
-    ipv4: bool,
-}
 
 /// The inbound flow of one worker.
 #[derive(Debug)]
 pub struct Inbound {
     merge: Merge,
-    answers: Answers,
+    replies: NeighbourReplies,
+}
+
+/// What the receives of one batch have in common.
+#[derive(Debug)]
+pub struct InboundCx<'a, M, S> {
+    /// Who may send, and who is here.
+    pub tables: &'a Forwarding,
+    /// How the packets are wrapped.
+    pub format: Format,
+    /// Where they lie.
+    pub arena: &'a mut [u8],
+    /// What the receiving socket does not say of them.
+    pub metadata: &'a mut M,
+    /// Where inner packets go.
+    pub sink: &'a mut S,
+    /// Where packets are counted.
+    pub worker: &'a Worker,
 }
 
 impl Inbound {
     /// With the given rules of merging.
     pub fn new(rules: Rules) -> Self {
-        Self { merge: Merge::new(rules), answers: Answers::default() }
+        Self { merge: Merge::new(rules), replies: NeighbourReplies::default() }
     }
 
     /// The answers to kernel tunnels that the packets so far have asked for, to be sent to the underlay.
-    pub fn answers(&mut self) -> &mut Answers {
-        &mut self.answers
+    pub fn replies(&mut self) -> &mut NeighbourReplies {
+        &mut self.replies
     }
 
-    /// Takes one receive from `arena` and delivers what is finished to `sink`. `metadata` knows what the
-    /// receiving socket does not say. Counts outer packets as received and as dropped where they are.
-    #[expect(clippy::too_many_arguments, reason = "one call for each receive, all of them borrowed")]
+    /// Takes one receive from `cx.arena` and delivers what is finished to `cx.sink`. Counts outer packets
+    /// as received and as dropped where they are.
     #[inline]
-    pub fn receive(
-        &mut self,
-        forwarding: &Forwarding,
-        format: Format,
-        received: Received,
-        arena: &mut [u8],
-        metadata: &mut impl MetadataSource,
-        sink: &mut impl Sink,
-        counters: &WorkerCounters,
-    ) {
-        let sender = forwarding.origin(received.source);
+    pub fn receive<M: MetadataSource, S: Sink>(&mut self, cx: &mut InboundCx<'_, M, S>, received: Received) {
+        let (tables, format, worker) = (cx.tables, cx.format, cx.worker);
+        let sender = tables.outer_source(received.source);
         let headers = match sender {
-            Some(Origin::Peer(peer)) => forwarding.peer(peer),
-            Some(Origin::External) | None => None,
+            Some(OuterSource::Peer(peer)) => tables.peer(peer),
+            Some(OuterSource::External) | None => None,
         };
-        let from = headers.and_then(|headers| headers.counters.worker(counters.index));
-        let wrapping = Wrapping { format, ipv4: received.source.is_ipv4() };
+        let from = headers.and_then(|headers| headers.counters.worker(worker.index));
+        let unseen = unseen(format, Family::of(received.source));
         let (mut at, end) = (received.at, received.at + received.len);
-        let uncut = format == Format::Vxlan && is_uncut(&arena[at..end], received.segment);
+        let uncut = format == Format::Vxlan && is_uncut(&cx.arena[at..end], received.segment);
         let (segment, grouping) = match received.segment {
             0 if format == Format::Vxlan => (received.len.max(1), Grouping::Tcp),
             0 => (received.len.max(1), Grouping::Any),
@@ -111,7 +83,7 @@ impl Inbound {
             let datagram = at..(at + segment).min(end);
             at = datagram.end;
             // A peer that tests its own way to us; no traffic, so not counted as any.
-            if sender.is_some() && is_probe(format, &arena[datagram.clone()]) {
+            if sender.is_some() && is_probe(format, &cx.arena[datagram.clone()]) {
                 if at >= end {
                     return;
                 }
@@ -120,35 +92,38 @@ impl Inbound {
             let len = datagram.len();
             let inner = sender
                 .ok_or(DropReason::UnknownPeer)
-                .and_then(|sender| admit(forwarding, format, sender, received.tos, datagram, arena))
+                .and_then(|sender| admit(tables, format, sender, received.tos, datagram, cx.arena))
                 .map(|candidate| Candidate { grouping, ..candidate });
-            let cut = inner.and_then(|candidate| match self.merge.push(candidate, arena, metadata, sink) {
-                Ok(cut) => Ok((candidate, cut)),
-                Err(UnknownSize) => Err(DropReason::UnknownSegmentSize),
+            let cut = inner.and_then(|candidate| {
+                match self.merge.push(candidate, cx.arena, cx.metadata, cx.sink) {
+                    Ok(cut) => Ok((candidate, cut)),
+                    Err(UnknownSize) => Err(DropReason::UnknownSegmentSize),
+                }
             });
             match cut {
                 Ok((candidate, Cut { packets, repeated, recut })) => {
                     let overhead = len - candidate.flow.total_len;
-                    count(wrapping, packets, len + repeated + (packets as usize - 1) * overhead, counters);
+                    let bytes = len + repeated + (packets as usize - 1) * overhead;
+                    count(&worker.counters, packets, bytes, unseen);
                     if let Some(from) = from {
                         from.rx_packets.add(u64::from(packets));
                         from.rx_bytes.add((candidate.flow.total_len + repeated) as u64);
                     }
                     if recut {
-                        counters.recut_super_packets.add(1);
+                        worker.counters.recut_super_packets.add(1);
                     }
                 }
                 Err(reason)
                     if format == Format::Vxlan
-                        && self.is_question(forwarding, sender, reason, &received, &arena[at - len..at]) => {}
+                        && self.is_question(tables, sender, reason, &received, &cx.arena[at - len..at]) => {}
                 Err(reason) => {
-                    count(wrapping, 1, len, counters);
-                    counters.dropped(reason, 1);
+                    count(&worker.counters, 1, len, unseen);
+                    worker.counters.dropped(reason, 1);
                     if let Some(from) = from {
                         from.rx_dropped.add(1);
                     }
-                    if counters.capture.wants(Point::Drop) {
-                        show_drop(forwarding, format, &received, reason, &arena[at - len..at], counters);
+                    if worker.capture.wants(Point::Drop) {
+                        show_drop(cx, &received, reason, at - len..at);
                     }
                 }
             }
@@ -161,8 +136,8 @@ impl Inbound {
     /// Whether a refused datagram is a kernel tunnel's question, which is answered then.
     fn is_question(
         &mut self,
-        forwarding: &Forwarding,
-        sender: Option<Origin>,
+        tables: &Forwarding,
+        sender: Option<OuterSource>,
         reason: DropReason,
         received: &Received,
         datagram: &[u8],
@@ -171,44 +146,41 @@ impl Inbound {
         let may_be =
             matches!(reason, DropReason::Unsupported | DropReason::NotLocal | DropReason::SpoofedSource);
         match sender {
-            Some(Origin::Peer(peer)) if may_be => {
-                self.answers.answer(forwarding, peer, received.source, datagram)
+            Some(OuterSource::Peer(peer)) if may_be => {
+                self.replies.answer(tables, peer, received.source, datagram)
             }
             _ => false,
         }
     }
 
     /// Ends the batch: delivers what still waits to be merged.
-    pub fn finish(&mut self, arena: &[u8], sink: &mut impl Sink) {
-        self.merge.finish(arena, sink);
+    pub fn finish<M, S: Sink>(&mut self, cx: &mut InboundCx<'_, M, S>) {
+        self.merge.finish(cx.arena, cx.sink);
     }
 }
 
 /// Shows a dropped datagram to the capture. The sender's UDP port is not known here, so it is 0.
 #[cold]
-fn show_drop(
-    forwarding: &Forwarding,
-    format: Format,
-    received: &Received,
-    reason: DropReason,
-    datagram: &[u8],
-    counters: &WorkerCounters,
-) {
-    let seen = Seen { point: Point::Drop, inbound: true, reason: Some(reason) };
-    let outer = outer(forwarding, format, received, 0, datagram.len());
-    counters.capture.record(seen, [outer.bytes(), datagram].into_iter());
+fn show_drop<M, S>(cx: &InboundCx<'_, M, S>, received: &Received, reason: DropReason, at: Range<usize>) {
+    let seen = Seen { point: Point::Drop, direction: Direction::Inbound, reason: Some(reason) };
+    let datagram = &cx.arena[at];
+    let outer = outer(cx.tables, cx.format, received, 0, datagram.len());
+    cx.worker.capture.record(seen, [outer.bytes(), datagram].into_iter());
 }
 
 /// The outer headers that the kernel kept to itself when it handed over a datagram of `len` bytes,
-/// made anew of what it said about them. `port` is the sender's UDP port.
-pub fn outer(forwarding: &Forwarding, format: Format, received: &Received, port: u16, len: usize) -> Outer {
-    let underlay = forwarding.underlay();
-    let (from, to) = (received.source, underlay.facing(received.source));
+/// rebuilt from what it said about them. `port` is the sender's UDP port.
+pub fn outer(tables: &Forwarding, format: Format, received: &Received, port: u16, len: usize) -> Outer {
+    let underlay = tables.underlay();
+    let (from, to, tos) = (received.source, underlay.facing(received.source), received.tos);
     match format {
-        Format::Vxlan => Outer::udp((from, port), (to, underlay.vxlan_port), received.tos, len),
+        Format::Vxlan => {
+            let (from, to) = (SocketAddr::new(from, port), SocketAddr::new(to, underlay.vxlan_port));
+            Outer::udp(from, to, tos, len)
+        }
         Format::Ipip => Outer::NONE,
-        Format::Ipip6V4 => Outer::ipip((from, to), protocol::IPIP, received.tos, len),
-        Format::Ipip6V6 => Outer::ipip((from, to), protocol::IPV6, received.tos, len),
+        Format::Ipip6V4 => Outer::ipip(from, to, protocol::IPIP, tos, len),
+        Format::Ipip6V6 => Outer::ipip(from, to, protocol::IPV6, tos, len),
     }
 }
 
@@ -239,39 +211,43 @@ pub fn is_uncut(datagram: &[u8], segment: usize) -> bool {
         && Flow::of(inner).is_ok_and(|flow| flow.protocol == protocol::UDP && !flow.fragment)
 }
 
-/// Counts `packets` of `len` bytes together without what the receiver does not see.
-fn count(wrapping: Wrapping, packets: u32, len: usize, counters: &WorkerCounters) {
-    let outer = match wrapping.format {
-        Format::Vxlan if wrapping.ipv4 => UDP_OVERHEAD,
-        Format::Vxlan => UDP6_OVERHEAD,
-        Format::Ipip => 0,
-        Format::Ipip6V4 | Format::Ipip6V6 => ipip6::OVERHEAD,
-    };
+/// Bytes of each outer packet that the receiving socket does not show.
+fn unseen(format: Format, outer: Family) -> usize {
+    match (format, outer) {
+        (Format::Vxlan, Family::V4) => UDP_OVERHEAD,
+        (Format::Vxlan, Family::V6) => UDP6_OVERHEAD,
+        (Format::Ipip, _) => 0,
+        (Format::Ipip6V4 | Format::Ipip6V6, _) => ipip6::OVERHEAD,
+    }
+}
+
+/// Counts `packets` of `len` bytes together and `unseen` bytes more each.
+fn count(counters: &WorkerCounters, packets: u32, len: usize, unseen: usize) {
     counters.underlay.rx_packets.add(u64::from(packets));
-    counters.underlay.rx_bytes.add(len as u64 + u64::from(packets) * outer as u64);
+    counters.underlay.rx_bytes.add(len as u64 + u64::from(packets) * unseen as u64);
 }
 
 /// Steps 1 and 2 for one datagram.
 #[inline]
 fn admit(
-    forwarding: &Forwarding,
+    tables: &Forwarding,
     format: Format,
-    sender: Origin,
+    sender: OuterSource,
     outer_tos: u8,
     datagram: Range<usize>,
     arena: &mut [u8],
 ) -> Result<Candidate, DropReason> {
     let (inner_at, outer_tos) = match format {
-        Format::Vxlan => (strip_vxlan(forwarding, &arena[datagram.clone()])?, outer_tos),
+        Format::Vxlan => (strip_vxlan(tables, &arena[datagram.clone()])?, outer_tos),
         Format::Ipip => strip_ipip(&arena[datagram.clone()])?,
-        Format::Ipip6V4 => (expect_version(&arena[datagram.clone()], 4)?, outer_tos),
-        Format::Ipip6V6 => (expect_version(&arena[datagram.clone()], 6)?, outer_tos),
+        Format::Ipip6V4 => (expect(Family::V4, &arena[datagram.clone()])?, outer_tos),
+        Format::Ipip6V6 => (expect(Family::V6, &arena[datagram.clone()])?, outer_tos),
     };
     let at = datagram.start + inner_at;
     let inner = &mut arena[at..datagram.end];
     let mut flow = inner_flow(inner)?;
-    check_addresses(forwarding, sender, &flow)?;
-    if forwarding.is_nested(&flow, inner) {
+    check_addresses(tables, sender, &flow)?;
+    if tables.is_nested(&flow, inner) {
         return Err(DropReason::Nested);
     }
     if flow.ttl == 0 {
@@ -287,24 +263,24 @@ fn admit(
 
 /// Offset of the inner packet in a VXLAN datagram. The inner destination MAC is not compared: the
 /// VNI and the addresses decide.
-fn strip_vxlan(forwarding: &Forwarding, datagram: &[u8]) -> Result<usize, DropReason> {
+fn strip_vxlan(tables: &Forwarding, datagram: &[u8]) -> Result<usize, DropReason> {
     let (vni, frame) = vxlan::parse(datagram).map_err(|Malformed| DropReason::Malformed)?;
-    if vni != Some(forwarding.underlay().vni.get()) {
+    if vni != Some(tables.underlay().vni.get()) {
         return Err(DropReason::BadVni);
     }
     let (ethertype, payload) = ethernet::parse(frame).map_err(|Malformed| DropReason::Malformed)?;
-    let version = match ethertype {
-        ethernet::IPV4 => 4,
-        ethernet::IPV6 => 6,
+    let family = match ethertype {
+        ethernet::IPV4 => Family::V4,
+        ethernet::IPV6 => Family::V6,
         _ => return Err(DropReason::Unsupported),
     };
-    Ok(vxlan::LEN + ethernet::LEN + expect_version(payload, version)?)
+    Ok(vxlan::LEN + ethernet::LEN + expect(family, payload)?)
 }
 
-/// Offset 0, where `packet` begins as one of this IP version does.
-fn expect_version(packet: &[u8], version: u8) -> Result<usize, DropReason> {
+/// Offset 0, where `packet` begins as one of this family does.
+fn expect(family: Family, packet: &[u8]) -> Result<usize, DropReason> {
     match packet.first() {
-        Some(byte) if byte >> 4 == version => Ok(0),
+        Some(byte) if byte >> 4 == family.version() => Ok(0),
         _ => Err(DropReason::Malformed),
     }
 }
@@ -312,12 +288,12 @@ fn expect_version(packet: &[u8], version: u8) -> Result<usize, DropReason> {
 /// Offset of the inner packet behind an outer IPv4 header, and the outer TOS byte.
 fn strip_ipip(packet: &[u8]) -> Result<(usize, u8), DropReason> {
     let outer = Ipv4::parse(packet).map_err(|Malformed| DropReason::Malformed)?;
-    let version = match outer.protocol() {
-        protocol::IPIP => 4,
-        protocol::IPV6 => 6,
+    let family = match outer.protocol() {
+        protocol::IPIP => Family::V4,
+        protocol::IPV6 => Family::V6,
         _ => return Err(DropReason::Unsupported),
     };
-    expect_version(outer.payload(), version)?;
+    expect(family, outer.payload())?;
     Ok((outer.header_len(), outer.tos()))
 }
 
@@ -337,16 +313,16 @@ fn inner_flow(inner: &[u8]) -> Result<Flow, DropReason> {
 }
 
 /// The inner source must belong to the very peer that sent the packet, or, sent by an external node,
-/// to nobody that we know; the destination must belong to us.
-fn check_addresses(forwarding: &Forwarding, sender: Origin, flow: &Flow) -> Result<(), DropReason> {
+/// have no owner that we know; the destination must belong to us.
+fn check_addresses(tables: &Forwarding, sender: OuterSource, flow: &Flow) -> Result<(), DropReason> {
     let honest = match sender {
-        Origin::Peer(peer) => forwarding.owns(peer, flow.source),
-        Origin::External => forwarding.lookup(flow.source).is_none() && !forwarding.is_node(flow.source),
+        OuterSource::Peer(peer) => tables.owns(peer, flow.source),
+        OuterSource::External => tables.lookup(flow.source).is_none() && !tables.is_node(flow.source),
     };
     if !honest || is_special(flow.source) {
         return Err(DropReason::SpoofedSource);
     }
-    match forwarding.lookup(flow.destination) {
+    match tables.lookup(flow.destination) {
         Some(NextHop::Local) if !is_special(flow.destination) => Ok(()),
         _ => Err(DropReason::NotLocal),
     }

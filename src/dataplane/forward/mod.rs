@@ -5,28 +5,27 @@
 //! inbound    underlay ─▶ strip ─▶ admit ─▶ merge ─▶ device
 //! ```
 //!
-//! Both flows work on bytes in buffers and on a published [`Forwarding`]; neither does I/O.
+//! Both flows work on bytes in buffers and on a published [`Forwarding`]. Nothing here does I/O: what is
+//! to be sent is left in an outbox, what is to be delivered goes to a sink.
 
 mod compile;
-mod deliver;
 mod icmp_errors;
 mod inbound;
+mod inputs;
 mod neighbour_replies;
 mod outbound;
-mod outbox;
 mod scope;
 mod tables;
 mod way;
 
-pub use compile::{Compiler, Inputs};
-pub use deliver::Deliver;
-pub use icmp_errors::Replies;
-pub use inbound::{Format, Inbound, Received, is_uncut, outer};
-pub use neighbour_replies::Answers;
-pub use outbound::{Outbound, Paths};
-pub use outbox::{Channel, Datagram, Full, Message, Outbox};
+pub use compile::Compiler;
+pub use icmp_errors::IcmpErrors;
+pub use inbound::{Inbound, InboundCx, is_uncut, outer};
+pub use inputs::{Inputs, MIN_MTU, Peer, TapLink, TunLink, Underlay};
+pub use neighbour_replies::NeighbourReplies;
+pub use outbound::{Outbound, OutboundCx};
 pub use scope::Scope;
-pub use tables::{Forwarding, MIN_MTU, Origin, OuterIp, Peer, TapLink, TunLink, Underlay};
+pub use tables::{Forwarding, OuterIp, OuterSource};
 pub use way::{Choice, Way};
 
 #[cfg(test)]

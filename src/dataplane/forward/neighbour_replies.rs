@@ -1,4 +1,4 @@
-//! Answers to a kernel tunnel that asks for the Ethernet address of our end of the tunnel.
+//! NeighbourReplies to a kernel tunnel that asks for the Ethernet address of our end of the tunnel.
 //!
 //! ```text
 //! kernel peer: who has 10.244.1.0?  ─VXLAN─▶  us:  10.244.1.0 is at 66:…  ─VXLAN─▶ kernel peer
@@ -9,41 +9,48 @@
 //! are the tunnel's own and no traffic, so neither is counted as any; what is not answered is dropped
 //! like everything else that is not carried.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use super::icmp_errors::Bucket;
-use super::outbox::{Channel, Datagram, Outbox};
-use super::tables::{Forwarding, Underlay};
-use crate::dataplane::encap::{UDP_OVERHEAD, UDP6_OVERHEAD, vxlan};
-use crate::dataplane::segment::Piece;
+use super::inputs::Underlay;
+use super::tables::Forwarding;
+use crate::dataplane::encap::vxlan;
+use crate::dataplane::packet::{Channel, Datagram, Outbox, Piece};
 use crate::net::Mac;
 use crate::route::PeerId;
 use crate::wire::{arp, ethernet, ndisc, vxlan as header};
 
-/// Answers a second by one worker.
+/// NeighbourReplies a second by one worker.
 const RATE: u32 = 100;
 /// Bytes of the longest answer.
 const MAX: usize = vxlan::TEMPLATE + ndisc::ADVERTISEMENT;
-/// Answers that may wait for the end of a batch.
+/// NeighbourReplies that may wait for the end of a batch.
 const WAITING: usize = 8;
 
 /// The answers of one worker that wait to be sent.
 #[derive(Debug)]
-pub struct Answers {
+pub struct NeighbourReplies {
     bucket: Bucket,
     frames: [[u8; MAX]; WAITING],
-    /// Bytes of each, and to whom and which UDP port it goes.
-    waiting: Vec<(usize, (IpAddr, u16))>,
+    waiting: Vec<Waiting>,
 }
 
-impl Default for Answers {
+/// One of the frames.
+#[derive(Debug)]
+struct Waiting {
+    /// Its bytes.
+    len: usize,
+    to: SocketAddr,
+}
+
+impl Default for NeighbourReplies {
     fn default() -> Self {
         Self { bucket: Bucket::default(), frames: [[0; MAX]; WAITING], waiting: Vec::with_capacity(WAITING) }
     }
 }
 
-impl Answers {
+impl NeighbourReplies {
     /// Prepares the answer to `datagram`, which `peer` sent from `source`. Returns whether it is a
     /// question that is answered.
     #[cold]
@@ -62,7 +69,7 @@ impl Answers {
         let Some(len) = write_answer(frame, forwarding, peer, datagram) else { return false };
         self.bucket.take(now, RATE);
         let port = forwarding.peer(peer).map_or(forwarding.underlay().vxlan_port, |peer| peer.port);
-        self.waiting.push((len, (source, port)));
+        self.waiting.push(Waiting { len, to: SocketAddr::new(source, port) });
         true
     }
 
@@ -74,15 +81,15 @@ impl Answers {
     /// Moves what waits to an empty `out`.
     #[cold]
     pub fn send(&mut self, out: &mut Outbox) {
-        for (frame, (len, to)) in self.frames.iter().zip(self.waiting.drain(..)) {
+        for (frame, Waiting { len, to }) in self.frames.iter().zip(self.waiting.drain(..)) {
             let (head, bytes) = out.head(len);
             bytes.copy_from_slice(&frame[..len]);
-            let (channel, outer) = match to.0 {
-                IpAddr::V4(_) => (Channel::Udp(0), UDP_OVERHEAD),
-                IpAddr::V6(_) => (Channel::Udp6(0), UDP6_OVERHEAD),
+            let channel = match to {
+                SocketAddr::V4(_) => Channel::Udp(0),
+                SocketAddr::V6(_) => Channel::Udp6(0),
             };
-            let wire_bytes = (len + outer) as u32;
-            out.push(channel, to, 0, Datagram { head, body: Piece::arena(0, 0), packets: 1, wire_bytes });
+            let body = Piece::arena(0, 0);
+            out.push(channel, to, 0, Datagram { head, body, packets: 0, wire_bytes: 0 });
         }
     }
 }
@@ -104,7 +111,7 @@ fn write_answer(
         ethernet::ARP => {
             let asked = arp::request(packet).ok()??;
             let ours = underlay.tun.address == Some(asked.target);
-            // Nobody asks for another.
+            // No other address is asked for.
             if !ours || !forwarding.owns(peer, asked.sender.into()) {
                 return None;
             }

@@ -1,4 +1,4 @@
-//! What may cross the tunnel whoever owns its addresses: never special addresses, and tunnel
+//! What may cross the tunnel, regardless of who owns its addresses: never special addresses, and tunnel
 //! packets only by permission.
 //!
 //! A pod that may send tunnel packets can speak for its node wherever a host is in between that
@@ -75,7 +75,7 @@ fn is_port(transport: &[u8], port: u16) -> bool {
 const MAX_EXTENSIONS: usize = 8;
 
 /// Whether a tunnel packet is behind the extension headers of an IPv6 packet (RFC 8200 §4), or so
-/// many that nobody can tell at a bounded price.
+/// many that finding out has no bounded cost.
 #[cold]
 fn hides_tunnel(first: u8, packet: &[u8], vxlan_port: u16) -> bool {
     let (mut number, mut rest) = (first, &packet[ipv6::LEN..]);

@@ -3,136 +3,15 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use super::compile::{Compiler, Inputs};
+use super::inputs::{Peer, Underlay};
 use super::scope::{Scope, is_tunnel};
-use super::way::Way;
-use crate::dataplane::encap::ecn::Marking;
-use crate::dataplane::encap::frame::{self, Hop};
-use crate::dataplane::encap::{direct, ipip, ipip_gso, ipip6, tunnel_gso, vxlan};
+use crate::dataplane::encap::{direct, frame, ipip, ipip_gso, ipip6, tunnel_gso, vxlan};
 use crate::dataplane::observe::PeerCounters;
+use crate::dataplane::packet::{Family, PerFamily};
 use crate::dataplane::segment::Flow;
-use crate::net::{DropReason, Mac, Mode, NodeName, Vni};
-use crate::route::{EncapPolicy, Fib, HopsFull, NextHop, PeerId, Rib, Via};
-use crate::wire::{ethernet, protocol};
-
-/// Another node, as the control plane knows it.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Peer {
-    /// Its name.
-    pub name: NodeName,
-    /// Its underlay address: the destination of outer headers, whatever is inside.
-    pub address: IpAddr,
-    /// UDP port of VXLAN there.
-    pub port: u16,
-    /// Destination of inner Ethernet headers towards it.
-    pub vtep_mac: Mac,
-    /// Link addresses of the first hop towards it, where the neighbour table knows them: without,
-    /// packet sockets cannot reach it.
-    pub hop: Option<Hop>,
-    /// Its address of the other family and the first hop towards that, where both ends have one:
-    /// another sender, and the next hop of bare packets of that family.
-    pub second: Option<(IpAddr, Option<Hop>)>,
-    /// Bytes of the largest outer packet that reaches it, where a router said that this is less than
-    /// what the uplink carries.
-    pub path_mtu: Option<u16>,
-    /// How super-packets leave towards `address`; through sockets while nothing is decided.
-    pub way: Option<Arc<Way>>,
-    /// What is exchanged with it.
-    pub counters: PeerCounters,
-}
-
-impl Peer {
-    /// Next hop and first hop of bare packets, IPv4 or not: its address of their own family, or else
-    /// the one it has.
-    pub fn next_hop(&self, is_ipv4: bool) -> (IpAddr, Option<Hop>) {
-        let second = self.second.filter(|(address, _)| address.is_ipv4() == is_ipv4);
-        second.filter(|_| self.address.is_ipv4() != is_ipv4).unwrap_or((self.address, self.hop))
-    }
-
-    /// Its addresses, that of outer headers first.
-    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        [Some(self.address), self.second.map(|(address, _)| address)].into_iter().flatten()
-    }
-
-    /// Its address of one family.
-    pub fn address_in(&self, is_ipv4: bool) -> Option<IpAddr> {
-        self.addresses().find(|address| address.is_ipv4() == is_ipv4)
-    }
-
-    /// Sets the first hops towards its addresses. Returns whether one is another than before.
-    pub fn set_hops(&mut self, of: impl Fn(IpAddr) -> Option<Hop>) -> bool {
-        let (hop, second) = (of(self.address), self.second.map(|(address, _)| (address, of(address))));
-        let changed = (self.hop, self.second) != (hop, second);
-        (self.hop, self.second) = (hop, second);
-        changed
-    }
-
-    /// Takes over what was counted for the same node before, and what was learned about its addresses
-    /// where it kept them.
-    pub fn take_over(&mut self, before: &Self) {
-        self.counters = before.counters.clone();
-        if self.addresses().eq(before.addresses()) {
-            (self.hop, self.second, self.path_mtu) = (before.hop, before.second, before.path_mtu);
-            self.way.clone_from(&before.way);
-        }
-    }
-
-    /// Makes this the empty place of a node that went: nothing comes from the unspecified address.
-    pub fn retire(&mut self) {
-        self.address = Ipv4Addr::UNSPECIFIED.into();
-        (self.hop, self.second, self.path_mtu, self.way) = (None, None, None, None);
-    }
-
-    /// Whether this is the empty place of a node that went.
-    pub fn is_gone(&self) -> bool {
-        self.address.is_unspecified()
-    }
-}
-
-/// This node's side of the underlay.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Underlay {
-    /// Source of outer IPv4 headers.
-    pub address: Option<Ipv4Addr>,
-    /// Source of outer IPv6 headers.
-    pub address6: Option<Ipv6Addr>,
-    /// Source of inner Ethernet headers.
-    pub vtep_mac: Mac,
-    /// The VXLAN network.
-    pub vni: Vni,
-    /// UDP port of VXLAN here.
-    pub vxlan_port: u16,
-    /// Bytes of the largest IP packet on the uplink.
-    pub mtu: u16,
-    /// How outer TOS bytes are made.
-    pub marking: Marking,
-    /// Index of the uplink, where our address has moved to another one than it was on at the start.
-    pub moved_to: Option<u32>,
-    /// The TUN.
-    pub tun: TunLink,
-    /// The TAP that takes super-packets, while it works.
-    pub tap: Option<TapLink>,
-}
-
-/// The TUN, as far as the packet path needs to know it.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct TunLink {
-    /// Bytes of the largest plain packet: anything longer is a super-packet.
-    pub mtu: u16,
-    /// Source of ICMP errors; without it there are none.
-    pub address: Option<Ipv4Addr>,
-    /// The same for IPv6.
-    pub address6: Option<Ipv6Addr>,
-}
-
-/// The TAP, as far as frames for it go.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct TapLink {
-    /// Its link address.
-    pub mac: Mac,
-    /// Whether it pushes outer headers, so that IP-in-IP super-packets may be written to it.
-    pub ipip: bool,
-}
+use crate::net::{DropReason, Mode};
+use crate::route::{Fib, NextHop, PeerId, Via};
+use crate::wire::protocol;
 
 /// One consistent state of everything the packet path consults. Immutable; published as a whole.
 #[derive(Clone, Debug)]
@@ -151,14 +30,14 @@ pub struct Forwarding {
 
 /// Who may send tunnel packets to us.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Origin {
+pub enum OuterSource {
     /// A peer.
     Peer(PeerId),
     /// A node that is no peer, allowed by the configuration.
     External,
 }
 
-/// The prebuilt headers towards one peer, IPv4 inside first, IPv6 inside second.
+/// The prebuilt headers towards one peer, by the family of the inner packet.
 #[derive(Clone, Debug)]
 pub struct PeerHeaders {
     /// What is exchanged with the peer.
@@ -168,37 +47,37 @@ pub struct PeerHeaders {
     /// UDP port of VXLAN there.
     pub port: u16,
     /// Its address of the same family as the inner packet, which must not go into the tunnel.
-    pub own: [Option<IpAddr>; 2],
+    pub own: PerFamily<Option<IpAddr>>,
     /// Outer headers of IP-in-IP.
     pub ipip: OuterIp,
     /// VXLAN and inner Ethernet headers.
-    pub vxlan: [[u8; vxlan::TEMPLATE]; 2],
+    pub vxlan: PerFamily<[u8; vxlan::TEMPLATE]>,
     /// Everything in front of a VXLAN super-packet for the TAP.
-    pub tap: Option<[[u8; tunnel_gso::TEMPLATE]; 2]>,
+    pub tap: Option<PerFamily<[u8; tunnel_gso::TEMPLATE]>>,
     /// Everything in front of an IP-in-IP super-packet for the TAP; IPv4 inside.
     pub tap_ipip: Option<[u8; ipip_gso::TEMPLATE]>,
     /// Frame header of the first hop towards `address`, for packet sockets.
     pub frame: Option<[u8; frame::TEMPLATE]>,
     /// How bare packets get there.
-    pub bare: [Bare; 2],
+    pub bare: PerFamily<Bare>,
 }
 
 /// Outer IP headers of IP-in-IP in the family of the underlay.
 #[derive(Clone, Debug)]
 pub enum OuterIp {
     /// Over IPv4.
-    V4([[u8; ipip::OVERHEAD]; 2]),
+    V4(PerFamily<[u8; ipip::OVERHEAD]>),
     /// Over IPv6.
-    V6([[u8; ipip6::OVERHEAD]; 2]),
+    V6(PerFamily<[u8; ipip6::OVERHEAD]>),
 }
 
 impl OuterIp {
-    /// The header in front of IPv4 (0) or IPv6 (1).
+    /// The header in front of inner packets of this family.
     #[inline]
-    pub fn header(&self, version: usize) -> &[u8] {
+    pub fn header(&self, inner: Family) -> &[u8] {
         match self {
-            Self::V4(headers) => &headers[version],
-            Self::V6(headers) => &headers[version],
+            Self::V4(headers) => &headers[inner],
+            Self::V6(headers) => &headers[inner],
         }
     }
 }
@@ -232,19 +111,6 @@ impl Bare {
 }
 
 impl Forwarding {
-    /// Compiles the routes of `rib` under `policy`. `peers` is indexed by [`PeerId`].
-    ///
-    /// # Errors
-    /// When there are more different next hops than ids.
-    pub fn build(
-        underlay: Underlay,
-        peers: &[Peer],
-        policy: &EncapPolicy,
-        rib: &Rib,
-    ) -> Result<Self, HopsFull> {
-        Compiler::default().compile(Inputs { underlay, peers, policy, rib })
-    }
-
     /// The same with exceptions from what may cross.
     #[must_use]
     pub fn with_scope(self, scope: Scope) -> Self {
@@ -308,12 +174,12 @@ impl Forwarding {
         }
     }
 
-    /// Who sends from the underlay address `source`; `None` when nobody who may.
+    /// Who sends from the underlay address `source`; `None` where that is not allowed.
     #[inline]
-    pub fn origin(&self, source: IpAddr) -> Option<Origin> {
+    pub fn outer_source(&self, source: IpAddr) -> Option<OuterSource> {
         match self.sender(source) {
-            Some(peer) => Some(Origin::Peer(peer)),
-            None => self.scope.is_external(source).then_some(Origin::External),
+            Some(peer) => Some(OuterSource::Peer(peer)),
+            None => self.scope.is_external(source).then_some(OuterSource::External),
         }
     }
 
@@ -335,14 +201,15 @@ impl Forwarding {
 
 impl PeerHeaders {
     pub(super) fn new(underlay: Underlay, peer: &Peer) -> Self {
-        let vxlan = |ethertype| vxlan::template(underlay.vni, peer.vtep_mac, underlay.vtep_mac, ethertype);
-        let vxlan = [vxlan(ethernet::IPV4), vxlan(ethernet::IPV6)];
+        let vxlan = PerFamily::from_fn(|inner| {
+            vxlan::template(underlay.vni, peer.vtep_mac, underlay.vtep_mac, inner.ethertype())
+        });
         let v4 = match peer.address {
             IpAddr::V4(address) => Some((underlay.source(), address)),
             IpAddr::V6(_) => None,
         };
-        // The kernel forwards what is written to the TAP, by its own and more credulous idea of the path
-        // (RFC 1191 without the checks of ours): a forged report could keep it from forwarding at all.
+        // The kernel forwards what is written to the TAP by its own path MTU, which it learns without our
+        // checks (RFC 1191): a forged report could lower it until nothing is forwarded.
         let link = underlay.tap.filter(|_| peer.path_mtu.is_none());
         let whole =
             |mode| peer.way.as_ref().and_then(|way| way.choice(mode)).is_some_and(|choice| choice.tap);
@@ -350,18 +217,17 @@ impl PeerHeaders {
             vxlan.map(|inner| tunnel_gso::template(tap.mac, source, destination, peer.port, &inner))
         });
         let tap_ipip = link.filter(|tap| tap.ipip && whole(Mode::Ipip)).zip(v4);
-        let ethertype = if v4.is_some() { ethernet::IPV4 } else { ethernet::IPV6 };
         Self {
             counters: peer.counters.clone(),
             address: peer.address,
             port: peer.port,
-            own: [true, false].map(|is_ipv4| peer.address_in(is_ipv4)),
+            own: PerFamily::from_fn(|family| peer.address_in(family)),
             ipip: outer_ip(&underlay, peer.address),
             vxlan,
             tap,
             tap_ipip: tap_ipip.map(|(tap, (_, destination))| ipip_gso::template(tap.mac, destination)),
-            frame: peer.hop.map(|hop| frame::template(hop, ethertype)),
-            bare: [true, false].map(|is_ipv4| Bare::new(peer, is_ipv4)),
+            frame: peer.hop.map(|hop| frame::template(hop, Family::of(peer.address).ethertype())),
+            bare: PerFamily::from_fn(|family| Bare::new(peer, family)),
         }
     }
 }
@@ -369,7 +235,10 @@ impl PeerHeaders {
 /// Where the control plane pairs a peer with a family this node lacks, outer sources are
 /// unspecified and the kernel refuses the packets.
 fn outer_ip(underlay: &Underlay, destination: IpAddr) -> OuterIp {
-    let numbers = [protocol::IPIP, protocol::IPV6];
+    let numbers = PerFamily::from_fn(|inner| match inner {
+        Family::V4 => protocol::IPIP,
+        Family::V6 => protocol::IPV6,
+    });
     match destination {
         IpAddr::V4(to) => OuterIp::V4(numbers.map(|number| ipip::template(underlay.source(), to, number))),
         IpAddr::V6(to) => OuterIp::V6(numbers.map(|number| ipip6::template(underlay.source6(), to, number))),
@@ -377,43 +246,9 @@ fn outer_ip(underlay: &Underlay, destination: IpAddr) -> OuterIp {
 }
 
 impl Bare {
-    fn new(peer: &Peer, is_ipv4: bool) -> Self {
-        let (to, hop) = peer.next_hop(is_ipv4);
-        let ethertype = if is_ipv4 { ethernet::IPV4 } else { ethernet::IPV6 };
-        let frame = hop.map(|hop| frame::template(hop, ethertype));
-        Self { to, frame, raw: direct::by_raw_socket(to, is_ipv4) }
-    }
-}
-
-/// The smallest uplink MTU the tables are built for: 576 (RFC 791) keeps every overhead positive.
-pub const MIN_MTU: u16 = 576;
-
-impl Underlay {
-    /// This node's address in the family of `other`; the unspecified one where it has none.
-    pub fn facing(&self, other: IpAddr) -> IpAddr {
-        match other {
-            IpAddr::V4(_) => self.source().into(),
-            IpAddr::V6(_) => self.source6().into(),
-        }
-    }
-
-    fn source(&self) -> Ipv4Addr {
-        self.address.unwrap_or(Ipv4Addr::UNSPECIFIED)
-    }
-
-    fn source6(&self) -> Ipv6Addr {
-        self.address6.unwrap_or(Ipv6Addr::UNSPECIFIED)
-    }
-
-    /// The inner MTU of a path of `mode` to the node at `outer` that carries as much as the uplink.
-    pub fn path_mtu(&self, mode: Mode, outer: IpAddr) -> u16 {
-        self.mtu.max(MIN_MTU) - mode.overhead(outer)
-    }
-
-    /// The inner MTU of the path to `peer` by `mode`. Without encapsulation routers talk to the pods
-    /// themselves, and only they know what they were told.
-    pub fn mtu_to(&self, peer: &Peer, mode: Mode) -> u16 {
-        let told = peer.path_mtu.filter(|_| mode != Mode::Direct);
-        Self { mtu: self.mtu.min(told.unwrap_or(u16::MAX)), ..*self }.path_mtu(mode, peer.address)
+    fn new(peer: &Peer, family: Family) -> Self {
+        let (to, hop) = peer.next_hop(family);
+        let frame = hop.map(|hop| frame::template(hop, family.ethertype()));
+        Self { to, frame, raw: direct::by_raw_socket(Family::of(to), family) }
     }
 }

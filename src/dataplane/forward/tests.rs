@@ -16,25 +16,24 @@ mod icmp_errors;
 mod outbox;
 mod peers;
 mod scope;
+mod sent;
 mod tables;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{
-    Channel, Deliver, Format, Forwarding, Full, Inbound, Outbound, Outbox, Paths, Peer, Received, TunLink,
-    Underlay,
-};
-use crate::dataplane::device::Device;
+use super::{Forwarding, Inbound, InboundCx, Outbound, OutboundCx, Peer, TunLink, Underlay};
 use crate::dataplane::device::memory::Memory;
+use crate::dataplane::device::{Deliver, write_icmp_errors};
 use crate::dataplane::encap::ecn::Marking;
-use crate::dataplane::observe::{PeerCounters, WorkerCounters};
+use crate::dataplane::observe::{PeerCounters, Worker};
+use crate::dataplane::packet::{Channel, Device, Format, Full, Outbox, Paths, Received};
 use crate::dataplane::segment::merge::Rules;
 use crate::dataplane::segment::split::finish_checksum;
 use crate::dataplane::segment::{Metadata, MetadataSource, Split};
-use crate::dataplane::underlay::memory::{Sent, flatten};
 use crate::net::{DropReason, EncapMode, Mac, Mode, Prefix, Vni};
 use crate::route::{EncapPolicy, PeerId, Pool, Rib, Source, Target};
 use crate::wire::{Ipv6, VnetHdr};
+use sent::{Sent, flatten};
 
 /// What the kernel would say of packets, each known by its bytes.
 #[derive(Default)]
@@ -65,7 +64,7 @@ struct Node {
     inbound: Inbound,
     told: Told,
     outbox: Outbox,
-    counters: WorkerCounters,
+    worker: Worker,
     paths: Paths,
 }
 
@@ -198,15 +197,15 @@ impl Node {
             inbound: Inbound::new(Rules { tcp: true, udp: true }),
             told: Told::default(),
             outbox: Outbox::default(),
-            counters: WorkerCounters::default(),
+            worker: Worker::default(),
             paths: Paths::default(),
         }
     }
 
     /// One packet from the device into the outbox.
     fn outbound(&mut self, vnet: &VnetHdr, arena: &mut [u8], at: std::ops::Range<usize>) -> Result<(), Full> {
-        let (paths, out) = (self.paths, &mut self.outbox);
-        self.outbound.packet(&self.forwarding, paths, vnet, arena, at, out, &self.counters)
+        let (tables, paths, out, worker) = (&self.forwarding, self.paths, &mut self.outbox, &self.worker);
+        self.outbound.packet(&mut OutboundCx { tables, paths, arena, out, worker }, vnet, at)
     }
 
     /// A batch from the device to the wire, sent whenever the outbox is full.
@@ -258,35 +257,49 @@ impl Node {
             arena.extend_from_slice(bytes);
         }
         let mut scratch = Deliver::scratch();
-        let mut sink = Deliver { device, counters: &self.counters, scratch: &mut scratch };
+        let mut sink = Deliver { device, worker: &self.worker, scratch: &mut scratch };
+        let mut cx = InboundCx {
+            tables: &self.forwarding,
+            format: Format::Vxlan,
+            arena: &mut arena,
+            metadata: &mut self.told,
+            sink: &mut sink,
+            worker: &self.worker,
+        };
         for (format, received, _) in list {
             let segment = if received.segment == received.len { 0 } else { received.segment };
-            let received = Received { segment, ..received };
-            let (flow, told) = (&mut self.inbound, &mut self.told);
-            flow.receive(&self.forwarding, format, received, &mut arena, told, &mut sink, &self.counters);
+            cx.format = format;
+            self.inbound.receive(&mut cx, Received { segment, ..received });
         }
-        self.inbound.finish(&arena, &mut sink);
+        self.inbound.finish(&mut cx);
     }
 
     /// One receive of a VXLAN socket, as it is, to the device.
     fn receive_one(&mut self, received: Received, arena: &mut [u8], device: &mut dyn Device) {
         let mut scratch = Deliver::scratch();
-        let mut sink = Deliver { device, counters: &self.counters, scratch: &mut scratch };
-        let (flow, told) = (&mut self.inbound, &mut self.told);
-        flow.receive(&self.forwarding, Format::Vxlan, received, arena, told, &mut sink, &self.counters);
-        self.inbound.finish(arena, &mut sink);
+        let mut sink = Deliver { device, worker: &self.worker, scratch: &mut scratch };
+        let mut cx = InboundCx {
+            tables: &self.forwarding,
+            format: Format::Vxlan,
+            arena,
+            metadata: &mut self.told,
+            sink: &mut sink,
+            worker: &self.worker,
+        };
+        self.inbound.receive(&mut cx, received);
+        self.inbound.finish(&mut cx);
     }
 
     /// The ICMP errors that have come back to the device since the last call.
     fn replies(&mut self) -> Vec<Vec<u8>> {
         let mut device = Memory::default();
-        self.outbound.replies().write(&mut device, &self.counters);
+        write_icmp_errors(self.outbound.errors().drain(), &mut device, &self.worker.counters);
         device.output.into_iter().map(|(_, packet)| packet).collect()
     }
 
     /// The drop counters that moved.
     fn drops(&self) -> Vec<(DropReason, u64)> {
-        let counted = DropReason::ALL.map(|reason| (reason, self.counters.drops(reason)));
+        let counted = DropReason::ALL.map(|reason| (reason, self.worker.counters.drops(reason)));
         counted.into_iter().filter(|(_, count)| *count > 0).collect()
     }
 

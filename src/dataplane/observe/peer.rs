@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crossbeam::utils::CachePadded;
 
-use super::Counter;
+use super::counters::Counter;
 
 /// What one worker exchanged with one peer: inner packets, after segmentation. *tx* is towards the
 /// peer.

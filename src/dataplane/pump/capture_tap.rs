@@ -1,34 +1,35 @@
 //! A worker's packets as captures show them: what it reads from the device, what it receives, and
 //! what it delivers.
 
-use crate::dataplane::forward::{Deliver, Format, Forwarding, Received, is_uncut, outer};
-use crate::dataplane::observe::WorkerCounters;
+use crate::dataplane::device::Deliver;
+use crate::dataplane::forward::{Forwarding, is_uncut, outer};
+use crate::dataplane::observe::Worker;
 use crate::dataplane::observe::capture::{Point, Seen};
-use crate::dataplane::segment::{Delivery, Sink};
+use crate::dataplane::packet::{Delivery, Direction, Sink};
+use crate::dataplane::underlay::Receiver;
 
 /// Shows a packet or super-packet read from the device.
 #[cold]
-pub fn read(counters: &WorkerCounters, packet: &[u8]) {
-    let seen = Seen { point: Point::Device, inbound: false, reason: None };
-    counters.capture.record(seen, [packet].into_iter());
+pub fn read(worker: &Worker, packet: &[u8]) {
+    let seen = Seen { point: Point::Device, direction: Direction::Outbound, reason: None };
+    worker.capture.record(seen, [packet].into_iter());
 }
 
-/// Shows the outer packets of one receive; `port` is the UDP source port where there is one.
+/// Shows the outer packets of a batch of `count` receives.
 #[cold]
-pub fn received(
-    counters: &WorkerCounters,
-    forwarding: &Forwarding,
-    format: Format,
-    packet: &Received,
-    port: u16,
-    bytes: &[u8],
-) {
-    let seen = Seen { point: Point::Underlay, inbound: true, reason: None };
-    let whole = packet.segment == 0 || is_uncut(bytes, packet.segment);
-    let step = if whole { bytes.len().max(1) } else { packet.segment };
-    for datagram in bytes.chunks(step) {
-        let outer = outer(forwarding, format, packet, port, datagram.len());
-        counters.capture.record(seen, [outer.bytes(), datagram].into_iter());
+pub fn received(worker: &Worker, tables: &Forwarding, receiver: &mut Receiver, count: usize) {
+    let seen = Seen { point: Point::Underlay, direction: Direction::Inbound, reason: None };
+    let format = receiver.format();
+    for index in 0..count {
+        let (packet, port) = (receiver.packet(index), receiver.port(index));
+        let Some(packet) = packet else { continue };
+        let bytes = &receiver.arena()[packet.at..packet.at + packet.len];
+        let whole = packet.segment == 0 || is_uncut(bytes, packet.segment);
+        let step = if whole { bytes.len().max(1) } else { packet.segment };
+        for datagram in bytes.chunks(step) {
+            let outer = outer(tables, format, &packet, port, datagram.len());
+            worker.capture.record(seen, [outer.bytes(), datagram].into_iter());
+        }
     }
 }
 
@@ -37,8 +38,8 @@ pub struct Shown<'a>(pub Deliver<'a>);
 
 impl Sink for Shown<'_> {
     fn deliver(&mut self, delivery: &Delivery<'_>) {
-        let seen = Seen { point: Point::Device, inbound: true, reason: None };
-        self.0.counters.capture.record(seen, delivery.parts());
+        let seen = Seen { point: Point::Device, direction: Direction::Inbound, reason: None };
+        self.0.worker.capture.record(seen, delivery.parts());
         self.0.deliver(delivery);
     }
 }

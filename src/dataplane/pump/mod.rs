@@ -1,6 +1,7 @@
 //! The packet pump: worker threads, each with one TUN queue and its own sockets.
 
 mod capture_tap;
+mod lane;
 mod worker;
 
 use std::io;
@@ -10,23 +11,14 @@ use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 
-use crate::dataplane::device::Device;
 use crate::dataplane::forward::Forwarding;
 use crate::dataplane::observe::Counters;
 use crate::dataplane::segment::merge::Rules;
-use crate::dataplane::underlay::Sockets;
 use crate::sync::Published;
-use worker::Worker;
+pub use lane::Lane;
+use worker::WorkerThread;
 
-/// One worker's edges.
-pub struct Lane {
-    /// Its queue of the TUN.
-    pub device: Box<dyn Device>,
-    /// Its sockets.
-    pub sockets: Sockets,
-}
-
-/// A worker that ended although nobody asked it to.
+/// A worker that ended without being stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The TUN or a socket is gone for good.
@@ -66,13 +58,13 @@ impl Pump {
             failures,
         };
         for (index, lane) in lanes.into_iter().enumerate() {
-            let (mut worker, waker) = Worker::new(lane, rules, index, counters.clone())?;
+            let (mut worker, waker) = WorkerThread::new(lane, rules, index, counters.clone())?;
             pump.wakers.push(Arc::new(waker));
             let forwarding = Arc::clone(forwarding);
             let (stop, report): (_, Sender<Failure>) = (Arc::clone(&pump.stop), report.clone());
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 if let Err(error) = worker.run(&forwarding, &stop) {
-                    // Nobody listens any more only while the pump is being torn down.
+                    // The channel is closed only while the pump is being torn down.
                     let _ = report.send(Failure::Io { worker: index, error });
                 }
             })?;

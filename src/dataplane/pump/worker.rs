@@ -11,12 +11,13 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use super::{Lane, capture_tap};
-use crate::dataplane::device::{Device, MAX_PACKET};
-use crate::dataplane::forward::{Deliver, Forwarding, Inbound, Outbound, Outbox};
+use super::capture_tap;
+use super::lane::Lane;
+use crate::dataplane::device::{Deliver, write_icmp_errors};
+use crate::dataplane::forward::{Forwarding, Inbound, InboundCx, Outbound, OutboundCx};
 use crate::dataplane::observe::capture::Point;
-use crate::dataplane::observe::{Counters, WorkerCounters};
-use crate::dataplane::segment::Sink;
+use crate::dataplane::observe::{Counters, Worker};
+use crate::dataplane::packet::{Device, MAX_PACKET, Outbox, Sink};
 use crate::dataplane::segment::merge::Rules;
 use crate::dataplane::underlay::{MetadataSocket, Receiver, Sockets};
 use crate::net::DropReason;
@@ -38,7 +39,7 @@ const WAKER: Token = Token(usize::MAX);
 const DEVICE: Token = Token(usize::MAX - 1);
 
 /// Everything one thread owns.
-pub struct Worker {
+pub struct WorkerThread {
     poll: Poll,
     device: Box<dyn Device>,
     sockets: Sockets,
@@ -49,13 +50,11 @@ pub struct Worker {
     scratch: Box<[u8]>,
     index: usize,
     counters: Counters,
-    /// For what is no traffic.
-    uncounted: WorkerCounters,
     /// Which edges may have something: the device first, then the receivers.
     ready: Vec<bool>,
 }
 
-impl Worker {
+impl WorkerThread {
     /// A worker and the handle that wakes it.
     pub fn new(lane: Lane, rules: Rules, index: usize, counters: Counters) -> io::Result<(Self, mio::Waker)> {
         let poll = Poll::new()?;
@@ -79,7 +78,6 @@ impl Worker {
             scratch: Deliver::scratch(),
             index,
             counters,
-            uncounted: WorkerCounters::default(),
             ready: vec![true; edges],
         };
         Ok((worker, waker))
@@ -124,18 +122,19 @@ impl Worker {
 
     /// Reads a batch from the device and sends it off. Returns whether more may wait.
     fn outbound_batch(&mut self, tables: &Forwarding) -> io::Result<bool> {
-        let counters = self.counters.worker(self.index);
+        let worker = self.counters.handle(self.index);
         if let Some(uplink) = tables.underlay().moved_to {
             self.sockets.follow(uplink);
         }
-        let (paths, watched) = (self.sockets.paths(), counters.capture.wants(Point::Device));
+        let (paths, watched) = (self.sockets.paths(), worker.capture.wants(Point::Device));
+        let mut cx = OutboundCx { tables, paths, arena: &mut self.arena, out: &mut self.outbox, worker };
         let mut at = 0;
         let mut more = true;
         for _ in 0..READS {
             if at + MAX_PACKET > ARENA {
                 break;
             }
-            let (vnet, len) = match self.device.read(&mut self.arena[at..at + MAX_PACKET]) {
+            let (vnet, len) = match self.device.read(&mut cx.arena[at..at + MAX_PACKET]) {
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     more = false;
@@ -144,97 +143,84 @@ impl Worker {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
-            let range = at..at + len;
             if watched {
-                capture_tap::read(counters, &self.arena[range.clone()]);
+                capture_tap::read(worker, &cx.arena[at..at + len]);
             }
-            let mut packet = |outbox: &mut Outbox, arena: &mut [u8]| {
-                self.outbound.packet(tables, paths, &vnet, arena, range.clone(), outbox, counters)
-            };
-            if packet(&mut self.outbox, &mut self.arena).is_err() {
-                self.sockets.send(&mut self.outbox, &self.arena, counters);
+            if self.outbound.packet(&mut cx, &vnet, at..at + len).is_err() {
+                self.sockets.send(cx.out, cx.arena, worker);
                 // An empty outbox holds any one packet.
-                let _ = packet(&mut self.outbox, &mut self.arena);
+                let _ = self.outbound.packet(&mut cx, &vnet, at..at + len);
             }
             at = (at + len).next_multiple_of(ALIGN);
             if at >= FLUSH {
-                self.sockets.send(&mut self.outbox, &self.arena, counters);
+                self.sockets.send(cx.out, cx.arena, worker);
                 at = 0;
             }
         }
-        if !self.outbox.is_empty() {
-            self.sockets.send(&mut self.outbox, &self.arena, counters);
+        if !cx.out.is_empty() {
+            self.sockets.send(cx.out, cx.arena, worker);
         }
-        self.outbound.replies().write(&mut *self.device, counters);
+        write_icmp_errors(self.outbound.errors().drain(), &mut *self.device, &worker.counters);
         Ok(more)
     }
 
     /// Receives a batch from socket `receiver` and writes it to the device. Returns whether more
     /// may wait.
     fn inbound_batch(&mut self, tables: &Forwarding, receiver: usize) -> io::Result<bool> {
-        let counters: &WorkerCounters = self.counters.worker(self.index);
+        let worker = self.counters.handle(self.index);
         let (receiver, metadata) = self.sockets.receiver(receiver);
-        let Some(received) = received(receiver) else { return Ok(false) };
-        let sink = Deliver { device: &mut *self.device, counters, scratch: &mut self.scratch };
-        if counters.capture.wants(Point::Underlay) {
-            show_received(receiver, received, tables, counters);
+        let Some(count) = received(receiver) else { return Ok(false) };
+        let sink = Deliver { device: &mut *self.device, worker, scratch: &mut self.scratch };
+        if worker.capture.wants(Point::Underlay) {
+            capture_tap::received(worker, tables, receiver, count);
         }
-        if counters.capture.wants(Point::Device) {
-            deliver(
-                &mut self.inbound,
-                (receiver, metadata),
-                received,
-                tables,
-                capture_tap::Shown(sink),
-                counters,
-            );
+        let more = receiver.was_full(count);
+        let batch = Receives { receiver, count, metadata };
+        if worker.capture.wants(Point::Device) {
+            deliver(&mut self.inbound, batch, tables, capture_tap::Shown(sink), worker);
         } else {
-            deliver(&mut self.inbound, (receiver, metadata), received, tables, sink, counters);
+            deliver(&mut self.inbound, batch, tables, sink, worker);
         }
-        let more = receiver.was_full(received);
-        if !self.inbound.answers().is_empty() {
-            self.inbound.answers().send(&mut self.outbox);
-            self.sockets.send(&mut self.outbox, &self.arena, &self.uncounted);
+        if !self.inbound.replies().is_empty() {
+            self.inbound.replies().send(&mut self.outbox);
+            self.sockets.send(&mut self.outbox, &self.arena, worker);
         }
         Ok(more)
     }
 }
 
-/// Takes the `received` packets of `receiver` through the inbound flow.
-fn deliver(
-    inbound: &mut Inbound,
-    (receiver, metadata): (&mut Receiver, &mut MetadataSocket),
-    received: usize,
-    tables: &Forwarding,
-    mut sink: impl Sink,
-    counters: &WorkerCounters,
-) {
-    let format = receiver.format();
-    for index in 0..received {
-        match receiver.packet(index) {
-            Some(packet) => {
-                inbound.receive(tables, format, packet, receiver.arena(), metadata, &mut sink, counters);
-            }
-            None => counters.dropped(DropReason::UnknownPeer, 1),
-        }
-    }
-    inbound.finish(receiver.arena(), &mut sink);
+/// A batch of receives.
+struct Receives<'a> {
+    receiver: &'a mut Receiver,
+    count: usize,
+    metadata: &'a mut MetadataSocket,
 }
 
-/// Shows a batch to the capture.
-#[cold]
-fn show_received(receiver: &mut Receiver, received: usize, tables: &Forwarding, counters: &WorkerCounters) {
+/// Takes a batch through the inbound flow.
+fn deliver(
+    inbound: &mut Inbound,
+    batch: Receives<'_>,
+    tables: &Forwarding,
+    mut sink: impl Sink,
+    worker: &Worker,
+) {
+    let Receives { receiver, count, metadata } = batch;
     let format = receiver.format();
-    for index in 0..received {
-        let (packet, port) = (receiver.packet(index), receiver.port(index));
-        let Some(packet) = packet else { continue };
-        let bytes = &receiver.arena()[packet.at..packet.at + packet.len];
-        capture_tap::received(counters, tables, format, &packet, port, bytes);
+    for index in 0..count {
+        let packet = receiver.packet(index);
+        let (arena, metadata, sink) = (receiver.arena(), &mut *metadata, &mut sink);
+        let mut cx = InboundCx { tables, format, arena, metadata, sink, worker };
+        match packet {
+            Some(packet) => inbound.receive(&mut cx, packet),
+            None => worker.counters.dropped(DropReason::UnknownPeer, 1),
+        }
     }
+    let mut cx = InboundCx { tables, format, arena: receiver.arena(), metadata, sink: &mut sink, worker };
+    inbound.finish(&mut cx);
 }
 
 /// Receives a batch; `None` when nothing waits. Errors of single packets (an ICMP for an earlier
-/// send) end nothing; a socket that only has errors is left alone until it is ready anew, so that it
+/// send) end nothing; a socket that only has errors is left alone until it is ready again, so that it
 /// cannot keep the worker busy.
 fn received(receiver: &mut Receiver) -> Option<usize> {
     for _ in 0..RECEIVE_ERRORS {

@@ -1,10 +1,11 @@
 //! Fragmentation of an IPv4 packet that is larger than its path and allows it (RFC 791 §3.2).
 //!
 //! Each fragment gets a copy of the IP header, patched; the payload is not copied. Identification
-//! stays: whoever leaves DF clear keeps it unique (RFC 6864 §4.3).
+//! stays: a sender that leaves DF clear keeps it unique (RFC 6864 §4.3).
 
 use std::ops::Range;
 
+use crate::dataplane::packet::MAX_PACKET;
 use crate::wire::{Ipv4, Malformed, ipv4};
 
 /// Most fragments of one packet: 64 KiB on the smallest path the tables know.
@@ -37,7 +38,7 @@ impl<'a> Fragments<'a> {
         let chunk = mtu.saturating_sub(ip.header_len()) & !7;
         let fragments = Self { ip, chunk, done: 0 };
         let end = offset(ip) + ip.payload().len();
-        let possible = chunk > 0 && end <= 65535 && ip.flags() & ipv4::DF == 0;
+        let possible = chunk > 0 && end <= MAX_PACKET && ip.flags() & ipv4::DF == 0;
         if possible && fragments.count() <= MAX_FRAGMENTS { Ok(fragments) } else { Err(Malformed) }
     }
 
@@ -91,7 +92,7 @@ fn blank_options(options: &mut [u8]) {
         let len = match (options[at], options.get(at + 1)) {
             (NO_OPERATION, _) => 1,
             (_, Some(len @ 2..)) => usize::from(*len),
-            // Nobody can tell where the next one begins.
+            // There is no telling where the next one begins.
             _ => options.len(),
         };
         let end = (at + len).min(options.len());

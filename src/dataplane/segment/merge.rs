@@ -5,30 +5,21 @@
 //! flushes the run of its flow first, so order inside a flow is kept; between flows there is none
 //! to keep. No run outlives its batch: nothing waits for a timer.
 
+pub use super::candidate::{Candidate, Grouping, Rules};
+use super::flow::Flow;
 use super::metadata::MetadataSource;
 use super::shape::{Segment, Shape, Whole, csum_offset, gso_type, hides_ports, pseudo, shape, unfinished};
-use super::{Delivery, Flow, Piece, Sink};
+use crate::dataplane::packet::{Delivery, MAX_PACKET, MAX_PIECES, Piece, Sink};
 use crate::wire::{VnetHdr, be16, be32, checksum, ipv4, ipv6, put16, tcp, udp};
 
 /// Open runs per batch.
 const RUNS: usize = 8;
-/// Most segments in one super-packet.
-const MAX_SEGMENTS: usize = 64;
-/// Most bytes of a super-packet: what an IPv4 total length can say.
-const MAX_TOTAL: usize = 65535;
+/// Most segments in one super-packet: as many as are written at once.
+const MAX_SEGMENTS: usize = MAX_PIECES;
 /// Bytes of IP and TCP header without IP options: 40 + 60.
 const MAX_HEADER: usize = 100;
 /// Bytes of IP and TCP header with all the options there may be: 60 + 60.
 const MAX_LIST_HEADER: usize = 120;
-
-/// What may be merged; the switches of the configuration and what the device takes.
-#[derive(Clone, Copy, Debug)]
-pub struct Rules {
-    /// Merge TCP.
-    pub tcp: bool,
-    /// Merge UDP.
-    pub udp: bool,
-}
 
 /// The runs of one batch.
 #[derive(Debug)]
@@ -38,31 +29,7 @@ pub struct Merge {
     rules: Rules,
 }
 
-/// A packet on its way to the device: `at..at + flow.total_len` of the arena.
-#[derive(Clone, Copy, Debug)]
-pub struct Candidate {
-    /// What it is.
-    pub flow: Flow,
-    /// Offset in the arena.
-    pub at: usize,
-    /// How many it may be.
-    pub grouping: Grouping,
-}
-
-/// What the socket's word leaves open about a received packet that may be several in one.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Grouping {
-    /// It is a single packet.
-    Single,
-    /// It is UDP datagrams with this many bytes of payload each, the last maybe fewer.
-    Datagrams(u16),
-    /// A TCP packet may be several, of whatever size.
-    Tcp,
-    /// Any packet may be.
-    Any,
-}
-
-/// A packet that may be several in one, and nobody knows where one ends.
+/// A packet that may be several in one, and there is no telling where one ends.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct UnknownSize;
 
@@ -73,7 +40,7 @@ pub struct Cut {
     pub packets: u32,
     /// Bytes they have together beyond those of the whole: headers once more for each but one.
     pub repeated: usize,
-    /// Whether they are of another size than they were sent in, because nobody knows that one.
+    /// Whether they are of another size than they were sent in, because that one is unknown.
     pub recut: bool,
 }
 
@@ -100,7 +67,7 @@ impl Merge {
     /// Adds the next packet of the batch; returns what it stands for.
     ///
     /// # Errors
-    /// Where nobody knows what it stands for; nothing is delivered of it then.
+    /// Where it is unknown what it stands for; nothing is delivered of it then.
     pub fn push(
         &mut self,
         packet: Candidate,
@@ -269,7 +236,7 @@ impl Run {
             && self.header_len == segment.header
             && segment.payload <= self.segment
             && self.pieces.len() < MAX_SEGMENTS
-            && self.header_len + self.payload + segment.payload <= MAX_TOTAL
+            && self.header_len + self.payload + segment.payload <= MAX_PACKET
             && self.same_ip(old, new)
             && if self.tcp {
                 self.same_tcp(old, new, packet.flow.l4)

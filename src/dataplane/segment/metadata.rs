@@ -32,7 +32,7 @@ impl Metadata {
     }
 }
 
-/// Who can tell.
+/// Where it comes from.
 pub trait MetadataSource {
     /// What is known of the packet that begins at the start of `inner`; at most once for each packet received.
     fn of(&mut self, inner: &[u8]) -> Option<Metadata>;
@@ -44,7 +44,7 @@ pub trait MetadataSource {
     fn want_all(&mut self);
 }
 
-/// Nobody can.
+/// A source that knows nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoMetadata;
 

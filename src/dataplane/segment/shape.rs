@@ -3,11 +3,11 @@
 //! A segment size is never guessed. A packet whose checksum field holds no more than the pseudo-header sum has its
 //! checksum still to be finished, and may be many in one; so may one whose checksum is wrong, which is how lists of
 //! packets look that the kernel joined without touching their headers (`NETIF_F_GRO_FRAGLIST`). The socket's word, or
-//! else the kernel's [`Metadata`], says which. Where nobody can say, UDP is dropped, because the borders of datagrams
+//! else the kernel's [`Metadata`], says which. Where neither does, UDP is dropped, because the borders of datagrams
 //! are data; TCP, a stream of bytes, is cut to what every path carries, and counted.
 
-use super::Flow;
-use super::merge::{Candidate, Grouping, Rules};
+use super::candidate::{Candidate, Grouping, Rules};
+use super::flow::Flow;
 use super::metadata::{Metadata, MetadataSource};
 use crate::wire::{Udp, VnetHdr, checksum, ipv4, ipv6, protocol, tcp, udp, vnet_hdr};
 
@@ -28,7 +28,7 @@ pub(super) enum Shape {
     Segment(Segment),
     /// Work is left in it, as a vnet header says; it goes alone.
     Whole(Whole),
-    /// Nobody knows how many packets it is.
+    /// It is unknown how many packets it is.
     Unknown,
 }
 
@@ -48,7 +48,7 @@ pub(super) struct Whole {
     pub vnet: VnetHdr,
     /// Whether the checksum field is the first segment's and the pseudo-header sum is to be put there.
     pub list: bool,
-    /// Whether its TCP is cut to another size than it was sent in, which nobody could tell.
+    /// Whether its TCP is cut to another size than it was sent in, which is unknown.
     pub recut: bool,
 }
 
@@ -111,7 +111,7 @@ pub(super) fn shape(
     Shape::Plain
 }
 
-/// Whether an IPv6 packet may carry TCP or UDP behind extension headers, which nobody walks here.
+/// Whether an IPv6 packet may carry TCP or UDP behind extension headers, which are not walked here.
 pub(super) fn hides_ports(flow: &Flow) -> bool {
     flow.source.is_ipv6() && !matches!(flow.protocol, protocol::TCP | protocol::UDP | protocol::ICMPV6)
 }
@@ -202,7 +202,7 @@ fn segment(transport: &Transport, bytes: &[u8], finished: bool) -> Shape {
 /// A packet with IPv6 extension headers, of which the kernel knows where its transport header is.
 fn behind_extensions(known: &Metadata, bytes: &[u8]) -> Shape {
     let Some(start) = known.csum_start.map(usize::from) else {
-        // A list of packets whose transport header nobody knows.
+        // A list of packets whose transport header is unknown.
         return if known.gso_size == 0 { Shape::Plain } else { Shape::Unknown };
     };
     let tcp = match (known.gso_type & !vnet_hdr::GSO_ECN, bytes.get(start..)) {

@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use crate::dataplane::packet::MAX_PACKET;
 use crate::wire::{
     Ipv4, Ipv6, Malformed, Tcp, VnetHdr, be16, be32, checksum, ipv6, protocol, put16, put32, tcp, udp,
     vnet_hdr,
@@ -13,7 +14,7 @@ use crate::wire::{
 
 /// Most segments one super-packet may have: 64 KiB of the smallest payload Linux sends
 /// (`TCP_MIN_SND_MSS`, 48 bytes). More is an attack on our time.
-pub const MAX_SEGMENTS: usize = 65535 / 48;
+pub const MAX_SEGMENTS: usize = MAX_PACKET / 48;
 
 /// Most bytes of IP and transport headers that are copied: IPv4 and TCP with full options, or
 /// IPv6 with as much again of extension headers.

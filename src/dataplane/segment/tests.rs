@@ -5,7 +5,8 @@ mod merge;
 mod merge_properties;
 mod split;
 
-use super::{Delivery, Sink, Split};
+use super::Split;
+use crate::dataplane::packet::{Delivery, Sink};
 use crate::wire::VnetHdr;
 
 /// Cuts a super-packet into whole packets.

@@ -1,146 +1,28 @@
-//! Which queue of the TUN a packet comes out of: an eBPF program that the kernel asks
-//! (TUNSETSTEERINGEBPF, Linux 4.16), so that a flow has one queue for good.
+//! Which worker a flow belongs to: one hash of the inner packet, and its two programs in the kernel,
+//! so that one worker has both ways of a flow.
 //!
-//! Without it the kernel remembers for each flow the queue through which its last answer was
-//! written, and moves the flow there: two workers then hold packets of one flow, and the later may
-//! overtake the earlier. It also has to hash every packet that is written.
+//! - [`queue_ebpf`]: the queue of the TUN that an outbound packet comes out of
+//! - [`socket_cbpf`]: the socket that an inbound packet comes to
 //!
-//! The queue is a hash of the inner addresses and, for unfragmented TCP and UDP, the ports. Both
-//! ways of a flow have the same one. The kernel reduces the result modulo the number of queues.
+//! The hash is of the inner addresses and, for unfragmented TCP and UDP, the ports. Both ways of a flow
+//! have the same one.
 //!
 //! ```text
 //! a = exclusive or of the 32-bit words of both addresses, big endian
 //! p = exclusive or of both ports, or 0
 //! h = a * 0x9e3779b1            modulo 2^32
 //! h = (h ^ h >> 16 ^ p) * 0x9e3779b1
-//! queue = (h >> 16) modulo the number of queues; 0 for what is no IP packet
+//! worker = (h >> 16) modulo the number of workers; the first for what is no IP packet
 //! ```
+//!
+//! The programs are only written here. Whose device or socket they are set on is the business of the
+//! edges.
 
+pub(in crate::dataplane) mod cbpf;
 pub(in crate::dataplane) mod ebpf;
+mod hash;
+pub mod queue_ebpf;
 pub mod socket_cbpf;
 
-use std::io;
-use std::os::fd::{AsRawFd, RawFd};
-
-use crate::dataplane::device::sys;
-use crate::wire::{ipv4, ipv6, protocol};
-use ebpf::{
-    EXIT, FRAME, Instruction, R0, R1, R2, R3, R4, R6, R7, R8, R9, SKB_LOAD_BYTES, and, big_endian, call,
-    copy, jump, jump_if_equal, jump_unless_equal, load8, load16, load32, mov, multiply32, or_return,
-    shift_left, shift_right, slot, xor_register,
-};
-
-/// Sets the program on the device behind `fd`, for all its queues.
-///
-/// # Errors
-/// The kernel's: EPERM without CAP_BPF where unprivileged programs are not allowed.
-pub fn set(fd: RawFd) -> io::Result<()> {
-    let program = ebpf::load(ebpf::Kind::SocketFilter, "underpass_queue", &program())?;
-    sys::set_steering(fd, program.as_raw_fd())
-}
-
-/// Keeps the context over calls.
-const CONTEXT: u8 = R6;
-const HASH: u8 = R7;
-/// Where the transport header begins; the version before.
-const TRANSPORT: u8 = R8;
-/// Protocol, 0 for fragments; the ports' exclusive or after it was asked.
-const PROTOCOL: u8 = R9;
-
-/// Where the addresses, and what is before them in an IPv4 header, are kept on the stack.
-const HEADER: i16 = -40;
-/// Where the ports are kept on the stack.
-const PORTS: i16 = -8;
-
-/// The odd number next to 2^32 over the golden ratio, for multiplicative hashing.
-pub const FACTOR: u32 = 0x9e37_79b1;
-
-fn program() -> Vec<Instruction> {
-    let mut code = vec![copy(CONTEXT, R1), mov(R2, 0)];
-    code.extend(load(HEADER, ipv4::LEN));
-    code.extend(or_return(0));
-    code.extend([load8(TRANSPORT, FRAME, HEADER), shift_right(TRANSPORT, 4)]);
-    let (four, six) = (read_ipv4(), read_ipv6());
-    code.push(jump_unless_equal(TRANSPORT, 4, four.len() + 1));
-    code.extend(four);
-    code.push(jump(six.len()));
-    code.extend(six);
-    code.extend(read_ports());
-    code.extend(finish());
-    code
-}
-
-/// Loads `len` bytes of the packet from offset R2 to the stack.
-fn load(to: i16, len: usize) -> Vec<Instruction> {
-    let [base, offset] = slot(R3, to);
-    vec![copy(R1, CONTEXT), base, offset, mov(R4, len as i32), call(SKB_LOAD_BYTES)]
-}
-
-/// HASH, TRANSPORT and PROTOCOL of the IPv4 header on the stack.
-fn read_ipv4() -> Vec<Instruction> {
-    vec![
-        load32(HASH, FRAME, HEADER + 12),
-        load32(R1, FRAME, HEADER + 16),
-        xor_register(HASH, R1),
-        load8(TRANSPORT, FRAME, HEADER),
-        and(TRANSPORT, 0x0f),
-        shift_left(TRANSPORT, 2),
-        load8(PROTOCOL, FRAME, HEADER + 9),
-        // Fragment offset and MF.
-        load16(R1, FRAME, HEADER + 6),
-        and(R1, i32::from(0x3fff_u16.to_be())),
-        jump_if_equal(R1, 0, 1),
-        mov(PROTOCOL, 0),
-    ]
-}
-
-/// The same of an IPv6 header, whose first bytes are on the stack; ends the program where it is none.
-fn read_ipv6() -> Vec<Instruction> {
-    let mut code = vec![jump_if_equal(TRANSPORT, 6, 2), mov(R0, 0), EXIT];
-    code.extend([load8(PROTOCOL, FRAME, HEADER + 6), mov(TRANSPORT, ipv6::LEN as i32), mov(R2, 8)]);
-    code.extend(load(HEADER, 32));
-    code.extend(or_return(0));
-    code.push(load32(HASH, FRAME, HEADER));
-    for word in 1..8 {
-        code.extend([load32(R1, FRAME, HEADER + 4 * word), xor_register(HASH, R1)]);
-    }
-    code
-}
-
-/// PROTOCOL becomes the exclusive or of the ports, 0 where there are none.
-fn read_ports() -> Vec<Instruction> {
-    let mut read = vec![copy(R2, TRANSPORT)];
-    read.extend(load(PORTS, 4));
-    read.push(mov(PROTOCOL, 0));
-    let ports = [
-        load16(PROTOCOL, FRAME, PORTS),
-        load16(R1, FRAME, PORTS + 2),
-        xor_register(PROTOCOL, R1),
-        big_endian(PROTOCOL, 16),
-    ];
-    read.push(jump_unless_equal(R0, 0, ports.len()));
-    read.extend(ports);
-    let mut code = vec![
-        jump_if_equal(PROTOCOL, i32::from(protocol::TCP), 3),
-        jump_if_equal(PROTOCOL, i32::from(protocol::UDP), 2),
-        mov(PROTOCOL, 0),
-        jump(read.len()),
-    ];
-    code.extend(read);
-    code
-}
-
-fn finish() -> Vec<Instruction> {
-    vec![
-        big_endian(HASH, 32),
-        multiply32(HASH, FACTOR),
-        copy(R1, HASH),
-        shift_right(R1, 16),
-        xor_register(HASH, R1),
-        xor_register(HASH, PROTOCOL),
-        multiply32(HASH, FACTOR),
-        shift_right(HASH, 16),
-        copy(R0, HASH),
-        EXIT,
-    ]
-}
+#[cfg(test)]
+mod tests;

@@ -1,18 +1,14 @@
 //! Which worker receives a flow: a hash of the inner packet, in classic BPF
 //! (Documentation/networking/filter.rst), which needs no capability.
 //!
-//! It is the hash by which the TUN's queue is chosen ([`crate::dataplane::steering`]), so that one worker has both ways of
-//! a flow. For VXLAN the program picks one of the sockets that share the port
+//! For VXLAN the program picks one of the sockets that share the port
 //! (SO_ATTACH_REUSEPORT_CBPF, Linux 4.5); a raw socket gets a copy of every packet, and refuses all
 //! but its share.
 
-use std::io;
+use socket2::SockFilter;
 
-use socket2::{SockFilter, Socket};
-
-use crate::dataplane::steering::FACTOR;
-use crate::dataplane::underlay::filter::{ALL, jump, load, op};
-use crate::dataplane::underlay::sys;
+use super::cbpf::{ALL, jump, load, op};
+use super::hash::FACTOR;
 use crate::wire::{ethernet, ipv4, ipv6, protocol, vxlan};
 
 /// Where the inner packet begins in the payload of a VXLAN datagram.
@@ -26,26 +22,26 @@ const PORTS: u32 = 2;
 /// A place that no packet reaches: there are no ports to look at.
 const NOWHERE: u32 = 0x8000_0000;
 
-/// Spreads the datagrams for all sockets on the port of `socket` over them: the result of the hash
+/// Spreads the datagrams for one port over the `shares` sockets that share it: the result of the hash
 /// is the index of a socket in the order in which they were bound. Datagrams without a whole inner
 /// header go to the first.
-pub fn pick(socket: &Socket, shares: u16) -> io::Result<()> {
+pub fn pick(shares: u16) -> Vec<SockFilter> {
     let mut program = vec![op(libc::BPF_LDX | libc::BPF_IMM, INNER)];
     program.extend(hash(0));
     program.push(op(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, u32::from(shares)));
     program.push(op(libc::BPF_RET | libc::BPF_A, 0));
-    sys::attach_reuseport_filter(socket, &program)
+    program
 }
 
 /// Lets through one of `shares` shares of the flows that reach a raw socket, which shows the outer
 /// header, an IPv4 one, or not. Packets without a whole inner header go to the first share, to be
 /// counted there as malformed.
-pub fn share(socket: &Socket, outer: bool, share: u16, shares: u16) -> io::Result<()> {
+pub fn share(outer: bool, share: u16, shares: u16) -> Vec<SockFilter> {
     // X = 4 * (first byte & 0xf), or 0
     let begin = if outer { libc::BPF_B | libc::BPF_MSH } else { libc::BPF_IMM };
     let mut program = vec![op(libc::BPF_LDX | begin, 0)];
     program.extend(one_share(share, shares));
-    socket.attach_filter(&program)
+    program
 }
 
 /// The end of a program: takes the packet when the inner one at X is of share `share`. It uses the first three words
@@ -181,114 +177,3 @@ fn mix() -> [SockFilter; 9] {
 }
 
 const XOR_X: u32 = libc::BPF_ALU | libc::BPF_XOR | libc::BPF_X;
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::net::UnixDatagram;
-
-    use socket2::{Domain, Socket, Type};
-
-    use super::share;
-    use crate::wire::protocol;
-
-    const SHARES: u16 = 3;
-
-    /// For each share, which of `packets` a socket with its filter receives. Filters judge bytes,
-    /// whatever the socket's family.
-    fn received(packets: &[Vec<u8>]) -> Vec<Vec<Vec<u8>>> {
-        received_with(true, packets)
-    }
-
-    fn received_with(outer: bool, packets: &[Vec<u8>]) -> Vec<Vec<Vec<u8>>> {
-        let one = |index| {
-            let (to, from) = Socket::pair(Domain::UNIX, Type::DGRAM, None).unwrap();
-            share(&from, outer, index, SHARES).unwrap();
-            let (to, from) = (UnixDatagram::from(to), UnixDatagram::from(from));
-            from.set_nonblocking(true).unwrap();
-            let mut buffer = [0; 200];
-            let mut all = Vec::new();
-            for packet in packets {
-                // The kernel tells the sender that the filter refused.
-                let _ = to.send(packet);
-                if let Ok(len) = from.recv(&mut buffer) {
-                    all.push(buffer[..len].to_vec());
-                }
-            }
-            all
-        };
-        (0..SHARES).map(one).collect()
-    }
-
-    /// An outer header of `outer` bytes and an inner one that begins with `inner`; `len` in all.
-    fn packet(outer: usize, inner: u8, transport: u8, len: usize) -> Vec<u8> {
-        let mut packet = vec![7; len.max(outer + 40)];
-        packet[0] = 0x40 | (outer / 4) as u8;
-        packet[outer] = inner;
-        packet[outer + 6..outer + 8].fill(0);
-        packet[outer + if inner >> 4 == 6 { 6 } else { 9 }] = transport;
-        packet.truncate(len);
-        packet
-    }
-
-    #[test]
-    fn every_packet_of_every_length_has_exactly_one_share() {
-        for inner in [0x45, 0x4f, 0x60, 0x10] {
-            for transport in [protocol::TCP, protocol::UDP, 1] {
-                // The kernel hands over whole outer headers only.
-                for outer in [20, 60] {
-                    let packets: Vec<Vec<u8>> =
-                        (outer..160).map(|len| packet(outer, inner, transport, len)).collect();
-                    let mut lengths: Vec<usize> = received(&packets).concat().iter().map(Vec::len).collect();
-                    lengths.sort_unstable();
-                    assert_eq!(lengths, (outer..160).collect::<Vec<_>>(), "{inner:x}, {transport}, {outer}");
-                }
-            }
-        }
-    }
-
-    /// The documented hash, for IPv4.
-    fn expected(source: [u8; 4], destination: [u8; 4], ports: [u16; 2]) -> usize {
-        let addresses = u32::from_be_bytes(source) ^ u32::from_be_bytes(destination);
-        let mixed = addresses.wrapping_mul(0x9e37_79b1);
-        let ports = u32::from(ports[0] ^ ports[1]);
-        ((mixed ^ mixed >> 16 ^ ports).wrapping_mul(0x9e37_79b1) >> 16) as usize % usize::from(SHARES)
-    }
-
-    fn ipip(source: [u8; 4], destination: [u8; 4], transport: u8, ports: [u16; 2]) -> Vec<u8> {
-        let mut packet = packet(20, 0x45, transport, 60);
-        packet[32..36].copy_from_slice(&source);
-        packet[36..40].copy_from_slice(&destination);
-        packet[40..42].copy_from_slice(&ports[0].to_be_bytes());
-        packet[42..44].copy_from_slice(&ports[1].to_be_bytes());
-        packet
-    }
-
-    #[test]
-    fn both_ways_of_a_flow_have_the_share_of_its_hash() {
-        let (a, b) = ([10, 244, 1, 2], [10, 244, 2, 9]);
-        let mut used = [0; SHARES as usize];
-        for port in 0..40 {
-            for (transport, hashed) in [(protocol::TCP, port), (protocol::UDP, port), (1, 443)] {
-                let there = ipip(a, b, transport, [port, 443]);
-                let back = ipip(b, a, transport, [443, port]);
-                let share = expected(a, b, [hashed, 443]);
-                let all = received(&[there.clone(), back.clone()]);
-                let bare = received_with(false, &[there[20..].to_vec(), back[20..].to_vec()]);
-                assert_eq!(bare[share], [&there[20..], &back[20..]], "{transport}, {port}");
-                assert_eq!(all[share], [there, back], "{transport}, {port}");
-                used[share] += 1;
-            }
-        }
-        assert!(used.iter().all(|count| *count > 5), "{used:?}");
-    }
-
-    #[test]
-    fn all_fragments_have_one_share() {
-        let (a, b) = ([10, 244, 1, 2], [10, 244, 2, 9]);
-        let mut first = ipip(a, b, protocol::UDP, [1, 2]);
-        first[26] = 0x20;
-        let mut second = ipip(a, b, protocol::UDP, [3, 4]);
-        second[27] = 0x55;
-        assert_eq!(received(&[first.clone(), second.clone()])[expected(a, b, [0, 0])], [first, second]);
-    }
-}

@@ -1,10 +1,10 @@
 //! Outer packets as captures show them: IP packets, whatever the channel wants in front.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::dataplane::encap::{frame, ipip_gso, tunnel_gso};
-use crate::dataplane::forward::{Channel, Datagram, Message, Outbox};
 use crate::dataplane::observe::capture::{Hub, Outer, Point, Seen};
+use crate::dataplane::packet::{Batch, Channel, Datagram, Direction, Message};
 use crate::net::DropReason;
 use crate::wire::protocol;
 
@@ -21,14 +21,12 @@ pub struct Framing<'a> {
 }
 
 impl Framing<'_> {
-    /// Shows every datagram of `outbox` as sent.
+    /// Shows every datagram of the batch as sent.
     #[cold]
-    pub fn show_all(&self, hub: &Hub, outbox: &Outbox, arena: &[u8]) {
-        let seen = Seen { point: Point::Underlay, inbound: false, reason: None };
-        for message in outbox.messages() {
-            for datagram in outbox.datagrams(message) {
-                self.show(hub, seen, message, datagram, outbox, arena);
-            }
+    pub fn show_all(&self, hub: &Hub, batch: Batch<'_>) {
+        let seen = Seen { point: Point::Underlay, direction: Direction::Outbound, reason: None };
+        for message in batch.outbox.messages() {
+            self.show(hub, seen, message, batch.datagrams(message), batch);
         }
     }
 
@@ -40,34 +38,30 @@ impl Framing<'_> {
         reason: DropReason,
         message: &Message,
         datagrams: &[Datagram],
-        outbox: &Outbox,
-        arena: &[u8],
+        batch: Batch<'_>,
     ) {
-        let seen = Seen { point: Point::Drop, inbound: false, reason: Some(reason) };
-        for datagram in datagrams {
-            self.show(hub, seen, message, datagram, outbox, arena);
+        let seen = Seen { point: Point::Drop, direction: Direction::Outbound, reason: Some(reason) };
+        self.show(hub, seen, message, datagrams, batch);
+    }
+
+    fn show(&self, hub: &Hub, seen: Seen, message: &Message, datagrams: &[Datagram], batch: Batch<'_>) {
+        for datagram in datagrams.iter().filter(|datagram| datagram.packets > 0) {
+            let (head, body) = (batch.bytes(datagram.head), batch.bytes(datagram.body));
+            self.show_datagram(hub, seen, message, head, body);
         }
     }
 
-    fn show(
-        &self,
-        hub: &Hub,
-        seen: Seen,
-        message: &Message,
-        datagram: &Datagram,
-        outbox: &Outbox,
-        arena: &[u8],
-    ) {
-        let head = datagram.head.resolve(outbox.slab(), arena);
-        let body = datagram.body.resolve(outbox.slab(), arena);
+    fn show_datagram(&self, hub: &Hub, seen: Seen, message: &Message, head: &[u8], body: &[u8]) {
         let len = head.len() + body.len();
         match message.channel {
             Channel::Udp(socket) => {
-                let outer = self.udp((self.address.into(), self.ports, socket), message, len);
+                let from = SocketAddr::new(self.address.into(), port(self.ports, socket));
+                let outer = Outer::udp(from, message.to, message.tos, len);
                 hub.record(seen, [outer.bytes(), head, body].into_iter());
             }
             Channel::Udp6(socket) => {
-                let outer = self.udp((self.address6.into(), self.ports6, socket), message, len);
+                let from = SocketAddr::new(self.address6.into(), port(self.ports6, socket));
+                let outer = Outer::udp(from, message.to, message.tos, len);
                 hub.record(seen, [outer.bytes(), head, body].into_iter());
             }
             Channel::Raw | Channel::Raw6 => hub.record(seen, [head, body].into_iter()),
@@ -75,8 +69,8 @@ impl Framing<'_> {
                 hub.record(seen, [head.get(frame::TEMPLATE..).unwrap_or_default(), body].into_iter());
             }
             Channel::Tap if head.len() == ipip_gso::TEMPLATE => {
-                let between = (self.address.into(), message.to);
-                let outer = Outer::ipip(between, protocol::IPIP, message.tos, body.len());
+                let (from, to) = (self.address.into(), message.to.ip());
+                let outer = Outer::ipip(from, to, protocol::IPIP, message.tos, body.len());
                 hub.record(seen, [outer.bytes(), body].into_iter());
             }
             Channel::Tap => {
@@ -84,10 +78,9 @@ impl Framing<'_> {
             }
         }
     }
+}
 
-    /// What the kernel puts around a datagram of `len` bytes that leaves through a UDP socket.
-    fn udp(&self, (from, ports, socket): (IpAddr, &[u16], u16), message: &Message, len: usize) -> Outer {
-        let port = ports.get(usize::from(socket)).copied().unwrap_or_default();
-        Outer::udp((from, port), (message.to, message.port), message.tos, len)
-    }
+/// The source port of the UDP socket with this number.
+fn port(ports: &[u16], socket: u16) -> u16 {
+    ports.get(usize::from(socket)).copied().unwrap_or_default()
 }

@@ -3,23 +3,10 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use socket2::{SockFilter, Socket};
+use socket2::Socket;
 
-use super::packet::Mark;
+use crate::dataplane::steering::cbpf::{ALL, jump, load, op};
 use crate::wire::icmp;
-
-/// Accept the whole packet.
-pub(in crate::dataplane) const ALL: u32 = u32::MAX;
-
-/// Lets through packets with `mark`; the socket sees packets from their IP header on.
-pub fn one_packet(socket: &Socket, mark: &Mark) -> io::Result<()> {
-    let fields = [
-        (libc::BPF_B, 9, u32::from(mark.protocol)),
-        (libc::BPF_W, 12, u32::from(mark.source)),
-        (libc::BPF_H, mark.id_at, u32::from(mark.id)),
-    ];
-    all_equal(socket, &fields)
-}
 
 /// Lets through ICMP "fragmentation needed" that quotes a packet sent by `source`.
 pub fn fragmentation_needed(socket: &Socket, source: Ipv4Addr) -> io::Result<()> {
@@ -53,7 +40,7 @@ pub fn packet_too_big(socket: &Socket, source: Ipv6Addr) -> io::Result<()> {
 }
 
 /// Lets through packets whose fields, of a size at an offset, all have their value.
-fn all_equal(socket: &Socket, fields: &[(u32, u32, u32)]) -> io::Result<()> {
+pub fn all_equal(socket: &Socket, fields: &[(u32, u32, u32)]) -> io::Result<()> {
     let mut program = Vec::new();
     for (left, (size, offset, value)) in fields.iter().enumerate() {
         let to_end = 2 * (fields.len() - left) - 1;
@@ -63,18 +50,4 @@ fn all_equal(socket: &Socket, fields: &[(u32, u32, u32)]) -> io::Result<()> {
     program.push(op(libc::BPF_RET | libc::BPF_K, ALL));
     program.push(op(libc::BPF_RET | libc::BPF_K, 0));
     socket.attach_filter(&program)
-}
-
-/// A = what is at X + `offset`.
-pub(in crate::dataplane) fn load(size: u32, offset: u32) -> SockFilter {
-    op(libc::BPF_LD | size | libc::BPF_IND, offset)
-}
-
-/// Over `yes` or `no` instructions.
-pub(in crate::dataplane) fn jump(condition: u32, value: u32, yes: usize, no: usize) -> SockFilter {
-    SockFilter::new((libc::BPF_JMP | condition | libc::BPF_K) as u16, yes as u8, no as u8, value)
-}
-
-pub(in crate::dataplane) fn op(code: u32, k: u32) -> SockFilter {
-    SockFilter::new(code as u16, 0, 0, k)
 }

@@ -13,7 +13,8 @@ use std::os::fd::AsRawFd;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::metadata_filter::{self, Wanted, inner_at, link_header};
-use super::{OpenError, RECEIVE_BUFFER, Setup, sys};
+use super::setup::{OpenError, RECEIVE_BUFFER, Setup};
+use super::sys;
 use crate::dataplane::segment::flow::fold_multiply;
 use crate::dataplane::segment::{Metadata, MetadataSource};
 use crate::wire::{VnetHdr, be16, ipv4, ipv6, vnet_hdr};
@@ -31,7 +32,7 @@ pub struct MetadataSocket {
     wanted: Wanted,
     batch: sys::ReceiveBatch,
     known: Known,
-    /// Makes keys that nobody can foresee.
+    /// Makes keys that cannot be foreseen.
     seed: u64,
     all: bool,
 }

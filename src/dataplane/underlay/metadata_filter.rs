@@ -10,7 +10,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use socket2::{SockFilter, Socket};
 
-use super::filter::{ALL, jump, load, op};
+use crate::dataplane::steering::cbpf::{ALL, jump, load, op};
 use crate::dataplane::steering::socket_cbpf;
 use crate::wire::{ethernet, ipv6, protocol, tcp, udp, vxlan};
 

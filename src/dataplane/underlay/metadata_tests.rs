@@ -6,7 +6,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::metadata::{Known, MetadataSocket, key};
 use super::metadata_filter::{inner_at, link_header};
-use super::{Setup, sys};
+use super::setup::Setup;
+use super::sys;
 use crate::dataplane::encap::{ipip, ipip6, vxlan};
 use crate::dataplane::segment::{Metadata, MetadataSource};
 use crate::net::{Mac, Vni};

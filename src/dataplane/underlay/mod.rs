@@ -2,88 +2,40 @@
 //!
 //! Outbound there is one UDP socket for each VXLAN source port and one raw socket that takes whole
 //! packets (IP-in-IP and direct). Inbound there is one UDP socket for VXLAN and a raw socket
-//! each for protocols 4 and 41, and a packet socket that learns the segment sizes of what these receive. All of these exist for each family in which this node has an address.
+//! each for protocols 4 and 41, and a packet socket that learns the segment sizes of what these receive.
+//! All of these exist for each family in which this node has an address.
 //! A worker owns all of its sockets.
 
 mod capture_tap;
-pub(in crate::dataplane) mod filter;
+mod filter;
 pub mod icmp;
-pub mod memory;
 mod metadata;
 mod metadata_filter;
 #[cfg(test)]
 mod metadata_tests;
-pub mod packet;
+pub mod observe;
+mod packet;
 mod probe;
 mod raw;
 mod receive;
 mod send;
-pub(in crate::dataplane) mod sys;
+mod setup;
+mod sys;
 pub mod tap;
 mod udp;
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::RawFd;
 
 pub use metadata::MetadataSocket;
 pub use probe::Supported;
 pub use receive::Receiver;
-use send::{Sender, Ways};
+use send::{SendSockets, Sender};
+pub use setup::{OpenError, RECEIVE_BUFFER, SOURCE_PORTS, Setup};
 
-use crate::dataplane::forward::{Format, Outbox, Paths};
-use crate::dataplane::observe::WorkerCounters;
+use crate::dataplane::observe::Worker;
 use crate::dataplane::observe::capture::Point;
-use crate::dataplane::underlay::tap::Tap;
-
-/// UDP source ports, and so sockets, of each worker: enough entropy for the peers' receive queues
-/// and for equal-cost paths between the nodes.
-pub const SOURCE_PORTS: u16 = 256;
-
-/// Bytes of kernel buffer that each receiving socket asks for: 64 super-packets and their bookkeeping.
-pub const RECEIVE_BUFFER: usize = 8 << 20;
-
-/// What the sockets are opened for.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Setup {
-    /// This node's IPv4 underlay address.
-    pub address: Option<Ipv4Addr>,
-    /// This node's IPv6 underlay address.
-    pub address6: Option<Ipv6Addr>,
-    /// Whether VXLAN over IPv6 without a UDP checksum is received (RFC 6935).
-    pub zero_checksum6: bool,
-    /// UDP port of VXLAN here.
-    pub vxlan_port: u16,
-    /// Number of workers that share the inbound traffic.
-    pub workers: u16,
-    /// Whether raw sockets are opened (IP-in-IP and direct; needs CAP_NET_RAW).
-    pub raw: bool,
-    /// Whether to send with UDP_SEGMENT.
-    pub udp_gso: bool,
-    /// Whether to receive with UDP_GRO.
-    pub udp_gro: bool,
-    /// Whether packet sockets learn the segment sizes of received super-packets (needs CAP_NET_RAW).
-    pub segment_sizes: bool,
-    /// Index of the uplink, where IP-in-IP and direct traffic may leave as frames.
-    pub packet: Option<u32>,
-}
-
-impl Setup {
-    /// This node's underlay addresses.
-    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.address.map(IpAddr::V4).into_iter().chain(self.address6.map(IpAddr::V6))
-    }
-}
-
-/// A socket that could not be opened.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot open {what}: {error}")]
-pub struct OpenError {
-    /// Which socket, in words.
-    pub what: String,
-    /// The kernel's reason; part of the text already, so not its source.
-    pub error: io::Error,
-}
+use crate::dataplane::packet::{Batch, Family, Format, Outbox, Paths};
+use tap::Tap;
 
 /// All sockets of one worker.
 pub struct Sockets {
@@ -104,19 +56,20 @@ impl Sockets {
         // Before any socket whose packets it knows about.
         let metadata = MetadataSocket::open(setup, index)?;
         let mut receivers = Vec::new();
-        let mut ways = Ways { packet: setup.packet.map(packet::send).transpose()?, ..Ways::default() };
+        let mut sockets =
+            SendSockets { packet: setup.packet.map(packet::send).transpose()?, ..SendSockets::default() };
         for address in setup.addresses() {
             receivers.push(Receiver::new(udp::receive(setup, address)?, Format::Vxlan));
-            *ways.udp_of(address) = udp::send_all(setup, address)?;
+            *sockets.udp_of(Family::of(address)) = udp::send_all(setup, address)?;
             if setup.raw {
                 for protocol in raw::PROTOCOLS {
                     let socket = raw::receive(setup, address, protocol, index)?;
                     receivers.push(Receiver::new(socket, raw::format(address, protocol)));
                 }
-                *ways.raw_of(address) = Some(raw::send(address)?);
+                *sockets.raw_of(Family::of(address)) = Some(raw::send(address)?);
             }
         }
-        Ok(Self { sender: Sender::new(setup, ways), receivers, metadata })
+        Ok(Self { sender: Sender::new(setup, sockets), receivers, metadata })
     }
 
     /// The same with a queue of the TAP.
@@ -128,11 +81,12 @@ impl Sockets {
 
     /// Sends every message of `outbox`, whose payload lies in `arena`, and empties it. Counts what
     /// left and what was dropped.
-    pub fn send(&mut self, outbox: &mut Outbox, arena: &[u8], counters: &WorkerCounters) {
-        if counters.capture.wants(Point::Underlay) {
-            self.sender.framing().show_all(&counters.capture, outbox, arena);
+    pub fn send(&mut self, outbox: &mut Outbox, arena: &[u8], worker: &Worker) {
+        let batch = Batch { outbox, arena };
+        if worker.capture.wants(Point::Underlay) {
+            self.sender.framing().show_all(&worker.capture, batch);
         }
-        self.sender.send(outbox, arena, counters);
+        self.sender.send(batch, worker);
         outbox.clear();
     }
 

@@ -5,13 +5,11 @@
 //! neighbour table; without one, packets go through the raw socket.
 
 use std::io;
-use std::net::Ipv4Addr;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{OpenError, filter, sys};
-
-const SEND_BUFFER: usize = 4 << 20;
+use super::setup::{OpenError, SEND_BUFFER};
+use super::sys;
 
 /// The sending socket on the interface `index`. It receives nothing.
 ///
@@ -30,29 +28,4 @@ pub fn send(index: u32) -> Result<Socket, OpenError> {
         what: "the packet socket on the uplink (CAP_NET_RAW)".to_owned(),
         error,
     })
-}
-
-/// What an observer looks for, from the IP header on.
-#[derive(Clone, Copy, Debug)]
-pub struct Mark {
-    /// Source address.
-    pub source: Ipv4Addr,
-    /// Protocol number.
-    pub protocol: u8,
-    /// Two bytes that tell it from others.
-    pub id: u16,
-    /// Their offset.
-    pub id_at: u32,
-}
-
-/// A blocking socket that sees packets with `mark` leave or enter the interface `index`.
-///
-/// # Errors
-/// The kernel's: EPERM without CAP_NET_RAW.
-pub fn observe(index: u32, mark: &Mark) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(Protocol::from(0)))?;
-    filter::one_packet(&socket, mark)?;
-    // Only now that the filter stands does the socket listen to anything.
-    sys::bind_to_all_of_interface(&socket, index)?;
-    Ok(socket)
 }

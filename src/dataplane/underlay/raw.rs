@@ -5,15 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{OpenError, RECEIVE_BUFFER, Setup, sys};
-use crate::dataplane::forward::Format;
+use super::setup::{OpenError, RECEIVE_BUFFER, SEND_BUFFER, Setup};
+use super::sys;
+use crate::dataplane::packet::Format;
 use crate::dataplane::steering::socket_cbpf;
 use crate::wire::protocol;
 
 /// Outer protocol numbers that carry IP: IPv4 and IPv6 inside.
 pub const PROTOCOLS: [u8; 2] = [protocol::IPIP, protocol::IPV6];
-
-const SEND_BUFFER: usize = 4 << 20;
 
 /// What the receiving socket for protocol `number` on `address` hands over: over IPv6 without the
 /// outer header.
@@ -53,7 +52,7 @@ pub fn receive(setup: &Setup, address: IpAddr, number: u8, index: u16) -> Result
         sys::set_receive_buffer(&socket, RECEIVE_BUFFER)?;
         if setup.workers > 1 {
             let outer = format(address, number) == Format::Ipip;
-            socket_cbpf::share(&socket, outer, index, setup.workers)?;
+            socket.attach_filter(&socket_cbpf::share(outer, index, setup.workers))?;
         }
         match address {
             // An ICMP error about an outer packet comes to this socket, and it may be forged.

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use socket2::Socket;
 
 use super::sys;
-use crate::dataplane::forward::{Format, Received};
+use crate::dataplane::packet::{Format, Received};
 
 /// Bytes of the largest datagram there is, and one more.
 const MAX_DATAGRAM: usize = 65536;

@@ -9,13 +9,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{OpenError, RECEIVE_BUFFER, SOURCE_PORTS, Setup, sys};
+use super::setup::{OpenError, RECEIVE_BUFFER, SEND_BUFFER, SOURCE_PORTS, Setup};
+use super::sys;
 use crate::dataplane::encap::OUTER_TTL;
 use crate::dataplane::encap::vxlan::FIRST_SOURCE_PORT;
 use crate::dataplane::steering::socket_cbpf;
-
-/// Bytes of kernel buffer for each sending socket: a burst of super-packets waits here, not in us.
-const SEND_BUFFER: usize = 4 << 20;
 
 /// Bytes of receive buffer of a socket that only sends: less than the least that the kernel allows (socket(7)).
 const SMALLEST_BUFFER: usize = 1;
@@ -40,7 +38,7 @@ pub fn receive(setup: &Setup, address: IpAddr) -> Result<Socket, OpenError> {
         }
         socket.bind(&to.into())?;
         if setup.workers > 1 {
-            socket_cbpf::pick(&socket, setup.workers)?;
+            sys::attach_reuseport_filter(&socket, &socket_cbpf::pick(setup.workers))?;
         }
         Ok(socket)
     };
@@ -98,7 +96,7 @@ pub fn send_all(setup: &Setup, address: IpAddr) -> Result<Vec<(Socket, u16)>, Op
 fn send_from(from: SocketAddr, shared: bool) -> io::Result<Socket> {
     let socket = open(from, Type::DGRAM.nonblocking())?;
     socket.set_reuse_port(shared)?;
-    // Nobody has business with this port; whatever is sent to it must not fill memory. A filter that refuses
+    // This port is only sent from; what is sent to it must not fill memory. A filter that refuses
     // everything would do, but a program a socket is hundreds of programs to make and to free for each daemon, and
     // the kernel frees them one by one.
     socket.set_recv_buffer_size(SMALLEST_BUFFER)?;

@@ -3,13 +3,13 @@
 use std::io;
 use std::os::fd::RawFd;
 
+use super::sent::Sent;
 use super::{Node, address, plain};
-use crate::dataplane::device::Device;
+use crate::dataplane::device::Deliver;
 use crate::dataplane::device::memory::Memory;
-use crate::dataplane::forward::{Deliver, Received};
 use crate::dataplane::observe::EdgeCounters;
-use crate::dataplane::segment::{Delivery, Metadata};
-use crate::dataplane::underlay::memory::Sent;
+use crate::dataplane::packet::{Delivery, Device, Received};
+use crate::dataplane::segment::Metadata;
 use crate::net::{DropReason, Mode};
 use crate::wire::VnetHdr;
 use crate::wire::testing::Spec;
@@ -59,7 +59,7 @@ fn a_full_device_costs_every_packet_of_a_super_packet() {
         let sent = wire(Spec::tcp4(&[1; 5000]).build_gso(1000));
         let node = receive(&sent, &mut Faulty { offloads: Some(errno), ..Faulty::default() });
         assert_eq!(node.drops(), [(DropReason::DeviceFull, 5)]);
-        assert_eq!(node.counters.device.tx_packets.get(), 0);
+        assert_eq!(node.worker.counters.device.tx_packets.get(), 0);
         let sent = wire(plain(Spec::tcp4(&[1; 50]).build()));
         let node = receive(&sent, &mut Faulty { plain: Some(errno), ..Faulty::default() });
         assert_eq!(node.drops(), [(DropReason::DeviceFull, 1)]);
@@ -77,8 +77,8 @@ fn refused_super_packets_are_cut_here() {
         let wanted: Vec<_> = spec.segments(1000).iter().map(|one| plain(one.build())).collect();
         assert_eq!(device.inner.output, wanted);
         assert_eq!(node.drops(), []);
-        assert_eq!(node.counters.device.tx_packets.get(), 5);
-        assert_eq!(node.counters.device.tx_bytes.get(), (5 * spec.header_len() + 4500) as u64);
+        assert_eq!(node.worker.counters.device.tx_packets.get(), 5);
+        assert_eq!(node.worker.counters.device.tx_bytes.get(), (5 * spec.header_len() + 4500) as u64);
         // And when that fails, too, each packet is a drop of its own.
         let mut device =
             Faulty { offloads: Some(errno), plain: Some(libc::ENOBUFS), inner: Memory::default() };
@@ -103,7 +103,7 @@ fn unfinished_checksums_reach_a_plain_device_finished() {
         let mut device = Memory { plain: true, ..Memory::default() };
         let node = receive(&sent, &mut device);
         assert_eq!((device.output, node.drops()), (vec![plain(spec.build())], vec![]));
-        assert_eq!(node.counters.device.tx_packets.get(), 1);
+        assert_eq!(node.worker.counters.device.tx_packets.get(), 1);
     }
 }
 
@@ -152,14 +152,14 @@ fn super_packets_of_unknown_size_are_counted() {
         let mut device = Memory::default();
         let mut node = Node::new(2, Mode::Ipip);
         node.receive(address(1), &sent, true, &mut device);
-        assert_eq!((node.drops(), node.counters.recut_super_packets.get()), (drops, recut));
+        assert_eq!((node.drops(), node.worker.counters.recut_super_packets.get()), (drops, recut));
         assert_eq!(device.output.len() as u64, recut);
     }
 }
 
 /// Every segment counts at both edges, however few pieces they came and went in.
 fn assert_counted(node: &Node, wanted: &[(VnetHdr, Vec<u8>)]) {
-    let (packets, counters) = (wanted.len() as u64, &node.counters);
+    let (packets, counters) = (wanted.len() as u64, &node.worker.counters);
     let inner: u64 = wanted.iter().map(|(_, packet)| packet.len() as u64).sum();
     let counted = |edge: &EdgeCounters| {
         [edge.rx_packets.get(), edge.rx_bytes.get(), edge.tx_packets.get(), edge.tx_bytes.get()]
@@ -206,7 +206,7 @@ fn a_claimed_length_does_not_swallow_the_datagrams_behind() {
     let received = Received { at: 0, len: bytes.len(), segment, source: address(1), tos: 0 };
     node.receive_one(received, &mut bytes, &mut device);
     assert_eq!(node.drops(), [(DropReason::Malformed, 1)]);
-    assert_eq!((node.counters.underlay.rx_packets.get(), device.output.len()), (3, 2));
+    assert_eq!((node.worker.counters.underlay.rx_packets.get(), device.output.len()), (3, 2));
 }
 
 /// What merging never makes, but a caller could.
@@ -217,10 +217,10 @@ fn impossible_deliveries_are_dropped_by_name() {
     for vnet in [VnetHdr { csum_start: 500, ..vnet }, VnetHdr { gso_size: 0, ..gso }] {
         let (node, mut device) = (Node::new(2, Mode::Vxlan), Memory { plain: true, ..Memory::default() });
         let mut scratch = Deliver::scratch();
-        let mut sink = Deliver { device: &mut device, counters: &node.counters, scratch: &mut scratch };
+        let mut sink = Deliver { device: &mut device, worker: &node.worker, scratch: &mut scratch };
         let delivery =
             Delivery { vnet, head: &packet, pieces: &[], arena: &[], packets: 7, bytes: packet.len() as u64 };
-        crate::dataplane::segment::Sink::deliver(&mut sink, &delivery);
+        crate::dataplane::packet::Sink::deliver(&mut sink, &delivery);
         assert_eq!(node.drops(), [(DropReason::Malformed, 7)]);
         assert_eq!(device.output, []);
     }

@@ -2,11 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use super::sent::Sent;
 use super::{Node, address, address4, address6, forwarding, forwarding_to, outer, peer, plain};
 use crate::dataplane::device::memory::Memory;
 use crate::dataplane::encap::frame::Hop;
-use crate::dataplane::forward::{Channel, Peer};
-use crate::dataplane::underlay::memory::Sent;
+use crate::dataplane::forward::Peer;
+use crate::dataplane::packet::Channel;
 use crate::net::{DropReason, Mac, Mode};
 use crate::wire::testing::Spec;
 use crate::wire::{VnetHdr, ipv4, ipv6, put16, vnet_hdr};
@@ -27,8 +28,8 @@ fn outbound(mode: Mode, packet: (VnetHdr, Vec<u8>), reason: DropReason, count: u
     let bytes = packet.1.len() as u64;
     assert_eq!(node.send(&[packet]), []);
     assert_eq!(node.drops(), [(reason, count)]);
-    assert_eq!(node.counters.device.rx_packets.get(), count);
-    assert!(node.counters.device.rx_bytes.get() >= bytes);
+    assert_eq!(node.worker.counters.device.rx_packets.get(), count);
+    assert!(node.worker.counters.device.rx_bytes.get() >= bytes);
 }
 
 /// The same packet alone and as a super-packet of ten, nine times 10 bytes and one header each.
@@ -219,9 +220,9 @@ fn inbound_from(source: IpAddr, sent: &Sent, reason: DropReason) {
         Channel::Udp(_) | Channel::Udp6(_) => 48,
         _ => 0,
     };
-    assert_eq!(node.counters.underlay.rx_packets.get(), 3);
-    assert_eq!(node.counters.underlay.rx_bytes.get(), 3 * (sent.bytes.len() + overhead) as u64);
-    assert_eq!(node.counters.device.tx_packets.get(), 0);
+    assert_eq!(node.worker.counters.underlay.rx_packets.get(), 3);
+    assert_eq!(node.worker.counters.underlay.rx_bytes.get(), 3 * (sent.bytes.len() + overhead) as u64);
+    assert_eq!(node.worker.counters.device.tx_packets.get(), 0);
 }
 
 fn inbound(sent: &Sent, reason: DropReason) {
@@ -360,5 +361,5 @@ fn one_bad_packet_of_a_batch_is_the_only_one_dropped() {
     node.receive(peer(1).address, &[good.clone(), bad, good], true, &mut device);
     assert_eq!(node.drops(), [(DropReason::BadVni, 1)]);
     assert_eq!(device.output, vec![plain(Spec::tcp4(&[1; 9]).build()); 2]);
-    assert_eq!(node.counters.device.tx_packets.get(), 2);
+    assert_eq!(node.worker.counters.device.tx_packets.get(), 2);
 }

@@ -1,9 +1,9 @@
 //! The bytes of outer packets, in every mode.
 
+use super::sent::Sent;
 use super::{Node, address, address6, peer, plain};
 use crate::dataplane::device::memory::Memory;
-use crate::dataplane::forward::Channel;
-use crate::dataplane::underlay::memory::Sent;
+use crate::dataplane::packet::Channel;
 use crate::net::Mode;
 use crate::wire::VnetHdr;
 use crate::wire::testing::{Random, Spec};
@@ -28,8 +28,8 @@ fn sent_by_node_1(mode: Mode, spec: &Spec) -> Sent {
     let mut sent = node.send(&[plain(spec.build())]);
     assert_eq!(sent.len(), 1);
     assert_eq!(node.drops(), []);
-    assert_eq!(node.counters.device.rx_packets.get(), 1);
-    assert_eq!(node.counters.device.rx_bytes.get(), spec.len() as u64);
+    assert_eq!(node.worker.counters.device.rx_packets.get(), 1);
+    assert_eq!(node.worker.counters.device.rx_bytes.get(), spec.len() as u64);
     sent.remove(0)
 }
 
@@ -156,10 +156,10 @@ fn received_bytes_reach_the_device_as_they_were() {
         node.receive(peer(1).address, std::slice::from_ref(&sent), false, &mut device);
         assert_eq!(device.output, [(VnetHdr::default(), inner4().build())]);
         let outer = sent.bytes.len() as u64 + if channel == Channel::Raw { 0 } else { 28 };
-        assert_eq!(node.counters.underlay.rx_packets.get(), 1);
-        assert_eq!(node.counters.underlay.rx_bytes.get(), outer);
-        assert_eq!(node.counters.device.tx_packets.get(), 1);
-        assert_eq!(node.counters.device.tx_bytes.get(), 31);
+        assert_eq!(node.worker.counters.underlay.rx_packets.get(), 1);
+        assert_eq!(node.worker.counters.underlay.rx_bytes.get(), outer);
+        assert_eq!(node.worker.counters.device.tx_packets.get(), 1);
+        assert_eq!(node.worker.counters.device.tx_bytes.get(), 31);
         assert_eq!(node.drops(), []);
     }
 }

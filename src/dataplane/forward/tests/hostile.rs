@@ -2,10 +2,10 @@
 
 use proptest::prelude::*;
 
+use super::sent::Sent;
 use super::{Node, address, address4, address6, outer, plain, seen};
 use crate::dataplane::device::memory::Memory;
-use crate::dataplane::forward::Channel;
-use crate::dataplane::underlay::memory::Sent;
+use crate::dataplane::packet::Channel;
 use crate::net::Mode;
 use crate::wire::testing::{Random, any_packet, bytes};
 use crate::wire::{VnetHdr, ipv4, ipv6};
@@ -83,9 +83,9 @@ fn check_inbound(
     };
     let sent: Vec<_> = inner.into_iter().map(wrap).collect();
     node.receive(outer(channel, 1), &sent, true, &mut device);
-    let received = node.counters.underlay.rx_packets.get();
-    prop_assert_eq!(received, node.counters.device.tx_packets.get() + node.dropped());
-    prop_assert_eq!(seen(&device).len() as u64, node.counters.device.tx_packets.get());
+    let received = node.worker.counters.underlay.rx_packets.get();
+    prop_assert_eq!(received, node.worker.counters.device.tx_packets.get() + node.dropped());
+    prop_assert_eq!(seen(&device).len() as u64, node.worker.counters.device.tx_packets.get());
     Ok(())
 }
 
@@ -98,7 +98,7 @@ proptest! {
     ) {
         let mut node = Node::new(1, mode);
         let sent = node.send(&packets);
-        prop_assert_eq!(node.counters.device.rx_packets.get(), sent.len() as u64 + node.dropped());
+        prop_assert_eq!(node.worker.counters.device.rx_packets.get(), sent.len() as u64 + node.dropped());
     }
 
     #[test]
@@ -126,7 +126,7 @@ proptest! {
         let sent: Vec<_> = noise.into_iter().map(wrap).collect();
         node.receive(address(source % 5), &sent, false, &mut device);
         prop_assert_eq!(node.dropped(), sent.len() as u64);
-        prop_assert_eq!(node.counters.underlay.rx_packets.get(), sent.len() as u64);
+        prop_assert_eq!(node.worker.counters.underlay.rx_packets.get(), sent.len() as u64);
         prop_assert_eq!(device.output, []);
     }
 }
@@ -135,5 +135,5 @@ proptest! {
 fn an_empty_read_is_a_malformed_packet() {
     let mut node = Node::new(1, Mode::Vxlan);
     assert_eq!(node.send(&[plain(vec![])]), []);
-    assert_eq!((node.dropped(), node.counters.device.rx_packets.get()), (1, 1));
+    assert_eq!((node.dropped(), node.worker.counters.device.rx_packets.get()), (1, 1));
 }

@@ -33,8 +33,11 @@ fn too_big_tells_the_mtu_of_the_path() {
         assert_eq!(node.send(&[plain(packet.clone())]), []);
         assert_eq!(node.drops(), [(DropReason::TooBig, 1)]);
         assert_eq!(node.replies(), [expected(&packet, Problem::TooBig { mtu })]);
-        assert_eq!((node.counters.icmp_sent.get(), node.counters.icmp_suppressed.get()), (1, 0));
-        assert_eq!(node.counters.device.tx_packets.get(), 0, "no traffic of others");
+        assert_eq!(
+            (node.worker.counters.icmp_sent.get(), node.worker.counters.icmp_suppressed.get()),
+            (1, 0)
+        );
+        assert_eq!(node.worker.counters.device.tx_packets.get(), 0, "no traffic of others");
         assert_eq!(node.replies(), Vec::<Vec<u8>>::new());
     }
     let mut node = Node::new(1, Mode::Vxlan);
@@ -124,7 +127,10 @@ fn silence() {
         node.send(&[plain(packet)]);
         assert_eq!(node.dropped(), 1);
         assert_eq!(node.replies(), Vec::<Vec<u8>>::new());
-        assert_eq!((node.counters.icmp_sent.get(), node.counters.icmp_suppressed.get()), (0, 0));
+        assert_eq!(
+            (node.worker.counters.icmp_sent.get(), node.worker.counters.icmp_suppressed.get()),
+            (0, 0)
+        );
     }
     // A TUN without an address of the family.
     let tables = forwarding_with(peer, 1, Mode::Vxlan, None, TunLink::default());
@@ -140,7 +146,7 @@ fn a_flood_is_answered_a_few_times_and_counted() {
     node.send(&vec![plain(to("203.0.113.1").build()); count]);
     assert_eq!(node.drops(), [(DropReason::NoRoute, count as u64)]);
     assert_eq!(node.replies().len(), BURST as usize);
-    assert_eq!(node.counters.icmp_suppressed.get(), u64::from(9 * BURST));
+    assert_eq!(node.worker.counters.icmp_suppressed.get(), u64::from(9 * BURST));
 }
 
 /// DF clear: what does not fit is cut, and counts as what it is cut into.
@@ -153,8 +159,8 @@ fn packets_that_may_be_fragmented_are() {
             let sent = node.send(&[input]);
             assert_eq!((sent.len(), node.drops(), node.replies()), (count, vec![], vec![]));
             let bytes = (4028 + 2 * 20) as u64;
-            assert_eq!(node.counters.device.rx_packets.get(), count as u64);
-            assert_eq!(node.counters.device.rx_bytes.get(), bytes);
+            assert_eq!(node.worker.counters.device.rx_packets.get(), count as u64);
+            assert_eq!(node.worker.counters.device.rx_bytes.get(), bytes);
             let inner: Vec<Vec<u8>> = if mode == Mode::Direct {
                 sent.into_iter().map(|one| one.bytes).collect()
             } else {

@@ -1,15 +1,14 @@
 //! Limits of a batch, and which datagrams share a message.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{Node, plain};
-use crate::dataplane::forward::outbox::Datagram;
-use crate::dataplane::forward::{Channel, Full, Outbox};
-use crate::dataplane::segment::Piece;
+use crate::dataplane::packet::Datagram;
+use crate::dataplane::packet::{Channel, Full, Outbox, Piece};
 use crate::net::Mode;
 use crate::wire::testing::Spec;
 
-const TO: (IpAddr, u16) = (IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)), 4789);
+const TO: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)), 4789);
 
 /// Puts datagrams of these sizes, one way, into a fresh batch; (count, segment, bytes) of each
 /// message.
@@ -21,7 +20,7 @@ fn grouped(channel: Channel, sizes: impl IntoIterator<Item = usize>) -> Vec<(u16
     summary(&out)
 }
 
-fn push(out: &mut Outbox, channel: Channel, to: (IpAddr, u16), tos: u8, size: usize) {
+fn push(out: &mut Outbox, channel: Channel, to: SocketAddr, tos: u8, size: usize) {
     let (head, _) = out.head(size.min(22));
     let body = Piece::arena(0, size - size.min(22));
     out.push(channel, to, tos, Datagram { head, body, packets: 1, wire_bytes: size as u32 });
@@ -63,12 +62,12 @@ fn a_message_has_64_datagrams_and_65507_bytes_at_most() {
 #[test]
 fn only_datagrams_that_go_the_same_way_share_a_message() {
     assert_eq!(grouped(Channel::Raw, [500, 500]), [(1, 500, 500), (1, 500, 500)]);
-    let other = (IpAddr::from([192, 0, 2, 3]), TO.1);
-    let other6 = (IpAddr::V6(Ipv6Addr::LOCALHOST), TO.1);
+    let other = SocketAddr::new([192, 0, 2, 3].into(), TO.port());
+    let other6 = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), TO.port());
     for (channel, to, tos) in [
         (Channel::Udp(2), TO, 0),
         (Channel::Udp(1), other, 0),
-        (Channel::Udp(1), (TO.0, 4790), 0),
+        (Channel::Udp(1), SocketAddr::new(TO.ip(), 4790), 0),
         (Channel::Udp(1), TO, 2),
         (Channel::Udp6(1), other6, 0),
     ] {
@@ -108,12 +107,12 @@ fn full_counts_nothing_and_succeeds_after_sending() {
     while one(&mut node) == Ok(()) {
         taken += 1;
     }
-    assert_eq!((taken, node.counters.device.rx_packets.get()), (4096, 4096));
+    assert_eq!((taken, node.worker.counters.device.rx_packets.get()), (4096, 4096));
     assert_eq!(one(&mut node), Err(Full));
-    assert_eq!(node.counters.device.rx_packets.get(), 4096);
+    assert_eq!(node.worker.counters.device.rx_packets.get(), 4096);
     node.outbox.clear();
     assert_eq!(one(&mut node), Ok(()));
-    assert_eq!(node.counters.device.rx_packets.get(), 4097);
+    assert_eq!(node.worker.counters.device.rx_packets.get(), 4097);
     assert_eq!(node.dropped(), 0);
 }
 
@@ -133,8 +132,8 @@ fn the_worst_super_packet_fits() {
         }
         assert_eq!(node.outbound(&vnet, &mut arena, 0..len), Err(Full));
         let packets = fitting * 1365;
-        assert_eq!(node.counters.device.rx_packets.get(), packets);
-        assert_eq!(node.counters.device.rx_bytes.get(), packets * 121);
+        assert_eq!(node.worker.counters.device.rx_packets.get(), packets);
+        assert_eq!(node.worker.counters.device.rx_bytes.get(), packets * 121);
         let sent = node.flush(&arena);
         assert_eq!((sent.len() as u64, node.drops()), (packets, vec![]));
         assert_eq!(node.outbound(&vnet, &mut arena, 0..len), Ok(()));

@@ -2,10 +2,11 @@
 
 use std::net::IpAddr;
 
+use super::sent::Sent;
 use super::{Node, address, forwarding, plain};
 use crate::dataplane::device::memory::Memory;
-use crate::dataplane::forward::{Channel, Scope};
-use crate::dataplane::underlay::memory::Sent;
+use crate::dataplane::forward::Scope;
+use crate::dataplane::packet::Channel;
 use crate::net::{DropReason, Mode};
 use crate::wire::testing::{Spec, Transport};
 use crate::wire::{VnetHdr, ipv4};
@@ -66,7 +67,7 @@ fn no_tunnel_packets_come_out_of_a_tunnel_unless_allowed() {
             let (mut two, mut device) = (node(2, Mode::Vxlan, scope), Memory::default());
             two.receive(address(1), &sent, true, &mut device);
             assert_eq!((device.output.len(), two.dropped()), (expected, 1 - expected as u64));
-            assert_eq!(two.counters.drops(DropReason::Nested), 1 - expected as u64);
+            assert_eq!(two.worker.counters.drops(DropReason::Nested), 1 - expected as u64);
         }
     }
 }

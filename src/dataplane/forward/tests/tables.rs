@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{address6, peer, underlay};
 use crate::dataplane::forward::{Choice, Forwarding, Peer, TapLink, Underlay, Way};
+use crate::dataplane::packet::Family;
 use crate::net::{EncapMode, Mac, Prefix};
 use crate::route::{EncapPolicy, NextHop, PeerId, Pool, Rib, Source, Target, Via};
 use crate::wire::testing::Random;
@@ -140,13 +141,15 @@ fn a_dual_stack_peer_has_two_addresses() {
         assert_eq!(forwarding.sender(address6(node).into()), Some(id));
         let headers = forwarding.peer(id).unwrap();
         assert_eq!(headers.address, super::address(node));
-        assert_eq!(headers.bare.map(|bare| bare.to), [super::address(node), address6(node).into()]);
+        let bare = [Family::V4, Family::V6].map(|family| headers.bare[family].to);
+        assert_eq!(bare, [super::address(node), address6(node).into()]);
     }
     assert_eq!(forwarding.sender(address6(1).into()), None);
-    for first in [super::address(2), address6(2).into()] {
+    let each = [(super::address(2), Family::V6), (address6(2).into(), Family::V4)];
+    for (first, other) in each {
         let single = Peer { address: first, ..peer(2) };
-        assert_eq!([true, false].map(|is_ipv4| single.next_hop(is_ipv4).0), [first, first]);
-        assert_eq!(single.address_in(!first.is_ipv4()), None);
+        assert_eq!([Family::V4, Family::V6].map(|family| single.next_hop(family).0), [first, first]);
+        assert_eq!(single.address_in(other), None);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Captures: copies of packets for whoever asks, made by the workers only while somebody does.
+//! Captures: copies of packets for a client, made by the workers only while a capture runs.
 //!
 //! ```text
 //! worker ──record──▶ free ─fill─▶ full ──drain──▶ control plane ──pcapng──▶ client
@@ -6,7 +6,7 @@
 //!                      └────────────────┘  buffers of one session, all made at its start
 //! ```
 //!
-//! Off, a capture costs the workers one relaxed load per batch and one per dropped packet. On, a
+//! Off, a capture costs the workers a few relaxed loads per batch and one per dropped packet. On, a
 //! packet is compared with the filter and copied into a free buffer; where there is none it is
 //! counted as lost. Neither side ever waits for the other.
 
@@ -23,6 +23,7 @@ use crossbeam::queue::ArrayQueue;
 pub use filter::{Filter, FilterError};
 pub use outer::Outer;
 
+use crate::dataplane::packet::Direction;
 use crate::net::DropReason;
 use crate::sync::Published;
 
@@ -68,8 +69,8 @@ impl Point {
 pub struct Seen {
     /// Where.
     pub point: Point,
-    /// On its way from the underlay to the device.
-    pub inbound: bool,
+    /// Which way it travels.
+    pub direction: Direction,
     /// Why it was dropped, if it was.
     pub reason: Option<DropReason>,
 }
@@ -201,7 +202,7 @@ fn gather<'a>(parts: impl Iterator<Item = &'a [u8]>, out: &mut [u8]) -> usize {
 impl Record {
     fn empty(snaplen: usize) -> Self {
         Self {
-            seen: Seen { point: Point::Device, inbound: false, reason: None },
+            seen: Seen { point: Point::Device, direction: Direction::Outbound, reason: None },
             time: SystemTime::UNIX_EPOCH,
             len: 0,
             bytes: Vec::with_capacity(snaplen),

@@ -1,4 +1,4 @@
-//! Outer headers that a socket neither takes nor hands over, made anew for the file.
+//! Outer headers that a socket neither takes nor hands over, rebuilt for the file.
 //!
 //! ```text
 //! udp   | IPv4 (20) or IPv6 (40) | UDP (8) | datagram …
@@ -8,7 +8,7 @@
 //! Addresses, ports, TOS and lengths are those on the wire. What the socket does not say is not:
 //! TTL and hop limit are 64, DF is set, UDP checksum and flow label are 0, and there are no options.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::dataplane::encap::{OUTER_TTL, UDP6_OVERHEAD, ipip6};
 use crate::wire::{ipv4, ipv6, protocol, put16, udp};
@@ -25,13 +25,13 @@ impl Outer {
     pub const NONE: Self = Self { bytes: [0; UDP6_OVERHEAD], len: 0 };
 
     /// Around a UDP payload of `len` bytes.
-    pub fn udp(from: (IpAddr, u16), to: (IpAddr, u16), tos: u8, len: usize) -> Self {
+    pub fn udp(from: SocketAddr, to: SocketAddr, tos: u8, len: usize) -> Self {
         let mut outer = Self::NONE;
-        outer.ip((from.0, to.0), protocol::UDP, tos, udp::LEN + len);
+        outer.ip(from.ip(), to.ip(), protocol::UDP, tos, udp::LEN + len);
         if outer.len > 0 {
             let header = &mut outer.bytes[outer.len..outer.len + udp::LEN];
-            put16(header, 0, from.1);
-            put16(header, 2, to.1);
+            put16(header, 0, from.port());
+            put16(header, 2, to.port());
             put16(header, udp::FIELD_LENGTH, clamp(udp::LEN + len));
             outer.len += udp::LEN;
         }
@@ -39,15 +39,15 @@ impl Outer {
     }
 
     /// Around an inner packet of `len` bytes with this protocol number, 4 or 41.
-    pub fn ipip(between: (IpAddr, IpAddr), inner: u8, tos: u8, len: usize) -> Self {
+    pub fn ipip(from: IpAddr, to: IpAddr, inner: u8, tos: u8, len: usize) -> Self {
         let mut outer = Self::NONE;
-        outer.ip(between, inner, tos, len);
+        outer.ip(from, to, inner, tos, len);
         outer
     }
 
     /// Nothing between addresses of two families.
-    fn ip(&mut self, between: (IpAddr, IpAddr), next: u8, tos: u8, len: usize) {
-        self.len = match between {
+    fn ip(&mut self, from: IpAddr, to: IpAddr, next: u8, tos: u8, len: usize) {
+        self.len = match (from, to) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 let ip = ipv4::Repr {
                     tos,
@@ -85,12 +85,18 @@ fn clamp(len: usize) -> u16 {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::Outer;
     use crate::wire::{Ipv4, Ipv6};
 
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
     #[test]
     fn around_a_datagram_over_ipv4() {
-        let outer = Outer::udp(([192, 0, 2, 1].into(), 50000), ([192, 0, 2, 2].into(), 4789), 3, 100);
+        let outer = Outer::udp(at("192.0.2.1:50000"), at("192.0.2.2:4789"), 3, 100);
         let packet = [outer.bytes(), &[0; 100]].concat();
         let ip = Ipv4::parse(&packet).unwrap();
         assert!(ip.checksum_ok());
@@ -103,14 +109,14 @@ mod tests {
     #[test]
     fn over_ipv6() {
         let [from, to] = ["2001:db8::1", "2001:db8::2"].map(|text| text.parse().unwrap());
-        let outer = Outer::udp((from, 50000), (to, 4789), 3, 100);
+        let outer = Outer::udp(SocketAddr::new(from, 50000), SocketAddr::new(to, 4789), 3, 100);
         let packet = [outer.bytes(), &[0; 100]].concat();
         let ip = Ipv6::parse(&packet).unwrap();
         assert_eq!((ip.total_len(), ip.traffic_class(), ip.next_header(), ip.hop_limit()), (148, 3, 17, 64));
         assert_eq!((ip.source(), ip.destination()), (from_v6(1), from_v6(2)));
         assert_eq!(ip.payload()[..8], [0xc3, 0x50, 0x12, 0xb5, 0, 108, 0, 0]);
 
-        let outer = Outer::ipip((from, to), 41, 2, 60);
+        let outer = Outer::ipip(from, to, 41, 2, 60);
         let packet = [outer.bytes(), &[0; 60]].concat();
         let ip = Ipv6::parse(&packet).unwrap();
         assert_eq!((ip.total_len(), ip.traffic_class(), ip.next_header()), (100, 2, 41));
@@ -122,9 +128,8 @@ mod tests {
 
     #[test]
     fn too_long_or_impossible() {
-        let outer = Outer::udp(([192, 0, 2, 1].into(), 1), ([192, 0, 2, 2].into(), 2), 0, 70_000);
+        let outer = Outer::udp(at("192.0.2.1:1"), at("192.0.2.2:2"), 0, 70_000);
         assert_eq!((&outer.bytes()[2..4], &outer.bytes()[24..26]), (&[0xff; 2][..], &[0xff; 2][..]));
-        let six: std::net::IpAddr = "::1".parse().unwrap();
-        assert!(Outer::udp(([192, 0, 2, 1].into(), 1), (six, 2), 0, 9).bytes().is_empty());
+        assert!(Outer::udp(at("192.0.2.1:1"), at("[::1]:2"), 0, 9).bytes().is_empty());
     }
 }

@@ -11,6 +11,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{Point, Record};
+use crate::dataplane::packet::Direction;
 
 /// Block type of a section header.
 pub const SECTION: u32 = 0x0a0d_0d0a;
@@ -61,7 +62,10 @@ pub fn packet(out: &mut Vec<u8>, record: &Record) {
         out.extend((record.len as u32).to_le_bytes());
         out.extend_from_slice(&record.bytes);
         pad(out);
-        let direction: u32 = if record.seen.inbound { 1 } else { 2 };
+        let direction: u32 = match record.seen.direction {
+            Direction::Inbound => 1,
+            Direction::Outbound => 2,
+        };
         option(out, EPB_FLAGS, &direction.to_le_bytes());
         if let Some(reason) = record.seen.reason {
             option(out, OPT_COMMENT, reason.name().as_bytes());

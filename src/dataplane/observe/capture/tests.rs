@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Hub, Point, Seen, Wanted, pcapng};
+use crate::dataplane::packet::Direction;
 use crate::net::DropReason;
 
 fn wanted(points: &[Point], snaplen: usize) -> Wanted {
@@ -10,7 +11,7 @@ fn wanted(points: &[Point], snaplen: usize) -> Wanted {
 }
 
 fn seen(point: Point) -> Seen {
-    Seen { point, inbound: true, reason: None }
+    Seen { point, direction: Direction::Inbound, reason: None }
 }
 
 #[test]
@@ -73,7 +74,7 @@ fn workers_and_reader_do_not_wait_for_each_other() {
 fn a_file_is_whole_blocks_with_reasons() {
     let hub = Arc::new(Hub::default());
     let capture = hub.start(wanted(&[], 7)).unwrap();
-    let drop = Seen { point: Point::Drop, inbound: false, reason: Some(DropReason::NoRoute) };
+    let drop = Seen { point: Point::Drop, direction: Direction::Outbound, reason: Some(DropReason::NoRoute) };
     hub.record(drop, [&b"0123456789"[..]].into_iter());
     let mut file = Vec::new();
     pcapng::begin(&mut file, capture.snaplen());

@@ -5,8 +5,14 @@
 //! | opcode (8) | source, destination (4 + 4) | offset (16) | immediate (32) |
 //! ```
 
+mod instruction;
+#[cfg(test)]
+pub mod machine;
 mod sys;
+mod verifier_log;
 
+pub use instruction::Instruction;
+use instruction::instruction;
 pub use sys::{Kind, attach_tcx_ingress, load};
 
 // Registers. Calls keep 6 to 9 and clobber 0 to 5; the result is in 0.
@@ -27,19 +33,6 @@ pub const SKB_STORE_BYTES: i32 = 9;
 pub const SKB_LOAD_BYTES: i32 = 26;
 pub const CSUM_DIFF: i32 = 28;
 pub const SKB_ADJUST_ROOM: i32 = 50;
-
-/// One instruction.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Instruction {
-    code: u8,
-    registers: u8,
-    offset: i16,
-    immediate: i32,
-}
-
-const fn instruction(code: u8, dst: u8, src: u8, offset: i16, immediate: i32) -> Instruction {
-    Instruction { code, registers: dst | src << 4, offset, immediate }
-}
 
 /// `dst` = `value`.
 pub const fn mov(dst: u8, value: i32) -> Instruction {

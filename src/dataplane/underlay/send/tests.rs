@@ -1,14 +1,13 @@
 //! What becomes of packets whose way is refused, over real sockets on loopback.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::time::Duration;
 
-use super::{Sender, Ways, raw_takes};
+use super::{SendSockets, Sender, raw_takes};
 use crate::dataplane::encap::frame::{self, Hop};
 use crate::dataplane::encap::{ipip6, tunnel_gso, vxlan};
-use crate::dataplane::forward::{Channel, Datagram, Outbox};
 use crate::dataplane::observe::{Counters, Fallback};
-use crate::dataplane::segment::Piece;
+use crate::dataplane::packet::{Batch, Channel, Datagram, Outbox, Piece};
 use crate::dataplane::underlay::{Setup, sys, udp};
 use crate::net::{DropReason, Mac, Vni};
 use crate::wire::ethernet;
@@ -29,7 +28,7 @@ fn peer(address: Ipv4Addr, port: u16) -> (UdpSocket, u16) {
 fn sender(udp_gso: bool) -> Sender {
     // The tests run at the same time.
     let setup = Setup { address: Some(US), workers: 2, udp_gso, ..Setup::default() };
-    let ways = Ways { udp: udp::send_all(&setup, US.into()).unwrap(), ..Ways::default() };
+    let ways = SendSockets { udp: udp::send_all(&setup, US.into()).unwrap(), ..SendSockets::default() };
     Sender::new(&setup, ways)
 }
 
@@ -43,7 +42,7 @@ fn queue(out: &mut Outbox, arena: &mut Vec<u8>, spec: &Spec, to: Ipv4Addr, ports
     let body = Piece::arena(arena.len(), packet.len());
     arena.extend(packet);
     let datagram = Datagram { head: piece, body, packets: 2, wire_bytes: 2000 };
-    out.push(Channel::Tap, (to.into(), ports.1), 0, datagram);
+    out.push(Channel::Tap, SocketAddr::new(to.into(), ports.1), 0, datagram);
 }
 
 fn inner() -> [u8; vxlan::TEMPLATE] {
@@ -79,7 +78,7 @@ fn super_packets_that_the_tap_does_not_take_reach_each_its_own_peer() {
     queue(&mut out, &mut arena, &for_b, to_b, (source_port, port_b));
 
     let counters = Counters::new(1);
-    sender.send(&out, &arena, counters.worker(0));
+    sender.send(Batch { outbox: &out, arena: &arena }, counters.handle(0));
 
     assert_eq!(received(&a), (expected(&for_a), source_port));
     assert_eq!(received(&b), (expected(&for_b), source_port));
@@ -112,7 +111,12 @@ fn queue_two(out: &mut Outbox, to: Ipv4Addr, port: u16) {
         let (head, bytes) = out.head(100);
         bytes.fill(byte);
         let body = Piece::arena(0, 0);
-        out.push(Channel::Udp(7), (to.into(), port), 0, Datagram { head, body, packets: 1, wire_bytes: 128 });
+        out.push(
+            Channel::Udp(7),
+            SocketAddr::new(to.into(), port),
+            0,
+            Datagram { head, body, packets: 1, wire_bytes: 128 },
+        );
     }
 }
 
@@ -126,7 +130,7 @@ fn segmentation_that_the_kernel_refuses_is_given_up_once() {
     let (mut out, counters) = (Outbox::default(), Counters::new(1));
     queue_two(&mut out, to, port);
     for _ in 0..2 {
-        sender.send(&out, &[], counters.worker(0));
+        sender.send(Batch { outbox: &out, arena: &[] }, counters.handle(0));
         assert_eq!(received(&receiver).0, [[1; 100], [2; 100]]);
     }
     assert_eq!(counters.fallbacks(Fallback::UdpGso), 1);
@@ -145,10 +149,10 @@ fn segmentation_of_what_does_not_fit_is_not_given_up() {
         let (head, _) = out.head(40_000);
         let body = Piece::arena(0, 30_000);
         let datagram = Datagram { head, body, packets: 1, wire_bytes: 70_000 };
-        out.push(Channel::Udp(7), (to.into(), port), 0, datagram);
+        out.push(Channel::Udp(7), SocketAddr::new(to.into(), port), 0, datagram);
     }
     queue_two(&mut out, to, port);
-    sender.send(&out, &[0; 30_000], counters.worker(0));
+    sender.send(Batch { outbox: &out, arena: &[0; 30_000] }, counters.handle(0));
     assert_eq!(received(&receiver).0, [[1; 100], [2; 100]]);
     assert_eq!(counters.fallbacks(Fallback::UdpGso), 0);
     let totals = counters.totals();
@@ -163,7 +167,7 @@ fn datagrams_reach_each_its_own_port() {
     let (mut out, counters) = (Outbox::default(), Counters::new(1));
     queue_two(&mut out, to, port_a);
     queue_two(&mut out, to, port_b);
-    sender(true).send(&out, &[], counters.worker(0));
+    sender(true).send(Batch { outbox: &out, arena: &[] }, counters.handle(0));
     for receiver in [a, b] {
         assert_eq!(received(&receiver).0, [[1; 100], [2; 100]]);
     }

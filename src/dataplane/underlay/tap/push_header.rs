@@ -129,3 +129,62 @@ fn header_checksum() -> Vec<Instruction> {
     code.push(store_register16(HEADER + 10, R0));
     code
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::{DROP, NEXT, program};
+    use crate::dataplane::encap::{OUTER_TTL, ipip, ipip_gso};
+    use crate::dataplane::steering::ebpf::machine::{Outcome, run};
+    use crate::net::Mac;
+    use crate::wire::testing::Spec;
+    use crate::wire::{Ipv4, VnetHdr, ethernet, ipv4, protocol, vnet_hdr};
+
+    const SOURCE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+    const DESTINATION: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 254);
+    const TAP: Mac = Mac([2, 0, 0, 0, 0, 9]);
+
+    /// The frame that the outbound flow makes of an inner packet, as the kernel has it behind the TAP.
+    fn frame(tos: u8, inner: &[u8]) -> Vec<u8> {
+        let mut head = ipip_gso::template(TAP, DESTINATION);
+        ipip_gso::patch(&mut head, &VnetHdr::default(), 40, tos);
+        [&head[vnet_hdr::TUNNEL_LEN..], inner].concat()
+    }
+
+    #[test]
+    fn a_marked_frame_gets_the_outer_header() {
+        for (tos, len) in [(0, 0), (3, 100), (0xb9, 1400), (1, 65_000)] {
+            let inner = Spec::tcp4(&vec![7; len]).build();
+            let sent = frame(tos, &inner);
+            let Outcome { result, packet } = run(&program(SOURCE), &sent, true);
+            assert_eq!(result, i64::from(NEXT));
+            let (link, rest) = packet.split_at(ethernet::LEN);
+            assert_eq!(link, &sent[..ethernet::LEN]);
+            assert_eq!(rest[ipv4::LEN..], inner);
+            let outer = Ipv4::parse(rest).unwrap();
+            assert!(outer.checksum_ok());
+            // That of the raw socket, but for the hop that the kernel's forwarding takes.
+            let mut wanted = ipip::template(SOURCE, DESTINATION, protocol::IPIP);
+            ipip::patch(&mut wanted, tos, inner.len());
+            assert_eq!(outer.ttl(), OUTER_TTL + 1);
+            assert_eq!((&rest[..8], &rest[12..20]), (&wanted[..8], &wanted[12..20]));
+            assert_eq!(rest[9], wanted[9]);
+        }
+    }
+
+    #[test]
+    fn other_frames_pass_as_they_are() {
+        let mut other = frame(0, &Spec::tcp4(b"data").build());
+        other[6..12].copy_from_slice(&ipip_gso::UNMARKED.0);
+        let wanted = Outcome { result: i64::from(NEXT), packet: other.clone() };
+        assert_eq!(run(&program(SOURCE), &other, true), wanted);
+    }
+
+    #[test]
+    fn what_cannot_get_a_header_is_dropped() {
+        let marked = frame(0, &Spec::tcp4(b"data").build());
+        assert_eq!(run(&program(SOURCE), &marked, false).result, i64::from(DROP));
+        assert_eq!(run(&program(SOURCE), &marked[..11], true).result, i64::from(DROP));
+    }
+}

@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::{MetricType, info::Info};
 use prometheus_client::registry::Registry;
 
-use super::{Counters, EdgeCounters, Fallback, WorkerCounters};
+use crate::dataplane::observe::{Counters, EdgeCounters, Fallback, WorkerCounters};
 use crate::net::DropReason;
 
 /// What the control plane knows at one moment.

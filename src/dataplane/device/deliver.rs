@@ -5,22 +5,19 @@
 
 use std::io;
 
-use crate::dataplane::device::Device;
-use crate::dataplane::observe::{Fallback, WorkerCounters};
+use crate::dataplane::observe::{Fallback, Worker, WorkerCounters};
+use crate::dataplane::packet::{Delivery, Device, Direction, MAX_PACKET, Sink};
+use crate::dataplane::segment::Split;
 use crate::dataplane::segment::split::{MAX_HEADER, finish_checksum};
-use crate::dataplane::segment::{Delivery, Piece, Sink, Split};
 use crate::net::DropReason;
 use crate::wire::VnetHdr;
-
-/// Bytes of the largest packet there is.
-const MAX_PACKET: usize = 65535;
 
 /// Delivers to `device` and counts.
 pub struct Deliver<'a> {
     /// Where packets go.
     pub device: &'a mut dyn Device,
-    /// The worker's counters.
-    pub counters: &'a WorkerCounters,
+    /// Where they are counted.
+    pub worker: &'a Worker,
     /// At least 64 KiB for the slow path.
     pub scratch: &'a mut [u8],
 }
@@ -32,9 +29,9 @@ impl Sink for Deliver<'_> {
             match self.device.write(delivery) {
                 Ok(()) => return self.delivered(delivery.packets, delivery.bytes),
                 Err(error) if plain || !refused(&error) => {
-                    return drop_full(self.counters, delivery.packets, delivery);
+                    return drop_full(self.worker, delivery.packets, delivery);
                 }
-                Err(error) => self.counters.fell_back(Fallback::DeviceGso, &error),
+                Err(error) => self.worker.counters.fell_back(Fallback::DeviceGso, &error),
             }
         }
         self.deliver_plainly(delivery);
@@ -50,14 +47,14 @@ fn refused(error: &io::Error) -> bool {
 impl Deliver<'_> {
     fn deliver_plainly(&mut self, delivery: &Delivery<'_>) {
         let Some(len) = delivery.gather(self.scratch) else {
-            return drop_full(self.counters, delivery.packets, delivery);
+            return drop_full(self.worker, delivery.packets, delivery);
         };
         if delivery.vnet.is_gso() {
             return self.deliver_segments(&delivery.vnet, len, delivery.packets);
         }
         match finish_checksum(&mut self.scratch[..len], &delivery.vnet) {
             Ok(()) => self.write_scratch(0..len),
-            Err(_) => self.counters.dropped(DropReason::Malformed, u64::from(delivery.packets)),
+            Err(_) => self.worker.counters.dropped(DropReason::Malformed, u64::from(delivery.packets)),
         }
     }
 
@@ -65,36 +62,36 @@ impl Deliver<'_> {
     fn deliver_segments(&mut self, vnet: &VnetHdr, len: usize, packets: u32) {
         let (whole, rest) = self.scratch.split_at_mut(len);
         let Ok(mut split) = Split::new(whole, vnet) else {
-            return self.counters.dropped(DropReason::Malformed, u64::from(packets));
+            return self.worker.counters.dropped(DropReason::Malformed, u64::from(packets));
         };
         let header = split.header_len();
         let mut head = [0; MAX_HEADER];
         while let Some(payload) = split.next_segment(&mut head[..header]) {
             let total = header + payload.len();
             let Some(out) = rest.get_mut(..total) else {
-                self.counters.dropped(DropReason::TooBig, 1);
+                self.worker.counters.dropped(DropReason::TooBig, 1);
                 continue;
             };
             out[..header].copy_from_slice(&head[..header]);
             out[header..].copy_from_slice(&whole[payload]);
-            let delivery = plain(out);
+            let delivery = Delivery::plain(out);
             match self.device.write(&delivery) {
-                Ok(()) => delivered(self.counters, 1, total as u64),
-                Err(_) => drop_full(self.counters, 1, &delivery),
+                Ok(()) => delivered(&self.worker.counters, 1, total as u64),
+                Err(_) => drop_full(self.worker, 1, &delivery),
             }
         }
     }
 
     fn write_scratch(&mut self, range: std::ops::Range<usize>) {
-        let delivery = plain(&self.scratch[range]);
+        let delivery = Delivery::plain(&self.scratch[range]);
         match self.device.write(&delivery) {
-            Ok(()) => delivered(self.counters, 1, delivery.bytes),
-            Err(_) => drop_full(self.counters, 1, &delivery),
+            Ok(()) => delivered(&self.worker.counters, 1, delivery.bytes),
+            Err(_) => drop_full(self.worker, 1, &delivery),
         }
     }
 
     fn delivered(&self, packets: u32, bytes: u64) {
-        delivered(self.counters, packets, bytes);
+        delivered(&self.worker.counters, packets, bytes);
     }
 
     /// A scratch buffer of the size the slow path needs: a super-packet and one segment of it.
@@ -109,18 +106,21 @@ fn delivered(counters: &WorkerCounters, packets: u32, bytes: u64) {
 }
 
 /// Counts what the device did not take.
-fn drop_full(counters: &WorkerCounters, packets: u32, delivery: &Delivery<'_>) {
-    counters.dropped_packet(DropReason::DeviceFull, u64::from(packets), true, delivery.parts());
+fn drop_full(worker: &Worker, packets: u32, delivery: &Delivery<'_>) {
+    let (reason, direction) = (DropReason::DeviceFull, Direction::Inbound);
+    worker.dropped_packet(reason, u64::from(packets), direction, delivery.parts());
 }
 
-fn plain(packet: &[u8]) -> Delivery<'_> {
-    const NO_PIECES: &[Piece] = &[];
-    Delivery {
-        vnet: VnetHdr::default(),
-        head: packet,
-        pieces: NO_PIECES,
-        arena: &[],
-        packets: 1,
-        bytes: packet.len() as u64,
+/// Writes ICMP errors of our own to `device`. They are no traffic of others, so no edge counts them.
+pub fn write_icmp_errors<'a>(
+    errors: impl Iterator<Item = Delivery<'a>>,
+    device: &mut dyn Device,
+    counters: &WorkerCounters,
+) {
+    for error in errors {
+        match device.write(&error) {
+            Ok(()) => counters.icmp_sent.add(1),
+            Err(_) => counters.icmp_suppressed.add(1),
+        }
     }
 }

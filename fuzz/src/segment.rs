@@ -10,13 +10,12 @@
 
 use underpass::dataplane::segment::merge::{Candidate, Grouping, Rules};
 use underpass::dataplane::segment::metadata::NoMetadata;
-use underpass::dataplane::segment::{Delivery, Flow, Merge, Sink, Split};
+use underpass::dataplane::segment::{Flow, Merge, Split};
+use underpass::dataplane::packet::{Delivery, Sink};
 use underpass::wire::{VnetHdr, checksum, ipv4, vnet_hdr};
 
 use crate::input::Input;
 use crate::node::{Transport, expand, forget_id, repair_ip};
-
-const MTU: usize = 1450;
 
 /// A super-packet cut, damaged, joined and cut again.
 pub fn split_merge(data: &[u8]) {

@@ -6,9 +6,10 @@ use std::hint::black_box;
 
 use common::{FAR, NEAR, SEGMENT, SEGMENTS};
 use criterion::{Criterion, Throughput};
+use underpass::dataplane::packet::{Delivery, Sink};
 use underpass::dataplane::segment::merge::{Candidate, Grouping, Rules};
 use underpass::dataplane::segment::metadata::NoMetadata;
-use underpass::dataplane::segment::{Delivery, Flow, Merge, Sink, Split};
+use underpass::dataplane::segment::{Flow, Merge, Split};
 
 fn main() {
     let mut criterion = common::criterion();
@@ -30,7 +31,7 @@ fn split(criterion: &mut Criterion) {
         segments
     };
     assert_eq!(cut(), SEGMENTS);
-    let mut group = criterion.benchmark_group("offload");
+    let mut group = criterion.benchmark_group("segment");
     group.throughput(Throughput::Bytes(packet.len() as u64));
     group.bench_function("split/tcp-64k", |bencher| bencher.iter(cut));
     group.finish();
@@ -63,7 +64,7 @@ fn merge(criterion: &mut Criterion) {
         (tally.deliveries, tally.packets)
     };
     assert_eq!(join(), (1, SEGMENTS as u32));
-    let mut group = criterion.benchmark_group("offload");
+    let mut group = criterion.benchmark_group("segment");
     group.throughput(Throughput::Bytes(arena.len() as u64));
     group.bench_function("merge/tcp-44", |bencher| bencher.iter(&mut join));
     group.finish();

@@ -1,6 +1,6 @@
-//! An underlay in memory, for tests and benches: a batch as the bytes a wire would carry.
+//! A batch as the bytes a wire would carry.
 
-use crate::dataplane::forward::{Channel, Message, Outbox};
+use crate::dataplane::packet::{Channel, Message, Outbox};
 
 /// One outer packet: its message's way and its bytes (VXLAN: the UDP payload).
 #[derive(Clone, Debug, PartialEq)]
@@ -27,7 +27,7 @@ fn packets(outbox: &Outbox, message: &Message, arena: &[u8]) -> Vec<Sent> {
         .map(|datagram| {
             let mut bytes = datagram.head.resolve(outbox.slab(), arena).to_vec();
             bytes.extend_from_slice(datagram.body.resolve(outbox.slab(), arena));
-            Sent { channel: message.channel, to: message.to, tos: message.tos, bytes }
+            Sent { channel: message.channel, to: message.to.ip(), tos: message.tos, bytes }
         })
         .collect()
 }

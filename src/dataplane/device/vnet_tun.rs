@@ -4,9 +4,11 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use super::{Device, Origin, Ownership, sys};
-use crate::dataplane::segment::Delivery;
-use crate::dataplane::steering;
+use super::origin::Origin;
+use super::ownership::Ownership;
+use super::sys;
+use crate::dataplane::packet::{Delivery, Device};
+use crate::dataplane::steering::queue_ebpf;
 use crate::wire::VnetHdr;
 
 /// What the kernel may hand us in one piece.
@@ -22,12 +24,12 @@ pub struct Offloads {
 const NO_PROGRAM: RawFd = -1;
 
 /// One queue of a multi-queue TUN.
-pub struct Offload {
+pub struct VnetTun {
     fd: OwnedFd,
     iovecs: sys::Iovecs,
 }
 
-impl Offload {
+impl VnetTun {
     /// Makes the TUN `name` or attaches to it, becomes its owner before anything else, opens `queues`
     /// queues and asks for `offloads`. Returns the queues, the ownership and what the kernel granted:
     /// it may refuse `uso`, then `tso` stands alone.
@@ -58,14 +60,15 @@ impl Offload {
         Ok(Self { fd: sys::open_queue(name, sys::Kind::Tun, origin)?, iovecs: sys::Iovecs::default() })
     }
 
-    /// Gives every flow that comes out of the device one queue for good: see [`steering`].
+    /// Gives every flow that comes out of the device one queue for good: see [`queue_ebpf`].
     ///
     /// # Errors
     /// Without CAP_BPF. The kernel then moves a flow to the queue of its answers, which may reorder.
     pub fn steer(&self) -> io::Result<()> {
         let fd = self.fd.as_raw_fd();
         // The program is the device's, too, and a persistent one keeps it.
-        steering::set(fd).inspect_err(|_| drop(sys::set_steering(fd, NO_PROGRAM)))
+        let set = queue_ebpf::load().and_then(|program| sys::set_steering(fd, program.as_raw_fd()));
+        set.inspect_err(|_| drop(sys::set_steering(fd, NO_PROGRAM)))
     }
 }
 
@@ -90,7 +93,7 @@ fn mask(offloads: Offloads) -> u32 {
     mask
 }
 
-impl Device for Offload {
+impl Device for VnetTun {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<(VnetHdr, usize)> {
         sys::read_packet(&self.fd, buffer)
     }

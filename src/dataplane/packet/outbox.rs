@@ -4,17 +4,17 @@
 //! piece of each. Consecutive datagrams of equal size on one channel to one peer share a message,
 //! which leaves as a single UDP_SEGMENT send where the kernel has it.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 
-use crate::dataplane::segment::Piece;
+use super::delivery::Piece;
 
 /// Bytes of headers one batch may need: the worst super-packet (1365 segments of the smallest
 /// size with the longest headers) fits several times.
 const SLAB: usize = 512 * 1024;
 /// Datagrams in one batch.
 const DATAGRAMS: usize = 4096;
-/// Most segments the kernel takes in one UDP_SEGMENT send (`UDP_MAX_SEGMENTS` before Linux 6.9).
-const MAX_SEGMENTS: u16 = 64;
+/// Most segments the kernel takes in one UDP_SEGMENT send (`UDP_MAX_UDP_SEGMENTS` before Linux 6.9).
+const MAX_UDP_SEGMENTS: u16 = 64;
 /// Most bytes of UDP payload in one send: 65535 less IPv4 and UDP header.
 const MAX_UDP: u32 = 65507;
 
@@ -42,6 +42,16 @@ impl Channel {
     }
 }
 
+/// The optional ways out of one worker, as they are now: each may be absent, or given up at run
+/// time.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Paths {
+    /// The TAP takes VXLAN and, where its table says so, IP-in-IP super-packets.
+    pub tap: bool,
+    /// The packet socket takes IP-in-IP and direct packets.
+    pub packet: bool,
+}
+
 /// One write to a socket: header bytes in the slab, then bytes in the arena.
 #[derive(Clone, Copy, Debug)]
 pub struct Datagram {
@@ -49,7 +59,8 @@ pub struct Datagram {
     pub head: Piece,
     /// Payload, in the arena.
     pub body: Piece,
-    /// Outer packets on the wire: more than one where the kernel segments.
+    /// Outer packets on the wire: more than one where the kernel segments. None of what is the tunnel's
+    /// own: it is neither counted nor shown to captures.
     pub packets: u16,
     /// Bytes of them on the wire, outer IP headers included.
     pub wire_bytes: u32,
@@ -67,17 +78,16 @@ impl Datagram {
 pub struct Message {
     /// The socket.
     pub channel: Channel,
-    /// The next hop: the peer's underlay address.
-    pub to: IpAddr,
-    /// The UDP destination port; 0 where there is no UDP.
-    pub port: u16,
+    /// The next hop: the peer's underlay address, and the UDP port there; 0 where there is no UDP.
+    pub to: SocketAddr,
     /// The outer TOS byte (UDP only; raw packets carry theirs).
     pub tos: u8,
     /// Index of the first datagram.
     pub first: u32,
     /// Number of datagrams.
     pub count: u16,
-    /// Bytes of each datagram but the last, which may be shorter.
+    /// Bytes of each datagram but the last, which may be shorter. Of a message that is not for UDP, and so
+    /// has a single datagram, the lower 16 bits of its length: nothing reads them.
     pub segment: u16,
     /// Bytes of all datagrams.
     pub bytes: u32,
@@ -132,9 +142,9 @@ impl Outbox {
         (Piece::slab(at, len), &mut self.slab[at..at + len])
     }
 
-    /// Adds a datagram for an address and UDP port, to the last message where it fits there.
+    /// Adds a datagram, to the last message where it fits there.
     #[inline]
-    pub fn push(&mut self, channel: Channel, to: (IpAddr, u16), tos: u8, datagram: Datagram) {
+    pub fn push(&mut self, channel: Channel, to: SocketAddr, tos: u8, datagram: Datagram) {
         let len = datagram.bytes();
         let first = self.datagrams.len() as u32;
         self.datagrams.push(datagram);
@@ -143,8 +153,8 @@ impl Outbox {
             last.bytes += len;
             return;
         }
-        let ((to, port), segment) = (to, len as u16);
-        self.messages.push(Message { channel, to, port, tos, first, count: 1, segment, bytes: len });
+        let segment = len as u16;
+        self.messages.push(Message { channel, to, tos, first, count: 1, segment, bytes: len });
     }
 
     /// The messages, in order.
@@ -176,17 +186,38 @@ impl Outbox {
     }
 }
 
+/// An outbox, and the arena that the payload of its datagrams lies in.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// Messages and headers.
+    pub outbox: &'a Outbox,
+    /// Payload.
+    pub arena: &'a [u8],
+}
+
+impl<'a> Batch<'a> {
+    /// The datagrams of `message`.
+    pub fn datagrams(self, message: &Message) -> &'a [Datagram] {
+        self.outbox.datagrams(message)
+    }
+
+    /// The bytes of a piece.
+    pub fn bytes(self, piece: Piece) -> &'a [u8] {
+        piece.resolve(self.outbox.slab(), self.arena)
+    }
+}
+
 impl Message {
     /// Whether one more datagram of `len` bytes may ride along: same way, no larger than the
     /// others, none of which was shorter.
-    fn takes(&self, channel: Channel, to: (IpAddr, u16), tos: u8, len: u32) -> bool {
+    fn takes(&self, channel: Channel, to: SocketAddr, tos: u8, len: u32) -> bool {
         channel.is_udp()
             && self.channel == channel
-            && (self.to, self.port) == to
+            && self.to == to
             && self.tos == tos
             && self.bytes == u32::from(self.segment) * u32::from(self.count)
             && len <= u32::from(self.segment)
-            && self.count < MAX_SEGMENTS
+            && self.count < MAX_UDP_SEGMENTS
             && self.bytes + len <= MAX_UDP
     }
 }

@@ -1,0 +1,253 @@
+//! Outbound: from the device to the underlay.
+//!
+//! 1. classify: what is this packet, which flow is it of;
+//! 2. admit: may this source send, may this destination be sent to;
+//! 3. route: who owns the destination, how does the packet travel, does it fit ([`prepare`]);
+//! 4. choose the channel: the fastest the worker has for this mode and this packet;
+//! 5. split: a super-packet becomes segments, unless the channel takes it whole; a packet that is
+//!    too large for its path and may be fragmented becomes fragments;
+//! 6. encapsulate: a copy of the peer's header template, patched ([`encapsulate`]).
+//!
+//! The sender of a packet that goes nowhere or does not fit is told by ICMP ([`IcmpErrors`]).
+
+mod encapsulate;
+mod prepare;
+
+use std::iter::once;
+use std::ops::Range;
+
+use super::icmp_errors::IcmpErrors;
+use super::tables::Forwarding;
+use crate::dataplane::observe::Worker;
+use crate::dataplane::packet::{Channel, Datagram, Direction, Full, Outbox, Paths, Piece};
+use crate::dataplane::segment::Split;
+use crate::dataplane::segment::fragment::Fragments;
+use crate::dataplane::segment::split;
+use crate::net::DropReason;
+use crate::wire::{Malformed, VnetHdr};
+use encapsulate::{MAX_TEMPLATE, SourcePorts, SuperPacket, encapsulate, encapsulate_whole, takes_whole};
+use prepare::{Ready, Refused, prepare};
+
+/// The outbound flow of one worker.
+#[derive(Debug)]
+pub struct Outbound {
+    ports: SourcePorts,
+    errors: IcmpErrors,
+}
+
+/// What the packets of one batch have in common.
+#[derive(Debug)]
+pub struct OutboundCx<'a> {
+    /// Where packets go.
+    pub tables: &'a Forwarding,
+    /// The worker's ways out.
+    pub paths: Paths,
+    /// Where the packets lie.
+    pub arena: &'a mut [u8],
+    /// Where their outer packets are left.
+    pub out: &'a mut Outbox,
+    /// Where they are counted.
+    pub worker: &'a Worker,
+}
+
+/// The packets a read from the device stands for.
+#[derive(Clone, Copy)]
+struct Weight {
+    packets: usize,
+    bytes: usize,
+}
+
+impl Outbound {
+    /// For a worker whose UDP sockets are bound to `source_ports`.
+    pub fn new(source_ports: Vec<u16>) -> Self {
+        Self { ports: SourcePorts(source_ports), errors: IcmpErrors::default() }
+    }
+
+    /// The ICMP errors that the packets so far have caused, to be written to the device.
+    pub fn errors(&mut self) -> &mut IcmpErrors {
+        &mut self.errors
+    }
+
+    /// Takes the packet in `cx.arena[at]`, described by `vnet`, and leaves its outer packets in `cx.out`.
+    /// Counts it as received from the device, and as dropped where it is.
+    ///
+    /// # Errors
+    /// `Full` when `cx.out` must be sent first; nothing was counted, call again.
+    #[inline]
+    pub fn packet(&mut self, cx: &mut OutboundCx<'_>, vnet: &VnetHdr, at: Range<usize>) -> Result<(), Full> {
+        if vnet.is_gso() {
+            return self.super_packet(cx, vnet, at);
+        }
+        cx.out.reserve(1, MAX_TEMPLATE)?;
+        let offset = at.start;
+        let packet = &mut cx.arena[at.clone()];
+        match prepare(cx.tables, cx.paths, packet, None) {
+            Ok(ready) if ready.flow.total_len > usize::from(ready.via.mtu) => {
+                return self.fragments(&ready, cx, vnet, at);
+            }
+            Ok(ready) => {
+                count(cx.worker, Weight { packets: 1, bytes: packet.len() });
+                let len = ready.flow.total_len;
+                // Not over what may lie behind the packet: only the packet leaves.
+                if finish_checksum(&ready, vnet, &mut packet[..len]).is_err() {
+                    dropped(cx.worker, DropReason::Malformed, 1, packet);
+                    return Ok(());
+                }
+                sent(&ready, cx.worker, Weight { packets: 1, bytes: len });
+                let channel = ready.channel(cx.paths, &self.ports);
+                let (head, _) = encapsulate(&ready, channel, len, 0, cx.out);
+                push(&ready, channel, head, Piece::arena(offset, len), len, cx.out);
+            }
+            Err(refused) => {
+                count(cx.worker, Weight { packets: 1, bytes: packet.len() });
+                self.refuse(refused, cx, at, 1);
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts a packet that is too large for its path and queues the fragments. Like a super-packet it
+    /// counts as what it is cut into.
+    #[cold]
+    fn fragments(
+        &self,
+        ready: &Ready<'_>,
+        cx: &mut OutboundCx<'_>,
+        vnet: &VnetHdr,
+        at: Range<usize>,
+    ) -> Result<(), Full> {
+        let offset = at.start;
+        let packet = &mut cx.arena[at][..ready.flow.total_len];
+        let mtu = usize::from(ready.via.mtu);
+        let cut = Fragments::new(packet, mtu).map(|cut| (cut.count(), cut.header_len()));
+        let Ok((fragments, header)) = cut else {
+            count(cx.worker, Weight { packets: 1, bytes: packet.len() });
+            dropped(cx.worker, DropReason::TooBig, 1, packet);
+            return Ok(());
+        };
+        cx.out.reserve(fragments, MAX_TEMPLATE + header)?;
+        let weight = Weight { packets: fragments, bytes: packet.len() + (fragments - 1) * header };
+        count(cx.worker, weight);
+        if finish_checksum(ready, vnet, packet).is_err() {
+            dropped(cx.worker, DropReason::Malformed, fragments, packet);
+            return Ok(());
+        }
+        sent(ready, cx.worker, weight);
+        let Ok(mut cut) = Fragments::new(packet, mtu) else { return Ok(()) };
+        let channel = ready.channel(cx.paths, &self.ports);
+        while let Some(len) = cut.next_len() {
+            let (head, inner) = encapsulate(ready, channel, len, header, cx.out);
+            let Some(payload) = cut.next_fragment(inner) else { break };
+            let body = Piece::arena(offset + payload.start, payload.len());
+            push(ready, channel, head, body, len, cx.out);
+        }
+        Ok(())
+    }
+
+    fn super_packet(
+        &mut self,
+        cx: &mut OutboundCx<'_>,
+        vnet: &VnetHdr,
+        at: Range<usize>,
+    ) -> Result<(), Full> {
+        let packet = &cx.arena[at.clone()];
+        let Ok(split) = Split::new(packet, vnet) else {
+            count(cx.worker, Weight { packets: 1, bytes: packet.len() });
+            dropped(cx.worker, DropReason::Malformed, 1, packet);
+            return Ok(());
+        };
+        let (segments, header) = (split.segments(), split.header_len());
+        cx.out.reserve(segments, MAX_TEMPLATE + header)?;
+        let weight = Weight { packets: segments, bytes: packet.len() + (segments - 1) * header };
+        count(cx.worker, weight);
+        match prepare(cx.tables, cx.paths, packet, Some(split.largest())) {
+            Ok(ready) if takes_whole(&ready, cx.paths, vnet, packet.len()) => {
+                sent(&ready, cx.worker, weight);
+                let whole = SuperPacket { vnet, header_len: header, at };
+                push_whole(&ready, &whole, weight, &self.ports, cx.out);
+            }
+            Ok(ready) => {
+                sent(&ready, cx.worker, weight);
+                push_segments(&ready, ready.channel(cx.paths, &self.ports), split, at.start, cx.out);
+            }
+            Err(refused) => self.refuse(refused, cx, at, segments),
+        }
+        Ok(())
+    }
+
+    /// Counts the packet in `cx.arena[at]`, which stands for `packets`, as dropped and tells its sender.
+    fn refuse(&mut self, refused: Refused, cx: &OutboundCx<'_>, at: Range<usize>, packets: usize) {
+        let packet = &cx.arena[at];
+        dropped(cx.worker, refused.reason, packets, packet);
+        let headers = refused.peer.and_then(|peer| cx.tables.peer(peer));
+        if let Some(peer) = headers.and_then(|headers| headers.counters.worker(cx.worker.index)) {
+            peer.tx_dropped.add(packets as u64);
+        }
+        if let Some((sender, problem)) = refused.problem {
+            self.errors.answer(&cx.tables.underlay().tun, sender, packet, problem, &cx.worker.counters);
+        }
+    }
+}
+
+/// Completes the transport checksum where the device left that to us, but never writes to the IP
+/// header, which has been judged.
+fn finish_checksum(ready: &Ready<'_>, vnet: &VnetHdr, packet: &mut [u8]) -> Result<(), Malformed> {
+    if !vnet.needs_csum() {
+        return Ok(());
+    }
+    if usize::from(vnet.csum_start) < ready.flow.l4 {
+        return Err(Malformed);
+    }
+    split::finish_checksum(packet, vnet)
+}
+
+/// Cuts a super-packet that begins at `offset` and queues its segments.
+fn push_segments(ready: &Ready<'_>, channel: Channel, mut split: Split<'_>, offset: usize, out: &mut Outbox) {
+    let header = split.header_len();
+    while let Some(len) = split.next_len() {
+        let (head, inner) = encapsulate(ready, channel, len, header, out);
+        let Some(payload) = split.next_segment(inner) else { break };
+        let body = Piece::arena(offset + payload.start, payload.len());
+        push(ready, channel, head, body, len, out);
+    }
+}
+
+/// Queues one outer packet around an inner one of `inner_len` bytes.
+#[inline]
+fn push(ready: &Ready<'_>, channel: Channel, head: Piece, body: Piece, inner_len: usize, out: &mut Outbox) {
+    let wire_bytes = (inner_len + ready.overhead()) as u32;
+    out.push(channel, ready.next_hop(), ready.tos, Datagram { head, body, packets: 1, wire_bytes });
+}
+
+/// Queues a super-packet for a channel that segments it itself.
+fn push_whole(
+    ready: &Ready<'_>,
+    whole: &SuperPacket<'_>,
+    weight: Weight,
+    ports: &SourcePorts,
+    out: &mut Outbox,
+) {
+    // `takes_whole` has said that there is one.
+    let Some((channel, head)) = encapsulate_whole(ready, whole, ports, out) else { return };
+    let wire_bytes = (weight.bytes + weight.packets * ready.overhead()) as u32;
+    let body = Piece::arena(whole.at.start, whole.at.len());
+    let datagram = Datagram { head, body, packets: weight.packets as u16, wire_bytes };
+    out.push(channel, ready.next_hop(), ready.tos, datagram);
+}
+
+fn count(worker: &Worker, weight: Weight) {
+    worker.counters.device.rx_packets.add(weight.packets as u64);
+    worker.counters.device.rx_bytes.add(weight.bytes as u64);
+}
+
+fn dropped(worker: &Worker, reason: DropReason, packets: usize, packet: &[u8]) {
+    worker.dropped_packet(reason, packets as u64, Direction::Outbound, once(packet));
+}
+
+/// Counts packets for their peer.
+fn sent(ready: &Ready<'_>, worker: &Worker, weight: Weight) {
+    if let Some(peer) = ready.peer.counters.worker(worker.index) {
+        peer.tx_packets.add(weight.packets as u64);
+        peer.tx_bytes.add(weight.bytes as u64);
+    }
+}

@@ -1,0 +1,101 @@
+//! Steps 1 to 3: what a packet is, whether it may go, and how it gets to its peer.
+
+use std::net::IpAddr;
+
+use crate::dataplane::forward::scope::is_special;
+use crate::dataplane::forward::tables::{Forwarding, PeerHeaders};
+use crate::dataplane::packet::{Family, Paths};
+use crate::dataplane::segment::{Flow, fragment};
+use crate::net::{DropReason, Mode};
+use crate::route::{NextHop, PeerId, Via};
+use crate::wire::Malformed;
+use crate::wire::icmp::Problem;
+
+/// A packet ready to be encapsulated.
+pub struct Ready<'a> {
+    /// What it is.
+    pub flow: Flow,
+    /// How it travels.
+    pub via: Via,
+    /// Where to.
+    pub peer: &'a PeerHeaders,
+    /// Its own family, that of the inner headers.
+    pub family: Family,
+    /// Outer TOS byte.
+    pub tos: u8,
+}
+
+/// Why a packet is not sent, and what its sender is told.
+#[derive(Clone, Copy)]
+pub struct Refused {
+    /// The drop reason.
+    pub reason: DropReason,
+    /// Who sent it, and what the ICMP error says.
+    pub problem: Option<(IpAddr, Problem)>,
+    /// The peer that the packet was for, once that is known.
+    pub peer: Option<PeerId>,
+}
+
+impl From<DropReason> for Refused {
+    fn from(reason: DropReason) -> Self {
+        Self { reason, problem: None, peer: None }
+    }
+}
+
+/// Steps 1 to 3. `largest` is the longest segment where the packet is a super-packet. A plain packet
+/// that is longer than its path carries comes out only where it may be fragmented.
+#[inline]
+pub fn prepare<'a>(
+    tables: &'a Forwarding,
+    paths: Paths,
+    packet: &[u8],
+    largest: Option<usize>,
+) -> Result<Ready<'a>, Refused> {
+    let flow = Flow::of(packet).map_err(|Malformed| DropReason::Malformed)?;
+    let via = admit(tables, &flow, packet)?;
+    let peer = tables.peer(via.peer).ok_or(DropReason::NoRoute)?;
+    let family = Family::of(flow.source);
+    let refused = |reason| Refused { reason, problem: None, peer: Some(via.peer) };
+    if peer.own[family] == Some(flow.destination) {
+        return Err(refused(DropReason::Loop));
+    }
+    if via.mode == Mode::Direct {
+        peer.bare[family].usable(paths.packet).map_err(refused)?;
+    }
+    let too_big = largest.unwrap_or(flow.total_len) > usize::from(via.mtu);
+    if too_big && (largest.is_some() || !fragment::allowed(packet)) {
+        let problem = Problem::TooBig { mtu: via.mtu };
+        return Err(Refused { problem: Some((flow.source, problem)), ..refused(DropReason::TooBig) });
+    }
+    let tos = tables.underlay().marking.outer(flow.tos);
+    Ok(Ready { flow, via, peer, family, tos })
+}
+
+/// Only our own pods, and the TUN's own address among them, may send into the tunnel, only to
+/// unicast destinations, and no tunnel packets of their own unless they are allowed to; returns the
+/// way there.
+fn admit(tables: &Forwarding, flow: &Flow, packet: &[u8]) -> Result<Via, Refused> {
+    if flow.ttl == 0 {
+        return Err(DropReason::Ttl.into());
+    }
+    if is_special(flow.destination) {
+        return Err(DropReason::Unsupported.into());
+    }
+    let nowhere =
+        |problem| Refused { problem: Some((flow.source, problem)), ..Refused::from(DropReason::NoRoute) };
+    // A special address has no owner, even where a subnet covers it.
+    let owner = tables.lookup(flow.source).filter(|_| !is_special(flow.source));
+    match (owner, tables.lookup(flow.destination)) {
+        (Some(NextHop::Local), _) | (Some(_), Some(NextHop::Local)) if tables.is_nested(flow, packet) => {
+            Err(DropReason::Nested.into())
+        }
+        // Our own subnets are the kernel's to route; it has no such pod if it gave us the packet, be
+        // it a pod's or one that has just come through the tunnel.
+        (Some(_), Some(NextHop::Local)) => Err(nowhere(Problem::NoHost)),
+        (Some(NextHop::Local), Some(hop)) => {
+            tables.choose(hop, flow.hash).ok_or_else(|| nowhere(Problem::NoRoute))
+        }
+        (Some(NextHop::Local), None) => Err(nowhere(Problem::NoRoute)),
+        _ => Err(DropReason::SpoofedSource.into()),
+    }
+}

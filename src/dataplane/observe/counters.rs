@@ -1,0 +1,122 @@
+//! What one worker counts.
+
+use std::io;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
+
+use crate::net::DropReason;
+
+/// A counter that one thread adds to.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Only the owning thread may call this; two writers would lose counts.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// The value now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Packets and bytes each way over one edge, the device or the underlay. *rx* is what the daemon
+/// received from that edge, *tx* what it handed over to it.
+#[derive(Debug, Default)]
+pub struct EdgeCounters {
+    /// Packets received from the edge, after segmentation.
+    pub rx_packets: Counter,
+    /// Bytes received from the edge, IP headers included.
+    pub rx_bytes: Counter,
+    /// Packets handed to the edge, after segmentation.
+    pub tx_packets: Counter,
+    /// Bytes handed to the edge, IP headers included.
+    pub tx_bytes: Counter,
+}
+
+/// All counters of one worker.
+#[derive(Debug, Default)]
+pub struct WorkerCounters {
+    /// Inner packets at the TUN.
+    pub device: EdgeCounters,
+    /// Outer packets at the underlay.
+    pub underlay: EdgeCounters,
+    drops: [Counter; DropReason::ALL.len()],
+    fallbacks: [Refusals; Fallback::ALL.len()],
+    /// Super-packets written to the TAP.
+    pub tap_frames: Counter,
+    /// Received TCP super-packets whose segment size is unknown, cut to what every path carries.
+    pub recut_super_packets: Counter,
+    /// ICMP errors written to the TUN. They are no traffic of others, so no edge counts them.
+    pub icmp_sent: Counter,
+    /// ICMP errors kept back: too many already, or the TUN could not take them.
+    pub icmp_suppressed: Counter,
+}
+
+/// How often the kernel refused an offload, and with which error. A worker does not log: the
+/// control plane reads it here.
+#[derive(Debug, Default)]
+struct Refusals {
+    count: Counter,
+    /// The last error as the system numbers it, 0 where it has no number.
+    errno: AtomicI32,
+}
+
+/// An offload that the kernel refused at run time, so that the worker went on without.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum Fallback {
+    /// UDP_SEGMENT.
+    UdpGso,
+    /// The TAP for super-packets.
+    Tap,
+    /// The packet socket for IP-in-IP and direct packets.
+    PacketSocket,
+    /// A super-packet written to the TUN.
+    DeviceGso,
+}
+
+impl Fallback {
+    /// Every one, in the order of listing.
+    pub const ALL: [Self; 4] = [Self::UdpGso, Self::Tap, Self::PacketSocket, Self::DeviceGso];
+
+    /// The offload it is about, as named in `status`.
+    pub const fn offload(self) -> &'static str {
+        match self {
+            Self::UdpGso => "udp_gso",
+            Self::Tap => "tap",
+            Self::PacketSocket => "packet_socket",
+            Self::DeviceGso => "gro",
+        }
+    }
+}
+
+impl WorkerCounters {
+    /// Counts one refusal of an offload, with the kernel's reason.
+    pub fn fell_back(&self, fallback: Fallback, error: &io::Error) {
+        let refusals = &self.fallbacks[fallback as usize];
+        refusals.errno.store(error.raw_os_error().unwrap_or_default(), Relaxed);
+        refusals.count.add(1);
+    }
+
+    /// How often the kernel refused an offload.
+    pub fn refusals(&self, fallback: Fallback) -> u64 {
+        self.fallbacks[fallback as usize].count.get()
+    }
+
+    /// The last reason for that, where the system has a number for it.
+    pub fn last_errno(&self, fallback: Fallback) -> Option<i32> {
+        Some(self.fallbacks[fallback as usize].errno.load(Relaxed)).filter(|errno| *errno != 0)
+    }
+
+    /// Counts `n` packets as not delivered.
+    pub fn dropped(&self, reason: DropReason, n: u64) {
+        self.drops[reason as usize].add(n);
+    }
+
+    /// Packets dropped for `reason` so far.
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        self.drops[reason as usize].get()
+    }
+}
