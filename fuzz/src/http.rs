@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use axum::serve::Listener;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-use underpass::dataplane::observe::capture::Hub;
-use underpass::api::{NewPeer, PeerStatus, RouteEntry, RouteMode, RoutesChanged, Status};
-use underpass::control::server::http::{self, Limits};
-use underpass::control::engine::refusal::{Kind, Refusal};
-use underpass::control::server::{self, Dataplane, Page, Scope};
-use underpass::net::Prefix;
+use underpass::api::{NewPeer, PeerStatus, Reloaded, RouteEntry, RouteMode, RoutesChanged, Status};
 use underpass::control::engine::batch::Batch;
+use underpass::control::engine::refusal::{Kind, Refusal};
+use underpass::control::server;
+use underpass::control::server::backend::{Backend, Page, Scope};
+use underpass::control::server::http::{self, Limits};
+use underpass::dataplane::observe::capture::Hub;
+use underpass::net::Prefix;
 
 /// Bytes of a client, written at once; its writing side is then closed.
 pub fn control(data: &[u8]) {
@@ -64,10 +65,10 @@ impl Listener for Once {
     }
 }
 
-/// A dataplane with one route and without packets.
+/// A backend with one route and without packets.
 struct Fixed(Arc<Hub>);
 
-impl Dataplane for Fixed {
+impl Backend for Fixed {
     fn status(&self) -> Status {
         Status { node: "node-a".to_owned(), routes: 1, ..Status::default() }
     }
@@ -96,36 +97,32 @@ impl Dataplane for Fixed {
         address.is_ipv4().then(|| self.routes(page).0.remove(0))
     }
 
-    fn edit_routes(&self, batch: &mut Batch) -> Result<(RoutesChanged, u64), Refusal> {
+    async fn edit_routes(&self, batch: Batch, _wait: bool) -> Result<RoutesChanged, Refusal> {
         let deleted = batch.changes().filter(|change| change.to.is_none()).count();
-        Ok((RoutesChanged { added: batch.len() - deleted, deleted, routes: 1 }, 1))
+        Ok(RoutesChanged { added: batch.len() - deleted, deleted, routes: 1 })
     }
 
-    fn replace_routes(&self, batch: &mut Batch) -> Result<(RoutesChanged, u64), Refusal> {
-        Ok((RoutesChanged { added: batch.len(), deleted: 0, routes: batch.len() }, 1))
+    async fn replace_routes(&self, batch: Batch, _wait: bool) -> Result<RoutesChanged, Refusal> {
+        Ok(RoutesChanged { added: batch.len(), deleted: 0, routes: batch.len() })
     }
 
     fn peers(&self) -> Vec<PeerStatus> {
         Vec::new()
     }
 
-    fn add_peer(&self, peer: &NewPeer) -> Result<u64, Refusal> {
-        if peer.name == "node-b" { Err(Refusal::new(Kind::Conflict, "known")) } else { Ok(1) }
+    async fn add_peer(&self, peer: NewPeer, _wait: bool) -> Result<Option<PeerStatus>, Refusal> {
+        if peer.name == "node-b" { Err(Refusal::new(Kind::Conflict, "known")) } else { Ok(None) }
     }
 
-    fn delete_peer(&self, name: &str) -> Result<u64, Refusal> {
-        if name == "node-b" { Ok(1) } else { Err(Refusal::new(Kind::Missing, name)) }
+    async fn delete_peer(&self, name: String, _wait: bool) -> Result<(), Refusal> {
+        if name == "node-b" { Ok(()) } else { Err(Refusal::new(Kind::Missing, name)) }
     }
 
-    fn reload(&self) -> Result<u64, Refusal> {
+    async fn reload(&self, _wait: bool) -> Result<Reloaded, Refusal> {
         Err(Refusal::new(Kind::Busy, "fuzzed"))
     }
 
     fn capture(&self) -> Option<(Arc<Hub>, Vec<u16>)> {
         Some((Arc::clone(&self.0), vec![4789]))
-    }
-
-    async fn settled(&self, _generation: u64) -> Result<(), Refusal> {
-        Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! The real control server, over a dataplane with fixed answers or over a daemon's own state.
+//! The real control server, with fixed answers or over a daemon's own state.
 
 use std::fs::Permissions;
 use std::net::IpAddr;
@@ -11,24 +11,24 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use underpass::api::{
-    Drops, Missing, NewPeer, PeerStatus, PeerUplink, PeerWay, RouteEntry, RouteMode, RoutesChanged, Status,
-    TunnelStatus,
+    Drops, Missing, NewPeer, PeerStatus, PeerUplink, PeerWay, Reloaded, RouteEntry, RouteMode, RoutesChanged,
+    Status, TunnelStatus,
 };
 use underpass::control::engine::batch::Batch;
 use underpass::control::engine::refusal::{Kind, Refusal};
 use underpass::control::engine::state::{self, Choices, State};
-use underpass::control::server::Page;
+use underpass::control::server;
+use underpass::control::server::backend::{Backend, Page};
 use underpass::control::server::socket::ControlSocket;
-use underpass::control::server::{self, Dataplane};
 use underpass::dataplane::observe::Counters;
 use underpass::net::{DropReason, Prefix};
 
 use super::underpass;
 
-/// A dataplane with fixed answers.
+/// A backend with fixed answers.
 pub struct Fixed;
 
-impl Dataplane for Fixed {
+impl Backend for Fixed {
     fn status(&self) -> Status {
         let counters = Counters::new(2);
         let worker = counters.worker(1);
@@ -95,11 +95,11 @@ impl Dataplane for Fixed {
         fixed_routes().into_iter().find(|route| route.prefix.parse::<Prefix>().unwrap().contains(address))
     }
 
-    fn edit_routes(&self, _batch: &mut Batch) -> Result<(RoutesChanged, u64), Refusal> {
+    async fn edit_routes(&self, _batch: Batch, _wait: bool) -> Result<RoutesChanged, Refusal> {
         Err(Refusal::new(Kind::Busy, "fixed"))
     }
 
-    fn replace_routes(&self, _batch: &mut Batch) -> Result<(RoutesChanged, u64), Refusal> {
+    async fn replace_routes(&self, _batch: Batch, _wait: bool) -> Result<RoutesChanged, Refusal> {
         Err(Refusal::new(Kind::Busy, "fixed"))
     }
 
@@ -107,20 +107,16 @@ impl Dataplane for Fixed {
         self.status().peers
     }
 
-    fn add_peer(&self, _peer: &NewPeer) -> Result<u64, Refusal> {
+    async fn add_peer(&self, _peer: NewPeer, _wait: bool) -> Result<Option<PeerStatus>, Refusal> {
         Err(Refusal::new(Kind::Busy, "fixed"))
     }
 
-    fn delete_peer(&self, _name: &str) -> Result<u64, Refusal> {
+    async fn delete_peer(&self, _name: String, _wait: bool) -> Result<(), Refusal> {
         Err(Refusal::new(Kind::Busy, "fixed"))
     }
 
-    fn reload(&self) -> Result<u64, Refusal> {
+    async fn reload(&self, _wait: bool) -> Result<Reloaded, Refusal> {
         Err(Refusal::new(Kind::Busy, "fixed"))
-    }
-
-    async fn settled(&self, _generation: u64) -> Result<(), Refusal> {
-        Ok(())
     }
 }
 
@@ -202,9 +198,9 @@ impl Daemon {
         Self::over(dir, daemon, async move { writer.write().await })
     }
 
-    fn over<D: Dataplane>(
+    fn over<B: Backend>(
         dir: TempDir,
-        dataplane: Arc<D>,
+        backend: Arc<B>,
         writer: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
         let socket = dir.path().join("underpass.sock");
@@ -214,7 +210,7 @@ impl Daemon {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let writing = tokio::spawn(writer);
-                server::serve(bound, dataplane, async { _ = stopped.await }).await.unwrap();
+                server::serve(bound, backend, async { _ = stopped.await }).await.unwrap();
                 writing.abort();
             });
         });

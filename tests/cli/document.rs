@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use underpass::api::{CandidateRoute, NextHop, RouteEntry, RouteMode, RoutesChanged};
-use underpass::control::server::Dataplane;
+use underpass::control::server::backend::Backend;
 use underpass::net::DropReason;
 
 use super::daemon::Fixed;

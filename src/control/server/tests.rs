@@ -15,15 +15,14 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::{
-    Batch, ControlSocket, Dataplane, Drops, Limits, NewPeer, Page, PeerStatus, Prefix, Refusal, RouteEntry,
-    RoutesChanged, Status, serve_with,
-};
-use crate::api::RouteMode;
-use crate::control::engine::refusal::Kind;
+use super::backend::{Backend, Page};
+use super::{ControlSocket, Limits, serve_with};
+use crate::api::{Drops, NewPeer, PeerStatus, Reloaded, RouteEntry, RouteMode, RoutesChanged, Status};
+use crate::control::engine::batch::Batch;
+use crate::control::engine::refusal::{Kind, Refusal};
 use crate::dataplane::observe::Counters;
 use crate::dataplane::observe::capture::Hub;
-use crate::net::DropReason;
+use crate::net::{DropReason, Prefix};
 
 /// One route, listed so many times.
 struct OneRoute {
@@ -33,7 +32,7 @@ struct OneRoute {
     waited: AtomicUsize,
 }
 
-impl Dataplane for OneRoute {
+impl Backend for OneRoute {
     fn status(&self) -> Status {
         let totals = self.counters.totals();
         Status {
@@ -63,13 +62,15 @@ impl Dataplane for OneRoute {
         prefix.contains(address).then(|| self.entry())
     }
 
-    fn edit_routes(&self, batch: &mut Batch) -> Result<(RoutesChanged, u64), Refusal> {
+    async fn edit_routes(&self, batch: Batch, wait: bool) -> Result<RoutesChanged, Refusal> {
+        self.settle(wait);
         let deleted = batch.changes().filter(|change| change.to.is_none()).count();
-        Ok((RoutesChanged { added: batch.len() - deleted, deleted, routes: 1 }, 7))
+        Ok(RoutesChanged { added: batch.len() - deleted, deleted, routes: 1 })
     }
 
-    fn replace_routes(&self, batch: &mut Batch) -> Result<(RoutesChanged, u64), Refusal> {
-        Ok((RoutesChanged { added: batch.len(), deleted: 0, routes: batch.len() }, 7))
+    async fn replace_routes(&self, batch: Batch, wait: bool) -> Result<RoutesChanged, Refusal> {
+        self.settle(wait);
+        Ok(RoutesChanged { added: batch.len(), deleted: 0, routes: batch.len() })
     }
 
     fn peers(&self) -> Vec<PeerStatus> {
@@ -85,31 +86,32 @@ impl Dataplane for OneRoute {
         }]
     }
 
-    fn add_peer(&self, peer: &NewPeer) -> Result<u64, Refusal> {
+    async fn add_peer(&self, peer: NewPeer, wait: bool) -> Result<Option<PeerStatus>, Refusal> {
         assert_eq!(peer.name, "node-b");
-        Ok(7)
+        self.settle(wait);
+        Ok(self.peers().pop())
     }
 
-    fn delete_peer(&self, name: &str) -> Result<u64, Refusal> {
-        if name == "node-b" { Ok(7) } else { Err(Refusal::new(Kind::Missing, name)) }
+    async fn delete_peer(&self, name: String, wait: bool) -> Result<(), Refusal> {
+        self.settle(wait);
+        if name == "node-b" { Ok(()) } else { Err(Refusal::new(Kind::Missing, name)) }
     }
 
-    fn reload(&self) -> Result<u64, Refusal> {
-        Ok(7)
+    async fn reload(&self, wait: bool) -> Result<Reloaded, Refusal> {
+        self.settle(wait);
+        Ok(Reloaded { peers: 1, routes: 1 })
     }
 
     fn capture(&self) -> Option<(Arc<Hub>, Vec<u16>)> {
         Some((Arc::clone(self.counters.capture()?), vec![4789]))
     }
-
-    async fn settled(&self, generation: u64) -> Result<(), Refusal> {
-        assert_eq!(generation, 7);
-        self.waited.fetch_add(1, Relaxed);
-        Ok(())
-    }
 }
 
 impl OneRoute {
+    fn settle(&self, wait: bool) {
+        self.waited.fetch_add(usize::from(wait), Relaxed);
+    }
+
     fn entry(&self) -> RouteEntry {
         RouteEntry {
             prefix: "10.244.2.0/24".into(),
@@ -135,7 +137,7 @@ fn number(cursor: Prefix) -> usize {
 
 struct Server {
     path: PathBuf,
-    dataplane: Arc<OneRoute>,
+    backend: Arc<OneRoute>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<std::io::Result<()>>,
     _dir: tempfile::TempDir,
@@ -152,12 +154,12 @@ impl Server {
         let path = dir.path().join("s");
         let socket = ControlSocket::bind(&path).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let dataplane = Arc::new(OneRoute { counters: Counters::new(1), listed, waited: 0.into() });
-        dataplane.counters.worker(0).dropped(DropReason::NoRoute, 2);
-        let task = tokio::spawn(serve_with(socket, Arc::clone(&dataplane), limits, async {
+        let backend = Arc::new(OneRoute { counters: Counters::new(1), listed, waited: 0.into() });
+        backend.counters.worker(0).dropped(DropReason::NoRoute, 2);
+        let task = tokio::spawn(serve_with(socket, Arc::clone(&backend), limits, async {
             _ = stopped.await;
         }));
-        Self { path, dataplane, stop, task, _dir: dir }
+        Self { path, backend, stop, task, _dir: dir }
     }
 
     async fn connect(&self) -> UnixStream {
@@ -286,7 +288,7 @@ async fn a_capture_outlives_other_answers_and_ends_with_its_client() {
     assert_eq!((code, &body["error"]), (409, &json!("another capture is running; there is one at a time")));
     tokio::time::sleep(2 * lifetime).await;
     let packet = crate::wire::testing::Spec::udp4(b"captured").build();
-    let worker = server.dataplane.counters.worker(0);
+    let worker = server.backend.counters.worker(0);
     worker.dropped_packet(DropReason::NoRoute, 1, false, [&packet[..]].into_iter());
     worker.dropped_packet(DropReason::Ttl, 1, true, [&packet[..20], &packet[20..]].into_iter());
     worker.dropped_packet(DropReason::Ttl, 1, true, [&b"not an IP packet"[..]].into_iter());
@@ -444,7 +446,7 @@ async fn changes_are_read_in_every_form() {
         ),
         ("DELETE", "/v1/routes?prefix=10.8.0.0/24", "", "", json!({"added": 0, "deleted": 1, "routes": 1})),
         ("DELETE", "/v1/peers/node-b", "", "", json!({"deleted": "node-b"})),
-        ("POST", "/v1/reload", "", "", json!({"peers": 0, "routes": 1})),
+        ("POST", "/v1/reload", "", "", json!({"peers": 1, "routes": 1})),
     ] {
         assert_eq!(
             server.send(method, target, kind, body).await,
@@ -452,11 +454,11 @@ async fn changes_are_read_in_every_form() {
             "{method} {target} {body}"
         );
     }
-    assert_eq!(server.dataplane.waited.load(Relaxed), 0);
+    assert_eq!(server.backend.waited.load(Relaxed), 0);
     let peer = r#"{"name":"node-b","address":"192.0.2.2"}"#;
     let (code, peer) = server.send("POST", "/v1/peers?wait=true", "application/json", peer).await;
     assert_eq!((code, &peer["name"]), (200, &json!("node-b")));
-    assert_eq!(server.dataplane.waited.load(Relaxed), 1);
+    assert_eq!(server.backend.waited.load(Relaxed), 1);
     assert_eq!(server.get("/v1/peers").await.1[0]["name"], "node-b");
 }
 
