@@ -9,11 +9,11 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::connection::ClientArgs;
 use super::out;
 use super::text::plural;
-use crate::api;
-use crate::client::ClientArgs;
-use crate::dataplane::observe::capture::{Filter, Point, pcapng::Tally};
+use crate::api::{self, CapturePoint, ErrorCode};
+use crate::client::{ClientError, Stream, Tally, Target};
 
 /// Write packets to a pcapng file while they pass, drops with their reason as comment
 #[derive(Args, Debug)]
@@ -35,7 +35,7 @@ pub(super) struct Capture {
     point: Vec<PointName>,
     /// Which packets
     #[arg(long, value_name = "EXPR")]
-    filter: Option<Filter>,
+    filter: Option<String>,
     /// End after so many packets
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
@@ -54,14 +54,19 @@ enum PointName {
 }
 
 impl PointName {
-    fn point(self) -> Point {
+    fn point(self) -> CapturePoint {
         match self {
-            Self::Device => Point::Device,
-            Self::Underlay => Point::Underlay,
-            Self::Drop => Point::Drop,
+            Self::Device => CapturePoint::Device,
+            Self::Underlay => CapturePoint::Underlay,
+            Self::Drop => CapturePoint::Drop,
         }
     }
 }
+
+/// An argument that only the daemon can judge, and does not understand.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}; try '--help'")]
+pub(super) struct Usage(String);
 
 /// What came of it.
 #[derive(Serialize)]
@@ -90,7 +95,7 @@ impl Capture {
     async fn copy(&self) -> anyhow::Result<Tally> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
-        let mut stream = self.client.stream(&self.target()).await?;
+        let mut stream = self.begin().await?;
         // Only now: a refused capture leaves an older file alone.
         let mut file = open(&self.write)?;
         let mut tally = Tally::default();
@@ -119,17 +124,29 @@ impl Capture {
         Ok(tally)
     }
 
-    fn target(&self) -> String {
-        let points: Vec<_> = self.point.iter().map(|name| name.point().name()).collect();
-        let mut target = format!("{}?snaplen={}", api::CAPTURE, self.snaplen);
-        if !points.is_empty() {
-            target += &format!("&point={}", points.join(","));
+    /// Asks for the stream. What the daemon does not understand of it can only be the filter, which is
+    /// its to read, and a mistake in the usage like any other.
+    async fn begin(&self) -> anyhow::Result<Stream> {
+        let refused = |error: ClientError| match error {
+            ClientError::Refused { code, message, .. } if code == ErrorCode::Malformed.name() => {
+                anyhow::Error::new(Usage(message))
+            }
+            error => error.into(),
+        };
+        self.client.client().stream(&self.target()).await.map_err(refused)
+    }
+
+    fn target(&self) -> Target {
+        let mut target = Target::new(api::CAPTURE).with("snaplen", &self.snaplen.to_string());
+        if !self.point.is_empty() {
+            let points: Vec<_> = self.point.iter().map(|name| name.point().name()).collect();
+            target = target.with("point", &points.join(","));
         }
         if let Some(count) = self.count {
-            target += &format!("&count={count}");
+            target = target.with("count", &count.to_string());
         }
         if let Some(filter) = &self.filter {
-            target += &format!("&filter={}", encode(filter.text()));
+            target = target.with("filter", filter);
         }
         target
     }
@@ -141,23 +158,4 @@ fn open(path: &Path) -> anyhow::Result<Box<dyn Write>> {
     }
     let file = File::create(path).with_context(|| format!("cannot write to {}", path.display()))?;
     Ok(Box::new(file))
-}
-
-/// A query's value: whatever is not a letter or a digit as its bytes in hexadecimal.
-fn encode(text: &str) -> String {
-    let byte = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' => char::from(byte).to_string(),
-        _ => format!("%{byte:02X}"),
-    };
-    text.bytes().map(byte).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::encode;
-
-    #[test]
-    fn a_filter_survives_the_query() {
-        assert_eq!(encode("host fd00::1 and (tcp)"), "host%20fd00%3A%3A1%20and%20%28tcp%29");
-    }
 }

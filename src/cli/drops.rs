@@ -3,9 +3,10 @@
 use clap::Args;
 use comfy_table::Table;
 
+use super::connection::ClientArgs;
 use super::text::{self, table};
 use crate::api;
-use crate::client::ClientArgs;
+use crate::client::Target;
 use crate::net::DropReason;
 
 /// Show how many packets were not delivered, and why
@@ -20,7 +21,7 @@ pub(super) struct Drops {
 
 impl Drops {
     pub(super) fn execute(self) -> anyhow::Result<()> {
-        let drops: api::Drops = self.client.get(api::DROPS)?;
+        let drops: api::Drops = self.client.get(&Target::new(api::DROPS))?;
         self.client.print(&drops, |drops| text::lines(&counts(drops)))
     }
 }

@@ -1,11 +1,13 @@
 //! The command line: clap's view of the commands, their dispatch and the exit codes. All they print goes
 //! through `out`.
 //!
-//! Each command is a file with its arguments and what it does with them. The words here are the
+//! Each command is a file with its arguments and what it does with them; `connection` and `text` are
+//! what they have in common. The words here are the
 //! help texts, so the doc comments address the operator.
 
 mod capture;
 mod check;
+mod connection;
 mod drops;
 pub(crate) mod out;
 mod peer;
@@ -14,7 +16,6 @@ mod route;
 mod run;
 mod status;
 mod text;
-mod upload;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -44,6 +45,8 @@ enum Command {
     Capture(capture::Capture),
 }
 
+/// The exit code of a command that was called in a wrong way, as clap has it.
+const USAGE: u8 = 2;
 /// How long the daemon's last words may hold up its end.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
@@ -61,7 +64,14 @@ pub fn main() -> ExitCode {
     } else {
         out::complain(&words(&error));
     }
-    ExitCode::from(error.downcast_ref::<ClientError>().map_or(1, ClientError::exit_code))
+    ExitCode::from(exit_code(&error))
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<capture::Usage>() {
+        return USAGE;
+    }
+    error.downcast_ref::<ClientError>().map_or(1, connection::exit_code)
 }
 
 impl Cli {

@@ -5,13 +5,11 @@ use std::num::NonZeroU16;
 
 use clap::{Args, Subcommand};
 use comfy_table::Table;
-use http_body_util::{Empty, Full};
-use hyper::Method;
-use hyper::body::Bytes;
 
+use super::connection::ClientArgs;
 use super::text::{self, table};
-use crate::api::{self, NewPeer, PeerStatus};
-use crate::client::ClientArgs;
+use crate::api::{self, NewPeer, PeerDeleted, PeerStatus};
+use crate::client::Target;
 use crate::net::NodeName;
 
 /// Show the other nodes, make one known or forget it
@@ -79,21 +77,19 @@ impl Peer {
     pub(super) fn execute(self) -> anyhow::Result<()> {
         match self.command {
             PeerCommand::List { client } => {
-                let peers: Vec<PeerStatus> = client.get(api::PEERS)?;
+                let peers: Vec<PeerStatus> = client.get(&Target::new(api::PEERS))?;
                 client.print(&peers, |peers| text::lines(&list(peers)))
             }
             PeerCommand::Add { name, address, address6, subnets, port, vtep_mac, client } => {
                 let peer = NewPeer { name: name.to_string(), address, address6, subnets, port, vtep_mac };
-                let body = Full::<Bytes>::from(serde_json::to_vec(&peer)?);
-                let target = format!("{}?wait=true", api::PEERS);
-                let added: PeerStatus =
-                    client.client().change(Method::POST, &target, "application/json", body)?;
+                let target = Target::new(api::PEERS).with("wait", "true");
+                let added: PeerStatus = client.client().post(&target, &peer)?;
                 client.print(&added, |_| String::new())
             }
             PeerCommand::Del { name, client } => {
-                let target = format!("{}/{name}?wait=true", api::PEERS);
-                let body = Empty::<Bytes>::new();
-                let deleted: serde_json::Value = client.client().change(Method::DELETE, &target, "", body)?;
+                // A node's name has only characters that a path may have.
+                let path = api::PEER.replace("{name}", name.as_str());
+                let deleted: PeerDeleted = client.client().delete(&Target::new(path).with("wait", "true"))?;
                 client.print(&deleted, |_| String::new())
             }
         }

@@ -1,13 +1,11 @@
 //! `underpass reload`: have the daemon follow its configuration file.
 
 use clap::Args;
-use http_body_util::Empty;
-use hyper::Method;
-use hyper::body::Bytes;
 
+use super::connection::ClientArgs;
 use super::text;
 use crate::api::{self, Reloaded};
-use crate::client::ClientArgs;
+use crate::client::Target;
 
 /// Have the daemon read its configuration file again
 #[derive(Args, Debug)]
@@ -26,9 +24,8 @@ pub(super) struct Reload {
 
 impl Reload {
     pub(super) fn execute(self) -> anyhow::Result<()> {
-        let target = format!("{}?wait=true", api::RELOAD);
-        let reloaded: Reloaded =
-            self.client.client().change(Method::POST, &target, "", Empty::<Bytes>::new())?;
+        let target = Target::new(api::RELOAD).with("wait", "true");
+        let reloaded: Reloaded = self.client.client().order(&target)?;
         self.client.print(&reloaded, |reloaded| {
             let (peers, routes) =
                 (text::plural(reloaded.peers, "peer"), text::plural(reloaded.routes, "route"));

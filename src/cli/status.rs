@@ -3,9 +3,10 @@
 use clap::Args;
 use comfy_table::Table;
 
+use super::connection::ClientArgs;
 use super::text::{self, table};
 use crate::api::{self, PeerWay, Traffic};
-use crate::client::ClientArgs;
+use crate::client::Target;
 use crate::net::Mode;
 
 /// Show what the daemon runs with and what it has carried
@@ -20,7 +21,7 @@ pub(super) struct Status {
 
 impl Status {
     pub(super) fn execute(self) -> anyhow::Result<()> {
-        let status: api::Status = self.client.get(api::STATUS)?;
+        let status: api::Status = self.client.get(&Target::new(api::STATUS))?;
         self.client.print(&status, render)
     }
 }

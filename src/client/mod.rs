@@ -1,10 +1,14 @@
-//! The client side of the control API, and the arguments that all client commands share.
+//! The client of the control API: HTTP over the control socket of a daemon.
+
+mod error;
+mod pcapng;
+mod target;
+mod upload;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::client::conn::http1;
@@ -16,75 +20,15 @@ use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
-use super::cli::out;
+pub use error::ClientError;
+pub use pcapng::Tally;
+pub use target::Target;
+
 use crate::api::ErrorBody;
+use upload::Upload;
 
-/// Which daemon is meant.
-#[derive(Args, Debug)]
-pub(super) struct SocketArgs {
-    /// The daemon's control socket
-    #[arg(
-        long,
-        value_name = "PATH",
-        env = "UNDERPASS_SOCKET",
-        default_value = "/run/underpass/underpass.sock"
-    )]
-    socket: PathBuf,
-}
-
-impl SocketArgs {
-    /// The client of that daemon.
-    pub(super) fn client(&self) -> Client {
-        Client::new(&self.socket)
-    }
-}
-
-/// What every client command takes.
-#[derive(Args, Debug)]
-pub(super) struct ClientArgs {
-    #[command(flatten)]
-    socket: SocketArgs,
-    /// Tables for people or JSON for programs
-    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Output::Text)]
-    output: Output,
-}
-
-/// Tables for people, or the API's JSON for programs.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Output {
-    Text,
-    Json,
-}
-
-impl ClientArgs {
-    /// The daemon's answer to a GET of `target`.
-    pub(super) fn get<T: DeserializeOwned>(&self, target: &str) -> Result<T, ClientError> {
-        self.client().get(target)
-    }
-
-    /// The client of the daemon that is meant.
-    pub(super) fn client(&self) -> Client {
-        self.socket.client()
-    }
-
-    /// The daemon's answer to a GET of `target` piece by piece, however long it takes.
-    pub(super) async fn stream(&self, target: &str) -> Result<Stream, ClientError> {
-        self.client().stream(target).await
-    }
-
-    /// Prints `value` as JSON, or as `render` lays it out.
-    pub(super) fn print<T: Serialize>(
-        &self,
-        value: &T,
-        render: impl FnOnce(&T) -> String,
-    ) -> anyhow::Result<()> {
-        match self.output {
-            Output::Text => out::write(&render(value)),
-            Output::Json => out::write(&(serde_json::to_string_pretty(value)? + "\n")),
-        }
-    }
-}
-
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain";
 /// Time for the answer to a question, and between two pieces of it.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Time for the answer to a change, behind its last byte: a million routes take seconds.
@@ -100,89 +44,15 @@ pub struct Client {
     socket: PathBuf,
 }
 
-/// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// Nobody listens on the socket.
-    #[error("no daemon at {} (is it running, and is --socket right?)", path.display())]
-    Unreachable {
-        /// The socket.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// We may not connect.
-    #[error("not allowed to use {}; ask for membership in the socket's group, or be root", path.display())]
-    Denied {
-        /// The socket.
-        path: PathBuf,
-    },
-    /// Somebody listens, but does not answer.
-    #[error("the daemon at {} did not answer within {} s", path.display(), patience.as_secs())]
-    Timeout {
-        /// The socket.
-        path: PathBuf,
-        /// The time it had.
-        patience: Duration,
-    },
-    /// The daemon said no.
-    #[error("{message}{}", list(.errors))]
-    Refused {
-        /// The HTTP status.
-        status: StatusCode,
-        /// The daemon's own words.
-        message: String,
-        /// Each culprit, where there are several.
-        errors: Vec<String>,
-    },
-    /// What was to be sent cannot be read.
-    #[error("cannot read {what}")]
-    Input {
-        /// The file.
-        what: String,
-        /// Why not.
-        source: io::Error,
-    },
-    /// What was received cannot be passed on.
-    #[error(transparent)]
-    Output(anyhow::Error),
-    /// This process lacks the resources to ask.
-    #[error("cannot set up the client")]
-    Setup(#[source] io::Error),
-    /// The answer is not of our API.
-    #[error("cannot understand the answer from {} (is this an underpass daemon?)", path.display())]
-    Garbled {
-        /// The socket.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-}
-
-impl ClientError {
-    /// The exit code of a command that fails with this error.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Unreachable { .. } | Self::Timeout { .. } => 3,
-            Self::Denied { .. } | Self::Refused { status: StatusCode::FORBIDDEN, .. } => 4,
-            Self::Refused { .. }
-            | Self::Input { .. }
-            | Self::Output(_)
-            | Self::Garbled { .. }
-            | Self::Setup(_) => 1,
-        }
-    }
-}
-
 /// An answer that comes in pieces.
-pub(super) struct Stream(Incoming);
+pub struct Stream(Incoming);
 
 impl Stream {
     /// The next piece; `None` at the end.
     ///
     /// # Errors
     /// When the daemon closes the connection before the end of the answer.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, hyper::Error> {
+    pub async fn next(&mut self) -> Result<Option<Bytes>, hyper::Error> {
         while let Some(frame) = self.0.frame().await.transpose()? {
             if let Ok(data) = frame.into_data() {
                 return Ok(Some(data));
@@ -192,32 +62,78 @@ impl Stream {
     }
 }
 
-/// One culprit a line.
-fn list(errors: &[String]) -> String {
-    errors.iter().map(|error| format!("\n  {error}")).collect()
-}
-
 impl Client {
     /// A client of the daemon behind `socket`.
     pub fn new(socket: &Path) -> Self {
         Self { socket: socket.to_owned() }
     }
 
-    /// The answer to a GET of `target`, a path with its query. Blocks for at most five seconds.
+    /// The answer to a GET of `target`. Blocks for at most five seconds.
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub fn get<T: DeserializeOwned>(&self, target: &str) -> Result<T, ClientError> {
+    pub fn get<T: DeserializeOwned>(&self, target: &Target) -> Result<T, ClientError> {
         let request = self.request(Method::GET, target, "", Full::default());
         self.block_on(async { self.document(request?, PATIENCE).await })
     }
 
-    /// The answer to a change: `method`, `target` and a body of type `kind`. Waits for a minute
-    /// behind the body's last byte.
+    /// The answer to a `POST` of `value` as JSON.
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub fn change<T, B>(&self, method: Method, target: &str, kind: &str, body: B) -> Result<T, ClientError>
+    pub fn post<T: DeserializeOwned>(
+        &self,
+        target: &Target,
+        value: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(value).map_err(|error| ClientError::Output(error.into()))?;
+        self.change(Method::POST, target, JSON, Full::<Bytes>::from(body))
+    }
+
+    /// The answer to a `POST` without a body.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn order<T: DeserializeOwned>(&self, target: &Target) -> Result<T, ClientError> {
+        self.change(Method::POST, target, "", Full::<Bytes>::default())
+    }
+
+    /// The answer to a `DELETE`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn delete<T: DeserializeOwned>(&self, target: &Target) -> Result<T, ClientError> {
+        self.change(Method::DELETE, target, "", Full::<Bytes>::default())
+    }
+
+    /// The answer to a `POST` of the lines of `file`; `-` is standard input.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn post_lines<T: DeserializeOwned>(&self, target: &Target, file: &Path) -> Result<T, ClientError> {
+        self.lines(Method::POST, target, file)
+    }
+
+    /// The answer to a `PUT` of the lines of `file`; `-` is standard input.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn put_lines<T: DeserializeOwned>(&self, target: &Target, file: &Path) -> Result<T, ClientError> {
+        self.lines(Method::PUT, target, file)
+    }
+
+    fn lines<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        target: &Target,
+        file: &Path,
+    ) -> Result<T, ClientError> {
+        let (upload, failure) = Upload::open(file)?;
+        self.change(method, target, TEXT, upload).map_err(|error| failure.or(file, error))
+    }
+
+    /// The answer to a change; waits for a minute behind the body's last byte.
+    fn change<T, B>(&self, method: Method, target: &Target, kind: &str, body: B) -> Result<T, ClientError>
     where
         T: DeserializeOwned,
         B: Body<Data = Bytes> + Send + Unpin + 'static,
@@ -234,7 +150,7 @@ impl Client {
     /// See [`ClientError`].
     pub fn pieces(
         &self,
-        target: &str,
+        target: &Target,
         mut take: impl FnMut(&[u8]) -> anyhow::Result<bool>,
     ) -> Result<(), ClientError> {
         self.block_on(async {
@@ -265,11 +181,11 @@ impl Client {
     fn request<B>(
         &self,
         method: Method,
-        target: &str,
+        target: &Target,
         kind: &str,
         body: B,
     ) -> Result<Request<B>, ClientError> {
-        let mut request = Request::builder().method(method).uri(target).header("Host", "underpass");
+        let mut request = Request::builder().method(method).uri(target.as_str()).header("Host", "underpass");
         if !kind.is_empty() {
             request = request.header("Content-Type", kind);
         }
@@ -293,7 +209,10 @@ impl Client {
 
     /// Begins a GET of `target` whose answer comes in pieces, for as long as it likes. The first byte
     /// must come within five seconds.
-    async fn stream(&self, target: &str) -> Result<Stream, ClientError> {
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn stream(&self, target: &Target) -> Result<Stream, ClientError> {
         let request = self.request(Method::GET, target, "", Full::<Bytes>::default())?;
         let response = self.within(PATIENCE, self.exchange(request)).await??;
         let status = response.status();
@@ -337,11 +256,13 @@ impl Client {
     }
 
     fn refusal(&self, status: StatusCode, body: &[u8]) -> ClientError {
-        let ErrorBody { error, errors } = serde_json::from_slice(body).unwrap_or_else(|_| ErrorBody {
+        let unknown = |_| ErrorBody {
+            code: String::new(),
             error: format!("the daemon answered {status}"),
             errors: Vec::new(),
-        });
-        ClientError::Refused { status, message: error, errors }
+        };
+        let ErrorBody { code, error, errors } = serde_json::from_slice(body).unwrap_or_else(unknown);
+        ClientError::Refused { status, code, message: error, errors }
     }
 
     fn garbled(&self, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ClientError {

@@ -78,6 +78,17 @@ fn status_without_privileges(daemon: &Daemon) -> (i32, String, String) {
     finish(command.output().unwrap())
 }
 
+#[test]
+fn a_filter_that_the_daemon_does_not_understand_exits_2() {
+    let daemon = Daemon::with_state();
+    let file = daemon.dir.path().join("x.pcapng");
+    let (code, stdout, stderr) =
+        daemon.try_ask(&["capture", "-w", file.to_str().unwrap(), "--filter", "host"]);
+    assert_eq!((code, stdout.as_str()), (2, ""));
+    assert_eq!(stderr, "underpass: filter: it ends where an address should be; try '--help'\n");
+    assert!(!file.exists());
+}
+
 fn is_root(own_directory: &Path) -> bool {
     fs::metadata(own_directory).unwrap().uid() == 0
 }

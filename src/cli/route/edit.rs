@@ -1,19 +1,16 @@
 //! `underpass route`: where packets go and why, and where they shall go.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use comfy_table::Table;
-use http_body_util::Full;
-use hyper::Method;
-use hyper::body::Bytes;
 
 use super::list::{List, next_hops, peers};
 use crate::api::{self, CandidateRoute, NewRoute, RouteChanges, RouteEntry, RoutesChanged};
+use crate::cli::connection::{ClientArgs, SocketArgs};
 use crate::cli::text::{self, table};
-use crate::cli::upload::Upload;
-use crate::client::ClientArgs;
+use crate::client::{Client, ClientError, Target};
 use crate::net::{NodeName, Prefix};
 
 /// Show routes, explain how a destination is reached, and change routes
@@ -39,7 +36,7 @@ enum RouteCommand {
         #[command(flatten)]
         list: List,
         #[command(flatten)]
-        socket: crate::client::SocketArgs,
+        socket: SocketArgs,
     },
     /// Show the route that packets to an address take, and why
     #[command(after_help = "Exits with 1 when there is no route.
@@ -115,48 +112,54 @@ Examples:
   underpass route add 10.9.1.0/24 --via node-b --via node-c --mtu 1400
   underpass route add --file changes.txt";
 
-const TEXT: &str = "text/plain";
-
 impl Route {
     pub(in crate::cli) fn execute(self) -> anyhow::Result<()> {
         match self.command {
             RouteCommand::List { list, socket } => Ok(list.execute(&socket.client())?),
             RouteCommand::Get { address, client } => {
-                let route: RouteEntry = client.get(&format!("{}?address={address}", api::ROUTE_GET))?;
+                let route: RouteEntry =
+                    client.get(&Target::new(api::ROUTE_GET).with("address", &address.to_string()))?;
                 client.print(&route, |route| text::lines(&details(route)))
             }
-            RouteCommand::Add { file: Some(file), client, .. } => send(&client, Method::POST, "", &file),
+            RouteCommand::Add { file: Some(file), client, .. } => {
+                send(&client, |client| client.post_lines(&edits(), &file))
+            }
             RouteCommand::Add { prefix, via, mtu, client, .. } => {
                 let via = via.iter().map(NodeName::to_string).collect();
                 let add = prefix.map(|prefix| NewRoute { prefix: prefix.to_string(), via, mtu });
                 change(&client, &RouteChanges { add: add.into_iter().collect(), del: Vec::new() })
             }
             RouteCommand::Del { file: Some(file), client, .. } => {
-                send(&client, Method::POST, "&delete=true", &file)
+                send(&client, |client| client.post_lines(&edits().with("delete", "true"), &file))
             }
             RouteCommand::Del { prefix, client, .. } => {
                 let del = prefix.iter().map(Prefix::to_string).collect();
                 change(&client, &RouteChanges { add: Vec::new(), del })
             }
-            RouteCommand::Replace { file, client } => send(&client, Method::PUT, "", &file),
+            RouteCommand::Replace { file, client } => {
+                send(&client, |client| client.put_lines(&edits(), &file))
+            }
         }
     }
 }
 
 /// Makes a few changes.
 fn change(client: &ClientArgs, changes: &RouteChanges) -> anyhow::Result<()> {
-    let body = Full::<Bytes>::from(serde_json::to_vec(changes)?);
-    let target = format!("{}?wait=true", api::ROUTES);
-    let changed: RoutesChanged = client.client().change(Method::POST, &target, "application/json", body)?;
+    let changed: RoutesChanged = client.client().post(&edits(), changes)?;
     client.print(&changed, |_| String::new())
 }
 
-/// Sends a file of routes.
-fn send(client: &ClientArgs, method: Method, query: &str, file: &Path) -> anyhow::Result<()> {
-    let (upload, failure) = Upload::open(file)?;
-    let target = format!("{}?wait=true{query}", api::ROUTES);
-    let changed: Result<RoutesChanged, _> = client.client().change(method, &target, TEXT, upload);
-    let changed = changed.map_err(|error| failure.or(file, error))?;
+/// What changes of routes are for, which return when packets see them.
+fn edits() -> Target {
+    Target::new(api::ROUTES).with("wait", "true")
+}
+
+/// Sends a file of routes, as `send` does it.
+fn send(
+    client: &ClientArgs,
+    send: impl FnOnce(&Client) -> Result<RoutesChanged, ClientError>,
+) -> anyhow::Result<()> {
+    let changed = send(&client.client())?;
     client.print(&changed, |changed| {
         let (added, deleted) = (text::plural(changed.added, "route"), changed.deleted);
         format!("{added} added, {deleted} deleted, {} in the table\n", changed.routes)

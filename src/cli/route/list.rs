@@ -5,7 +5,7 @@ use clap::{Args, ValueEnum};
 use crate::api::{self, RouteEntry};
 use crate::cli::out;
 use crate::cli::text::Columns;
-use crate::client::{Client, ClientError};
+use crate::client::{Client, ClientError, Target};
 
 /// What `route list` takes beside the socket.
 #[derive(Args, Debug)]
@@ -30,11 +30,9 @@ impl List {
     /// Prints the list while it arrives.
     pub(in crate::cli) fn execute(&self, client: &Client) -> Result<(), ClientError> {
         let format = if self.output == Output::Lines { "text" } else { "json" };
-        let mut target = format!("{}?format={format}", api::ROUTES);
+        let mut target = Target::new(api::ROUTES).with("format", format);
         if let Some(source) = &self.source {
-            // Whatever is no letter cannot be part of a source's name, nor may it end the query.
-            let safe = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
-            target.extend("&source=".chars().chain(source.chars().map(safe)));
+            target = target.with("source", source);
         }
         if self.output != Output::Text {
             return client.pieces(&target, out::write_piece);

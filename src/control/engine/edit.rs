@@ -92,7 +92,7 @@ impl State {
     fn judge(&mut self, source: Source, batch: &Batch) -> Result<Vec<Target>, Refusal> {
         let mut culprits = Culprits::default();
         let nodes = self.resolve(batch, &mut culprits);
-        let mut kind = (!culprits.is_empty()).then_some(Kind::Conflict);
+        let mut kind = (!culprits.is_empty()).then_some(Kind::UnknownPeer);
         let mut before: Option<Change> = None;
         for change in batch.changes() {
             let twice = before.filter(|before| before.prefix == change.prefix);

@@ -23,8 +23,12 @@ pub enum Kind {
     TooLarge,
     /// It contradicts what the daemon knows.
     Conflict,
+    /// It leads a route to a node that is not known.
+    UnknownPeer,
     /// It names something that is not there.
     Missing,
+    /// It asks for the way to a destination that no route leads to.
+    NoRoute,
     /// The daemon has no room for it.
     Full,
     /// The daemon is busy with others.

@@ -1,8 +1,10 @@
-//! Reading what clients send, within bounds.
+//! Reading what clients send, queries and bodies, within bounds.
 
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::extract::Query;
+use axum::extract::rejection::QueryRejection;
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -47,6 +49,14 @@ impl Uploads {
             _ => Err(Refusal::new(Kind::Busy, "other large requests are under way; try again")),
         }
     }
+}
+
+/// A query that could be understood; `advice` says what was expected.
+pub fn query_of<T>(query: Result<Query<T>, QueryRejection>, advice: &str) -> Result<T, Refusal> {
+    let refused = |rejection: QueryRejection| {
+        Refusal::new(Kind::Malformed, format!("{}; {advice}", rejection.body_text()))
+    };
+    query.map(|Query(query)| query).map_err(refused)
 }
 
 /// Whether the body is text, by its type.

@@ -1,15 +1,25 @@
 //! `GET /v1/capture`: the running capture as a pcapng stream, for as long as the client reads.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::{Body, Bytes};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{self, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde::Deserialize;
+use utoipa::IntoParams;
 
-use super::progress::Working;
+use super::Api;
+use super::backend::Backend;
+use super::body::query_of;
+use super::progress::{Progress, Working};
+use crate::api::CapturePoint;
+use crate::control::engine::refusal::{Kind, Refusal};
 use crate::dataplane::observe::capture::{Capture, Filter, Point, Wanted, pcapng};
 
 /// How long packets wait for the next look: a packet path that told us would have to call the
@@ -17,19 +27,41 @@ use crate::dataplane::observe::capture::{Capture, Filter, Point, Wanted, pcapng}
 const PAUSE: Duration = Duration::from_millis(20);
 /// Packets in one piece of the stream.
 const PIECE: usize = 256;
+/// The media type of the stream.
+pub const PCAPNG: &str = "application/x-pcapng";
 /// Bytes of each packet that are kept unless the client says otherwise.
 const SNAPLEN: usize = 2048;
 
+/// `GET /v1/capture`
+pub(super) async fn capture<D: Backend>(
+    State(api): State<Arc<Api<D>>>,
+    Extension(progress): Extension<Progress>,
+    query: Result<extract::Query<Query>, QueryRejection>,
+) -> Result<Response, Refusal> {
+    let refused = |text| Refusal::new(Kind::Malformed, text);
+    let query = query_of(query, "there are ?point=, ?filter=, ?count= and ?snaplen=")?;
+    let nothing = || Refusal::new(Kind::Missing, "this daemon has no packets to capture");
+    let (hub, vxlan_ports) = api.backend.capture().ok_or_else(nothing)?;
+    let wanted = query.wanted(vxlan_ports).map_err(refused)?;
+    let running = hub
+        .start(wanted)
+        .ok_or_else(|| Refusal::new(Kind::Conflict, "another capture is running; there is one at a time"))?;
+    Ok(respond(running, query.count(), progress.working()))
+}
+
 /// The query.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 pub struct Query {
-    /// Names of points, separated by commas; all without.
+    /// Names of points, `device`, `underlay` or `drop`, separated by commas; all without.
+    #[param(example = "device,drop")]
     point: Option<String>,
-    /// See [`Filter`].
+    /// Which packets, such as `host 10.244.2.7 and not tcp`; all without.
+    #[param(example = "host 10.244.2.7 and not tcp")]
     filter: Option<String>,
     /// Packets until the end.
     count: Option<u64>,
     /// Bytes of each packet, 1 to 65535.
+    #[param(minimum = 1)]
     snaplen: Option<u16>,
 }
 
@@ -60,8 +92,8 @@ impl Query {
 }
 
 fn point(name: &str) -> Result<Point, String> {
-    let found = Point::ALL.into_iter().find(|point| point.name() == name);
-    found.ok_or_else(|| {
+    let named = CapturePoint::ALL.into_iter().find(|point| point.name() == name);
+    named.map(Point::from).ok_or_else(|| {
         let name: String = name.chars().take(40).collect();
         format!("point: \"{name}\" is none of device, underlay, drop")
     })
@@ -79,7 +111,7 @@ pub fn respond(capture: Capture, count: u64, working: Working) -> Response {
         let piece = running.next().await?;
         Some((Ok::<_, Infallible>(Bytes::from(piece)), running))
     }));
-    ([(CONTENT_TYPE, "application/x-pcapng")], body).into_response()
+    ([(CONTENT_TYPE, PCAPNG)], body).into_response()
 }
 
 struct Running {

@@ -4,41 +4,56 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Extension, Path, Query, State};
 use axum::http::HeaderMap;
 use serde::Deserialize;
+use utoipa::IntoParams;
 
-use super::{Api, Backend, body, query_of};
-use crate::api::{NewPeer, PeerStatus, Reloaded, RouteChanges, RoutesChanged};
+use super::backend::Backend;
+use super::body::query_of;
+use super::{Api, body};
+use crate::api::{NewPeer, PeerDeleted, PeerStatus, Reloaded, RouteChanges, RoutesChanged};
 use crate::control::engine::batch::{Batch, Places, TooManySets};
 use crate::control::engine::lines::{Culprits, Kinds, parse_prefix};
 use crate::control::engine::refusal::{Kind, Refusal};
 use crate::control::server::progress::Progress;
 
-/// Whether to answer only when packets see the change.
-#[derive(Deserialize)]
+/// The query of other changes.
+#[derive(Deserialize, IntoParams)]
 pub struct Wait {
+    /// Whether to answer only when packets see the change.
     #[serde(default)]
     wait: bool,
 }
 
 /// The query of a `POST` of routes.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 pub struct Edit {
     /// Whether every line of a text is the removal of its route.
     #[serde(default)]
     delete: bool,
+    /// Whether to answer only when packets see the change.
     #[serde(default)]
     wait: bool,
 }
 
 /// The query of a `DELETE`.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 pub struct Delete {
+    /// The route's destination.
+    #[param(example = "10.9.0.0/24")]
     prefix: String,
+    /// Whether to answer only when packets see the change.
     #[serde(default)]
     wait: bool,
+}
+
+/// The parameter of the path of one peer.
+#[derive(Deserialize, IntoParams)]
+pub struct Name {
+    /// The node's name.
+    name: String,
 }
 
 const WAIT: &str = "there is ?wait=true";
@@ -124,12 +139,14 @@ pub async fn reload<D: Backend>(
 /// `DELETE /v1/peers/NAME`
 pub async fn delete_peer<D: Backend>(
     State(api): State<Arc<Api<D>>>,
-    Path(name): Path<String>,
+    path: Result<Path<Name>, PathRejection>,
     query: Result<Query<Wait>, QueryRejection>,
-) -> Result<Json<serde_json::Value>, Refusal> {
+) -> Result<Json<PeerDeleted>, Refusal> {
+    let refused = |rejection: PathRejection| Refusal::new(Kind::Malformed, rejection.body_text());
+    let Path(Name { name: deleted }) = path.map_err(refused)?;
     let Wait { wait } = query_of(query, WAIT)?;
-    api.backend.delete_peer(name.clone(), wait).await?;
-    Ok(Json(serde_json::json!({ "deleted": name })))
+    api.backend.delete_peer(deleted.clone(), wait).await?;
+    Ok(Json(PeerDeleted { deleted }))
 }
 
 /// The changes of a JSON document.

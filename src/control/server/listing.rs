@@ -10,9 +10,13 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
 
-use super::{Api, Backend, Page, Scope, query_of};
+use super::Api;
+use super::backend::Backend;
+use super::body::query_of;
 use crate::control::engine::refusal::{Kind, Refusal};
+use crate::control::engine::{Page, Scope};
 use crate::net::Prefix;
 use crate::route::Source;
 
@@ -20,14 +24,17 @@ use crate::route::Source;
 const PAGE: usize = 512;
 
 /// The query of `GET /v1/routes`.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 pub struct Listing {
+    /// All routes of this source, in use or not; without it the one in use for each prefix.
     source: Option<String>,
+    /// JSON, or lines in the form in which routes are added.
+    #[param(inline)]
     format: Option<Format>,
 }
 
 /// The form of a list.
-#[derive(Clone, Copy, Deserialize)]
+#[derive(Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum Format {
     Json,

@@ -1,5 +1,6 @@
 //! The API over a real Unix socket: every endpoint, then the clients that mean no good.
 
+use std::collections::BTreeSet;
 use std::fs::Permissions;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -17,7 +18,9 @@ use tokio::time::timeout;
 
 use super::backend::Backend;
 use super::{ControlSocket, Limits, serve_with};
-use crate::api::{Drops, NewPeer, PeerStatus, Reloaded, RouteEntry, RouteMode, RoutesChanged, Status};
+use crate::api::{
+    Drops, ErrorCode, NewPeer, PeerStatus, Reloaded, RouteEntry, RouteMode, RoutesChanged, Status,
+};
 use crate::control::engine::Page;
 use crate::control::engine::batch::Batch;
 use crate::control::engine::refusal::{Kind, Refusal};
@@ -248,28 +251,116 @@ async fn every_endpoint_answers() {
 async fn refusals_are_json_with_a_reason() {
     let server = Server::start(Limits::default());
     for (target, code, part) in [
-        ("/v1/routes/get?address=8.8.8.8", 404, "no route to 8.8.8.8"),
-        ("/v1/routes/get?address=::1", 404, "no route to ::1"),
-        ("/v1/routes/get?address=300.1.1.1", 400, "address"),
-        ("/v1/routes/get?address=%00%ff", 400, "address"),
-        ("/v1/routes/get", 400, "address"),
-        ("/v1/capture?point=nowhere", 400, "point: \"nowhere\" is none of device, underlay, drop"),
-        ("/v1/capture?filter=host", 400, "filter: it ends where an address should be"),
-        ("/v1/capture?snaplen=0", 400, "snaplen"),
-        ("/v1/capture?snaplen=70000", 400, "snaplen"),
-        ("/v1/capture?count=-1", 400, "count"),
-        ("/v1/nothing", 404, "no such path: /v1/nothing"),
-        ("/metrics", 404, "no such path"),
+        ("/v1/routes/get?address=8.8.8.8", "no_route", "no route to 8.8.8.8"),
+        ("/v1/routes/get?address=::1", "no_route", "no route to ::1"),
+        ("/v1/routes/get?address=300.1.1.1", "malformed", "address"),
+        ("/v1/routes/get?address=%00%ff", "malformed", "address"),
+        ("/v1/routes/get", "malformed", "address"),
+        ("/v1/capture?point=nowhere", "malformed", "point: \"nowhere\" is none of device, underlay, drop"),
+        ("/v1/capture?filter=host", "malformed", "filter: it ends where an address should be"),
+        ("/v1/capture?snaplen=0", "malformed", "snaplen"),
+        ("/v1/capture?snaplen=70000", "malformed", "snaplen"),
+        ("/v1/capture?count=-1", "malformed", "count"),
+        ("/v1/nothing", "unknown_path", "no such path: /v1/nothing"),
+        ("/metrics", "unknown_path", "no such path"),
     ] {
         let (got, body) = server.get(target).await;
         let error = body["error"].as_str().unwrap();
-        assert_eq!(got, code, "{target}: {error}");
+        assert_eq!(body["code"], code, "{target}: {error}");
+        assert_eq!(got, status_of(code), "{target}: {error}");
         assert!(error.contains(part), "{target}: {error}");
     }
-    let (status, body) =
-        server.ask(b"POST /v1/status HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await;
-    assert_eq!(status, "HTTP/1.1 405 Method Not Allowed");
-    assert!(body.contains("does not take POST"), "{body}");
+}
+
+/// The status that an error's word has.
+fn status_of(code: &str) -> u16 {
+    let code = ErrorCode::ALL.into_iter().find(|known| known.name() == code).unwrap();
+    super::refusal::status_of(code).as_u16()
+}
+
+#[tokio::test]
+async fn unknown_paths_and_methods_are_told_what_there_is() {
+    let server = Server::start(Limits::default());
+    let (_, body) = server.get("/v1/nothing").await;
+    let all = "/v1/status, /v1/routes, /v1/routes/get, /v1/peers, /v1/drops, /v1/capture, /v1/openapi.json, \
+               /v1/peers/{name}, /v1/reload";
+    assert_eq!(body["error"], format!("no such path: /v1/nothing; there are {all}"));
+    for (method, path, text, allow) in [
+        ("GET", "/v1/reload", "POST", "POST"),
+        ("POST", "/v1/status", "GET", "GET, HEAD"),
+        ("PATCH", "/v1/routes", "GET, POST, PUT or DELETE", "GET, HEAD, POST, PUT, DELETE"),
+        ("DELETE", "/v1/peers", "GET or POST", "GET, HEAD, POST"),
+        ("GET", "/v1/peers/node-b", "DELETE", "DELETE"),
+        ("POST", "/v1/openapi.json", "GET", "GET, HEAD"),
+    ] {
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
+        let mut stream = server.connect().await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"), "{answer}");
+        assert!(head.contains(&format!("\r\nallow: {allow}\r\n")), "{answer}");
+        let expected = json!({
+            "code": "method_not_allowed",
+            "error": format!("{path} does not take {method}; use {text}"),
+        });
+        assert_eq!(serde_json::from_str::<Value>(body).unwrap(), expected);
+    }
+}
+
+#[tokio::test]
+async fn the_document_and_the_table_name_the_same_requests() {
+    let server = Server::start(Limits::default());
+    let (code, document) = server.get("/v1/openapi.json").await;
+    assert_eq!((code, &document["openapi"]), (200, &json!("3.1.0")));
+    let documented: BTreeSet<(String, String)> = document["paths"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .flat_map(|(path, item)| {
+            item.as_object().unwrap().keys().map(|method| (path.clone(), method.clone()))
+        })
+        .collect();
+    let table = super::table::table::<OneRoute>();
+    let known: Vec<_> =
+        table.iter().map(|request| (request.path.to_owned(), request.verb.name().to_lowercase())).collect();
+    assert_eq!(documented.len(), table.len());
+    assert_eq!(documented, known.into_iter().collect());
+    for (path, method) in documented {
+        let operation = &document["paths"][&path][&method];
+        let responses = operation["responses"].as_object().unwrap();
+        assert!(responses["200"]["content"].as_object().is_some_and(|kinds| !kinds.is_empty()), "{path}");
+        for (status, response) in responses.iter().filter(|(status, _)| *status != "200") {
+            let schema = &response["content"]["application/json"]["schema"]["$ref"];
+            assert_eq!(schema, "#/components/schemas/ErrorBody", "{method} {path} {status}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_reference_of_the_document_leads_somewhere() {
+    fn references(value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::Object(object) => {
+                found.extend(object.get("$ref").and_then(Value::as_str).map(str::to_owned));
+                object.values().for_each(|value| references(value, found));
+            }
+            Value::Array(array) => array.iter().for_each(|value| references(value, found)),
+            _ => {}
+        }
+    }
+    let document = Server::start(Limits::default()).get("/v1/openapi.json").await.1;
+    let mut found = Vec::new();
+    references(&document, &mut found);
+    assert!(found.len() > 20, "{found:?}");
+    for reference in found {
+        let place = reference.strip_prefix('#').unwrap();
+        assert!(document.pointer(place).is_some(), "{reference}");
+    }
+    let codes: Vec<_> = ErrorCode::ALL.iter().map(|code| code.name()).collect();
+    assert_eq!(document["components"]["schemas"]["ErrorCode"]["enum"], json!(codes));
+    assert_eq!(document["components"]["schemas"]["ErrorBody"]["required"], json!(["code", "error"]));
 }
 
 #[tokio::test]
@@ -471,6 +562,7 @@ async fn changes_that_cannot_be_understood_name_every_culprit() {
         r#"{"add":[{"prefix":"10.9.0.1/24","via":["b"]},{"prefix":"10.9.0.0/24","via":[]}],"del":["x"]}"#;
     let (code, body) = server.send("POST", "/v1/routes", "application/json", both).await;
     assert_eq!((code, &body["error"]), (400, &json!("3 errors, nothing has changed")));
+    assert_eq!(body["code"], "malformed");
     assert_eq!(body["errors"][0], "add[0]: \"10.9.0.1/24\" has host bits set; did you mean 10.9.0.0/24?");
     assert!(body["errors"][2].as_str().unwrap().starts_with("del[0]: \"x\" is not an IP prefix"));
     let deep = "[".repeat(10_000);
@@ -491,7 +583,10 @@ async fn changes_that_cannot_be_understood_name_every_culprit() {
         assert_eq!(code, 400, "{method} {target}: {error}");
         assert!(error.contains(part), "{method} {target}: {error}");
     }
-    assert_eq!(server.send("DELETE", "/v1/peers/nobody", "", "").await.0, 404);
+    let (code, answer) = server.send("DELETE", "/v1/peers/node-x", "", "").await;
+    assert_eq!((code, &answer["code"]), (404, &json!("not_found")));
+    let (code, answer) = server.send("DELETE", "/v1/peers/%ff", "", "").await;
+    assert_eq!((code, &answer["code"]), (400, &json!("malformed")));
     let (code, answer) = server.get("/v1/routes?source=etcd").await;
     let error = "no source is called \"etcd\"; there are local, static, control";
     assert_eq!((code, answer["error"].as_str()), (400, Some(error)));

@@ -86,54 +86,6 @@ pub fn statistics(out: &mut Vec<u8>, lost: [u64; Point::ALL.len()]) {
     }
 }
 
-/// Counts what is in a stream of blocks that arrives in pieces.
-#[derive(Clone, Debug, Default)]
-pub struct Tally {
-    rest: Vec<u8>,
-    /// Packets so far.
-    pub packets: u64,
-    lost: [u64; Point::ALL.len()],
-}
-
-impl Tally {
-    /// Takes the next piece of the stream.
-    pub fn take(&mut self, piece: &[u8]) {
-        self.rest.extend_from_slice(piece);
-        let mut at = 0;
-        while let Some(head) = self.rest.get(at..at + 8) {
-            let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-            let (kind, len) = (word(0), word(4) as usize);
-            let Some(block) = self.rest.get(at..at + len.max(12)) else { break };
-            match kind {
-                PACKET => self.packets += 1,
-                STATISTICS => note_lost(&mut self.lost, block),
-                _ => {}
-            }
-            at += block.len();
-        }
-        self.rest.drain(..at);
-    }
-
-    /// Packets that the daemon could not keep.
-    pub fn lost(&self) -> u64 {
-        self.lost.iter().sum()
-    }
-
-    /// Whether the stream ends with a whole block.
-    pub fn is_whole(&self) -> bool {
-        self.rest.is_empty()
-    }
-}
-
-fn note_lost(lost: &mut [u64; Point::ALL.len()], block: &[u8]) {
-    // Type, length, interface, time, then one option of eight bytes.
-    let count = block.get(24..32).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
-    let point = block.get(8).map(|byte| usize::from(*byte));
-    if let (Some(count), Some(slot)) = (count, point.and_then(|point| lost.get_mut(point))) {
-        *slot = count;
-    }
-}
-
 fn block(out: &mut Vec<u8>, kind: u32, body: impl FnOnce(&mut Vec<u8>)) {
     let from = out.len();
     out.extend(kind.to_le_bytes());

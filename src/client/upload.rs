@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use hyper::body::{Body, Bytes, Frame};
 
-use crate::client::ClientError;
+use super::ClientError;
 
 /// Bytes that are read at a time.
 const PIECE: usize = 64 << 10;

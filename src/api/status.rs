@@ -1,0 +1,148 @@
+//! The daemon at a glance, and what was carried and dropped.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::PeerStatus;
+
+/// `GET /v1/status`: the whole daemon at a glance.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct Status {
+    /// Always `underpass`.
+    #[serde(default)]
+    pub name: String,
+    /// Version of the running daemon.
+    #[serde(default)]
+    pub version: String,
+    /// Seconds since the daemon started.
+    #[serde(default)]
+    pub uptime_seconds: u64,
+    /// This node's name.
+    pub node: String,
+    /// Number of packet threads.
+    pub workers: usize,
+    /// Device backend in use: `offload` or `plain`.
+    pub backend: String,
+    /// Each offload by name: `active`, or `off: ` and why.
+    #[serde(default)]
+    pub offloads: BTreeMap<String, String>,
+    /// The TUN device.
+    pub tunnel: TunnelStatus,
+    /// Traffic since the start, all workers together.
+    pub counters: EdgeCounters,
+    /// Packets not delivered since the start, every reason present.
+    pub drops: Drops,
+    /// ICMP errors to the senders of dropped packets, which no other counter has.
+    #[serde(default)]
+    pub icmp_errors: IcmpErrors,
+    /// Received TCP super-packets whose segment size nobody knew, cut to what every path carries.
+    #[serde(default)]
+    pub recut_super_packets: u64,
+    /// What is left to an administrator, strangers at the devices first.
+    #[serde(default)]
+    pub missing: Vec<Missing>,
+    /// Log lines that did not reach stderr: it was full, or nobody read it in time.
+    #[serde(default)]
+    pub log_lines_lost: u64,
+    /// Number of routes in the forwarding table.
+    pub routes: usize,
+    /// The other nodes, those of the configuration first.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// Something that the daemon may not do itself.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+pub struct Missing {
+    /// What does not work for as long as it is not done.
+    pub what: String,
+    /// The command that does it.
+    pub command: String,
+}
+
+/// The TUN device.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct TunnelStatus {
+    /// Interface name.
+    pub device: String,
+    /// Bytes of the largest inner packet.
+    pub mtu: u16,
+    /// The address on the interface, if it has one.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub address: Option<IpAddr>,
+    /// This node's Ethernet address inside VXLAN packets.
+    #[serde(default)]
+    pub vtep_mac: String,
+}
+
+/// ICMP errors since the start.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct IcmpErrors {
+    /// Written to the TUN.
+    pub sent: u64,
+    /// Kept back by the rate limit.
+    pub suppressed: u64,
+}
+
+/// Traffic at both edges of the daemon.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct EdgeCounters {
+    /// Inner packets at the TUN.
+    pub device: Traffic,
+    /// Outer packets at the underlay.
+    pub underlay: Traffic,
+}
+
+/// Packets and bytes each way over one edge, IP headers included, after segmentation. `rx` is
+/// what the daemon received from that edge, `tx` what it handed over to it.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct Traffic {
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+}
+
+/// `GET /v1/drops`: packets not delivered, by reason.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize, ToSchema)]
+#[serde(transparent)]
+pub struct Drops(pub BTreeMap<String, u64>);
+
+/// What there is after a reload.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct Reloaded {
+    /// Known peers.
+    pub peers: usize,
+    /// Routes in the forwarding table.
+    pub routes: usize,
+}
+
+impl Drops {
+    /// Packets dropped for any reason.
+    pub fn total(&self) -> u64 {
+        self.0.values().fold(0, |sum, count| sum.saturating_add(*count))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Status;
+
+    #[test]
+    fn a_newer_daemon_is_understood() {
+        let json = r#"{"node":"a","workers":1,"backend":"plain","tunnel":{"device":"up0","mtu":1450,"new":1},
+            "counters":{"device":{"rx_packets":1,"rx_bytes":2,"tx_packets":3,"tx_bytes":4},
+            "underlay":{"rx_packets":0,"rx_bytes":0,"tx_packets":0,"tx_bytes":0}},
+            "drops":{"brand_new":7},"routes":0,"peers":[],"later":{}}"#;
+        let status: Status = serde_json::from_str(json).unwrap();
+        assert_eq!(status.drops.total(), 7);
+        assert_eq!(status.counters.device.tx_bytes, 4);
+    }
+}
