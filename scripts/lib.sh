@@ -145,6 +145,21 @@ get_rustup() {
     return 1
 }
 
+# Sets DEV_TOOLS to the folder with the commands of tools/requirements-dev.txt, installed when that file has
+# changed. Fails when they cannot be installed. Needs cargo and jq.
+ensure_dev_tools() {
+    local wanted=$REPO/tools/requirements-dev.txt venv
+    venv=$(target_directory)/tools-venv || return 1
+    export DEV_TOOLS=$venv/bin
+    cmp -s "$wanted" "$venv/installed.txt" && return 0
+    install_packages python3-venv
+    say "installing what tools/requirements-dev.txt lists into $venv"
+    rm -rf "$venv"
+    "$PYTHON" -m venv "$venv" &&
+        "$DEV_TOOLS/pip" install --quiet --disable-pip-version-check --requirement "$wanted" &&
+        cp "$wanted" "$venv/installed.txt"
+}
+
 # Sets UNDERPASS_BIN to the daemon, built for release. One named by UNDERPASS_BIN beforehand is used as it
 # is.
 build_underpass() {
