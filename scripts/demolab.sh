@@ -90,7 +90,7 @@ declare -A CAPTURE_PID=()
 capture_begin() {
     local log=$LAB_DIR/$1.log
     rm -f "$log" # that of an earlier capture would say "listening" at once
-    ip netns exec "$2" "$PYTHON" "$REPO/scripts/lab.d/capture.py" "$3" 0 $SNAP_BYTES >"$LAB_DIR/$1.pcap" 2>"$log" &
+    PYTHONPATH=$REPO/tools ip netns exec "$2" "$PYTHON" -P -m underpass_lab.lab.ring "$3" 0 $SNAP_BYTES >"$LAB_DIR/$1.pcap" 2>"$log" &
     CAPTURE_PID[$1]=$!
     wait_for 5 grep -q 'listening on' "$log" && return 0
     cat "$log"

@@ -92,6 +92,15 @@ apt_get() {
     return 1
 }
 
+# --- Python ---------------------------------------------------------------------------------------
+
+# package MODULE ARGUMENT…: becomes a module of tools/underpass_lab, which needs no installation. -P, so that files of
+# the same names in the current directory are not taken for it.
+package() {
+    export PYTHONPATH=$REPO/tools
+    exec "$PYTHON" -B -P -m "underpass_lab.$1" "${@:2}"
+}
+
 # --- Rust -----------------------------------------------------------------------------------------
 
 # Makes `cargo` of the version that Cargo.toml asks for available, or stops with advice.

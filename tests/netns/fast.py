@@ -4,6 +4,8 @@ Traffic comes from threads of this process with sockets in the pods: a case cost
 threads spend their time in system calls and hashing, which need no interpreter lock.
 """
 
+import bootstrap
+
 import contextlib
 import hashlib
 import os
@@ -15,11 +17,13 @@ import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
-from lab import pod_address, wait_until
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
+
 from shared import large_buffer
 from tunnel import checksums_valid, strip
+from underpass_lab.command import wait_until
+from underpass_lab.nodes import pod_address
 
 A, B = pod_address("n1"), pod_address("n2")
 ADDRESS = {"podA": A, "podB": B}

@@ -1,8 +1,11 @@
 """The data path over what real links do to packets: uplink offloads, MTUs of pods, ways out, peers.
 
 A row is an uplink and an MTU of the pods; a cell is a row in one mode and by one way out. The judges are SHA-256 of
-a TCP transfer, the borders of UDP datagrams, and the time that the transfer took beside that of the row with the TUN's own MTU.
+a TCP transfer, the borders of UDP datagrams, and the time that the transfer took beside that of the row with the TUN's
+own MTU.
 """
+
+import bootstrap
 
 import itertools
 import time
@@ -40,7 +43,7 @@ def uplinks():
 def set_uplink(lab, name, nodes=("n1", "n2")):
     """Makes the uplinks of nodes send and receive like that."""
     send, receive = name.split(", ")
-    features = {feature: SEND[send] for feature in SENDING} | RECEIVE[receive]
+    features = dict.fromkeys(SENDING, SEND[send]) | RECEIVE[receive]
     words = [word for pair in features.items() for word in pair]
     for node in nodes:
         lab.exec(node, "ethtool", "-K", "eth0", *words)

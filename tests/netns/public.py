@@ -1,5 +1,7 @@
 """A place that every user may look into, for what other users run: the checkout may be root's alone."""
 
+import bootstrap
+
 import contextlib
 import os
 import pathlib
@@ -7,8 +9,9 @@ import shutil
 import tempfile
 from unittest import mock
 
-import lab
-from daemon import binary
+from underpass_lab import nodes
+from underpass_lab.daemon import binary
+from underpass_lab.paths import TRAFFIC
 
 
 @contextlib.contextmanager
@@ -42,5 +45,5 @@ def everybody_may_run():
     """Within the block the daemon and the traffic generator of the labs are copies in a public place."""
     with public_directory() as place:
         daemon = {"UNDERPASS_BIN": str(publish(binary(), place))}
-        with mock.patch.dict(os.environ, daemon), mock.patch.object(lab, "TRAFFIC", str(publish(lab.TRAFFIC, place))):
+        with mock.patch.dict(os.environ, daemon), mock.patch.object(nodes, "TRAFFIC", str(publish(TRAFFIC, place))):
             yield place

@@ -1,10 +1,13 @@
 """A daemon as an ordinary user: without any right, or with those that a user namespace has of itself."""
 
+import bootstrap
+
 import os
 
-from daemon import binary
-from lab import TRAFFIC, run
 from public import publish
+from underpass_lab.command import run
+from underpass_lab.daemon import binary
+from underpass_lab.paths import TRAFFIC
 
 USER = 1000
 # A mount namespace whose /dev/net has only what this makes there, so that the machine's own stays as it is.

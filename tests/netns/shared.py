@@ -5,6 +5,8 @@ edges went out at the other or was dropped under a name, and `status` and the me
 the same. So every case checks that on the way.
 """
 
+import bootstrap
+
 import contextlib
 import re
 import socket
@@ -13,8 +15,10 @@ import sys
 import unittest
 import urllib.request
 
-from lab import PODS, Lab, wait_until
 from scapy.layers.l2 import Ether
+
+from underpass_lab.command import wait_until
+from underpass_lab.nodes import PODS, NodeLab
 
 METRICS = '\n[metrics]\nlisten = "127.0.0.1:9091"\n'
 SINK_PORT = 9
@@ -158,7 +162,7 @@ class SharedLab(unittest.TestCase):
 
     topology = "T2"
     options = {}
-    lab_type = Lab
+    lab_type = NodeLab
     daemons = None
     config = {}
     # With IPv6 the kernel announces the TUN's multicast groups through it (MLD) when it likes to, and the

@@ -1,11 +1,14 @@
 """TS: a lab in which n2 sends whatever the test makes, and the daemon on n1 must judge it exactly."""
 
+import bootstrap
+
 import itertools
 
-from lab import wait_until
 from scapy.layers.l2 import Ether
+
 from shared import SharedLab, is_resolution
 from tunnel import inner, outer
+from underpass_lab.command import wait_until
 
 _FENCES = itertools.count(1)
 

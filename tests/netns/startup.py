@@ -1,10 +1,12 @@
 """Starts that must fail, and what a daemon must not leave behind."""
 
+import bootstrap
+
 import os
 
-from daemon import binary
-from lab import run
 from shared import own_routes
+from underpass_lab.command import run
+from underpass_lab.daemon import binary
 
 
 def refused(lab, node, text, wrapper=(), file=None, program=None):

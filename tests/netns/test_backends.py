@@ -1,12 +1,15 @@
 """Both device backends, persistent devices, several workers, and bulk transfers with offloads on and off."""
 
+import bootstrap
+
 import contextlib
 import json
 import struct
 
-from lab import pod_address, run, wait_until
 from shared import SharedLab, large_buffer, own_routes
 from startup import device_exists, refused
+from underpass_lab.command import run, wait_until
+from underpass_lab.nodes import pod_address
 
 A, B = pod_address("n1"), pod_address("n2")
 MODES = {"ipip": {"ipip": "Always", "vxlan": "Never"}, "vxlan": {"ipip": "Never", "vxlan": "Always"}}

@@ -3,29 +3,38 @@
 Short runs of the bench itself are in test_bench_runs.py.
 """
 
+import bootstrap
+
 import copy
 import io
 import json
 import pathlib
 import statistics
 import subprocess
-import sys
 import tempfile
 import types
 import unittest
 
-SCRIPTS = pathlib.Path(__file__).resolve().parents[2] / "scripts"
-# Behind everything else: the engine has modules of the same names as some here.
-sys.path.append(str(SCRIPTS / "bench.d"))
-
-import report  # noqa: E402 (the path comes first)
-from progress import Progress  # noqa: E402
-from results import Results  # noqa: E402
+from underpass_lab.bench import report
+from underpass_lab.bench.progress import Progress
+from underpass_lab.bench.results import Results
+from underpass_lab.paths import PACKAGE, REPO
 
 HOST = {
-    "command": "scripts/bench --quick", "date": "2026-01-02T03:04:05+00:00", "commit": "abc1234", "cpu": "a CPU",
-    "cores": 2, "memory_mib": 2048, "kernel": "6.18.0", "distribution": "Debian", "lab": "a veth pair",
-    "load_before": 0.1, "machine": "x86_64", "congestion_control": "cubic", "rmem_max": 212992, "rights": "root",
+    "command": "scripts/bench --quick",
+    "date": "2026-01-02T03:04:05+00:00",
+    "commit": "abc1234",
+    "cpu": "a CPU",
+    "cores": 2,
+    "memory_mib": 2048,
+    "kernel": "6.18.0",
+    "distribution": "Debian",
+    "lab": "a veth pair",
+    "load_before": 0.1,
+    "machine": "x86_64",
+    "congestion_control": "cubic",
+    "rmem_max": 212992,
+    "rights": "root",
     "resumed_runs": 0,
     "versions": {"iperf3": "iperf 3.12"},
 }
@@ -35,34 +44,53 @@ def named(name, unit=None):
     return types.SimpleNamespace(name=name, unit=unit, about=f"about {name}", lower_is_better=False)
 
 
-SCHEMA = json.loads((SCRIPTS / "bench.d" / "results.schema.json").read_text(encoding="utf-8"))
+SCHEMA = json.loads((PACKAGE / "bench" / "results.schema.json").read_text(encoding="utf-8"))
 TCP, UDP, RTT = named("tcp1", "gbps"), named("udp64", "packets/s"), named("rtt", "us")
 VETH, KERNEL, OURS, DIRECT = map(named, ("veth", "kernel-vxlan", "underpass-vxlan", "underpass-direct"))
 
 
 def bench(*arguments):
-    return subprocess.run((SCRIPTS / "bench", *arguments), capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(
+        (REPO / "scripts" / "bench", *arguments), capture_output=True, text=True, timeout=30, check=False
+    )
 
 
 class Documents(unittest.TestCase):
     def setUp(self):
         self.results = Results(HOST, [TCP, UDP, RTT])
-        for system, values in ((VETH, (20.0, 10.0, 30.0)), (KERNEL, (8.0, 16.0, 12.0)), (OURS, (6.0, 9.0, 3.0)),
-                               (DIRECT, (15.0, 15.0, 5.0))):
+        for system, values in (
+            (VETH, (20.0, 10.0, 30.0)),
+            (KERNEL, (8.0, 16.0, 12.0)),
+            (OURS, (6.0, 9.0, 3.0)),
+            (DIRECT, (15.0, 15.0, 5.0)),
+        ):
             for value in values:
                 self.results.add(system, TCP, {"value": value, "cpu_s_per_gb": 24 / value})
 
     def test_an_entry_has_median_spread_and_runs(self):
-        self.assertEqual(self.results.document()["results"][2], {
-            "system": "underpass-vxlan", "test": "tcp1", "unit": "gbps", "median": 6.0, "min": 3.0, "max": 9.0,
-            "runs": [6.0, 9.0, 3.0], "cpu_s_per_gb": 4.0, "cpu_s_per_gb_runs": [4.0, 24 / 9, 8.0],
-        })
+        self.assertEqual(
+            self.results.document()["results"][2],
+            {
+                "system": "underpass-vxlan",
+                "test": "tcp1",
+                "unit": "gbps",
+                "median": 6.0,
+                "min": 3.0,
+                "max": 9.0,
+                "runs": [6.0, 9.0, 3.0],
+                "cpu_s_per_gb": 4.0,
+                "cpu_s_per_gb_runs": [4.0, 24 / 9, 8.0],
+            },
+        )
 
     def test_ratios_are_of_medians_and_direct_is_compared_with_the_bare_link(self):
-        self.assertEqual(self.results.document()["ratios"], [
-            {"test": "tcp1", "of": "underpass-vxlan", "to": "kernel-vxlan", "ratio": 0.5},
-            {"test": "tcp1", "of": "underpass-direct", "to": "veth", "ratio": 0.75},
-        ])
+        self.assertEqual(
+            self.results.document()["ratios"],
+            [
+                {"test": "tcp1", "of": "underpass-vxlan", "to": "kernel-vxlan", "ratio": 0.5},
+                {"test": "tcp1", "of": "underpass-direct", "to": "veth", "ratio": 0.75},
+            ],
+        )
 
     def test_udp_keeps_the_worst_loss_and_all_reordering(self):
         for loss, reordered in ((0.0, 3), (0.0009, 4)):
@@ -92,10 +120,14 @@ class Documents(unittest.TestCase):
         results.fail(DIRECT, TCP, "no answer", ("routes", 100))
         document = results.document()
         (curve,) = document["sweeps"]
-        self.assertEqual((curve["name"], curve["system"], curve["test"], curve["unit"]),
-                         ("routes", "underpass-vxlan", "tcp1", "gbps"))
-        self.assertEqual([(point["x"], point["median"], point["max"]) for point in curve["points"]],
-                         [(1, 20.0, 30.0), (100, 0.2, 0.3)])
+        self.assertEqual(
+            (curve["name"], curve["system"], curve["test"], curve["unit"]),
+            ("routes", "underpass-vxlan", "tcp1", "gbps"),
+        )
+        self.assertEqual(
+            [(point["x"], point["median"], point["max"]) for point in curve["points"]],
+            [(1, 20.0, 30.0), (100, 0.2, 0.3)],
+        )
         self.assertEqual((document["results"], document["ratios"]), ([], []))
         text = report.markdown(document, [TCP], [OURS, DIRECT]).splitlines()
         self.assertIn("| underpass-vxlan | 20.0 (10.0–30.0) | 0.20 (0.10–0.30) |", text)
@@ -117,17 +149,19 @@ class Documents(unittest.TestCase):
     def test_the_sweep_over_uplinks_judges_the_choice(self):
         results, systems = self.uplink_results()
         text = report.markdown(results.document(), [TCP], systems).splitlines()
-        for line in ("| | no tunnel | none, GRO |",
-                     "| | over the better of socket and tap | over kernel-vxlan | what it says of its TAP |",
-                     "| no tunnel | 1.00 | 0.88 | off: u0 is slow |",
-                     "| none, GRO | 0.25 | 0.50 | active |"):
+        for line in (
+            "| | no tunnel | none, GRO |",
+            "| | over the better of socket and tap | over kernel-vxlan | what it says of its TAP |",
+            "| no tunnel | 1.00 | 0.88 | off: u0 is slow |",
+            "| none, GRO | 0.25 | 0.50 | active |",
+        ):
             self.assertIn(line, text)
 
     def test_names_on_an_axis_are_drawn_in_their_order(self):
         results, systems = self.uplink_results()
         with tempfile.TemporaryDirectory() as directory:
             try:
-                import curves
+                from underpass_lab.bench import curves
             except ImportError:
                 self.skipTest("python3-matplotlib is not installed")
             (file,) = curves.draw_all(pathlib.Path(directory), results.document(), systems)
@@ -166,10 +200,13 @@ class Documents(unittest.TestCase):
         self.results.fail(named("underpass-vxlan-tap"), None, "no TAP")
         document = self.results.document()
         self.assertEqual(document["skipped"], [{"system": "boringtun", "reason": "not installed"}])
-        self.assertEqual(document["failed"], [
-            {"system": "underpass-vxlan", "test": "rtt", "reason": "no answer"},
-            {"system": "underpass-vxlan-tap", "test": None, "reason": "no TAP"},
-        ])
+        self.assertEqual(
+            document["failed"],
+            [
+                {"system": "underpass-vxlan", "test": "rtt", "reason": "no answer"},
+                {"system": "underpass-vxlan-tap", "test": None, "reason": "no TAP"},
+            ],
+        )
         text = report.markdown(document, self.results.tests, [VETH, KERNEL, OURS, DIRECT])
         for line in ("- boringtun: not installed", "- underpass-vxlan rtt: no answer", "- underpass-vxlan-tap: no TAP"):
             self.assertIn(line, text.splitlines())
@@ -208,10 +245,21 @@ class Compare(unittest.TestCase):
 
         return {
             "host": HOST,
-            "results": [{"system": system, "test": test, "unit": units[test], **entry(runs)}
-                        for (system, test), runs in figures.items()],
-            "sweeps": [{"name": "loss", "axis": "%", "system": system, "test": test, "unit": units[test],
-                        "points": [{"x": 0, **entry(runs)}]} for (system, test), runs in figures.items()],
+            "results": [
+                {"system": system, "test": test, "unit": units[test], **entry(runs)}
+                for (system, test), runs in figures.items()
+            ],
+            "sweeps": [
+                {
+                    "name": "loss",
+                    "axis": "%",
+                    "system": system,
+                    "test": test,
+                    "unit": units[test],
+                    "points": [{"x": 0, **entry(runs)}],
+                }
+                for (system, test), runs in figures.items()
+            ],
             "failed": list(failed),
         }
 
@@ -222,26 +270,51 @@ class Compare(unittest.TestCase):
         done = bench("--compare", self.directory / "old", self.directory / "new")
         self.assertEqual(done.stderr, "")
         rows = [line.split() for line in done.stdout.splitlines()]
-        return done.returncode, {" ".join(row[1:3]): row[0] for row in rows if row and row[0] in
-                                 ("worse", "better", "same", "-") and "loss=0" not in row}, done.stdout
+        return (
+            done.returncode,
+            {
+                " ".join(row[1:3]): row[0]
+                for row in rows
+                if row and row[0] in ("worse", "better", "same", "-") and "loss=0" not in row
+            },
+            done.stdout,
+        )
 
     def test_only_what_is_beyond_the_noise_has_changed(self):
-        old = {("veth", "tcp1"): [20, 20.5, 21], ("a", "tcp1"): [10, 10.2, 10.4], ("b", "tcp1"): [10, 10.2, 10.4],
-               ("c", "tcp1"): [8, 10, 12], ("d", "tcp1"): [10, 10.1, 10.2], ("a", "rtt"): [100, 101, 102],
-               ("b", "rtt"): [100, 101, 102]}
-        new = {("veth", "tcp1"): [20.2, 20.6, 21], ("a", "tcp1"): [7, 7.1, 7.2], ("b", "tcp1"): [14, 14.2, 14.4],
-               ("c", "tcp1"): [7.2, 7.5, 7.9], ("d", "tcp1"): [9.7, 9.8, 9.9], ("a", "rtt"): [150, 151, 152],
-               ("b", "rtt"): [60, 61, 62]}
+        old = {
+            ("veth", "tcp1"): [20, 20.5, 21],
+            ("a", "tcp1"): [10, 10.2, 10.4],
+            ("b", "tcp1"): [10, 10.2, 10.4],
+            ("c", "tcp1"): [8, 10, 12],
+            ("d", "tcp1"): [10, 10.1, 10.2],
+            ("a", "rtt"): [100, 101, 102],
+            ("b", "rtt"): [100, 101, 102],
+        }
+        new = {
+            ("veth", "tcp1"): [20.2, 20.6, 21],
+            ("a", "tcp1"): [7, 7.1, 7.2],
+            ("b", "tcp1"): [14, 14.2, 14.4],
+            ("c", "tcp1"): [7.2, 7.5, 7.9],
+            ("d", "tcp1"): [9.7, 9.8, 9.9],
+            ("a", "rtt"): [150, 151, 152],
+            ("b", "rtt"): [60, 61, 62],
+        }
         status, verdicts, _ = self.compare(self.document(old), self.document(new))
-        self.assertEqual(verdicts, {
-            "veth tcp1": "same", "a tcp1": "worse", "b tcp1": "better",
-            # Apart, but by less than the runs of the old file are among themselves.
-            "c tcp1": "same",
-            # Apart, but by less than 5 %.
-            "d tcp1": "same",
-            # Of round trips less is better.
-            "a rtt": "worse", "b rtt": "better",
-        })
+        self.assertEqual(
+            verdicts,
+            {
+                "veth tcp1": "same",
+                "a tcp1": "worse",
+                "b tcp1": "better",
+                # Apart, but by less than the runs of the old file are among themselves.
+                "c tcp1": "same",
+                # Apart, but by less than 5 %.
+                "d tcp1": "same",
+                # Of round trips less is better.
+                "a rtt": "worse",
+                "b rtt": "better",
+            },
+        )
         self.assertEqual(status, 1)
 
     def test_nothing_worse_is_success(self):
@@ -314,14 +387,40 @@ class CommandLine(unittest.TestCase):
     def test_list_names_all_systems_tests_and_sweeps(self):
         done = bench("--list")
         names = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")]
-        self.assertEqual(names, [
-            "veth", "kernel-vxlan", "underpass-vxlan", "underpass-vxlan-socket", "underpass-vxlan-tap",
-            "underpass-ipip", "underpass-direct", "underpass-vxlan-plain", "tun-copy-loop", "ovs-vxlan", "wireguard-go",
-            "boringtun",
-            "tcp1", "tcp4", "tcp16", "tcp1-reverse", "tcp4-reverse", "tcp16-reverse", "udp1350", "udp512", "udp64",
-            "rtt", "rtt-load", "connections",
-            "workers", "mtu", "routes", "loss", "uplink",
-        ])
+        self.assertEqual(
+            names,
+            [
+                "veth",
+                "kernel-vxlan",
+                "underpass-vxlan",
+                "underpass-vxlan-socket",
+                "underpass-vxlan-tap",
+                "underpass-ipip",
+                "underpass-direct",
+                "underpass-vxlan-plain",
+                "tun-copy-loop",
+                "ovs-vxlan",
+                "wireguard-go",
+                "boringtun",
+                "tcp1",
+                "tcp4",
+                "tcp16",
+                "tcp1-reverse",
+                "tcp4-reverse",
+                "tcp16-reverse",
+                "udp1350",
+                "udp512",
+                "udp64",
+                "rtt",
+                "rtt-load",
+                "connections",
+                "workers",
+                "mtu",
+                "routes",
+                "loss",
+                "uplink",
+            ],
+        )
         self.assertEqual(done.returncode, 0)
 
 

@@ -3,6 +3,8 @@
 What is measured says nothing here; that it is measured, kept and written does.
 """
 
+import bootstrap
+
 import json
 import os
 import pathlib
@@ -12,12 +14,12 @@ import subprocess
 import tempfile
 import unittest
 
-from daemon import binary
-from lab import wait_until
 from public import publish
+from underpass_lab.command import wait_until
+from underpass_lab.daemon import binary
+from underpass_lab.paths import PACKAGE, REPO
 
-REPO = pathlib.Path(__file__).resolve().parents[2]
-SCHEMA = json.loads((REPO / "scripts/bench.d/results.schema.json").read_text(encoding="utf-8"))
+SCHEMA = json.loads((PACKAGE / "bench" / "results.schema.json").read_text(encoding="utf-8"))
 TUN = "/dev/net/tun"
 USER = 1000
 SHORT = ("--quick", "--seconds", "1", "--runs", "1")
@@ -36,8 +38,11 @@ def tool(name):
 
 def environment(directory=None):
     """The programs that the bench uses: those of this build, or their copies in a directory."""
-    files = {"UNDERPASS_BIN": pathlib.Path(binary()), "BENCH_NETLOAD": tool("netload"),
-             "BENCH_COPYLOOP": tool("copyloop")}
+    files = {
+        "UNDERPASS_BIN": pathlib.Path(binary()),
+        "BENCH_NETLOAD": tool("netload"),
+        "BENCH_COPYLOOP": tool("copyloop"),
+    }
     if directory:
         files = {name: publish(path, directory) for name, path in files.items()}
     return {**os.environ, **{name: str(path) for name, path in files.items()}}
@@ -50,8 +55,13 @@ class Runs(unittest.TestCase):
         self.out = pathlib.Path(directory.name) / "out"
 
     def start(self, *arguments):
-        return subprocess.Popen((REPO / "scripts/bench", *arguments, "--out", self.out), env=environment(), text=True,
-                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        return subprocess.Popen(
+            (REPO / "scripts/bench", *arguments, "--out", self.out),
+            env=environment(),
+            text=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
 
     def bench(self, *arguments):
         """Runs it to its end; returns what it said."""
@@ -74,16 +84,19 @@ class Runs(unittest.TestCase):
         said = self.bench(*SHORT, "--systems", "underpass-vxlan,tun-copy-loop", "--tests", "tcp1,rtt-load")
         document = self.document()
         entries = {(entry["system"], entry["test"]): entry for entry in document["results"]}
-        self.assertEqual(set(entries), {(system, test) for system in ("underpass-vxlan", "tun-copy-loop")
-                                        for test in ("tcp1", "rtt-load")})
+        self.assertEqual(
+            set(entries),
+            {(system, test) for system in ("underpass-vxlan", "tun-copy-loop") for test in ("tcp1", "rtt-load")},
+        )
         for (_, test), entry in entries.items():
             self.assertGreater(entry["median"], 0)
             self.assertIn({"tcp1": "retransmits_per_gb", "rtt-load": "load_gbps"}[test], entry)
         self.assertEqual({ratio["to"] for ratio in document["ratios"]}, {"tun-copy-loop"})
         self.assertEqual((document["failed"], document["host"]["rights"]), ([], "root"))
         self.assertEqual(document["active"]["underpass-vxlan"]["backend"], "offload")
-        self.assertEqual(sorted(path.name for path in self.out.iterdir()),
-                         ["cpu.svg", "report.md", "results.json", "throughput.svg"])
+        self.assertEqual(
+            sorted(path.name for path in self.out.iterdir()), ["cpu.svg", "report.md", "results.json", "throughput.svg"]
+        )
         self.assertIn(" left] tun-copy-loop", said)
 
     def test_sweeps(self):
@@ -96,17 +109,23 @@ class Runs(unittest.TestCase):
         again = [point["retransmits_per_gb"] for point in curves["loss"]["points"]]
         self.assertGreater(again[2], 3000)
         self.assertGreater(again[2], again[0])
-        self.assertEqual(sorted(path.name for path in self.out.iterdir()),
-                         ["report.md", "results.json", "sweep-loss.svg", "sweep-mtu.svg"])
+        self.assertEqual(
+            sorted(path.name for path in self.out.iterdir()),
+            ["report.md", "results.json", "sweep-loss.svg", "sweep-mtu.svg"],
+        )
 
     def test_the_sweep_over_uplinks(self):
         self.bench(*SHORT, "--sweep", "uplink", "--systems", "underpass-vxlan,underpass-ipip")
         document = self.document()
         self.assertEqual(document["failed"], [])
-        said = {curve["system"]: {point["x"]: point["tap"] for point in curve["points"]} for curve in document["sweeps"]}
+        said = {
+            curve["system"]: {point["x"]: point["tap"] for point in curve["points"]} for curve in document["sweeps"]
+        }
         rows = [name + gro for name in ("all", "no tunnel", "no UDP", "none") for gro in ("", ", GRO")]
-        self.assertEqual({system: list(points) for system, points in said.items()},
-                         dict.fromkeys(("underpass-vxlan", "underpass-ipip"), rows))
+        self.assertEqual(
+            {system: list(points) for system, points in said.items()},
+            dict.fromkeys(("underpass-vxlan", "underpass-ipip"), rows),
+        )
         # The link really is as the row says, and the daemon follows.
         for points in said.values():
             active = [row for row, tap in points.items() if tap.startswith("active")]
@@ -126,8 +145,9 @@ class Runs(unittest.TestCase):
         self.assertIn("it goes on from here", said)
         names = subprocess.run(("ip", "netns"), capture_output=True, text=True, check=True).stdout
         self.assertNotIn(f"upbench{process.pid}-", names)
-        kept = [run["outcome"]["value"] for run in map(json.loads, partial.read_text().splitlines()[1:])
-                if "outcome" in run]
+        kept = [
+            run["outcome"]["value"] for run in map(json.loads, partial.read_text().splitlines()[1:]) if "outcome" in run
+        ]
         self.assertIn(f"going on after {len(kept)} finished runs", self.bench(*asked))
         document = self.document()
         rtt, connections = document["results"]
@@ -153,7 +173,8 @@ class Rootless(unittest.TestCase):
         directory = tempfile.TemporaryDirectory()
         self.addCleanup(directory.cleanup)
         self.directory = pathlib.Path(directory.name)
-        publish(REPO / "scripts", self.directory)
+        for part in ("scripts", "tools"):
+            publish(REPO / part, self.directory)
         os.chown(self.directory, USER, USER)
         mode = stat.S_IMODE(os.stat(TUN).st_mode)
         self.addCleanup(os.chmod, TUN, mode)
@@ -162,14 +183,20 @@ class Rootless(unittest.TestCase):
     def as_user(self, *command):
         return subprocess.run(
             ("setpriv", "--reuid", str(USER), "--regid", str(USER), "--clear-groups", *command),
-            cwd=self.directory, env=environment(self.directory), capture_output=True, text=True, timeout=TIMEOUT_S,
-            check=False)
+            cwd=self.directory,
+            env=environment(self.directory),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
 
     def test_it_needs_no_root(self):
         if self.as_user("unshare", "--user", "--map-root-user", "--net", "true").returncode != 0:
             self.skipTest("this machine forbids user namespaces")
-        done = self.as_user("scripts/bench", "--quick", "--runs", "1", "--systems", "veth,underpass-vxlan",
-                            "--tests", "rtt")
+        done = self.as_user(
+            "scripts/bench", "--quick", "--runs", "1", "--systems", "veth,underpass-vxlan", "--tests", "rtt"
+        )
         self.assertEqual(done.returncode, 0, done.stderr)
         results = self.directory / "bench-results" / "results.json"
         document = json.loads(results.read_text(encoding="utf-8"))
@@ -183,8 +210,10 @@ class Rootless(unittest.TestCase):
         refused.mkdir()
         (refused / "unshare").write_text("#!/bin/sh\necho Operation not permitted >&2\nexit 1\n")
         (refused / "unshare").chmod(0o755)
-        for path, words in ((os.environ["PATH"], "as root, chmod 0666 /dev/net/tun"),
-                            (f"{refused}:{os.environ['PATH']}", "needs user namespaces, and they are not allowed")):
+        for path, words in (
+            (os.environ["PATH"], "as root, chmod 0666 /dev/net/tun"),
+            (f"{refused}:{os.environ['PATH']}", "needs user namespaces, and they are not allowed"),
+        ):
             done = self.as_user("env", f"PATH={path}", "scripts/bench", "--systems", "underpass-vxlan")
             self.assertEqual(done.returncode, 1, done.stderr)
             self.assertIn(words, done.stderr)

@@ -1,22 +1,25 @@
 """`underpass capture`: scapy and tshark read the file, the bytes are those sent, the comment is the drop reason."""
 
+import bootstrap
+
 import json
 import os
 import signal
 import subprocess
 import time
 
-from command import run, wait_until
-from daemon import binary
-from lab import ADDRESSES, pod_address
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.packet import Raw
 from scapy.utils import PcapNgReader
+
 from shared import SharedLab
 from silent import SilentPeer
 from tunnel import FORMATS, VNI, inner
 from underlay6 import ADDRESSES6, SilentPeer6, SixLab, pools
+from underpass_lab.command import run, wait_until
+from underpass_lab.daemon import binary
+from underpass_lab.nodes import ADDRESSES, pod_address
 
 A, B = pod_address("n1"), pod_address("n2")
 VXLAN = {"ipip": "Never", "vxlan": "Always"}
@@ -104,10 +107,13 @@ class Outbound(SharedLab):
                 frames = on_wire(wire, 10, lambda f: f[12:14] == b"\x08\x00")
                 if config == VXLAN:
                     # The kernel's part of the header is rebuilt: addresses, ports and lengths are true.
-                    blank = lambda p: p[:4] + b"....." + p[9:10] + b".." + p[12:26] + b".." + p[28:]
+                    def blank(p):
+                        return p[:4] + b"....." + p[9:10] + b".." + p[12:26] + b".." + p[28:]
                 else:
                     # IP identification of raw packets is the kernel's.
-                    blank = lambda p: p[:4] + b".." + p[6:10] + b".." + p[12:]
+                    def blank(p):
+                        return p[:4] + b".." + p[6:10] + b".." + p[12:]
+
                 self.assertEqual(sorted(map(blank, outside)), sorted(map(blank, frames)))
 
     def test_drops_have_their_reason(self):
@@ -138,8 +144,11 @@ class Outbound(SharedLab):
         self.assertEqual((refused.returncode, (self.lab.dir / "second").exists()), (1, False))
         self.assertIn("another capture is running", refused.stderr)
         first.process.kill()
+
         # No packet has to come along for that.
-        again = lambda: Running(self, "n1", "--filter", "icmp").process.poll() is None
+        def again():
+            return Running(self, "n1", "--filter", "icmp").process.poll() is None
+
         wait_until(again, 5, "the end of the first")
 
     def test_longer_than_any_other_answer_may_take(self):
@@ -183,7 +192,7 @@ class Inbound(SilentPeer):
                 self.refused(form, [bad], spoofed_source=1)
                 self.accepted(form, [good])
                 # The two, each at two points, and so each of the fences that come along.
-                wait_until(lambda: len(capture.rows("frame.number")) >= 8, 5, "packets")
+                wait_until(lambda capture=capture: len(capture.rows("frame.number")) >= 8, 5, "packets")
                 self.assertEqual(capture.end(), {"packets": 8, "lost": 0})
                 rows = capture.rows("frame.interface_name", "frame.comment", "frame.packet_flags_direction")
                 packets = capture.packets()
@@ -225,7 +234,10 @@ def settle(capture):
 
 def on_wire(wire, count, select):
     """The packets in `count` frames; the kernel may still look for a neighbour when the sender is done."""
-    chosen = lambda: [frame[14:] for frame in wire.incoming() if select(frame)]
+
+    def chosen():
+        return [frame[14:] for frame in wire.incoming() if select(frame)]
+
     wait_until(lambda: len(chosen()) >= count, 10, f"{count} frames on the wire")
     return sorted(chosen())
 
@@ -243,9 +255,13 @@ class OutboundOverIpv6(SixLab):
                 _, captured = ten_outbound(self)
                 outside = captured("underlay")
                 protocol = {"vxlan": b"\x11", "ipip": b"\x04"}[mode]
-                frames = on_wire(wire, 10, lambda f: f[12:14] == b"\x86\xdd" and f[20:21] == protocol)
+                frames = on_wire(
+                    wire, 10, lambda f, protocol=protocol: f[12:14] == b"\x86\xdd" and f[20:21] == protocol
+                )
                 if mode == "vxlan":
                     # The kernel's flow label and UDP checksum are not known.
-                    blank = lambda p: p[:1] + b"..." + p[4:46] + b".." + p[48:]
+                    def blank(p):
+                        return p[:1] + b"..." + p[4:46] + b".." + p[48:]
+
                     outside, frames = sorted(map(blank, outside)), sorted(map(blank, frames))
                 self.assertEqual(outside, frames)

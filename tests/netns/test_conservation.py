@@ -1,5 +1,7 @@
 """Nothing is lost silently: at full rate both ways every packet is delivered, sent or counted in one drop."""
 
+import bootstrap
+
 import os
 import socket
 import threading

@@ -1,14 +1,16 @@
 """R1 by `underpass check`, and C1: who may use the control socket and where it may lie."""
 
+import bootstrap
+
 import os
 import re
 import stat
 import subprocess
 
-from daemon import binary
-from lab import run, wait_until
 from shared import SharedLab
 from startup import refused
+from underpass_lab.command import run, wait_until
+from underpass_lab.daemon import binary
 
 
 class BadConfiguration(SharedLab):

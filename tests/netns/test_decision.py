@@ -1,10 +1,13 @@
 """Direct or encapsulated: D1 to D4, and the longest prefix (W11), on three nodes in two subnets."""
 
-from lab import ADDRESSES, pod_address
+import bootstrap
+
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.layers.vxlan import VXLAN
+
 from shared import SharedLab
+from underpass_lab.nodes import ADDRESSES, pod_address
 
 A, B, C = (pod_address(node) for node in ("n1", "n2", "n3"))
 

@@ -5,14 +5,18 @@ Not provoked: `loop` (a node address inside a pool or subnet, what it takes, is 
 test_scope) and `bad_checksum` (nothing counts it). `nested` is in test_nested.
 """
 
+import bootstrap
+
 import json
 
-from lab import ADDRESSES, pod_address, run, subnet, wait_until
 from scapy.layers.inet import IP, UDP
 from scapy.packet import Raw
+
 from shared import SharedLab
 from silent import SilentPeer
 from tunnel import FORMATS, inner, outer
+from underpass_lab.command import run, wait_until
+from underpass_lab.nodes import ADDRESSES, pod_address, subnet
 
 A, B = pod_address("n1"), pod_address("n2")
 MODES = {
@@ -94,7 +98,9 @@ class Outbound(SharedLab):
                     self.assertLess(sent, 40000, "the buffers never fill up")
                     self.send_from_pod(batch)
                     sent += len(batch)
-                    wait_until(lambda: self.moved(before, "device_rx") == sent, 3, f"{sent} packets")
+                    wait_until(
+                        lambda before=before, sent=sent: self.moved(before, "device_rx") == sent, 3, f"{sent} packets"
+                    )
                 self.accounts("n1")
                 queued = json.loads(run("tc", "-n", ns, "-s", "-j", "qdisc", "show", "dev", "eth0").stdout)[0]
                 self.assertEqual(queued["drops"], 0)

@@ -1,12 +1,15 @@
 """Nodes with underlay addresses of both families, and the kernel's VXLAN device over IPv6."""
 
+import bootstrap
+
 import json
 
-from fast import BOTH_WAYS, MIB, bulk
-from lab import ADDRESSES, run, wait_until
 from scapy.layers.inet import IP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
+
+from fast import BOTH_WAYS, MIB, bulk
+from tunnel import FORMATS, inner
 from underlay6 import (
     ADDRESSES6,
     B6,
@@ -21,8 +24,8 @@ from underlay6 import (
     pools,
     subnets,
 )
-from tunnel import FORMATS, inner
-
+from underpass_lab.command import run, wait_until
+from underpass_lab.nodes import ADDRESSES
 
 # By this a test knows its own pings on the wire.
 PATTERN = "9d5be1377a"

@@ -1,18 +1,23 @@
 """W6: another implementation of the formats (scapy) on the far side, both ways, all four formats."""
 
+import bootstrap
+
 import hashlib
 import json
 import os
 
-from lab import ADDRESSES, pod_address, vtep_mac, wait_until
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Raw
+
 from shared import SharedLab
 from silent import SilentPeer
 from tunnel import VNI, checksums_valid, outer, strip
+from underpass_lab.command import wait_until
+from underpass_lab.nodes import ADDRESSES, pod_address
+from underpass_lab.vtep import vtep_mac
 
 A, B = pod_address("n1"), pod_address("n2")
 A6, B6 = "fd00:244:1::2", "fd00:244:2::2"
@@ -78,7 +83,9 @@ class Foreign(SilentPeer):
                 wire.drain()
                 for payload in payloads:
                     self.receivers[kind].sendto(payload, (target, 5009))
-                frames = wait_until(lambda: self.tunnel_frames(wire, len(payloads)), 3, "the frames on the wire")
+                frames = wait_until(
+                    lambda payloads=payloads: self.tunnel_frames(wire, len(payloads)), 3, "the frames on the wire"
+                )
                 found = [self.payload_of(kind, frame) for frame in frames]
                 self.assertEqual(sorted(map(sha1, found)), sorted(map(sha1, payloads)))
 

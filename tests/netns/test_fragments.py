@@ -1,15 +1,19 @@
 """Fragments inside and outside (P7, P8) and the DF rule (P4)."""
 
+import bootstrap
+
 import os
 import random
 
-from fast import MODES, resident_bytes
-from lab import pod_address, wait_until
 from scapy.layers.inet import IP, UDP, fragment
 from scapy.packet import Raw
+
+from fast import MODES, resident_bytes
 from shared import SharedLab
 from silent import SilentPeer
 from tunnel import FORMATS, inner, outer, strip
+from underpass_lab.command import wait_until
+from underpass_lab.nodes import pod_address
 
 A, B = pod_address("n1"), pod_address("n2")
 

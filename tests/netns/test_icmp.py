@@ -1,16 +1,20 @@
 """What pods are told about packets that are too large or go nowhere (P2, P3, W12, S9), and by whom."""
 
+import bootstrap
+
 import time
 
-from fast import metric_samples
-from lab import ADDRESSES, pod_address, subnet, wait_until
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 from scapy.utils import checksum
+
+from fast import metric_samples
 from shared import SharedLab
 from silent import SilentPeer
 from tunnel import inner, outer
+from underpass_lab.command import wait_until
+from underpass_lab.nodes import ADDRESSES, pod_address, subnet
 
 A, B, C = (pod_address(node) for node in ("n1", "n2", "n3"))
 N1, N2 = "10.244.1.0", "10.244.2.0"  # the addresses on the TUNs
@@ -90,12 +94,14 @@ class TooBig(Told):
         config, mtu = MODES["vxlan"]
         self.restart(**config, tunnel={"mtu": 1500})
         self.lab.ip("n1", "route flush cache")
-        output = self.lab.exec("n1", "ping", "-n", "-c", "1", "-W", "1", "-M", "do", "-s", "1472", B, check=False).stdout
+        output = self.lab.exec(
+            "n1", "ping", "-n", "-c", "1", "-W", "1", "-M", "do", "-s", "1472", B, check=False
+        ).stdout
         self.assertIn(f"mtu = {mtu}", output)
 
     def test_p3_df_clear(self):
         for tunnel in ({}, {"mtu": 1500}):
-            for mode, (config, mtu) in MODES.items():
+            for mode, (config, _) in MODES.items():
                 with self.subTest(mode, **tunnel):
                     self.restart(**config, tunnel=tunnel)
                     wire = self.tap("sw", "port-n1")

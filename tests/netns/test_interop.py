@@ -1,17 +1,22 @@
 """W5 and docs/interop.md: kernel VXLAN devices that ask for our end, and the recipes as they are written there."""
 
+import bootstrap
+
 import json
 import re
 
-from daemon import REPO
-from lab import ADDRESSES, KERNEL_VNI, pod_address, run, vtep_mac, wait_until
 from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptDstLLAddr, IPv6
 from scapy.layers.l2 import ARP, Ether
 from scapy.layers.vxlan import VXLAN
+
 from shared import METRICS, SharedLab
 from silent import SilentPeer
 from tunnel import VNI, outer_vxlan, strip
 from underlay6 import A6, B6, SixLab
+from underpass_lab.command import run, wait_until
+from underpass_lab.nodes import ADDRESSES, KERNEL_VNI, pod_address
+from underpass_lab.paths import REPO
+from underpass_lab.vtep import vtep_mac
 
 A, B = pod_address("n1"), pod_address("n2")
 MIB = 1 << 20
@@ -32,7 +37,9 @@ class Recipes(SharedLab):
         """(configuration, shell commands) of a section of the document."""
         text = (REPO / "docs" / "interop.md").read_text(encoding="utf-8")
         section = re.search(rf"^## {re.escape(title)}$(.*?)(?=^## |\Z)", text, re.S | re.M)[1]
-        (config,), (commands,) = (re.findall(rf"^```{kind}\n(.*?)^```", section, re.S | re.M) for kind in ("toml", "sh"))
+        (config,), (commands,) = (
+            re.findall(rf"^```{kind}\n(.*?)^```", section, re.S | re.M) for kind in ("toml", "sh")
+        )
         return config, commands
 
     def try_recipe(self, title, device, asks):

@@ -1,19 +1,23 @@
 """Nodes that have IPv6 underlay addresses only, with pods of both families, in every mode."""
 
+import bootstrap
+
 import hashlib
 import os
 import socket
 import struct
 
-from fast import BOTH_WAYS, MIB, bulk
-from lab import vtep_mac, wait_until
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
+
+from fast import BOTH_WAYS, MIB, bulk
 from shared import is_resolution
-from underlay6 import A6, ADDRESSES6, B6, FAMILIES, A, B, SilentPeer6, SixLab, inner6, outer6, pools, receiver
 from tunnel import FORMATS, VNI, checksums_valid, inner
+from underlay6 import A6, ADDRESSES6, B6, FAMILIES, A, B, SilentPeer6, SixLab, inner6, outer6, pools, receiver
+from underpass_lab.command import wait_until
+from underpass_lab.vtep import vtep_mac
 
 SIZES = (0, 1, 7, 500, 1000, 1280 - 48)
 OVERHEAD = {"ipip": 40, "vxlan": 70, "direct": 0}
@@ -279,6 +283,7 @@ class Refused(SilentPeer6):
         bad = IPv6(src=ADDRESSES6["n2"], dst=ADDRESSES6["n1"]) / UDP(sport=50000, dport=4789) / Raw(bytes(datagram))
         self.refused("vxlan", [bad], bad_vni=1)
 
+
 class RefusedByManyWorkers(Refused):
     """Several workers share the inbound packets by a filter on each socket: none may fall between them."""
 
@@ -325,4 +330,3 @@ class Accepted(SilentPeer6):
 
 def sha1(payload):
     return hashlib.sha1(payload).hexdigest()
-

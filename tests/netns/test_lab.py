@@ -1,5 +1,7 @@
 """The lab itself: what the other namespace tests build on has to hold before they can tell anything."""
 
+import bootstrap
+
 import json
 import os
 import pathlib
@@ -10,12 +12,16 @@ import tomllib
 import unittest
 from unittest import mock
 
-import lab as lab_module
-from lab import ADDRESSES, KERNEL_VNI, PYTHON, Lab, LabTestCase, pod_address, run, vtep_mac, wait_until
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Raw
+
+from cases import LabTestCase
+from underpass_lab.command import run, wait_until
+from underpass_lab.nodes import ADDRESSES, KERNEL_VNI, NodeLab, pod_address
+from underpass_lab.paths import PYTHON
+from underpass_lab.vtep import vtep_mac
 
 
 def namespaces(process=None):
@@ -137,7 +143,7 @@ class TK(LabTestCase):
 class Cleanup(unittest.TestCase):
     def test_two_labs_do_not_meet_and_leave_nothing(self):
         before = namespaces()
-        with Lab("T3") as first, Lab("T2") as second:
+        with NodeLab("T3") as first, NodeLab("T2") as second:
             sleeper = first.popen("podC", "sleep", "1000")
             stray = first.popen("podA", "sh", "-c", "trap '' TERM; sleep 1000 & echo $!; wait", stdout=subprocess.PIPE)
             stray_child = int(stray.stdout.readline())
@@ -153,17 +159,18 @@ class Cleanup(unittest.TestCase):
 
     def test_a_lab_that_cannot_be_made_leaves_nothing(self):
         before = namespaces()
-        with self.assertRaisesRegex(AssertionError, "mtu"), Lab("T2", mtu=1):
+        with self.assertRaisesRegex(AssertionError, "mtu"), NodeLab("T2", mtu=1):
             self.fail("a link with an MTU of 1 was made")
         self.assertEqual(namespaces(), before)
 
     def test_an_ended_test_process_leaves_nothing(self):
-        program = "import lab, sys; l = lab.Lab('T2').__enter__(); print(l.id, flush=True); sys.stdin.read()"
+        program = "import bootstrap, sys; from underpass_lab.nodes import NodeLab"
+        program += "; l = NodeLab('T2').__enter__(); print(l.id, flush=True); sys.stdin.read()"
         for number in (signal.SIGTERM, signal.SIGINT):
             process = subprocess.Popen(
                 [PYTHON, "-c", program],
-                **{name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")},
-                cwd=pathlib.Path(lab_module.__file__).parent,
+                **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE),
+                cwd=pathlib.Path(bootstrap.__file__).parent,
                 text=True,
             )
             lab_id = process.stdout.readline().strip()
@@ -180,7 +187,7 @@ class Values(unittest.TestCase):
         self.assertEqual(vtep_mac("n1"), "66:40:b3:ea:b6:3f")
 
     def test_the_configuration_is_what_was_asked_for(self):
-        with Lab("TS") as lab:
+        with NodeLab("TS") as lab:
             text = lab.config("n1", vxlan="CrossSubnet", ipip="Never", port=8472, vni=7, tunnel={"mtu": 1400})
             directory = lab.dir
         self.assertEqual(

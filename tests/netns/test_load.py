@@ -1,15 +1,19 @@
 """L4, L5: what others notice of one greedy flow, and order inside flows with one worker and with two."""
 
+import bootstrap
+
 import re
 import subprocess
 import threading
 import time
 
 import test_offload_order
-from api import Api
 from fast import MODES
-from lab import PYTHON, pod_address, wait_until
 from shared import SharedLab
+from underpass_lab.api import Api
+from underpass_lab.command import wait_until
+from underpass_lab.nodes import pod_address
+from underpass_lab.paths import PYTHON
 
 PORT = 5301
 # Neither does more than it must, so that the tunnel is what limits the stream.
@@ -94,8 +98,11 @@ class Fairness(SharedLab):
                     self.assertGreaterEqual(len(values), self.PROBES * self.ANSWERED)
             answers.sort()
             lists = {f"probes {name}": values for name, values in times.items()} | {"control": answers}
-            print(f"L4 {mode}: stream {rate:.1f} Gbit/s", *(f"{name}: {told(values)}" for name, values in lists.items()),
-                  sep="; ")
+            print(
+                f"L4 {mode}: stream {rate:.1f} Gbit/s",
+                *(f"{name}: {told(values)}" for name, values in lists.items()),
+                sep="; ",
+            )
             self.assertGreater(rate, 0)
             # The machine may be busy with other things for a moment, not most of the time.
             self.assertLess(at(answers, 0.9), self.ANSWER_MS)

@@ -1,5 +1,7 @@
 """A log that takes nothing is in nobody's way: packets flow, the control plane answers, the daemon ends."""
 
+import bootstrap
+
 import contextlib
 import fcntl
 import os
@@ -9,10 +11,11 @@ import threading
 import time
 import urllib.request
 
-from api import Api
-from daemon import binary
-from lab import pod_address, wait_until
 from shared import SharedLab
+from underpass_lab.api import Api
+from underpass_lab.command import wait_until
+from underpass_lab.daemon import binary
+from underpass_lab.nodes import pod_address
 
 B = pod_address("n2")
 MIB = 1 << 20

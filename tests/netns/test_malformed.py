@@ -1,14 +1,18 @@
 """Input that is broken or odd: M1 to M4 and congestion marks (E3), in both formats. n2 is scapy only."""
 
+import bootstrap
+
 import itertools
 import struct
 
-from lab import pod_address, vtep_mac
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Raw
+
 from silent import SilentPeer
 from tunnel import FORMATS, VNI, checksums_valid, inner, outer, outer_vxlan
+from underpass_lab.nodes import pod_address
+from underpass_lab.vtep import vtep_mac
 
 A, B = pod_address("n1"), pod_address("n2")
 NOT_ECT, ECT1, ECT0, CE = range(4)

@@ -1,10 +1,12 @@
-"""P6: data arrive in the shape in which they were sent, whatever uplinks join or leave whole and whatever MTU pods have."""
+"""P6: data arrive in the shape in which they were sent, whatever uplinks join or leave and whatever MTU pods have."""
+
+import bootstrap
 
 from fast import ADDRESS, BOTH_WAYS, MODES, Datagrams, await_tap
-from lab import wait_until
 from matrix import judge, mtus, set_pod_mtu, set_uplink, transfer, uplinks
 from shared import SharedLab
 from underlay6 import FAMILIES, SixLab, pools
+from underpass_lab.command import wait_until
 
 THERE, _ = BOTH_WAYS
 OVERHEAD = {"vxlan": 50, "ipip": 20, "direct": 0}

@@ -1,5 +1,7 @@
 """P6 beside the kernel's own VXLAN device, which leaves inner checksums unfinished and super-packets whole."""
 
+import bootstrap
+
 from fast import BOTH_WAYS
 from matrix import judge, mtus, uplinks
 from shared import SharedLab

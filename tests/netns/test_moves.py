@@ -1,12 +1,16 @@
 """What moves while traffic runs: a peer to another subnet (D6), this node's address to another interface (D7)."""
 
+import bootstrap
+
 import time
 
-from fast import FORCED, await_tap
-from lab import ADDRESSES, pod_address, wait_until
 from scapy.layers.inet import IP
 from scapy.layers.l2 import Ether
+
+from fast import FORCED, await_tap
 from shared import SharedLab
+from underpass_lab.command import wait_until
+from underpass_lab.nodes import ADDRESSES, pod_address
 
 A, B = pod_address("n1"), pod_address("n2")
 MIB = 1 << 20

@@ -1,15 +1,19 @@
 """The TUN's MTU follows the uplink (P1); the path MTU of a peer is learned from routers (P5)."""
 
+import bootstrap
+
 import contextlib
 import json
 
-from fast import MIB, Stream, await_tap
-from lab import ADDRESSES, pod_address, run, wait_until
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
 from scapy.packet import Raw
+
+from fast import MIB, Stream, await_tap
 from shared import SharedLab
 from tunnel import outer
+from underpass_lab.command import run, wait_until
+from underpass_lab.nodes import ADDRESSES, pod_address
 
 A, B, C = (pod_address(node) for node in ("n1", "n2", "n3"))
 MODES = {
@@ -31,7 +35,9 @@ class Follows(SharedLab):
 
     def expect(self, mtu):
         for node in ("n1", "n2"):
-            wait_until(lambda node=node: self.tun_mtu(node) == mtu, 5, f"mtu {mtu}, not {self.tun_mtu(node)}, on {node}")
+            wait_until(
+                lambda node=node: self.tun_mtu(node) == mtu, 5, f"mtu {mtu}, not {self.tun_mtu(node)}, on {node}"
+            )
             self.assertEqual(self.lab.status(node)["tunnel"]["mtu"], mtu)
         self.assertEqual(self.lab.daemons["n1"].json("route", "get", B)["mtu"], mtu)
 
@@ -194,7 +200,9 @@ class PathShrinks6(Shrinking):
         wait_until(lambda: self.route_mtu() == 1310 - 40, 3, "the good one")
 
     def forge(self, quoted, mtu):
-        error = IPv6(src="2001:db8::ff", dst=self.UNDERLAY["n1"]) / ICMPv6PacketTooBig(mtu=mtu) / Raw(bytes(quoted)[:1200])
+        error = (
+            IPv6(src="2001:db8::ff", dst=self.UNDERLAY["n1"]) / ICMPv6PacketTooBig(mtu=mtu) / Raw(bytes(quoted)[:1200])
+        )
         self.lab.send("R", "eth0", self.lab.frame("R", "n1", error))
 
 

@@ -1,16 +1,20 @@
 """Tunnels inside tunnels (S6, S8), senders that are no peers, and what a TUN reads besides pods' traffic (M6)."""
 
+import bootstrap
+
 import os
 import pathlib
 import time
 
-from lab import ADDRESSES, pod_address, subnet, wait_until
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import ICMPv6MLReport2, ICMPv6ND_RS, IPv6, IPv6ExtHdrDestOpt
 from scapy.packet import Raw
+
 from shared import SharedLab
 from silent import SilentPeer
 from tunnel import FORMATS, inner, outer
+from underpass_lab.command import wait_until
+from underpass_lab.nodes import ADDRESSES, pod_address, subnet
 
 A, B = pod_address("n1"), pod_address("n2")
 FAR = "198.51.100.3"
@@ -61,8 +65,10 @@ class Pods(SharedLab):
         sent = self.send()
         wait_until(lambda: self.counters("n2").status()["device_tx"] == before + sent, 3, "all of them")
         arrived = wait_until(
-            lambda: len(found := [f[14:] for f in inside.incoming() if f[26:30] == bytes([10, 244, 1, 2])]) >= sent
-            and found,
+            lambda: (
+                len(found := [f[14:] for f in inside.incoming() if f[26:30] == bytes([10, 244, 1, 2])]) >= sent
+                and found
+            ),
             3,
             "all at the pod",
         )

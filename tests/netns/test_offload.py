@@ -1,8 +1,10 @@
 """W9, W10: what the wire shows of transfers that enter and leave as super-packets; UDP super-packets."""
 
-from fast import BOTH_WAYS, FORCED, MIB, ADDRESS, MODES, A, Datagrams, await_tap, bulk, inner_offset, judge_frame
-from lab import ADDRESSES, subnet
+import bootstrap
+
+from fast import ADDRESS, BOTH_WAYS, FORCED, MIB, MODES, A, Datagrams, await_tap, bulk, inner_offset, judge_frame
 from shared import SharedLab
+from underpass_lab.nodes import ADDRESSES, subnet
 
 # TCP sequence numbers of which one in 64 is taken, whatever the segment size.
 SEQUENCE_BITS = 0x3F0

@@ -1,8 +1,10 @@
 """What the kernel takes away at run time: the daemon goes on without it, says so and counts it."""
 
+import bootstrap
+
 from fast import FORCED, MIB, MODES, Stream, await_tap, bulk, metric_samples
-from lab import wait_until
 from shared import SharedLab
+from underpass_lab.command import wait_until
 
 REFUSED = "off: refused by the kernel at run time"
 

@@ -4,11 +4,13 @@ Such a device leaves inner checksums unfinished and sends inner super-packets as
 segment size of TCP ones is not announced, that of UDP ones is.
 """
 
+import bootstrap
+
 import json
 
 from fast import BOTH_WAYS, MIB, Datagrams, await_tap, bulk
-from lab import run
 from shared import SharedLab
+from underpass_lab.command import run
 
 
 class KernelVxlan(SharedLab):

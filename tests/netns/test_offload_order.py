@@ -1,5 +1,7 @@
 """Order inside flows with several workers, and what a daemon costs that has nothing to do."""
 
+import bootstrap
+
 import contextlib
 import os
 import threading

@@ -1,11 +1,13 @@
 """Every switch of the fast path, alone and all together: equal bytes, a true status, balanced books."""
 
+import bootstrap
+
 import os
 from concurrent.futures import ThreadPoolExecutor
 
 from fast import FORCED, MIB, MODES, bulk, metric_samples
-from lab import wait_until
 from shared import SharedLab
+from underpass_lab.command import wait_until
 
 TUNNELS = {"vxlan": "UDP tunnels", "ipip": "IP-in-IP"}
 SWITCHES = ("tso", "uso", "gro", "udp_gso", "udp_gro", "segment_sizes", "packet_socket")

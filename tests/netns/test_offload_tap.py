@@ -1,16 +1,20 @@
 """The TAP uplink: that it carries, that a firewall turns it off and on again, its probes, its end."""
 
+import bootstrap
+
 import ctypes
 import os
 import pathlib
 import signal
 
-from fast import FORCED, MIB, MODES, Stream, await_tap, bulk, metric_samples, tap_packets
-from lab import ADDRESSES, wait_until
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.l2 import Ether
+
+from fast import FORCED, MIB, MODES, Stream, await_tap, bulk, metric_samples, tap_packets
 from shared import SharedLab
 from startup import device_exists
+from underpass_lab.command import wait_until
+from underpass_lab.nodes import ADDRESSES
 
 TAP = "up0-x"
 PROBE = b"underpass probe "
@@ -94,7 +98,6 @@ class Firewall(SharedLab):
                 self.assertGreater(tap_packets(self.lab, "n1"), idle)
                 received, sent = stream.finish()
                 self.assertEqual(received, sent)
-
 
     def test_never_used_where_it_cannot_work(self):
         """Forbidden by the firewall, or by the strict reverse path filter: not even used where it is demanded."""

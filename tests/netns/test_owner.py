@@ -1,5 +1,7 @@
 """Nobody but the daemon attaches to its TUN and its TAP, though everybody may open /dev/net/tun."""
 
+import bootstrap
+
 import contextlib
 import json
 import pathlib
@@ -7,19 +9,28 @@ import subprocess
 import unittest
 
 import stranger
-from lab import PYTHON, pod_address, run, wait_until
 from public import everybody_may_run
 from rootless import NO_RIGHTS, OPEN_TUN, USER, hand_over, prepare_tun
 from shared import SharedLab
 from startup import refused
+from underpass_lab.command import run, wait_until
+from underpass_lab.nodes import pod_address
+from underpass_lab.paths import PYTHON
 from unprivileged import RootlessLab
 
 B = pod_address("n2")
 VXLAN = {"ipip": "Never", "vxlan": "Always"}
 NOBODY = 65534
 # A user without groups and without capabilities.
-AS_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--bounding-set=-all",
-             "--inh-caps=-all", "--no-new-privs")
+AS_NOBODY = (
+    "setpriv",
+    f"--reuid={NOBODY}",
+    f"--regid={NOBODY}",
+    "--clear-groups",
+    "--bounding-set=-all",
+    "--inh-caps=-all",
+    "--no-new-privs",
+)
 # He reads the program from its command line: he may not be able to look into the checkout.
 PROGRAM = (PYTHON, "-I", "-c", pathlib.Path(stranger.__file__).read_text(encoding="utf-8"))
 WAYS = [(kind, queues) for kind in ("tun", "tap") for queues in ("one", "several")]
@@ -216,8 +227,16 @@ class InAUserNamespace(Strangers, SharedLab):
     def test_a_user_without_a_number_cannot_own_it(self):
         self.stop("n1")
         self.addCleanup(self.start, "n1")
-        nameless = ("unshare", "--user", "--keep-caps", "--net", "sh", "-c",
-                    'ip link set lo up && ip address add 192.0.2.1/24 dev lo && exec "$@"', "sh")
+        nameless = (
+            "unshare",
+            "--user",
+            "--keep-caps",
+            "--net",
+            "sh",
+            "-c",
+            'ip link set lo up && ip address add 192.0.2.1/24 dev lo && exec "$@"',
+            "sh",
+        )
         said = refused(self.lab, "n1", self.lab.config("n1", **VXLAN), nameless)
         self.assertRegex(said, r"cannot become its owner, as user 65534 has no number in this user namespace; map")
 

@@ -1,11 +1,13 @@
 """Everything that the tests and scripts run is installed by them: nothing is there by chance on a new Debian."""
 
+import bootstrap
+
 import ast
 import pathlib
 import re
 import unittest
 
-from daemon import REPO
+from underpass_lab.paths import REPO, TOOLS
 
 # Commands that a minimal Debian may lack, and their packages. What is essential there, as coreutils, is not listed.
 PACKAGES = {
@@ -15,20 +17,55 @@ PACKAGES = {
     **dict.fromkeys(("tshark", "capinfos", "editcap"), "tshark"),
     **dict.fromkeys(("mount", "umount"), "mount"),
     **dict.fromkeys(("pasta", "passt"), "passt"),
-    "ping": "iputils-ping", "nft": "nftables", "ethtool": "ethtool", "iperf3": "iperf3", "tcpdump": "tcpdump",
-    "jq": "jq", "git": "git", "shellcheck": "shellcheck", "curl": "curl", "iptables": "iptables", "socat": "socat",
-    "strace": "strace", "lsof": "lsof", "fuser": "psmisc", "bpftool": "bpftool", "openssl": "openssl",
+    "ping": "iputils-ping",
+    "nft": "nftables",
+    "ethtool": "ethtool",
+    "iperf3": "iperf3",
+    "tcpdump": "tcpdump",
+    "jq": "jq",
+    "git": "git",
+    "shellcheck": "shellcheck",
+    "curl": "curl",
+    "iptables": "iptables",
+    "socat": "socat",
+    "strace": "strace",
+    "lsof": "lsof",
+    "fuser": "psmisc",
+    "bpftool": "bpftool",
+    "openssl": "openssl",
 }
 MODULES = {"scapy": "python3-scapy", "matplotlib": "python3-matplotlib", "jsonschema": "python3-jsonschema"}
-# Who uses what: a script, and the files that run with it.
+# Who uses what: a script, and the files that run with it; of the package also all that they import.
 USERS = {
-    "test": ["scripts/test", "tests/netns/*.py", "scripts/lab.d/*.py", "scripts/bench.d/*.py", "config/rootless/*.sh"],
-    "lab": ["scripts/lab", "scripts/lab.d/*.py"],
-    "demo": ["scripts/demo", "scripts/demolab.sh", "scripts/forge.py", "scripts/lab.d/*.py"],
-    "bench-routes": ["scripts/bench-routes", "scripts/bench-routes.d/*.py", "tests/netns/lab.py",
-                     "tests/netns/capture.py", "tests/netns/daemon.py"],
-    "bench": ["scripts/bench", *(f"scripts/bench.d/{name}.py" for name in ("lab", "host", "rootless", "measure"))],
+    "test": ["scripts/test", "tests/netns/*.py", "tools/underpass_lab/**/*.py", "config/rootless/*.sh"],
+    "lab": ["scripts/lab", "tools/underpass_lab/lab/*.py"],
+    "demo": ["scripts/demo", "scripts/demolab.sh", "tools/underpass_lab/forge.py", "tools/underpass_lab/lab/*.py"],
+    "bench-routes": ["scripts/bench-routes", "tools/underpass_lab/bench_routes/*.py"],
+    "bench": ["scripts/bench", "tools/underpass_lab/bench/*.py"],
 }
+
+
+def files(patterns):
+    """The files of these patterns, and those of the package that they import."""
+    found, left = set(), [path for pattern in patterns for path in REPO.glob(pattern)]
+    while left:
+        path = left.pop()
+        if path not in found and path != pathlib.Path(__file__):
+            found.add(path)
+            left += imported(path) if path.suffix == ".py" else []
+    return sorted(found)
+
+
+def imported(path):
+    """The files of the package that a file imports."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    places = (TOOLS / f"{name.replace('.', '/')}.py" for name in names if name.startswith("underpass_lab."))
+    return [place for place in places if place.exists()]
 
 
 def used(path):
@@ -45,8 +82,13 @@ def of_python(text):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
             found |= {MODULES[name] for name in (name.split(".")[0] for name in names) if name in MODULES}
             continue
-        words = node.args[:2] if isinstance(node, ast.Call) else node.elts[:2] if isinstance(
-            node, (ast.Tuple, ast.List)) else []
+        words = (
+            node.args[:2]
+            if isinstance(node, ast.Call)
+            else node.elts[:2]
+            if isinstance(node, (ast.Tuple, ast.List))
+            else []
+        )
         for word in words:
             if isinstance(word, ast.Constant) and isinstance(word.value, str):
                 found |= {PACKAGES[name] for name in (word.value.split(" ")[0],) if name in PACKAGES}
@@ -70,15 +112,16 @@ def installed(script):
 class Packages(unittest.TestCase):
     def test_what_is_used_is_installed(self):
         for script, patterns in USERS.items():
-            files = [path for pattern in patterns for path in REPO.glob(pattern) if path != pathlib.Path(__file__)]
-            self.assertTrue(files)
-            for path in files:
+            self.assertGreater(len(files(patterns)), len(patterns))
+            for path in files(patterns):
                 with self.subTest(script=script, file=str(path.relative_to(REPO))):
                     self.assertEqual(used(path) - installed(script), set())
 
     def test_it_sees_commands_and_imports(self):
-        self.assertEqual(of_python('import scapy.utils\nrun("tshark", "-r")\nlab.exec("n1", "ss", "-l")\nx = ["git"]'),
-                         {"python3-scapy", "tshark", "iproute2", "git"})
+        self.assertEqual(
+            of_python('import scapy.utils\nrun("tshark", "-r")\nlab.exec("n1", "ss", "-l")\nx = ["git"]'),
+            {"python3-scapy", "tshark", "iproute2", "git"},
+        )
         self.assertEqual(of_python('print("the ip of mount")'), set())
         self.assertEqual(of_shell("# jq\nx=$(jq -n 1) && ip netns\n"), {"jq", "iproute2"})
 

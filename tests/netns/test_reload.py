@@ -1,20 +1,23 @@
 """D8 and the reload itself: other modes while packets flow, files that are refused, many reloads in a row."""
 
+import bootstrap
+
 import itertools
 import os
 import signal
-import socket
 import struct
 import threading
 import time
 import urllib.request
 from pathlib import Path
 
-from lab import ADDRESSES, pod_address, wait_until
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.layers.vxlan import VXLAN
+
 from shared import METRICS, SharedLab, large_buffer
+from underpass_lab.command import wait_until
+from underpass_lab.nodes import ADDRESSES, pod_address
 
 A, B, C = (pod_address(node) for node in ("n1", "n2", "n3"))
 PORT = 7007
@@ -114,7 +117,9 @@ class ModesUnderTraffic(Reload):
             self.assertEqual((self.mode_of(B), self.mode_of(C)), expected[name])
             before = [flow.sent for flow in flows.values()]
             wait_until(
-                lambda before=before: all(flow.sent > then + 300 for flow, then in zip(flows.values(), before, strict=True)),
+                lambda before=before: all(
+                    flow.sent > then + 300 for flow, then in zip(flows.values(), before, strict=True)
+                ),
                 5,
                 "some traffic",
             )
@@ -199,7 +204,9 @@ class Refused(Reload):
                 self.assertEqual(self.metric("n1", "underpass_config_last_reload_successful"), 0)
                 before = len(n1.log())
                 n1.process.send_signal(signal.SIGHUP)
-                wait_until(lambda before=before, message=message: message in n1.log()[before:], 3, "the same in the log")
+                wait_until(
+                    lambda before=before, message=message: message in n1.log()[before:], 3, "the same in the log"
+                )
                 self.assertEqual(self.mode_of(B), "ipip")
         self.write("n1", self.config("n1", ALL_VXLAN))
         n1.process.send_signal(signal.SIGHUP)

@@ -1,5 +1,7 @@
 """scripts/lab in the hands of an ordinary user, uid 1000: all verbs, several labs, and that nothing is left."""
 
+import bootstrap
+
 import os
 import pathlib
 import re
@@ -9,7 +11,7 @@ import time
 import unittest
 import xml.etree.ElementTree as xml
 
-from command import run, wait_until
+from underpass_lab.command import run, wait_until
 from unprivileged import LabCase
 
 MIB = 1 << 20
@@ -63,8 +65,9 @@ class ThreeNodes(LabCase):
 
     def test_a_capture_shows_the_tunnel_and_ends_whole(self):
         file = self.user.home / "wire.pcap"
-        capture = subprocess.Popen(self.user.command("capture", "switch-right", "node-c", "-w", file),
-                                   stderr=subprocess.PIPE, text=True)
+        capture = subprocess.Popen(
+            self.user.command("capture", "switch-right", "node-c", "-w", file), stderr=subprocess.PIPE, text=True
+        )
         said = ""
         while "listening" not in said:
             line = capture.stderr.readline()
@@ -82,8 +85,22 @@ class ThreeNodes(LabCase):
         self.lab("graph", "-o", file)
         root = xml.parse(file).getroot()
         texts = {element.text for element in root.iter("{http://www.w3.org/2000/svg}text")}
-        self.assertLessEqual({"node-a", "node-b", "node-c", "pod-a", "pod-b", "pod-c", "router", "switch-left",
-                              "switch-right", "192.0.2.1", "10.244.3.2"}, texts)
+        self.assertLessEqual(
+            {
+                "node-a",
+                "node-b",
+                "node-c",
+                "pod-a",
+                "pod-b",
+                "pod-c",
+                "router",
+                "switch-left",
+                "switch-right",
+                "192.0.2.1",
+                "10.244.3.2",
+            },
+            texts,
+        )
 
     def test_another_mode_by_configuration_with_restart_and_reload(self):
         file = self.lab("config", "node-a", "Always", "Never").stdout.strip()
@@ -115,10 +132,13 @@ class Topologies(LabCase):
 
     def transfer(self, source, target, address, size=4 * MIB):
         """A TCP transfer between two pods with the SHA-256 of both ends."""
-        script = self.user.home / "tree" / "scripts" / "traffic.py"
+        script = self.user.home / "tree" / "tools" / "underpass_lab" / "traffic.py"
         receiver = subprocess.Popen(
             self.user.command("exec", target, "/usr/bin/python3", script, "tcp-receive", PORT),
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         try:
             wait_until(lambda: self.lab("exec", target, "ss", "-Hnlt", f"sport = :{PORT}").stdout, 10, "the receiver")
             sent = self.lab("exec", source, "/usr/bin/python3", script, "tcp-send", address, PORT, size).stdout
@@ -156,9 +176,13 @@ class Topologies(LabCase):
             self.lab("down")
 
     def test_routers_in_a_row_and_a_kernel_behind_them(self):
-        subnets = "".join(f'[[subnet]]\nname = "{name}"\ncidr = "192.0.2.{first}/26"\nnodes = {count}\n'
-                          for name, first, count in (("a", 0, 2), ("b", 64, 1), ("c", 128, 2)))
-        routers = '[[router]]\nsubnets = ["a", "b"]\nknows_pods = true\n[[router]]\nsubnets = ["c", "b"]\nknows_pods = true\n'
+        subnets = "".join(
+            f'[[subnet]]\nname = "{name}"\ncidr = "192.0.2.{first}/26"\nnodes = {count}\n'
+            for name, first, count in (("a", 0, 2), ("b", 64, 1), ("c", 128, 2))
+        )
+        routers = (
+            '[[router]]\nsubnets = ["a", "b"]\nknows_pods = true\n[[router]]\nsubnets = ["c", "b"]\nknows_pods = true\n'
+        )
         node = '[[node]]\nname = "node-4"\npods = 3\n[[node]]\nname = "node-5"\ndataplane = "kernel-vxlan"\n'
         for mode in ("CrossSubnet", "Never"):
             text = f'[lab]\nmtu = 9000\n[pool]\nvxlan_mode = "{mode}"\n{subnets}{routers}{node}'
@@ -210,8 +234,11 @@ class AsRoot(LabCase):
     """The same with root's rights, where no user namespace is needed."""
 
     def test_as_root(self):
-        environment = {"PATH": os.environ["PATH"], "XDG_RUNTIME_DIR": str(self.user.home),
-                       "UNDERPASS_BIN": str(self.user.home / "tree" / "bin" / "underpass")}
+        environment = {
+            "PATH": os.environ["PATH"],
+            "XDG_RUNTIME_DIR": str(self.user.home),
+            "UNDERPASS_BIN": str(self.user.home / "tree" / "bin" / "underpass"),
+        }
         tool = self.user.home / "tree" / "scripts" / "lab"
         run(tool, "up", env=environment)
         self.addCleanup(run, tool, "down", "--all", env=environment)
@@ -251,8 +278,9 @@ class Ends(LabCase):
 
     def test_down_after_up_was_killed_half_way(self):
         for after_s in (0.1, 0.3, 0.6):
-            making = subprocess.Popen(self.user.command("up", "--topology", "ten-nodes"), stdout=subprocess.PIPE,
-                                      stderr=subprocess.STDOUT)
+            making = subprocess.Popen(
+                self.user.command("up", "--topology", "ten-nodes"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            )
             time.sleep(after_s)
             making.kill()
             making.communicate()
@@ -261,9 +289,10 @@ class Ends(LabCase):
 
     def test_an_interrupted_up_leaves_nothing(self):
         for number in (signal.SIGINT, signal.SIGTERM):
-            making = subprocess.Popen(self.user.command("up", "--topology", "ten-nodes"), stdout=subprocess.PIPE,
-                                      stderr=subprocess.STDOUT)
-            wait_until(lambda: self.root.exists() or making.poll() is not None, 10, "a state directory")
+            making = subprocess.Popen(
+                self.user.command("up", "--topology", "ten-nodes"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            )
+            wait_until(lambda making=making: self.root.exists() or making.poll() is not None, 10, "a state directory")
             making.send_signal(number)
             making.communicate(timeout=30)
             if making.returncode == 0:

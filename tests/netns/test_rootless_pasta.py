@@ -1,14 +1,18 @@
 """docs/rootless.md: nodes in user namespaces, whose UDP leaves through pasta. No root on the way."""
 
+import bootstrap
+
 import os
 import pathlib
 import signal
 import subprocess
 
-from daemon import REPO, Daemon
-from lab import PYTHON, TCP_PORT, pod_address, run, subnet, wait_until
 from rootless import AS_USER, OPEN_TUN, hand_over
 from shared import SharedLab
+from underpass_lab.command import run, wait_until
+from underpass_lab.daemon import Daemon
+from underpass_lab.nodes import TCP_PORT, pod_address, subnet
+from underpass_lab.paths import PYTHON, REPO
 
 SHIPPED = REPO / "config" / "rootless"
 VXLAN = {"ipip": "Never", "vxlan": "Always"}

@@ -1,13 +1,17 @@
 """VXLAN without any capability, on a TUN that an administrator made for the user."""
 
+import bootstrap
+
 import json
 
-from lab import ADDRESSES, pod_address, run, subnet, wait_until
-from rootless import AS_USER, NO_RIGHTS, OPEN_TUN, USER, hand_over, prepare_tun, rights, shell
 from scapy.layers.inet import IP, UDP
+
+from rootless import AS_USER, NO_RIGHTS, OPEN_TUN, USER, hand_over, prepare_tun, rights, shell
 from shared import METRICS, SharedLab, own_routes
 from startup import refused
 from underlay6 import A6, B6, SixLab
+from underpass_lab.command import run, wait_until
+from underpass_lab.nodes import ADDRESSES, pod_address, subnet
 
 A, B = pod_address("n1"), pod_address("n2")
 VXLAN = {"ipip": "Never", "vxlan": "Always"}

@@ -1,5 +1,7 @@
 """C7: the wire cases W1 to W4 as they are, with namespaces and daemons of uid 1000 and no right of root."""
 
+import bootstrap
+
 import pathlib
 import unittest
 

@@ -1,5 +1,7 @@
 """Routes and peers that change while packets flow: R5, R9, bulk, equal cost, kernel routes."""
 
+import bootstrap
+
 import ipaddress
 import pathlib
 import random
@@ -7,11 +9,13 @@ import re
 import threading
 import time
 
-from api import Api
-from lab import ADDRESSES, pod_address, run, wait_until
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
+
 from shared import SharedLab, own_routes
+from underpass_lab.api import Api
+from underpass_lab.command import run, wait_until
+from underpass_lab.nodes import ADDRESSES, pod_address
 
 A = pod_address("n1")
 
@@ -68,7 +72,8 @@ class Changes(Routes):
             peer = ("n2", "n3")[round_ % 2]
             self.assertEqual(self.api.change(add=[("10.244.50.0/24", peer)], wait=True)[0], 200)
             self.send("10.244.50.7", first=2 * round_)
-            wait_until(lambda: self.seen("10.244.50.7") == [(ADDRESSES[peer], 1000, 2 * round_)], 3, "the packet")
+            expected = [(ADDRESSES[peer], 1000, 2 * round_)]
+            wait_until(lambda expected=expected: self.seen("10.244.50.7") == expected, 3, "the packet")
             self.wire.drain()
             with self.lab.expect_drops("n1", no_route=1):
                 self.assertEqual(self.api.change(delete=["10.244.50.0/24"], wait=True)[0], 200)
@@ -80,7 +85,7 @@ class Changes(Routes):
             self.assertEqual(self.api.change(**change)[0], 200)
             there = "add" in change
 
-            def travels():
+            def travels(there=there):
                 self.wire.drain()
                 self.send("10.244.51.7")
                 time.sleep(0.002)

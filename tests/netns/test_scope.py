@@ -1,13 +1,16 @@
 """Who may send, from where, to whom: S1 to S6, crossed routes, and no open relay. n2 is scapy only."""
 
-from daemon import binary
-from lab import ADDRESSES, pod_address, subnet
+import bootstrap
+
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
+
 from shared import SharedLab
 from silent import SilentPeer
 from tunnel import FORMATS, inner, outer
+from underpass_lab.daemon import binary
+from underpass_lab.nodes import ADDRESSES, pod_address, subnet
 
 A, B, C = (pod_address(node) for node in ("n1", "n2", "n3"))
 STRANGER = "192.0.2.99"

@@ -1,13 +1,16 @@
 """Starting, refusing to start, and ending: what cannot work is said before anything is changed."""
 
+import bootstrap
+
 import os
 import subprocess
 import time
 
-from daemon import binary
-from lab import ADDRESSES, pod_address, run, subnet, wait_until
 from shared import SharedLab, own_routes
 from startup import device_exists, refused
+from underpass_lab.command import run, wait_until
+from underpass_lab.daemon import binary
+from underpass_lab.nodes import ADDRESSES, pod_address, subnet
 
 B = pod_address("n2")
 VXLAN = {"ipip": "Never", "vxlan": "Always"}

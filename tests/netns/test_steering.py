@@ -1,19 +1,25 @@
 """Which worker has a flow: the documented hash says so, for what leaves by the TUN and for its answers."""
 
+import bootstrap
+
+import functools
 import pathlib
 import socket
 import struct
 from ipaddress import ip_address
 
-from daemon import binary
-from lab import pod_address, vtep_mac, wait_until
 from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Raw
+
 from shared import SINK_PORT, SharedLab
 from tunnel import VNI, inner, outer, outer_vxlan
+from underpass_lab.command import wait_until
+from underpass_lab.daemon import binary
+from underpass_lab.nodes import pod_address
+from underpass_lab.vtep import vtep_mac
 
 WORKERS = 4
 VXLAN_MODE = {"ipip": "Never", "vxlan": "Always"}
@@ -124,7 +130,9 @@ class Steering(SharedLab):
             for form in ("vxlan", "ipip"):
                 with self.subTest(port=port, form=form):
                     answers = [self.answer(form, port, outer_port) for outer_port in range(50000, 50016)]
-                    got = self.moved("underlay", "rx", len(answers), lambda: self.lab.send("n2", "eth0", answers))
+                    got = self.moved(
+                        "underlay", "rx", len(answers), functools.partial(self.lab.send, "n2", "eth0", answers)
+                    )
                     self.assertEqual(got, [len(answers) if worker == expected else 0 for worker in range(WORKERS)])
                     self.assertQueue(expected, [there, there])
         self.assertGreater(len(used), 1)

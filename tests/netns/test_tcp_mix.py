@@ -1,10 +1,13 @@
 """W8: TCP by iperf3, few streams and many, both directions, every mode; the books against the kernel's own count."""
 
+import bootstrap
+
 import json
 import subprocess
 
-from lab import pod_address, wait_until
 from shared import SharedLab
+from underpass_lab.command import wait_until
+from underpass_lab.nodes import pod_address
 
 B = pod_address("n2")
 SIZE, SEGMENT = 64 << 20, 1400

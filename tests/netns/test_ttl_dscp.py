@@ -1,14 +1,17 @@
 """TTL across the tunnel (E1); ECN and DSCP of outer headers (E4)."""
 
+import bootstrap
+
 import itertools
 import re
 
-from fast import MODES
-from lab import pod_address
 from scapy.layers.inet import ICMP, IP
 from scapy.layers.l2 import Ether
+
+from fast import MODES
 from shared import SharedLab
 from tunnel import FORMATS, strip
+from underpass_lab.nodes import pod_address
 
 A, B = pod_address("n1"), pod_address("n2")
 
@@ -51,7 +54,9 @@ class Tos(SharedLab):
                 with self.moves("n1", device_rx=256, underlay_tx=256, underlay_rx=256, device_tx=256):
                     self.lab.send("podA", "eth0", [header + bytes(packet) for packet in packets])
                 frames = [frame for frame in wire.incoming() if frame[12:14] == b"\x08\x00"]
-                seen = {IP(packet)[ICMP].id: (ip.tos, IP(packet).tos) for ip, packet in (strip(mode, f) for f in frames)}
+                seen = {
+                    IP(packet)[ICMP].id: (ip.tos, IP(packet).tos) for ip, packet in (strip(mode, f) for f in frames)
+                }
                 fixed = {None: 0, 46: 46 << 2}
                 outer = {tos: tos if dscp == "inherit" else fixed[dscp] | tos & 3 for tos in range(256)}
                 self.assertEqual(seen, {tos: (outer[tos], tos) for tos in range(256)})

@@ -1,10 +1,13 @@
 """Which way super-packets take follows what the interface of the route to each peer segments itself."""
 
+import bootstrap
+
 import json
 
 from fast import MIB, MODES, Stream, await_tap, bulk, metric_samples, tap_packets
-from lab import ADDRESSES, wait_until
 from shared import SharedLab
+from underpass_lab.command import wait_until
+from underpass_lab.nodes import ADDRESSES
 
 TUNNEL_FEATURES = {"vxlan": "tx-udp_tnl-csum-segmentation", "ipip": "tx-ipxip4-segmentation"}
 WORDS = {"vxlan": "UDP tunnels", "ipip": "IP-in-IP"}

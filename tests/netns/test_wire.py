@@ -1,14 +1,19 @@
 """Wire correctness: the bytes of every format, source ports, order, and what happens to the TTL."""
 
+import bootstrap
+
 import collections
 import struct
 
-from lab import ADDRESSES, pod_address, vtep_mac, wait_until
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
+
 from shared import SharedLab
 from tunnel import VNI, checksums_valid, strip
+from underpass_lab.command import wait_until
+from underpass_lab.nodes import ADDRESSES, pod_address
+from underpass_lab.vtep import vtep_mac
 
 A, B = pod_address("n1"), pod_address("n2")
 

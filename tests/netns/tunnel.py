@@ -1,11 +1,15 @@
 """A second implementation of the tunnel formats, by scapy: what the daemon must understand and be understood by."""
 
-from lab import ADDRESSES, pod_address, vtep_mac
+import bootstrap
+
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Raw
+
+from underpass_lab.nodes import ADDRESSES, pod_address
+from underpass_lab.vtep import vtep_mac
 
 VNI = 4096
 VXLAN_PORT = 4789

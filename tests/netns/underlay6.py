@@ -1,17 +1,22 @@
 """Labs whose nodes have IPv6 underlay addresses, alone or beside IPv4 ones, and pods of both families.
 
-    podA fd00:244:1::2 -- fd00:244:1::1 n1 2001:db8::1 -- sw -- 2001:db8::2 n2 fd00:244:2::1 -- fd00:244:2::2 podB
+podA fd00:244:1::2 -- fd00:244:1::1 n1 2001:db8::1 -- sw -- 2001:db8::2 n2 fd00:244:2::1 -- fd00:244:2::2 podB
 """
+
+import bootstrap
 
 import socket
 
-from fast import ADDRESS
-from lab import ADDRESSES, PODS, pod_address, run, subnet, vtep_mac
 from scapy.layers.inet import IP
 from scapy.layers.inet6 import IPv6
+
+from fast import ADDRESS
 from shared import SINK_PORT, SharedLab
 from silent import SilentPeer
 from tunnel import inner, outer
+from underpass_lab.command import run
+from underpass_lab.nodes import ADDRESSES, PODS, pod_address, subnet
+from underpass_lab.vtep import vtep_mac
 
 ADDRESSES6 = {"n1": "2001:db8::1", "n2": "2001:db8::2"}
 ADDRESS6 = {"podA": "fd00:244:1::2", "podB": "fd00:244:2::2"}

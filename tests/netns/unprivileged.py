@@ -1,5 +1,7 @@
 """An ordinary user without any right: uid 1000, user namespaces, and a TUN device that everybody may open."""
 
+import bootstrap
+
 import contextlib
 import os
 import pathlib
@@ -8,12 +10,13 @@ import subprocess
 import tempfile
 import unittest
 
-from command import run, wait_until
-from daemon import REPO, binary
-from lab import Lab
 from public import publish
 from rootless import AS_USER, OWN_TUN
 from rootless import USER as UID
+from underpass_lab.command import run, wait_until
+from underpass_lab.daemon import binary
+from underpass_lab.nodes import NodeLab
+from underpass_lab.paths import REPO
 
 NO_TUN = "no"
 
@@ -21,9 +24,15 @@ NO_TUN = "no"
 def as_user(*command, tun="0666", home="/nowhere"):
     """The command line that runs `command` as that user; `tun` is the mode of /dev/net/tun, or NO_TUN."""
     make = "true" if tun == NO_TUN else f"mknod -m {tun} /dev/net/tun c 10 200"
-    environment = [f"{name}={value}" for name, value in {
-        "PATH": "/usr/bin:/bin", "HOME": home, "XDG_RUNTIME_DIR": home, "UNDERPASS_BIN": f"{home}/tree/bin/underpass",
-    }.items()]
+    environment = [
+        f"{name}={value}"
+        for name, value in {
+            "PATH": "/usr/bin:/bin",
+            "HOME": home,
+            "XDG_RUNTIME_DIR": home,
+            "UNDERPASS_BIN": f"{home}/tree/bin/underpass",
+        }.items()
+    ]
     return [*OWN_TUN, make, *AS_USER, "env", "-i", *environment, *map(str, command)]
 
 
@@ -31,14 +40,14 @@ def fill(home):
     """Makes a directory the user's, with a copy of scripts and daemon in `tree`: the checkout may be private."""
     tree = home / "tree"
     tree.mkdir(mode=0o755)
-    for part in ("scripts", "config"):
+    for part in ("scripts", "tools", "config"):
         publish(REPO / part, tree)
     (tree / "bin").mkdir(mode=0o755)
     publish(binary(), tree / "bin", "underpass")
     os.chown(home, UID, UID)
 
 
-class RootlessLab(Lab):
+class RootlessLab(NodeLab):
     """A lab in a user namespace of that user; the daemons have no right outside of it."""
 
     def __enter__(self):
@@ -46,12 +55,25 @@ class RootlessLab(Lab):
         ready = "ip link set lo up && mount -t tmpfs tmpfs /run && echo ready && exec sleep infinity"
         self._holder = subprocess.Popen(
             as_user("unshare", "--user", "--map-root-user", "--net", "--mount", "sh", "-c", ready),
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         if self._holder.stdout.readline() != "ready\n":
             raise AssertionError(f"no user namespace: {self._holder.stderr.read()}")
         pid = self._holder.pid
         self.names = pathlib.Path(f"/proc/{pid}/root/run/netns")
-        self.entry = (*AS_USER, "nsenter", f"--target={pid}", "--user", "--preserve-credentials", "--mount", "--net", "--")
+        self.entry = (
+            *AS_USER,
+            "nsenter",
+            f"--target={pid}",
+            "--user",
+            "--preserve-credentials",
+            "--mount",
+            "--net",
+            "--",
+        )
         return super().__enter__()
 
     def close(self):
@@ -103,7 +125,7 @@ class LabCase(unittest.TestCase):
 
     def keeper(self, name):
         """The pid of process 1 of a lab."""
-        command = b"keeper.py\0" + os.fsencode(self.root / name) + b"\0"
+        command = b"underpass_lab.lab.keeper\0" + os.fsencode(self.root / name) + b"\0"
         for process in pathlib.Path("/proc").iterdir():
             try:
                 line = (process / "cmdline").read_bytes() if process.name.isdigit() else b""
