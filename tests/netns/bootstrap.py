@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 import threading
+from typing import Never
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "tools"))
 
@@ -19,7 +20,7 @@ tempfile.tempdir = "/tmp"
 os.umask(0o022)
 
 
-def _terminated(_signal, _frame):
+def _terminated(_signal: int, _frame: object) -> Never:
     raise KeyboardInterrupt
 
 

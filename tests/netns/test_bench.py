@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import types
 import unittest
+from typing import Any
 
 from underpass_lab.bench import report
 from underpass_lab.bench.progress import Progress
@@ -40,7 +41,7 @@ HOST = {
 }
 
 
-def named(name, unit=None):
+def named(name: str, unit: str | None = None) -> Any:
     return types.SimpleNamespace(name=name, unit=unit, about=f"about {name}", lower_is_better=False)
 
 
@@ -49,14 +50,14 @@ TCP, UDP, RTT = named("tcp1", "gbps"), named("udp64", "packets/s"), named("rtt",
 VETH, KERNEL, OURS, DIRECT = map(named, ("veth", "kernel-vxlan", "underpass-vxlan", "underpass-direct"))
 
 
-def bench(*arguments):
+def bench(*arguments: Any) -> Any:
     return subprocess.run(
         (REPO / "scripts" / "bench", *arguments), capture_output=True, text=True, timeout=30, check=False
     )
 
 
 class Documents(unittest.TestCase):
-    def setUp(self):
+    def setUp(self) -> None:
         self.results = Results(HOST, [TCP, UDP, RTT])
         for system, values in (
             (VETH, (20.0, 10.0, 30.0)),
@@ -67,7 +68,7 @@ class Documents(unittest.TestCase):
             for value in values:
                 self.results.add(system, TCP, {"value": value, "cpu_s_per_gb": 24 / value})
 
-    def test_an_entry_has_median_spread_and_runs(self):
+    def test_an_entry_has_median_spread_and_runs(self) -> None:
         self.assertEqual(
             self.results.document()["results"][2],
             {
@@ -83,7 +84,7 @@ class Documents(unittest.TestCase):
             },
         )
 
-    def test_ratios_are_of_medians_and_direct_is_compared_with_the_bare_link(self):
+    def test_ratios_are_of_medians_and_direct_is_compared_with_the_bare_link(self) -> None:
         self.assertEqual(
             self.results.document()["ratios"],
             [
@@ -92,13 +93,13 @@ class Documents(unittest.TestCase):
             ],
         )
 
-    def test_udp_keeps_the_worst_loss_and_all_reordering(self):
+    def test_udp_keeps_the_worst_loss_and_all_reordering(self) -> None:
         for loss, reordered in ((0.0, 3), (0.0009, 4)):
             self.results.add(OURS, UDP, {"value": 1000.0, "cpu_s_per_gb": 1.0, "loss": loss, "reordered": reordered})
         entry = self.results.document()["results"][-1]
         self.assertEqual((entry["loss"], entry["reordered"], entry["median"]), (0.0009, 7, 1000.0))
 
-    def test_retransmits_and_round_trips_under_load_are_medians(self):
+    def test_retransmits_and_round_trips_under_load_are_medians(self) -> None:
         loaded = named("rtt-load", "us")
         self.results.tests.append(loaded)
         for number in (3, 1, 2):
@@ -111,7 +112,7 @@ class Documents(unittest.TestCase):
         self.assertIn("| underpass-vxlan | 200 | 900 | 2.00 | 6 |", text.splitlines())
         self.assertIn("| underpass-vxlan | 20.0 |", text.splitlines())
 
-    def test_a_sweep_is_a_curve_for_each_system_and_test(self):
+    def test_a_sweep_is_a_curve_for_each_system_and_test(self) -> None:
         sweep = types.SimpleNamespace(name="routes", axis="routes in the table", values=(1, 100))
         results = Results(HOST, [TCP], [sweep])
         for value in (100, 1):
@@ -133,7 +134,7 @@ class Documents(unittest.TestCase):
         self.assertIn("| underpass-vxlan | 20.0 (10.0–30.0) | 0.20 (0.10–0.30) |", text)
         self.assertIn("- underpass-direct tcp1 routes=100: no answer", text)
 
-    def uplink_results(self):
+    def uplink_results(self) -> tuple[Any, list[Any]]:
         """The default chose the socket in one row, and wrongly the TAP in the other."""
         sweep = types.SimpleNamespace(name="uplink", axis="offloads of the link", values=("no tunnel", "none, GRO"))
         socket, tap = named("underpass-vxlan-socket"), named("underpass-vxlan-tap")
@@ -146,7 +147,7 @@ class Documents(unittest.TestCase):
         results.note(OURS, {"tap": "active"}, ("uplink", "none, GRO"))
         return results, [KERNEL, OURS, socket, tap]
 
-    def test_the_sweep_over_uplinks_judges_the_choice(self):
+    def test_the_sweep_over_uplinks_judges_the_choice(self) -> None:
         results, systems = self.uplink_results()
         text = report.markdown(results.document(), [TCP], systems).splitlines()
         for line in (
@@ -157,7 +158,7 @@ class Documents(unittest.TestCase):
         ):
             self.assertIn(line, text)
 
-    def test_names_on_an_axis_are_drawn_in_their_order(self):
+    def test_names_on_an_axis_are_drawn_in_their_order(self) -> None:
         results, systems = self.uplink_results()
         with tempfile.TemporaryDirectory() as directory:
             try:
@@ -170,7 +171,7 @@ class Documents(unittest.TestCase):
         self.assertEqual(curves.in_order(made), ["no UDP", "all", "none"])
         self.assertEqual(curves.in_order([{"points": [{"x": 100}, {"x": 1}]}]), [1, 100])
 
-    def test_documents_obey_the_schema(self):
+    def test_documents_obey_the_schema(self) -> None:
         jsonschema = self.jsonschema()
         for loss, reordered in ((0.0, 3), (0.0009, 4)):
             self.results.add(OURS, UDP, {"value": 1000.0, "cpu_s_per_gb": 1.0, "loss": loss, "reordered": reordered})
@@ -181,20 +182,21 @@ class Documents(unittest.TestCase):
         document = self.results.document()
         jsonschema.validate(document, SCHEMA)
         jsonschema.validate(self.uplink_results()[0].document(), SCHEMA)
-        for broken in (("median", "fast"), ("runs", []), ("unit", "gbit"), ("system", "Kernel VXLAN")):
+        wrongs: list[tuple[str, Any]] = [("median", "fast"), ("runs", []), ("unit", "gbit"), ("system", "Kernel VXLAN")]
+        for broken in wrongs:
             wrong = copy.deepcopy(document)
             wrong["results"][0][broken[0]] = broken[1]
             with self.assertRaises(jsonschema.ValidationError):
                 jsonschema.validate(wrong, SCHEMA)
 
-    def jsonschema(self):
+    def jsonschema(self) -> Any:
         try:
             import jsonschema
         except ImportError:
             self.skipTest("python3-jsonschema is not installed")
         return jsonschema
 
-    def test_skipped_and_failed_are_named_in_both_documents(self):
+    def test_skipped_and_failed_are_named_in_both_documents(self) -> None:
         self.results.skip(named("boringtun"), "not installed")
         self.results.fail(OURS, RTT, "no answer")
         self.results.fail(named("underpass-vxlan-tap"), None, "no TAP")
@@ -211,7 +213,7 @@ class Documents(unittest.TestCase):
         for line in ("- boringtun: not installed", "- underpass-vxlan rtt: no answer", "- underpass-vxlan-tap: no TAP"):
             self.assertIn(line, text.splitlines())
 
-    def test_the_tables_of_the_report(self):
+    def test_the_tables_of_the_report(self) -> None:
         text = report.markdown(self.results.document(), self.results.tests, [VETH, KERNEL, OURS, DIRECT])
         for line in (
             "| | tcp1, Gbit/s |",
@@ -221,7 +223,7 @@ class Documents(unittest.TestCase):
         ):
             self.assertIn(line, text.splitlines())
 
-    def test_a_run_without_a_single_figure_is_still_a_report(self):
+    def test_a_run_without_a_single_figure_is_still_a_report(self) -> None:
         nothing = Results(HOST, [TCP])
         nothing.fail(OURS, None, "no TUN")
         text = report.markdown(nothing.document(), nothing.tests, [OURS])
@@ -231,16 +233,16 @@ class Documents(unittest.TestCase):
 class Compare(unittest.TestCase):
     """Verdicts on made-up files."""
 
-    def setUp(self):
+    def setUp(self) -> None:
         directory = tempfile.TemporaryDirectory()
         self.addCleanup(directory.cleanup)
         self.directory = pathlib.Path(directory.name)
 
-    def document(self, figures, failed=()):
+    def document(self, figures: Any, failed: Any = ()) -> dict[str, Any]:
         """Of `{(system, test): runs}`, with a sweep of the same."""
         units = {"tcp1": "gbps", "rtt": "us"}
 
-        def entry(runs):
+        def entry(runs: Any) -> dict[str, Any]:
             return {"median": statistics.median(runs), "min": min(runs), "max": max(runs), "runs": runs}
 
         return {
@@ -263,7 +265,7 @@ class Compare(unittest.TestCase):
             "failed": list(failed),
         }
 
-    def compare(self, old, new):
+    def compare(self, old: Any, new: Any) -> tuple[Any, dict[str, Any], Any]:
         """The exit status and the verdicts by what they are about."""
         for name, document in (("old", old), ("new", new)):
             (self.directory / name).write_text(json.dumps(document), encoding="utf-8")
@@ -280,7 +282,7 @@ class Compare(unittest.TestCase):
             done.stdout,
         )
 
-    def test_only_what_is_beyond_the_noise_has_changed(self):
+    def test_only_what_is_beyond_the_noise_has_changed(self) -> None:
         old = {
             ("veth", "tcp1"): [20, 20.5, 21],
             ("a", "tcp1"): [10, 10.2, 10.4],
@@ -317,18 +319,18 @@ class Compare(unittest.TestCase):
         )
         self.assertEqual(status, 1)
 
-    def test_nothing_worse_is_success(self):
+    def test_nothing_worse_is_success(self) -> None:
         old = self.document({("a", "tcp1"): [10, 10.2, 10.4]})
         for new in ({("a", "tcp1"): [10.1, 10.2, 10.6]}, {("a", "tcp1"): [20, 20.2, 20.4]}):
             self.assertEqual(self.compare(old, self.document(new))[0], 0)
 
-    def test_what_fails_now_is_worse_and_what_was_not_run_is_not(self):
+    def test_what_fails_now_is_worse_and_what_was_not_run_is_not(self) -> None:
         old = self.document({("a", "tcp1"): [10, 10, 10], ("b", "tcp1"): [10, 10, 10]})
         failed = [{"system": "a", "test": None, "reason": "no TUN"}]
         status, verdicts, _ = self.compare(old, self.document({}, failed))
         self.assertEqual((status, verdicts), (1, {"a tcp1": "worse", "b tcp1": "-"}))
 
-    def test_a_machine_that_changed_is_mentioned(self):
+    def test_a_machine_that_changed_is_mentioned(self) -> None:
         old, new = self.document({("veth", "tcp1"): [20, 20, 20]}), self.document({("veth", "tcp1"): [9, 9, 9]})
         new["host"] = {**HOST, "kernel": "6.99.0"}
         status, _, text = self.compare(old, new)
@@ -336,7 +338,7 @@ class Compare(unittest.TestCase):
         self.assertIn("warning: not the same kernel: 6.18.0 and 6.99.0", text)
         self.assertIn("the machine was not the same", text)
 
-    def test_other_files_are_refused(self):
+    def test_other_files_are_refused(self) -> None:
         for text in ("[]", "{", '{"host": {}}'):
             path = self.directory / "file"
             path.write_text(text, encoding="utf-8")
@@ -347,12 +349,12 @@ class Compare(unittest.TestCase):
 
 
 class Terminal(io.StringIO):
-    def isatty(self):
+    def isatty(self) -> bool:
         return True
 
 
 class ProgressLines(unittest.TestCase):
-    def test_a_line_has_the_time_left_and_a_terminal_a_bar(self):
+    def test_a_line_has_the_time_left_and_a_terminal_a_bar(self) -> None:
         plain, terminal = io.StringIO(), Terminal()
         for stream in (plain, terminal):
             progress = Progress(120, stream)
@@ -366,7 +368,7 @@ class ProgressLines(unittest.TestCase):
 
 
 class CommandLine(unittest.TestCase):
-    def test_mistakes_are_told_before_anything_is_built(self):
+    def test_mistakes_are_told_before_anything_is_built(self) -> None:
         for arguments, words in (
             (("--systems", "veth,tunl0"), "unknown: tunl0; known: veth, kernel-vxlan"),
             (("--tests", "tcp2"), "unknown: tcp2; known: tcp1, tcp4"),
@@ -379,12 +381,12 @@ class CommandLine(unittest.TestCase):
             self.assertEqual((done.returncode, done.stdout), (2, ""))
             self.assertIn(words, done.stderr)
 
-    def test_help_says_how_long_it_takes(self):
+    def test_help_says_how_long_it_takes(self) -> None:
         done = bench("--help")
         self.assertRegex(done.stdout, r"--quick --sweep routes +\d+:\d\d")
         self.assertEqual(done.returncode, 0)
 
-    def test_list_names_all_systems_tests_and_sweeps(self):
+    def test_list_names_all_systems_tests_and_sweeps(self) -> None:
         done = bench("--list")
         names = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")]
         self.assertEqual(

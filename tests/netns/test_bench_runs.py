@@ -13,6 +13,7 @@ import stat
 import subprocess
 import tempfile
 import unittest
+from typing import Any
 
 from public import publish
 from underpass_lab.command import wait_until
@@ -26,17 +27,17 @@ SHORT = ("--quick", "--seconds", "1", "--runs", "1")
 TIMEOUT_S = 120
 
 
-def setUpModule():
+def setUpModule() -> None:
     for name in ("netload", "copyloop"):
         if not tool(name).exists():
             raise unittest.SkipTest(f"{name} is not built beside the daemon: cargo build --package underpass-tools")
 
 
-def tool(name):
+def tool(name: str) -> Any:
     return pathlib.Path(binary()).parent / name
 
 
-def environment(directory=None):
+def environment(directory: Any = None) -> dict[str, Any]:
     """The programs that the bench uses: those of this build, or their copies in a directory."""
     files = {
         "UNDERPASS_BIN": pathlib.Path(binary()),
@@ -49,12 +50,12 @@ def environment(directory=None):
 
 
 class Runs(unittest.TestCase):
-    def setUp(self):
+    def setUp(self) -> None:
         directory = tempfile.TemporaryDirectory()
         self.addCleanup(directory.cleanup)
         self.out = pathlib.Path(directory.name) / "out"
 
-    def start(self, *arguments):
+    def start(self, *arguments: Any) -> Any:
         return subprocess.Popen(
             (REPO / "scripts/bench", *arguments, "--out", self.out),
             env=environment(),
@@ -63,7 +64,7 @@ class Runs(unittest.TestCase):
             stderr=subprocess.PIPE,
         )
 
-    def bench(self, *arguments):
+    def bench(self, *arguments: Any) -> Any:
         """Runs it to its end; returns what it said."""
         process = self.start(*arguments)
         self.addCleanup(process.stderr.close)
@@ -71,7 +72,7 @@ class Runs(unittest.TestCase):
         self.assertEqual(process.returncode, 0, said)
         return said
 
-    def document(self):
+    def document(self) -> Any:
         document = json.loads((self.out / "results.json").read_text(encoding="utf-8"))
         try:
             import jsonschema
@@ -80,7 +81,7 @@ class Runs(unittest.TestCase):
         jsonschema.validate(document, SCHEMA)
         return document
 
-    def test_side_by_side(self):
+    def test_side_by_side(self) -> None:
         said = self.bench(*SHORT, "--systems", "underpass-vxlan,tun-copy-loop", "--tests", "tcp1,rtt-load")
         document = self.document()
         entries = {(entry["system"], entry["test"]): entry for entry in document["results"]}
@@ -99,7 +100,7 @@ class Runs(unittest.TestCase):
         )
         self.assertIn(" left] tun-copy-loop", said)
 
-    def test_sweeps(self):
+    def test_sweeps(self) -> None:
         self.bench(*SHORT, "--sweep", "loss,mtu", "--systems", "veth", "--tests", "tcp1")
         document = self.document()
         curves = {curve["name"]: curve for curve in document["sweeps"]}
@@ -114,7 +115,7 @@ class Runs(unittest.TestCase):
             ["report.md", "results.json", "sweep-loss.svg", "sweep-mtu.svg"],
         )
 
-    def test_the_sweep_over_uplinks(self):
+    def test_the_sweep_over_uplinks(self) -> None:
         self.bench(*SHORT, "--sweep", "uplink", "--systems", "underpass-vxlan,underpass-ipip")
         document = self.document()
         self.assertEqual(document["failed"], [])
@@ -133,7 +134,7 @@ class Runs(unittest.TestCase):
         self.assertIn("tx-udp_tnl-csum-segmentation off", said["underpass-vxlan"]["no tunnel"])
         self.assertIn("sweep-uplink.svg", [path.name for path in self.out.iterdir()])
 
-    def test_an_interrupted_bench_goes_on(self):
+    def test_an_interrupted_bench_goes_on(self) -> None:
         asked = ("--quick", "--runs", "3", "--systems", "veth", "--tests", "rtt,connections")
         process = self.start(*asked)
         self.addCleanup(process.stderr.close)
@@ -156,7 +157,7 @@ class Runs(unittest.TestCase):
         self.assertEqual(document["host"]["resumed_runs"], len(kept))
         self.assertFalse(partial.exists())
 
-    def test_runs_of_other_settings_are_not_taken_over(self):
+    def test_runs_of_other_settings_are_not_taken_over(self) -> None:
         self.out.mkdir()
         (self.out / "partial.jsonl").write_text('{"kernel": "2.4"}\n{"number": 0}\n')
         said = self.bench(*SHORT, "--systems", "veth", "--tests", "udp512")
@@ -169,7 +170,7 @@ class Runs(unittest.TestCase):
 class Rootless(unittest.TestCase):
     """As an ordinary user, from copies of the files, whoever owns the tree."""
 
-    def setUp(self):
+    def setUp(self) -> None:
         directory = tempfile.TemporaryDirectory()
         self.addCleanup(directory.cleanup)
         self.directory = pathlib.Path(directory.name)
@@ -180,7 +181,7 @@ class Rootless(unittest.TestCase):
         self.addCleanup(os.chmod, TUN, mode)
         os.chmod(TUN, 0o666)
 
-    def as_user(self, *command):
+    def as_user(self, *command: Any) -> Any:
         return subprocess.run(
             ("setpriv", "--reuid", str(USER), "--regid", str(USER), "--clear-groups", *command),
             cwd=self.directory,
@@ -191,7 +192,7 @@ class Rootless(unittest.TestCase):
             check=False,
         )
 
-    def test_it_needs_no_root(self):
+    def test_it_needs_no_root(self) -> None:
         if self.as_user("unshare", "--user", "--map-root-user", "--net", "true").returncode != 0:
             self.skipTest("this machine forbids user namespaces")
         done = self.as_user(
@@ -204,7 +205,7 @@ class Rootless(unittest.TestCase):
         self.assertEqual((document["failed"], document["host"]["rights"]), ([], "user namespace"))
         self.assertEqual(results.stat().st_uid, USER)
 
-    def test_what_is_in_the_way_is_named(self):
+    def test_what_is_in_the_way_is_named(self) -> None:
         os.chmod(TUN, 0o600)
         refused = self.directory / "refused"
         refused.mkdir()

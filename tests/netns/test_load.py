@@ -6,6 +6,7 @@ import re
 import subprocess
 import threading
 import time
+from typing import Any
 
 import test_offload_order
 from fast import MODES
@@ -40,36 +41,36 @@ class Fairness(SharedLab):
     ANSWERED = 0.9
     ANSWER_MS = 200
 
-    def setUp(self):
-        self.stream = []
+    def setUp(self) -> None:
+        self.stream: list[Any] = []
         self.addCleanup(self.end_stream)
 
-    def begin_stream(self):
+    def begin_stream(self) -> None:
         self.start_end("podC", SINK)
         wait_until(lambda: self.lab.exec("podC", "ss", "-Hnlt", f"sport = :{PORT}").stdout, 10, "the receiver")
         self.start_end("podA", SOURCE, pod_address("n3"))
         wait_until(lambda: self.carried() > 10_000_000, 20, "10 MB of the stream")
 
-    def start_end(self, pod, program, *words):
+    def start_end(self, pod: str, program: str, *words: Any) -> None:
         self.stream.append(self.lab.popen(pod, PYTHON, "-c", program, PORT, *words, stderr=subprocess.DEVNULL))
 
-    def end_stream(self):
+    def end_stream(self) -> None:
         for process in self.stream:
             process.kill()
             process.wait()
         self.stream.clear()
 
-    def carried(self):
+    def carried(self) -> Any:
         """Bytes that the daemon of n1 has taken from its pods."""
         return self.lab.status("n1")["counters"]["device"]["rx_bytes"]
 
-    def probe(self, target):
+    def probe(self, target: str) -> list[Any]:
         """The round trips from podA, in milliseconds."""
         command = ("ping", "-n", "-c", self.PROBES, "-i", "0.005", "-W", "5", target)
         text = self.lab.exec("podA", *command, check=False, timeout=60).stdout
         return sorted(float(value) for value in re.findall(r"time=([\d.]+) ms", text))
 
-    def asked(self, end, answers):
+    def asked(self, end: Any, answers: Any) -> None:
         """Asks the control socket again and again, each time anew."""
         while not end.is_set():
             api, begun = Api(self.lab.daemons["n1"].socket), time.monotonic()
@@ -78,11 +79,12 @@ class Fairness(SharedLab):
             answers.append((time.monotonic() - begun) * 1000)
             end.wait(0.02)
 
-    def test_l4_fairness(self):
+    def test_l4_fairness(self) -> None:
         for mode in ("vxlan", "ipip"):
             self.restart(**MODES[mode])
             self.begin_stream()
-            end, answers = threading.Event(), []
+            end = threading.Event()
+            answers: list[Any] = []
             asking = threading.Thread(target=self.asked, args=(end, answers))
             asking.start()
             before, begun = self.carried(), time.monotonic()
@@ -108,12 +110,12 @@ class Fairness(SharedLab):
             self.assertLess(at(answers, 0.9), self.ANSWER_MS)
 
 
-def told(values):
+def told(values: Any) -> str:
     """Sorted times in words."""
     return f"{len(values)}, p50 {at(values, 0.5):.2f} ms, p99 {at(values, 0.99):.2f} ms, max {values[-1]:.2f} ms"
 
 
-def at(values, share):
+def at(values: Any, share: float) -> Any:
     """The value below which that share of sorted values is."""
     return values[min(len(values) - 1, int(len(values) * share))]
 

@@ -6,6 +6,7 @@ import ast
 import pathlib
 import re
 import unittest
+from typing import Any
 
 from underpass_lab.paths import REPO, TOOLS
 
@@ -45,7 +46,7 @@ USERS = {
 }
 
 
-def files(patterns):
+def files(patterns: Any) -> list[Any]:
     """The files of these patterns, and those of the package that they import."""
     found, left = set(), [path for pattern in patterns for path in REPO.glob(pattern)]
     while left:
@@ -56,7 +57,7 @@ def files(patterns):
     return sorted(found)
 
 
-def imported(path):
+def imported(path: Any) -> list[Any]:
     """The files of the package that a file imports."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -68,13 +69,13 @@ def imported(path):
     return [place for place in places if place.exists()]
 
 
-def used(path):
+def used(path: Any) -> Any:
     """The packages of what a file runs or imports, as far as it can be seen."""
     text = path.read_text(encoding="utf-8")
     return of_python(text) if path.suffix == ".py" else of_shell(text)
 
 
-def of_python(text):
+def of_python(text: str) -> Any:
     """Imports, and strings that stand where a command does: first in a call, a tuple or a list, or behind a node."""
     found = set()
     for node in ast.walk(ast.parse(text)):
@@ -95,14 +96,14 @@ def of_python(text):
     return found
 
 
-def of_shell(text):
+def of_shell(text: str) -> set[Any]:
     """The first words of commands, comments and the rest of lines aside."""
     lines = (line.split(" # ")[0] for line in text.splitlines() if not line.lstrip().startswith("#"))
     words = (re.findall(r"(?:^|[|;&(!]|\bexec|\bdo|\bthen)\s*([a-z0-9]+)(?=\s|$)", line) for line in lines)
     return {PACKAGES[word] for line in words for word in line if word in PACKAGES}
 
 
-def installed(script):
+def installed(script: str) -> set[Any]:
     """The packages that a script names in its calls of install_packages and need_packages."""
     text = (REPO / "scripts" / script).read_text(encoding="utf-8").replace("\\\n", " ")
     calls = re.findall(r"\b(?:install|need)_packages ([^\n>]*)", text)
@@ -110,14 +111,14 @@ def installed(script):
 
 
 class Packages(unittest.TestCase):
-    def test_what_is_used_is_installed(self):
+    def test_what_is_used_is_installed(self) -> None:
         for script, patterns in USERS.items():
             self.assertGreater(len(files(patterns)), len(patterns))
             for path in files(patterns):
                 with self.subTest(script=script, file=str(path.relative_to(REPO))):
                     self.assertEqual(used(path) - installed(script), set())
 
-    def test_it_sees_commands_and_imports(self):
+    def test_it_sees_commands_and_imports(self) -> None:
         self.assertEqual(
             of_python('import scapy.utils\nrun("tshark", "-r")\nlab.exec("n1", "ss", "-l")\nx = ["git"]'),
             {"python3-scapy", "tshark", "iproute2", "git"},

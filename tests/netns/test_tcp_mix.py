@@ -4,6 +4,7 @@ import bootstrap
 
 import json
 import subprocess
+from typing import Any
 
 from shared import SharedLab
 from underpass_lab.command import wait_until
@@ -31,7 +32,7 @@ table netdev books {{
 
 
 class TcpMix(SharedLab):
-    def test_w8_streams_both_ways(self):
+    def test_w8_streams_both_ways(self) -> None:
         self.lab.popen("podB", "iperf3", "-s", stdout=subprocess.DEVNULL)
         wait_until(lambda: self.lab.exec("podB", "ss", "-Hnlt", "sport = :5201").stdout, 5, "iperf3")
         for mode, (config, match) in MODES.items():
@@ -46,7 +47,7 @@ class TcpMix(SharedLab):
             with self.subTest(mode, what="sent again"):
                 self.assertLess(again, sent * 0.001)
 
-    def one_run(self, match, streams, direction):
+    def one_run(self, match: Any, streams: int, direction: list[str]) -> Any:
         self.lab.exec("sw", "nft", "-f", "-", input=COUNTERS.format(match=match))
         self.addCleanup(self.lab.exec, "sw", "nft", "delete", "table", "netdev", "books", check=False)
         before = {node: self.books(node) for node in ("n1", "n2")}
@@ -61,7 +62,7 @@ class TcpMix(SharedLab):
         self.lab.exec("sw", "nft", "delete", "table", "netdev", "books")
         return report["end"]["sum_sent"]
 
-    def settled(self, before):
+    def settled(self, before: Any) -> bool:
         """What each daemon sent, in packets and bytes, is what the bridge saw and the other received."""
         wire = self.wire()
         for node, other in (("n1", "n2"), ("n2", "n1")):
@@ -71,12 +72,12 @@ class TcpMix(SharedLab):
                 return False
         return True
 
-    def books(self, node):
+    def books(self, node: str) -> Any:
         """Packets and bytes sent, packets and bytes received, at the underlay."""
         edge = self.lab.status(node)["counters"]["underlay"]
         return tuple(edge[f"{way}_{unit}"] for way in ("tx", "rx") for unit in ("packets", "bytes"))
 
-    def wire(self):
+    def wire(self) -> Any:
         rules = json.loads(self.lab.exec("sw", "nft", "-j", "list", "table", "netdev", "books").stdout)["nftables"]
         found = {}
         for rule in (entry["rule"] for entry in rules if "rule" in entry):

@@ -52,7 +52,7 @@ def measure(asked: argparse.Namespace, words: list[str]) -> int:
     systems = [system for system in SYSTEMS if system in {turn.system for turn in turns}]
     if any(system.needs_tun and not system.foreign for system in systems):
         rootless.require_tun()
-    results = Results(host.facts(words, systems, asked.sweep), tests, asked.sweep or ())
+    results = Results(host.facts(words, systems, asked.sweep), [*tests], asked.sweep or ())
     for system, reason in skipped:
         say(f"skipped: {system.name}: {reason}")
         results.skip(system, reason)

@@ -73,7 +73,7 @@ SUMMARIES: dict[str, Callable[[list[Any]], Any]] = {"median": statistics.median,
 class Results:
     """Runs by system and test, those of sweeps by sweep and value too; skipped systems, failures."""
 
-    def __init__(self, host: dict[str, Any], tests: Sequence[Judged], sweeps: Sequence[Swept] = ()) -> None:
+    def __init__(self, host: dict[str, Any], tests: list[Judged], sweeps: Sequence[Swept] = ()) -> None:
         self.host, self.tests, self.sweeps = host, tests, sweeps
         # By (sweep, value) and (system, test); sweep and value are None outside sweeps.
         self.runs: dict[Point, Runs] = {(None, None): {}}
