@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
-from underpass_lab import nodes
+from underpass_lab import network
 from underpass_lab.daemon import binary
 from underpass_lab.paths import TRAFFIC
 
@@ -48,5 +48,5 @@ def everybody_may_run() -> Iterator[Any]:
     """Within the block the daemon and the traffic generator of the labs are copies in a public place."""
     with public_directory() as place:
         daemon = {"UNDERPASS_BIN": str(publish(binary(), place))}
-        with mock.patch.dict(os.environ, daemon), mock.patch.object(nodes, "TRAFFIC", str(publish(TRAFFIC, place))):
+        with mock.patch.dict(os.environ, daemon), mock.patch.object(network, "TRAFFIC", str(publish(TRAFFIC, place))):
             yield place

@@ -40,7 +40,7 @@ MODULES = {"scapy": "python3-scapy", "matplotlib": "python3-matplotlib", "jsonsc
 USERS = {
     "test": ["scripts/test", "tests/netns/*.py", "tools/underpass_lab/**/*.py", "config/rootless/*.sh"],
     "lab": ["scripts/lab", "tools/underpass_lab/lab/*.py"],
-    "demo": ["scripts/demo", "scripts/demolab.sh", "tools/underpass_lab/forge.py", "tools/underpass_lab/lab/*.py"],
+    "demo": ["scripts/demo", "tools/underpass_lab/demo/*.py", "tools/underpass_lab/lab/*.py"],
     "bench-routes": ["scripts/bench-routes", "tools/underpass_lab/bench_routes/*.py"],
     "bench": ["scripts/bench", "tools/underpass_lab/bench/*.py"],
 }

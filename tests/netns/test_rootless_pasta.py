@@ -12,7 +12,8 @@ from rootless import AS_USER, OPEN_TUN, hand_over
 from shared import SharedLab
 from underpass_lab.command import run, wait_until
 from underpass_lab.daemon import Daemon
-from underpass_lab.nodes import TCP_PORT, pod_address, subnet
+from underpass_lab.network import TCP_PORT
+from underpass_lab.nodes import pod_address, subnet
 from underpass_lab.paths import PYTHON, REPO
 
 SHIPPED = REPO / "config" / "rootless"

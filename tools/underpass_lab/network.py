@@ -20,12 +20,15 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from underpass_lab import netns
-from underpass_lab.command import run, wait_until
+from underpass_lab.command import Failure, run, wait_until
 from underpass_lab.daemon import Daemon
+from underpass_lab.paths import PYTHON, TRAFFIC
 
 Value = TypeVar("Value")
 
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+TCP_PORT = 5001
 
 _LIVE: "list[Lab]" = []
 
@@ -37,11 +40,13 @@ class Lab:
     names: pathlib.Path = netns.NAMES
     entry: tuple[str, ...] = ()
 
-    def __init__(self, identity: str, mtu: int = 1500, ipv6: bool = False) -> None:
+    def __init__(
+        self, identity: str, mtu: int = 1500, ipv6: bool = False, directory: pathlib.Path | None = None
+    ) -> None:
         """`mtu` is that of the links between nodes. Without `ipv6` no interface has any IPv6, which keeps captures
-        and counters free of what the kernel says by itself."""
+        and counters free of what the kernel says by itself. `directory` is for files, by default a new one."""
         self.id, self.mtu, self.ipv6 = identity, mtu, ipv6
-        self.dir = pathlib.Path(tempfile.mkdtemp(prefix=f"{identity}-"))
+        self.dir = directory or pathlib.Path(tempfile.mkdtemp(prefix=f"{identity}-"))
         self.daemons: dict[str, Daemon] = {}
         self.logs: dict[str, str] = {}
         self._namespaces: list[str] = []
@@ -164,9 +169,29 @@ class Lab:
         daemon.wait_ready()
         return daemon
 
-    def listens(self, name: str, port: int) -> None:
-        """Waits until something listens on a TCP port."""
-        wait_until(lambda: self.exec(name, "ss", "-Hnlt", f"sport = :{port}").stdout, 5, f"a listener on {port}")
+    # --- traffic ----------------------------------------------------------------------------------
+
+    def listens(self, name: str, port: int, kind: str = "tcp") -> None:
+        """Waits until something listens on a port."""
+        words = ("ss", "-Hnl", f"--{kind}", f"sport = :{port}")
+        wait_until(lambda: self.exec(name, *words).stdout, 5, f"a listener on {port}")
+
+    def send(self, name: str, interface: str, packets: Any) -> None:
+        """Sends scapy packets, or bytes, as they are: from the Ethernet header on."""
+        with self.socket(name, socket.AF_PACKET, socket.SOCK_RAW) as out:
+            out.bind((interface, 0))
+            for packet in packets if isinstance(packets, (list, tuple)) else [packets]:
+                out.send(bytes(packet))
+
+    def tcp_transfer(self, source: str, target: str, address: str, size: int) -> str:
+        """Sends `size` random bytes; Failure unless all arrive and both SHA-256 are equal; returns that."""
+        receiver = self.popen(target, PYTHON, TRAFFIC, "tcp-receive", TCP_PORT, stdout=subprocess.PIPE)
+        self.listens(target, TCP_PORT)
+        sent = self.exec(source, PYTHON, TRAFFIC, "tcp-send", address, TCP_PORT, size, timeout=300).stdout
+        received, _ = receiver.communicate(timeout=30)
+        if sent != received or not sent.startswith(f"{size} "):
+            raise Failure(f"sent {sent!r}, received {received!r}")
+        return sent.split()[1]
 
     # --- the end ----------------------------------------------------------------------------------
 

@@ -22,8 +22,6 @@ daemon.
 import contextlib
 import itertools
 import os
-import socket
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -34,14 +32,12 @@ from underpass_lab.capture import Capture
 from underpass_lab.command import Failure, wait_until
 from underpass_lab.daemon import Daemon
 from underpass_lab.network import Lab
-from underpass_lab.paths import PYTHON, TRAFFIC
 from underpass_lab.vtep import vtep_mac
 
 ADDRESSES = {"n1": "192.0.2.1", "n2": "192.0.2.2", "n3": "198.51.100.3"}
 PODS = {"n1": "podA", "n2": "podB", "n3": "podC"}
 TOPOLOGIES = {"T2": ("n1", "n2"), "T3": ("n1", "n2", "n3"), "TS": ("n1", "n2"), "TK": ("n1", "n2")}
 KERNEL_VNI = 42
-TCP_PORT = 5001
 
 _NUMBERS = itertools.count(1)
 
@@ -142,13 +138,6 @@ class NodeLab(Lab):
 
     # --- traffic ----------------------------------------------------------------------------------
 
-    def send(self, name: str, interface: str, packets: Any) -> None:
-        """Sends scapy packets, or bytes, as they are: from the Ethernet header on."""
-        with self.socket(name, socket.AF_PACKET, socket.SOCK_RAW) as out:
-            out.bind((interface, 0))
-            for packet in packets if isinstance(packets, (list, tuple)) else [packets]:
-                out.send(bytes(packet))
-
     def frame(
         self, name: str, target: str, payload: Any, interface: str = "eth0", target_interface: str = "eth0"
     ) -> Any:
@@ -158,15 +147,6 @@ class NodeLab(Lab):
     def capture(self, name: str, interface: str, expression: str = "") -> Capture:
         """A Capture of what passes an interface, for a `with` block."""
         return Capture(self, name, interface, expression)
-
-    def tcp_transfer(self, source: str, target: str, address: str, size: int) -> None:
-        """Sends `size` random bytes; Failure unless all arrive and both SHA-256 are equal."""
-        receiver = self.popen(target, PYTHON, TRAFFIC, "tcp-receive", TCP_PORT, stdout=subprocess.PIPE)
-        self.listens(target, TCP_PORT)
-        sent = self.exec(source, PYTHON, TRAFFIC, "tcp-send", address, TCP_PORT, size, timeout=300).stdout
-        received, _ = receiver.communicate(timeout=30)
-        if sent != received or not sent.startswith(f"{size} "):
-            raise Failure(f"sent {sent!r}, received {received!r}")
 
     # --- daemons ----------------------------------------------------------------------------------
 

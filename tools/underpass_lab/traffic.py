@@ -86,6 +86,8 @@ def main() -> None:
         sys.exit(__doc__)
     try:
         COMMANDS[sys.argv[1]](*sys.argv[2:])
+    except KeyboardInterrupt:
+        sys.exit(130)
     except OSError as error:
         sys.exit(f"{' '.join(sys.argv[1:])}: {error}")
 

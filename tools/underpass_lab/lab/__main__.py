@@ -17,10 +17,7 @@ from underpass_lab.lab import topology as topologies
 from underpass_lab.lab.topology import Node, Topology
 
 DEFAULT = "three-nodes"
-ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Verb = Callable[[argparse.Namespace], int | None]
-
-NODE_TOOLS = ("ip", "tc", "bridge", "unshare", "nsenter", "mount")
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -89,29 +86,11 @@ def up(options: argparse.Namespace) -> None:
         shipped = ", ".join(sorted(file.stem for file in topologies.SHIPPED.glob("*.toml")))
         raise Failure(f"topology {options.topology}: {error.strerror}; shipped ones: {shipped}") from None
     topology = topologies.load(path, text)
-    parent.need_tools(
-        *NODE_TOOLS,
-        *(["ethtool"] if not topology.offloads else []),
-        *(["nft"] if any(machine.link.loss for machine in topology.machines()) else []),
-    )
-    parent.check_namespaces()
-    binary = ""
-    if topology.daemons() and not options.no_daemons:
-        parent.check_tun()
-        binary = making.build()
+    with_daemons = bool(topology.daemons()) and not options.no_daemons
+    making.check(topology, with_daemons)
+    binary = making.build() if with_daemons else ""
     lab = state.RunningLab(options.name or path.stem)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
-    # From here on an interruption has something to remove, and nothing may interrupt the removal.
-    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
-    lab.claim(text)
-    try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
-        making.make(lab, topology, binary)
-    except BaseException:
-        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
-        lab.end()
-        raise
+    making.up(lab, text, topology, binary)
     print(f"lab {lab.name}: {making.about(topology)}; state in {lab.directory}")
     print(f"try: scripts/lab ping; scripts/lab exec {topology.nodes[0].name} ip route; scripts/lab down")
 
@@ -178,7 +157,7 @@ def ping(options: argparse.Namespace) -> int:
         raise Failure("--tries is 1 or more")
     lab = state.choose(options.name)
     pods = "".join(f"{name} {address}\n" for name, address in lab.topology().pods().items())
-    return subprocess.run(inside.module(lab, "ping", options.tries), input=pods, text=True, check=False).returncode
+    return subprocess.run(inside.module(lab, "lab.ping", options.tries), input=pods, text=True, check=False).returncode
 
 
 def graph(options: argparse.Namespace) -> None:
@@ -250,7 +229,7 @@ def capture(options: argparse.Namespace) -> int:
     ]
     # Neither is hit by Ctrl-C: closing the one's input ends it, and then the other, with all that was seen.
     source = subprocess.Popen(
-        inside.module(lab, "ring", interface, 0 if options.filter else options.count, name=options.node),
+        inside.module(lab, "lab.ring", interface, 0 if options.filter else options.count, name=options.node),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
@@ -295,14 +274,14 @@ def restart(options: argparse.Namespace) -> int:
     node = with_daemon(lab.topology(), options.node)
     if not lab.file("bin").exists():
         raise Failure(f"lab {lab.name} was made with --no-daemons")
-    return subprocess.run(inside.module(lab, "running", lab.directory, node.name), check=False).returncode
+    return subprocess.run(inside.module(lab, "lab.running", lab.directory, node.name), check=False).returncode
 
 
 def offloads(options: argparse.Namespace) -> int:
     parent.need_tools("ethtool")
     lab = state.choose(options.name)
     return subprocess.run(
-        inside.module(lab, "offloads", lab.file("topology.toml"), options.word), check=False
+        inside.module(lab, "lab.offloads", lab.file("topology.toml"), options.word), check=False
     ).returncode
 
 

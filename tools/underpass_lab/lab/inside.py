@@ -23,7 +23,7 @@ def command(lab: RunningLab, *words: object, name: str | None = None) -> list[st
 
 def module(lab: RunningLab, which: str, *words: object, name: str | None = None) -> list[str]:
     """The same for a module of this package."""
-    return command(lab, *MODULE, f"underpass_lab.lab.{which}", *words, name=name)
+    return command(lab, *MODULE, f"underpass_lab.{which}", *words, name=name)
 
 
 def environment(lab: RunningLab, name: str | None = None) -> dict[str, str]:

@@ -2,14 +2,18 @@
 
 import json
 import os
+import signal
 import subprocess
+import sys
 
 from underpass_lab.command import Failure
 from underpass_lab.lab import daemons, parent, state
 from underpass_lab.lab.inside import MODULE
 from underpass_lab.lab.topology import Topology
+from underpass_lab.network import ENDING_SIGNALS
 from underpass_lab.paths import REPO
 
+NODE_TOOLS = ("ip", "tc", "bridge", "unshare", "nsenter", "mount")
 LIBRARY = REPO / "scripts" / "lib.sh"
 
 
@@ -26,7 +30,44 @@ def build() -> str:
     return done.stdout
 
 
-def make(lab: state.RunningLab, topology: Topology, binary: str) -> None:
+def check(topology: Topology, with_daemons: bool) -> None:
+    """Failure with what to change unless this system can hold such a lab."""
+    parent.need_tools(
+        *NODE_TOOLS,
+        *(["ethtool"] if not topology.offloads else []),
+        *(["nft"] if any(machine.link.loss for machine in topology.machines()) else []),
+    )
+    parent.check_namespaces()
+    if with_daemons:
+        parent.check_tun()
+
+
+def up(lab: state.RunningLab, text: str, topology: Topology, binary: str) -> None:
+    """Makes a lab, with daemons where there is a program for them; one that cannot be made leaves nothing."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _ended)
+    # From here on an interruption has something to remove, and nothing may interrupt the removal.
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+    lab.claim(text)
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
+        _make(lab, topology, binary)
+    except BaseException:
+        end(lab)
+        raise
+
+
+def _ended(number: int, _frame: object) -> None:
+    sys.exit(128 + number)
+
+
+def end(lab: state.RunningLab) -> None:
+    """Removes a lab; what interrupts that is not heard any more."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+    lab.end()
+
+
+def _make(lab: state.RunningLab, topology: Topology, binary: str) -> None:
     for node in topology.daemons() if binary else ():
         path = lab.file(f"{node.name}.sock")
         if len(os.fsencode(path)) > state.SOCKET_BYTES:
