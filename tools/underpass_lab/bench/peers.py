@@ -61,50 +61,20 @@ def ovs_up(lab: Pair, vni: int) -> str:
 def ovs_bridges(lab: Pair, node: str, socket: pathlib.Path, vni: int) -> None:
     mac = lab.run(node, "cat", "/sys/class/net/eth0/address").strip()
     lab.run(
-        node,
-        "ovs-vsctl",
-        f"--db=unix:{socket}",
-        "--timeout=10",
-        "add-br",
-        "br-under",
-        "--",
-        "set",
-        "bridge",
-        "br-under",
-        "datapath_type=netdev",
-        f'other_config:hwaddr="{mac}"',
-        "--",
-        "add-port",
-        "br-under",
-        "eth0",
-        "--",
-        "add-br",
-        "br-tunnel",
-        "--",
-        "set",
-        "bridge",
-        "br-tunnel",
-        "datapath_type=netdev",
-        "--",
-        "add-port",
-        "br-tunnel",
-        "vxlan0",
-        "--",
-        "set",
-        "interface",
-        "vxlan0",
-        "type=vxlan",
-        f"options:remote_ip={UNDERLAY[other(node)]}",
-        f"options:key={vni}",
+        *(node, "ovs-vsctl", f"--db=unix:{socket}", "--timeout=10"),
+        *("add-br", "br-under", "--", "set", "bridge", "br-under", "datapath_type=netdev"),
+        *(f'other_config:hwaddr="{mac}"', "--", "add-port", "br-under", "eth0"),
+        *("--", "add-br", "br-tunnel", "--", "set", "bridge", "br-tunnel", "datapath_type=netdev"),
+        *("--", "add-port", "br-tunnel", "vxlan0", "--", "set", "interface", "vxlan0", "type=vxlan"),
+        *(f"options:remote_ip={UNDERLAY[other(node)]}", f"options:key={vni}"),
     )
-    lab.run(node, "ip", "address", "flush", "dev", "eth0")
+    lab.ip(node, "address flush dev eth0")
     underlay = min(lab.conditions.mtu, LARGEST_MTU)
     for bridge, address, mtu in (
         ("br-under", f"{UNDERLAY[node]}/24", underlay),
         ("br-tunnel", f"10.245.0.{node[1:]}/24", underlay - VXLAN_OVERHEAD),
     ):
-        lab.run(node, "ip", "address", "add", address, "dev", bridge)
-        lab.run(node, "ip", "link", "set", bridge, "mtu", mtu, "up")
+        lab.ip(node, f"address add {address} dev {bridge}", f"link set {bridge} mtu {mtu} up")
 
 
 # --- WireGuard ------------------------------------------------------------------------------------
@@ -138,21 +108,8 @@ def interface_exists(lab: Pair, node: str, device: str) -> bool:
 
 def wireguard_configure(lab: Pair, node: str, device: str, peer_key: str) -> None:
     peer = other(node)
-    lab.run(
-        node,
-        "wg",
-        "set",
-        device,
-        "listen-port",
-        PORT,
-        "private-key",
-        lab.dir / f"{node}.key",
-        "peer",
-        peer_key,
-        "endpoint",
-        f"{UNDERLAY[peer]}:{PORT}",
-        "allowed-ips",
-        f"10.245.0.{peer[1:]}/32",
-    )
-    lab.run(node, "ip", "address", "add", f"10.245.0.{node[1:]}/24", "dev", device)
-    lab.run(node, "ip", "link", "set", device, "mtu", lab.conditions.mtu - WIREGUARD_OVERHEAD, "up")
+    key, endpoint = lab.dir / f"{node}.key", f"{UNDERLAY[peer]}:{PORT}"
+    there = ("peer", peer_key, "endpoint", endpoint, "allowed-ips", f"10.245.0.{peer[1:]}/32")
+    lab.run(node, "wg", "set", device, "listen-port", PORT, "private-key", key, *there)
+    mtu = lab.conditions.mtu - WIREGUARD_OVERHEAD
+    lab.ip(node, f"address add 10.245.0.{node[1:]}/24 dev {device}", f"link set {device} mtu {mtu} up")

@@ -68,27 +68,13 @@ class KernelVxlan(System):
 
     def up(self, lab: Pair) -> str:
         for number, node in enumerate(NODES, start=1):
-            lab.run(
+            lab.ip(
                 node,
-                "ip",
-                "link",
-                "add",
-                "vxlan0",
-                "type",
-                "vxlan",
-                "id",
-                VNI,
-                "dstport",
-                VXLAN_PORT,
-                "local",
-                UNDERLAY[node],
-                "remote",
-                UNDERLAY[other(node)],
-                "dev",
-                "eth0",
+                f"link add vxlan0 type vxlan id {VNI} dstport {VXLAN_PORT}"
+                f" local {UNDERLAY[node]} remote {UNDERLAY[other(node)]} dev eth0",
+                f"address add 10.245.0.{number}/24 dev vxlan0",
+                "link set vxlan0 up",
             )
-            lab.run(node, "ip", "address", "add", f"10.245.0.{number}/24", "dev", "vxlan0")
-            lab.run(node, "ip", "link", "set", "vxlan0", "up")
         return "10.245.0.2"
 
 
@@ -204,23 +190,12 @@ class CopyLoop(System):
 
     def up(self, lab: Pair) -> str:
         for number, node in enumerate(NODES, start=1):
-            loop = lab.start(
-                node,
-                os.environ["BENCH_COPYLOOP"],
-                "--device",
-                "copy0",
-                "--local",
-                UNDERLAY[node],
-                "--peer",
-                UNDERLAY[other(node)],
-                "--port",
-                VXLAN_PORT,
-                "--vni",
-                VNI,
-            )
+            ends = ("--local", UNDERLAY[node], "--peer", UNDERLAY[other(node)])
+            wire = ("--port", VXLAN_PORT, "--vni", VNI)
+            loop = lab.start(node, os.environ["BENCH_COPYLOOP"], "--device", "copy0", *ends, *wire)
             lab.ready(loop, 5, loop.says_ready)
-            lab.run(node, "ip", "address", "add", f"10.245.0.{number}/24", "dev", "copy0")
-            lab.run(node, "ip", "link", "set", "copy0", "mtu", lab.conditions.mtu - VXLAN_OVERHEAD, "up")
+            mtu = lab.conditions.mtu - VXLAN_OVERHEAD
+            lab.ip(node, f"address add 10.245.0.{number}/24 dev copy0", f"link set copy0 mtu {mtu} up")
         return "10.245.0.2"
 
 
