@@ -3,6 +3,7 @@
 import bootstrap
 
 import ast
+import graphlib
 import pathlib
 import re
 import unittest
@@ -57,15 +58,21 @@ def files(patterns: Any) -> list[Any]:
     return sorted(found)
 
 
-def imported(path: Any) -> list[Any]:
-    """The files of the package that a file imports."""
-    names = set()
+def names(path: pathlib.Path) -> set[str]:
+    """What a file imports."""
+    found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-    places = (TOOLS / f"{name.replace('.', '/')}.py" for name in names if name.startswith("underpass_lab."))
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+def imported(path: pathlib.Path) -> list[pathlib.Path]:
+    """The files of the package that a file imports."""
+    wanted = (name for name in names(path) if name.startswith("underpass_lab."))
+    places = (TOOLS / f"{name.replace('.', '/')}.py" for name in wanted)
     return [place for place in places if place.exists()]
 
 
@@ -117,6 +124,15 @@ class Packages(unittest.TestCase):
             for path in files(patterns):
                 with self.subTest(script=script, file=str(path.relative_to(REPO))):
                     self.assertEqual(used(path) - installed(script), set())
+
+    def test_the_package_imports_no_test_and_nothing_in_a_circle(self) -> None:
+        graph = {}
+        for path in TOOLS.glob("underpass_lab/**/*.py"):
+            graph[path] = set(imported(path))
+            tests = {test.stem for test in REPO.glob("tests/netns/*.py")}
+            self.assertEqual({name.split(".")[0] for name in names(path)} & tests, set(), path)
+        # Fails where files import each other.
+        self.assertEqual(len(list(graphlib.TopologicalSorter(graph).static_order())), len(graph))
 
     def test_it_sees_commands_and_imports(self) -> None:
         self.assertEqual(

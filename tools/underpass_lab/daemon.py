@@ -84,8 +84,10 @@ class Daemon:
         """Waits until the daemon answers; Failure with its log when it does not."""
         with contextlib.suppress(Failure):
             wait_until(lambda: self.process.poll() is not None or self._answers(), timeout)
-        if self.process.poll() is not None or not self._answers():
-            raise Failure(f"the daemon on {self.node} does not answer; it said:\n{self.log()}")
+        status = self.process.poll()
+        if status is not None or not self._answers():
+            ended = "" if status is None else f": it ended with status {status}"
+            raise Failure(f"the daemon on {self.node} does not answer{ended}; it said:\n{self.log()}")
 
     def _answers(self) -> bool:
         return api.status(self.socket) is not None

@@ -7,35 +7,34 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
-from underpass_lab import api
 from underpass_lab.command import Failure
+from underpass_lab.daemon import Daemon
 from underpass_lab.lab.state import ended
 
 READY_S, END_S = 60, 5
 
 
+class Inside:
+    """Where the daemons of a lab run: in the keeper's namespaces, for longer than what starts them."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        self.dir = directory
+
+    def popen(self, name: str, *command: object, **options: Any) -> subprocess.Popen[Any]:
+        """Starts a command on a node, in a session of its own."""
+        words = ("ip", "netns", "exec", name, *map(str, command))
+        return subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True, **options)
+
+
 def start(names: list[str], directory: pathlib.Path, binary: str) -> dict[int, str]:
     """Starts the daemons of some nodes; returns {pid: name} when all of them answer."""
-    processes: dict[str, subprocess.Popen[bytes]] = {}
-    for name in names:
-        with open(directory / f"{name}.log", "a", encoding="utf-8") as log:
-            processes[name] = subprocess.Popen(
-                ("ip", "netns", "exec", name, binary, "run", "--config", directory / f"{name}.toml"),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-    end = time.monotonic() + READY_S
-    for name, process in processes.items():
-        while api.status(directory / f"{name}.sock") is None:
-            if process.poll() is not None or time.monotonic() > end:
-                state = f"ended with status {process.returncode}" if process.poll() is not None else "does not answer"
-                said = (directory / f"{name}.log").read_text(encoding="utf-8", errors="replace")
-                raise Failure(f"the daemon of {name} {state}; it said:\n{said}")
-            time.sleep(0.02)
-    return {process.pid: name for name, process in processes.items()}
+    inside = Inside(directory)
+    daemons = [Daemon(inside, name, directory / f"{name}.toml", command=[binary]) for name in names]
+    for daemon in daemons:
+        daemon.wait_ready(READY_S)
+    return {daemon.pid: daemon.node for daemon in daemons}
 
 
 def find(name: str, directory: pathlib.Path) -> int | None:

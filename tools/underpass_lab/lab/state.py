@@ -16,9 +16,8 @@ import pathlib
 import re
 import shutil
 import signal
-import time
 
-from underpass_lab.command import Failure
+from underpass_lab.command import Failure, wait_until
 from underpass_lab.lab import topology as topologies
 from underpass_lab.lab.topology import Topology
 
@@ -130,11 +129,8 @@ class RunningLab:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         # The kernel lets the keeper go last, when nothing is left in its pid namespace.
-        end = time.monotonic() + END_S
-        while pids := [pid for pid in pids if not ended(pid)]:
-            if time.monotonic() > end:
-                raise Failure(f"these processes of lab {self.name} do not end: {' '.join(map(str, pids))}")
-            time.sleep(0.01)
+        what = f"the end of these processes of lab {self.name}: {' '.join(map(str, pids))}"
+        wait_until(lambda: all(map(ended, pids)), END_S, what)
         shutil.rmtree(self.directory, ignore_errors=True)
         with contextlib.suppress(OSError):
             root().rmdir()
