@@ -86,8 +86,8 @@ class Daemon:
             wait_until(lambda: self.process.poll() is not None or self._answers(), timeout)
         status = self.process.poll()
         if status is not None or not self._answers():
-            ended = "" if status is None else f": it ended with status {status}"
-            raise Failure(f"the daemon on {self.node} does not answer{ended}; it said:\n{self.log()}")
+            ended = "" if status is None else f": the daemon of {self.node} ended with status {status}"
+            raise Failure(f"{self.node} does not answer{ended}; it said:\n{self.log()}")
 
     def _answers(self) -> bool:
         return api.status(self.socket) is not None
