@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# What every script here needs: messages, Debian packages, a Rust toolchain, the build, the Python package. Sourced, never run; it changes nothing by being sourced.
+# What every script here needs: messages, Debian packages, a Rust toolchain, the build, the Python package.
+# Sourced, never run; it changes nothing by being sourced.
 
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # Debian's own Python: the one that python3-scapy is installed for, whatever else comes first in PATH.

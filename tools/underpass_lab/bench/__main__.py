@@ -1,4 +1,4 @@
-"""The engine of scripts/bench: runs the tests, writes results.json, report.md and the plots.
+"""scripts/bench: runs the tests, writes results.json, report.md and the plots.
 
 Called by scripts/bench, which installs and builds what is needed and sets UNDERPASS_BIN (the daemon),
 BENCH_NETLOAD (the load generator) and BENCH_COPYLOOP (the floor), both of tools/.
@@ -148,7 +148,7 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # Whoever reads the list or the comparison has seen enough; nothing more is to be flushed there.
+        # The reader of the list or the comparison has seen enough; nothing more is to be flushed there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except Failure as failure:

@@ -47,7 +47,7 @@ class Lengths:
         lengths: dict[str, int] = {
             name: max(1, round(value * share)) for name, value in dataclasses.asdict(self).items()
         }
-        # A percentile of a handful of echoes is none.
+        # A percentile of a handful of echoes says nothing.
         return Lengths(**{**lengths, "rtt_count": max(20, lengths["rtt_count"])})
 
 

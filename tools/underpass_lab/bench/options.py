@@ -106,7 +106,7 @@ def settle(parser: argparse.ArgumentParser, options: argparse.Namespace) -> argp
 
 
 def default_out() -> pathlib.Path:
-    """bench-results, or a directory for temporary files where the current one belongs to somebody else."""
+    """bench-results, or a directory for temporary files where the current one belongs to another user."""
     near = DEFAULT_OUT if DEFAULT_OUT.exists() else pathlib.Path(".")
     if os.access(near, os.W_OK):
         return DEFAULT_OUT

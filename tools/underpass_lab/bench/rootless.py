@@ -39,7 +39,7 @@ def require_tun() -> None:
 
 
 def enter(words: list[str]) -> int:
-    """Runs the engine again inside the namespaces, and returns its exit status."""
+    """Runs the bench again inside the namespaces, and returns its exit status."""
     choice = flags()
     command = [
         "unshare",
@@ -83,7 +83,7 @@ def allowed(choice: list[str]) -> tuple[bool, str]:
 
 
 def forward(process: int, forks: bool, number: int) -> None:
-    """Passes a signal on to the engine inside: an `unshare` that forks only waits for it."""
+    """Passes a signal on to the bench inside: an `unshare` that forks only waits for it."""
     targets = [process]
     if forks:
         with contextlib.suppress(OSError):

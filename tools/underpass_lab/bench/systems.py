@@ -31,7 +31,7 @@ class System:
     has_settings = False
     # Whether it needs /dev/net/tun.
     needs_tun = True
-    # Whether it is somebody else's program, which owes us nothing in a user namespace.
+    # Whether it is a foreign program, which need not work in a user namespace.
     foreign = False
 
     def __init__(self, name: str, about: str) -> None:

@@ -1,4 +1,4 @@
-"""The engine of scripts/lab: one function for each verb. docs/lab.md is its manual."""
+"""The verbs of scripts/lab: one function for each verb. docs/lab.md is its manual."""
 
 import argparse
 import os

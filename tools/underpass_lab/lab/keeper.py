@@ -33,7 +33,7 @@ def main() -> None:
             answer: dict[str, str] = {}
         except Failure as failure:
             answer = {"error": str(failure)}
-        # Fails, and so ends the lab, when nobody waits for it any more.
+        # Fails, and so ends the lab, when no process waits for it any more.
         report.write(json.dumps(answer) + "\n")
     if "error" not in answer:
         hold(started)

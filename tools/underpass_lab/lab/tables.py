@@ -18,7 +18,7 @@ class Mistakes(Exception):
 
 
 class Table:
-    """One table of a file. Taking a key checks it; keys that nobody took are mistakes, too."""
+    """One table of a file. Taking a key checks it; keys that are left are mistakes, too."""
 
     def __init__(self, values: Mapping[str, Any], name: str, found: list[Found]) -> None:
         self.name, self.found = name, found
