@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# What every script here needs: messages, Debian packages, a Rust toolchain, the build, polling, and
-# the bookkeeping of checks. Sourced, never run; it changes nothing by being sourced.
+# What every script here needs: messages, Debian packages, a Rust toolchain, the build, the Python package.
+# Sourced, never run; it changes nothing by being sourced.
 
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # Debian's own Python: the one that python3-scapy is installed for, whatever else comes first in PATH.
@@ -41,7 +41,6 @@ cleanup_now() {
     trap '' HUP INT TERM # a second Ctrl-C must not leave half of the namespaces behind
     set +e
     "$1"
-    rm -f "${CHECK_LOG:-}"
     exit "$status"
 }
 
@@ -90,6 +89,15 @@ apt_get() {
     cat "$log" >&2
     rm -f "$log"
     return 1
+}
+
+# --- Python ---------------------------------------------------------------------------------------
+
+# package MODULE ARGUMENT…: becomes a module of tools/underpass_lab, which needs no installation. -P, so that files of
+# the same names in the current directory are not taken for it.
+package() {
+    export PYTHONPATH=$REPO/tools
+    exec "$PYTHON" -B -P -m "underpass_lab.$1" "${@:2}"
 }
 
 # --- Rust -----------------------------------------------------------------------------------------
@@ -178,70 +186,4 @@ build_underpass() {
 
 target_directory() {
     (cd "$REPO" && cargo metadata --format-version 1 --no-deps --locked --offline) | jq -r .target_directory
-}
-
-# --- polling --------------------------------------------------------------------------------------
-
-# wait_for SECONDS COMMAND…: runs COMMAND until it succeeds; fails when the time is over.
-wait_for() {
-    local end=$((${EPOCHREALTIME/[.,]/} + $1 * 1000000))
-    shift
-    until "$@" >/dev/null 2>&1; do
-        ((${EPOCHREALTIME/[.,]/} < end)) || return 1
-        sleep 0.02
-    done
-}
-
-# end_process PID SECONDS: SIGTERM to a child of this shell, SIGKILL when the time is over. Fails when
-# SIGKILL was needed; the exit status is then still the child's to ask for with `wait`.
-end_process() {
-    kill -TERM "$1" 2>/dev/null || return 0
-    wait_for "$2" process_ended "$1" && return 0
-    kill -KILL "$1" 2>/dev/null
-    return 1
-}
-
-process_ended() { ! kill -0 "$1" 2>/dev/null; }
-
-# --- checks ---------------------------------------------------------------------------------------
-
-PASSED=0
-FAILED=0
-CASE_FAILURES=0
-
-# case_begin NAME / check WHAT COMMAND… / case_end: one case is any number of checks. A failed check
-# shows what its command printed and does not keep the next ones from running. COMMAND runs in this
-# shell, so it may start processes that outlive it.
-case_begin() {
-    CASE_NAME=$1
-    CASE_FAILURES=0
-    CASE_START=${EPOCHREALTIME/[.,]/}
-    heading "$CASE_NAME"
-}
-
-check() {
-    local what=$1 output
-    shift
-    CHECK_LOG=${CHECK_LOG:-$(mktemp)}
-    if "$@" >"$CHECK_LOG" 2>&1; then
-        output=$(tail -n 1 "$CHECK_LOG")
-        say "  ok    $what${output:+: $output}"
-    else
-        say "  FAIL  $what"
-        sed 's/^/        /' "$CHECK_LOG"
-        CASE_FAILURES=$((CASE_FAILURES + 1))
-    fi
-}
-
-case_end() {
-    local milliseconds=$(((${EPOCHREALTIME/[.,]/} - CASE_START) / 1000))
-    local seconds
-    seconds=$(printf '%d.%d s' $((milliseconds / 1000)) $((milliseconds % 1000 / 100)))
-    if ((CASE_FAILURES == 0)); then
-        PASSED=$((PASSED + 1))
-        say "PASS  $CASE_NAME ($seconds)"
-    else
-        FAILED=$((FAILED + 1))
-        say "FAIL  $CASE_NAME ($seconds, $CASE_FAILURES checks failed)"
-    fi
 }

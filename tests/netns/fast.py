@@ -4,6 +4,8 @@ Traffic comes from threads of this process with sockets in the pods: a case cost
 threads spend their time in system calls and hashing, which need no interpreter lock.
 """
 
+import bootstrap
+
 import contextlib
 import hashlib
 import os
@@ -13,17 +15,21 @@ import struct
 import threading
 import time
 import urllib.request
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
-from lab import pod_address, wait_until
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
+
 from shared import large_buffer
 from tunnel import checksums_valid, strip
+from underpass_lab.command import wait_until
+from underpass_lab.nodes import NodeLab, pod_address
 
 A, B = pod_address("n1"), pod_address("n2")
 ADDRESS = {"podA": A, "podB": B}
-MODES = {
+MODES: dict[str, dict[str, Any]] = {
     "ipip": {"ipip": "Always", "vxlan": "Never"},
     "vxlan": {"ipip": "Never", "vxlan": "Always"},
     "direct": {"ipip": "Never", "vxlan": "Never"},
@@ -42,12 +48,14 @@ SMALLEST = _HEAD.size + _DIGEST_BYTES
 # --- TCP ----------------------------------------------------------------------------------------------
 
 
-def pod_socket(lab, pod, address, kind):
+def pod_socket(lab: NodeLab, pod: str, address: str, kind: Any) -> Any:
     """A socket in a pod for the family of an address."""
     return lab.socket(pod, socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
 
 
-def bulk(lab, size, ways=BOTH_WAYS, port=_TCP_PORT, addresses=ADDRESS):
+def bulk(
+    lab: NodeLab, size: int, ways: Any = BOTH_WAYS, port: int = _TCP_PORT, addresses: Mapping[str, str] = ADDRESS
+) -> None:
     """Sends `size` random bytes by TCP each way at once; AssertionError unless all SHA-256 are equal."""
     with ThreadPoolExecutor(2 * len(ways)) as threads:
         ends = [_start_bulk(lab, threads, size, way, (addresses[way[1]], port)) for way in ways]
@@ -56,14 +64,14 @@ def bulk(lab, size, ways=BOTH_WAYS, port=_TCP_PORT, addresses=ADDRESS):
                 raise AssertionError(f"{' to '.join(way)}: sent {sent.result()}, received {received.result()}")
 
 
-def _start_bulk(lab, threads, size, way, to):
+def _start_bulk(lab: NodeLab, threads: Any, size: int, way: tuple[str, str], to: Any) -> tuple[Any, Any]:
     source, target = way
     server = listen(lab, target, *to)
     client = pod_socket(lab, source, to[0], socket.SOCK_STREAM)
     return threads.submit(_receive_all, server), threads.submit(_send_all, client, to, size)
 
 
-def listen(lab, pod, address, port):
+def listen(lab: NodeLab, pod: str, address: str, port: int) -> Any:
     """A listening TCP socket in a pod."""
     server = pod_socket(lab, pod, address, socket.SOCK_STREAM)
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -73,7 +81,7 @@ def listen(lab, pod, address, port):
     return server
 
 
-def _send_all(client, to, size):
+def _send_all(client: Any, to: Any, size: int) -> tuple[Any, Any]:
     data = os.urandom(size)
     with client:
         client.settimeout(_TIMEOUT_S)
@@ -84,7 +92,7 @@ def _send_all(client, to, size):
     return size, hashlib.sha256(data).hexdigest()
 
 
-def _receive_all(server):
+def _receive_all(server: Any) -> tuple[Any, Any]:
     digest, total, buffer = hashlib.sha256(), 0, bytearray(MIB)
     with server:
         connection = server.accept()[0]
@@ -101,7 +109,7 @@ class Stream:
 
     CHUNK, PAUSE_S = 1 << 18, 0.01
 
-    def __init__(self, lab):
+    def __init__(self, lab: NodeLab) -> None:
         self.received = 0
         self._end = threading.Event()
         self._threads = ThreadPoolExecutor(2)
@@ -110,7 +118,7 @@ class Stream:
         self._client.settimeout(_TIMEOUT_S)
         self._hashes = [self._threads.submit(self._receive), self._threads.submit(self._send)]
 
-    def _send(self):
+    def _send(self) -> Any:
         digest = hashlib.sha256()
         with self._client:
             self._client.connect((B, _TCP_PORT))
@@ -120,7 +128,7 @@ class Stream:
                 self._client.sendall(chunk)
         return digest.hexdigest()
 
-    def _receive(self):
+    def _receive(self) -> Any:
         digest = hashlib.sha256()
         with self._server:
             connection = self._server.accept()[0]
@@ -131,7 +139,7 @@ class Stream:
                 self.received += len(chunk)
         return digest.hexdigest()
 
-    def finish(self):
+    def finish(self) -> Any:
         """Ends it; returns the SHA-256 of what was received and of what was sent."""
         self._end.set()
         hashes = [one.result(_TIMEOUT_S) for one in self._hashes]
@@ -142,13 +150,13 @@ class Stream:
 # --- UDP ----------------------------------------------------------------------------------------------
 
 
-def datagram(flow, number, size):
+def datagram(flow: int, number: int, size: int) -> Any:
     """A datagram of `size` bytes, at least SMALLEST, that says what it is and proves that it is whole."""
     body = _HEAD.pack(flow, number, size) + os.urandom(size - SMALLEST)
     return body + hashlib.sha1(body).digest()[:_DIGEST_BYTES]
 
 
-def read_datagram(data):
+def read_datagram(data: bytes) -> tuple[Any, Any]:
     """(flow, number) of a datagram; AssertionError when it is not as it was sent."""
     if len(data) < SMALLEST or hashlib.sha1(data[:-_DIGEST_BYTES]).digest()[:_DIGEST_BYTES] != data[-_DIGEST_BYTES:]:
         raise AssertionError(f"a datagram of {len(data)} bytes that nobody sent: {data[:40].hex()}…")
@@ -161,21 +169,22 @@ def read_datagram(data):
 class Datagrams:
     """A receiver in a pod and senders in the other; all they exchange must arrive once and in order."""
 
-    def __init__(self, lab, source, target, addresses=ADDRESS):
+    def __init__(self, lab: NodeLab, source: str, target: str, addresses: Mapping[str, str] = ADDRESS) -> None:
         self._lab, self._source, self._from = lab, source, addresses[source]
         self._to = (addresses[target], _UDP_PORT)
         self._receiver = large_buffer(pod_socket(lab, target, self._from, socket.SOCK_DGRAM))
         self._receiver.bind(self._to)
-        self._clients, self._sent = [], []
+        self._clients: list[socket.socket] = []
+        self._sent: list[int] = []
 
-    def __enter__(self):
+    def __enter__(self) -> Any:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         for one in (self._receiver, *self._clients):
             one.close()
 
-    def flow(self, address=None):
+    def flow(self, address: str | None = None) -> int:
         """A new flow, from an address of the sending pod; returns its number."""
         client = pod_socket(self._lab, self._source, self._from, socket.SOCK_DGRAM)
         client.bind((address or self._from, 0))
@@ -183,12 +192,12 @@ class Datagrams:
         self._sent.append(0)
         return len(self._sent) - 1
 
-    def send(self, flow, size):
+    def send(self, flow: int, size: int) -> None:
         """Sends one datagram."""
         self._clients[flow].sendto(datagram(flow, self._sent[flow], size), self._to)
         self._sent[flow] += 1
 
-    def send_super(self, flow, size, count, last):
+    def send_super(self, flow: int, size: int, count: int, last: int) -> None:
         """Sends `count` datagrams of `size` bytes and one of `last` in one super-packet."""
         client, begin = self._clients[flow], self._sent[flow]
         client.setsockopt(_SOL_UDP, _UDP_SEGMENT, size)
@@ -196,9 +205,9 @@ class Datagrams:
         client.sendto(b"".join(datagram(flow, begin + n, each) for n, each in enumerate(sizes)), self._to)
         self._sent[flow] += len(sizes)
 
-    def receive(self, timeout=5.0):
+    def receive(self, timeout: float = 5.0) -> None:
         """Receives all that was sent and waits a moment for more; AssertionError unless each came once, in order."""
-        got = [[] for _ in self._sent]
+        got: list[list[int]] = [[] for _ in self._sent]
         self._receiver.settimeout(timeout)
         with contextlib.suppress(TimeoutError):
             while sum(map(len, got)) < sum(self._sent):
@@ -212,13 +221,13 @@ class Datagrams:
                 raise AssertionError(f"flow {flow}: {self._sent[flow]} sent, arrived: {_gist(numbers)}")
 
 
-def _gist(numbers):
+def _gist(numbers: Any) -> str:
     """The places in a sequence where it does not count up by one."""
     breaks = [(a, b) for a, b in zip([-1, *numbers], numbers, strict=False) if b != a + 1]
     return f"{len(numbers)}, breaks at {breaks[:10]}"
 
 
-def paced(action, rate, seconds):
+def paced(action: Any, rate: float, seconds: float) -> None:
     """Calls `action` at `rate` per second, in small groups as the clock allows."""
     begin, done = time.monotonic(), 0
     while (elapsed := time.monotonic() - begin) < seconds:
@@ -231,7 +240,7 @@ def paced(action, rate, seconds):
 # --- the wire -----------------------------------------------------------------------------------------
 
 
-def judge_frame(mode, frame):
+def judge_frame(mode: str, frame: Any) -> None:
     """AssertionError unless every checksum of a captured frame is valid; the outer UDP one may be absent."""
     packet = frame if isinstance(frame, Ether) else Ether(frame)
     outer = packet[IP]
@@ -248,7 +257,7 @@ def judge_frame(mode, frame):
         raise AssertionError(f"inner checksums: {IP(inner).summary()} {inner[:60].hex()}")
 
 
-def inner_offset(mode):
+def inner_offset(mode: str) -> Any:
     """Bytes from the outer IP header to the inner one."""
     return {"ipip": 20, "vxlan": 20 + 8 + 8 + 14, "direct": 0}[mode]
 
@@ -256,12 +265,12 @@ def inner_offset(mode):
 # --- the daemon ---------------------------------------------------------------------------------------
 
 
-def metric_samples(lab, node, name):
+def metric_samples(lab: NodeLab, node: str, name: str) -> dict[str, Any]:
     """{label value: value} of a metric with one label."""
 
-    def fetch():
+    def fetch() -> str:
         with urllib.request.urlopen("http://127.0.0.1:9091/metrics", timeout=5) as answer:
-            return answer.read().decode()
+            return str(answer.read().decode())
 
     found = re.findall(rf'^underpass_{name}{{\w+="(.*?)"}} (\d+)$', lab.inside(node, fetch), re.M)
     return {label: int(value) for label, value in found}
@@ -271,15 +280,15 @@ def metric_samples(lab, node, name):
 FORCED = {"uplink": "tap"}
 
 
-def await_tap(lab, node, timeout=8.0):
+def await_tap(lab: NodeLab, node: str, timeout: float = 8.0) -> None:
     """Waits until the daemon has tested its TAP and uses it."""
     wait_until(lambda: lab.status(node)["offloads"]["tap"] == "active", timeout, f"the TAP of {node}")
 
 
-def tap_packets(lab, node):
+def tap_packets(lab: NodeLab, node: str) -> Any:
     """Packets that the daemon has written to its TAP; 0 where it has none."""
 
-    def read():
+    def read() -> int:
         with contextlib.suppress(FileNotFoundError), open("/proc/thread-self/net/dev", encoding="ascii") as lines:
             for line in lines:
                 if line.strip().startswith("up0-x:"):
@@ -289,14 +298,14 @@ def tap_packets(lab, node):
     return lab.inside(node, read)
 
 
-def cpu_ticks(pid):
+def cpu_ticks(pid: int) -> Any:
     """Clock ticks of processor time that a process has used."""
     with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
         fields = stat.read().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
 
 
-def resident_bytes(pid):
+def resident_bytes(pid: int) -> Any:
     """Resident memory of a process."""
     with open(f"/proc/{pid}/statm", encoding="ascii") as statm:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,13 +1,19 @@
 """The data path over what real links do to packets: uplink offloads, MTUs of pods, ways out, peers.
 
 A row is an uplink and an MTU of the pods; a cell is a row in one mode and by one way out. The judges are SHA-256 of
-a TCP transfer, the borders of UDP datagrams, and the time that the transfer took beside that of the row with the TUN's own MTU.
+a TCP transfer, the borders of UDP datagrams, and the time that the transfer took beside that of the row with the TUN's
+own MTU.
 """
+
+import bootstrap
 
 import itertools
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from fast import ADDRESS, Datagrams, bulk
+from underpass_lab.nodes import NodeLab
 
 MIB = 1 << 20
 
@@ -32,15 +38,15 @@ SHAPES = ((1200, 40, 1200), (1200, 1, 20), (20, 60, 20), (1100, 45, 700), (500, 
 ENOUGH_S = 0.5
 
 
-def uplinks():
+def uplinks() -> list[Any]:
     """Every way in which uplinks send and receive, by name."""
     return [f"{send}, {receive}" for send, receive in itertools.product(SEND, RECEIVE)]
 
 
-def set_uplink(lab, name, nodes=("n1", "n2")):
+def set_uplink(lab: NodeLab, name: str, nodes: Any = ("n1", "n2")) -> None:
     """Makes the uplinks of nodes send and receive like that."""
     send, receive = name.split(", ")
-    features = {feature: SEND[send] for feature in SENDING} | RECEIVE[receive]
+    features = dict.fromkeys(SENDING, SEND[send]) | RECEIVE[receive]
     words = [word for pair in features.items() for word in pair]
     for node in nodes:
         lab.exec(node, "ethtool", "-K", "eth0", *words)
@@ -49,26 +55,26 @@ def set_uplink(lab, name, nodes=("n1", "n2")):
         lab.exec(node, "sh", "-c", HOLD.format(hold=hold, defer=int(hold > 0)))
 
 
-def set_pod_mtu(lab, mtu):
+def set_pod_mtu(lab: NodeLab, mtu: int) -> None:
     """The MTU of both pods' links, at both ends."""
     for node, pod in (("n1", "podA"), ("n2", "podB")):
         lab.ip(node, f"link set pod0 mtu {mtu}")
         lab.ip(pod, f"link set eth0 mtu {mtu}", "route flush cache")
 
 
-def mtus(tun, least=576):
+def mtus(tun: Any, least: int = 576) -> tuple[Any, Any, Any, Any]:
     """MTUs of pods beside a TUN's: far below, just below, the same, above."""
     return (max(tun - 450, least), tun - 1, tun, tun + 50)
 
 
-def transfer(lab, way, addresses):
+def transfer(lab: NodeLab, way: tuple[str, str], addresses: Mapping[str, str]) -> Any:
     """Seconds that a TCP transfer takes; AssertionError unless it arrives as it was sent."""
     begin = time.monotonic()
     bulk(lab, SIZE, ways=(way,), addresses=addresses)
     return time.monotonic() - begin
 
 
-def exchange(lab, way, addresses, mtu):
+def exchange(lab: NodeLab, way: tuple[str, str], addresses: Mapping[str, str], mtu: int) -> None:
     """UDP super-packets of many sizes; AssertionError unless every datagram arrives as it was sent."""
     largest = mtu - (48 if ":" in addresses[way[0]] else 28)
     with Datagrams(lab, *way, addresses=addresses) as datagrams:
@@ -79,9 +85,11 @@ def exchange(lab, way, addresses, mtu):
         datagrams.receive()
 
 
-def judge(test, rows, way, families=(ADDRESS,), unjudged=("too_big",)):
+def judge(test: Any, rows: Any, way: tuple[str, str], families: Any = (ADDRESS,), unjudged: Any = ("too_big",)) -> None:
     """Every row: TCP and UDP one way, in each family of addresses. `rows` are (uplink, MTU, MTU of the TUN)."""
-    lab, usual, uplink_now = test.lab, {}, None
+    lab: NodeLab = test.lab
+    usual: dict[tuple[str, str], float] = {}
+    uplink_now = None
     # Neighbours that are not known yet hold few packets back and lose the others.
     for addresses in families:
         test.assertEqual(lab.ping(way[0], addresses[way[1]], count=1), 1)

@@ -1,10 +1,15 @@
 """A daemon as an ordinary user: without any right, or with those that a user namespace has of itself."""
 
-import os
+import bootstrap
 
-from daemon import binary
-from lab import TRAFFIC, run
+import os
+from typing import Any
+
 from public import publish
+from underpass_lab.command import run
+from underpass_lab.daemon import binary
+from underpass_lab.nodes import NodeLab
+from underpass_lab.paths import TRAFFIC
 
 USER = 1000
 # A mount namespace whose /dev/net has only what this makes there, so that the machine's own stays as it is.
@@ -15,7 +20,7 @@ AS_USER = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups")
 NO_RIGHTS = (*OPEN_TUN, *AS_USER, "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")
 
 
-def hand_over(lab):
+def hand_over(lab: NodeLab) -> str:
     """Makes the directory of a lab the user's, with all that he needs in it: he may not be able to look
     into that of the project. Returns the daemon's program."""
     publish(TRAFFIC, lab.dir)
@@ -24,7 +29,7 @@ def hand_over(lab):
     return str(program)
 
 
-def prepare_tun(lab, node, *flags, mtu=1450, routes=("10.244.0.0/16",)):
+def prepare_tun(lab: NodeLab, node: str, *flags: Any, mtu: int = 1450, routes: Any = ("10.244.0.0/16",)) -> None:
     """All that an administrator does for VXLAN without rights, by the commands of docs/rootless.md."""
     number = node[1:]
     lab.ip(
@@ -37,7 +42,7 @@ def prepare_tun(lab, node, *flags, mtu=1450, routes=("10.244.0.0/16",)):
     lab.sysctl(node, {"ipv4/conf/up0/accept_local": 1})
 
 
-def rights(pid):
+def rights(pid: int) -> Any:
     """The capability sets of a process, and its user: {"CapEff": 0, …, "Uid": 1000}."""
     with open(f"/proc/{pid}/status", encoding="ascii") as status:
         lines = dict(line.rstrip("\n").split(":\t", 1) for line in status if ":\t" in line)
@@ -45,6 +50,6 @@ def rights(pid):
     return sets | {"Uid": int(lines["Uid"].split()[1]), "NoNewPrivs": int(lines["NoNewPrivs"])}
 
 
-def shell(lab, node, command):
+def shell(lab: NodeLab, node: str, command: Any) -> Any:
     """Runs a line of shell as root in a namespace: what an administrator would type."""
     return run("ip", "netns", "exec", lab.ns(node), "sh", "-c", command)

@@ -1,13 +1,17 @@
 """Starts that must fail, and what a daemon must not leave behind."""
 
+import bootstrap
+
 import os
+from typing import Any
 
-from daemon import binary
-from lab import run
 from shared import own_routes
+from underpass_lab.command import run
+from underpass_lab.daemon import binary
+from underpass_lab.nodes import NodeLab
 
 
-def refused(lab, node, text, wrapper=(), file=None, program=None):
+def refused(lab: NodeLab, node: str, text: str, wrapper: Any = (), file: Any = None, program: str | None = None) -> Any:
     """Runs a daemon that must refuse to start; returns what it said. `wrapper` goes before the command.
 
     It must exit with 1 by itself, and neither its device, its routes nor its socket may be left.
@@ -26,6 +30,6 @@ def refused(lab, node, text, wrapper=(), file=None, program=None):
     return result.stderr
 
 
-def device_exists(lab, node, device="up0"):
+def device_exists(lab: NodeLab, node: str, device: str = "up0") -> bool:
     """Whether a device exists on a node."""
     return run("ip", "-n", lab.ns(node), "link", "show", device, check=False).returncode == 0

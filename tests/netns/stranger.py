@@ -17,7 +17,7 @@ _FLAGS = {"tun": 0x0001, "tap": 0x0002, "one": 0, "several": 0x0100}
 _NO_PI, _VNET_HDR = 0x1000, 0x4000
 
 
-def main(device, kind, queues, *more):
+def main(device: str, kind: str, queues: str, *more: str) -> tuple[str, int]:
     """Tries it; returns the line to print and what has to stay open."""
     handle = os.open("/dev/net/tun", os.O_RDWR)
     flags = _FLAGS[kind] | _FLAGS[queues] | _NO_PI | (_VNET_HDR if queues == "several" else 0)
@@ -26,7 +26,7 @@ def main(device, kind, queues, *more):
         for word in more:
             fcntl.ioctl(handle, _TUNSETOWNER, int(word.removeprefix("owner=")))
     except OSError as error:
-        return errno.errorcode[error.errno], handle
+        return errno.errorcode[error.errno or 0], handle
     return "attached", handle
 
 

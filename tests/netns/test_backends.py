@@ -1,12 +1,16 @@
 """Both device backends, persistent devices, several workers, and bulk transfers with offloads on and off."""
 
+import bootstrap
+
 import contextlib
 import json
 import struct
+from typing import Any
 
-from lab import pod_address, run, wait_until
 from shared import SharedLab, large_buffer, own_routes
 from startup import device_exists, refused
+from underpass_lab.command import run, wait_until
+from underpass_lab.nodes import pod_address
 
 A, B = pod_address("n1"), pod_address("n2")
 MODES = {"ipip": {"ipip": "Always", "vxlan": "Never"}, "vxlan": {"ipip": "Never", "vxlan": "Always"}}
@@ -18,23 +22,23 @@ class Persistent(SharedLab):
 
     daemons = ()
 
-    def setUp(self):
+    def setUp(self) -> None:
         for node in ("n1", "n2"):
             self.lab.ip(node, "tuntap add dev up0 mode tun")
             self.addCleanup(self.lab.ip, node, "link del up0")
             self.addCleanup(self.stop, node)
 
-    def link(self):
+    def link(self) -> tuple[set[Any], list[Any]]:
         """(flags, addresses) of the TUN on n1."""
         (link,) = json.loads(run("ip", "-n", self.lab.ns("n1"), "-j", "address", "show", "dev", "up0").stdout)
         return set(link["flags"]), [address["local"] for address in link["addr_info"]]
 
-    def start_both(self, **tunnel):
+    def start_both(self, **tunnel: Any) -> None:
         for node in ("n1", "n2"):
             self.start(node, tunnel=tunnel)
             self.assertEqual(self.lab.status(node)["backend"], "plain")
 
-    def test_traffic_and_what_is_left(self):
+    def test_traffic_and_what_is_left(self) -> None:
         for tunnel in ({"backend": "plain"}, {}):
             with self.subTest(tunnel):
                 self.start_both(**tunnel)
@@ -49,7 +53,7 @@ class Persistent(SharedLab):
                 self.assertEqual((own_routes(self.lab, "n1"), addresses), ([], []))
                 self.assertNotIn("UP", flags)
 
-    def test_what_somebody_prepared_stays(self):
+    def test_what_somebody_prepared_stays(self) -> None:
         self.lab.ip(
             "n1",
             "link set up0 up",
@@ -66,11 +70,11 @@ class Persistent(SharedLab):
         routes = run("ip", "-n", self.lab.ns("n1"), "route", "show", "dev", "up0").stdout
         self.assertEqual([line.split()[0] for line in routes.splitlines()], ["10.78.0.0/16"])
 
-    def test_offload_needs_a_device_with_several_queues(self):
+    def test_offload_needs_a_device_with_several_queues(self) -> None:
         said = refused(self.lab, "n1", self.lab.config("n1", tunnel={"backend": "offload"}))
         self.assertRegex(said, r"cannot open TUN device up0: it exists and is of another kind")
 
-    def test_a_device_that_is_in_use(self):
+    def test_a_device_that_is_in_use(self) -> None:
         self.start("n1", tunnel={"backend": "plain"})
         text = self.lab.config("n1", tunnel={"backend": "plain"}, port=8472).replace("n1.sock", "other.sock")
         said = refused(self.lab, "n1", text)
@@ -83,7 +87,7 @@ class Transfers(SharedLab):
 
     SIZE = 64 * MIB
 
-    def transfer(self, backend):
+    def transfer(self, backend: str) -> None:
         for mode, config in MODES.items():
             self.restart(**config, tunnel={"backend": backend})
             self.assertEqual({self.lab.status(node)["backend"] for node in ("n1", "n2")}, {backend})
@@ -100,10 +104,10 @@ class Transfers(SharedLab):
         for pod in ("podA", "podB"):
             self.lab.offloads(pod, "eth0", on=True)
 
-    def test_offload(self):
+    def test_offload(self) -> None:
         self.transfer("offload")
 
-    def test_plain(self):
+    def test_plain(self) -> None:
         self.transfer("plain")
 
 
@@ -114,11 +118,11 @@ class ManyWorkers(SharedLab):
     SOURCES = [f"10.244.1.{n}" for n in range(2, 10)]
 
     @classmethod
-    def prepare(cls):
+    def prepare(cls) -> None:
         # IPIP is spread over the workers by inner addresses, so more than one pair is needed.
         cls.lab.ip("podA", *(f"address add {address}/24 dev eth0" for address in cls.SOURCES[1:]))
 
-    def test_order_and_completeness(self):
+    def test_order_and_completeness(self) -> None:
         for mode, config in MODES.items():
             with self.subTest(mode):
                 self.restart(**config, tunnel={"workers": 4})
@@ -141,7 +145,7 @@ class ManyWorkers(SharedLab):
                     self.assertEqual(sequence, list(range(self.PACKETS)), f"flow {flow}")
                 self.assertGreater(self.busy_workers("n2"), 1)
 
-    def send_flows(self):
+    def send_flows(self) -> None:
         """All flows in turn, in sizes that neither equal each other nor fill the queues at once."""
         with contextlib.ExitStack() as stack:
             clients = [stack.enter_context(self.lab.socket("podA")) for _ in range(self.FLOWS)]
@@ -149,7 +153,7 @@ class ManyWorkers(SharedLab):
                 client.bind((self.SOURCES[flow % len(self.SOURCES)], 30000 + flow))
             self.send_rounds(clients)
 
-    def send_rounds(self, clients):
+    def send_rounds(self, clients: Any) -> None:
         before = self.counters("n2").status()["device_tx"]
         for number in range(self.PACKETS):
             for flow, client in enumerate(clients):
@@ -157,9 +161,9 @@ class ManyWorkers(SharedLab):
             # A few rounds ahead of the far end at most: nothing here may be lost to a full queue.
             if number % 16 == 0:
                 due = before + number * self.FLOWS - 2000
-                wait_until(lambda due=due: self.counters("n2").status()["device_tx"] >= due, 5, "progress")
+                wait_until(lambda: self.counters("n2").status()["device_tx"] >= due, 5, "progress")
 
-    def busy_workers(self, node):
+    def busy_workers(self, node: str) -> int:
         """How many workers have received something from the underlay."""
         counters = self.counters(node)
         return sum(count > 0 for count in counters.by_worker("underlay", "rx"))

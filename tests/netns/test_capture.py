@@ -1,32 +1,36 @@
 """`underpass capture`: scapy and tshark read the file, the bytes are those sent, the comment is the drop reason."""
 
+import bootstrap
+
 import json
 import os
 import signal
 import subprocess
 import time
+from typing import Any
 
-from command import run, wait_until
-from daemon import binary
-from lab import ADDRESSES, pod_address
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.packet import Raw
 from scapy.utils import PcapNgReader
+
 from shared import SharedLab
 from silent import SilentPeer
 from tunnel import FORMATS, VNI, inner
 from underlay6 import ADDRESSES6, SilentPeer6, SixLab, pools
+from underpass_lab.command import run, wait_until
+from underpass_lab.daemon import binary
+from underpass_lab.nodes import ADDRESSES, pod_address
 
 A, B = pod_address("n1"), pod_address("n2")
-VXLAN = {"ipip": "Never", "vxlan": "Always"}
+VXLAN: dict[str, Any] = {"ipip": "Never", "vxlan": "Always"}
 POINTS = ("device", "underlay", "drop")
 
 
 class Running:
     """A capture on a node, from when the daemon has it until it is ended or has all packets."""
 
-    def __init__(self, test, node, *options):
+    def __init__(self, test: Any, node: str, *options: Any) -> None:
         self.file = test.lab.dir / f"capture-{len(list(test.lab.dir.glob('capture-*')))}.pcapng"
         environment = os.environ | {"UNDERPASS_SOCKET": test.lab.daemons[node].socket}
         command = [binary(), "capture", "-w", self.file, "-o", "json", *options]
@@ -35,41 +39,41 @@ class Running:
         # The head of the file comes with the start of the capture.
         wait_until(lambda: self.process.poll() is not None or self.size() > 100, 5, "the capture")
 
-    def size(self):
+    def size(self) -> Any:
         return self.file.stat().st_size if self.file.exists() else 0
 
-    def end(self):
+    def end(self) -> Any:
         """Interrupts it; returns what it says."""
         self.process.send_signal(signal.SIGINT)
         return self.result()
 
-    def result(self):
+    def result(self) -> Any:
         out, error = self.process.communicate(timeout=10)
         if self.process.returncode:
             raise AssertionError(error.decode())
         return json.loads(out)
 
-    def rows(self, *fields):
+    def rows(self, *fields: Any) -> list[Any]:
         """One list of `fields` for each packet in the file so far, by tshark."""
         options = [word for field in fields for word in ("-e", field)]
         text = run("tshark", "-r", self.file, "-T", "fields", "-E", "occurrence=f", *options, timeout=30).stdout
         return [line.split("\t") for line in text.splitlines()]
 
-    def packets(self):
+    def packets(self) -> list[Any]:
         """Bytes of each packet, by scapy."""
         with PcapNgReader(str(self.file)) as reader:
             return [bytes(packet) for packet in reader]
 
-    def _close(self):
+    def _close(self) -> None:
         self.process.kill()
         self.process.communicate()
 
 
-def udp(target=B, size=100, sport=1000, **ip):
+def udp(target: str = B, size: int = 100, sport: int = 1000, **ip: Any) -> Any:
     return IP(src=A, dst=target, **ip) / UDP(sport=sport, dport=9) / Raw(b"d" * size)
 
 
-def forwarded(packet):
+def forwarded(packet: Any) -> bytes:
     """The bytes of a packet after n1's kernel has forwarded it."""
     packet = IP(bytes(packet))
     packet.ttl -= 1
@@ -77,7 +81,7 @@ def forwarded(packet):
     return bytes(packet)
 
 
-def ten_outbound(test):
+def ten_outbound(test: Any) -> tuple[Any, Any]:
     """Ten datagrams from pod to pod, captured on their way; returns them, and what gives the packets of a point."""
     capture = Running(test, "n1", "--filter", "host 10.244.2.2 and udp and port 9", "--count", "20")
     sent = [udp(sport=2000 + n, size=n) for n in range(10)]
@@ -89,10 +93,10 @@ def ten_outbound(test):
 
 
 class Outbound(SharedLab):
-    def setUp(self):
+    def setUp(self) -> None:
         self.sink("podB")
 
-    def test_both_points_in_every_mode(self):
+    def test_both_points_in_every_mode(self) -> None:
         for config in ({}, VXLAN, {"ipip": "Never"}):
             with self.subTest(config):
                 self.restart(**config)
@@ -104,13 +108,16 @@ class Outbound(SharedLab):
                 frames = on_wire(wire, 10, lambda f: f[12:14] == b"\x08\x00")
                 if config == VXLAN:
                     # The kernel's part of the header is rebuilt: addresses, ports and lengths are true.
-                    blank = lambda p: p[:4] + b"....." + p[9:10] + b".." + p[12:26] + b".." + p[28:]
+                    def blank(p: Any) -> Any:
+                        return p[:4] + b"....." + p[9:10] + b".." + p[12:26] + b".." + p[28:]
                 else:
                     # IP identification of raw packets is the kernel's.
-                    blank = lambda p: p[:4] + b".." + p[6:10] + b".." + p[12:]
+                    def blank(p: Any) -> Any:
+                        return p[:4] + b".." + p[6:10] + b".." + p[12:]
+
                 self.assertEqual(sorted(map(blank, outside)), sorted(map(blank, frames)))
 
-    def test_drops_have_their_reason(self):
+    def test_drops_have_their_reason(self) -> None:
         capture = Running(self, "n1", "--point", "drop", "--count", "5")
         bad = [udp("10.244.9.9"), udp(options=[b"\x94\x04\0\0"]), IP(src="8.8.8.8", dst=B) / UDP(), udp(proto=4)]
         bad += [udp("10.244.9.9", size=1400), udp("10.244.7.7")]
@@ -123,7 +130,7 @@ class Outbound(SharedLab):
         wanted = [forwarded(packet) for packet in bad if packet is not bad[1]]
         self.assertEqual(sorted(capture.packets()), sorted(wanted))
 
-    def test_super_packets_are_whole_and_snaplen_cuts(self):
+    def test_super_packets_are_whole_and_snaplen_cuts(self) -> None:
         capture = Running(self, "n1", "--point", "device", "--snaplen", "60", "--filter", "tcp")
         self.lab.tcp_transfer("podA", "podB", B, 1 << 20)
         settle(capture)
@@ -132,17 +139,20 @@ class Outbound(SharedLab):
         self.assertGreater(max(whole for whole, _ in lengths), 5000)
         self.assertEqual({kept for whole, kept in lengths if whole >= 60}, {60})
 
-    def test_one_at_a_time_and_the_end_of_a_client_is_noticed(self):
+    def test_one_at_a_time_and_the_end_of_a_client_is_noticed(self) -> None:
         first = Running(self, "n1")
         refused = self.lab.daemons["n1"].command("capture", "-w", self.lab.dir / "second", check=False)
         self.assertEqual((refused.returncode, (self.lab.dir / "second").exists()), (1, False))
         self.assertIn("another capture is running", refused.stderr)
         first.process.kill()
+
         # No packet has to come along for that.
-        again = lambda: Running(self, "n1", "--filter", "icmp").process.poll() is None
+        def again() -> bool:
+            return Running(self, "n1", "--filter", "icmp").process.poll() is None
+
         wait_until(again, 5, "the end of the first")
 
-    def test_longer_than_any_other_answer_may_take(self):
+    def test_longer_than_any_other_answer_may_take(self) -> None:
         capture = Running(self, "n1", "--point", "device", "--filter", "udp and port 9")
         # Eleven seconds is more than the lifetime of a connection, and the daemon's clock to wait for.
         started = self.lab.status("n1")["uptime_seconds"]
@@ -151,7 +161,7 @@ class Outbound(SharedLab):
         wait_until(lambda: capture.size() and len(capture.rows("ip.dst")) == 1, 5, "the packet")
         self.assertEqual(capture.end(), {"packets": 1, "lost": 0})
 
-    def test_lost_packets_are_counted(self):
+    def test_lost_packets_are_counted(self) -> None:
         # 128 buffers of 65535 bytes, which are emptied fifty times a second.
         before = self.counters("n1").status()["device_rx"]
         capture = Running(self, "n1", "--point", "device", "--snaplen", "65535", "--filter", "udp and port 9")
@@ -162,7 +172,7 @@ class Outbound(SharedLab):
         got = self.counters("n1").status()["device_rx"] - before
         self.assertEqual(said["packets"] + said["lost"], got)
 
-    def test_the_daemons_end_ends_it(self):
+    def test_the_daemons_end_ends_it(self) -> None:
         capture = Running(self, "n1", "--point", "drop")
         self.stop("n1")
         self.addCleanup(self.start, "n1")
@@ -174,7 +184,7 @@ class Inbound(SilentPeer):
     # Bytes in front of what the socket hands over.
     in_front = {"ipip": 0, "vxlan": 28}
 
-    def test_received_and_refused(self):
+    def test_received_and_refused(self) -> None:
         for form in FORMATS:
             with self.subTest(form):
                 capture = Running(self, "n1", "--filter", "net 10.244.0.0/16 or port 4789")
@@ -209,11 +219,11 @@ class InboundOverIpv6(SilentPeer6, Inbound):
     in_front = {"ipip": 0, "vxlan": 48}
 
 
-def settle(capture):
+def settle(capture: Any) -> None:
     """Waits until the file has not grown for a second: what the daemon has still to send is in it."""
     last, since = None, 0.0
 
-    def settled():
+    def settled() -> bool:
         nonlocal last, since
         size, now = capture.size(), time.monotonic()
         if size != last:
@@ -223,18 +233,21 @@ def settle(capture):
     wait_until(settled, 20, "the end of what is captured")
 
 
-def on_wire(wire, count, select):
+def on_wire(wire: Any, count: int, select: Any) -> list[Any]:
     """The packets in `count` frames; the kernel may still look for a neighbour when the sender is done."""
-    chosen = lambda: [frame[14:] for frame in wire.incoming() if select(frame)]
+
+    def chosen() -> list[Any]:
+        return [frame[14:] for frame in wire.incoming() if select(frame)]
+
     wait_until(lambda: len(chosen()) >= count, 10, f"{count} frames on the wire")
     return sorted(chosen())
 
 
 class OutboundOverIpv6(SixLab):
-    def setUp(self):
+    def setUp(self) -> None:
         self.sink("podB")
 
-    def test_both_points(self):
+    def test_both_points(self) -> None:
         for mode in ("vxlan", "ipip"):
             with self.subTest(mode):
                 self.restart(pools=pools(mode))
@@ -246,6 +259,8 @@ class OutboundOverIpv6(SixLab):
                 frames = on_wire(wire, 10, lambda f: f[12:14] == b"\x86\xdd" and f[20:21] == protocol)
                 if mode == "vxlan":
                     # The kernel's flow label and UDP checksum are not known.
-                    blank = lambda p: p[:1] + b"..." + p[4:46] + b".." + p[48:]
+                    def blank(p: Any) -> Any:
+                        return p[:1] + b"..." + p[4:46] + b".." + p[48:]
+
                     outside, frames = sorted(map(blank, outside)), sorted(map(blank, frames))
                 self.assertEqual(outside, frames)

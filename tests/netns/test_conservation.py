@@ -1,5 +1,7 @@
 """Nothing is lost silently: at full rate both ways every packet is delivered, sent or counted in one drop."""
 
+import bootstrap
+
 import os
 import socket
 import threading
@@ -15,7 +17,7 @@ _PORT = 5300
 class Conservation(SharedLab):
     """TCP both ways as fast as it goes and UDP both ways; UNDERPASS_SOAK_S says for how many seconds in all."""
 
-    def test_books_balance(self):
+    def test_books_balance(self) -> None:
         for mode, config in MODES.items():
             with self.subTest(mode):
                 self.restart(**config, tunnel=FORCED)
@@ -33,19 +35,19 @@ class Conservation(SharedLab):
                         self.assertGreater(received, sent * 0.5)
                     self.assertGreater(books[node]["device_rx"], 1000)
 
-    def load(self, seconds):
+    def load(self, seconds: float) -> None:
         """All cores busy until the time is over; TCP is checked by hash, UDP may be lost at the ends."""
         end = time.monotonic() + seconds
         errors = []
 
-        def transfers():
+        def transfers() -> None:
             try:
                 while time.monotonic() < end:
                     bulk(self.lab, 64 * MIB)
             except BaseException as error:  # told by the main thread
                 errors.append(error)
 
-        def flood(source, target):
+        def flood(source: str, target: str) -> None:
             with pod_socket(self.lab, source, ADDRESS[source], socket.SOCK_DGRAM) as client:
                 while time.monotonic() < end:
                     for _ in range(50):

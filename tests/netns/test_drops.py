@@ -5,14 +5,19 @@ Not provoked: `loop` (a node address inside a pool or subnet, what it takes, is 
 test_scope) and `bad_checksum` (nothing counts it). `nested` is in test_nested.
 """
 
-import json
+import bootstrap
 
-from lab import ADDRESSES, pod_address, run, subnet, wait_until
+import json
+from typing import Any
+
 from scapy.layers.inet import IP, UDP
 from scapy.packet import Raw
+
 from shared import SharedLab
 from silent import SilentPeer
 from tunnel import FORMATS, inner, outer
+from underpass_lab.command import run, wait_until
+from underpass_lab.nodes import ADDRESSES, pod_address, subnet
 
 A, B = pod_address("n1"), pod_address("n2")
 MODES = {
@@ -22,7 +27,7 @@ MODES = {
 }
 
 
-def udp(target, size=100, source=A, sport=1000, **ip):
+def udp(target: str, size: int = 100, source: str = A, sport: int = 1000, **ip: Any) -> Any:
     return IP(src=source, dst=target, **ip) / UDP(sport=sport, dport=9) / Raw(b"d" * size)
 
 
@@ -30,31 +35,31 @@ class Outbound(SharedLab):
     daemons = ("n1",)
     config = {"local": [subnet("n1"), "10.244.101.0/24"]}
 
-    def setUp(self):
+    def setUp(self) -> None:
         self.wire = self.tap("sw", "port-n1")
 
-    def nothing_sent(self):
+    def nothing_sent(self) -> None:
         self.assertEqual([frame for frame in self.wire.incoming() if frame[12:14] == b"\x08\x00"], [])
 
-    def test_no_route(self):
+    def test_no_route(self) -> None:
         with self.moves("n1", device_rx=5, no_route=5):
             self.send_from_pod([udp("10.244.9.9")] * 3 + [udp("10.244.255.255")] * 2)
         self.nothing_sent()
 
-    def test_no_route_in_a_subnet_of_our_own(self):
+    def test_no_route_in_a_subnet_of_our_own(self) -> None:
         # The kernel has no such pod, so it follows the pool's route into the tunnel.
         with self.moves("n1", device_rx=4, no_route=4):
             self.send_from_pod([udp("10.244.101.7")] * 4)
         self.nothing_sent()
 
-    def test_unsupported_destinations(self):
+    def test_unsupported_destinations(self) -> None:
         self.lab.ip("n1", "route add 224.5.5.0/24 dev up0", "route add 169.254.7.0/24 dev up0")
         with self.lab.socket("n1") as host, self.moves("n1", device_rx=5, unsupported=5):
             for target in ("224.5.5.5", "224.5.5.6", "169.254.7.7", "169.254.7.8", "169.254.7.9"):
                 host.sendto(b"x", (target, 9))
         self.nothing_sent()
 
-    def test_too_big(self):
+    def test_too_big(self) -> None:
         # The TUN's MTU is set to more than the tunnel carries, so the kernel cannot say so first.
         for mode, fits in (("ipip", 1480), ("vxlan", 1450), ("direct", 1500)):
             with self.subTest(mode):
@@ -65,7 +70,7 @@ class Outbound(SharedLab):
                 with self.moves("n1", device_rx=1 + len(large), underlay_tx=1, too_big=len(large)):
                     self.send_from_pod([udp(B, fits - 28), *large])
 
-    def test_underlay_down(self):
+    def test_underlay_down(self) -> None:
         for mode, config in MODES.items():
             with self.subTest(mode):
                 self.restart(**config)
@@ -78,7 +83,7 @@ class Outbound(SharedLab):
                 with self.moves("n1", device_rx=1, underlay_tx=1):
                     self.send_from_pod([udp(B)])
 
-    def test_underlay_full(self):
+    def test_underlay_full(self) -> None:
         # A slow link with a long queue: the daemon's socket buffers fill up, which the kernel reports.
         ns = self.lab.ns("n1")
         for mode in ("ipip", "vxlan"):
@@ -104,7 +109,7 @@ class Outbound(SharedLab):
                 self.assertEqual(self.moved(before, "underlay_tx") + self.moved(before, "underlay_full"), sent)
                 run("tc", "-n", ns, "qdisc", "del", "dev", "eth0", "root")
 
-    def moved(self, before, counter):
+    def moved(self, before: Any, counter: str) -> Any:
         return self.counters("n1").status()[counter] - before[counter]
 
 
@@ -112,12 +117,12 @@ TBF = ("rate", "1mbit", "burst", "2k", "limit", "200mb")
 
 
 class Inbound(SilentPeer):
-    def test_ttl(self):
+    def test_ttl(self) -> None:
         for form in FORMATS:
             with self.subTest(form):
                 self.refused(form, [outer(form, inner(ttl=0))] * 2, ttl=2)
 
-    def test_device_full(self):
+    def test_device_full(self) -> None:
         # With the TUN down the kernel takes nothing from the daemon.
         self.lab.ip("n1", "link set up0 down")
         self.addCleanup(self.restart, **self.config)
@@ -130,7 +135,7 @@ class Inbound(SilentPeer):
 class Books(SharedLab):
     """After mixed traffic everything adds up, on each way by itself and with what was on the wire."""
 
-    def test_conservation(self):
+    def test_conservation(self) -> None:
         self.sink("podA"), self.sink("podB")
         for mode, config in MODES.items():
             with self.subTest(mode):
@@ -150,7 +155,7 @@ class Books(SharedLab):
                 self.assertEqual(two["underlay_tx"], one["underlay_rx"] - INJECTED + direct)
                 self.wire_agrees(mode, wire)
 
-    def mixed_traffic(self):
+    def mixed_traffic(self) -> None:
         """Pings and UDP both ways, 4 + 3 bad packets from podA, and 14 forged ones to n1."""
         self.assertEqual(self.lab.ping("podA", B, "-s", 900, count=20), 20)
         self.assertEqual(self.lab.ping("podB", A, count=10), 10)
@@ -165,16 +170,16 @@ class Books(SharedLab):
         self.assertEqual(len(forged), INJECTED)
         self.lab.send("n2", "eth0", [self.lab.frame("n2", "n1", packet) for packet in forged])
         for node, counter, least in (("n1", "unknown_peer", 2), ("n1", "no_route", 4), ("n1", "malformed", 6)):
-            wait_until(lambda n=node, c=counter, v=least: self.counters(n).status()[c] >= v, 3, counter)
+            wait_until(lambda: self.counters(node).status()[counter] >= least, 3, counter)
         wait_until(lambda: self.counters("n1").status()["device_rx"] >= 20 + 10 + 150 + 7, 3, "outbound")
         wait_until(lambda: self.counters("n2").status()["device_rx"] >= 20 + 10 + 70, 3, "outbound of n2")
 
     @staticmethod
-    def bare(frames):
+    def bare(frames: Any) -> int:
         """Frames that are no tunnel packets: direct traffic is the kernel's to receive, not the daemon's."""
         return sum(frame[12:14] == b"\x08\x00" and not tunnelled(frame) for frame in frames)
 
-    def wire_agrees(self, mode, wire):
+    def wire_agrees(self, mode: str, wire: Any) -> None:
         """Packets and bytes that left n1, as the daemon counts them and as they were on the wire."""
         frames = [frame for frame in wire.incoming() if frame[12:14] == b"\x08\x00"]
         self.assertNoOversize(frames)
@@ -187,6 +192,6 @@ class Books(SharedLab):
 INJECTED = 14
 
 
-def tunnelled(frame):
+def tunnelled(frame: Any) -> Any:
     """Whether an Ethernet frame holds IPIP or VXLAN."""
     return frame[23] == 4 or (frame[23] == 17 and frame[36:38] == (4789).to_bytes(2, "big"))

@@ -1,20 +1,25 @@
 """What pods are told about packets that are too large or go nowhere (P2, P3, W12, S9), and by whom."""
 
-import time
+import bootstrap
 
-from fast import metric_samples
-from lab import ADDRESSES, pod_address, subnet, wait_until
+import time
+from typing import Any
+
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 from scapy.utils import checksum
+
+from fast import metric_samples
 from shared import SharedLab
 from silent import SilentPeer
 from tunnel import inner, outer
+from underpass_lab.command import wait_until
+from underpass_lab.nodes import ADDRESSES, pod_address, subnet
 
 A, B, C = (pod_address(node) for node in ("n1", "n2", "n3"))
 N1, N2 = "10.244.1.0", "10.244.2.0"  # the addresses on the TUNs
-MODES = {
+MODES: dict[str, tuple[dict[str, Any], int]] = {
     "ipip": ({"ipip": "Always", "vxlan": "Never"}, 1480),
     "vxlan": ({"ipip": "Never", "vxlan": "Always"}, 1450),
 }
@@ -22,16 +27,16 @@ MODES = {
 PER_SENDER, PER_WORKER, BURST = 20, 500, 32
 
 
-def udp(target, size, source=A, flags="DF", sport=1000, **ip):
+def udp(target: str, size: int, source: str = A, flags: str | int = "DF", sport: int = 1000, **ip: Any) -> Any:
     """A UDP packet of `size` bytes in all."""
     return IP(src=source, dst=target, flags=flags, **ip) / UDP(sport=sport, dport=9) / Raw(b"d" * (size - 28))
 
 
 class Told(SharedLab):
-    def setUp(self):
+    def setUp(self) -> None:
         self.inside = self.tap("podA", "eth0")
 
-    def errors(self, count, timeout=3.0):
+    def errors(self, count: int, timeout: float = 3.0) -> Any:
         """The ICMP errors that podA gets: as many as expected, each whole."""
         packets = self.inside.wait(count, lambda p: p.haslayer(ICMP) and p[ICMP].type == 3, timeout)
         for packet in packets:
@@ -41,40 +46,42 @@ class Told(SharedLab):
             self.assertLessEqual(packet[IP].len, 576)
         return packets
 
-    def quotes(self, error, packet):
+    def quotes(self, error: Any, packet: Any) -> Any:
         """Whether an error begins its quote with this packet as it was behind n1's TTL decrement."""
         del packet.chksum
         packet.ttl -= 1
         quote = bytes(error[ICMP].payload)
         return len(quote) >= 28 and bytes(packet).startswith(quote)
 
-    def path_mtu(self, target):
+    def path_mtu(self, target: str) -> Any:
         """The MTU that podA's kernel believes a path to have, None for that of the link."""
         words = self.lab.exec("podA", "ip", "route", "get", target).stdout.split()
         return int(words[words.index("mtu") + 1]) if "mtu" in words else None
 
-    def forget(self):
+    def forget(self) -> None:
         self.lab.ip("podA", "route flush cache")
 
 
 class TooBig(Told):
     """P2 and P3, by the kernel at the TUN's MTU, and by the daemon where the TUN's is larger than the path's."""
 
-    def test_p2_by_the_kernel(self):
+    def test_p2_by_the_kernel(self) -> None:
         for mode, (config, mtu) in MODES.items():
             with self.subTest(mode):
                 self.restart(**config)
-                self.forget(), self.inside.drain()
+                self.forget()
+                self.inside.drain()
                 self.assertEqual(self.lab.ping("podA", B, "-M", "do", "-s", "1472", count=1), 0)
                 error = self.errors(1)[0]
                 self.assertEqual((error[ICMP].code, error[ICMP].nexthopmtu, error[IP].src), (4, mtu, "10.244.1.1"))
                 self.assertEqual(self.path_mtu(B), mtu)
 
-    def test_p2_by_the_daemon(self):
+    def test_p2_by_the_daemon(self) -> None:
         for mode, (config, mtu) in MODES.items():
             with self.subTest(mode):
                 self.restart(**config, tunnel={"mtu": 1500})
-                self.forget(), self.inside.drain()
+                self.forget()
+                self.inside.drain()
                 with self.moves("n1", device_rx=1, too_big=1):
                     self.assertEqual(self.lab.ping("podA", B, "-M", "do", "-s", "1472", count=1), 0)
                 error = self.errors(1)[0]
@@ -86,16 +93,18 @@ class TooBig(Told):
                 self.assertEqual(self.lab.ping("podA", B, "-s", "1472", count=2), 2)
                 self.lab.tcp_transfer("podA", "podB", B, 1 << 20)
 
-    def test_the_host_itself_is_told(self):
+    def test_the_host_itself_is_told(self) -> None:
         config, mtu = MODES["vxlan"]
         self.restart(**config, tunnel={"mtu": 1500})
         self.lab.ip("n1", "route flush cache")
-        output = self.lab.exec("n1", "ping", "-n", "-c", "1", "-W", "1", "-M", "do", "-s", "1472", B, check=False).stdout
+        output = self.lab.exec(
+            "n1", "ping", "-n", "-c", "1", "-W", "1", "-M", "do", "-s", "1472", B, check=False
+        ).stdout
         self.assertIn(f"mtu = {mtu}", output)
 
-    def test_p3_df_clear(self):
+    def test_p3_df_clear(self) -> None:
         for tunnel in ({}, {"mtu": 1500}):
-            for mode, (config, mtu) in MODES.items():
+            for mode, (config, _) in MODES.items():
                 with self.subTest(mode, **tunnel):
                     self.restart(**config, tunnel=tunnel)
                     wire = self.tap("sw", "port-n1")
@@ -106,7 +115,7 @@ class TooBig(Told):
                     self.assertEqual({(int(ip.flags), ip.frag) for ip in frames}, {(2, 0)})
                     self.assertTrue(all(ip.len <= 1500 for ip in frames))
 
-    def test_a_packet_may_be_cut_in_user_space_at_any_size(self):
+    def test_a_packet_may_be_cut_in_user_space_at_any_size(self) -> None:
         self.restart(**MODES["vxlan"][0], tunnel={"mtu": 1500})
         sink = self.sink("podB")
         sink.settimeout(3)
@@ -124,13 +133,13 @@ class Nowhere(Told):
     daemons = ()
 
     @classmethod
-    def setUpClass(cls):
+    def setUpClass(cls) -> None:
         super().setUpClass()
         local = [subnet("n1"), "10.244.101.0/24"]
         cls.start("n1", local=local)
         cls.start("n2", peers={"n1": (ADDRESSES["n1"], local)})
 
-    def test_w12_nobody_has_it(self):
+    def test_w12_nobody_has_it(self) -> None:
         for target, code in (("10.244.9.9", 0), ("10.244.101.7", 1)):
             with self.subTest(target):
                 self.inside.drain()
@@ -145,7 +154,7 @@ class Nowhere(Told):
         output = self.lab.exec("podA", "ping", "-n", "-c", "1", "-W", "1", "10.244.9.9", check=False).stdout
         self.assertIn("Destination Net Unreachable", output)
 
-    def test_w12_through_the_tunnel(self):
+    def test_w12_through_the_tunnel(self) -> None:
         # The kernel of n1 has no such pod either and follows the pool's route back into the TUN.
         with self.moves("n1", underlay_rx=1, device_tx=1, device_rx=2, no_route=1, underlay_tx=1):
             output = self.lab.exec("podB", "ping", "-n", "-c", "1", "-W", "1", "10.244.101.7", check=False).stdout
@@ -155,7 +164,7 @@ class Nowhere(Told):
 class Silence(Told):
     """Packets that nobody may be told about."""
 
-    def test_no_error(self):
+    def test_no_error(self) -> None:
         self.start("n1", ipip="Always", tunnel={"mtu": 1500})
         big = udp(B, 1500, frag=100)
         error = IP(src=A, dst="10.244.9.9", flags="DF") / ICMP(type=11) / Raw(bytes(udp(A, 60)))
@@ -173,7 +182,7 @@ class Flood(Told):
 
     SECONDS = 2
 
-    def test_s9_errors_are_few_and_small(self):
+    def test_s9_errors_are_few_and_small(self) -> None:
         self.start("n1", ipip="Always", tunnel={"mtu": 1500, "workers": 2})
         packets = [bytes(udp("10.244.9.9", 100)), bytes(udp(B, 1500)), bytes(udp("10.244.9.9", 56))]
         begin, sent = time.monotonic(), 0
@@ -200,7 +209,7 @@ class Flood(Told):
 class FloodFromOutside(SilentPeer):
     """S9 from the wire: what is refused there is answered to nobody."""
 
-    def test_s9_spoofed_packets_are_not_answered(self):
+    def test_s9_spoofed_packets_are_not_answered(self) -> None:
         cases = [
             outer("ipip", inner(source="203.0.113.9", payload=b"x" * 1400)),
             outer("ipip", inner(target="10.244.9.9")),
@@ -220,7 +229,7 @@ class Ipv6Told(SharedLab):
     POD, SOURCE = "fd00:244:1::2", "fd00:244:1::"
 
     @classmethod
-    def setUpClass(cls):
+    def setUpClass(cls) -> None:
         super().setUpClass()
         cls.lab.sysctl("n1", {"ipv6/conf/all/forwarding": 1})
         cls.lab.ip("n1", "address add fd00:244:1::1/64 dev pod0 nodad")
@@ -233,11 +242,11 @@ class Ipv6Told(SharedLab):
             tunnel={"mtu": 1500},
         )
 
-    def ping(self, target, size):
+    def ping(self, target: str, size: int) -> Any:
         command = ("ping", "-n", "-c", "1", "-W", "1", "-M", "do", "-s", size, target)
         return self.lab.exec("podA", *command, check=False).stdout
 
-    def test_p2_and_w12(self):
+    def test_p2_and_w12(self) -> None:
         cases = (
             ("fd00:244:2::2", 1452, "too_big", "Packet too big: mtu=1450"),
             ("fd00:244:9::2", 56, "no_route", "Destination unreachable: No route"),

@@ -1,23 +1,29 @@
 """W5 and docs/interop.md: kernel VXLAN devices that ask for our end, and the recipes as they are written there."""
 
+import bootstrap
+
 import json
 import re
+from typing import Any
 
-from daemon import REPO
-from lab import ADDRESSES, KERNEL_VNI, pod_address, run, vtep_mac, wait_until
 from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptDstLLAddr, IPv6
 from scapy.layers.l2 import ARP, Ether
 from scapy.layers.vxlan import VXLAN
+
 from shared import METRICS, SharedLab
 from silent import SilentPeer
 from tunnel import VNI, outer_vxlan, strip
 from underlay6 import A6, B6, SixLab
+from underpass_lab.command import run, wait_until
+from underpass_lab.nodes import ADDRESSES, KERNEL_VNI, NodeLab, pod_address
+from underpass_lab.paths import REPO
+from underpass_lab.vtep import vtep_mac
 
 A, B = pod_address("n1"), pod_address("n2")
 MIB = 1 << 20
 
 
-def neighbours(lab, node, device):
+def neighbours(lab: NodeLab, node: str, device: str) -> dict[str, Any]:
     """{address: (link address, states)} of a device's neighbour table."""
     entries = json.loads(run("ip", "-n", lab.ns(node), "-j", "neighbour", "show", "dev", device).stdout or "[]")
     return {entry["dst"]: (entry.get("lladdr"), entry["state"]) for entry in entries}
@@ -28,14 +34,16 @@ class Recipes(SharedLab):
 
     daemons = ()
 
-    def recipe(self, title):
+    def recipe(self, title: str) -> tuple[Any, Any]:
         """(configuration, shell commands) of a section of the document."""
         text = (REPO / "docs" / "interop.md").read_text(encoding="utf-8")
-        section = re.search(rf"^## {re.escape(title)}$(.*?)(?=^## |\Z)", text, re.S | re.M)[1]
-        (config,), (commands,) = (re.findall(rf"^```{kind}\n(.*?)^```", section, re.S | re.M) for kind in ("toml", "sh"))
+        (section,) = re.findall(rf"^## {re.escape(title)}$(.*?)(?=^## |\Z)", text, re.S | re.M)
+        (config,), (commands,) = (
+            re.findall(rf"^```{kind}\n(.*?)^```", section, re.S | re.M) for kind in ("toml", "sh")
+        )
         return config, commands
 
-    def try_recipe(self, title, device, asks):
+    def try_recipe(self, title: str, device: str, asks: int) -> None:
         config, commands = self.recipe(title)
         self.lab.exec("n2", "sh", "-e", "-c", commands)
         self.addCleanup(self.lab.ip, "n2", f"link del {device}")
@@ -57,13 +65,13 @@ class Recipes(SharedLab):
         self.assertEqual(self.lab.status("n1")["tunnel"]["vtep_mac"], vtep_mac("n1"))
         self.assertEqual("PERMANENT" not in states, asks, states)
 
-    def test_w5_a_kernel_device_without_entries(self):
+    def test_w5_a_kernel_device_without_entries(self) -> None:
         self.try_recipe("A kernel VXLAN device", "vx0", asks=True)
 
-    def test_calico(self):
+    def test_calico(self) -> None:
         self.try_recipe("Calico, VXLAN", "vxlan.calico", asks=False)
 
-    def test_flannel(self):
+    def test_flannel(self) -> None:
         self.try_recipe("flannel, VXLAN", "flannel.1", asks=False)
 
 
@@ -73,7 +81,7 @@ class Solicitations(SixLab):
     daemons = ("n1",)
     mode = "vxlan"
 
-    def test_w5_a_kernel_device_without_entries(self):
+    def test_w5_a_kernel_device_without_entries(self) -> None:
         self.lab.ip(
             "n2",
             f"link add vx0 address {vtep_mac('n2')} type vxlan id 4096 dstport 4789"
@@ -100,14 +108,14 @@ class Questions(SilentPeer):
     config = {"ipip": "Never", "vxlan": "Always", "tunnel": {"workers": 1}}
     ASKER = "02:00:00:00:00:77"
 
-    def ask(self, packet):
+    def ask(self, packet: Any) -> Any:
         """The VXLAN datagram with this question."""
         frame = Ether(src=self.ASKER, dst="ff:ff:ff:ff:ff:ff") / packet
         return outer_vxlan(bytes(VXLAN(flags=8, vni=self.vni)) + bytes(frame))
 
     vni = VNI
 
-    def answers(self, question):
+    def answers(self, question: Any) -> Any:
         """The frame inside the answer to a question."""
         wire = self.tap("n2", "eth0")
         with self.moves("n1"):
@@ -122,7 +130,7 @@ class Questions(SilentPeer):
         self.assertEqual((frame.src, frame.dst), (vtep_mac("n1"), self.ASKER))
         return frame
 
-    def all_dropped(self, cases):
+    def all_dropped(self, cases: Any) -> None:
         wire = self.tap("n2", "eth0")
         for what, (question, reason) in cases.items():
             with self.subTest(what), self.moves("n1", underlay_rx=1, **{reason: 1}):
@@ -131,16 +139,16 @@ class Questions(SilentPeer):
 
 
 class Arp(Questions):
-    def arp(self, **fields):
+    def arp(self, **fields: Any) -> Any:
         values = {"op": 1, "hwsrc": self.ASKER, "psrc": "10.244.2.0", "pdst": "10.244.1.0"} | fields
         return self.ask(ARP(**values))
 
-    def test_a_question_about_our_address_is_answered(self):
+    def test_a_question_about_our_address_is_answered(self) -> None:
         reply = self.answers(self.arp())[ARP]
         self.assertEqual((reply.op, reply.hwsrc, reply.psrc), (2, vtep_mac("n1"), "10.244.1.0"))
         self.assertEqual((reply.hwdst, reply.pdst), (self.ASKER, "10.244.2.0"))
 
-    def test_others_are_dropped(self):
+    def test_others_are_dropped(self) -> None:
         stranger = self.arp()
         stranger.src = "192.0.2.99"
         self.vni = KERNEL_VNI
@@ -155,12 +163,12 @@ class Arp(Questions):
             "another network": (foreign, "bad_vni"),
         })  # fmt: skip
 
-    def test_a_flood_is_answered_in_part(self):
+    def test_a_flood_is_answered_in_part(self) -> None:
         wire = self.tap("n2", "eth0")
         before = self.lab.drops("n1")["unsupported"]
         self.inject([self.arp()] * 2000)
 
-        def accounted():
+        def accounted() -> Any:
             answered = len([f for f in wire.incoming() if f[12:14] == b"\x08\x00"])
             refused = self.lab.drops("n1")["unsupported"] - before
             return answered + refused == 2000 and answered
@@ -178,10 +186,10 @@ class Solicit(Questions):
         "tunnel": {"workers": 1},
     }
 
-    def solicit(self, source="fd00:244:2::", target="fd00:244:1::", hlim=255):
+    def solicit(self, source: str = "fd00:244:2::", target: str = "fd00:244:1::", hlim: int = 255) -> Any:
         return self.ask(IPv6(src=source, dst="ff02::1:ff00:0", hlim=hlim) / ICMPv6ND_NS(tgt=target))
 
-    def test_a_question_about_our_address_is_answered(self):
+    def test_a_question_about_our_address_is_answered(self) -> None:
         for source in ("fd00:244:2::", "fe80::77"):
             packet = self.answers(self.solicit(source))[IPv6]
             advert = packet[ICMPv6ND_NA]
@@ -189,7 +197,7 @@ class Solicit(Questions):
             self.assertEqual((advert.S, advert.O, advert.tgt), (1, 1, "fd00:244:1::"))
             self.assertEqual(advert[ICMPv6NDOptDstLLAddr].lladdr, vtep_mac("n1"))
 
-    def test_others_are_dropped(self):
+    def test_others_are_dropped(self) -> None:
         self.all_dropped({
             "another address": (self.solicit(target="fd00:244:1::2"), "not_local"),
             "from another network's address": (self.solicit(source="fd00:244:3::"), "spoofed_source"),

@@ -1,30 +1,36 @@
 """Nodes that have IPv6 underlay addresses only, with pods of both families, in every mode."""
 
+import bootstrap
+
 import hashlib
 import os
 import socket
 import struct
+from collections.abc import Callable
+from typing import Any
 
-from fast import BOTH_WAYS, MIB, bulk
-from lab import vtep_mac, wait_until
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
+
+from fast import BOTH_WAYS, MIB, bulk
 from shared import is_resolution
-from underlay6 import A6, ADDRESSES6, B6, FAMILIES, A, B, SilentPeer6, SixLab, inner6, outer6, pools, receiver
 from tunnel import FORMATS, VNI, checksums_valid, inner
+from underlay6 import A6, ADDRESSES6, B6, FAMILIES, A, B, SilentPeer6, SixLab, inner6, outer6, pools, receiver
+from underpass_lab.command import wait_until
+from underpass_lab.vtep import vtep_mac
 
 SIZES = (0, 1, 7, 500, 1000, 1280 - 48)
 OVERHEAD = {"ipip": 40, "vxlan": 70, "direct": 0}
 
 
-def kind(address):
+def kind(address: str) -> Any:
     """scapy's layer for the family of an address."""
     return IPv6 if ":" in address else IP
 
 
-def unwrap(form, frame):
+def unwrap(form: str, frame: Any) -> tuple[Any, Any]:
     """(outer IPv6 packet, bytes of the inner packet) of a frame with an outer IPv6 header."""
     ip = Ether(frame)[IPv6]
     content = bytes(ip.payload)[: ip.plen]
@@ -36,9 +42,14 @@ def unwrap(form, frame):
 class EveryMode(SixLab):
     """Two daemons."""
 
-    TUNNELS = ({}, {"workers": 2}, {"backend": "plain"}, {"packet_socket": "off", "udp_gso": "off", "udp_gro": "off"})
+    TUNNELS: tuple[dict[str, Any], ...] = (
+        {},
+        {"workers": 2},
+        {"backend": "plain"},
+        {"packet_socket": "off", "udp_gso": "off", "udp_gro": "off"},
+    )
 
-    def wire_kinds(self, wire):
+    def wire_kinds(self, wire: Any) -> Any:
         """What is on the wire: {(IP version, next header or protocol, destination port of UDP)}. The nodes'
         own ICMPv6 is not the daemons' doing.
         """
@@ -55,7 +66,7 @@ class EveryMode(SixLab):
                 kinds.add((4, frame[23], 0))
         return kinds
 
-    def check(self, mode, tunnel, wire):
+    def check(self, mode: str, tunnel: Any, wire: Any) -> None:
         for addresses in FAMILIES:
             for source, target in BOTH_WAYS:
                 self.assertEqual(self.lab.ping(source, addresses[target], count=3), 3)
@@ -76,7 +87,7 @@ class EveryMode(SixLab):
             self.assertEqual({reason: n for reason, n in drops.items() if n}, {})
 
     @staticmethod
-    def expected(mode):
+    def expected(mode: str) -> set[Any]:
         if mode == "ipip":
             return {(6, 4, 0), (6, 41, 0)}
         if mode == "vxlan":
@@ -84,7 +95,7 @@ class EveryMode(SixLab):
         # Bare: ICMP, TCP and UDP of the pods themselves.
         return {(4, 1, 0), (4, 6, 0), (4, 17, 0), (6, 58, 0), (6, 6, 0), (6, 17, 5009)}
 
-    def test_ping_tcp_and_udp(self):
+    def test_ping_tcp_and_udp(self) -> None:
         for mode in ("ipip", "vxlan", "direct"):
             for tunnel in self.TUNNELS:
                 if mode == "direct" and "packet_socket" in tunnel:
@@ -101,19 +112,19 @@ class EveryMode(SixLab):
                     )
                     self.assertEqual((route["mode"], route["next_hop"]), (mode, ADDRESSES6["n2"]))
 
-    def await_way(self, mode):
+    def await_way(self, mode: str) -> None:
         """Bare packets wait for nobody, so the neighbours must be resolved first; what is dropped until then
         is not the test's.
         """
 
-        def answered():
+        def answered() -> bool:
             return all(self.lab.ping("podA", addresses["podB"], count=1) for addresses in FAMILIES)
 
         if mode == "direct":
             wait_until(answered, 10, "resolved neighbours")
         self.before = {node: self.lab.drops(node) for node in self.lab.nodes}
 
-    def test_bare_ipv6_needs_the_packet_socket(self):
+    def test_bare_ipv6_needs_the_packet_socket(self) -> None:
         self.restart(pools=pools("direct"), tunnel={"packet_socket": "off", "workers": 1})
         for address in (B, B6):
             with self.subTest(address):
@@ -125,11 +136,11 @@ class EveryMode(SixLab):
 class Bytes(SilentPeer6):
     """W1, W2 and W6: scapy is the other end."""
 
-    def setUp(self):
+    def setUp(self) -> None:
         super().setUp()
         self.receivers = {A: receiver(self, "podA", A), A6: receiver(self, "podA", A6)}
 
-    def test_w6_the_daemon_decapsulates(self):
+    def test_w6_the_daemon_decapsulates(self) -> None:
         for form in FORMATS:
             for source, target in ((B, A), (B6, A6)):
                 payloads = [os.urandom(size) for size in SIZES]
@@ -143,7 +154,7 @@ class Bytes(SilentPeer6):
                     received = [self.receivers[target].recv(2000) for _ in payloads]
                     self.assertEqual(sorted(map(sha1, received)), sorted(map(sha1, payloads)))
 
-    def test_w1_w2_w6_scapy_decapsulates(self):
+    def test_w1_w2_w6_scapy_decapsulates(self) -> None:
         for form in FORMATS:
             for tunnel in ({"workers": 1}, {"workers": 1, "packet_socket": "off", "udp_gso": "off"}):
                 self.start("n1", pools=pools(form), tunnel=tunnel)
@@ -153,7 +164,7 @@ class Bytes(SilentPeer6):
                         with self.subTest(form, target=target, tos=tos, **tunnel):
                             self.exchange(form, wire, (source, target), tos)
 
-    def exchange(self, form, wire, ends, tos):
+    def exchange(self, form: str, wire: Any, ends: Any, tos: int) -> None:
         source, target = ends
         payloads = [os.urandom(size) for size in SIZES]
         client = self.receivers[source]
@@ -171,7 +182,7 @@ class Bytes(SilentPeer6):
         if form == "ipip":
             self.assertEqual(len(labels), 1, "a flow has one flow label")
 
-    def judge(self, form, frame, ends, tos, payload):
+    def judge(self, form: str, frame: Any, ends: Any, tos: int, payload: bytes) -> None:
         """Unwraps a frame as the other implementation would, judging everything on the way."""
         source, target = ends
         ethernet, (ip, content) = Ether(frame), unwrap(form, frame)
@@ -199,7 +210,7 @@ class Bytes(SilentPeer6):
         self.assertEqual((ttl, inner_tos), (63, tos))
         self.assertEqual(bytes(packet[UDP].payload), payload)
 
-    def tunnel_frames(self, wire, count):
+    def tunnel_frames(self, wire: Any, count: int) -> Any:
         frames = [frame for frame in wire.incoming() if not is_resolution(frame)]
         return len(frames) >= count and frames
 
@@ -207,13 +218,13 @@ class Bytes(SilentPeer6):
 class Refused(SilentPeer6):
     """S1 to S5 and M1 to M3 with outer IPv6 headers."""
 
-    def test_s1_unknown_senders(self):
+    def test_s1_unknown_senders(self) -> None:
         strangers = ("2001:db8::66", "2001:db8:1::2", "fd00:244:2::2", "fe80::2")
         for form in FORMATS:
             packets = [outer6(form, inner(), source=stranger) for stranger in strangers]
             self.refused(form, packets, unknown_peer=len(packets))
 
-    def test_s2_s4_inner_addresses(self):
+    def test_s2_s4_inner_addresses(self) -> None:
         for form in FORMATS:
             spoofed = [inner(source=source) for source in ("10.244.1.2", "10.244.3.2", "8.8.8.8", "192.0.2.2")]
             spoofed += [inner6(src=source) for source in (A6, "fd00:244:3::2", ADDRESSES6["n2"], "2001:db8::7")]
@@ -222,12 +233,12 @@ class Refused(SilentPeer6):
             foreign += [inner6(dst=target) for target in (B6, "2001:db8::1", "ff02::1", "::1", "2001:4860::8")]
             self.refused(form, [outer6(form, packet) for packet in foreign], not_local=len(foreign))
 
-    def test_s5_outer_destinations_that_are_not_ours(self):
+    def test_s5_outer_destinations_that_are_not_ours(self) -> None:
         for form in FORMATS:
             packets = [outer6(form, inner(), target=target) for target in ("ff02::1", "2001:db8::99")]
             self.refused(form, packets, reach=0, silent=False)
 
-    def test_m1_truncated(self):
+    def test_m1_truncated(self) -> None:
         for form in FORMATS:
             with self.subTest(form):
                 whole = outer6(form, inner(payload=b"p" * 24))
@@ -238,7 +249,7 @@ class Refused(SilentPeer6):
                 self.refused(form, packets, malformed=len(packets))
 
     @staticmethod
-    def cut(form, header, content):
+    def cut(form: str, header: Any, content: Any) -> bytes:
         packet = IPv6(header) / Raw(content)
         del packet.plen
         if form == "vxlan":
@@ -248,13 +259,13 @@ class Refused(SilentPeer6):
             del packet.plen
         return bytes(packet)
 
-    def test_m1_lengths_that_lie(self):
+    def test_m1_lengths_that_lie(self) -> None:
         # The outer header promises more than there is: the kernel drops it by itself.
         for form in FORMATS:
             whole = bytes(outer6(form, inner(payload=b"p" * 24)))
             self.refused(form, [whole[:length] for length in range(40, len(whole))], reach=0)
 
-    def test_m2_inner_ipv6(self):
+    def test_m2_inner_ipv6(self) -> None:
         good = bytes(inner6(payload=b"p" * 24))
         for form in FORMATS:
             broken = [good[:length] for length in range(1, len(good))]
@@ -264,7 +275,7 @@ class Refused(SilentPeer6):
             self.refused(form, packets, malformed=len(packets))
 
     @staticmethod
-    def claiming_ipv6(form, content):
+    def claiming_ipv6(form: str, content: Any) -> Any:
         if form == "ipip":
             return IPv6(src=ADDRESSES6["n2"], dst=ADDRESSES6["n1"], nh=41) / Raw(content)
         valid = outer6(form, inner6())
@@ -272,12 +283,13 @@ class Refused(SilentPeer6):
         datagram = bytes(udp.payload)[:22] + content
         return IPv6(src=ADDRESSES6["n2"], dst=ADDRESSES6["n1"]) / UDP(sport=50000, dport=4789) / Raw(datagram)
 
-    def test_m3_wrong_vni(self):
+    def test_m3_wrong_vni(self) -> None:
         packet = outer6("vxlan", inner())
         datagram = bytearray(bytes(packet[UDP].payload))
         datagram[6] ^= 1
         bad = IPv6(src=ADDRESSES6["n2"], dst=ADDRESSES6["n1"]) / UDP(sport=50000, dport=4789) / Raw(bytes(datagram))
         self.refused("vxlan", [bad], bad_vni=1)
+
 
 class RefusedByManyWorkers(Refused):
     """Several workers share the inbound packets by a filter on each socket: none may fall between them."""
@@ -288,27 +300,26 @@ class RefusedByManyWorkers(Refused):
 class Accepted(SilentPeer6):
     """E3, and checksums."""
 
-    def test_e3_decapsulation(self):
+    def test_e3_decapsulation(self) -> None:
         # {inner: result for outer Not-ECT, ECT(0), ECT(1), CE}: RFC 6040 figure 4.
-        figure_4 = {0: [0, 0, 0, None], 2: [2, 2, 1, 3], 1: [1, 1, 1, 3], 3: [3, 3, 3, 3]}
+        figure_4: dict[int, list[int | None]] = {0: [0, 0, 0, None], 2: [2, 2, 1, 3], 1: [1, 1, 1, 3], 3: [3, 3, 3, 3]}
         dscp = 0xB8
         for form in FORMATS:
             for inside, results in figure_4.items():
                 for outside, expected in zip((0, 2, 1, 3), results, strict=True):
                     # Each family inside has a raw socket of its own, so the fence must be of the same.
-                    for self.fence, key, tos_of in (
-                        (inner, "tos", lambda data: IP(data).tos),
-                        (inner6, "tc", lambda data: IPv6(data).tc),
-                    ):
+                    kinds: tuple[tuple[Callable[..., Any], Any, str], ...] = ((inner, IP, "tos"), (inner6, IPv6, "tc"))
+                    for make, kind, key in kinds:
+                        self.fence = make
                         with self.subTest(form, inside=inside, outside=outside):
-                            packet = outer6(form, self.fence(**{key: dscp | inside}), tc=0x48 | outside)
+                            packet = outer6(form, make(**{key: dscp | inside}), tc=0x48 | outside)
                             if expected is None:
                                 self.refused(form, [packet], ecn=1)
                                 continue
                             (arrived,) = self.accepted(form, [packet])
-                            self.assertEqual(tos_of(arrived), dscp | expected)
+                            self.assertEqual(getattr(kind(arrived), key), dscp | expected)
 
-    def test_zero_udp_checksums_only_where_configured(self):
+    def test_zero_udp_checksums_only_where_configured(self) -> None:
         packet = outer6("vxlan", inner(), checksum=False)
         self.assertEqual(packet[UDP].chksum, 0)
         before = self.kernel_counter("Udp6InCsumErrors")
@@ -318,11 +329,10 @@ class Accepted(SilentPeer6):
         self.addCleanup(self.start, "n1", **self.config)
         self.assertEqual(len(self.accepted("vxlan", [packet])), 1)
 
-    def kernel_counter(self, name):
+    def kernel_counter(self, name: str) -> Any:
         lines = self.lab.exec("n1", "cat", "/proc/net/snmp6").stdout.splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
-def sha1(payload):
+def sha1(payload: bytes) -> Any:
     return hashlib.sha1(payload).hexdigest()
-

@@ -1,15 +1,20 @@
 """L4, L5: what others notice of one greedy flow, and order inside flows with one worker and with two."""
 
+import bootstrap
+
 import re
 import subprocess
 import threading
 import time
+from typing import Any
 
 import test_offload_order
-from api import Api
 from fast import MODES
-from lab import PYTHON, pod_address, wait_until
 from shared import SharedLab
+from underpass_lab.api import Api
+from underpass_lab.command import wait_until
+from underpass_lab.nodes import pod_address
+from underpass_lab.paths import PYTHON
 
 PORT = 5301
 # Neither does more than it must, so that the tunnel is what limits the stream.
@@ -36,36 +41,36 @@ class Fairness(SharedLab):
     ANSWERED = 0.9
     ANSWER_MS = 200
 
-    def setUp(self):
-        self.stream = []
+    def setUp(self) -> None:
+        self.stream: list[Any] = []
         self.addCleanup(self.end_stream)
 
-    def begin_stream(self):
+    def begin_stream(self) -> None:
         self.start_end("podC", SINK)
         wait_until(lambda: self.lab.exec("podC", "ss", "-Hnlt", f"sport = :{PORT}").stdout, 10, "the receiver")
         self.start_end("podA", SOURCE, pod_address("n3"))
         wait_until(lambda: self.carried() > 10_000_000, 20, "10 MB of the stream")
 
-    def start_end(self, pod, program, *words):
+    def start_end(self, pod: str, program: str, *words: Any) -> None:
         self.stream.append(self.lab.popen(pod, PYTHON, "-c", program, PORT, *words, stderr=subprocess.DEVNULL))
 
-    def end_stream(self):
+    def end_stream(self) -> None:
         for process in self.stream:
             process.kill()
             process.wait()
         self.stream.clear()
 
-    def carried(self):
+    def carried(self) -> Any:
         """Bytes that the daemon of n1 has taken from its pods."""
         return self.lab.status("n1")["counters"]["device"]["rx_bytes"]
 
-    def probe(self, target):
+    def probe(self, target: str) -> list[Any]:
         """The round trips from podA, in milliseconds."""
         command = ("ping", "-n", "-c", self.PROBES, "-i", "0.005", "-W", "5", target)
         text = self.lab.exec("podA", *command, check=False, timeout=60).stdout
         return sorted(float(value) for value in re.findall(r"time=([\d.]+) ms", text))
 
-    def asked(self, end, answers):
+    def asked(self, end: Any, answers: Any) -> None:
         """Asks the control socket again and again, each time anew."""
         while not end.is_set():
             api, begun = Api(self.lab.daemons["n1"].socket), time.monotonic()
@@ -74,11 +79,12 @@ class Fairness(SharedLab):
             answers.append((time.monotonic() - begun) * 1000)
             end.wait(0.02)
 
-    def test_l4_fairness(self):
+    def test_l4_fairness(self) -> None:
         for mode in ("vxlan", "ipip"):
             self.restart(**MODES[mode])
             self.begin_stream()
-            end, answers = threading.Event(), []
+            end = threading.Event()
+            answers: list[Any] = []
             asking = threading.Thread(target=self.asked, args=(end, answers))
             asking.start()
             before, begun = self.carried(), time.monotonic()
@@ -94,19 +100,22 @@ class Fairness(SharedLab):
                     self.assertGreaterEqual(len(values), self.PROBES * self.ANSWERED)
             answers.sort()
             lists = {f"probes {name}": values for name, values in times.items()} | {"control": answers}
-            print(f"L4 {mode}: stream {rate:.1f} Gbit/s", *(f"{name}: {told(values)}" for name, values in lists.items()),
-                  sep="; ")
+            print(
+                f"L4 {mode}: stream {rate:.1f} Gbit/s",
+                *(f"{name}: {told(values)}" for name, values in lists.items()),
+                sep="; ",
+            )
             self.assertGreater(rate, 0)
             # The machine may be busy with other things for a moment, not most of the time.
             self.assertLess(at(answers, 0.9), self.ANSWER_MS)
 
 
-def told(values):
+def told(values: Any) -> str:
     """Sorted times in words."""
     return f"{len(values)}, p50 {at(values, 0.5):.2f} ms, p99 {at(values, 0.99):.2f} ms, max {values[-1]:.2f} ms"
 
 
-def at(values, share):
+def at(values: Any, share: float) -> Any:
     """The value below which that share of sorted values is."""
     return values[min(len(values) - 1, int(len(values) * share))]
 

@@ -1,5 +1,7 @@
 """A log that takes nothing is in nobody's way: packets flow, the control plane answers, the daemon ends."""
 
+import bootstrap
+
 import contextlib
 import fcntl
 import os
@@ -8,11 +10,13 @@ import signal
 import threading
 import time
 import urllib.request
+from typing import Any
 
-from api import Api
-from daemon import binary
-from lab import pod_address, wait_until
 from shared import SharedLab
+from underpass_lab.api import Api
+from underpass_lab.command import wait_until
+from underpass_lab.daemon import binary
+from underpass_lab.nodes import pod_address
 
 B = pod_address("n2")
 MIB = 1 << 20
@@ -21,7 +25,7 @@ STORM = 3000
 LOST = re.compile(r"underpass: log lines lost: (\d+);")
 
 
-def fill(writer):
+def fill(writer: Any) -> None:
     """Fills a pipe, so that whoever writes to it waits."""
     os.set_blocking(writer, False)
     for size in (4096, 1):
@@ -36,17 +40,17 @@ class Log(SharedLab):
 
     daemons = ()
 
-    def tearDown(self):
+    def tearDown(self) -> None:
         super().tearDown()
         for node in ("n1", "n2"):
             self.stop(node)
 
-    def start_with(self, stderr, environment=None, command=None):
+    def start_with(self, stderr: Any, environment: Any = None, command: Any = None) -> None:
         """Both daemons with such a stderr."""
         for node in ("n1", "n2"):
             self.start(node, stderr=stderr, environment=environment, command=command, tunnel={"workers": 2})
 
-    def storm(self, count=STORM):
+    def storm(self, count: int = STORM) -> None:
         """Reloads that fail, each with a line in the log; the good file is back afterwards."""
         file = self.lab.dir / "n1.toml"
         good = file.read_text(encoding="utf-8")
@@ -57,22 +61,22 @@ class Log(SharedLab):
                 self.assertEqual(status, 400, answer)
         file.write_text(good, encoding="utf-8")
 
-    def lost(self):
+    def lost(self) -> Any:
         """Lines that n1 has lost, as both ways of reading it say."""
 
-        def fetch():
+        def fetch() -> str:
             with urllib.request.urlopen("http://127.0.0.1:9091/metrics", timeout=5) as answer:
-                return answer.read().decode()
+                return str(answer.read().decode())
 
         text = self.lab.inside("n1", fetch)
-        metric = int(re.search(r"^underpass_log_lines_lost_total (\d+)$", text, re.M).group(1))
+        (metric,) = map(int, re.findall(r"^underpass_log_lines_lost_total (\d+)$", text, re.M))
         shown = self.lab.status("n1")["log_lines_lost"]
         # With RUST_LOG=trace the questions themselves are worth hundreds of lines.
         self.assertLessEqual(metric, shown)
         self.assertEqual(metric > 0, shown > 0)
         return shown
 
-    def assertWorks(self):
+    def assertWorks(self) -> None:
         """Traffic, changes and questions, while and after the log is given far more than it can hold."""
         answered = []
         flood = threading.Thread(target=lambda: answered.append(self.lab.ping("podA", B, count=100)))
@@ -89,14 +93,14 @@ class Log(SharedLab):
             self.assertEqual(api.get("/v1/status")["node"], "n1")
             self.assertLess(time.monotonic() - begun, 1)
 
-    def assertEnds(self):
+    def assertEnds(self) -> None:
         """SIGTERM ends both in time, with success."""
         for node in ("n1", "n2"):
             begun = time.monotonic()
             self.assertEqual(self.lab.daemons.pop(node).stop(timeout=5), 0)
             self.assertLess(time.monotonic() - begun, 3)
 
-    def test_d1_the_reader_is_gone(self):
+    def test_d1_the_reader_is_gone(self) -> None:
         reader, writer = os.pipe()
         os.close(reader)
         self.addCleanup(os.close, writer)
@@ -106,14 +110,14 @@ class Log(SharedLab):
         self.assertIn("lines lost: stderr was full", self.lab.daemons["n1"].command("status").stdout)
         self.assertEnds()
 
-    def test_d1_the_disk_is_full(self):
+    def test_d1_the_disk_is_full(self) -> None:
         with open("/dev/full", "wb") as full:
             self.start_with(full)
         self.assertWorks()
         self.assertGreater(self.lost(), STORM)
         self.assertEnds()
 
-    def test_d2_nobody_reads(self):
+    def test_d2_nobody_reads(self) -> None:
         reader, writer = os.pipe()
         self.addCleanup(os.close, reader)
         self.addCleanup(os.close, writer)
@@ -124,7 +128,7 @@ class Log(SharedLab):
         self.assertGreater(self.lost(), STORM // 3)
         self.assertEnds()
 
-    def test_d2_a_failure_with_nobody_who_reads_it(self):
+    def test_d2_a_failure_with_nobody_who_reads_it(self) -> None:
         reader, writer = os.pipe()
         self.addCleanup(os.close, reader)
         self.addCleanup(os.close, writer)
@@ -134,7 +138,7 @@ class Log(SharedLab):
         self.lab.ip("n1", "link del up0")
         self.assertEqual(daemon.process.wait(5), 1)
 
-    def test_stderr_is_closed(self):
+    def test_stderr_is_closed(self) -> None:
         closing = ("sh", "-c", 'exec "$@" 2>&-', "sh", binary())
         self.start_with(None, command=closing)
         n1 = self.lab.daemons["n1"]
@@ -144,14 +148,14 @@ class Log(SharedLab):
         self.assertEqual(self.lost(), 0)
         self.assertEnds()
 
-    def test_a_slow_reader_knows_what_it_missed(self):
+    def test_a_slow_reader_knows_what_it_missed(self) -> None:
         reader, writer = os.pipe()
         fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
         self.start("n1", stderr=writer)
         os.close(writer)
         said, hurry = bytearray(), threading.Event()
 
-        def read():
+        def read() -> None:
             with open(reader, "rb", buffering=0) as log:
                 while piece := log.read(256):
                     said.extend(piece)
@@ -176,7 +180,7 @@ class Log(SharedLab):
         for line in lines:
             self.assertRegex(line, r"^(\d{4}-\d\d-\d\dT\S+ +(INFO|WARN|ERROR) .|underpass: log lines lost: \d+; )")
 
-    def test_a_level_that_is_none(self):
+    def test_a_level_that_is_none(self) -> None:
         self.start("n1", environment={"RUST_LOG": "underpass=loud"})
         log = self.lab.daemons["n1"].log()
         self.assertRegex(log, r"WARN .*RUST_LOG=.underpass=loud. is not understood, the level is info")

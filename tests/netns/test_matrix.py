@@ -1,10 +1,14 @@
-"""P6: data arrive in the shape in which they were sent, whatever uplinks join or leave whole and whatever MTU pods have."""
+"""P6: data arrive in the shape in which they were sent, whatever uplinks join or leave and whatever MTU pods have."""
+
+import bootstrap
+
+from typing import Any
 
 from fast import ADDRESS, BOTH_WAYS, MODES, Datagrams, await_tap
-from lab import wait_until
 from matrix import judge, mtus, set_pod_mtu, set_uplink, transfer, uplinks
 from shared import SharedLab
 from underlay6 import FAMILIES, SixLab, pools
+from underpass_lab.command import wait_until
 
 THERE, _ = BOTH_WAYS
 OVERHEAD = {"vxlan": 50, "ipip": 20, "direct": 0}
@@ -16,7 +20,7 @@ class Matrix(SharedLab):
 
     options = {"virtual": True}
 
-    def run_mode(self, mode, way_out, workers=2):
+    def run_mode(self, mode: str, way_out: str, workers: int = 2) -> None:
         for node in ("n1", "n2"):
             self.start(node, **MODES[mode], tunnel={"uplink": way_out, "workers": workers})
         if way_out == "tap":
@@ -25,19 +29,19 @@ class Matrix(SharedLab):
         tun = 1500 - OVERHEAD[mode]
         judge(self, [(uplink, mtu, tun) for uplink in uplinks() for mtu in mtus(tun)], THERE)
 
-    def test_vxlan_by_socket(self):
+    def test_vxlan_by_socket(self) -> None:
         self.run_mode("vxlan", "socket")
 
-    def test_vxlan_by_tap(self):
+    def test_vxlan_by_tap(self) -> None:
         self.run_mode("vxlan", "tap")
 
-    def test_ipip_by_socket(self):
+    def test_ipip_by_socket(self) -> None:
         self.run_mode("ipip", "socket")
 
-    def test_ipip_by_tap(self):
+    def test_ipip_by_tap(self) -> None:
         self.run_mode("ipip", "tap", workers=1)
 
-    def test_direct(self):
+    def test_direct(self) -> None:
         self.run_mode("direct", "auto")
 
 
@@ -46,13 +50,13 @@ class Unknown(SharedLab):
 
     options = {"virtual": True}
 
-    def prepare_row(self, link, way_out):
+    def prepare_row(self, link: Any, way_out: str) -> None:
         for node in ("n1", "n2"):
             self.start(node, **MODES["ipip"], tunnel={"segment_sizes": "off", "workers": 1, "uplink": way_out})
         set_uplink(self.lab, link)
         set_pod_mtu(self.lab, 1479)
 
-    def test_tcp_is_cut_to_what_every_path_carries(self):
+    def test_tcp_is_cut_to_what_every_path_carries(self) -> None:
         self.prepare_row("whole, gro off", "tap")
         for node in ("n1", "n2"):
             await_tap(self.lab, node)
@@ -61,12 +65,12 @@ class Unknown(SharedLab):
         self.assertEqual(sum(self.lab.drops("n2").values()), 0)
         self.accounts("n2")
 
-    def test_datagrams_of_unknown_borders_are_dropped_by_name(self):
+    def test_datagrams_of_unknown_borders_are_dropped_by_name(self) -> None:
         self.prepare_row("cut, udp gro forwarding", "socket")
         with Datagrams(self.lab, *THERE) as datagrams:
             flow = datagrams.flow()
 
-            def dropped():
+            def dropped() -> Any:
                 datagrams.send_super(flow, 500, 40, 500)
                 return self.lab.drops("n2")["unknown_segment_size"]
 
@@ -79,7 +83,7 @@ class OverIpv6(SixLab):
 
     options = {"virtual": True, "ipv6": True}
 
-    def run_mode(self, mode):
+    def run_mode(self, mode: str) -> None:
         for node in ("n1", "n2"):
             self.start(node, pools=pools(mode), tunnel={"workers": 2})
         tun = 1500 - OVERHEAD6[mode]
@@ -87,8 +91,8 @@ class OverIpv6(SixLab):
         # With IPv6 the kernel announces multicast groups through the TUN.
         judge(self, rows, THERE, families=FAMILIES, unjudged=("too_big", "unsupported"))
 
-    def test_vxlan(self):
+    def test_vxlan(self) -> None:
         self.run_mode("vxlan")
 
-    def test_ipip(self):
+    def test_ipip(self) -> None:
         self.run_mode("ipip")

@@ -1,12 +1,17 @@
 """What moves while traffic runs: a peer to another subnet (D6), this node's address to another interface (D7)."""
 
-import time
+import bootstrap
 
-from fast import FORCED, await_tap
-from lab import ADDRESSES, pod_address, wait_until
+import time
+from typing import Any
+
 from scapy.layers.inet import IP
 from scapy.layers.l2 import Ether
+
+from fast import FORCED, await_tap
 from shared import SharedLab
+from underpass_lab.command import wait_until
+from underpass_lab.nodes import ADDRESSES, pod_address
 
 A, B = pod_address("n1"), pod_address("n2")
 MIB = 1 << 20
@@ -19,7 +24,7 @@ class NodeMoves(SharedLab):
     daemons = ()
     NEW = "203.0.113.2"
 
-    def test_d6_the_decision_follows_within_a_second(self):
+    def test_d6_the_decision_follows_within_a_second(self) -> None:
         peers = {"n1": (ADDRESSES["n1"], ["10.244.1.0/24"])}
         self.start("n1", ipip="CrossSubnet", peers={"n2": (ADDRESSES["n2"], ["10.244.2.0/24"])})
         self.start("n2", ipip="CrossSubnet", peers=peers)
@@ -58,15 +63,15 @@ class AddressMoves(SharedLab):
     }
 
     @classmethod
-    def prepare(cls):
+    def prepare(cls) -> None:
         cls.lab.link("n1", "eth1", "sw", "port-n1b", 1400, offloads=False)
         cls.lab.ip("sw", "link set port-n1b master br0")
 
-    def move(self, there, back):
+    def move(self, there: Any, back: Any) -> None:
         address = f"{ADDRESSES['n1']}/24"
         self.lab.ip("n1", f"address del {address} dev {back}", f"address add {address} dev {there}")
 
-    def test_d7_everything_follows(self):
+    def test_d7_everything_follows(self) -> None:
         for mode, config in self.MODES.items():
             with self.subTest(mode):
                 self.restart(**config, tunnel=FORCED)
@@ -87,9 +92,9 @@ class AddressMoves(SharedLab):
                     self.assertEqual(sent[back], 0)
                     for wire in wires.values():
                         wire.close()
-                wait_until(lambda offloads=offloads: self.lab.status("n1")["offloads"] == offloads, 10, "offloads")
+                wait_until(lambda: self.lab.status("n1")["offloads"] == offloads, 10, "offloads")
 
-    def follows(self, mtu):
+    def follows(self, mtu: int) -> None:
         """Traffic is back within 5 s, and n1 knows its new link."""
         wait_until(lambda: self.lab.ping("podA", B, "-W", "0.2", count=1) == 1, 5, "traffic within 5 s")
         n1 = self.lab.daemons["n1"]

@@ -1,15 +1,21 @@
 """The TUN's MTU follows the uplink (P1); the path MTU of a peer is learned from routers (P5)."""
 
+import bootstrap
+
 import contextlib
 import json
+from collections.abc import Sequence
+from typing import Any
 
-from fast import MIB, Stream, await_tap
-from lab import ADDRESSES, pod_address, run, wait_until
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
 from scapy.packet import Raw
+
+from fast import MIB, Stream, await_tap
 from shared import SharedLab
 from tunnel import outer
+from underpass_lab.command import run, wait_until
+from underpass_lab.nodes import ADDRESSES, pod_address
 
 A, B, C = (pod_address(node) for node in ("n1", "n2", "n3"))
 MODES = {
@@ -20,22 +26,22 @@ FLOOR = 646  # docs/mtu.md
 
 
 class Follows(SharedLab):
-    def uplink(self, mtu):
+    def uplink(self, mtu: int) -> None:
         for node, port in (("n1", "port-n1"), ("n2", "port-n2")):
             self.lab.ip(node, f"link set eth0 mtu {mtu}")
             self.lab.ip("sw", f"link set {port} mtu {mtu}")
 
-    def tun_mtu(self, node="n1"):
+    def tun_mtu(self, node: str = "n1") -> Any:
         links = json.loads(run("ip", "-n", self.lab.ns(node), "-j", "link", "show", "up0").stdout)
         return links[0]["mtu"]
 
-    def expect(self, mtu):
+    def expect(self, mtu: int) -> None:
         for node in ("n1", "n2"):
-            wait_until(lambda node=node: self.tun_mtu(node) == mtu, 5, f"mtu {mtu}, not {self.tun_mtu(node)}, on {node}")
+            wait_until(lambda: self.tun_mtu(node) == mtu, 5, f"mtu {mtu}, not {self.tun_mtu(node)}, on {node}")
             self.assertEqual(self.lab.status(node)["tunnel"]["mtu"], mtu)
         self.assertEqual(self.lab.daemons["n1"].json("route", "get", B)["mtu"], mtu)
 
-    def test_p1_at_start_and_live(self):
+    def test_p1_at_start_and_live(self) -> None:
         self.addCleanup(self.uplink, 1500)
         for mode, (config, overhead) in MODES.items():
             for start, live in ((1500, 1400), (9000, 1500), (1400, 9000)):
@@ -47,14 +53,14 @@ class Follows(SharedLab):
                     self.expect(live - overhead)
                     self.assertEqual(self.lab.ping("podA", B, "-M", "dont", "-s", "3000"), 3)
 
-    def test_a_configured_mtu_stays_and_routes_follow(self):
+    def test_a_configured_mtu_stays_and_routes_follow(self) -> None:
         self.addCleanup(self.uplink, 1500)
         self.restart(vxlan="Always", ipip="Never", tunnel={"mtu": 1450})
         self.uplink(1400)
         wait_until(lambda: self.lab.daemons["n1"].json("route", "get", B)["mtu"] == 1350, 5, "the route's MTU")
         self.assertEqual(self.tun_mtu(), 1450)
 
-    def test_a_transfer_survives_with_its_offloads(self):
+    def test_a_transfer_survives_with_its_offloads(self) -> None:
         self.addCleanup(self.uplink, 1500)
         for mode, (config, overhead) in MODES.items():
             for uplink in ("socket", "tap"):
@@ -74,7 +80,7 @@ class Follows(SharedLab):
                     self.assertEqual(received, sent)
                     self.assertEqual(self.lab.status("n1")["offloads"], offloads)
 
-    def progress(self, stream):
+    def progress(self, stream: Any) -> None:
         before = stream.received
         wait_until(lambda: stream.received > before + MIB, 20, "progress of the transfer")
 
@@ -83,16 +89,16 @@ class Shrinking(SharedLab):
     """Three nodes, n3 behind a router."""
 
     topology = "T3"
-    daemons = ("n1", "n3")
+    daemons: Sequence[str] = ("n1", "n3")
 
-    def link_to_n3(self, mtu):
+    def link_to_n3(self, mtu: int) -> None:
         self.lab.ip("R", f"link set eth1 mtu {mtu}")
         self.lab.ip("n3", f"link set eth0 mtu {mtu}")
 
-    def route_mtu(self, target=C):
+    def route_mtu(self, target: str = C) -> Any:
         return self.lab.daemons["n1"].json("route", "get", target)["mtu"]
 
-    def pod_mtu(self):
+    def pod_mtu(self) -> Any:
         words = self.lab.exec("podA", "ip", "route", "get", C).stdout.split()
         return int(words[words.index("mtu") + 1]) if "mtu" in words else None
 
@@ -100,7 +106,7 @@ class Shrinking(SharedLab):
 class PathShrinks(Shrinking):
     """P5: a link behind the router is smaller than the uplink."""
 
-    def test_p5_the_pod_learns_and_the_transfer_goes_on(self):
+    def test_p5_the_pod_learns_and_the_transfer_goes_on(self) -> None:
         self.addCleanup(self.link_to_n3, 1500)
         for mode, (config, overhead) in MODES.items():
             for uplink in ("socket", "tap"):
@@ -122,7 +128,7 @@ class PathShrinks(Shrinking):
                     self.assertEqual(self.lab.status("n1")["offloads"], offloads)
                     self.assertEqual(self.lab.ping("podA", C, "-M", "dont", "-s", "3000"), 3)
 
-    def test_direct_routers_talk_to_the_pods(self):
+    def test_direct_routers_talk_to_the_pods(self) -> None:
         self.addCleanup(self.link_to_n3, 1500)
         self.addCleanup(self.forget_pods)
         for node in ("n1", "n3"):
@@ -133,7 +139,7 @@ class PathShrinks(Shrinking):
         self.lab.tcp_transfer("podA", "podC", C, MIB)
         self.assertEqual((self.pod_mtu(), self.route_mtu()), (1300, 1500))
 
-    def forget_pods(self):
+    def forget_pods(self) -> None:
         for node in ("n1", "n3"):
             with contextlib.suppress(AssertionError):
                 self.lab.ip("R", f"route del 10.244.{node[1:]}.0/24")
@@ -148,19 +154,19 @@ class PathShrinks6(Shrinking):
     UNDERLAY = {"n1": "2001:db8::1", "n3": "2001:db8:3::3"}
 
     @classmethod
-    def prepare(cls):
+    def prepare(cls) -> None:
         for node in ("R", "n1", "n3"):
             cls.lab.sysctl(node, {"ipv6/conf/all/forwarding": 1})
         cls.lab.ip("R", "address add 2001:db8::ff/64 dev eth0 nodad", "address add 2001:db8:3::ff/64 dev eth1 nodad")
         cls.lab.ip("n1", "address add 2001:db8::1/64 dev eth0 nodad", "route add 2001:db8:3::/64 via 2001:db8::ff")
         cls.lab.ip("n3", "address add 2001:db8:3::3/64 dev eth0 nodad", "route add 2001:db8::/64 via 2001:db8:3::ff")
 
-    def start_both(self, config):
+    def start_both(self, config: Any) -> None:
         for node, other in (("n1", "n3"), ("n3", "n1")):
             peers = {other: (self.UNDERLAY[other], [f"10.244.{other[1:]}.0/24"])}
             self.start(node, own={"address6": f"{self.UNDERLAY[node]}/64"}, peers=peers, **config)
 
-    def test_p5_the_pod_learns_and_the_transfer_goes_on(self):
+    def test_p5_the_pod_learns_and_the_transfer_goes_on(self) -> None:
         self.addCleanup(self.link_to_n3, 1500)
         for mode, (config, overhead4) in MODES.items():
             with self.subTest(mode):
@@ -178,7 +184,7 @@ class PathShrinks6(Shrinking):
                 wait_until(whole, 5, "a large ping that is answered")
                 self.assertEqual(self.lab.ping("podA", C, "-M", "dont", "-s", "3000"), 3)
 
-    def test_forged_reports_are_ignored(self):
+    def test_forged_reports_are_ignored(self) -> None:
         self.start_both(MODES["ipip"][0])
         quoted = IPv6(src=self.UNDERLAY["n1"], dst=self.UNDERLAY["n3"], nh=4) / Raw(b"\x45" + bytes(1400))
         other = IPv6(src=self.UNDERLAY["n1"], dst="2001:db8:3::4", nh=4) / Raw(b"\x45" + bytes(1400))
@@ -193,15 +199,17 @@ class PathShrinks6(Shrinking):
         self.forge(quoted, 1310)
         wait_until(lambda: self.route_mtu() == 1310 - 40, 3, "the good one")
 
-    def forge(self, quoted, mtu):
-        error = IPv6(src="2001:db8::ff", dst=self.UNDERLAY["n1"]) / ICMPv6PacketTooBig(mtu=mtu) / Raw(bytes(quoted)[:1200])
+    def forge(self, quoted: Any, mtu: int) -> None:
+        error = (
+            IPv6(src="2001:db8::ff", dst=self.UNDERLAY["n1"]) / ICMPv6PacketTooBig(mtu=mtu) / Raw(bytes(quoted)[:1200])
+        )
         self.lab.send("R", "eth0", self.lab.frame("R", "n1", error))
 
 
 class Reports(Shrinking):
     """Reports that R makes up. They have a lab of their own: the kernel of n1 believes more of them than the daemon."""
 
-    def test_the_uplink_starts_over(self):
+    def test_the_uplink_starts_over(self) -> None:
         self.restart(**MODES["ipip"][0])
         self.forge(outer("ipip", b"\x45" + bytes(1399), source=ADDRESSES["n1"], target=ADDRESSES["n3"]), 1300)
         wait_until(lambda: self.route_mtu() == 1280, 3, "the report")
@@ -209,13 +217,13 @@ class Reports(Shrinking):
         self.addCleanup(self.lab.ip, "n1", "link set eth0 mtu 1500")
         wait_until(lambda: self.route_mtu() == 1470, 3, "the uplink's MTU")
 
-    def forge(self, quoted, mtu, quote=548):
+    def forge(self, quoted: Any, mtu: int, quote: int = 548) -> None:
         """R sends n1 a "fragmentation needed" that quotes `quote` bytes of a packet which n1 never sent."""
         icmp = ICMP(type=3, code=4, nexthopmtu=mtu) / Raw(bytes(quoted)[:quote])
         packet = IP(src="192.0.2.254", dst=ADDRESSES["n1"]) / icmp
         self.lab.send("R", "eth0", self.lab.frame("R", "n1", packet))
 
-    def test_p5_forged_reports_are_ignored(self):
+    def test_p5_forged_reports_are_ignored(self) -> None:
         n1, n2, n3 = (ADDRESSES[node] for node in ("n1", "n2", "n3"))
         for mode, (config, overhead) in MODES.items():
             self.restart(**config)
@@ -238,13 +246,13 @@ class Reports(Shrinking):
                     self.forge(quoted, mtu, **more)
             # Behind all these one about n2 that is believed: the others have been judged by then.
             self.forge(self.ours(mode, n1, n2), 1300, quote=28)
-            wait_until(lambda overhead=overhead: self.route_mtu(B) == 1300 - overhead, 3, "the good one")
+            wait_until(lambda: self.route_mtu(B) == 1300 - overhead, 3, "the good one")
             self.assertEqual(self.route_mtu(C), 1500 - overhead)
             # None lowers it below the floor.
             self.forge(self.ours(mode, n1, n2), 68)
-            wait_until(lambda overhead=overhead: self.route_mtu(B) == FLOOR - overhead, 3, "the floor")
+            wait_until(lambda: self.route_mtu(B) == FLOOR - overhead, 3, "the floor")
 
-    def test_a_forged_report_that_is_believed_makes_packets_small_and_loses_none(self):
+    def test_a_forged_report_that_is_believed_makes_packets_small_and_loses_none(self) -> None:
         for mode, (config, overhead) in MODES.items():
             for uplink in ("socket", "tap"):
                 with self.subTest(mode, uplink=uplink):
@@ -253,10 +261,10 @@ class Reports(Shrinking):
                         await_tap(self.lab, "n1")
                     self.lab.ip("podA", "route flush cache")
                     self.forge(self.ours(mode, ADDRESSES["n1"], ADDRESSES["n3"]), 100)
-                    wait_until(lambda overhead=overhead: self.route_mtu() == FLOOR - overhead, 3, "the report")
+                    wait_until(lambda: self.route_mtu() == FLOOR - overhead, 3, "the report")
                     self.lab.tcp_transfer("podA", "podC", C, MIB)
 
-    def ours(self, mode, source, target, sport=49152, dport=4789):
+    def ours(self, mode: str, source: str, target: str, sport: int = 49152, dport: int = 4789) -> Any:
         if mode == "ipip":
             return outer("ipip", b"\x45" + bytes(1479), source=source, target=target)
         return IP(src=source, dst=target, flags="DF") / UDP(sport=sport, dport=dport) / Raw(bytes(1472))

@@ -1,8 +1,13 @@
 """W9, W10: what the wire shows of transfers that enter and leave as super-packets; UDP super-packets."""
 
-from fast import BOTH_WAYS, FORCED, MIB, ADDRESS, MODES, A, Datagrams, await_tap, bulk, inner_offset, judge_frame
-from lab import ADDRESSES, subnet
+import bootstrap
+
+from collections.abc import Mapping
+from typing import Any
+
+from fast import ADDRESS, BOTH_WAYS, FORCED, MIB, MODES, A, Datagrams, await_tap, bulk, inner_offset, judge_frame
 from shared import SharedLab
+from underpass_lab.nodes import ADDRESSES, subnet
 
 # TCP sequence numbers of which one in 64 is taken, whatever the segment size.
 SEQUENCE_BITS = 0x3F0
@@ -20,7 +25,7 @@ class GsoPath(SharedLab):
         ("direct", {}),
     )
 
-    def test_w9(self):
+    def test_w9(self) -> None:
         for mode, tunnel in self.CASES:
             with self.subTest(mode, **tunnel):
                 self.restart(**MODES[mode], tunnel=tunnel)
@@ -28,7 +33,7 @@ class GsoPath(SharedLab):
                     await_tap(self.lab, "n1")
                 self.transfer(mode)
 
-    def transfer(self, mode):
+    def transfer(self, mode: str) -> None:
         sequence = inner_offset(mode) + 20 + 4
         sample = f"ip[{sequence - 4}:2] != 0 and ip[{sequence}:4] & {SEQUENCE_BITS} = 0 and greater 1000"
         with (
@@ -46,7 +51,7 @@ class GsoPath(SharedLab):
 class ChecksumOffload(SharedLab):
     """W10: inner checksums are right on the wire, whoever was to compute them."""
 
-    def test_w10(self):
+    def test_w10(self) -> None:
         for mode, config in MODES.items():
             self.restart(**config, tunnel=FORCED)
             if mode != "direct":
@@ -62,14 +67,14 @@ class ChecksumOffload(SharedLab):
                     bulk(self.lab, MIB // 4, [("podA", "podB")])
                     self.judge(wire, mode, 6, MIB // 4 // 1500)
 
-    def udp(self):
+    def udp(self) -> None:
         with Datagrams(self.lab, "podA", "podB") as datagrams:
             flow = datagrams.flow()
             for number in range(100):
                 datagrams.send(flow, 20 + 13 * number)
             datagrams.receive()
 
-    def judge(self, wire, mode, protocol, count):
+    def judge(self, wire: Any, mode: str, protocol: int, count: int) -> None:
         """All frames that podA has sent with this inner protocol, at least `count`."""
         at, source = 14 + inner_offset(mode), bytes(map(int, A.split(".")))
         wanted = bytes([protocol]), source
@@ -84,16 +89,23 @@ class UdpSuperPackets(SharedLab):
     """UDP_SEGMENT in a pod: every datagram arrives once, in order, with its own bytes and size."""
 
     # Payload bytes of each datagram but the last, how many of them, bytes of the last.
-    SHAPES = ((1200, 40, 1200), (1200, 1, 20), (20, 100, 20), (1372, 46, 700), (500, 1, 500), (1000, 60, 999))
+    SHAPES: tuple[tuple[int, int, int], ...] = (
+        (1200, 40, 1200),
+        (1200, 1, 20),
+        (20, 100, 20),
+        (1372, 46, 700),
+        (500, 1, 500),
+        (1000, 60, 999),
+    )
 
-    def test_all_modes_and_switches(self):
+    def test_all_modes_and_switches(self) -> None:
         for mode, config in MODES.items():
             for uso, gro in (("auto", "auto"), ("off", "auto"), ("auto", "off"), ("off", "off")):
                 with self.subTest(mode=mode, uso=uso, gro=gro):
                     self.restart(**config, tunnel={"uso": uso, "gro": gro})
                     self.exchange()
 
-    def exchange(self, addresses=ADDRESS):
+    def exchange(self, addresses: Mapping[str, str] = ADDRESS) -> None:
         dropped = self.dropped()
         for way in BOTH_WAYS:
             with Datagrams(self.lab, *way, addresses) as datagrams:
@@ -107,7 +119,7 @@ class UdpSuperPackets(SharedLab):
                 datagrams.receive()
         self.assertEqual(self.dropped(), dropped)
 
-    def dropped(self):
+    def dropped(self) -> list[Any]:
         """Packets dropped for any reason that has to do with the exchange, on both nodes."""
         unrelated = {"unsupported"} if self.multicast_reports else set()
         return [n for node in ("n1", "n2") for why, n in self.lab.drops(node).items() if why not in unrelated]
@@ -118,7 +130,7 @@ class Uncut(UdpSuperPackets):
 
     options = {"virtual": True}
 
-    def test_all_modes_and_switches(self):
+    def test_all_modes_and_switches(self) -> None:
         for mode, config in MODES.items():
             for uplink in ("socket",) if mode == "direct" else ("socket", "tap"):
                 with self.subTest(mode, uplink=uplink):
@@ -130,7 +142,7 @@ class Uncut(UdpSuperPackets):
                     bulk(self.lab, 32 * MIB)
                     self.books(mode)
 
-    def books(self, mode):
+    def books(self, mode: str) -> None:
         """What one daemon has sent the other has received, counted as if it had been cut."""
         for node in ("n1", "n2"):
             self.accounts(node)
@@ -149,14 +161,14 @@ class Ipv6(UdpSuperPackets):
     SHAPES = ((1200, 40, 1200), (1200, 1, 20), (20, 100, 20), (1372, 46, 700), (1000, 60, 999))
 
     @classmethod
-    def prepare(cls):
+    def prepare(cls) -> None:
         for (pod, address), node in zip(cls.PODS.items(), ("n1", "n2"), strict=True):
             gateway = address[:-1] + "1"
             cls.lab.sysctl(node, {"ipv6/conf/all/forwarding": 1})
             cls.lab.ip(node, f"address add {gateway}/64 dev pod0 nodad")
             cls.lab.ip(pod, f"address add {address}/64 dev eth0 nodad", f"route add default via {gateway}")
 
-    def start_both(self, mode, uplink):
+    def start_both(self, mode: str, uplink: str) -> None:
         how = [MODES[mode][key] for key in ("ipip", "vxlan")]
         for node, other in (("n1", "n2"), ("n2", "n1")):
             self.start(
@@ -167,7 +179,7 @@ class Ipv6(UdpSuperPackets):
                 tunnel={"uplink": uplink},
             )
 
-    def test_all_modes_and_switches(self):
+    def test_all_modes_and_switches(self) -> None:
         for mode in ("ipip", "vxlan"):
             for uplink in ("socket", "tap"):
                 with self.subTest(mode, uplink=uplink):

@@ -1,8 +1,12 @@
 """What the kernel takes away at run time: the daemon goes on without it, says so and counts it."""
 
+import bootstrap
+
+from typing import Any
+
 from fast import FORCED, MIB, MODES, Stream, await_tap, bulk, metric_samples
-from lab import wait_until
 from shared import SharedLab
+from underpass_lab.command import wait_until
 
 REFUSED = "off: refused by the kernel at run time"
 
@@ -10,7 +14,7 @@ REFUSED = "off: refused by the kernel at run time"
 class Fallbacks(SharedLab):
     daemons = ("n1", "n2")
 
-    def assertGaveUp(self, offload, workers):
+    def assertGaveUp(self, offload: Any, workers: int) -> None:
         """n1 has given up this offload and no other, in at most that many workers."""
         status = self.lab.status("n1")["offloads"]
         self.assertEqual(status[offload], REFUSED)
@@ -19,11 +23,11 @@ class Fallbacks(SharedLab):
         self.assertTrue(1 <= counted.pop(offload) <= workers, counted)
         self.assertEqual(set(counted.values()), {0}, counted)
 
-    def progress(self, stream):
+    def progress(self, stream: Any) -> None:
         before = stream.received
         wait_until(lambda: stream.received > before + MIB, 10, "progress of the transfer")
 
-    def test_a_tap_that_is_set_down(self):
+    def test_a_tap_that_is_set_down(self) -> None:
         for mode in ("vxlan", "ipip"):
             with self.subTest(mode):
                 self.restart(**MODES[mode], tunnel={"workers": 2} | FORCED)
@@ -37,10 +41,10 @@ class Fallbacks(SharedLab):
                 self.assertEqual(received, sent)
                 self.assertGaveUp("tap", 2)
                 said = "the TAP refused a super-packet"
-                wait_until(lambda said=said: said in self.lab.daemons["n1"].log(), 5, "a line in the log")
+                wait_until(lambda: said in self.lab.daemons["n1"].log(), 5, "a line in the log")
                 self.assertEqual(self.lab.daemons["n1"].log().split("ready;")[-1].count(said), 1, "told once")
 
-    def shrink(self, stream):
+    def shrink(self, stream: Any) -> bool:
         """Makes the uplink smaller for a while; whether a segment was on its way that no longer fits. The daemon may
         be faster than the stream: it hears of the change at once."""
         self.lab.ip("n1", "link set eth0 mtu 1300")
@@ -51,7 +55,7 @@ class Fallbacks(SharedLab):
         self.progress(stream)
         return self.lab.drops("n1")["too_big"] > 0
 
-    def test_packets_that_no_longer_fit_take_no_offload_away(self):
+    def test_packets_that_no_longer_fit_take_no_offload_away(self) -> None:
         # The link shrinks under load: until the daemon has seen it, what it sends is refused.
         cases = {"udp_gso": ("vxlan", {"uplink": "socket"}), "packet_socket": ("ipip", {"uplink": "socket"})}
         for offload, (mode, tunnel) in cases.items():
@@ -61,7 +65,7 @@ class Fallbacks(SharedLab):
                 bulk(self.lab, 4 * MIB)
                 stream = Stream(self.lab)
                 self.progress(stream)
-                wait_until(lambda stream=stream: self.shrink(stream), 30, "a segment that does not fit")
+                wait_until(lambda: self.shrink(stream), 30, "a segment that does not fit")
                 self.progress(stream)
                 received, sent = stream.finish()
                 self.assertEqual(received, sent)

@@ -4,11 +4,14 @@ Such a device leaves inner checksums unfinished and sends inner super-packets as
 segment size of TCP ones is not announced, that of UDP ones is.
 """
 
+import bootstrap
+
 import json
+from typing import Any
 
 from fast import BOTH_WAYS, MIB, Datagrams, await_tap, bulk
-from lab import run
 from shared import SharedLab
+from underpass_lab.command import run
 
 
 class KernelVxlan(SharedLab):
@@ -17,8 +20,8 @@ class KernelVxlan(SharedLab):
     topology = "TK"
     options = {"virtual": True}
     daemons = ("n1",)
-    CONFIG = {"ipip": "Never", "vxlan": "Always"}
-    CASES = (
+    CONFIG: dict[str, Any] = {"ipip": "Never", "vxlan": "Always"}
+    CASES: tuple[tuple[str, dict[str, Any]], ...] = (
         ("noudpcsum", {}),
         ("udpcsum", {}),
         ("udpcsum", {"uplink": "socket"}),
@@ -29,13 +32,13 @@ class KernelVxlan(SharedLab):
     SIZE = 64 * MIB
     SHAPES = ((1200, 40, 1200), (1200, 1, 20), (20, 100, 20), (1372, 45, 700), (500, 1, 500), (100, 3, 50))
 
-    def test_tcp(self):
+    def test_tcp(self) -> None:
         self.each(lambda: bulk(self.lab, self.SIZE))
 
-    def test_udp_super_packets(self):
+    def test_udp_super_packets(self) -> None:
         self.each(self.exchange)
 
-    def each(self, exchange):
+    def each(self, exchange: Any) -> None:
         """Runs `exchange` in every case, and judges the counters behind it."""
         for checksum, tunnel in self.CASES:
             with self.subTest(checksum, **tunnel):
@@ -51,7 +54,7 @@ class KernelVxlan(SharedLab):
                 # Not its errors: the probes of the TAP are such to it.
                 self.assertEqual([link["stats64"][way]["dropped"] for way in ("rx", "tx")], [0, 0])
 
-    def exchange(self):
+    def exchange(self) -> None:
         for way in BOTH_WAYS:
             with self.subTest(way), Datagrams(self.lab, *way) as datagrams:
                 flows = [datagrams.flow() for _ in range(3)]

@@ -1,9 +1,12 @@
 """Order inside flows with several workers, and what a daemon costs that has nothing to do."""
 
+import bootstrap
+
 import contextlib
 import os
 import threading
 import time
+from typing import Any
 
 from fast import ADDRESS, BOTH_WAYS, FORCED, MIB, MODES, Datagrams, await_tap, bulk, cpu_ticks, paced, resident_bytes
 from shared import SharedLab
@@ -16,12 +19,12 @@ class Order(SharedLab):
     SIZES = (40, 300, 1200, 1372)
 
     @classmethod
-    def prepare(cls):
+    def prepare(cls) -> None:
         # IPIP is spread over the workers by inner addresses, so more than one pair is needed.
         for pod, address in ADDRESS.items():
             cls.lab.ip(pod, *(f"address add {address[:-1]}{n}/24 dev eth0" for n in range(3, 2 + cls.FLOWS)))
 
-    def test_order(self):
+    def test_order(self) -> None:
         # A thread that the scheduler moves between two sends leaves packets in two backlogs, and the
         # kernel may then swap them on any veth pair. On one processor only the workers can.
         allowed = os.sched_getaffinity(0)
@@ -40,12 +43,12 @@ class Order(SharedLab):
                 self.assertEqual(len(busy), self.WORKERS)
                 self.assertGreaterEqual(sum(count > 0 for count in busy), min(self.WORKERS, 2), busy)
 
-    def overtaken(self, pod):
+    def overtaken(self, pod: str) -> list[Any]:
         """How often the TCP of a pod has learnt that its segments overtook each other."""
         lines = self.lab.exec(pod, "nstat", "-asz", "TcpExtTCPSACKReorder", "TcpExtTCPTSReorder").stdout.splitlines()
         return [line.split()[:2] for line in lines if line.startswith("TcpExt")]
 
-    def exchange(self):
+    def exchange(self) -> None:
         end = threading.Event()
         with contextlib.ExitStack() as stack:
             both = [stack.enter_context(Datagrams(self.lab, *way)) for way in BOTH_WAYS]
@@ -63,13 +66,13 @@ class Order(SharedLab):
             for datagrams in both:
                 datagrams.receive()
 
-    def round(self, both, number):
+    def round(self, both: Any, number: int) -> None:
         """One datagram of each flow each way."""
         for flow in range(self.FLOWS):
             for datagrams in both:
                 datagrams.send(flow, self.SIZES[(number + flow) % len(self.SIZES)])
 
-    def transfers(self, end):
+    def transfers(self, end: Any) -> None:
         while not end.is_set():
             bulk(self.lab, 4 * MIB)
             end.wait(0.05)
@@ -81,11 +84,12 @@ class Cost(SharedLab):
     SECONDS, SHARE = 5, 0.005
     PER_WORKER = 64 * MIB
 
-    def test_idle(self):
+    def test_idle(self) -> None:
         for mode, config in MODES.items():
             self.restart(**config, tunnel=FORCED)
             if mode != "direct":
-                await_tap(self.lab, "n1"), await_tap(self.lab, "n2")
+                await_tap(self.lab, "n1")
+                await_tap(self.lab, "n2")
             bulk(self.lab, 64 * MIB)
             # The last acknowledgments are through; what follows is rest.
             self.accounts("n1")

@@ -1,11 +1,14 @@
 """Every switch of the fast path, alone and all together: equal bytes, a true status, balanced books."""
 
+import bootstrap
+
 import os
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from fast import FORCED, MIB, MODES, bulk, metric_samples
-from lab import wait_until
 from shared import SharedLab
+from underpass_lab.command import wait_until
 
 TUNNELS = {"vxlan": "UDP tunnels", "ipip": "IP-in-IP"}
 SWITCHES = ("tso", "uso", "gro", "udp_gso", "udp_gro", "segment_sizes", "packet_socket")
@@ -20,7 +23,7 @@ CASES = (
 )
 
 
-def expected(mode, tunnel, workers):
+def expected(mode: str, tunnel: Any, workers: int) -> Any:
     """What `status` must say of every offload."""
     plain = tunnel.get("backend") == "plain"
     said = {}
@@ -44,7 +47,7 @@ class Matrix(SharedLab):
 
     SIZE = int(os.environ.get("UNDERPASS_BULK_MIB", "16")) * MIB
 
-    def cases(self, mode):
+    def cases(self, mode: str) -> None:
         for tunnel in CASES:
             with self.subTest(mode=mode, **tunnel):
                 self.restart_together(**MODES[mode], tunnel=tunnel)
@@ -55,15 +58,15 @@ class Matrix(SharedLab):
                 for node in ("n1", "n2"):
                     self.check(node, mode, wanted)
 
-    def restart_together(self, **config):
+    def restart_together(self, **config: Any) -> None:
         with ThreadPoolExecutor(2) as threads:
             for started in [threads.submit(self.start, node, **config) for node in ("n1", "n2")]:
                 started.result()
 
-    def await_offload(self, node, name, state):
+    def await_offload(self, node: str, name: str, state: Any) -> None:
         wait_until(lambda: self.lab.status(node)["offloads"][name] == state, 8, f"{name} {state} on {node}")
 
-    def check(self, node, mode, wanted):
+    def check(self, node: str, mode: str, wanted: Any) -> None:
         self.assertEqual(self.lab.status(node)["offloads"], wanted)
         active = {name: int(state == "active") for name, state in wanted.items()}
         self.assertEqual(metric_samples(self.lab, node, "offload_active"), active)
@@ -75,11 +78,11 @@ class Matrix(SharedLab):
             self.assertGreater(carried[edge], self.SIZE, edge)
         self.assertEqual({reason: n for reason, n in self.lab.drops(node).items() if n}, {})
 
-    def test_vxlan(self):
+    def test_vxlan(self) -> None:
         self.cases("vxlan")
 
-    def test_ipip(self):
+    def test_ipip(self) -> None:
         self.cases("ipip")
 
-    def test_direct(self):
+    def test_direct(self) -> None:
         self.cases("direct")

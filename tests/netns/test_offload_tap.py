@@ -1,16 +1,22 @@
 """The TAP uplink: that it carries, that a firewall turns it off and on again, its probes, its end."""
 
+import bootstrap
+
 import ctypes
 import os
 import pathlib
 import signal
+from collections.abc import Callable
+from typing import Any
 
-from fast import FORCED, MIB, MODES, Stream, await_tap, bulk, metric_samples, tap_packets
-from lab import ADDRESSES, wait_until
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.l2 import Ether
+
+from fast import FORCED, MIB, MODES, Stream, await_tap, bulk, metric_samples, tap_packets
 from shared import SharedLab
 from startup import device_exists
+from underpass_lab.command import wait_until
+from underpass_lab.nodes import ADDRESSES
 
 TAP = "up0-x"
 PROBE = b"underpass probe "
@@ -31,7 +37,7 @@ RETRY_S = 60
 class Carries(SharedLab):
     """With the TAP active, bulk TCP leaves through it."""
 
-    def test_tcp_moves_through_it(self):
+    def test_tcp_moves_through_it(self) -> None:
         for mode in ("vxlan", "ipip"):
             with self.subTest(mode):
                 self.restart(**MODES[mode], tunnel=FORCED)
@@ -43,7 +49,7 @@ class Carries(SharedLab):
                 self.assertLess(tap_packets(self.lab, "n1") - before, 32 * MIB // 4096)
                 self.assertEqual(metric_samples(self.lab, "n1", "offload_active")["tap"], 1)
 
-    def test_the_socket_is_a_choice(self):
+    def test_the_socket_is_a_choice(self) -> None:
         self.restart(**MODES["vxlan"], tunnel={"uplink": "socket"})
         self.assertEqual(self.lab.status("n1")["offloads"]["tap"], "off: configured")
         self.assertFalse(device_exists(self.lab, "n1", TAP))
@@ -52,22 +58,22 @@ class Carries(SharedLab):
 class Firewall(SharedLab):
     """A rule that keeps the TAP's packets from the uplink costs a pause, not the connection."""
 
-    def tap_state(self):
+    def tap_state(self) -> Any:
         return self.lab.status("n1")["offloads"]["tap"]
 
-    def nft(self, *command):
+    def nft(self, *command: Any) -> None:
         self.lab.exec("n1", "nft", *command)
 
-    def forbid(self):
+    def forbid(self) -> None:
         self.nft("add table ip test")
         self.nft("add chain ip test forward { type filter hook forward priority 0; }")
         self.nft(f"add rule ip test forward iifname {TAP} drop")
 
-    def progress(self, stream, timeout):
+    def progress(self, stream: Any, timeout: float) -> None:
         before = stream.received
         wait_until(lambda: stream.received > before + MIB, timeout, "progress of the transfer")
 
-    def test_back_to_the_socket_and_to_the_tap_again(self):
+    def test_back_to_the_socket_and_to_the_tap_again(self) -> None:
         for mode in ("vxlan", "ipip"):
             with self.subTest(mode):
                 self.restart(**MODES[mode], tunnel=FORCED)
@@ -95,11 +101,10 @@ class Firewall(SharedLab):
                 received, sent = stream.finish()
                 self.assertEqual(received, sent)
 
-
-    def test_never_used_where_it_cannot_work(self):
+    def test_never_used_where_it_cannot_work(self) -> None:
         """Forbidden by the firewall, or by the strict reverse path filter: not even used where it is demanded."""
         strict = {"ipv4/conf/all/rp_filter": 1}
-        causes = {
+        causes: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {
             "nft": (self.forbid, lambda: self.nft("delete table ip test")),
             "rp_filter": (
                 lambda: self.lab.sysctl("n1", strict),
@@ -126,23 +131,23 @@ class Probes(SharedLab):
     config = {"pools": [("10.244.2.0/25", "Never", "Always"), ("10.244.2.128/25", "Always", "Never")], "tunnel": FORCED}
 
     @staticmethod
-    def is_probe(frame):
+    def is_probe(frame: Any) -> Any:
         ip = Ether(frame).getlayer(IP)
         if ip is None:
             return False
         return ip.haslayer(UDP) and bytes(ip)[28:] == PROBE or ip.proto == 4 and ip[IP:2].proto == NO_NEXT_HEADER
 
-    def test_unseen_and_unanswered(self):
+    def test_unseen_and_unanswered(self) -> None:
         wire = self.tap("n2", "eth0", probes=True)
 
-        def probes(protocol):
+        def probes(protocol: int) -> list[Any]:
             return [f for f in wire.incoming() if f[23:24] == bytes([protocol]) and self.is_probe(f)]
 
         with self.moves("n2"):
             # A node that starts tests its TAP in both formats, and again only once it has carried any.
             self.start("n1", **self.config)
             for protocol in (17, 4):
-                wait_until(lambda wanted=protocol: probes(wanted), 15, "a probe")
+                wait_until(lambda: probes(protocol), 15, "a probe")
         for frame in probes(17) + probes(4):
             packet = Ether(frame)[IP]
             self.assertEqual((packet.src, packet.dst, packet.ttl), (ADDRESSES["n1"], ADDRESSES["n2"], 64))
@@ -159,7 +164,7 @@ class End(SharedLab):
     config = MODES["ipip"] | {"tunnel": FORCED}
 
     @staticmethod
-    def programs(pid):
+    def programs(pid: int) -> set[int]:
         """Ids of the eBPF programs that a process holds by a link or directly."""
         lines = []
         for info in pathlib.Path(f"/proc/{pid}/fdinfo").iterdir():
@@ -167,15 +172,15 @@ class End(SharedLab):
         return {int(line.split()[1]) for line in lines if line.startswith("prog_id:")}
 
     @staticmethod
-    def exists(program):
+    def exists(program: int) -> bool:
         """Whether the kernel still has an eBPF program."""
         attr = (ctypes.c_uint32 * 3)(program, 0, 0)
         fd = _LIBC.syscall(_NR_BPF, _BPF_PROG_GET_FD_BY_ID, ctypes.byref(attr), ctypes.sizeof(attr))
         if fd >= 0:
             os.close(fd)
-        return fd >= 0
+        return bool(fd >= 0)
 
-    def test_nothing_is_left(self):
+    def test_nothing_is_left(self) -> None:
         for number in (signal.SIGTERM, signal.SIGKILL):
             with self.subTest(number):
                 daemon = self.start("n1", **self.config)
@@ -188,5 +193,5 @@ class End(SharedLab):
                 daemon.process.wait(5)
                 self.lab.daemons.pop("n1")
                 wait_until(lambda: not device_exists(self.lab, "n1", TAP), 3, "the TAP to go")
-                wait_until(lambda of=programs: not any(map(self.exists, of)), 3, "the programs to go")
+                wait_until(lambda: not any(map(self.exists, programs)), 3, "the programs to go")
                 self.assertFalse(device_exists(self.lab, "n1"))

@@ -1,17 +1,23 @@
 """docs/rootless.md: nodes in user namespaces, whose UDP leaves through pasta. No root on the way."""
 
+import bootstrap
+
 import os
 import pathlib
 import signal
 import subprocess
+from typing import Any
 
-from daemon import REPO, Daemon
-from lab import PYTHON, TCP_PORT, pod_address, run, subnet, wait_until
 from rootless import AS_USER, OPEN_TUN, hand_over
 from shared import SharedLab
+from underpass_lab.command import run, wait_until
+from underpass_lab.daemon import Daemon
+from underpass_lab.network import TCP_PORT
+from underpass_lab.nodes import pod_address, subnet
+from underpass_lab.paths import PYTHON, REPO
 
 SHIPPED = REPO / "config" / "rootless"
-VXLAN = {"ipip": "Never", "vxlan": "Always"}
+VXLAN: dict[str, Any] = {"ipip": "Never", "vxlan": "Always"}
 HOST = "192.0.2.10"
 SIZE = 20 << 20
 # What is not forwarded by itself, and packets that fit an ordinary network.
@@ -23,12 +29,13 @@ class Nodes(SharedLab):
     """Two nodes that nobody but their user has made."""
 
     daemons = ()
+    program: str
 
     @classmethod
-    def prepare(cls):
+    def prepare(cls) -> None:
         cls.program = hand_over(cls.lab)
 
-    def start_node(self, node, namespace, options, text):
+    def start_node(self, node: str, namespace: str, options: Any, text: str) -> None:
         """Starts pasta as the user in the namespace of a host, and in there node.sh and the daemon."""
         file = self.lab.dir / f"{node}.toml"
         file.write_text(text, encoding="utf-8")
@@ -44,12 +51,12 @@ class Nodes(SharedLab):
         self.addCleanup(self.end, node)
         daemon.wait_ready()
 
-    def inside(self, node):
+    def inside(self, node: str) -> int:
         """The process in the namespaces of a node: pasta's child."""
         pid = self.lab.daemons[node].pid
         return int(pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()[0])
 
-    def end(self, node):
+    def end(self, node: str) -> None:
         daemon = self.lab.daemons[node]
         if daemon.process.poll() is None:
             # The namespaces end with it, and pasta when they do; not the other way round.
@@ -62,16 +69,16 @@ class Nodes(SharedLab):
                 raise
         del self.lab.daemons[node]
 
-    def enter(self, node, *command):
+    def enter(self, node: str, *command: Any) -> list[Any]:
         """A command, by the user, in the pod of a node."""
         into = ("nsenter", "--preserve-credentials", "--user", "--mount", "--net", "--target", self.inside(node))
         return [*map(str, (*AS_USER, *into, "ip", "netns", "exec", "pod", *command))]
 
-    def ping(self, source, target):
+    def ping(self, source: str, target: str) -> None:
         options = ("-n", "-c", 3, "-i", "0.05", "-W", "5", "-s", 1400)
         run(*self.enter(source, "ping", *options, pod_address(target)))
 
-    def tcp(self, source, target):
+    def tcp(self, source: str, target: str) -> None:
         """20 MiB from pod to pod, with equal SHA-256."""
         traffic = self.lab.dir / "traffic.py"
         receive = self.enter(target, PYTHON, traffic, "tcp-receive", TCP_PORT)
@@ -85,7 +92,7 @@ class Nodes(SharedLab):
         self.assertEqual(sent, received)
         self.assertTrue(sent.startswith(f"{SIZE} "), sent)
 
-    def carry(self):
+    def carry(self) -> None:
         for source, target in (("n1", "n2"), ("n2", "n1")):
             self.ping(source, target)
             self.tcp(source, target)
@@ -97,7 +104,7 @@ class Nodes(SharedLab):
             self.assertEqual(status["missing"], [])
             self.assertEqual(inward, outward + sum(status["drops"].values()))
 
-    def tearDown(self):
+    def tearDown(self) -> None:
         """What they have in common with other labs, the metrics endpoint, is out of reach."""
 
 
@@ -106,7 +113,7 @@ class OneMachine(Nodes):
 
     PORTS = {"n1": 4801, "n2": 4802}
 
-    def test_two_user_namespaces(self):
+    def test_two_user_namespaces(self) -> None:
         self.lab.add_host("h", f"{HOST}/24")
         self.lab.ip("h", "route add default via 192.0.2.254")
         for node, other in (("n1", "n2"), ("n2", "n1")):
@@ -123,7 +130,7 @@ class OneMachine(Nodes):
 class TwoMachines(Nodes):
     """On a host each, whose address pasta gives to the namespace as well, by the files of config/rootless."""
 
-    def test_a_user_namespace_on_each(self):
+    def test_a_user_namespace_on_each(self) -> None:
         for node, letter in (("n1", "a"), ("n2", "b")):
             self.lab.ip(node, "route add default via 192.0.2.254")
             text = (SHIPPED / f"node-{letter}.toml").read_text(encoding="utf-8")

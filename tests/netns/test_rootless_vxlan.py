@@ -1,16 +1,21 @@
 """VXLAN without any capability, on a TUN that an administrator made for the user."""
 
-import json
+import bootstrap
 
-from lab import ADDRESSES, pod_address, run, subnet, wait_until
-from rootless import AS_USER, NO_RIGHTS, OPEN_TUN, USER, hand_over, prepare_tun, rights, shell
+import json
+from typing import Any
+
 from scapy.layers.inet import IP, UDP
+
+from rootless import AS_USER, NO_RIGHTS, OPEN_TUN, USER, hand_over, prepare_tun, rights, shell
 from shared import METRICS, SharedLab, own_routes
 from startup import refused
 from underlay6 import A6, B6, SixLab
+from underpass_lab.command import run, wait_until
+from underpass_lab.nodes import ADDRESSES, pod_address, subnet
 
 A, B = pod_address("n1"), pod_address("n2")
-VXLAN = {"ipip": "Never", "vxlan": "Always"}
+VXLAN: dict[str, Any] = {"ipip": "Never", "vxlan": "Always"}
 SIZE = 20 << 20
 NOTHING = {"CapInh": 0, "CapPrm": 0, "CapEff": 0, "CapBnd": 0, "CapAmb": 0, "Uid": USER, "NoNewPrivs": 1}
 MULTI_QUEUE = ("multi_queue", "vnet_hdr")
@@ -20,41 +25,42 @@ class WithoutRights(SharedLab):
     """n1 runs as the user; on n2 is what the topology has there."""
 
     daemons = ()
+    program: str
 
     @classmethod
-    def prepare(cls):
+    def prepare(cls) -> None:
         super().prepare()
         cls.program = hand_over(cls.lab)
 
-    def setUp(self):
+    def setUp(self) -> None:
         self.addCleanup(self.remove)
 
-    def remove(self):
+    def remove(self) -> None:
         for node in ("n1", "n2"):
             self.stop(node)
         run("ip", "-n", self.lab.ns("n1"), "link", "del", "up0", check=False)
 
-    def start_user(self, wrapper=NO_RIGHTS, **config):
+    def start_user(self, wrapper: Any = NO_RIGHTS, **config: Any) -> Any:
         return self.start("n1", command=[*wrapper, self.program], **VXLAN | config)
 
-    def missing(self):
+    def missing(self) -> list[Any]:
         """The commands that the daemon leaves to an administrator."""
         return [chore["command"] for chore in self.lab.status("n1")["missing"]]
 
-    def wait_missing(self, *commands):
+    def wait_missing(self, *commands: Any) -> None:
         wait_until(lambda: self.missing() == list(commands), 15, f"{commands}, not {self.missing()}")
 
 
 class Carries(WithoutRights):
     """20 MiB both ways with equal SHA-256 through either backend, to another daemon with all rights."""
 
-    def far_side(self):
+    def far_side(self) -> None:
         self.start("n2", **VXLAN)
 
-    def far_side_is_well(self):
+    def far_side_is_well(self) -> None:
         self.assertEqual(sum(self.lab.drops("n2").values()), 0)
 
-    def carries(self, backend, tun_flags, wanted):
+    def carries(self, backend: str, tun_flags: Any, wanted: Any) -> None:
         self.far_side()
         prepare_tun(self.lab, "n1", *tun_flags)
         before = self.prepared()
@@ -73,7 +79,7 @@ class Carries(WithoutRights):
         self.assertEqual(daemon.stop(), 0)
         self.assertEqual(self.prepared(), before)
 
-    def prepared(self):
+    def prepared(self) -> tuple[Any, Any, Any, list[Any], Any]:
         """What the administrator gave to n1, as `ip` shows it, but for the queues."""
         show = [("address", "show", "dev", "up0"), ("route", "show", "dev", "up0")]
         shown = [json.loads(run("ip", "-n", self.lab.ns("n1"), "-j", *what).stdout) for what in show]
@@ -82,16 +88,16 @@ class Carries(WithoutRights):
         routes = [(route["dst"], route.get("protocol")) for route in shown[1]]
         return link["mtu"], link["txqlen"], flags, [own["local"] for own in link["addr_info"]], routes
 
-    def test_offload_by_itself(self):
+    def test_offload_by_itself(self) -> None:
         self.carries("offload", MULTI_QUEUE, "auto")
 
-    def test_offload_as_configured(self):
+    def test_offload_as_configured(self) -> None:
         self.carries("offload", ("multi_queue",), "offload")
 
-    def test_plain_by_itself(self):
+    def test_plain_by_itself(self) -> None:
         self.carries("plain", (), "auto")
 
-    def test_plain_as_configured(self):
+    def test_plain_as_configured(self) -> None:
         self.carries("plain", (), "plain")
 
 
@@ -100,10 +106,10 @@ class CarriesToTheKernel(Carries):
 
     topology = "TK"
 
-    def far_side(self):
+    def far_side(self) -> None:
         pass
 
-    def far_side_is_well(self):
+    def far_side_is_well(self) -> None:
         (link,) = json.loads(run("ip", "-n", self.lab.ns("n2"), "-s", "-j", "link", "show", "vx0").stdout)
         errors = [link["stats64"][way][kind] for way in ("rx", "tx") for kind in ("errors", "dropped")]
         self.assertEqual(errors, [0] * 4)
@@ -112,7 +118,7 @@ class CarriesToTheKernel(Carries):
 class LeftToAnAdministrator(WithoutRights):
     """What is missing is named with the command that does it; done, it works and is named no more."""
 
-    def test_a_route(self):
+    def test_a_route(self) -> None:
         self.start("n2", **VXLAN)
         prepare_tun(self.lab, "n1", routes=())
         daemon = self.start_user()
@@ -131,7 +137,7 @@ class LeftToAnAdministrator(WithoutRights):
         shell(self.lab, "n1", "ip route del 10.244.0.0/16 dev up0")
         self.wait_missing(command)
 
-    def test_a_wider_route_and_one_of_another_protocol_do(self):
+    def test_a_wider_route_and_one_of_another_protocol_do(self) -> None:
         for route in ("10.0.0.0/8 dev up0", "10.244.0.0/16 dev up0 proto 117", "10.244.0.0/16 dev up0 metric 50"):
             with self.subTest(route):
                 self.start("n2", **VXLAN)
@@ -144,7 +150,7 @@ class LeftToAnAdministrator(WithoutRights):
                 self.assertIn(route.split()[0], run("ip", "-n", self.lab.ns("n1"), "route").stdout)
                 self.remove()
 
-    def test_everything(self):
+    def test_everything(self) -> None:
         self.start("n2", **VXLAN)
         self.lab.ip("n1", f"tuntap add dev up0 mode tun user {USER}")
         daemon = self.start_user()
@@ -175,7 +181,7 @@ class LeftToAnAdministrator(WithoutRights):
         self.accounts("n1")
         self.assertEqual(daemon.stop(), 0)
 
-    def test_the_uplinks_mtu_changes(self):
+    def test_the_uplinks_mtu_changes(self) -> None:
         prepare_tun(self.lab, "n1")
         self.start_user()
         self.wait_missing()
@@ -186,7 +192,7 @@ class LeftToAnAdministrator(WithoutRights):
         self.wait_missing()
         self.assertEqual(self.lab.status("n1")["tunnel"]["mtu"], 1350)
 
-    def test_a_reload_that_needs_another_route(self):
+    def test_a_reload_that_needs_another_route(self) -> None:
         prepare_tun(self.lab, "n1")
         daemon = self.start_user()
         pools = [(f"10.{net}.0.0/16", "Never", "Always") for net in (244, 50)]
@@ -203,7 +209,7 @@ class LeftToAnAdministrator(WithoutRights):
         (frame,) = wire.wait(1, lambda frame: frame.haslayer(UDP) and frame[UDP].dport == 4790)
         self.assertEqual((frame[IP].dst, bytes(frame)[-8:]), (ADDRESSES["n2"], b"where to"))
 
-    def test_a_route_of_somebody_else_is_in_the_way(self):
+    def test_a_route_of_somebody_else_is_in_the_way(self) -> None:
         prepare_tun(self.lab, "n1", routes=())
         self.lab.ip("n1", "route add 10.244.0.0/16 via 192.0.2.2 proto static")
         self.addCleanup(self.lab.ip, "n1", "route del 10.244.0.0/16 via 192.0.2.2 proto static")
@@ -214,7 +220,7 @@ class LeftToAnAdministrator(WithoutRights):
 class OverIpv6(WithoutRights, SixLab):
     """The same over an IPv6 underlay, with pods of both families."""
 
-    def test_everything_by_the_commands_that_are_named(self):
+    def test_everything_by_the_commands_that_are_named(self) -> None:
         self.start("n2")
         self.lab.ip("n1", f"tuntap add dev up0 mode tun user {USER} multi_queue")
         daemon = self.start("n1", command=[*NO_RIGHTS, self.program])
@@ -251,12 +257,12 @@ class Edits(WithoutRights):
     # CAP_NET_RAW and nothing else: bare packets can be sent, routes not be made.
     RAW = (*OPEN_TUN, *AS_USER, "--inh-caps=-all,+net_raw", "--ambient-caps=+net_raw", "--bounding-set=-all,+net_raw")
 
-    def refusal(self, *command):
+    def refusal(self, *command: Any) -> Any:
         result = self.lab.daemons["n1"].command(*command, check=False)
         self.assertEqual(result.returncode, 1, result.stdout)
         return result.stderr
 
-    def test_routes_outside_the_pools_need_somebody_to_make_them(self):
+    def test_routes_outside_the_pools_need_somebody_to_make_them(self) -> None:
         prepare_tun(self.lab, "n1")
         daemon = self.start_user(self.RAW)
         add = ("route", "add", "10.9.0.0/24", "--via", "n2")
@@ -280,7 +286,7 @@ class Edits(WithoutRights):
         self.assertEqual(own_routes(self.lab, "n1"), [])
         self.assertIn("10.9.0.0/24", run("ip", "-n", self.lab.ns("n1"), "route").stdout)
 
-    def test_without_raw_sockets_they_cannot_be_sent_at_all(self):
+    def test_without_raw_sockets_they_cannot_be_sent_at_all(self) -> None:
         prepare_tun(self.lab, "n1", routes=("10.0.0.0/8",))
         daemon = self.start_user()
         said = self.refusal("route", "add", "10.9.0.0/24", "--via", "n2")
@@ -291,11 +297,11 @@ class Edits(WithoutRights):
 class Refusals(WithoutRights):
     """IP-in-IP and bare packets are sent by raw sockets, which nobody can prepare for the user."""
 
-    def test_ipip_and_direct(self):
+    def test_ipip_and_direct(self) -> None:
         prepare_tun(self.lab, "n1")
-        for config, mode in (({"ipip": "Always"}, "ipip"), ({"ipip": "Never"}, "direct")):
+        for ipip, mode in (("Always", "ipip"), ("Never", "direct")):
             with self.subTest(mode):
-                text = self.lab.config("n1", **config)
+                text = self.lab.config("n1", ipip=ipip)
                 said = refused(self.lab, "n1", text, NO_RIGHTS, program=self.program)
                 self.assertRegex(said, f"CAP_NET_RAW is missing, it is needed for the raw sockets of {mode};")
                 self.assertIn('vxlan_mode = "Always"', said)
@@ -303,13 +309,13 @@ class Refusals(WithoutRights):
                 checked = run(self.program, "check", self.lab.dir / "n1-refused.toml")
                 self.assertEqual(checked.returncode, 0)
 
-    def test_the_tap(self):
+    def test_the_tap(self) -> None:
         prepare_tun(self.lab, "n1")
         text = self.lab.config("n1", tunnel={"uplink": "tap"}, **VXLAN)
         said = refused(self.lab, "n1", text, NO_RIGHTS, program=self.program)
         self.assertRegex(said, r'uplink is "tap": cannot open the TAP up0-x: Operation not permitted')
 
-    def test_a_tun_of_somebody_else(self):
+    def test_a_tun_of_somebody_else(self) -> None:
         self.lab.ip("n1", "tuntap add dev up0 mode tun user 1234")
         said = refused(self.lab, "n1", self.lab.config("n1", **VXLAN), NO_RIGHTS, program=self.program)
         self.assertRegex(said, f"belongs to another user.*`ip tuntap add dev up0 mode tun user {USER}`")

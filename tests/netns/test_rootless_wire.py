@@ -1,31 +1,36 @@
 """C7: the wire cases W1 to W4 as they are, with namespaces and daemons of uid 1000 and no right of root."""
 
+import bootstrap
+
 import pathlib
 import unittest
+from typing import Any
 
 import test_foreign
 import test_wire
 from public import everybody_may_run
-from unprivileged import UID, RootlessLab
+from rootless import USER
+from shared import SharedLab
+from unprivileged import RootlessLab
 
 
-class AsUser:
+class AsUser(SharedLab):
     """Before another class of tests: its lab is an ordinary user's."""
 
     lab_type = RootlessLab
 
     @classmethod
-    def setUpClass(cls):
+    def setUpClass(cls) -> None:
         cls.enterClassContext(everybody_may_run())
         super().setUpClass()
 
-    def tearDown(self):
+    def tearDown(self) -> None:
         super().tearDown()
         for daemon in self.lab.daemons.values():
-            self.assertEqual({line.split()[1] for line in self.status_lines(daemon.pid, "Uid:")}, {str(UID)})
+            self.assertEqual({line.split()[1] for line in self.status_lines(daemon.pid, "Uid:")}, {str(USER)})
 
     @staticmethod
-    def status_lines(pid, key):
+    def status_lines(pid: int, key: str) -> list[Any]:
         text = pathlib.Path(f"/proc/{pid}/status").read_text(encoding="ascii")
         return [line for line in text.splitlines() if line.startswith(key)]
 

@@ -1,17 +1,22 @@
 """Routes and peers that change while packets flow: R5, R9, bulk, equal cost, kernel routes."""
 
+import bootstrap
+
 import ipaddress
 import pathlib
 import random
 import re
 import threading
 import time
+from typing import Any
 
-from api import Api
-from lab import ADDRESSES, pod_address, run, wait_until
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
+
 from shared import SharedLab, own_routes
+from underpass_lab.api import Api
+from underpass_lab.command import run, wait_until
+from underpass_lab.nodes import ADDRESSES, pod_address
 
 A = pod_address("n1")
 
@@ -20,32 +25,32 @@ class Routes(SharedLab):
     topology = "T3"
     daemons = ("n1",)
 
-    def setUp(self):
+    def setUp(self) -> None:
         self.daemon = self.lab.daemons["n1"]
         self.api = Api(self.daemon.socket)
         self.addCleanup(self.api.close)
         self.addCleanup(self.forget)
         self.wire = self.tap("sw", "port-n1")
 
-    def forget(self):
+    def forget(self) -> None:
         self.assertEqual(self.api.ask("PUT", "/v1/routes?wait=true", "", "text/plain")[0], 200)
 
-    def lines(self):
+    def lines(self) -> Any:
         """The control routes, one a line."""
         return self.api.get("/v1/routes?source=control&format=text")
 
-    def replace(self, lines):
+    def replace(self, lines: Any) -> None:
         """Replaces all control routes."""
         status, answer = self.api.ask("PUT", "/v1/routes?wait=true", lines, "text/plain")
         self.assertEqual(status, 200, answer)
 
-    def send(self, target, count=1, port=9, first=0):
+    def send(self, target: str, count: int = 1, port: int = 9, first: int = 0) -> None:
         """Sends numbered packets from podA."""
         ports = {"sport": 1000, "dport": port}
         numbers = range(first, first + count)
         self.send_from_pod([IP(src=A, dst=target) / UDP(**ports) / number.to_bytes(4, "big") for number in numbers])
 
-    def seen(self, target):
+    def seen(self, target: str) -> Any:
         """What left n1 for `target` in IP-in-IP so far: (outer destination, port, number)."""
         seen = []
         for frame in self.wire.incoming():
@@ -55,7 +60,7 @@ class Routes(SharedLab):
                 seen.append((outer.dst, inner.sport, int.from_bytes(bytes(inner.payload)[:4], "big")))
         return seen
 
-    def sent(self, target):
+    def sent(self, target: str) -> Any:
         """As `seen`, since the last call."""
         seen = self.seen(target)
         self.wire.drain()
@@ -63,24 +68,25 @@ class Routes(SharedLab):
 
 
 class Changes(Routes):
-    def test_the_next_packet_sees_a_change(self):
+    def test_the_next_packet_sees_a_change(self) -> None:
         for round_ in range(25):
             peer = ("n2", "n3")[round_ % 2]
             self.assertEqual(self.api.change(add=[("10.244.50.0/24", peer)], wait=True)[0], 200)
             self.send("10.244.50.7", first=2 * round_)
-            wait_until(lambda: self.seen("10.244.50.7") == [(ADDRESSES[peer], 1000, 2 * round_)], 3, "the packet")
+            expected = [(ADDRESSES[peer], 1000, 2 * round_)]
+            wait_until(lambda: self.seen("10.244.50.7") == expected, 3, "the packet")
             self.wire.drain()
             with self.lab.expect_drops("n1", no_route=1):
                 self.assertEqual(self.api.change(delete=["10.244.50.0/24"], wait=True)[0], 200)
                 self.send("10.244.50.7", first=2 * round_ + 1)
             self.assertEqual(self.sent("10.244.50.7"), [])
 
-    def test_without_wait_a_change_comes_soon(self):
+    def test_without_wait_a_change_comes_soon(self) -> None:
         for change in ({"add": [("10.244.51.0/24", "n2")]}, {"delete": ["10.244.51.0/24"]}):
             self.assertEqual(self.api.change(**change)[0], 200)
             there = "add" in change
 
-            def travels():
+            def travels() -> bool:
                 self.wire.drain()
                 self.send("10.244.51.7")
                 time.sleep(0.002)
@@ -88,7 +94,7 @@ class Changes(Routes):
 
             wait_until(travels, 3, "the change")
 
-    def test_a_bad_batch_changes_nothing(self):
+    def test_a_bad_batch_changes_nothing(self) -> None:
         self.replace("10.244.52.0/24 via n2\n10.244.53.0/24 via n2,n3 mtu 1300\n")
         before = self.lines()
         for body, culprits in (
@@ -102,13 +108,13 @@ class Changes(Routes):
             self.assertEqual(self.lines(), before)
         self.assertEqual(self.daemon.json("status")["routes"], 3 + 2)
 
-    def test_flows_stick_to_one_of_two_nodes(self):
+    def test_flows_stick_to_one_of_two_nodes(self) -> None:
         self.assertEqual(self.api.change(add=[("10.244.57.0/24", "n2", "n3")], wait=True)[0], 200)
         flows = range(20000, 20100)
         packets = [IP(src=A, dst="10.244.57.7") / UDP(sport=port, dport=9) / b"flow" for port in flows] * 3
         self.send_from_pod(packets)
         wait_until(lambda: len(self.seen("10.244.57.7")) == len(packets), 5, "all packets")
-        ways = {}
+        ways: dict[int, list[str]] = {}
         for outer, port, _ in self.sent("10.244.57.7"):
             ways.setdefault(port, []).append(outer)
         self.assertTrue(all(len(set(outers)) == 1 and len(outers) == 3 for outers in ways.values()), ways)
@@ -117,7 +123,7 @@ class Changes(Routes):
         route = self.api.get("/v1/routes/get?address=10.244.57.1")
         self.assertEqual([hop["peer"] for hop in route["next_hops"]], ["n2", "n3"])
 
-    def test_r9_the_next_best_takes_over_without_a_gap(self):
+    def test_r9_the_next_best_takes_over_without_a_gap(self) -> None:
         # Configured for n2, and by control for n3.
         self.restart(peers={"n2": (ADDRESSES["n2"], ["10.244.58.0/24"]), "n3": (ADDRESSES["n3"], [])})
         self.addCleanup(self.restart)
@@ -134,7 +140,7 @@ class Changes(Routes):
         count = 0
         stop = threading.Event()
 
-        def flow():
+        def flow() -> None:
             nonlocal count
             while not stop.is_set():
                 self.send("10.244.58.7", first=count)
@@ -162,7 +168,7 @@ class Changes(Routes):
 
 
 class KernelRoutes(Routes):
-    def test_routes_outside_the_pools_need_kernel_routes(self):
+    def test_routes_outside_the_pools_need_kernel_routes(self) -> None:
         base = own_routes(self.lab, "n1")
         self.assertEqual(self.api.change(add=[("10.244.60.0/24", "n2")], wait=True)[0], 200)
         self.assertEqual(own_routes(self.lab, "n1"), base, "the pool leads there")
@@ -178,7 +184,7 @@ class KernelRoutes(Routes):
         wire = self.tap("n2", "eth0")
         self.send("172.20.1.7")
 
-        def arrived():
+        def arrived() -> bool:
             packets = [Ether(frame).getlayer(IP) for frame in wire.incoming()]
             return any(packet is not None and packet.dst == "172.20.1.7" for packet in packets)
 
@@ -186,7 +192,7 @@ class KernelRoutes(Routes):
         self.forget()
         self.assertEqual(own_routes(self.lab, "n1"), base)
 
-    def test_routes_of_others_stay(self):
+    def test_routes_of_others_stay(self) -> None:
         self.lab.ip("n1", "route add 172.22.0.0/16 via 192.0.2.254")
         for _ in range(2):
             routes = [("172.22.0.0/16", "n2"), ("172.23.0.0/16", "n2")]
@@ -200,7 +206,7 @@ class KernelRoutes(Routes):
         shown = run("ip", "-n", self.lab.ns("n1"), "route", "show", "172.22.0.0/16").stdout
         self.assertIn("via 192.0.2.254", shown)
 
-    def test_they_go_with_the_daemon(self):
+    def test_they_go_with_the_daemon(self) -> None:
         self.replace("".join(f"172.{n >> 8}.{n & 255}.0/24 via n2\n" for n in range(16 << 8, 20 << 8)))
         wait_until(lambda: len(own_routes(self.lab, "n1")) > 1000, 10)
         self.stop("n1")
@@ -214,7 +220,7 @@ class Peers(SharedLab):
     topology = "T3"
     daemons = ("n1", "n2", "n3")
 
-    def test_peers_that_are_added_carry_traffic(self):
+    def test_peers_that_are_added_carry_traffic(self) -> None:
         a, b, c = (pod_address(node) for node in ("n1", "n2", "n3"))
         for node in self.daemons:
             self.start(node, peers={})
@@ -225,7 +231,7 @@ class Peers(SharedLab):
                     subnet = f"10.244.{other[1:]}.0/24"
                     self.lab.daemons[node].command("peer", "add", other, ADDRESSES[other], "--subnet", subnet)
         for pod, target in (("podA", b), ("podA", c), ("podC", a), ("podC", b)):
-            wait_until(lambda pod=pod, target=target: self.lab.ping(pod, target, count=1) == 1, 5, f"{pod} {target}")
+            wait_until(lambda: self.lab.ping(pod, target, count=1) == 1, 5, f"{pod} {target}")
         # Gone, and another one in its place.
         first = self.lab.daemons["n1"]
         first.command("peer", "del", "n2")
@@ -240,9 +246,9 @@ class Peers(SharedLab):
 
 
 class Many(Routes):
-    def test_r5_a_hundred_thousand_routes(self):
+    def test_r5_a_hundred_thousand_routes(self) -> None:
         draw = random.Random(5)
-        prefixes = set()
+        prefixes: set[tuple[int, int]] = set()
         while len(prefixes) < 100_000:
             length = draw.choice((24, 26, 28, 32))
             address = int(ipaddress.ip_address("10.244.0.0")) + draw.randrange(1 << 16)
@@ -268,10 +274,10 @@ class Many(Routes):
             wait_until(lambda: self.resident() < idle * 1.1 + 4096, 10, f"{idle} KiB, now {self.resident()}")
 
     @staticmethod
-    def text(address, length):
+    def text(address: int, length: int) -> str:
         return f"{ipaddress.IPv4Address(address)}/{length}"
 
-    def oracle(self, draw, routes):
+    def oracle(self, draw: Any, routes: Any) -> None:
         known = list(routes)
         for _ in range(10_000):
             address, length = draw.choice(known)
@@ -284,7 +290,9 @@ class Many(Routes):
             peers = ",".join(hop["peer"] for hop in route["next_hops"])
             self.assertEqual((route["prefix"], peers), (self.text(*match), routes[match]))
 
-    def resident(self):
+    def resident(self) -> int:
         """KiB of memory that the daemon has."""
         text = pathlib.Path(f"/proc/{self.daemon.pid}/status").read_text(encoding="ascii")
-        return int(re.search(r"VmRSS:\s+(\d+)", text)[1])
+        found = re.search(r"VmRSS:\s+(\d+)", text)
+        assert found
+        return int(found[1])

@@ -1,28 +1,35 @@
 """Which worker has a flow: the documented hash says so, for what leaves by the TUN and for its answers."""
 
+import bootstrap
+
+import functools
 import pathlib
 import socket
 import struct
 from ipaddress import ip_address
+from typing import Any
 
-from daemon import binary
-from lab import pod_address, vtep_mac, wait_until
 from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Raw
+
 from shared import SINK_PORT, SharedLab
 from tunnel import VNI, inner, outer, outer_vxlan
+from underpass_lab.command import wait_until
+from underpass_lab.daemon import binary
+from underpass_lab.nodes import pod_address
+from underpass_lab.vtep import vtep_mac
 
 WORKERS = 4
-VXLAN_MODE = {"ipip": "Never", "vxlan": "Always"}
+VXLAN_MODE: dict[str, Any] = {"ipip": "Never", "vxlan": "Always"}
 A, B = pod_address("n1"), pod_address("n2")
 FACTOR = 0x9E37_79B1
 ETHERTYPES = {4: 0x0800, 6: 0x86DD}
 
 
-def queue(source, target, ports=(0, 0)):
+def queue(source: str, target: str, ports: Any = (0, 0)) -> Any:
     """The hash of src/dataplane/steering/mod.rs."""
     words = struct.unpack(">8I", b"".join(ip_address(each).packed.rjust(16, b"\0") for each in (source, target)))
     mixed = 0
@@ -40,22 +47,22 @@ class Steering(SharedLab):
     config = VXLAN_MODE | {"tunnel": {"workers": WORKERS}}
 
     @classmethod
-    def prepare(cls):
+    def prepare(cls) -> None:
         # The daemon tells the senders of what is for its own pods that it knows no way to them; on their
         # way to n2 these errors would pass the TUN too.
         cls.lab.ip("n1", "rule add iif up0 to 10.244.2.0/24 blackhole")
 
-    def setUp(self):
+    def setUp(self) -> None:
         self.assertEqual(self.lab.status("n1")["offloads"]["steering"], "active")
         self.to_tun = self.lab.socket("n1", socket.AF_PACKET, socket.SOCK_DGRAM)
         self.addCleanup(self.to_tun.close)
 
-    def moved(self, edge, direction, count, action):
+    def moved(self, edge: str, direction: str, count: int, action: Any) -> Any:
         """How many packets each worker counts at an edge while `action` lets `count` of them pass."""
         counters = self.counters("n1")
         before = counters.by_worker(edge, direction)
 
-        def moved():
+        def moved() -> list[Any]:
             now = counters.by_worker(edge, direction)
             return [after - first for after, first in zip(now, before, strict=True)]
 
@@ -63,18 +70,18 @@ class Steering(SharedLab):
         wait_until(lambda: sum(moved()) >= count, 3, f"{count} packets at {edge} {direction}")
         return moved()
 
-    def assertQueue(self, expected, packets):
+    def assertQueue(self, expected: Any, packets: Any) -> None:
         """All of these packets come out of this queue."""
         packets = [bytes(packet) for packet in packets]
 
-        def send():
+        def send() -> None:
             for packet in packets:
                 self.to_tun.sendto(packet, ("up0", ETHERTYPES.get(packet[0] >> 4, 0x0800)))
 
         moved = self.moved("device", "rx", len(packets), send)
         self.assertEqual(moved, [len(packets) if worker == expected else 0 for worker in range(WORKERS)])
 
-    def test_both_ways_of_a_flow_have_the_queue_of_its_hash(self):
+    def test_both_ways_of_a_flow_have_the_queue_of_its_hash(self) -> None:
         used = set()
         for n in range(12):
             ends, ports = (A, f"10.244.2.{2 + n % 3}"), (40000 + n, 53 + 7 * n)
@@ -86,7 +93,7 @@ class Steering(SharedLab):
             used.add(queue(*ends, ports))
         self.assertGreater(len(used), 1)
 
-    def test_without_ports_the_addresses_decide(self):
+    def test_without_ports_the_addresses_decide(self) -> None:
         for n in range(2, 8):
             to = f"10.244.2.{n}"
             with self.subTest(to=to):
@@ -95,12 +102,12 @@ class Steering(SharedLab):
                 short = IP(src=A, dst=to, proto=6) / b"\1\2"
                 self.assertQueue(queue(A, to), [*pieces, echo, short])
 
-    def test_header_options_do_not_hide_the_ports(self):
+    def test_header_options_do_not_hide_the_ports(self) -> None:
         for sport in range(1, 5):
             packet = IP(src=A, dst=B, options=[b"\1\1\1\1"]) / TCP(sport=sport, dport=80)
             self.assertQueue(queue(A, B, (sport, 80)), [packet])
 
-    def test_ipv6(self):
+    def test_ipv6(self) -> None:
         ends = "fd00:1::2", "fd00:2::9876:2"
         for port in range(1, 6):
             with self.subTest(port=port):
@@ -109,12 +116,12 @@ class Steering(SharedLab):
                 self.assertQueue(queue(*ends, (port, 443)), [there, back])
         self.assertQueue(queue(*ends), [IPv6(src=ends[0], dst=ends[1], nh=44) / bytes(16)])
 
-    def test_what_is_no_ip_packet_has_the_first_queue(self):
+    def test_what_is_no_ip_packet_has_the_first_queue(self) -> None:
         header = bytes(IP(src=A, dst=B) / UDP())
         v6 = bytes(IPv6(src="fd00::1", dst="fd00::2"))
         self.assertQueue(0, [header[:1], header[:19], v6[:39], b"\x50" + header[1:], bytes(40)])
 
-    def test_the_worker_of_a_flow_receives_its_answers(self):
+    def test_the_worker_of_a_flow_receives_its_answers(self) -> None:
         self.sink("podA")
         used = set()
         for port in range(2000, 2008):
@@ -124,12 +131,14 @@ class Steering(SharedLab):
             for form in ("vxlan", "ipip"):
                 with self.subTest(port=port, form=form):
                     answers = [self.answer(form, port, outer_port) for outer_port in range(50000, 50016)]
-                    got = self.moved("underlay", "rx", len(answers), lambda: self.lab.send("n2", "eth0", answers))
+                    got = self.moved(
+                        "underlay", "rx", len(answers), functools.partial(self.lab.send, "n2", "eth0", answers)
+                    )
                     self.assertEqual(got, [len(answers) if worker == expected else 0 for worker in range(WORKERS)])
                     self.assertQueue(expected, [there, there])
         self.assertGreater(len(used), 1)
 
-    def answer(self, form, port, outer_port):
+    def answer(self, form: str, port: int, outer_port: int) -> Any:
         """A datagram to podA in a frame from n2; VXLAN from any port of a foreign sender."""
         if form == "ipip":
             return self.lab.frame("n2", "n1", outer("ipip", inner(sport=port)))
@@ -145,7 +154,7 @@ class WithoutEbpf(SharedLab):
     daemons = ("n2",)
     config = VXLAN_MODE
 
-    def test_fallback(self):
+    def test_fallback(self) -> None:
         file = self.lab.dir / "n1.toml"
         file.write_text(self.lab.config("n1", **VXLAN_MODE, tunnel={"workers": 2}), encoding="utf-8")
         said = self.lab.dir / "said.log"

@@ -1,10 +1,14 @@
 """W8: TCP by iperf3, few streams and many, both directions, every mode; the books against the kernel's own count."""
 
+import bootstrap
+
 import json
 import subprocess
+from typing import Any
 
-from lab import pod_address, wait_until
 from shared import SharedLab
+from underpass_lab.command import wait_until
+from underpass_lab.nodes import pod_address
 
 B = pod_address("n2")
 SIZE, SEGMENT = 64 << 20, 1400
@@ -28,7 +32,7 @@ table netdev books {{
 
 
 class TcpMix(SharedLab):
-    def test_w8_streams_both_ways(self):
+    def test_w8_streams_both_ways(self) -> None:
         self.lab.popen("podB", "iperf3", "-s", stdout=subprocess.DEVNULL)
         wait_until(lambda: self.lab.exec("podB", "ss", "-Hnlt", "sport = :5201").stdout, 5, "iperf3")
         for mode, (config, match) in MODES.items():
@@ -43,7 +47,7 @@ class TcpMix(SharedLab):
             with self.subTest(mode, what="sent again"):
                 self.assertLess(again, sent * 0.001)
 
-    def one_run(self, match, streams, direction):
+    def one_run(self, match: Any, streams: int, direction: list[str]) -> Any:
         self.lab.exec("sw", "nft", "-f", "-", input=COUNTERS.format(match=match))
         self.addCleanup(self.lab.exec, "sw", "nft", "delete", "table", "netdev", "books", check=False)
         before = {node: self.books(node) for node in ("n1", "n2")}
@@ -58,7 +62,7 @@ class TcpMix(SharedLab):
         self.lab.exec("sw", "nft", "delete", "table", "netdev", "books")
         return report["end"]["sum_sent"]
 
-    def settled(self, before):
+    def settled(self, before: Any) -> bool:
         """What each daemon sent, in packets and bytes, is what the bridge saw and the other received."""
         wire = self.wire()
         for node, other in (("n1", "n2"), ("n2", "n1")):
@@ -68,12 +72,12 @@ class TcpMix(SharedLab):
                 return False
         return True
 
-    def books(self, node):
+    def books(self, node: str) -> Any:
         """Packets and bytes sent, packets and bytes received, at the underlay."""
         edge = self.lab.status(node)["counters"]["underlay"]
         return tuple(edge[f"{way}_{unit}"] for way in ("tx", "rx") for unit in ("packets", "bytes"))
 
-    def wire(self):
+    def wire(self) -> Any:
         rules = json.loads(self.lab.exec("sw", "nft", "-j", "list", "table", "netdev", "books").stdout)["nftables"]
         found = {}
         for rule in (entry["rule"] for entry in rules if "rule" in entry):

@@ -1,10 +1,14 @@
 """Which way super-packets take follows what the interface of the route to each peer segments itself."""
 
+import bootstrap
+
 import json
+from typing import Any
 
 from fast import MIB, MODES, Stream, await_tap, bulk, metric_samples, tap_packets
-from lab import ADDRESSES, wait_until
 from shared import SharedLab
+from underpass_lab.command import wait_until
+from underpass_lab.nodes import ADDRESSES
 
 TUNNEL_FEATURES = {"vxlan": "tx-udp_tnl-csum-segmentation", "ipip": "tx-ipxip4-segmentation"}
 WORDS = {"vxlan": "UDP tunnels", "ipip": "IP-in-IP"}
@@ -25,33 +29,33 @@ class Uplinks(SharedLab):
     daemons = ("n1", "n2")
 
     @classmethod
-    def prepare(cls):
+    def prepare(cls) -> None:
         cls.lab.link("n1", "eth1", "sw", "port-n1b")
         cls.lab.ip("sw", "link set port-n1b master br0")
 
-    def feature(self, interface, name, state):
+    def feature(self, interface: str, name: str, state: Any) -> None:
         self.lab.exec("n1", "ethtool", "-K", interface, name, state)
         self.addCleanup(self.lab.exec, "n1", "ethtool", "-K", interface, name, "on")
 
-    def tap_state(self):
+    def tap_state(self) -> Any:
         return self.lab.status("n1")["offloads"]["tap"]
 
-    def await_state(self, wanted, timeout=FOLLOWED_S):
+    def await_state(self, wanted: Any, timeout: float = FOLLOWED_S) -> None:
         wait_until(lambda: self.tap_state() == wanted, timeout, f"the TAP to be {wanted!r}")
 
-    def off(self, mode, interface="eth0"):
+    def off(self, mode: str, interface: str = "eth0") -> str:
         return f"off: {self.reason(mode, interface)}"
 
     @staticmethod
-    def reason(mode, interface="eth0"):
+    def reason(mode: str, interface: str = "eth0") -> str:
         return f"{interface} does not segment {WORDS[mode]} ({TUNNEL_FEATURES[mode]} off)"
 
-    def way(self, mode, peer="n2"):
+    def way(self, mode: str, peer: str = "n2") -> tuple[Any, Any]:
         """Interface, way and reason towards a peer, as the API has them."""
         (found,) = (one for one in self.lab.status("n1")["peers"] if one["name"] == peer)
         return found["uplink"]["interface"], *(found["uplink"][mode][key] for key in ("way", "reason"))
 
-    def assertCarriedBy(self, way):
+    def assertCarriedBy(self, way: str) -> None:
         before = tap_packets(self.lab, "n1")
         bulk(self.lab, LOAD, [("podA", "podB")])
         written = tap_packets(self.lab, "n1") - before
@@ -60,7 +64,7 @@ class Uplinks(SharedLab):
         else:
             self.assertLess(written, QUIET)
 
-    def assertStreamTakes(self, stream, way):
+    def assertStreamTakes(self, stream: Stream, way: str) -> None:
         """From now on the super-packets of a running stream take this way."""
         before, received = tap_packets(self.lab, "n1"), stream.received
         wait_until(lambda: stream.received > received + 8 * MIB, 30, "progress of the transfer")
@@ -72,7 +76,7 @@ class Uplinks(SharedLab):
 
 
 class Choice(Uplinks):
-    def test_features_that_are_off_at_the_start(self):
+    def test_features_that_are_off_at_the_start(self) -> None:
         for mode in ("vxlan", "ipip"):
             with self.subTest(mode):
                 self.feature("eth0", TUNNEL_FEATURES[mode], "off")
@@ -87,7 +91,7 @@ class Choice(Uplinks):
                 self.assertIn(f"uplink tap: {self.off(mode)}", self.lab.daemons["n1"].log())
                 self.doCleanups()
 
-    def test_both_ways_while_traffic_runs(self):
+    def test_both_ways_while_traffic_runs(self) -> None:
         for mode in ("vxlan", "ipip"):
             with self.subTest(mode):
                 self.restart(**MODES[mode])
@@ -107,7 +111,7 @@ class Choice(Uplinks):
                 self.assertEqual(received, sent)
                 self.assertEqual({name: n for name, n in self.lab.drops("n1").items() if n}, {})
 
-    def test_the_features_of_the_other_mode_do_not_matter(self):
+    def test_the_features_of_the_other_mode_do_not_matter(self) -> None:
         for mode, other in (("vxlan", "ipip"), ("ipip", "vxlan")):
             with self.subTest(mode):
                 self.feature("eth0", TUNNEL_FEATURES[other], "off")
@@ -116,7 +120,7 @@ class Choice(Uplinks):
                 self.assertCarriedBy("tap")
                 self.doCleanups()
 
-    def test_the_configuration_goes_before_the_features(self):
+    def test_the_configuration_goes_before_the_features(self) -> None:
         self.feature("eth0", TUNNEL_FEATURES["vxlan"], "off")
         self.restart(**MODES["vxlan"], tunnel={"uplink": "tap"})
         await_tap(self.lab, "n1")
@@ -128,7 +132,7 @@ class Choice(Uplinks):
 
 
 class Routes(Uplinks):
-    def test_a_route_that_moves_to_another_interface(self):
+    def test_a_route_that_moves_to_another_interface(self) -> None:
         self.feature("eth0", TUNNEL_FEATURES["vxlan"], "off")
         self.restart(**MODES["vxlan"])
         self.await_state(self.off("vxlan"))
@@ -146,7 +150,7 @@ class Routes(Uplinks):
         received, sent = stream.finish()
         self.assertEqual(received, sent)
 
-    def test_each_peer_by_its_own_interface(self):
+    def test_each_peer_by_its_own_interface(self) -> None:
         """n2 behind an interface that segments nothing, n3 behind one that does."""
         self.feature("eth0", TUNNEL_FEATURES["vxlan"], "off")
         self.lab.ip("n1", "route replace 198.51.100.0/24 via 192.0.2.254 dev eth1 onlink")

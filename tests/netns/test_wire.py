@@ -1,14 +1,21 @@
 """Wire correctness: the bytes of every format, source ports, order, and what happens to the TTL."""
 
+import bootstrap
+
 import collections
 import struct
+from collections.abc import Callable
+from typing import Any
 
-from lab import ADDRESSES, pod_address, vtep_mac, wait_until
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
+
 from shared import SharedLab
 from tunnel import VNI, checksums_valid, strip
+from underpass_lab.command import wait_until
+from underpass_lab.nodes import ADDRESSES, pod_address
+from underpass_lab.vtep import vtep_mac
 
 A, B = pod_address("n1"), pod_address("n2")
 
@@ -16,16 +23,16 @@ A, B = pod_address("n1"), pod_address("n2")
 class Wire(SharedLab):
     """T2 with a tap on the wire and one inside each pod's link."""
 
-    def setUp(self):
+    def setUp(self) -> None:
         self.wire = self.tap("sw", "port-n1")
         self.inside = self.tap("podB", "eth0")
         self.sink("podB")
 
-    def from_pod(self, **ip):
+    def from_pod(self, **ip: Any) -> bytes:
         """The bytes of a finished packet of podA for podB."""
         return bytes(IP(src=A, dst=B, id=77, **ip) / UDP(sport=1234, dport=9) / Raw(bytes(range(251)) * 3))
 
-    def one_packet(self, form, accept, **ip):
+    def one_packet(self, form: str, accept: Callable[[Any], Any], **ip: Any) -> tuple[Any, Any, bytes]:
         """Sends one packet from pod to pod; returns what was sent, the frame on the wire, what podB got."""
         sent = self.from_pod(**ip)
         with (
@@ -37,7 +44,7 @@ class Wire(SharedLab):
         (arrived,) = self.inside.wait(1, lambda packet: packet.haslayer(UDP))
         return sent, frame, bytes(arrived[IP])
 
-    def assertInnerIsSentBut(self, sent, inner, decrements):
+    def assertInnerIsSentBut(self, sent: Any, inner: Any, decrements: int) -> None:
         """`inner` is byte for byte what was sent, with that many TTL decrements."""
         expected = IP(sent)
         expected.ttl -= decrements
@@ -46,8 +53,9 @@ class Wire(SharedLab):
 
 
 class Ipip(Wire):
-    def test_w1_ipip_bytes(self):
-        for ip in ({"tos": 0}, {"tos": 0xB9, "flags": "DF"}, {"ttl": 2 + 1, "flags": 0}):
+    def test_w1_ipip_bytes(self) -> None:
+        cases: list[dict[str, Any]] = [{"tos": 0}, {"tos": 0xB9, "flags": "DF"}, {"ttl": 2 + 1, "flags": 0}]
+        for ip in cases:
             with self.subTest(ip):
                 self.wire.drain(), self.inside.drain()
                 sent, frame, arrived = self.one_packet("ipip", lambda p: p.haslayer(IP) and p[IP].proto == 4, **ip)
@@ -62,7 +70,7 @@ class Ipip(Wire):
                 self.assertInnerIsSentBut(sent, inner, 1)
                 self.assertInnerIsSentBut(sent, arrived, 2)
 
-    def test_w1_a_real_socket_has_valid_checksums_inside(self):
+    def test_w1_a_real_socket_has_valid_checksums_inside(self) -> None:
         with self.lab.socket("podA") as client:
             client.sendto(b"x" * 700, (B, 9))
         (frame,) = self.wire.wait(1, lambda p: p.haslayer(IP) and p[IP].proto == 4)
@@ -73,8 +81,9 @@ class Vxlan(Wire):
     config = {"ipip": "Never", "vxlan": "Always"}
     port = 4789
 
-    def test_w2_vxlan_bytes(self):
-        for ip in ({"tos": 0}, {"tos": 0xB9, "flags": "DF"}):
+    def test_w2_vxlan_bytes(self) -> None:
+        cases: list[dict[str, Any]] = [{"tos": 0}, {"tos": 0xB9, "flags": "DF"}]
+        for ip in cases:
             with self.subTest(ip):
                 self.wire.drain(), self.inside.drain()
                 sent, frame, arrived = self.one_packet("vxlan", lambda p: p.haslayer(UDP), **ip)
@@ -107,18 +116,18 @@ class Flows(Wire):
     config = {"ipip": "Never", "vxlan": "Always", "tunnel": {"workers": 4}}
     flows, rounds = 256, 4
 
-    def clients(self):
+    def clients(self) -> Any:
         sockets = [self.lab.socket("podA") for _ in range(self.flows)]
         for number, client in enumerate(sockets):
             self.addCleanup(client.close)
             client.bind((A, 20000 + number))
         return sockets
 
-    def outer_ports(self, count):
+    def outer_ports(self, count: int) -> Any:
         """{inner source port: [(outer source port, sequence number)…]} of what podA sent."""
-        seen = collections.defaultdict(list)
+        seen: collections.defaultdict[int, list[tuple[int, int]]] = collections.defaultdict(list)
 
-        def of_pod_a():
+        def of_pod_a() -> bool:
             seen.clear()
             for frame in self.wire.incoming():
                 # Ethernet 14, IPv4 20, UDP 8, VXLAN 8, Ethernet 14, IPv4 20, UDP 8, sequence number 4
@@ -130,7 +139,7 @@ class Flows(Wire):
         wait_until(of_pod_a, 5, f"{count} frames on the wire")
         return seen
 
-    def check(self, seen):
+    def check(self, seen: Any) -> None:
         self.assertEqual(len(seen), self.flows)
         for sport, frames in seen.items():
             self.assertEqual([sequence for _, sequence in frames], list(range(self.rounds)), f"order of flow {sport}")
@@ -140,7 +149,7 @@ class Flows(Wire):
         self.assertGreaterEqual(len(distinct), 100)
         self.assertTrue(all(49152 <= port <= 65535 for port in distinct))
 
-    def test_w3_one_way(self):
+    def test_w3_one_way(self) -> None:
         clients = self.clients()
         total = self.flows * self.rounds
         with self.moves("n1", device_rx=total, underlay_tx=total), self.moves("n2", underlay_rx=total, device_tx=total):
@@ -149,7 +158,7 @@ class Flows(Wire):
                     client.sendto(struct.pack(">I", sequence), (B, 9))
         self.check(self.outer_ports(total))
 
-    def test_w3_a_flow_keeps_its_port_when_it_is_answered(self):
+    def test_w3_a_flow_keeps_its_port_when_it_is_answered(self) -> None:
         clients = self.clients()
         server = self.lab.socket("podB")
         self.addCleanup(server.close)
@@ -174,7 +183,7 @@ class Ttl(Wire):
         "direct": {"ipip": "Never", "vxlan": "Never"},
     }
 
-    def test_e1_ttl_path(self):
+    def test_e1_ttl_path(self) -> None:
         for mode, config in self.MODES.items():
             with self.subTest(mode):
                 self.restart(**config)
@@ -186,15 +195,15 @@ class Ttl(Wire):
                 self.assertEqual([ip.ttl for ip in outer], [63 if mode == "direct" else 64])
                 self.assertEqual(self.hops(), [pod_address("n1")[:-1] + "1", pod_address("n2")[:-1] + "0", B])
 
-    def hops(self):
+    def hops(self) -> Any:
         """Who answers podA's packets for podB with a TTL of 1, 2 and 3: what traceroute shows."""
         inside = self.tap("podA", "eth0")
         for ttl in (1, 2, 3):
             packet = IP(src=A, dst=B, ttl=ttl) / UDP(sport=33000 + ttl, dport=33434) / Raw(b"x" * 32)
             self.send_from_pod([packet])
-            wait_until(lambda count=ttl: len(self.answers(inside)) >= count, 3, f"an answer to TTL {ttl}")
+            wait_until(lambda: len(self.answers(inside)) >= ttl, 3, f"an answer to TTL {ttl}")
         return self.answers(inside)
 
     @staticmethod
-    def answers(inside):
+    def answers(inside: Any) -> list[Any]:
         return [p[IP].src for p in map(Ether, inside.incoming()) if p.haslayer(ICMP) and p[ICMP].type in (3, 11)]

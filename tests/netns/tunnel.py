@@ -1,24 +1,32 @@
 """A second implementation of the tunnel formats, by scapy: what the daemon must understand and be understood by."""
 
-from lab import ADDRESSES, pod_address, vtep_mac
+import bootstrap
+
+from typing import Any
+
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Raw
 
+from underpass_lab.nodes import ADDRESSES, pod_address
+from underpass_lab.vtep import vtep_mac
+
 VNI = 4096
 VXLAN_PORT = 4789
 FORMATS = ("ipip", "vxlan")
 
 
-def inner(sport=1000, payload=b"payload", source=None, target=None, **ip):
+def inner(
+    sport: int = 1000, payload: bytes = b"payload", source: str | None = None, target: str | None = None, **ip: Any
+) -> Any:
     """A UDP packet from the pod on n2 to the one on n1, to the discard port."""
     fields = {"src": source or pod_address("n2"), "dst": target or pod_address("n1"), "ttl": 63} | ip
     return IP(**fields) / UDP(sport=sport, dport=9) / Raw(payload)
 
 
-def outer(form, content, source=ADDRESSES["n2"], target=ADDRESSES["n1"], **ip):
+def outer(form: str, content: Any, source: str = ADDRESSES["n2"], target: str = ADDRESSES["n1"], **ip: Any) -> Any:
     """The outer IP packet around `content`, an inner packet or bytes that claim to be one."""
     if form == "ipip":
         return outer_ipip(content, source, target, **ip)
@@ -27,24 +35,26 @@ def outer(form, content, source=ADDRESSES["n2"], target=ADDRESSES["n1"], **ip):
     return outer_vxlan(bytes(VXLAN(flags=8, vni=VNI)) + bytes(frame), source, target, **ip)
 
 
-def outer_ipip(content, source=ADDRESSES["n2"], target=ADDRESSES["n1"], **ip):
+def outer_ipip(content: Any, source: str = ADDRESSES["n2"], target: str = ADDRESSES["n1"], **ip: Any) -> Any:
     """Outer IPv4 header with protocol 4, or 41 in front of IPv6."""
     fields = {"ttl": 64, "flags": "DF", "proto": 41 if isinstance(content, IPv6) else 4} | ip
     return IP(src=source, dst=target, **fields) / as_payload(content)
 
 
-def outer_vxlan(datagram, source=ADDRESSES["n2"], target=ADDRESSES["n1"], port=VXLAN_PORT, **ip):
+def outer_vxlan(
+    datagram: Any, source: str = ADDRESSES["n2"], target: str = ADDRESSES["n1"], port: int = VXLAN_PORT, **ip: Any
+) -> Any:
     """Outer IPv4 and UDP header in front of bytes that begin with a VXLAN header. No UDP checksum, as usual."""
     udp = UDP(sport=50000, dport=port, chksum=0)
     return IP(**{"src": source, "dst": target, "ttl": 64, "flags": "DF"} | ip) / udp / Raw(datagram)
 
 
-def as_payload(content):
+def as_payload(content: Any) -> Any:
     """Raw bytes stay as they are; scapy fills in a real packet."""
     return Raw(content) if isinstance(content, bytes) else content
 
 
-def strip(form, frame):
+def strip(form: str, frame: Any) -> Any:
     """Decapsulates a captured frame: (outer IP packet, bytes of the inner packet).
 
     AssertionError when it is not of the format.
@@ -60,7 +70,7 @@ def strip(form, frame):
     return ip, bytes(packet[VXLAN].payload.payload)
 
 
-def checksums_valid(packet_bytes, kind=IP):
+def checksums_valid(packet_bytes: bytes, kind: Any = IP) -> bool:
     """Whether scapy computes the very checksums that the packet has, at every layer."""
     packet = layer = kind(packet_bytes)
     while layer:

@@ -1,17 +1,23 @@
 """Labs whose nodes have IPv6 underlay addresses, alone or beside IPv4 ones, and pods of both families.
 
-    podA fd00:244:1::2 -- fd00:244:1::1 n1 2001:db8::1 -- sw -- 2001:db8::2 n2 fd00:244:2::1 -- fd00:244:2::2 podB
+podA fd00:244:1::2 -- fd00:244:1::1 n1 2001:db8::1 -- sw -- 2001:db8::2 n2 fd00:244:2::1 -- fd00:244:2::2 podB
 """
 
-import socket
+import bootstrap
 
-from fast import ADDRESS
-from lab import ADDRESSES, PODS, pod_address, run, subnet, vtep_mac
+import socket
+from typing import Any
+
 from scapy.layers.inet import IP
 from scapy.layers.inet6 import IPv6
+
+from fast import ADDRESS
 from shared import SINK_PORT, SharedLab
 from silent import SilentPeer
 from tunnel import inner, outer
+from underpass_lab.command import run
+from underpass_lab.nodes import ADDRESSES, PODS, NodeLab, pod_address, subnet
+from underpass_lab.vtep import vtep_mac
 
 ADDRESSES6 = {"n1": "2001:db8::1", "n2": "2001:db8::2"}
 ADDRESS6 = {"podA": "fd00:244:1::2", "podB": "fd00:244:2::2"}
@@ -20,13 +26,13 @@ A, B = pod_address("n1"), pod_address("n2")
 A6, B6 = ADDRESS6["podA"], ADDRESS6["podB"]
 
 
-def pools(mode):
+def pools(mode: str) -> list[Any]:
     """Pools of both families that travel in one mode."""
     words = {"ipip": ("Always", "Never"), "vxlan": ("Never", "Always"), "direct": ("Never", "Never")}[mode]
     return [("10.244.0.0/16", *words), ("fd00:244::/32", *words)]
 
 
-def subnets(node):
+def subnets(node: str) -> list[Any]:
     """The pod subnets of a node."""
     return [subnet(node), f"fd00:244:{node[1:]}::/64"]
 
@@ -40,7 +46,7 @@ class SixLab(SharedLab):
     mode = "vxlan"
 
     @classmethod
-    def prepare(cls):
+    def prepare(cls) -> None:
         for node in cls.lab.nodes:
             cls.lab.sysctl(node, {"ipv6/conf/all/forwarding": 1})
             if cls.topology == "TS" and node == "n2":
@@ -53,14 +59,14 @@ class SixLab(SharedLab):
             cls.add_pod_addresses(node)
 
     @classmethod
-    def add_pod_addresses(cls, node):
+    def add_pod_addresses(cls, node: str) -> None:
         pod, number = PODS[node], node[1:]
         cls.lab.ip(node, f"address add fd00:244:{number}::1/64 dev pod0 nodad")
         gateway = f"route add default via fd00:244:{number}::1"
         cls.lab.ip(pod, f"address add {ADDRESS6[pod]}/64 dev eth0 nodad", gateway)
 
     @classmethod
-    def start(cls, node, **config):
+    def start(cls, node: str, **config: Any) -> Any:
         other = "n2" if node == "n1" else "n1"
         own, peer = {"address6": f"{ADDRESSES6[node]}/64"}, {}
         address = ADDRESSES6[other]
@@ -84,22 +90,29 @@ class SilentPeer6(SixLab, SilentPeer):
     ethertype = 0x86DD
 
     @classmethod
-    def prepare(cls):
+    def prepare(cls) -> None:
         super().prepare()
         # Resolution has to wait for the link-local address behind pod0; these tests do not.
         mac = cls.lab.mac("podA", "eth0")
         cls.lab.ip("n1", f"neighbour replace {A6} lladdr {mac} dev pod0 nud permanent")
 
-    def setUp(self):
+    def setUp(self) -> None:
         super().setUp()
         receiver(self, "podA", A6, SINK_PORT)
 
     @staticmethod
-    def outer(form, content, **ip):
+    def outer(form: str, content: Any, **ip: Any) -> Any:
         return outer6(form, content, **ip)
 
 
-def outer6(form, content, source=ADDRESSES6["n2"], target=ADDRESSES6["n1"], checksum=True, **ip):
+def outer6(
+    form: str,
+    content: Any,
+    source: str = ADDRESSES6["n2"],
+    target: str = ADDRESSES6["n1"],
+    checksum: bool = True,
+    **ip: Any,
+) -> Any:
     """`tunnel.outer` with an outer IPv6 header, by scapy."""
     over4 = outer(form, content)
     fields = {"src": source, "dst": target, "hlim": 64} | ip
@@ -111,7 +124,7 @@ def outer6(form, content, source=ADDRESSES6["n2"], target=ADDRESSES6["n1"], chec
     return IPv6(**fields) / udp
 
 
-def receiver(test, pod, address, port=5009):
+def receiver(test: Any, pod: str, address: str, port: int = 5009) -> Any:
     """A bound UDP socket in a pod, closed with the test."""
     bound = test.lab.socket(pod, socket.AF_INET6 if ":" in address else socket.AF_INET)
     test.addCleanup(bound.close)
@@ -120,7 +133,7 @@ def receiver(test, pod, address, port=5009):
     return bound
 
 
-def add_kernel_vxlan6(lab, node, peer, *options):
+def add_kernel_vxlan6(lab: NodeLab, node: str, peer: str, *options: Any) -> None:
     """The kernel's VXLAN device over IPv6, with static entries for pods of both families."""
     lab.ip(
         node,
@@ -143,7 +156,7 @@ def add_kernel_vxlan6(lab, node, peer, *options):
     run("bridge", "-n", lab.ns(node), "fdb", "append", vtep_mac(peer), "dev", "vx0", "dst", ADDRESSES6[peer])
 
 
-def inner6(sport=1000, payload=b"payload", **ip):
+def inner6(sport: int = 1000, payload: bytes = b"payload", **ip: Any) -> Any:
     """`tunnel.inner` with IPv6 addresses."""
     fields = {"src": B6, "dst": A6, "hlim": 63} | ip
     return IPv6(**fields) / inner(sport=sport, payload=payload)[IP].payload.copy()

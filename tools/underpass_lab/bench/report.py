@@ -1,0 +1,277 @@
+"""The files of a run: results.json for programs, report.md and the plots for people."""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from underpass_lab.bench.results import About, Document, Entry, Judged, Results
+
+# By system and test.
+Entries = dict[tuple[str, str], Entry]
+
+# Units as people write them.
+UNITS = {"gbps": "Gbit/s", "us": "µs", "connections/s": "1/s"}
+
+
+def write(directory: pathlib.Path, results: Results, systems: Sequence[About]) -> list[str]:
+    """Writes all files and returns their names."""
+    from underpass_lab.bench import (
+        curves,  # here, so that `--list` works without matplotlib
+        plot,
+    )
+
+    document = results.document()
+    texts = {
+        "results.json": json.dumps(document, indent=1) + "\n",
+        "report.md": markdown(document, results.tests, systems),
+    }
+    for name, text in texts.items():
+        (directory / name).write_text(text, encoding="utf-8")
+    plots = plot.draw_all(directory, document, results.tests, systems) if document["results"] else []
+    plots += curves.draw_all(directory, document, systems)
+    return [*texts, *plots]
+
+
+def figure(value: float | None) -> str:
+    """Three significant digits, without an exponent."""
+    if value is None:
+        return "–"
+    if value >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def markdown(document: Document, tests: Sequence[Judged], systems: Sequence[About]) -> str:
+    entries = {(entry["system"], entry["test"]): entry for entry in document["results"]}
+    curves = document["sweeps"]
+    measured = {key[0] for key in entries} | {curve["system"] for curve in curves}
+    names = [system.name for system in systems if system.name in measured]
+    used = {key[1] for key in entries} | {curve["test"] for curve in curves}
+    tests = [test for test in tests if test.name in used]
+    parts = [
+        heading(document["host"], [*entries.values(), *(point for curve in curves for point in curve["points"])]),
+        *tables(document, entries, names, tests),
+        *(sweep_section(name, curves, names) for name in dict.fromkeys(curve["name"] for curve in curves)),
+        absent_section("Skipped", document["skipped"]),
+        absent_section("Failed", document["failed"]),
+        active_section(document["active"]),
+        "## What is what\n\n" + meanings(systems, names, tests) + "\n" + versions(document["host"]["versions"]),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def tables(document: Document, entries: Entries, names: list[str], tests: Sequence[Judged]) -> list[str]:
+    """The sections of a run without sweeps."""
+    if not entries and document["sweeps"]:
+        return []
+    return [
+        "## Results\n\n" + main_table(entries, names, tests),
+        cpu_section(entries, names, tests),
+        round_trip_section(entries, names),
+        retransmit_section(entries, names, tests),
+        reordering_section(document["results"]),
+        ratio_section(document["ratios"], tests),
+    ]
+
+
+def heading(host: dict[str, Any], entries: list[Entry]) -> str:
+    runs = max((len(entry["runs"]) for entry in entries), default=0)
+    rights = (
+        ""
+        if host.get("rights", "root") == "root"
+        else (
+            "\nMeasured without root, in a user namespace: no eBPF, and the UDP tests receive into a buffer of "
+            f"{host['rmem_max'] >> 10} KiB (net.core.rmem_max)\nin place of 16 MiB, so that they find lower rates."
+        )
+    )
+    control = f", TCP with {host['congestion_control']}" if "congestion_control" in host else ""
+    return f"""# Tunnels side by side
+
+`{host["command"]}`, {host["date"]}, commit {host["commit"]}
+
+{host["cpu"]}, {host["cores"]} cores, {host["memory_mib"] / 1024:.0f} GiB; Linux {host["kernel"]},
+{host["distribution"]}{control}; load average before the run {host["load_before"]}.
+Lab: {host["lab"]}. Sender, receiver and both ends of the tunnel share these cores.{rights}
+
+Runs of each test: {runs}, interleaved between the systems; the median, then the smallest and the largest in brackets.
+On one machine there is no wire to wait for: the figures say what a tunnel costs, and the ratios within this run
+carry further than the figures.
+"""
+
+
+def main_table(entries: Entries, names: list[str], tests: Sequence[Judged]) -> str:
+    def cell(name: str, test: Judged) -> str:
+        return spread(entries.get((name, test.name)))
+
+    columns = [f"{test.name}, {UNITS.get(test.unit, test.unit)}" for test in tests]
+    return table(names, columns, [[cell(name, test) for test in tests] for name in names])
+
+
+def spread(entry: Entry | None) -> str:
+    """A median with the smallest and the largest."""
+    if entry is None:
+        return "–"
+    return f"{figure(entry['median'])} ({figure(entry['min'])}–{figure(entry['max'])})"
+
+
+def cpu_section(entries: Entries, names: list[str], tests: Sequence[Judged]) -> str:
+    def cost(name: str, test: Judged) -> float | None:
+        return entries.get((name, test.name), {}).get("cpu_s_per_gb")
+
+    columns = [test for test in tests if any(cost(name, test) for name in names)]
+    if not columns:
+        return ""
+    rows = [[figure(cost(name, test)) for test in columns] for name in names]
+    note = "Of the whole machine, load generators included, for 10^9 bytes of payload received.\n\n"
+    return "## CPU seconds per GB\n\n" + note + table(names, [test.name for test in columns], rows)
+
+
+def round_trip_section(entries: Entries, names: list[str]) -> str:
+    """More than the medians: the slow ones, and what a busy path changes."""
+    columns = [
+        ("rtt", "median", "idle, median"),
+        ("rtt", "p99", "idle, p99"),
+        ("rtt", "back_to_back", "back to back, median"),
+        ("rtt-load", "median", "under load, median"),
+        ("rtt-load", "p99", "under load, p99"),
+        ("rtt-load", "load_gbps", "the load, Gbit/s"),
+        ("rtt-load", "lost", "lost under load"),
+    ]
+    columns = [column for column in columns if any((name, column[0]) in entries for name in names)]
+    if not columns:
+        return ""
+
+    def cell(name: str, test: str, key: str) -> str:
+        value = entries.get((name, test), {}).get(key)
+        return str(value) if key == "lost" and value is not None else figure(value)
+
+    rows = [[cell(name, test, key) for test, key, _ in columns] for name in names]
+    note = (
+        "Microseconds, medians of the runs. Idle: an echo every 10 ms; back to back: the next echo at once; under "
+        "load: an echo every 5 ms beside one TCP stream at full rate.\n\n"
+    )
+    return "## Round trips\n\n" + note + table(names, [title for _, _, title in columns], rows)
+
+
+def retransmit_section(entries: Entries, names: list[str], tests: Sequence[Judged]) -> str:
+    def again(name: str, test: Judged) -> float | None:
+        return entries.get((name, test.name), {}).get("retransmits_per_gb")
+
+    columns = [test for test in tests if any(again(name, test) is not None for name in names)]
+    if not columns:
+        return ""
+    rows = [[figure(again(name, test)) for test in columns] for name in names]
+    note = "Segments that TCP sent again, for 10^9 bytes of payload received; medians of the runs.\n\n"
+    return "## TCP retransmits per GB\n\n" + note + table(names, [test.name for test in columns], rows)
+
+
+def sweep_section(name: str, curves: list[Entry], names: list[str]) -> str:
+    """One table for each test: a row for each system, a column for each value."""
+    text = f"## Sweep: {name}\n"
+    chosen = [curve for curve in curves if curve["name"] == name]
+    values = list(dict.fromkeys(point["x"] for curve in chosen for point in curve["points"]))
+    for test in dict.fromkeys(curve["test"] for curve in chosen):
+        of_test = [curve for curve in chosen if curve["test"] == test]
+        lines = sorted(of_test, key=lambda curve: names.index(curve["system"]))
+        points = [{point["x"]: point for point in curve["points"]} for curve in lines]
+        unit = UNITS.get(lines[0]["unit"], lines[0]["unit"])
+        text += f"\n{test}, {unit}, by {lines[0]['axis']}:\n\n" + table(
+            [curve["system"] for curve in lines],
+            [value_name(value) for value in values],
+            [[spread(known.get(value)) for value in values] for known in points],
+        )
+        if name == "uplink":
+            text += uplink_section(dict(zip((curve["system"] for curve in lines), points, strict=True)), values)
+        if any("retransmits_per_gb" in point for known in points for point in known.values()):
+            text += "\nTCP retransmits per GB, medians:\n\n" + table(
+                [curve["system"] for curve in lines],
+                [value_name(value) for value in values],
+                [[figure(known.get(value, {}).get("retransmits_per_gb")) for value in values] for known in points],
+            )
+    return text
+
+
+def value_name(value: Any) -> str:
+    return value if isinstance(value, str) else f"{value:,}"
+
+
+DEFAULT = "underpass-vxlan"
+FORCED = (f"{DEFAULT}-socket", f"{DEFAULT}-tap")
+
+
+def uplink_section(points: dict[str, dict[Any, Entry]], values: list[Any]) -> str:
+    """Whether the default chose well: against the better of its own ways, and against the kernel."""
+
+    def median(system: str, value: Any) -> float | None:
+        return points.get(system, {}).get(value, {}).get("median")
+
+    def ratio(value: Any, systems: Sequence[str]) -> str:
+        others = [found for system in systems if (found := median(system, value))]
+        ours = median(DEFAULT, value)
+        return figure(ours / max(others)) if ours is not None and others else "–"
+
+    def chosen(value: Any) -> str:
+        return str(points.get(DEFAULT, {}).get(value, {}).get("tap", "–"))
+
+    if DEFAULT not in points:
+        return ""
+    rows = [[ratio(value, FORCED), ratio(value, ("kernel-vxlan",)), chosen(value)] for value in values]
+    columns = ["over the better of socket and tap", "over kernel-vxlan", "what it says of its TAP"]
+    return f"\nThe default, {DEFAULT}, median over median:\n\n" + table(values, columns, rows)
+
+
+def reordering_section(results: list[Entry]) -> str:
+    reordered = [entry for entry in results if entry.get("reordered")]
+    if not reordered:
+        return ""
+    lines = [f"- {entry['system']} {entry['test']}: {entry['reordered']}" for entry in reordered]
+    return "## Reordered\n\nDatagrams that arrived behind a later one, in all runs.\n\n" + "\n".join(lines) + "\n"
+
+
+def ratio_section(ratios: list[Entry], tests: Sequence[Judged]) -> str:
+    if not ratios:
+        return ""
+    pairs = list(dict.fromkeys((ratio["of"], ratio["to"]) for ratio in ratios))
+    values = {(ratio["of"], ratio["to"], ratio["test"]): ratio["ratio"] for ratio in ratios}
+    rows = [[figure(values.get((*pair, test.name))) for test in tests] for pair in pairs]
+    note = "Median over median. More is better, except for `rtt` and `rtt-load`, where it is the slowdown.\n\n"
+    return "## Ratios\n\n" + note + table([f"{of} / {to}" for of, to in pairs], [test.name for test in tests], rows)
+
+
+def table(names: Sequence[str], columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
+    lines += [f"| {name} | " + " | ".join(row) + " |" for name, row in zip(names, rows, strict=True)]
+    return "\n".join(lines) + "\n"
+
+
+def active_section(active: dict[str, dict[str, Any]]) -> str:
+    if not active:
+        return ""
+
+    def line(name: str, facts: dict[str, Any]) -> str:
+        return f"- {name}: {', '.join(f'{key} {value}' for key, value in facts.items())}"
+
+    lines = [line(name, facts) for name, facts in active.items()]
+    return "## What each daemon used\n\n" + "\n".join(lines) + "\n"
+
+
+def absent_section(title: str, items: list[Entry]) -> str:
+    if not items:
+        return ""
+
+    def where(item: Entry) -> str:
+        sweep = f"{item['sweep']}={item['x']}" if "sweep" in item else None
+        return " ".join(word for word in (item["system"], item.get("test"), sweep) if word)
+
+    lines = [f"- {where(item)}: {item['reason']}" for item in items]
+    return f"## {title}\n\n" + "\n".join(lines) + "\n"
+
+
+def meanings(systems: Sequence[About], names: list[str], tests: Sequence[Judged]) -> str:
+    lines = [f"- `{system.name}`: {system.about}" for system in systems if system.name in names]
+    return "\n".join(lines + [f"- `{test.name}`: {test.about}" for test in tests]) + "\n"
+
+
+def versions(known: dict[str, str]) -> str:
+    return "Versions:\n\n" + "\n".join(f"- {name}: {version}" for name, version in known.items()) + "\n"

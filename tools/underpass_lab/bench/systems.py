@@ -1,0 +1,264 @@
+"""The systems that are compared: how each is brought up in a lab, and what it is called.
+
+`up(lab)` returns the address in n2 that the load goes to. What a system starts ends with the lab.
+"""
+
+import functools
+import os
+import pathlib
+import re
+from typing import Any
+
+from underpass_lab import configuration
+from underpass_lab.bench import peers
+from underpass_lab.bench.pair import NODES, UNDERLAY, VXLAN_OVERHEAD, Conditions, Pair, other
+from underpass_lab.command import Failure, run, wait_until
+from underpass_lab.daemon import Daemon, binary
+
+VXLAN_PORT = 4789
+VNI = 4096
+# Large enough for a million routes; one kernel route leads all of it into the TUN.
+POOL = "10.0.0.0/8"
+SUBNET = {"n1": "10.244.1.0/24", "n2": "10.244.2.0/24"}
+# tunnel.address = "auto": the first address of the node's subnet.
+TUNNEL = {"n1": "10.244.1.0", "n2": "10.244.2.0"}
+
+
+class System:
+    """One way to get packets from n1 to n2."""
+
+    # Whether it has worker threads and a table of routes that a sweep can set.
+    has_settings = False
+    # Whether it needs /dev/net/tun.
+    needs_tun = True
+    # Whether it is a foreign program, which need not work in a user namespace.
+    foreign = False
+
+    def __init__(self, name: str, about: str) -> None:
+        self.name, self.about = name, about
+
+    def missing(self) -> str | None:
+        """Why this system cannot be measured here, or None."""
+        return None
+
+    def version(self) -> str:
+        return f"Linux {os.uname().release}"
+
+    def up(self, lab: Pair) -> str:
+        raise NotImplementedError
+
+    def inspect(self, lab: Pair) -> dict[str, Any]:
+        """After some traffic: fails unless what runs is what the name says; returns facts about it."""
+        return {}
+
+
+class Veth(System):
+    """No tunnel: what the link itself can do."""
+
+    needs_tun = False
+
+    def up(self, lab: Pair) -> str:
+        return UNDERLAY["n2"]
+
+
+class KernelVxlan(System):
+    """A VXLAN device of the kernel, with its defaults."""
+
+    needs_tun = False
+
+    def up(self, lab: Pair) -> str:
+        for number, node in enumerate(NODES, start=1):
+            lab.ip(
+                node,
+                f"link add vxlan0 type vxlan id {VNI} dstport {VXLAN_PORT}"
+                f" local {UNDERLAY[node]} remote {UNDERLAY[other(node)]} dev eth0",
+                f"address add 10.245.0.{number}/24 dev vxlan0",
+                "link set vxlan0 up",
+            )
+        return "10.245.0.2"
+
+
+class Underpass(System):
+    """Our daemon on both nodes."""
+
+    has_settings = True
+
+    def __init__(
+        self,
+        name: str,
+        about: str,
+        vxlan: str = "Never",
+        ipip: str = "Never",
+        must_show: dict[str, str] | None = None,
+        linux: tuple[int, ...] = (0, 0),
+        **tunnel: Any,
+    ) -> None:
+        super().__init__(name, about)
+        self.must_show, self.linux = must_show or {}, linux
+        self.modes = {"vxlan_mode": vxlan, "ipip_mode": ipip}
+        self.tunnel = tunnel
+
+    def missing(self) -> str | None:
+        wanted = ".".join(map(str, self.linux))
+        return f"needs Linux {wanted} or newer" if kernel() < self.linux else None
+
+    def version(self) -> str:
+        return run(binary(), "--version").stdout.strip()
+
+    def up(self, lab: Pair) -> str:
+        for node in NODES:
+            lab.run_daemon(node, self._config(node, lab.dir / f"{node}.sock", lab.conditions))
+        if lab.conditions.routes is not None:
+            load_routes(lab, lab.conditions.routes)
+        return TUNNEL["n2"]
+
+    def inspect(self, lab: Pair) -> dict[str, Any]:
+        """An uplink or backend that the daemon fell back from must not be measured under its name."""
+        daemon = lab.daemons["n1"]
+        wait_until(lambda: self._is_settled(active(daemon).get("tap", "")), 5, "the self-test of the TAP ends")
+        facts = active(daemon)
+        for name, state in self.must_show.items():
+            if not str(facts.get(name, "")).startswith(state):
+                raise Failure(f"the daemon does not use {name}: {facts.get(name, 'it does not know it')}")
+        return facts
+
+    def _is_settled(self, tap: str) -> bool:
+        # Without eBPF nothing makes the daemon test a TAP that only IP-in-IP could use.
+        return "not tested yet" not in tap or ("never for ipip" in tap and self.modes["vxlan_mode"] == "Never")
+
+    def _config(self, node: str, socket: pathlib.Path, conditions: Conditions) -> str:
+        peer = other(node)
+        workers = {} if conditions.workers is None else {"workers": conditions.workers}
+        return configuration.text(
+            node={"name": node, "address": f"{UNDERLAY[node]}/24"},
+            socket=socket,
+            local=[SUBNET[node]],
+            pools=[configuration.Pool(POOL, **self.modes)],
+            peers=[configuration.Peer(peer, UNDERLAY[peer], [SUBNET[peer]])],
+            tunnel={**self.tunnel, **workers},
+            vxlan={"port": VXLAN_PORT, "vni": VNI},
+        )
+
+
+def load_routes(lab: Pair, count: int) -> None:
+    """Makes the tables of both nodes hold `count` routes, loaded as a user would load them."""
+    for node in NODES:
+        daemon = lab.daemons[node]
+        more = count - daemon.json("status")["routes"]
+        if more > 0:
+            path = lab.dir / f"{node}.routes"
+            path.write_text(route_lines(more, other(node)), encoding="ascii")
+            daemon.command("route", "add", "--file", path, timeout=60)
+        held = daemon.json("status")["routes"]
+        if held < count:
+            raise Failure(f"{held} routes in the table of {node} in place of {count}")
+
+
+@functools.cache
+def route_lines(count: int, peer: str) -> str:
+    """`count` routes via `peer` as `route add --file` reads them: single addresses, and every eighth one a
+    prefix of /29 to /32, as tables of pods and of blocks are mixed."""
+
+    def prefix(number: int) -> str:
+        high, low = 16 + (number >> 16), f"{number >> 8 & 255}.{number & 255}"
+        return f"10.{high}.{low}/{32 if number % 8 else 29 + number // 8 % 4}"
+
+    return "".join(f"{prefix(number)} via {peer}\n" for number in range(count))
+
+
+def kernel() -> tuple[int, ...]:
+    """Major and minor version of the running kernel."""
+    return tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
+
+
+def active(daemon: Daemon) -> dict[str, Any]:
+    """What the daemon says that it uses."""
+    known = daemon.json("status")
+    return {"backend": known["backend"], "workers": known["workers"], **known.get("offloads", {})}
+
+
+class CopyLoop(System):
+    """The simplest userspace tunnel there can be: copyloop of tools/."""
+
+    def missing(self) -> str | None:
+        # `--list` is asked before anything is built.
+        given = os.environ.get("BENCH_COPYLOOP")
+        return None if given is None or os.access(given, os.X_OK) else f"{given} is not built (copyloop of tools/)"
+
+    def version(self) -> str:
+        return "copyloop of this commit, crate tun-tap"
+
+    def up(self, lab: Pair) -> str:
+        for number, node in enumerate(NODES, start=1):
+            ends = ("--local", UNDERLAY[node], "--peer", UNDERLAY[other(node)])
+            wire = ("--port", VXLAN_PORT, "--vni", VNI)
+            loop = lab.start(node, os.environ["BENCH_COPYLOOP"], "--device", "copy0", *ends, *wire)
+            lab.ready(loop, 5, loop.says_ready)
+            mtu = lab.conditions.mtu - VXLAN_OVERHEAD
+            lab.ip(node, f"address add 10.245.0.{number}/24 dev copy0", f"link set copy0 mtu {mtu} up")
+        return "10.245.0.2"
+
+
+class OvsVxlan(System):
+    """Open vSwitch with its userspace datapath."""
+
+    foreign = True
+
+    def missing(self) -> str | None:
+        return peers.missing("ovs-vswitchd", "ovsdb-server", "ovs-vsctl", "ovsdb-tool", package="openvswitch-switch")
+
+    def version(self) -> str:
+        return run("ovs-vswitchd", "--version").stdout.splitlines()[0]
+
+    def up(self, lab: Pair) -> str:
+        return peers.ovs_up(lab, VNI)
+
+
+class WireGuard(System):
+    """A userspace WireGuard; unlike all others it encrypts."""
+
+    foreign = True
+
+    def __init__(self, name: str, about: str, binary: str, *flags: str, package: str | None = None) -> None:
+        super().__init__(name, about)
+        self.binary, self.flags, self.package = binary, flags, package
+
+    def missing(self) -> str | None:
+        return peers.missing(self.binary, package=self.package) or peers.missing("wg", package="wireguard-tools")
+
+    def version(self) -> str:
+        if self.package:
+            return f"{self.package} {peers.package_version(self.package)}"
+        return run(self.binary, "--version").stdout.strip()
+
+    def up(self, lab: Pair) -> str:
+        return peers.wireguard_up(lab, self.binary, self.flags)
+
+
+SYSTEMS = [
+    Veth("veth", "the link itself, no tunnel"),
+    KernelVxlan("kernel-vxlan", "VXLAN device of the Linux kernel"),
+    Underpass("underpass-vxlan", "underpass, VXLAN, defaults", vxlan="Always"),
+    Underpass("underpass-vxlan-socket", 'underpass, VXLAN, uplink = "socket"', vxlan="Always", uplink="socket"),
+    Underpass(
+        "underpass-vxlan-tap",
+        'underpass, VXLAN, uplink = "tap"',
+        vxlan="Always",
+        uplink="tap",
+        must_show={"tap": "active"},
+        linux=(6, 17),
+    ),
+    Underpass("underpass-ipip", "underpass, IP in IP", ipip="Always"),
+    Underpass("underpass-direct", "underpass, no encapsulation, sent through the TUN"),
+    Underpass(
+        "underpass-vxlan-plain",
+        'underpass, VXLAN, backend = "plain"',
+        vxlan="Always",
+        backend="plain",
+        must_show={"backend": "plain"},
+    ),
+    CopyLoop("tun-copy-loop", "the floor: one packet a system call between a plain TUN and a UDP socket, VXLAN"),
+    OvsVxlan("ovs-vxlan", "Open vSwitch, userspace datapath, VXLAN"),
+    WireGuard("wireguard-go", "wireguard-go as packaged; encrypts", "wireguard-go", "-f", package="wireguard-go"),
+    WireGuard("boringtun", "boringtun; encrypts", "boringtun-cli", "-f", "--disable-drop-privileges"),
+]

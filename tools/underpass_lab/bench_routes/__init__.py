@@ -1,0 +1,1 @@
+"""The program behind scripts/bench-routes: the routing table under load."""

@@ -1,0 +1,41 @@
+"""Makes the lab of the demo, runs the cases in it, and removes it, however they end."""
+
+import os
+import subprocess
+import sys
+
+from underpass_lab.command import Failure
+from underpass_lab.demo.story import say
+from underpass_lab.lab import making
+from underpass_lab.lab import topology as topologies
+from underpass_lab.lab.inside import module
+from underpass_lab.lab.state import RunningLab
+
+TOPOLOGY = "three-nodes"
+
+
+def main() -> int:
+    """The exit status of the cases."""
+    if len(sys.argv) > 1:
+        print("usage: scripts/demo (no arguments)", file=sys.stderr)
+        return 2
+    path = topologies.find(TOPOLOGY)
+    text = path.read_text(encoding="utf-8")
+    topology = topologies.load(path, text)
+    making.check(topology, with_daemons=True)
+    lab = RunningLab(f"demo{os.getpid()}")
+    say("\n== lab")
+    making.up(lab, text, topology, binary="")
+    try:
+        return subprocess.run(module(lab, "demo.cases", lab.directory), check=False).returncode
+    finally:
+        making.end(lab)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Failure as failure:
+        sys.exit(f"error: {failure}")
