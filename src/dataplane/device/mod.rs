@@ -1,6 +1,6 @@
 //! The TUN edge.
 //!
-//! One [`Device`] is one queue of the TUN and belongs to one worker.
+//! One [`Device`](crate::dataplane::packet::Device) is one queue of the TUN and belongs to one worker.
 
 mod deliver;
 pub mod memory;

@@ -17,7 +17,7 @@ use crate::route::{EncapPolicy, Rib};
 pub struct Inputs<'a> {
     /// This node's side of the underlay.
     pub underlay: Underlay,
-    /// The other nodes, indexed by [`PeerId`].
+    /// The other nodes, indexed by [`PeerId`](crate::route::PeerId).
     pub peers: &'a [Peer],
     /// Which mode for which destination.
     pub policy: &'a EncapPolicy,

@@ -1,7 +1,7 @@
 //! Coalescing of received segments into super-packets for the TUN (what the kernel's GRO does for
 //! its own devices, `net/ipv4/tcp_offload.c` and `udp_offload.c`).
 //!
-//! Segments join a *run* while every rule of [`Run::accepts`] holds. A packet that cannot join
+//! Segments join a *run* while every rule of `Run::accepts` holds. A packet that cannot join
 //! flushes the run of its flow first, so order inside a flow is kept; between flows there is none
 //! to keep. No run outlives its batch: nothing waits for a timer.
 

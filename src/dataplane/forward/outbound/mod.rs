@@ -2,11 +2,11 @@
 //!
 //! 1. classify: what is this packet, which flow is it of;
 //! 2. admit: may this source send, may this destination be sent to;
-//! 3. route: who owns the destination, how does the packet travel, does it fit ([`prepare`]);
+//! 3. route: who owns the destination, how does the packet travel, does it fit (prepare.rs);
 //! 4. choose the channel: the fastest the worker has for this mode and this packet;
 //! 5. split: a super-packet becomes segments, unless the channel takes it whole; a packet that is
 //!    too large for its path and may be fragmented becomes fragments;
-//! 6. encapsulate: a copy of the peer's header template, patched ([`encapsulate`]).
+//! 6. encapsulate: a copy of the peer's header template, patched (encapsulate.rs).
 //!
 //! The sender of a packet that goes nowhere or does not fit is told by ICMP ([`IcmpErrors`]).
 
