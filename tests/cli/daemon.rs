@@ -17,8 +17,8 @@ use underpass::api::{
 };
 use underpass::control::daemon::handle::{Choices, Handle};
 use underpass::control::daemon::runner::{self, Ports};
-use underpass::control::engine::batch::Batch;
-use underpass::control::engine::lines::Culprits;
+use underpass::control::engine::edits::batch::Batch;
+use underpass::control::engine::edits::lines::Culprits;
 use underpass::control::engine::port::{Capabilities, HostRequest, HostView, Uplink};
 use underpass::control::engine::refusal::{Kind, Refusal};
 use underpass::control::engine::{Engine, Event, Page, Setup, Start, Update};

@@ -10,23 +10,15 @@
 //!                         └─────snapshot────▶ readers of the API
 //! ```
 
-pub mod batch;
-mod edit;
+pub mod edits;
 mod event;
 mod from_config;
-mod host_side;
 pub mod judge;
-pub mod kernel_cover;
-pub mod lines;
 mod path_mtu;
-mod peers;
 pub mod port;
 mod publisher;
 mod reconcile;
 pub mod refusal;
-mod reload;
-mod requirements;
-mod roster;
 mod snapshot;
 mod sources;
 mod state;
@@ -41,7 +33,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use edit::Changed;
+pub use edits::edit::Changed;
 pub use event::{
     Asked, Effect, EffectId, Event, Failure, PathMtu, Reply, Request, RequestId, TapUse, Update,
 };
@@ -54,11 +46,11 @@ use crate::dataplane::forward::Forwarding;
 use crate::net::{Mode, Prefix};
 use crate::route::{PeerId, Source};
 use event::PathMtu as Report;
-use host_side::{HostSide, Wish};
-use kernel_cover::{KernelCover, Steps};
 use path_mtu::PathMtus;
 use port::{HostError, HostRequest, HostView, Requirement, Table, Uplink};
 use publisher::Publisher;
+use reconcile::host_side::{HostSide, Wish};
+use reconcile::kernel_cover::{KernelCover, Steps};
 use refusal::Refusal;
 use snapshot::Beside;
 use sources::Sources;
@@ -255,10 +247,10 @@ impl Engine {
     /// Brings the cover up to date with what is pending.
     fn next_cover(&mut self) -> Steps {
         let steps = match (&self.state.pending, self.state.new_pools.take()) {
-            (edit::Pending::Nothing, _) => return Steps::default(),
+            (edits::edit::Pending::Nothing, _) => return Steps::default(),
             (_, Some(pools)) => self.cover.follow_pools(pools, &self.state.rib),
-            (edit::Pending::Everything, None) => self.cover.renew(&self.state.rib),
-            (edit::Pending::Some(changed), None) => self.cover.update(&self.state.rib, changed),
+            (edits::edit::Pending::Everything, None) => self.cover.renew(&self.state.rib),
+            (edits::edit::Pending::Some(changed), None) => self.cover.update(&self.state.rib, changed),
         };
         self.covered.extend(&steps.add);
         for prefix in &steps.remove {

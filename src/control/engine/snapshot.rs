@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::lines;
+use super::edits::lines;
+use super::edits::roster::Roster;
 use super::port::Requirement;
-use super::roster::Roster;
 use super::state::{Reached, State, decide};
 use crate::api::{CandidateRoute, NextHop, PeerStatus, PeerUplink, PeerWay, RouteEntry, RouteMode};
 use crate::config::Config;

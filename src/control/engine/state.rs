@@ -4,10 +4,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::edit::Pending;
+use super::edits::edit::Pending;
+use super::edits::roster::Roster;
 use super::from_config::{foreign_pools, peer, scope, tun_mtu, underlay};
 use super::port::{Capabilities, Table};
-use super::roster::Roster;
 use crate::config::Config;
 use crate::dataplane::encap::frame::Hop;
 use crate::dataplane::forward::{Compiler, Forwarding, Inputs, Peer, Scope, TapLink, Underlay, Way};

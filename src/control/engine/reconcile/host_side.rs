@@ -5,17 +5,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::event::{Effect, EffectId, Failure};
-use super::port::{
+use crate::control::engine::event::{Effect, EffectId, Failure};
+use crate::control::engine::port::{
     Capabilities, DeviceView, HostError, HostRequest, HostView, LinkChange, Look, Notice, Requirement,
     TunRoute,
 };
-use super::reconcile::devices::{self, Desired, Key, Role};
-use super::reconcile::looks::Looks;
-use super::reconcile::mender::Mender;
-use super::reconcile::routes::{self, Wanted};
-use super::requirements::Requirements;
-use super::state::State;
+use crate::control::engine::reconcile::devices::{self, Desired, Key, Role};
+use crate::control::engine::reconcile::looks::Looks;
+use crate::control::engine::reconcile::mender::Mender;
+use crate::control::engine::reconcile::requirements::Requirements;
+use crate::control::engine::reconcile::routes::{self, Wanted};
+use crate::control::engine::state::State;
 use crate::net::Prefix;
 
 /// Refused routes that are remembered, so that each is shown once.
@@ -25,7 +25,7 @@ const RETRY: Duration = Duration::from_secs(30);
 
 /// What is known of the host and wanted of it.
 #[derive(Debug)]
-pub(super) struct HostSide {
+pub(in crate::control::engine) struct HostSide {
     capabilities: Capabilities,
     /// Addresses on the TUN.
     addresses: Arc<[IpAddr]>,
@@ -65,7 +65,7 @@ struct Own {
 
 /// How the TUN should be, and what should point at it.
 #[derive(Clone, Copy)]
-pub(super) struct Wish<'a> {
+pub(in crate::control::engine) struct Wish<'a> {
     pub state: &'a State,
     pub cover: &'a BTreeSet<Prefix>,
     /// What an administrator has to change beside.
@@ -74,7 +74,7 @@ pub(super) struct Wish<'a> {
 
 impl HostSide {
     /// The host as `view` shows it, looked at just now.
-    pub(super) fn new(
+    pub(in crate::control::engine) fn new(
         capabilities: Capabilities,
         addresses: Vec<IpAddr>,
         tap: Option<String>,
@@ -101,42 +101,47 @@ impl HostSide {
     }
 
     /// The last observation.
-    pub(super) fn view(&self) -> &HostView {
+    pub(in crate::control::engine) fn view(&self) -> &HostView {
         &self.view
     }
 
     /// Whether the daemon may change the host.
-    pub(super) fn may_change(&self) -> bool {
+    pub(in crate::control::engine) fn may_change(&self) -> bool {
         self.capabilities.net_admin
     }
 
     /// What is left to an administrator, strangers at our devices first.
-    pub(super) fn open(&self) -> Arc<[Requirement]> {
+    pub(in crate::control::engine) fn open(&self) -> Arc<[Requirement]> {
         self.requirements.open()
     }
 
     /// Name of the TAP, where there is one.
-    pub(super) fn tap(&self) -> Option<&str> {
+    pub(in crate::control::engine) fn tap(&self) -> Option<&str> {
         self.tap.as_deref()
     }
 
     /// Whether the host has answered everything.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(in crate::control::engine) fn is_idle(&self) -> bool {
         self.asked.is_empty()
     }
 
     /// Index of the TUN; 0, which no interface has, when it is gone.
-    pub(super) fn tun_index(&self) -> u32 {
+    pub(in crate::control::engine) fn tun_index(&self) -> u32 {
         self.view.tun.as_ref().map_or(0, |tun| tun.link.index)
     }
 
     /// Others are at our devices.
-    pub(super) fn set_strangers(&mut self, strangers: Vec<Requirement>) {
+    pub(in crate::control::engine) fn set_strangers(&mut self, strangers: Vec<Requirement>) {
         self.strangers = strangers;
     }
 
     /// The kernel told of a change.
-    pub(super) fn notice(&mut self, notice: Notice, cover: &BTreeSet<Prefix>, now: Instant) {
+    pub(in crate::control::engine) fn notice(
+        &mut self,
+        notice: Notice,
+        cover: &BTreeSet<Prefix>,
+        now: Instant,
+    ) {
         let tun = self.tun_index();
         let ours =
             |index: u32| index == tun || self.view.tap.as_ref().is_some_and(|tap| tap.link.index == index);
@@ -154,17 +159,21 @@ impl HostSide {
     }
 
     /// Has the host looked at from now on. Returns the number of that look.
-    pub(super) fn look_at_once(&mut self, now: Instant) -> u64 {
+    pub(in crate::control::engine) fn look_at_once(&mut self, now: Instant) -> u64 {
         self.looks.at_once(now)
     }
 
     /// The number of the last look at everything that has begun.
-    pub(super) fn looks_begun(&self) -> u64 {
+    pub(in crate::control::engine) fn looks_begun(&self) -> u64 {
         self.looks.begun
     }
 
     /// Begins a look if one is due; `everything` is what to look at.
-    pub(super) fn look(&mut self, now: Instant, everything: impl FnOnce() -> Look) -> Option<Effect> {
+    pub(in crate::control::engine) fn look(
+        &mut self,
+        now: Instant,
+        everything: impl FnOnce() -> Look,
+    ) -> Option<Effect> {
         let full = self.looks.begin(now)?;
         let mut look = everything();
         if full {
@@ -176,7 +185,12 @@ impl HostSide {
     }
 
     /// A look has ended.
-    pub(super) fn observed(&mut self, id: EffectId, view: Option<Box<HostView>>, now: Instant) {
+    pub(in crate::control::engine) fn observed(
+        &mut self,
+        id: EffectId,
+        view: Option<Box<HostView>>,
+        now: Instant,
+    ) {
         self.asked.remove(&id);
         let took = view.as_ref().map_or_else(Default::default, |view| view.took);
         self.looks.end(took, now);
@@ -188,7 +202,12 @@ impl HostSide {
     }
 
     /// A request has ended. Returns whether it was about routes.
-    pub(super) fn ended(&mut self, id: EffectId, failures: Vec<Failure>, now: Instant) -> bool {
+    pub(in crate::control::engine) fn ended(
+        &mut self,
+        id: EffectId,
+        failures: Vec<Failure>,
+        now: Instant,
+    ) -> bool {
         if failures.iter().any(|failure| failure.error.errno() == Some(libc::EPERM)) {
             self.capabilities.net_admin = false;
         }
@@ -249,7 +268,11 @@ impl HostSide {
 
     /// Compares the devices with what they should be. Returns what mends them, and the MTU of the TUN where
     /// that is for others to set.
-    pub(super) fn mend_devices(&mut self, wish: Wish<'_>, now: Instant) -> (Vec<Effect>, Option<u16>) {
+    pub(in crate::control::engine) fn mend_devices(
+        &mut self,
+        wish: Wish<'_>,
+        now: Instant,
+    ) -> (Vec<Effect>, Option<u16>) {
         let addresses = Arc::clone(&self.addresses);
         let desired =
             Desired { mtu: wish.state.wanted_mtu(), addresses: &addresses, tap: self.tap.as_deref() };
@@ -275,7 +298,11 @@ impl HostSide {
 
     /// Compares the kernel's routes, as last looked at, with what should point at the TUN. Returns what
     /// mends them, where the daemon may.
-    pub(super) fn mend_routes(&mut self, wish: Wish<'_>, now: Instant) -> Option<(EffectId, Effect)> {
+    pub(in crate::control::engine) fn mend_routes(
+        &mut self,
+        wish: Wish<'_>,
+        now: Instant,
+    ) -> Option<(EffectId, Effect)> {
         let table = self.view.routes.as_ref()?;
         let sources = Arc::clone(&self.addresses);
         let wanted = self.wanted(wish, &sources);
@@ -308,7 +335,7 @@ impl HostSide {
     }
 
     /// Changes the kernel's routes by `add` and `remove`; `None` when that is nothing.
-    pub(super) fn change_routes(
+    pub(in crate::control::engine) fn change_routes(
         &mut self,
         add: &[Prefix],
         remove: Vec<Prefix>,
@@ -347,13 +374,13 @@ impl HostSide {
     }
 
     /// When something has to be done again.
-    pub(super) fn deadline(&self) -> Instant {
+    pub(in crate::control::engine) fn deadline(&self) -> Instant {
         let looks = self.looks.deadline();
         self.again.map_or(looks, |again| again.min(looks))
     }
 
     /// Everything of ours, to be taken back at the end.
-    pub(super) fn take_down(&mut self) -> Vec<HostRequest> {
+    pub(in crate::control::engine) fn take_down(&mut self) -> Vec<HostRequest> {
         let Some(tun) = self.view.tun.take() else { return Vec::new() };
         let (index, name) = (tun.link.index, tun.link.name.clone());
         let mut requests = vec![HostRequest::FlushRoutes { index, name: name.clone() }];

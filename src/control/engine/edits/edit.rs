@@ -3,11 +3,11 @@
 //! An edit changes the routes at once, where `route get` sees it, and the table of the workers a
 //! moment later, when [`State::publish`] takes everything that is pending.
 
-use super::batch::{Batch, Change};
-use super::lines::Culprits;
-use super::refusal::{Kind, Refusal};
-use super::state::State;
 use crate::config;
+use crate::control::engine::edits::batch::{Batch, Change};
+use crate::control::engine::edits::lines::Culprits;
+use crate::control::engine::refusal::{Kind, Refusal};
+use crate::control::engine::state::State;
 use crate::dataplane::forward::MIN_MTU;
 use crate::dataplane::packet::Family;
 use crate::net::Prefix;
@@ -165,7 +165,7 @@ impl State {
     }
 
     /// Whether another node may own `prefix`.
-    pub(super) fn claimable(&self, prefix: Prefix) -> Result<(), String> {
+    pub(in crate::control::engine) fn claimable(&self, prefix: Prefix) -> Result<(), String> {
         config::for_pods(prefix)?;
         if self.rib.exact(prefix).is_some_and(|route| route.target == Target::Local) {
             return Err(format!("{prefix} is this node's own subnet; its pods are here"));
@@ -211,7 +211,7 @@ fn twice_given(batch: &Batch, first: Change, prefix: Prefix) -> String {
 }
 
 /// What to say about a name that nobody has.
-pub(super) fn unknown_peer(name: &str) -> String {
+pub(in crate::control::engine) fn unknown_peer(name: &str) -> String {
     let name: String = name.chars().take(64).collect();
     format!("no peer is called \"{name}\"; `underpass peer list` shows all")
 }

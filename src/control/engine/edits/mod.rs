@@ -1,0 +1,8 @@
+//! Changes of what is known: routes, peers and the configuration, judged as a whole and made as a whole.
+
+pub mod batch;
+pub(super) mod edit;
+pub mod lines;
+mod peers;
+mod reload;
+pub(super) mod roster;
