@@ -60,7 +60,7 @@ const ROOMS: [(&str, &[&str]); 22] = [
     ),
     ("api", &["net"]),
     ("client", &["api"]),
-    ("config", &["net", "wire"]),
+    ("config", &["net", "route", "wire"]),
     (
         "control/engine",
         &[

@@ -20,37 +20,35 @@ use crate::net::Prefix;
 
 /// Refused routes that are remembered, so that each is shown once.
 const REMEMBERED: usize = 10_000;
-/// After this time a refused route is tried again.
-const RETRY: Duration = Duration::from_secs(30);
 
 /// What is known of the host and wanted of it.
 #[derive(Debug)]
 pub(in crate::control::engine) struct HostSide {
-    capabilities: Capabilities,
+    pub(super) capabilities: Capabilities,
     /// Addresses on the TUN.
-    addresses: Arc<[IpAddr]>,
+    pub(super) addresses: Arc<[IpAddr]>,
     /// Name of the TAP, where there is one.
-    tap: Option<String>,
-    view: HostView,
-    looks: Looks,
-    mender: Mender,
-    requirements: Requirements,
-    strangers: Vec<Requirement>,
+    pub(super) tap: Option<String>,
+    pub(super) view: HostView,
+    pub(super) looks: Looks,
+    pub(super) mender: Mender,
+    pub(super) requirements: Requirements,
+    pub(super) strangers: Vec<Requirement>,
     /// What is wrong with the kernel's routes, as of the last comparison.
-    route_requirements: Vec<Requirement>,
+    pub(super) route_requirements: Vec<Requirement>,
     /// Routes that the kernel refused, why, and when.
-    refused: HashMap<Prefix, (HostError, Instant)>,
-    asked: HashMap<EffectId, Open>,
-    last_id: u64,
+    pub(super) refused: HashMap<Prefix, (HostError, Instant)>,
+    pub(super) asked: HashMap<EffectId, Open>,
+    pub(super) last_id: u64,
     /// Destinations that were changed since the look under way began: it says nothing of them.
-    touched: BTreeSet<Prefix>,
-    again: Option<Instant>,
-    own: Own,
+    pub(super) touched: BTreeSet<Prefix>,
+    pub(super) again: Option<Instant>,
+    pub(super) own: Own,
 }
 
 /// A request without an answer.
 #[derive(Debug)]
-enum Open {
+pub(super) enum Open {
     Mend(Key, HostRequest),
     Routes,
     Look,
@@ -58,7 +56,7 @@ enum Open {
 
 /// What was changed and has to be taken back.
 #[derive(Debug, Default)]
-struct Own {
+pub(super) struct Own {
     addresses: Vec<IpAddr>,
     brought_up: bool,
 }
@@ -296,83 +294,6 @@ impl HostSide {
         (effects, held)
     }
 
-    /// Compares the kernel's routes, as last looked at, with what should point at the TUN. Returns what
-    /// mends them, where the daemon may.
-    pub(in crate::control::engine) fn mend_routes(
-        &mut self,
-        wish: Wish<'_>,
-        now: Instant,
-    ) -> Option<(EffectId, Effect)> {
-        let table = self.view.routes.as_ref()?;
-        let sources = Arc::clone(&self.addresses);
-        let wanted = self.wanted(wish, &sources);
-        let mut found = routes::differences(wanted, table, |prefix| wish.state.is_to_peers(prefix));
-        if !self.may_change() {
-            let inside = found.foreign.into_iter().filter(|(prefix, _)| !wish.cover.contains(prefix));
-            let inside = inside.map(|(_, requirement)| requirement);
-            self.route_requirements = routes::commands(wanted, table).into_iter().chain(inside).collect();
-            return None;
-        }
-        // What is in the way explains a refusal better than its error does.
-        let missing: BTreeSet<Prefix> = found.add.iter().copied().collect();
-        self.refused.retain(|prefix, _| missing.contains(prefix));
-        self.route_requirements = found.foreign.into_iter().map(|(_, requirement)| requirement).collect();
-        let refused = self.refused.iter().map(|(prefix, (error, _))| Requirement {
-            what: format!("packets for {prefix} do not reach the tunnel: {error}"),
-            command: format!("ip route add {prefix} dev {}", wanted.device),
-        });
-        self.route_requirements.extend(refused);
-        if self.view.tun.as_ref().is_none_or(|tun| !tun.link.up) {
-            // Without the up flag there can be no routes.
-            return None;
-        }
-        found.add.retain(|prefix| {
-            let tried = self.refused.get(prefix).is_some_and(|(_, when)| now < *when + RETRY);
-            !tried && !self.touched.contains(prefix)
-        });
-        found.remove.retain(|prefix| !self.touched.contains(prefix));
-        self.route_request(&found.add, found.remove)
-    }
-
-    /// Changes the kernel's routes by `add` and `remove`; `None` when that is nothing.
-    pub(in crate::control::engine) fn change_routes(
-        &mut self,
-        add: &[Prefix],
-        remove: Vec<Prefix>,
-    ) -> Option<(EffectId, Effect)> {
-        for prefix in &remove {
-            self.refused.remove(prefix);
-        }
-        if !self.may_change() {
-            return None;
-        }
-        self.route_request(add, remove)
-    }
-
-    fn route_request(&mut self, add: &[Prefix], remove: Vec<Prefix>) -> Option<(EffectId, Effect)> {
-        if add.is_empty() && remove.is_empty() {
-            return None;
-        }
-        if self.looks.is_running() {
-            self.touched.extend(add.iter().chain(&remove));
-        }
-        let add = add.iter().map(|prefix| self.route(*prefix)).collect();
-        let request = HostRequest::Routes { index: self.tun_index(), add, remove };
-        let effect = self.ask(Open::Routes, request);
-        Some((EffectId(self.last_id), effect))
-    }
-
-    /// The route that points `prefix` at the TUN.
-    fn route(&self, prefix: Prefix) -> TunRoute {
-        let source = self.addresses.iter().copied().find(|source| source.is_ipv4() == prefix.is_ipv4());
-        TunRoute { prefix, source }
-    }
-
-    fn wanted<'a>(&self, wish: Wish<'a>, sources: &'a [IpAddr]) -> Wanted<'a> {
-        let (device, index) = (wish.state.config.tunnel.device.as_str(), self.tun_index());
-        Wanted { device, index, cover: wish.cover, sources }
-    }
-
     /// When something has to be done again.
     pub(in crate::control::engine) fn deadline(&self) -> Instant {
         let looks = self.looks.deadline();
@@ -393,7 +314,7 @@ impl HostSide {
         requests
     }
 
-    fn ask(&mut self, open: Open, request: HostRequest) -> Effect {
+    pub(super) fn ask(&mut self, open: Open, request: HostRequest) -> Effect {
         self.last_id += 1;
         let id = EffectId(self.last_id);
         self.asked.insert(id, open);
