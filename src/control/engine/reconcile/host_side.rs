@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 use crate::control::engine::event::{Effect, EffectId, Failure};
 use crate::control::engine::port::{
     Capabilities, DeviceView, HostError, HostRequest, HostView, LinkChange, Look, Notice, Requirement,
-    TunRoute,
 };
 use crate::control::engine::reconcile::devices::{self, Desired, Key, Role};
 use crate::control::engine::reconcile::looks::Looks;
 use crate::control::engine::reconcile::mender::Mender;
 use crate::control::engine::reconcile::requirements::Requirements;
-use crate::control::engine::reconcile::routes::{self, Wanted};
+
 use crate::control::engine::state::State;
 use crate::net::Prefix;
 
