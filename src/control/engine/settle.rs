@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::edits::edit::Pending;
+use super::edits::pending::Pending;
 use super::event::Effect;
 use super::from_config::needs;
 use super::port::{Interest, Look, Requirement};

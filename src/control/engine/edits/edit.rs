@@ -6,6 +6,7 @@
 use crate::config;
 use crate::control::engine::edits::batch::{Batch, Change};
 use crate::control::engine::edits::lines::Culprits;
+use crate::control::engine::edits::pending::Pending;
 use crate::control::engine::refusal::{Kind, Refusal};
 use crate::control::engine::state::State;
 use crate::dataplane::forward::MIN_MTU;
@@ -16,29 +17,6 @@ use crate::wire::ipv6;
 
 /// From so many changes on it may be quicker to compile everything anew.
 const MANY: usize = 4096;
-
-/// What was edited and not yet published.
-#[derive(Debug, Default)]
-pub enum Pending {
-    /// Nothing.
-    #[default]
-    Nothing,
-    /// The routes of these prefixes.
-    Some(Vec<Prefix>),
-    /// So much that everything is compiled anew.
-    Everything,
-}
-
-impl Pending {
-    /// Notes that the route of `prefix` changed.
-    pub fn add(&mut self, prefix: Prefix) {
-        match self {
-            Self::Nothing => *self = Self::Some(vec![prefix]),
-            Self::Some(prefixes) => prefixes.push(prefix),
-            Self::Everything => {}
-        }
-    }
-}
 
 /// What an edit did.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

@@ -4,5 +4,6 @@ pub mod batch;
 pub(super) mod edit;
 pub mod lines;
 mod peers;
+pub(super) mod pending;
 mod reload;
 pub(super) mod roster;

@@ -10,8 +10,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::control::engine::edits::edit::Pending;
 use crate::control::engine::edits::lines::Culprits;
+use crate::control::engine::edits::pending::Pending;
 use crate::control::engine::from_config::{foreign_pools, marking, scope};
 use crate::control::engine::refusal::{Kind, Refusal};
 use crate::control::engine::state::State;
