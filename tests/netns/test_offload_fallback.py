@@ -33,7 +33,7 @@ class Fallbacks(SharedLab):
         stream = Stream(self.lab)
         self.progress(stream)
         self.lab.ip("n1", "link set up0-x down")
-        wait_until(lambda: "UP" in self.lab.ip_json("n1", "link show dev up0-x")[0]["flags"], 2, "the TAP")
+        wait_until(lambda: ",UP" in self.lab.exec("n1", "ip", "link", "show", "up0-x").stdout, 2, "the TAP")
         self.progress(stream)
         received, sent = stream.finish()
         self.assertEqual(received, sent)
