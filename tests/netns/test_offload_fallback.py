@@ -52,8 +52,9 @@ class Fallbacks(SharedLab):
                 self.assertEqual(received, sent)
                 self.assertGaveUp("tap", 2)
                 said = "the TAP refused a super-packet"
-                wait_until(lambda: said in self.lab.daemons["n1"].log(), 5, "a line in the log")
-                self.assertEqual(self.lab.daemons["n1"].log().split("ready;")[-1].count(said), 1, "told once")
+                log = self.lab.daemons["n1"].log
+                wait_until(lambda: said in log().split("ready;")[-1], 5, "a line in the log")
+                self.assertEqual(log().split("ready;")[-1].count(said), 1, "told once")
 
     def shrink(self, stream: Any) -> bool:
         """Makes the uplink smaller for a while; whether a segment was on its way that no longer fits. The daemon may

@@ -7,7 +7,7 @@ use super::event::{Asked, Effect, Reply, Request, Update};
 use super::from_config::{foreign_pools, needs};
 use super::port::{HostError, HostView};
 use super::refusal::Refusal;
-use super::{Engine, judge};
+use super::{Engine, MANY, judge};
 use crate::config::Config;
 use crate::net::Prefix;
 use crate::route::Source;
@@ -88,8 +88,6 @@ impl Engine {
 
     /// Answers now or once the change is published. `before` is the number of prefixes before it.
     fn answer(&mut self, asked: Option<Asked>, done: Result<Reply, Refusal>, before: usize) {
-        /// Routes whose loss frees memory worth giving back.
-        const MANY: usize = 50_000;
         match (done, asked) {
             (Ok(reply), asked) => {
                 self.unsettled |= self.state.urgent;

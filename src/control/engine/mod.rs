@@ -59,6 +59,8 @@ use snapshot::Beside;
 use sources::Sources;
 use state::State;
 
+/// Routes whose loss frees memory worth giving back.
+const MANY: usize = 50_000;
 /// What is said of the TAP where it serves no peer.
 const NO_PEER: &str = "off: no peer is reached by what it carries";
 
@@ -229,7 +231,9 @@ impl Engine {
     /// A look has ended.
     fn observed(&mut self, id: EffectId, view: Option<Box<HostView>>, now: Instant) {
         let routes = view.as_ref().is_some_and(|view| view.routes.is_some());
-        self.host.observed(id, view, now);
+        if self.host.observed(id, view, now) > MANY {
+            self.effects.push(Effect::Shrunk);
+        }
         if routes {
             self.take_kernel_table();
             self.compare_routes(now);

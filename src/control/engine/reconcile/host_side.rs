@@ -181,21 +181,24 @@ impl HostSide {
         Some(self.ask(Open::Look, HostRequest::Observe(look)))
     }
 
-    /// A look has ended.
+    /// A look has ended. Returns how many routes fewer it shows than the one before.
     pub(in crate::control::engine) fn observed(
         &mut self,
         id: EffectId,
         view: Option<Box<HostView>>,
         now: Instant,
-    ) {
+    ) -> usize {
         self.asked.remove(&id);
         let took = view.as_ref().map_or_else(Default::default, |view| view.took);
         self.looks.end(took, now);
-        let Some(mut view) = view else { return };
+        let Some(mut view) = view else { return 0 };
+        let len = |view: &HostView| view.routes.as_ref().map_or(0, |table| table.routes().len());
+        let before = len(&self.view);
         if view.routes.is_none() {
             view.routes = self.view.routes.take();
         }
         self.view = *view;
+        before.saturating_sub(len(&self.view))
     }
 
     /// A request has ended. Returns whether it was about routes.
