@@ -165,6 +165,24 @@ target_directory() {
     (cd "$REPO" && cargo metadata --format-version 1 --no-deps --locked --offline) | jq -r .target_directory
 }
 
+
+# --- tools from PyPI ------------------------------------------------------------------------------
+
+# Sets DEV_TOOLS to the folder with the commands of tools/requirements-dev.txt, installed when that file has
+# changed.
+ensure_dev_tools() {
+    local wanted=$REPO/tools/requirements-dev.txt venv
+    venv=$(target_directory)/tools-venv || return 1
+    export DEV_TOOLS=$venv/bin
+    cmp -s "$wanted" "$venv/installed.txt" && return 0
+    install_packages python3-venv
+    say "installing what tools/requirements-dev.txt lists into $venv"
+    rm -rf "$venv"
+    "$PYTHON" -m venv "$venv" &&
+        "$DEV_TOOLS/pip" install --quiet --disable-pip-version-check --requirement "$wanted" &&
+        cp "$wanted" "$venv/installed.txt"
+}
+
 # --- polling --------------------------------------------------------------------------------------
 
 # wait_for SECONDS COMMAND…: runs COMMAND until it succeeds; fails when the time is over.

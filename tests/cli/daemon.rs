@@ -14,6 +14,7 @@ use underpass::api::{
     Drops, Missing, NewPeer, PeerStatus, PeerUplink, PeerWay, Reloaded, RouteEntry, RouteMode, RoutesChanged,
     Status, TunnelStatus,
 };
+use underpass::client::{Client, Target};
 use underpass::control::engine::batch::Batch;
 use underpass::control::engine::refusal::{Kind, Refusal};
 use underpass::control::engine::state::{self, Choices, State};
@@ -215,6 +216,11 @@ impl Daemon {
             });
         });
         Self { dir, socket, stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// The answer to a GET.
+    pub fn get(&self, path: &str) -> Value {
+        Client::new(&self.socket).get(&Target::new(path)).unwrap()
     }
 
     /// Stdout of a client command that must succeed in silence.
