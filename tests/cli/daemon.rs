@@ -15,6 +15,7 @@ use underpass::api::{
     Drops, Missing, NewPeer, PeerStatus, PeerUplink, PeerWay, Reloaded, RouteEntry, RouteMode, RoutesChanged,
     Status, TunnelStatus,
 };
+use underpass::client::{Client, Target};
 use underpass::control::daemon::handle::{Choices, Handle};
 use underpass::control::daemon::runner::{self, Ports};
 use underpass::control::engine::edits::batch::Batch;
@@ -262,6 +263,11 @@ impl Daemon {
             });
         });
         Self { dir, socket, stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// The answer to a GET.
+    pub fn get(&self, path: &str) -> Value {
+        Client::new(&self.socket).get(&Target::new(path)).unwrap()
     }
 
     /// Stdout of a client command that must succeed in silence.

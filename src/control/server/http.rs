@@ -31,7 +31,7 @@ use super::progress::{Metered, Progress};
 /// What a listener grants its clients.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Simultaneous connections; one more closes the oldest.
+    /// Simultaneous connections; one more closes the one that moved nothing for longest.
     pub connections: usize,
     /// Time from the connection to the end of the request header.
     pub header: Duration,
