@@ -66,6 +66,7 @@ fn underlay() {
     ip("address add 192.0.2.1/24 dev eth0");
     ip("link set eth0 up");
     ip("link set far0 up");
+    sysctl("ipv4/ip_forward", "1");
 }
 
 /// The engine and the host, without sockets and workers.
@@ -207,6 +208,7 @@ fn configures_heals_and_forgets_a_transient_tun() {
             "route add 10.99.0.0/16 dev up0 proto 117",
         ] {
             ip(change);
+            eprintln!("{change}");
             node.notice().await;
             assert_configured();
             assert_eq!(node.open(), [""; 0], "{change}");

@@ -101,6 +101,8 @@ pub struct Engine {
     deferred: Vec<(u64, Asked, Request)>,
     /// Whether devices may be different from what they should be.
     unsettled: bool,
+    /// Whether the kernel's routes have just been looked at.
+    routes_seen: bool,
     started: Instant,
     effects: Vec<Effect>,
 }
@@ -138,6 +140,7 @@ impl Engine {
             leaving: Vec::new(),
             deferred: Vec::new(),
             unsettled: true,
+            routes_seen: false,
             started: start.now,
             effects: Vec::new(),
         };
@@ -236,7 +239,7 @@ impl Engine {
         }
         if routes {
             self.take_kernel_table();
-            self.compare_routes(now);
+            self.routes_seen = true;
             let begun = self.host.looks_begun();
             let (ready, later) =
                 std::mem::take(&mut self.deferred).into_iter().partition(|(look, ..)| *look <= begun);

@@ -58,6 +58,11 @@ impl Publisher {
         self.next.filter(|_| pending)
     }
 
+    /// Whether there were edits since the last publication.
+    pub(super) fn is_behind(&self) -> bool {
+        self.generation > self.published
+    }
+
     /// Everything edited so far is published, and the kernel's routes follow by the request `kernel`.
     pub(super) fn published(&mut self, kernel: Option<EffectId>, now: Instant) -> Vec<Effect> {
         let before = std::mem::replace(&mut self.published, self.generation);

@@ -19,9 +19,17 @@ impl Engine {
         self.paths.expire(&mut self.state, now);
         if self.publisher.is_due(self.state.has_pending(), self.state.urgent, now) {
             self.publish(now);
+        } else if self.publisher.is_behind() && !self.state.has_pending() {
+            // An edit that changed nothing.
+            self.effects.extend(self.publisher.published(None, now));
         }
         if self.unsettled || self.host.deadline() <= now {
             self.unsettled = false;
+            self.mend(now);
+        }
+        if std::mem::take(&mut self.routes_seen) {
+            // Behind the devices: a route has an address as its source, and there is none while they are down.
+            self.compare_routes(now);
             self.mend(now);
         }
         if self.state.urgent {
@@ -79,6 +87,7 @@ impl Engine {
         }
         if !self.host.may_change() && steps != Steps::default() {
             self.compare_routes(self.started);
+            self.unsettled = true;
         }
         steps
     }
@@ -97,7 +106,6 @@ impl Engine {
         let wish = Wish { state: &self.state, cover: &self.covered, settings: &[] };
         let kernel = self.host.mend_routes(wish, now);
         self.effects.extend(kernel.map(|(_, effect)| effect));
-        self.unsettled = true;
     }
 
     /// What an administrator has to change beside our devices and routes, and the sources that are lost.

@@ -22,6 +22,7 @@ impl HostSide {
         wish: Wish<'_>,
         now: Instant,
     ) -> Option<(EffectId, Effect)> {
+        let touched = std::mem::take(&mut self.touched);
         let table = self.view.routes.as_ref()?;
         let sources = Arc::clone(&self.addresses);
         let wanted = self.wanted(wish, &sources);
@@ -47,9 +48,9 @@ impl HostSide {
         }
         found.add.retain(|prefix| {
             let tried = self.refused.get(prefix).is_some_and(|(_, when)| now < *when + RETRY);
-            !tried && !self.touched.contains(prefix)
+            !tried && !touched.contains(prefix)
         });
-        found.remove.retain(|prefix| !self.touched.contains(prefix));
+        found.remove.retain(|prefix| !touched.contains(prefix));
         self.route_request(&found.add, found.remove)
     }
 
