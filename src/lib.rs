@@ -10,23 +10,14 @@
 //! inbound    underlay ─▶ strip ─▶ admit ─▶ merge ─▶ device
 //! ```
 //!
-//! The map of modules, each using only those above it (`control`, `config` and `cli` use all):
+//! Two wings on a common ground; docs/architecture.md has the whole table, and `tests/architecture.rs` holds it:
 //!
-//! - [`net`]: values: prefixes, names, modes, drop reasons
-//! - [`wire`]: headers as bytes
-//! - [`offload`]: cutting and joining super-packets
-//! - [`route`]: routes, the forwarding table, its publication, the mode decision
-//! - [`encap`]: outer header templates
-//! - [`capture`]: copies of packets for whoever asks
-//! - [`metrics`]: per-worker counters
-//! - [`forward`]: the two flows, composed
-//! - [`device`]: the TUN edge
-//! - [`underlay`]: the network edge
-//! - [`pump`]: worker threads
-//! - [`source`]: where routes come from
-//! - [`control`]: the host kernel's side, the API, the daemon's life
-//! - [`config`]: the configuration file
-//! - [`cli`]: the command line
+//! - ground: [`net`] (values), [`wire`] (headers as bytes), [`sync`], [`route`] (routes and the forwarding table)
+//! - [`dataplane`]: the packet path
+//! - [`control`]: the engine, the host's side, sources, the API's server, the daemon's life
+//! - [`config`] (the file), [`api`] (types of the control API), [`client`], [`cli`] (the command line)
+//!
+//! This is a binary with a library for its own tests and benches: nothing here is promised to others.
 
 pub mod api;
 pub mod cli;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::serve::Listener;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use underpass::api::{NewPeer, PeerStatus, Reloaded, RouteEntry, RouteMode, RoutesChanged, Status};
-use underpass::control::engine::batch::Batch;
+use underpass::control::engine::edits::batch::Batch;
 use underpass::control::engine::refusal::{Kind, Refusal};
 use underpass::control::server;
 use underpass::control::server::backend::{Backend, Page, Scope};

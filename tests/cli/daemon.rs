@@ -15,9 +15,11 @@ use underpass::api::{
     Drops, Missing, NewPeer, PeerStatus, PeerUplink, PeerWay, Reloaded, RouteEntry, RouteMode, RoutesChanged,
     Status, TunnelStatus,
 };
+use underpass::client::{Client, Target};
 use underpass::control::daemon::handle::{Choices, Handle};
 use underpass::control::daemon::runner::{self, Ports};
-use underpass::control::engine::batch::Batch;
+use underpass::control::engine::edits::batch::Batch;
+use underpass::control::engine::edits::lines::Culprits;
 use underpass::control::engine::port::{Capabilities, HostRequest, HostView, Uplink};
 use underpass::control::engine::refusal::{Kind, Refusal};
 use underpass::control::engine::{Engine, Event, Page, Setup, Start, Update};
@@ -203,7 +205,11 @@ fn real(dir: &Path) -> (Handle, impl Future<Output = ()> + Send + 'static) {
                 Some((wait, answer)) = wishes.recv() => {
                     generation += 1;
                     let config = underpass::config::load(&file).map(Box::new);
-                    let config = config.map_err(|error| Refusal::new(Kind::Malformed, error.to_string()));
+                    let config = config.map_err(|errors| {
+                        let mut culprits = Culprits::default();
+                        errors.to_string().lines().for_each(|line| culprits.push(|| line.to_owned()));
+                        Refusal::of(Kind::Malformed, culprits)
+                    });
                     let update = Update::Configuration { config, view: None };
                     let event = |asked| Event::Update { source: Source::Static, generation, update, request: Some(asked) };
                     let _ = answer.send(inbox.ask(wait, event).await);
@@ -257,6 +263,11 @@ impl Daemon {
             });
         });
         Self { dir, socket, stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// The answer to a GET.
+    pub fn get(&self, path: &str) -> Value {
+        Client::new(&self.socket).get(&Target::new(path)).unwrap()
     }
 
     /// Stdout of a client command that must succeed in silence.

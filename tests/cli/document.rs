@@ -1,18 +1,21 @@
 //! docs/control-api.md against the code.
 
 use serde_json::{Value, json};
-use underpass::api::{CandidateRoute, NextHop, RouteEntry, RouteMode, RoutesChanged};
+use underpass::api::{CandidateRoute, ErrorCode, NextHop, RouteEntry, RouteMode, RoutesChanged};
 use underpass::control::server::backend::Backend;
+use underpass::control::server::refusal::status_of;
 use underpass::net::DropReason;
 
-use super::daemon::Fixed;
+use super::daemon::{self, Fixed};
 
 #[test]
 fn the_api_document_names_everything() {
     let document = include_str!("../../docs/control-api.md");
+    // Some words are codes of errors as well.
+    let (_, reasons) = document.split_once("### Drop reasons").unwrap();
     for reason in DropReason::ALL {
         let row = format!("| `{}` | ", reason.name());
-        assert_eq!(document.matches(&row).count(), 1, "{row}");
+        assert_eq!(reasons.matches(&row).count(), 1, "{row}");
     }
     let mut status = serde_json::to_value(Fixed.status()).unwrap();
     status["offloads"] = json!({});
@@ -23,19 +26,31 @@ fn the_api_document_names_everything() {
     for name in names {
         assert!(document.contains(&format!("`{name}`")), "{name} is not documented");
     }
-    for request in [
-        "GET /v1/status",
-        "GET /v1/routes",
-        "GET /v1/routes/get?address=ADDR",
-        "GET /v1/peers",
-        "GET /v1/drops",
-        "POST /v1/routes",
-        "PUT /v1/routes",
-        "DELETE /v1/routes?prefix=PREFIX",
-        "POST /v1/peers",
-        "DELETE /v1/peers/NAME",
-    ] {
-        assert!(document.contains(&format!("`{request}`")), "{request}");
+}
+
+#[test]
+fn the_api_document_names_every_request() {
+    let document = include_str!("../../docs/control-api.md");
+    let openapi = daemon::Daemon::start().get("/v1/openapi.json");
+    let paths = openapi["paths"].as_object().unwrap();
+    assert!(paths.len() > 5);
+    for (path, item) in paths {
+        for method in item.as_object().unwrap().keys() {
+            let request = format!("| `{} {}", method.to_uppercase(), path.replace("{name}", "NAME"));
+            let rows = document
+                .lines()
+                .filter(|line| line.strip_prefix(&request).is_some_and(|rest| rest.starts_with(['`', '?'])));
+            assert_eq!(rows.count(), 1, "{request}");
+        }
+    }
+}
+
+#[test]
+fn the_api_document_names_every_error() {
+    let document = include_str!("../../docs/control-api.md");
+    for code in ErrorCode::ALL {
+        let row = format!("| `{}` | {} | ", code.name(), status_of(code).as_u16());
+        assert_eq!(document.matches(&row).count(), 1, "{row}");
     }
 }
 

@@ -27,22 +27,34 @@ class Fallbacks(SharedLab):
         before = stream.received
         wait_until(lambda: stream.received > before + MIB, 10, "progress of the transfer")
 
-    def test_a_tap_that_is_set_down(self) -> None:
+    def test_a_tap_that_is_set_down_is_up_again(self) -> None:
+        self.restart(**MODES["vxlan"], tunnel={"workers": 2} | FORCED)
+        await_tap(self.lab, "n1")
+        stream = Stream(self.lab)
+        self.progress(stream)
+        self.lab.ip("n1", "link set up0-x down")
+        wait_until(lambda: ",UP" in self.lab.exec("n1", "ip", "link", "show", "up0-x").stdout, 2, "the TAP")
+        self.progress(stream)
+        received, sent = stream.finish()
+        self.assertEqual(received, sent)
+
+    def test_a_tap_that_is_deleted(self) -> None:
         for mode in ("vxlan", "ipip"):
             with self.subTest(mode):
                 self.restart(**MODES[mode], tunnel={"workers": 2} | FORCED)
                 await_tap(self.lab, "n1")
                 stream = Stream(self.lab)
                 self.progress(stream)
-                self.lab.ip("n1", "link set up0-x down")
+                self.lab.ip("n1", "link del up0-x")
                 wait_until(lambda: self.lab.status("n1")["offloads"]["tap"] == REFUSED, 5, "the fallback")
                 self.progress(stream)
                 received, sent = stream.finish()
                 self.assertEqual(received, sent)
                 self.assertGaveUp("tap", 2)
                 said = "the TAP refused a super-packet"
-                wait_until(lambda: said in self.lab.daemons["n1"].log(), 5, "a line in the log")
-                self.assertEqual(self.lab.daemons["n1"].log().split("ready;")[-1].count(said), 1, "told once")
+                log = self.lab.daemons["n1"].log
+                wait_until(lambda: said in log().split("ready;")[-1], 5, "a line in the log")
+                self.assertEqual(log().split("ready;")[-1].count(said), 1, "told once")
 
     def shrink(self, stream: Any) -> bool:
         """Makes the uplink smaller for a while; whether a segment was on its way that no longer fits. The daemon may

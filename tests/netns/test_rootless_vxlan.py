@@ -132,7 +132,7 @@ class LeftToAnAdministrator(WithoutRights):
         self.assertEqual(self.lab.ping("podA", B, count=3), 3)
         self.wait_missing()
         self.assertIn(f"no longer needed: `{command}`", daemon.log())
-        self.assertEqual(daemon.log().split("ready;")[-1].count(said), 1, "told once")
+        self.assertEqual(daemon.log().split(" INFO node n1 at ")[-1].count(said), 1, "told once")
         # Somebody takes it back.
         shell(self.lab, "n1", "ip route del 10.244.0.0/16 dev up0")
         self.wait_missing(command)

@@ -13,7 +13,7 @@ use crate::api::{
     Drops, EdgeCounters, Missing, NewPeer, PeerStatus, Reloaded, RouteEntry, RoutesChanged, Status,
     TunnelStatus,
 };
-use crate::control::engine::batch::Batch;
+use crate::control::engine::edits::batch::Batch;
 use crate::control::engine::refusal::{Kind, Refusal};
 use crate::control::engine::{Changed, Event, Page, Reply, Request, Snapshot};
 use crate::control::server::backend::Backend;

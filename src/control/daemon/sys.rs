@@ -8,12 +8,14 @@
 const MAPPED_FROM: libc::c_int = 1 << 20;
 
 /// Has large allocations mapped, however large those were that were freed before: the default
-/// threshold grows with them, and the heap below a long-lived one is never given back.
+/// threshold grows with them, and the heap below a long-lived one is never given back. All threads share one
+/// heap: what one of them frees another can use, and workers allocate nothing.
 pub fn map_large() {
     #[cfg(target_env = "gnu")]
     // SAFETY: mallopt takes two integers and is called before other threads exist.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_FROM);
+        libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }
 

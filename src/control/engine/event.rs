@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::batch::Batch;
-use super::edit::Changed;
+use super::edits::batch::Batch;
+use super::edits::edit::Changed;
 use super::port::{HostError, HostRequest, HostView, Notice, Requirement, Uplink};
 use super::refusal::Refusal;
 use crate::api::NewPeer;

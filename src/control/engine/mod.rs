@@ -10,23 +10,18 @@
 //!                         └─────snapshot────▶ readers of the API
 //! ```
 
-pub mod batch;
-mod edit;
+mod changes;
+pub mod edits;
 mod event;
 mod from_config;
-mod host_side;
 pub mod judge;
-pub mod kernel_cover;
-pub mod lines;
 mod path_mtu;
-mod peers;
 pub mod port;
 mod publisher;
+mod reached;
 mod reconcile;
 pub mod refusal;
-mod reload;
-mod requirements;
-mod roster;
+mod settle;
 mod snapshot;
 mod sources;
 mod state;
@@ -41,7 +36,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use edit::Changed;
+pub use edits::edit::Changed;
 pub use event::{
     Asked, Effect, EffectId, Event, Failure, PathMtu, Reply, Request, RequestId, TapUse, Update,
 };
@@ -51,19 +46,21 @@ pub use state::{Setup, StateError};
 
 use crate::config::Config;
 use crate::dataplane::forward::Forwarding;
-use crate::net::{Mode, Prefix};
-use crate::route::{PeerId, Source};
+use crate::net::Prefix;
+use crate::route::PeerId;
+use changes::conflicts;
 use event::PathMtu as Report;
-use host_side::{HostSide, Wish};
-use kernel_cover::{KernelCover, Steps};
 use path_mtu::PathMtus;
-use port::{HostError, HostRequest, HostView, Requirement, Table, Uplink};
+use port::{HostError, HostRequest, HostView, Table, Uplink};
 use publisher::Publisher;
-use refusal::Refusal;
+use reconcile::host_side::HostSide;
+use reconcile::kernel_cover::KernelCover;
 use snapshot::Beside;
 use sources::Sources;
 use state::State;
 
+/// Routes whose loss frees memory worth giving back.
+const MANY: usize = 50_000;
 /// What is said of the TAP where it serves no peer.
 const NO_PEER: &str = "off: no peer is reached by what it carries";
 
@@ -200,221 +197,6 @@ impl Engine {
         self.host.take_down()
     }
 
-    /// Everything that follows from what has just happened, in the order in which it has to be done:
-    /// packets first, then the kernel.
-    fn settle(&mut self, now: Instant) {
-        self.paths.expire(&mut self.state, now);
-        if self.publisher.is_due(self.state.has_pending(), self.state.urgent, now) {
-            self.publish(now);
-        }
-        if self.unsettled || self.host.deadline() <= now {
-            self.unsettled = false;
-            self.mend(now);
-        }
-        if self.state.urgent {
-            // The MTU of the TUN turned out to be another one.
-            self.publish(now);
-        }
-        let (state, uplink) = (&self.state, &self.uplink);
-        let (covered, may) = (&self.covered, self.host.may_change());
-        let tap = self.host.tap().map(str::to_owned);
-        let everything = || port::Look {
-            tun: state.config.tunnel.device.clone(),
-            tap,
-            uplink: uplink.name.clone(),
-            routes: Some(match may {
-                true => port::Interest::overlapping(covered.iter().copied()),
-                false => port::Interest::All,
-            }),
-        };
-        let look = self.host.look(now, everything);
-        self.effects.extend(look);
-    }
-
-    /// Publishes everything that is pending, and has the kernel's routes follow.
-    fn publish(&mut self, now: Instant) {
-        let steps = self.next_cover();
-        match self.state.publish() {
-            Ok(forwarding) => {
-                self.effects.extend(forwarding.map(|table| Effect::Publish(Box::new(table))));
-                for id in self.leaving.drain(..) {
-                    Arc::make_mut(&mut self.state.roster).release(id);
-                }
-                let kernel = self.host.change_routes(&steps.add, steps.remove);
-                let id = kernel.as_ref().map(|(id, _)| *id);
-                self.effects.extend(kernel.map(|(_, effect)| effect));
-                self.effects.extend(self.publisher.published(id, now));
-            }
-            Err(full) => {
-                tracing::error!("the packet path keeps its old routes: {full}");
-                self.effects.extend(self.publisher.refused(&full.to_string(), now));
-            }
-        }
-    }
-
-    /// Brings the cover up to date with what is pending.
-    fn next_cover(&mut self) -> Steps {
-        let steps = match (&self.state.pending, self.state.new_pools.take()) {
-            (edit::Pending::Nothing, _) => return Steps::default(),
-            (_, Some(pools)) => self.cover.follow_pools(pools, &self.state.rib),
-            (edit::Pending::Everything, None) => self.cover.renew(&self.state.rib),
-            (edit::Pending::Some(changed), None) => self.cover.update(&self.state.rib, changed),
-        };
-        self.covered.extend(&steps.add);
-        for prefix in &steps.remove {
-            self.covered.remove(prefix);
-        }
-        if !self.host.may_change() && steps != Steps::default() {
-            self.compare_routes(self.started);
-        }
-        steps
-    }
-
-    /// Compares the devices with what they should be.
-    fn mend(&mut self, now: Instant) {
-        let settings = self.settings();
-        let wish = Wish { state: &self.state, cover: &self.covered, settings: &settings };
-        let (effects, held) = self.host.mend_devices(wish, now);
-        self.effects.extend(effects);
-        self.state.hold_mtu(held);
-    }
-
-    /// Compares the kernel's routes with what should point at the TUN.
-    fn compare_routes(&mut self, now: Instant) {
-        let wish = Wish { state: &self.state, cover: &self.covered, settings: &[] };
-        let kernel = self.host.mend_routes(wish, now);
-        self.effects.extend(kernel.map(|(_, effect)| effect));
-        self.unsettled = true;
-    }
-
-    /// What an administrator has to change beside our devices and routes, and the sources that are lost.
-    fn settings(&self) -> Vec<Requirement> {
-        let mut needs = needs(&self.state.config, &self.uplink.name);
-        needs.ipip |= !self.state.peers_by(Mode::Ipip).is_empty();
-        needs.direct |= !self.state.peers_by(Mode::Direct).is_empty();
-        judge::judge_settings(&needs, &self.host.view().settings).requirements().collect()
-    }
-
-    /// A source says something.
-    fn update(
-        &mut self,
-        (source, generation): (Source, u64),
-        update: Update,
-        asked: Option<Asked>,
-        now: Instant,
-    ) {
-        if !self.sources.advance(source, generation) {
-            tracing::debug!("an old update of the source {} is passed over", source.name());
-            let done = self.publisher.edited(asked, Reply::Updated);
-            self.effects.extend(done);
-            return;
-        }
-        if let Update::Lost(why) = update {
-            if self.sources.lose(source, why.clone()) {
-                tracing::warn!("source {}: lost, its routes stay: {why}", source.name());
-            }
-            return;
-        }
-        if self.sources.found(source) {
-            tracing::info!("source {}: found again", source.name());
-        }
-        let before = self.state.rib.len();
-        let second = self.second(now);
-        let done = match update {
-            Update::Configuration { config, view } => self.follow_config(config, view.as_deref(), now),
-            Update::Changes(mut batch) => self.state.edit(source, &mut batch, second).map(|_| Reply::Updated),
-            Update::Everything(mut batch) => {
-                self.state.replace(source, &mut batch, second).map(|_| Reply::Updated)
-            }
-            Update::Withdrawn => {
-                self.state.withdraw(source);
-                Ok(Reply::Updated)
-            }
-            Update::Lost(_) => Ok(Reply::Updated),
-        };
-        self.answer(asked, done, before);
-    }
-
-    /// A client wants something changed. Where the daemon cannot change the kernel's routes, that is judged
-    /// by what they are from now on.
-    fn request(&mut self, asked: Asked, request: Request, now: Instant) {
-        if self.host.may_change() || matches!(request, Request::DeletePeer(_)) {
-            self.execute(asked, request, now);
-        } else {
-            let look = self.host.look_at_once(now);
-            self.deferred.push((look, asked, request));
-        }
-    }
-
-    fn execute(&mut self, asked: Asked, request: Request, now: Instant) {
-        let (before, second) = (self.state.rib.len(), self.second(now));
-        let done = match request {
-            Request::Edit(mut batch) => self
-                .state
-                .edit(Source::Control, &mut batch, second)
-                .map(|changed| Reply::Routes(changed, self.state.rib.len())),
-            Request::Replace(mut batch) => {
-                let changed = self.state.replace(Source::Control, &mut batch, second);
-                changed.map(|changed| Reply::Routes(changed, self.state.rib.len()))
-            }
-            Request::AddPeer(peer) => {
-                self.state.add_peer(&peer, second).map(|()| Reply::PeerAdded(peer.name.clone()))
-            }
-            Request::DeletePeer(name) => self.state.delete_peer(&name).map(|id| {
-                self.leaving.push(id);
-                Reply::PeerDeleted
-            }),
-        };
-        self.answer(Some(asked), done, before);
-    }
-
-    /// Answers now or once the change is published. `before` is the number of prefixes before it.
-    fn answer(&mut self, asked: Option<Asked>, done: Result<Reply, Refusal>, before: usize) {
-        /// Routes whose loss frees memory worth giving back.
-        const MANY: usize = 50_000;
-        match (done, asked) {
-            (Ok(reply), asked) => {
-                self.unsettled |= self.state.urgent;
-                if before.saturating_sub(self.state.rib.len()) > MANY {
-                    self.effects.push(Effect::Shrunk);
-                }
-                let answer = self.publisher.edited(asked, reply);
-                self.effects.extend(answer);
-            }
-            (Err(refusal), Some(asked)) => self.effects.push(Effect::Answer(asked.id, Err(refusal))),
-            (Err(_), None) => {}
-        }
-    }
-
-    /// Follows another configuration, if nothing speaks against it: what a start would refuse is refused.
-    fn follow_config(
-        &mut self,
-        config: Result<Box<Config>, Refusal>,
-        view: Option<&HostView>,
-        now: Instant,
-    ) -> Result<Reply, Refusal> {
-        let second = self.second(now);
-        let done = config.and_then(|config| {
-            let mut against: Vec<String> = Vec::new();
-            if let Some(view) = view {
-                let needs = needs(&config, &self.uplink.name);
-                let verdict = judge::judge_settings(&needs, &view.settings);
-                against.extend(verdict.errors.iter().map(ToString::to_string));
-                against.extend(conflicts(&config, view).iter().map(ToString::to_string));
-            }
-            self.state.reload(*config, against.into_iter(), second)
-        });
-        self.reloaded = done.is_ok();
-        match done {
-            Ok(gone) => {
-                self.leaving.extend(gone);
-                self.host.look_at_once(now);
-                Ok(Reply::Reloaded { peers: self.state.roster.len(), routes: self.state.rib.len() })
-            }
-            Err(refusal) => Err(refusal),
-        }
-    }
-
     fn follow_uplink(&mut self, uplink: Uplink) {
         if uplink.index != self.uplink.index {
             self.state.move_to(uplink.index);
@@ -449,7 +231,9 @@ impl Engine {
     /// A look has ended.
     fn observed(&mut self, id: EffectId, view: Option<Box<HostView>>, now: Instant) {
         let routes = view.as_ref().is_some_and(|view| view.routes.is_some());
-        self.host.observed(id, view, now);
+        if self.host.observed(id, view, now) > MANY {
+            self.effects.push(Effect::Shrunk);
+        }
         if routes {
             self.take_kernel_table();
             self.compare_routes(now);
@@ -509,23 +293,4 @@ pub enum StartError {
 
 fn lines(errors: &[HostError]) -> String {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  ")
-}
-
-/// The routes of others that keep out what `config` needs.
-fn conflicts(config: &Config, view: &HostView) -> Vec<HostError> {
-    let (Some(table), Some(tun)) = (&view.routes, &view.tun) else { return Vec::new() };
-    let pools = from_config::foreign_pools(config);
-    let subnets = config.peers.iter().flat_map(|peer| peer.subnets.iter().copied());
-    let outside: BTreeSet<Prefix> =
-        subnets.filter(|subnet| !pools.iter().any(|pool| pool.covers(*subnet))).collect();
-    let widest = |prefix: &Prefix| !prefix.and_wider().skip(1).any(|wider| outside.contains(&wider));
-    let widest: Vec<Prefix> = outside.iter().copied().filter(widest).collect();
-    let wanted: BTreeSet<Prefix> = pools.iter().copied().chain(widest).collect();
-    let conflict = |prefix: &Prefix| {
-        let in_place = table.of(*prefix).iter().any(|route| route.device == Some(tun.link.index));
-        let found = table.conflict(*prefix, tun.link.index).filter(|_| !in_place)?;
-        let (device, existing) = (tun.link.name.clone(), found.describe(&table.names));
-        Some(HostError::RouteConflict { prefix: *prefix, device, existing })
-    };
-    wanted.iter().filter_map(conflict).collect()
 }

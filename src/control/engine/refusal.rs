@@ -1,6 +1,6 @@
 //! Why the daemon does not do what it was asked to.
 
-use crate::control::engine::lines::Culprits;
+use crate::control::engine::edits::lines::Culprits;
 
 /// A request that changed nothing.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]

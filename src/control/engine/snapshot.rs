@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::lines;
+use super::edits::lines;
+use super::edits::roster::Roster;
 use super::port::Requirement;
-use super::roster::Roster;
-use super::state::{Reached, State, decide};
+use super::reached::{Reached, decide};
+use super::state::State;
 use crate::api::{CandidateRoute, NextHop, PeerStatus, PeerUplink, PeerWay, RouteEntry, RouteMode};
 use crate::config::Config;
 use crate::dataplane::forward::{Choice, Peer, Underlay};

@@ -4,16 +4,16 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::edit::Pending;
+use super::edits::pending::Pending;
+use super::edits::roster::Roster;
 use super::from_config::{foreign_pools, peer, scope, tun_mtu, underlay};
 use super::port::{Capabilities, Table};
-use super::roster::Roster;
+use super::reached::Reached;
 use crate::config::Config;
 use crate::dataplane::encap::frame::Hop;
 use crate::dataplane::forward::{Compiler, Forwarding, Inputs, Peer, Scope, TapLink, Underlay, Way};
-use crate::dataplane::packet::Family;
 use crate::net::{Mode, Prefix};
-use crate::route::{Decision, EncapPolicy, HopsFull, PeerId, Rib, RouteError, Source, Target};
+use crate::route::{EncapPolicy, HopsFull, PeerId, Rib, RouteError, Source, Target};
 
 /// What is known before there is any state.
 #[derive(Clone, Copy, Debug)]
@@ -65,24 +65,6 @@ pub struct State {
     held_mtu: Option<u16>,
     /// Where the kernel sends packets, where the daemon may not change that.
     kernel: Option<KernelTable>,
-}
-
-/// Underlay addresses of the peers that some route reaches, by mode.
-#[derive(Debug, Default)]
-pub(super) struct Reached {
-    ipip: BTreeSet<IpAddr>,
-    vxlan: BTreeSet<IpAddr>,
-    direct: BTreeSet<IpAddr>,
-}
-
-impl Reached {
-    pub(super) fn by(&self, mode: Mode) -> &BTreeSet<IpAddr> {
-        match mode {
-            Mode::Ipip => &self.ipip,
-            Mode::Vxlan => &self.vxlan,
-            Mode::Direct => &self.direct,
-        }
-    }
 }
 
 /// The kernel's routes, for a daemon that cannot change them.
@@ -377,18 +359,6 @@ impl State {
                 .take_while(|route| prefix.covers(route.prefix))
                 .any(|route| to_peers(route.target))
     }
-}
-
-/// The owning peers and the decision for each for addresses in `prefix`; empty for our own.
-pub(super) fn decide<'a>(
-    rib: &'a Rib,
-    peers: &'a [Peer],
-    policy: &'a EncapPolicy,
-    prefix: Prefix,
-    target: &'a Target,
-) -> impl Iterator<Item = (&'a Peer, Decision)> {
-    let owners = rib.peers(target).iter().filter_map(|id| peers.get(usize::from(id.0)));
-    owners.map(move |peer| (peer, policy.decide(prefix, peer.next_hop(Family::of(prefix.address())).0)))
 }
 
 #[cfg(test)]

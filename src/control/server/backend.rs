@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::api::{NewPeer, PeerStatus, Reloaded, RouteEntry, RoutesChanged, Status};
 use crate::control::engine::Page;
-use crate::control::engine::batch::Batch;
+use crate::control::engine::edits::batch::Batch;
 use crate::control::engine::refusal::Refusal;
 use crate::dataplane::observe::capture::Hub;
 use crate::net::Prefix;

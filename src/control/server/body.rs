@@ -12,8 +12,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
-use crate::control::engine::batch::Batch;
-use crate::control::engine::lines::{Kinds, Reader};
+use crate::control::engine::edits::batch::Batch;
+use crate::control::engine::edits::lines::{Kinds, Reader};
 use crate::control::engine::refusal::{Kind, Refusal};
 
 /// Bytes of a text of routes; about fifteen million of them.

@@ -14,8 +14,8 @@ use super::backend::Backend;
 use super::body::query_of;
 use super::{Api, body};
 use crate::api::{NewPeer, PeerDeleted, PeerStatus, Reloaded, RouteChanges, RoutesChanged};
-use crate::control::engine::batch::{Batch, Places, TooManySets};
-use crate::control::engine::lines::{Culprits, Kinds, parse_prefix};
+use crate::control::engine::edits::batch::{Batch, Places, TooManySets};
+use crate::control::engine::edits::lines::{Culprits, Kinds, parse_prefix};
 use crate::control::engine::refusal::{Kind, Refusal};
 use crate::control::server::progress::Progress;
 

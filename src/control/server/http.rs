@@ -5,7 +5,7 @@
 //! for that. The number of connections is capped; when the cap is reached the one that moved
 //! nothing for longest is closed, because a well-behaved client is never still for long. So a
 //! thousand idle connections cost a newcomer nothing, and a long upload not its life. A handler may
-//! say that its client waits for it ([`Progress::working`]).
+//! say that its client waits for it (`Progress::working`).
 //! `axum::serve` offers none of these limits, hence the loop here.
 
 use std::pin::pin;
@@ -31,7 +31,7 @@ use super::progress::{Metered, Progress};
 /// What a listener grants its clients.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Simultaneous connections; one more closes the oldest.
+    /// Simultaneous connections; one more closes the one that moved nothing for longest.
     pub connections: usize,
     /// Time from the connection to the end of the request header.
     pub header: Duration,

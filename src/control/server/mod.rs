@@ -12,6 +12,7 @@ pub mod http;
 mod listing;
 pub mod metrics_http;
 mod openapi;
+mod operation;
 mod progress;
 mod reading;
 pub mod refusal;

@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 
 use super::Api;
-use super::openapi::Operation;
+use super::operation::Operation;
 use super::refusal::respond;
 use crate::api::ErrorCode;
 

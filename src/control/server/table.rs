@@ -2,7 +2,7 @@
 //! of it. The router, the texts of 404 and 405, `Allow` and the OpenAPI document are made from it.
 
 use super::backend::Backend;
-use super::openapi::Operation;
+use super::operation::Operation;
 use super::request::Request;
 use super::request::Verb::{Delete, Get, Post, Put};
 use super::{capture, changes, listing, reading};

@@ -22,7 +22,7 @@ use crate::api::{
     Drops, ErrorCode, NewPeer, PeerStatus, Reloaded, RouteEntry, RouteMode, RoutesChanged, Status,
 };
 use crate::control::engine::Page;
-use crate::control::engine::batch::Batch;
+use crate::control::engine::edits::batch::Batch;
 use crate::control::engine::refusal::{Kind, Refusal};
 use crate::dataplane::observe::Counters;
 use crate::dataplane::observe::capture::Hub;

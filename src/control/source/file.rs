@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::{self, Config, ConfigErrors};
-use crate::control::engine::lines::Culprits;
+use crate::control::engine::edits::lines::Culprits;
 use crate::control::engine::port::{HostRequest, HostView};
 use crate::control::engine::refusal::{Kind, Refusal};
 use crate::control::engine::{Asked, Event, Update, look};

@@ -9,12 +9,12 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::edit::Pending;
-use super::from_config::{foreign_pools, marking, scope};
-use super::lines::Culprits;
-use super::refusal::{Kind, Refusal};
-use super::state::State;
 use crate::config::Config;
+use crate::control::engine::edits::lines::Culprits;
+use crate::control::engine::edits::pending::Pending;
+use crate::control::engine::from_config::{foreign_pools, marking, scope};
+use crate::control::engine::refusal::{Kind, Refusal};
+use crate::control::engine::state::State;
 use crate::net::Prefix;
 use crate::route::{EncapPolicy, PeerId, Route, Source, Target};
 
@@ -24,7 +24,7 @@ impl State {
     ///
     /// # Errors
     /// Everything that speaks against it; nothing has changed then.
-    pub(super) fn reload(
+    pub(in crate::control::engine) fn reload(
         &mut self,
         new: Config,
         host: impl Iterator<Item = String>,
@@ -48,7 +48,7 @@ impl State {
     }
 
     /// Follows `new`, about which everything has been judged. Returns the peers that went.
-    pub(super) fn follow(&mut self, new: Config, now: u32) -> Vec<PeerId> {
+    pub(in crate::control::engine) fn follow(&mut self, new: Config, now: u32) -> Vec<PeerId> {
         let gone = self.forget_unlisted(&new);
         self.place(&new);
         self.load_static(&new, now);

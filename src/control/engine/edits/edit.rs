@@ -3,11 +3,12 @@
 //! An edit changes the routes at once, where `route get` sees it, and the table of the workers a
 //! moment later, when [`State::publish`] takes everything that is pending.
 
-use super::batch::{Batch, Change};
-use super::lines::Culprits;
-use super::refusal::{Kind, Refusal};
-use super::state::State;
 use crate::config;
+use crate::control::engine::edits::batch::{Batch, Change};
+use crate::control::engine::edits::lines::Culprits;
+use crate::control::engine::edits::pending::Pending;
+use crate::control::engine::refusal::{Kind, Refusal};
+use crate::control::engine::state::State;
 use crate::dataplane::forward::MIN_MTU;
 use crate::dataplane::packet::Family;
 use crate::net::Prefix;
@@ -16,29 +17,6 @@ use crate::wire::ipv6;
 
 /// From so many changes on it may be quicker to compile everything anew.
 const MANY: usize = 4096;
-
-/// What was edited and not yet published.
-#[derive(Debug, Default)]
-pub enum Pending {
-    /// Nothing.
-    #[default]
-    Nothing,
-    /// The routes of these prefixes.
-    Some(Vec<Prefix>),
-    /// So much that everything is compiled anew.
-    Everything,
-}
-
-impl Pending {
-    /// Notes that the route of `prefix` changed.
-    pub fn add(&mut self, prefix: Prefix) {
-        match self {
-            Self::Nothing => *self = Self::Some(vec![prefix]),
-            Self::Some(prefixes) => prefixes.push(prefix),
-            Self::Everything => {}
-        }
-    }
-}
 
 /// What an edit did.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -165,7 +143,7 @@ impl State {
     }
 
     /// Whether another node may own `prefix`.
-    pub(super) fn claimable(&self, prefix: Prefix) -> Result<(), String> {
+    pub(in crate::control::engine) fn claimable(&self, prefix: Prefix) -> Result<(), String> {
         config::for_pods(prefix)?;
         if self.rib.exact(prefix).is_some_and(|route| route.target == Target::Local) {
             return Err(format!("{prefix} is this node's own subnet; its pods are here"));
@@ -211,7 +189,7 @@ fn twice_given(batch: &Batch, first: Change, prefix: Prefix) -> String {
 }
 
 /// What to say about a name that nobody has.
-pub(super) fn unknown_peer(name: &str) -> String {
+pub(in crate::control::engine) fn unknown_peer(name: &str) -> String {
     let name: String = name.chars().take(64).collect();
     format!("no peer is called \"{name}\"; `underpass peer list` shows all")
 }

@@ -2,13 +2,13 @@
 
 use std::net::IpAddr;
 
-use super::super::refusal::Kind;
-use super::super::sample::Node;
 use super::{Batch, Changed};
 use crate::api::NewPeer;
 use crate::config;
-use crate::control::engine::batch::Places;
-use crate::control::engine::lines::{Kinds, Reader};
+use crate::control::engine::edits::batch::Places;
+use crate::control::engine::edits::lines::{Kinds, Reader};
+use crate::control::engine::refusal::Kind;
+use crate::control::engine::sample::Node;
 use crate::route::{NextHop, Source};
 
 const CONFIG: &str = r#"

@@ -9,7 +9,7 @@
 
 use std::fmt::Write;
 
-use super::batch::{Batch, Places};
+use crate::control::engine::edits::batch::{Batch, Places};
 use crate::net::Prefix;
 
 /// Bytes of the longest line.

@@ -5,52 +5,49 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::event::{Effect, EffectId, Failure};
-use super::port::{
+use crate::control::engine::event::{Effect, EffectId, Failure};
+use crate::control::engine::port::{
     Capabilities, DeviceView, HostError, HostRequest, HostView, LinkChange, Look, Notice, Requirement,
-    TunRoute,
 };
-use super::reconcile::devices::{self, Desired, Key, Role};
-use super::reconcile::looks::Looks;
-use super::reconcile::mender::Mender;
-use super::reconcile::routes::{self, Wanted};
-use super::requirements::Requirements;
-use super::state::State;
+use crate::control::engine::reconcile::devices::{self, Desired, Key, Role};
+use crate::control::engine::reconcile::looks::Looks;
+use crate::control::engine::reconcile::mender::Mender;
+use crate::control::engine::reconcile::requirements::Requirements;
+
+use crate::control::engine::state::State;
 use crate::net::Prefix;
 
 /// Refused routes that are remembered, so that each is shown once.
 const REMEMBERED: usize = 10_000;
-/// After this time a refused route is tried again.
-const RETRY: Duration = Duration::from_secs(30);
 
 /// What is known of the host and wanted of it.
 #[derive(Debug)]
-pub(super) struct HostSide {
-    capabilities: Capabilities,
+pub(in crate::control::engine) struct HostSide {
+    pub(super) capabilities: Capabilities,
     /// Addresses on the TUN.
-    addresses: Arc<[IpAddr]>,
+    pub(super) addresses: Arc<[IpAddr]>,
     /// Name of the TAP, where there is one.
-    tap: Option<String>,
-    view: HostView,
-    looks: Looks,
-    mender: Mender,
-    requirements: Requirements,
-    strangers: Vec<Requirement>,
+    pub(super) tap: Option<String>,
+    pub(super) view: HostView,
+    pub(super) looks: Looks,
+    pub(super) mender: Mender,
+    pub(super) requirements: Requirements,
+    pub(super) strangers: Vec<Requirement>,
     /// What is wrong with the kernel's routes, as of the last comparison.
-    route_requirements: Vec<Requirement>,
+    pub(super) route_requirements: Vec<Requirement>,
     /// Routes that the kernel refused, why, and when.
-    refused: HashMap<Prefix, (HostError, Instant)>,
-    asked: HashMap<EffectId, Open>,
-    last_id: u64,
+    pub(super) refused: HashMap<Prefix, (HostError, Instant)>,
+    pub(super) asked: HashMap<EffectId, Open>,
+    pub(super) last_id: u64,
     /// Destinations that were changed since the look under way began: it says nothing of them.
-    touched: BTreeSet<Prefix>,
-    again: Option<Instant>,
-    own: Own,
+    pub(super) touched: BTreeSet<Prefix>,
+    pub(super) again: Option<Instant>,
+    pub(super) own: Own,
 }
 
 /// A request without an answer.
 #[derive(Debug)]
-enum Open {
+pub(super) enum Open {
     Mend(Key, HostRequest),
     Routes,
     Look,
@@ -58,14 +55,14 @@ enum Open {
 
 /// What was changed and has to be taken back.
 #[derive(Debug, Default)]
-struct Own {
+pub(super) struct Own {
     addresses: Vec<IpAddr>,
     brought_up: bool,
 }
 
 /// How the TUN should be, and what should point at it.
 #[derive(Clone, Copy)]
-pub(super) struct Wish<'a> {
+pub(in crate::control::engine) struct Wish<'a> {
     pub state: &'a State,
     pub cover: &'a BTreeSet<Prefix>,
     /// What an administrator has to change beside.
@@ -74,7 +71,7 @@ pub(super) struct Wish<'a> {
 
 impl HostSide {
     /// The host as `view` shows it, looked at just now.
-    pub(super) fn new(
+    pub(in crate::control::engine) fn new(
         capabilities: Capabilities,
         addresses: Vec<IpAddr>,
         tap: Option<String>,
@@ -101,42 +98,47 @@ impl HostSide {
     }
 
     /// The last observation.
-    pub(super) fn view(&self) -> &HostView {
+    pub(in crate::control::engine) fn view(&self) -> &HostView {
         &self.view
     }
 
     /// Whether the daemon may change the host.
-    pub(super) fn may_change(&self) -> bool {
+    pub(in crate::control::engine) fn may_change(&self) -> bool {
         self.capabilities.net_admin
     }
 
     /// What is left to an administrator, strangers at our devices first.
-    pub(super) fn open(&self) -> Arc<[Requirement]> {
+    pub(in crate::control::engine) fn open(&self) -> Arc<[Requirement]> {
         self.requirements.open()
     }
 
     /// Name of the TAP, where there is one.
-    pub(super) fn tap(&self) -> Option<&str> {
+    pub(in crate::control::engine) fn tap(&self) -> Option<&str> {
         self.tap.as_deref()
     }
 
     /// Whether the host has answered everything.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(in crate::control::engine) fn is_idle(&self) -> bool {
         self.asked.is_empty()
     }
 
     /// Index of the TUN; 0, which no interface has, when it is gone.
-    pub(super) fn tun_index(&self) -> u32 {
+    pub(in crate::control::engine) fn tun_index(&self) -> u32 {
         self.view.tun.as_ref().map_or(0, |tun| tun.link.index)
     }
 
     /// Others are at our devices.
-    pub(super) fn set_strangers(&mut self, strangers: Vec<Requirement>) {
+    pub(in crate::control::engine) fn set_strangers(&mut self, strangers: Vec<Requirement>) {
         self.strangers = strangers;
     }
 
     /// The kernel told of a change.
-    pub(super) fn notice(&mut self, notice: Notice, cover: &BTreeSet<Prefix>, now: Instant) {
+    pub(in crate::control::engine) fn notice(
+        &mut self,
+        notice: Notice,
+        cover: &BTreeSet<Prefix>,
+        now: Instant,
+    ) {
         let tun = self.tun_index();
         let ours =
             |index: u32| index == tun || self.view.tap.as_ref().is_some_and(|tap| tap.link.index == index);
@@ -154,17 +156,21 @@ impl HostSide {
     }
 
     /// Has the host looked at from now on. Returns the number of that look.
-    pub(super) fn look_at_once(&mut self, now: Instant) -> u64 {
+    pub(in crate::control::engine) fn look_at_once(&mut self, now: Instant) -> u64 {
         self.looks.at_once(now)
     }
 
     /// The number of the last look at everything that has begun.
-    pub(super) fn looks_begun(&self) -> u64 {
+    pub(in crate::control::engine) fn looks_begun(&self) -> u64 {
         self.looks.begun
     }
 
     /// Begins a look if one is due; `everything` is what to look at.
-    pub(super) fn look(&mut self, now: Instant, everything: impl FnOnce() -> Look) -> Option<Effect> {
+    pub(in crate::control::engine) fn look(
+        &mut self,
+        now: Instant,
+        everything: impl FnOnce() -> Look,
+    ) -> Option<Effect> {
         let full = self.looks.begin(now)?;
         let mut look = everything();
         if full {
@@ -175,20 +181,33 @@ impl HostSide {
         Some(self.ask(Open::Look, HostRequest::Observe(look)))
     }
 
-    /// A look has ended.
-    pub(super) fn observed(&mut self, id: EffectId, view: Option<Box<HostView>>, now: Instant) {
+    /// A look has ended. Returns how many routes fewer it shows than the one before.
+    pub(in crate::control::engine) fn observed(
+        &mut self,
+        id: EffectId,
+        view: Option<Box<HostView>>,
+        now: Instant,
+    ) -> usize {
         self.asked.remove(&id);
         let took = view.as_ref().map_or_else(Default::default, |view| view.took);
         self.looks.end(took, now);
-        let Some(mut view) = view else { return };
+        let Some(mut view) = view else { return 0 };
+        let len = |view: &HostView| view.routes.as_ref().map_or(0, |table| table.routes().len());
+        let before = len(&self.view);
         if view.routes.is_none() {
             view.routes = self.view.routes.take();
         }
         self.view = *view;
+        before.saturating_sub(len(&self.view))
     }
 
     /// A request has ended. Returns whether it was about routes.
-    pub(super) fn ended(&mut self, id: EffectId, failures: Vec<Failure>, now: Instant) -> bool {
+    pub(in crate::control::engine) fn ended(
+        &mut self,
+        id: EffectId,
+        failures: Vec<Failure>,
+        now: Instant,
+    ) -> bool {
         if failures.iter().any(|failure| failure.error.errno() == Some(libc::EPERM)) {
             self.capabilities.net_admin = false;
         }
@@ -249,7 +268,11 @@ impl HostSide {
 
     /// Compares the devices with what they should be. Returns what mends them, and the MTU of the TUN where
     /// that is for others to set.
-    pub(super) fn mend_devices(&mut self, wish: Wish<'_>, now: Instant) -> (Vec<Effect>, Option<u16>) {
+    pub(in crate::control::engine) fn mend_devices(
+        &mut self,
+        wish: Wish<'_>,
+        now: Instant,
+    ) -> (Vec<Effect>, Option<u16>) {
         let addresses = Arc::clone(&self.addresses);
         let desired =
             Desired { mtu: wish.state.wanted_mtu(), addresses: &addresses, tap: self.tap.as_deref() };
@@ -273,87 +296,14 @@ impl HostSide {
         (effects, held)
     }
 
-    /// Compares the kernel's routes, as last looked at, with what should point at the TUN. Returns what
-    /// mends them, where the daemon may.
-    pub(super) fn mend_routes(&mut self, wish: Wish<'_>, now: Instant) -> Option<(EffectId, Effect)> {
-        let table = self.view.routes.as_ref()?;
-        let sources = Arc::clone(&self.addresses);
-        let wanted = self.wanted(wish, &sources);
-        let mut found = routes::differences(wanted, table, |prefix| wish.state.is_to_peers(prefix));
-        if !self.may_change() {
-            let inside = found.foreign.into_iter().filter(|(prefix, _)| !wish.cover.contains(prefix));
-            let inside = inside.map(|(_, requirement)| requirement);
-            self.route_requirements = routes::commands(wanted, table).into_iter().chain(inside).collect();
-            return None;
-        }
-        // What is in the way explains a refusal better than its error does.
-        let missing: BTreeSet<Prefix> = found.add.iter().copied().collect();
-        self.refused.retain(|prefix, _| missing.contains(prefix));
-        self.route_requirements = found.foreign.into_iter().map(|(_, requirement)| requirement).collect();
-        let refused = self.refused.iter().map(|(prefix, (error, _))| Requirement {
-            what: format!("packets for {prefix} do not reach the tunnel: {error}"),
-            command: format!("ip route add {prefix} dev {}", wanted.device),
-        });
-        self.route_requirements.extend(refused);
-        if self.view.tun.as_ref().is_none_or(|tun| !tun.link.up) {
-            // Without the up flag there can be no routes.
-            return None;
-        }
-        found.add.retain(|prefix| {
-            let tried = self.refused.get(prefix).is_some_and(|(_, when)| now < *when + RETRY);
-            !tried && !self.touched.contains(prefix)
-        });
-        found.remove.retain(|prefix| !self.touched.contains(prefix));
-        self.route_request(&found.add, found.remove)
-    }
-
-    /// Changes the kernel's routes by `add` and `remove`; `None` when that is nothing.
-    pub(super) fn change_routes(
-        &mut self,
-        add: &[Prefix],
-        remove: Vec<Prefix>,
-    ) -> Option<(EffectId, Effect)> {
-        for prefix in &remove {
-            self.refused.remove(prefix);
-        }
-        if !self.may_change() {
-            return None;
-        }
-        self.route_request(add, remove)
-    }
-
-    fn route_request(&mut self, add: &[Prefix], remove: Vec<Prefix>) -> Option<(EffectId, Effect)> {
-        if add.is_empty() && remove.is_empty() {
-            return None;
-        }
-        if self.looks.is_running() {
-            self.touched.extend(add.iter().chain(&remove));
-        }
-        let add = add.iter().map(|prefix| self.route(*prefix)).collect();
-        let request = HostRequest::Routes { index: self.tun_index(), add, remove };
-        let effect = self.ask(Open::Routes, request);
-        Some((EffectId(self.last_id), effect))
-    }
-
-    /// The route that points `prefix` at the TUN.
-    fn route(&self, prefix: Prefix) -> TunRoute {
-        let source = self.addresses.iter().copied().find(|source| source.is_ipv4() == prefix.is_ipv4());
-        TunRoute { prefix, source }
-    }
-
-    fn wanted<'a>(&self, wish: Wish<'a>, sources: &'a [IpAddr]) -> Wanted<'a> {
-        let (device, index) = (wish.state.config.tunnel.device.as_str(), self.tun_index());
-        Wanted { device, index, cover: wish.cover, sources }
-    }
-
     /// When something has to be done again.
-    pub(super) fn deadline(&self) -> Instant {
+    pub(in crate::control::engine) fn deadline(&self) -> Instant {
         let looks = self.looks.deadline();
         self.again.map_or(looks, |again| again.min(looks))
     }
 
     /// Everything of ours, to be taken back at the end.
-    pub(super) fn take_down(&mut self) -> Vec<HostRequest> {
+    pub(in crate::control::engine) fn take_down(&mut self) -> Vec<HostRequest> {
         let Some(tun) = self.view.tun.take() else { return Vec::new() };
         let (index, name) = (tun.link.index, tun.link.name.clone());
         let mut requests = vec![HostRequest::FlushRoutes { index, name: name.clone() }];
@@ -366,7 +316,7 @@ impl HostSide {
         requests
     }
 
-    fn ask(&mut self, open: Open, request: HostRequest) -> Effect {
+    pub(super) fn ask(&mut self, open: Open, request: HostRequest) -> Effect {
         self.last_id += 1;
         let id = EffectId(self.last_id);
         self.asked.insert(id, open);

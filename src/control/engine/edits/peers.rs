@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 
-use super::edit::unknown_peer;
-use super::refusal::{Kind, Refusal};
-use super::state::State;
 use crate::api::NewPeer;
 use crate::config;
-use crate::control::engine::lines::{Culprits, parse_prefix};
+use crate::control::engine::edits::edit::unknown_peer;
+use crate::control::engine::edits::lines::{Culprits, parse_prefix};
+use crate::control::engine::refusal::{Kind, Refusal};
+use crate::control::engine::state::State;
 use crate::dataplane::forward::Peer;
 use crate::dataplane::observe::PeerCounters;
 use crate::net::{Mac, NodeName, Prefix};

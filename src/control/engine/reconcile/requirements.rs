@@ -3,20 +3,20 @@
 
 use std::sync::Arc;
 
-use super::port::Requirement;
+use crate::control::engine::port::Requirement;
 
 /// Requirements shown at once: once those are met, the next are shown.
 const MOST: usize = 100;
 
 /// What is open, as of the last look.
 #[derive(Debug, Default)]
-pub(super) struct Requirements {
+pub(in crate::control::engine) struct Requirements {
     open: Arc<[Requirement]>,
 }
 
 /// What a look has changed.
 #[derive(Debug, Default, Eq, PartialEq)]
-pub(super) struct Turn {
+pub(in crate::control::engine) struct Turn {
     /// Not there before.
     pub appeared: Vec<Requirement>,
     /// Not there any more.
@@ -25,12 +25,12 @@ pub(super) struct Turn {
 
 impl Requirements {
     /// What is open.
-    pub(super) fn open(&self) -> Arc<[Requirement]> {
+    pub(in crate::control::engine) fn open(&self) -> Arc<[Requirement]> {
         Arc::clone(&self.open)
     }
 
     /// Takes what is open now, in the order in which it can be done.
-    pub(super) fn set(&mut self, mut now: Vec<Requirement>) -> Turn {
+    pub(in crate::control::engine) fn set(&mut self, mut now: Vec<Requirement>) -> Turn {
         now.truncate(MOST);
         let turn = Turn {
             appeared: now.iter().filter(|one| !self.open.contains(one)).cloned().collect(),

@@ -1,0 +1,152 @@
+//! Following sources and clients: each change is judged, made, and answered.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use super::event::{Asked, Effect, Reply, Request, Update};
+use super::from_config::{foreign_pools, needs};
+use super::port::{HostError, HostView};
+use super::refusal::Refusal;
+use super::{Engine, MANY, judge};
+use crate::config::Config;
+use crate::net::Prefix;
+use crate::route::Source;
+
+impl Engine {
+    /// A source says something.
+    pub(super) fn update(
+        &mut self,
+        (source, generation): (Source, u64),
+        update: Update,
+        asked: Option<Asked>,
+        now: Instant,
+    ) {
+        if !self.sources.advance(source, generation) {
+            tracing::debug!("an old update of the source {} is passed over", source.name());
+            let done = self.publisher.edited(asked, Reply::Updated);
+            self.effects.extend(done);
+            return;
+        }
+        if let Update::Lost(why) = update {
+            if self.sources.lose(source, why.clone()) {
+                tracing::warn!("source {}: lost, its routes stay: {why}", source.name());
+            }
+            return;
+        }
+        if self.sources.found(source) {
+            tracing::info!("source {}: found again", source.name());
+        }
+        let before = self.state.rib.len();
+        let second = self.second(now);
+        let done = match update {
+            Update::Configuration { config, view } => self.follow_config(config, view.as_deref(), now),
+            Update::Changes(mut batch) => self.state.edit(source, &mut batch, second).map(|_| Reply::Updated),
+            Update::Everything(mut batch) => {
+                self.state.replace(source, &mut batch, second).map(|_| Reply::Updated)
+            }
+            Update::Withdrawn => {
+                self.state.withdraw(source);
+                Ok(Reply::Updated)
+            }
+            Update::Lost(_) => Ok(Reply::Updated),
+        };
+        self.answer(asked, done, before);
+    }
+
+    /// A client wants something changed. Where the daemon cannot change the kernel's routes, that is judged
+    /// by what they are from now on.
+    pub(super) fn request(&mut self, asked: Asked, request: Request, now: Instant) {
+        if self.host.may_change() || matches!(request, Request::DeletePeer(_)) {
+            self.execute(asked, request, now);
+        } else {
+            let look = self.host.look_at_once(now);
+            self.deferred.push((look, asked, request));
+        }
+    }
+
+    pub(super) fn execute(&mut self, asked: Asked, request: Request, now: Instant) {
+        let (before, second) = (self.state.rib.len(), self.second(now));
+        let done = match request {
+            Request::Edit(mut batch) => self
+                .state
+                .edit(Source::Control, &mut batch, second)
+                .map(|changed| Reply::Routes(changed, self.state.rib.len())),
+            Request::Replace(mut batch) => {
+                let changed = self.state.replace(Source::Control, &mut batch, second);
+                changed.map(|changed| Reply::Routes(changed, self.state.rib.len()))
+            }
+            Request::AddPeer(peer) => {
+                self.state.add_peer(&peer, second).map(|()| Reply::PeerAdded(peer.name.clone()))
+            }
+            Request::DeletePeer(name) => self.state.delete_peer(&name).map(|id| {
+                self.leaving.push(id);
+                Reply::PeerDeleted
+            }),
+        };
+        self.answer(Some(asked), done, before);
+    }
+
+    /// Answers now or once the change is published. `before` is the number of prefixes before it.
+    fn answer(&mut self, asked: Option<Asked>, done: Result<Reply, Refusal>, before: usize) {
+        match (done, asked) {
+            (Ok(reply), asked) => {
+                self.unsettled |= self.state.urgent;
+                if before.saturating_sub(self.state.rib.len()) > MANY {
+                    self.effects.push(Effect::Shrunk);
+                }
+                let answer = self.publisher.edited(asked, reply);
+                self.effects.extend(answer);
+            }
+            (Err(refusal), Some(asked)) => self.effects.push(Effect::Answer(asked.id, Err(refusal))),
+            (Err(_), None) => {}
+        }
+    }
+
+    /// Follows another configuration, if nothing speaks against it: what a start would refuse is refused.
+    fn follow_config(
+        &mut self,
+        config: Result<Box<Config>, Refusal>,
+        view: Option<&HostView>,
+        now: Instant,
+    ) -> Result<Reply, Refusal> {
+        let second = self.second(now);
+        let done = config.and_then(|config| {
+            let mut against: Vec<String> = Vec::new();
+            if let Some(view) = view {
+                let needs = needs(&config, &self.uplink.name);
+                let verdict = judge::judge_settings(&needs, &view.settings);
+                against.extend(verdict.errors.iter().map(ToString::to_string));
+                against.extend(conflicts(&config, view).iter().map(ToString::to_string));
+            }
+            self.state.reload(*config, against.into_iter(), second)
+        });
+        self.reloaded = done.is_ok();
+        match done {
+            Ok(gone) => {
+                self.leaving.extend(gone);
+                self.host.look_at_once(now);
+                Ok(Reply::Reloaded { peers: self.state.roster.len(), routes: self.state.rib.len() })
+            }
+            Err(refusal) => Err(refusal),
+        }
+    }
+}
+
+/// The routes of others that keep out what `config` needs.
+pub(super) fn conflicts(config: &Config, view: &HostView) -> Vec<HostError> {
+    let (Some(table), Some(tun)) = (&view.routes, &view.tun) else { return Vec::new() };
+    let pools = foreign_pools(config);
+    let subnets = config.peers.iter().flat_map(|peer| peer.subnets.iter().copied());
+    let outside: BTreeSet<Prefix> =
+        subnets.filter(|subnet| !pools.iter().any(|pool| pool.covers(*subnet))).collect();
+    let widest = |prefix: &Prefix| !prefix.and_wider().skip(1).any(|wider| outside.contains(&wider));
+    let widest: Vec<Prefix> = outside.iter().copied().filter(widest).collect();
+    let wanted: BTreeSet<Prefix> = pools.iter().copied().chain(widest).collect();
+    let conflict = |prefix: &Prefix| {
+        let in_place = table.of(*prefix).iter().any(|route| route.device == Some(tun.link.index));
+        let found = table.conflict(*prefix, tun.link.index).filter(|_| !in_place)?;
+        let (device, existing) = (tun.link.name.clone(), found.describe(&table.names));
+        Some(HostError::RouteConflict { prefix: *prefix, device, existing })
+    };
+    wanted.iter().filter_map(conflict).collect()
+}

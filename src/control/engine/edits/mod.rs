@@ -1,0 +1,9 @@
+//! Changes of what is known: routes, peers and the configuration, judged as a whole and made as a whole.
+
+pub mod batch;
+pub(super) mod edit;
+pub mod lines;
+mod peers;
+pub(super) mod pending;
+mod reload;
+pub(super) mod roster;

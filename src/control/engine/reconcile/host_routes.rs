@@ -1,0 +1,94 @@
+//! The kernel's routes of ours: compared with what was last looked at, and changed.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::host_side::{HostSide, Open, Wish};
+use super::routes::{self, Wanted};
+use crate::control::engine::event::{Effect, EffectId};
+use crate::control::engine::port::{HostRequest, Requirement, TunRoute};
+use crate::net::Prefix;
+
+/// After this time a refused route is tried again.
+const RETRY: Duration = Duration::from_secs(30);
+
+impl HostSide {
+    /// Compares the kernel's routes, as last looked at, with what should point at the TUN. Returns what
+    /// mends them, where the daemon may.
+    pub(in crate::control::engine) fn mend_routes(
+        &mut self,
+        wish: Wish<'_>,
+        now: Instant,
+    ) -> Option<(EffectId, Effect)> {
+        let table = self.view.routes.as_ref()?;
+        let sources = Arc::clone(&self.addresses);
+        let wanted = self.wanted(wish, &sources);
+        let mut found = routes::differences(wanted, table, |prefix| wish.state.is_to_peers(prefix));
+        if !self.may_change() {
+            let inside = found.foreign.into_iter().filter(|(prefix, _)| !wish.cover.contains(prefix));
+            let inside = inside.map(|(_, requirement)| requirement);
+            self.route_requirements = routes::commands(wanted, table).into_iter().chain(inside).collect();
+            return None;
+        }
+        // What is in the way explains a refusal better than its error does.
+        let missing: BTreeSet<Prefix> = found.add.iter().copied().collect();
+        self.refused.retain(|prefix, _| missing.contains(prefix));
+        self.route_requirements = found.foreign.into_iter().map(|(_, requirement)| requirement).collect();
+        let refused = self.refused.iter().map(|(prefix, (error, _))| Requirement {
+            what: format!("packets for {prefix} do not reach the tunnel: {error}"),
+            command: format!("ip route add {prefix} dev {}", wanted.device),
+        });
+        self.route_requirements.extend(refused);
+        if self.view.tun.as_ref().is_none_or(|tun| !tun.link.up) {
+            // Without the up flag there can be no routes.
+            return None;
+        }
+        found.add.retain(|prefix| {
+            let tried = self.refused.get(prefix).is_some_and(|(_, when)| now < *when + RETRY);
+            !tried && !self.touched.contains(prefix)
+        });
+        found.remove.retain(|prefix| !self.touched.contains(prefix));
+        self.route_request(&found.add, found.remove)
+    }
+
+    /// Changes the kernel's routes by `add` and `remove`; `None` when that is nothing.
+    pub(in crate::control::engine) fn change_routes(
+        &mut self,
+        add: &[Prefix],
+        remove: Vec<Prefix>,
+    ) -> Option<(EffectId, Effect)> {
+        for prefix in &remove {
+            self.refused.remove(prefix);
+        }
+        if !self.may_change() {
+            return None;
+        }
+        self.route_request(add, remove)
+    }
+
+    fn route_request(&mut self, add: &[Prefix], remove: Vec<Prefix>) -> Option<(EffectId, Effect)> {
+        if add.is_empty() && remove.is_empty() {
+            return None;
+        }
+        if self.looks.is_running() {
+            self.touched.extend(add.iter().chain(&remove));
+        }
+        let add = add.iter().map(|prefix| self.route(*prefix)).collect();
+        let request = HostRequest::Routes { index: self.tun_index(), add, remove };
+        let effect = self.ask(Open::Routes, request);
+        Some((EffectId(self.last_id), effect))
+    }
+
+    /// The route that points `prefix` at the TUN.
+    fn route(&self, prefix: Prefix) -> TunRoute {
+        let source = self.addresses.iter().copied().find(|source| source.is_ipv4() == prefix.is_ipv4());
+        TunRoute { prefix, source }
+    }
+
+    fn wanted<'a>(&self, wish: Wish<'a>, sources: &'a [IpAddr]) -> Wanted<'a> {
+        let (device, index) = (wish.state.config.tunnel.device.as_str(), self.tun_index());
+        Wanted { device, index, cover: wish.cover, sources }
+    }
+}

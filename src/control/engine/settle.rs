@@ -1,0 +1,110 @@
+//! What follows from what has happened: a table for the workers, requests to the host, a look.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::edits::pending::Pending;
+use super::event::Effect;
+use super::from_config::needs;
+use super::port::{Interest, Look, Requirement};
+use super::reconcile::host_side::Wish;
+use super::reconcile::kernel_cover::Steps;
+use super::{Engine, judge};
+use crate::net::Mode;
+
+impl Engine {
+    /// Everything that follows from what has just happened, in the order in which it has to be done:
+    /// packets first, then the kernel.
+    pub(super) fn settle(&mut self, now: Instant) {
+        self.paths.expire(&mut self.state, now);
+        if self.publisher.is_due(self.state.has_pending(), self.state.urgent, now) {
+            self.publish(now);
+        }
+        if self.unsettled || self.host.deadline() <= now {
+            self.unsettled = false;
+            self.mend(now);
+        }
+        if self.state.urgent {
+            // The MTU of the TUN turned out to be another one.
+            self.publish(now);
+        }
+        let (state, uplink) = (&self.state, &self.uplink);
+        let (covered, may) = (&self.covered, self.host.may_change());
+        let tap = self.host.tap().map(str::to_owned);
+        let everything = || Look {
+            tun: state.config.tunnel.device.clone(),
+            tap,
+            uplink: uplink.name.clone(),
+            routes: Some(match may {
+                true => Interest::overlapping(covered.iter().copied()),
+                false => Interest::All,
+            }),
+        };
+        let look = self.host.look(now, everything);
+        self.effects.extend(look);
+    }
+
+    /// Publishes everything that is pending, and has the kernel's routes follow.
+    fn publish(&mut self, now: Instant) {
+        let steps = self.next_cover();
+        match self.state.publish() {
+            Ok(forwarding) => {
+                self.effects.extend(forwarding.map(|table| Effect::Publish(Box::new(table))));
+                for id in self.leaving.drain(..) {
+                    Arc::make_mut(&mut self.state.roster).release(id);
+                }
+                let kernel = self.host.change_routes(&steps.add, steps.remove);
+                let id = kernel.as_ref().map(|(id, _)| *id);
+                self.effects.extend(kernel.map(|(_, effect)| effect));
+                self.effects.extend(self.publisher.published(id, now));
+            }
+            Err(full) => {
+                tracing::error!("the packet path keeps its old routes: {full}");
+                self.effects.extend(self.publisher.refused(&full.to_string(), now));
+            }
+        }
+    }
+
+    /// Brings the cover up to date with what is pending.
+    fn next_cover(&mut self) -> Steps {
+        let steps = match (&self.state.pending, self.state.new_pools.take()) {
+            (Pending::Nothing, _) => return Steps::default(),
+            (_, Some(pools)) => self.cover.follow_pools(pools, &self.state.rib),
+            (Pending::Everything, None) => self.cover.renew(&self.state.rib),
+            (Pending::Some(changed), None) => self.cover.update(&self.state.rib, changed),
+        };
+        self.covered.extend(&steps.add);
+        for prefix in &steps.remove {
+            self.covered.remove(prefix);
+        }
+        if !self.host.may_change() && steps != Steps::default() {
+            self.compare_routes(self.started);
+        }
+        steps
+    }
+
+    /// Compares the devices with what they should be.
+    fn mend(&mut self, now: Instant) {
+        let settings = self.settings();
+        let wish = Wish { state: &self.state, cover: &self.covered, settings: &settings };
+        let (effects, held) = self.host.mend_devices(wish, now);
+        self.effects.extend(effects);
+        self.state.hold_mtu(held);
+    }
+
+    /// Compares the kernel's routes with what should point at the TUN.
+    pub(super) fn compare_routes(&mut self, now: Instant) {
+        let wish = Wish { state: &self.state, cover: &self.covered, settings: &[] };
+        let kernel = self.host.mend_routes(wish, now);
+        self.effects.extend(kernel.map(|(_, effect)| effect));
+        self.unsettled = true;
+    }
+
+    /// What an administrator has to change beside our devices and routes, and the sources that are lost.
+    fn settings(&self) -> Vec<Requirement> {
+        let mut needs = needs(&self.state.config, &self.uplink.name);
+        needs.ipip |= !self.state.peers_by(Mode::Ipip).is_empty();
+        needs.direct |= !self.state.peers_by(Mode::Direct).is_empty();
+        judge::judge_settings(&needs, &self.host.view().settings).requirements().collect()
+    }
+}
