@@ -17,8 +17,7 @@ from underpass_lab.paths import REPO
 
 SEED = 1
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
-# Ended by itself it says what it found so far, an answer that did not come included.
-MAX_S, LIMIT_S = 45, 60
+LIMIT_S = 60
 
 
 def schemathesis() -> str:
@@ -45,10 +44,11 @@ class Document(SharedLab):
     def test_the_daemon_does_what_the_document_says(self) -> None:
         daemon = self.lab.daemons["n1"]
         before = daemon.json("route", "list")
+        # The first fault ends it: answers that do not come take their time.
         with Bridge(self.lab, "n1", daemon.socket) as bridge:
             command = (schemathesis(), "run", f"{bridge.url}/v1/openapi.json", "--checks", CHECKS)
             options = ("--max-examples", 20, "--seed", SEED, "--phases", "examples,coverage,fuzzing")
-            quiet = ("--no-color", "--warnings", "off", "--request-timeout", 5, "--max-time", MAX_S)
+            quiet = ("--no-color", "--warnings", "off", "--request-timeout", 5, "--max-failures", 1)
             environment = os.environ | {"HOME": str(self.lab.dir)}
             result = self.lab.exec(
                 *("n1", *command, *options, *quiet),
