@@ -1,11 +1,16 @@
 """HTTP on 127.0.0.1 for tools that cannot speak to a Unix socket, passed on to the control socket of a daemon."""
 
+import bootstrap
+
 import contextlib
 import http.client
 import http.server
 import threading
+from collections.abc import Callable
+from typing import Any, Self
 
-from api import Api
+from underpass_lab.api import Api
+from underpass_lab.nodes import NodeLab
 
 _PCAPNG = "application/x-pcapng"
 
@@ -16,22 +21,22 @@ class Bridge:
     A capture does not end by itself, so only the first piece of one is passed on.
     """
 
-    def __init__(self, lab, node, path):
+    def __init__(self, lab: NodeLab, node: str, path: str) -> None:
         self._server = lab.inside(node, lambda: _Server(path))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
 
     @property
-    def statuses(self):
+    def statuses(self) -> dict[tuple[str, str, int], int]:
         """What was answered: (method, path without query, status) → how often."""
         return self._server.statuses
 
@@ -39,13 +44,13 @@ class Bridge:
 class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, path):
+    def __init__(self, path: str) -> None:
         self.path = path
-        self.statuses = {}
+        self.statuses: dict[tuple[str, str, int], int] = {}
         self._lock = threading.Lock()
         super().__init__(("127.0.0.1", 0), _Handler)
 
-    def note(self, method, target, status):
+    def note(self, method: str, target: str, status: int) -> None:
         key = (method, target.partition("?")[0], status)
         with self._lock:
             self.statuses[key] = self.statuses.get(key, 0) + 1
@@ -53,17 +58,18 @@ class _Server(http.server.ThreadingHTTPServer):
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    server: _Server
 
-    def __getattr__(self, name):
-        # Every method, also those that nobody has heard of.
+    def __getattr__(self, name: str) -> Callable[[], None]:
+        # Every method, also unknown ones.
         if name.startswith("do_"):
             return self._pass_on
         raise AttributeError(name)
 
-    def log_message(self, *_):
+    def log_message(self, *_: Any) -> None:
         pass
 
-    def _pass_on(self):
+    def _pass_on(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.headers.get("Transfer-Encoding"):
             raise ValueError("chunked bodies are not passed on")
@@ -79,7 +85,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.server.note(self.command, self.path, answer.status)
         self._answer(answer, content)
 
-    def _answer(self, answer: http.client.HTTPResponse, content):
+    def _answer(self, answer: http.client.HTTPResponse, content: bytes) -> None:
         self.send_response(answer.status)
         for name in ("Content-Type", "Allow"):
             if value := answer.headers.get(name):
@@ -87,4 +93,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(content)
+            # The client may have given up meanwhile, which it reports itself.
+            with contextlib.suppress(BrokenPipeError):
+                self.wfile.write(content)

@@ -1,4 +1,5 @@
-"""L4, L5: what others notice of one greedy flow, and order inside flows with one worker and with two."""
+"""L4, L5: what others notice of one greedy flow, and order inside flows with one worker and with two; and that no
+`status` waits for an edit of a million routes."""
 
 import bootstrap
 
@@ -27,6 +28,22 @@ SOURCE = """
 import socket, sys
 connection, data = socket.create_connection((sys.argv[2], int(sys.argv[1]))), bytes(1 << 20)
 while True: connection.sendall(data)
+"""
+
+# Asks for the status every 10 ms, each time over a connection of its own, until its input ends; prints how many
+# milliseconds each answer took.
+ASKER = """
+import select, socket, sys, time
+while not select.select([sys.stdin], [], [], 0.01)[0]:
+    begun, status = time.monotonic(), socket.socket(socket.AF_UNIX)
+    status.settimeout(10)
+    status.connect(sys.argv[1])
+    status.sendall(b"GET /v1/status HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n")
+    answer = b""
+    while piece := status.recv(65536): answer += piece
+    status.close()
+    assert answer.startswith(b"HTTP/1.1 200"), answer
+    print((time.monotonic() - begun) * 1000, flush=True)
 """
 
 
@@ -108,6 +125,44 @@ class Fairness(SharedLab):
             self.assertGreater(rate, 0)
             # The machine may be busy with other things for a moment, not most of the time.
             self.assertLess(at(answers, 0.9), self.ANSWER_MS)
+
+
+class StatusDuringAnEdit(SharedLab):
+    """All control routes are replaced by a million others, and every `status` meanwhile is answered at once."""
+
+    daemons = ("n1",)
+    config = {"pools": [("10.0.0.0/8", "Always", "Never")]}
+    ROUTES = 1_000_000
+    # A busy machine with two CPUs may keep a process waiting for a moment; on a quiet one with a release build all
+    # answers come within the limit.
+    LIMIT_MS, SHARE = 20, 0.95
+
+    def test_status_does_not_wait(self) -> None:
+        addresses = (f"10.{64 + (n >> 14)}.{n >> 6 & 255}.{(n & 63) << 2}" for n in range(self.ROUTES))
+        lines = "".join(f"{address}/30 via n2\n" for address in addresses)
+        daemon = self.lab.daemons["n1"]
+        api = Api(daemon.socket, timeout=120)
+        self.addCleanup(api.close)
+        # The second finds a million there already.
+        for what in ("a million routes into an empty table", "a million in place of a million"):
+            took, answers = self.edit(api, lines)
+            print(f"{what}: {took:.1f} s; status: {told(answers)}")
+            # Enough answers to say something, spread over the whole edit.
+            self.assertGreater(len(answers), took * 10, what)
+            self.assertLess(at(answers, self.SHARE), self.LIMIT_MS, what)
+        self.assertEqual(api.get("/v1/status")["routes"], self.ROUTES + 2)
+
+    def edit(self, api: Api, lines: str) -> tuple[float, list[float]]:
+        """Sends the routes; returns how many seconds that took and the sorted times of the answers meanwhile."""
+        socket_path = self.lab.daemons["n1"].socket
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        asker = self.lab.popen("n1", PYTHON, "-c", ASKER, socket_path, **pipes)
+        begun = time.monotonic()
+        status, answer = api.ask("PUT", "/v1/routes?wait=true", lines, "text/plain")
+        took = time.monotonic() - begun
+        said, errors = asker.communicate(timeout=30)
+        self.assertEqual((status, errors), (200, ""), answer)
+        return took, sorted(float(line) for line in said.split())
 
 
 def told(values: Any) -> str:
