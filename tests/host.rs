@@ -202,13 +202,12 @@ fn configures_heals_and_forgets_a_transient_tun() {
             "-6 route flush proto 117",
             "address flush dev up0",
             "link set up0 down",
-            "link set up0 mtu 1200",
+            "link set up0 mtu 1300",
             "link set up0 txqueuelen 10",
             "route del 172.16.2.0/24",
             "route add 10.99.0.0/16 dev up0 proto 117",
         ] {
             ip(change);
-            eprintln!("{change}");
             node.notice().await;
             assert_configured();
             assert_eq!(node.open(), [""; 0], "{change}");
