@@ -45,6 +45,16 @@ impl Inbox {
         let _ = self.sender.send(Message::Event(event));
     }
 
+    /// Events that wait for the engine.
+    pub fn len(&self) -> usize {
+        self.sender.len()
+    }
+
+    /// Whether no event waits.
+    pub fn is_empty(&self) -> bool {
+        self.sender.is_empty()
+    }
+
     /// Tells the engine of the event that `event` makes, and waits for its answer.
     ///
     /// # Errors

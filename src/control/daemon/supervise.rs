@@ -31,6 +31,10 @@ use crate::dataplane::segment::merge::Rules;
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 /// Interfaces whose changes wait to be looked at; if they are more, all are looked at.
 const LINKS: usize = 64;
+/// Events that wait for the engine, from which on notifications are gathered.
+const NOTICES: usize = 64;
+/// From a notification that was gathered to the one that stands for all of them.
+const NOTICES_PAUSE: Duration = Duration::from_millis(20);
 /// Wishes to have the configuration read again that wait.
 const RELOADS: usize = 16;
 
@@ -196,13 +200,25 @@ async fn notice(inbox: Inbox, links: broadcast::Sender<u32>) {
         // There are still the looks now and then.
         Err(error) => return tracing::warn!("changes of the host are noticed late: {error}"),
     };
-    while let Some(notice) = notices.next().await {
+    let mut lost = false;
+    loop {
+        let notice = tokio::select! {
+            notice = notices.next() => match notice {
+                Some(notice) => notice,
+                None => return,
+            },
+            () = sleep(NOTICES_PAUSE), if lost => Notice::Overrun,
+        };
         match notice {
             Notice::Link(index) => drop(links.send(index)),
             Notice::Overrun => drop(links.send(0)),
             _ => {}
         }
-        inbox.send(Event::Noticed(notice));
+        // A hundred thousand routes that come and go are one thing to look at.
+        lost = inbox.len() > NOTICES;
+        if !lost {
+            inbox.send(Event::Noticed(notice));
+        }
     }
 }
 

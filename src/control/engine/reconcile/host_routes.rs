@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::devices::Key;
 use super::host_side::{HostSide, Open, Wish};
 use super::routes::{self, Wanted};
 use crate::control::engine::event::{Effect, EffectId};
@@ -47,11 +48,21 @@ impl HostSide {
             return None;
         }
         found.add.retain(|prefix| {
+            let source = wanted.source(*prefix);
+            if source.is_some_and(|source| !self.has_address(source)) {
+                return false;
+            }
             let tried = self.refused.get(prefix).is_some_and(|(_, when)| now < *when + RETRY);
             !tried && !touched.contains(prefix)
         });
         found.remove.retain(|prefix| !touched.contains(prefix));
         self.route_request(&found.add, found.remove)
+    }
+
+    /// Whether the TUN has `address`, or will have it before the next request is executed.
+    fn has_address(&self, address: IpAddr) -> bool {
+        let there = self.view.tun.as_ref().is_some_and(|tun| tun.addresses.contains(&address));
+        there || self.mender.is_asked(Key::Address(address))
     }
 
     /// Changes the kernel's routes by `add` and `remove`; `None` when that is nothing.

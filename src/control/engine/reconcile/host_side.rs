@@ -216,8 +216,9 @@ impl HostSide {
                 let refused = failures.into_iter().next().map(|failure| failure.error);
                 if refused.is_none() {
                     self.done(&request);
-                    if key == Key::Up(Role::Tun) {
+                    if matches!(key, Key::Up(Role::Tun) | Key::Address(_)) {
                         // Routes could not be there before.
+                        self.refused.clear();
                         self.looks.at_once(now);
                     }
                 }

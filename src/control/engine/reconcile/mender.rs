@@ -82,6 +82,11 @@ impl Mender {
         plan
     }
 
+    /// Whether a request about `key` has no answer yet.
+    pub(in crate::control::engine) fn is_asked(&self, key: Key) -> bool {
+        self.asked.get(&key).is_some_and(|asked| asked.open > 0)
+    }
+
     /// A request about `key` has ended.
     pub(in crate::control::engine) fn ended(&mut self, key: Key, refused: Option<HostError>) {
         if let Some(asked) = self.asked.get_mut(&key) {
