@@ -35,6 +35,8 @@ const LINKS: usize = 64;
 const NOTICES: usize = 64;
 /// From a notification that was gathered to the one that stands for all of them.
 const NOTICES_PAUSE: Duration = Duration::from_millis(20);
+/// From the end of a connection for notifications to the next one.
+const RECONNECT: Duration = Duration::from_millis(100);
 /// Wishes to have the configuration read again that wait.
 const RELOADS: usize = 16;
 
@@ -193,21 +195,36 @@ async fn execute(host: Host, mut requests: mpsc::UnboundedReceiver<(EffectId, Ho
     }
 }
 
-/// Passes on what the kernel tells of.
+/// Passes on what the kernel tells of. A connection whose buffer overflowed ends; the next one begins with
+/// a look at everything.
 async fn notice(inbox: Inbox, links: broadcast::Sender<u32>) {
-    let mut notices = match Notices::connect() {
-        Ok(notices) => notices,
-        // There are still the looks now and then.
-        Err(error) => return tracing::warn!("changes of the host are noticed late: {error}"),
-    };
-    let mut lost = false;
+    let mut told = false;
+    loop {
+        match Notices::connect() {
+            Ok(notices) => pass_on(notices, &inbox, &links).await,
+            // There are still the looks now and then.
+            Err(error) if !told => {
+                told = true;
+                tracing::warn!("changes of the host are noticed late: {error}");
+            }
+            Err(_) => {}
+        }
+        sleep(RECONNECT).await;
+        let _ = links.send(0);
+        inbox.send(Event::Noticed(Notice::Overrun));
+    }
+}
+
+/// Passes on notifications for as long as there are any.
+async fn pass_on(mut notices: Notices, inbox: &Inbox, links: &broadcast::Sender<u32>) {
+    let mut gathered = false;
     loop {
         let notice = tokio::select! {
             notice = notices.next() => match notice {
                 Some(notice) => notice,
                 None => return,
             },
-            () = sleep(NOTICES_PAUSE), if lost => Notice::Overrun,
+            () = sleep(NOTICES_PAUSE), if gathered => Notice::Overrun,
         };
         match notice {
             Notice::Link(index) => drop(links.send(index)),
@@ -215,8 +232,8 @@ async fn notice(inbox: Inbox, links: broadcast::Sender<u32>) {
             _ => {}
         }
         // A hundred thousand routes that come and go are one thing to look at.
-        lost = inbox.len() > NOTICES;
-        if !lost {
+        gathered = inbox.len() > NOTICES;
+        if !gathered {
             inbox.send(Event::Noticed(notice));
         }
     }
