@@ -1,8 +1,8 @@
 //! The configuration file: any text gets an answer, and what is accepted can be run.
 
 use underpass::config::{self, Config};
-use underpass::route::{Rib, Target};
 use underpass::control::source;
+use underpass::route::{Rib, Target};
 
 /// The text of a configuration file.
 pub fn config(data: &[u8]) {

@@ -7,15 +7,15 @@
 //! Flags: 1 a device without offloads, 2 no merging, 4 leave checksums as they are, 8 over IPv6; the
 //! raw sockets then leave out the outer header, and 16 says what is inside, 4 or 6.
 
+use underpass::dataplane::device::Deliver;
 use underpass::dataplane::device::memory::Memory;
 use underpass::dataplane::encap::probe;
-use underpass::dataplane::device::Deliver;
 use underpass::dataplane::forward::{Inbound, InboundCx};
-use underpass::dataplane::packet::{Format, Received};
 use underpass::dataplane::observe::Worker;
-use underpass::net::Mode;
+use underpass::dataplane::packet::{Format, Received};
 use underpass::dataplane::segment::merge::Rules;
 use underpass::dataplane::segment::{Flow, Metadata, MetadataSource};
+use underpass::net::Mode;
 use underpass::wire::{Ipv4, ethernet, protocol, vxlan};
 
 use crate::input::Input;

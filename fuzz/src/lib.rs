@@ -16,15 +16,15 @@ mod http;
 mod inbound;
 mod input;
 mod node;
-mod segment;
 mod outbound;
+mod segment;
 
 pub use configuration::config;
 pub use filter::capture_filter;
 pub use http::control;
 pub use inbound::{inbound_ipip, inbound_vxlan};
-pub use segment::split_merge;
 pub use outbound::tun_read;
+pub use segment::split_merge;
 
 /// A target's name and what it runs.
 pub type Target = (&'static str, fn(&[u8]));

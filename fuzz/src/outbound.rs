@@ -8,10 +8,10 @@
 
 use underpass::dataplane::encap::{frame, ipip, ipip_gso, ipip6, tunnel_gso, vxlan};
 use underpass::dataplane::forward::{Forwarding, Outbound, OutboundCx};
-use underpass::dataplane::packet::{Channel, Datagram, Outbox, Paths};
 use underpass::dataplane::observe::Worker;
-use underpass::net::Mode;
+use underpass::dataplane::packet::{Channel, Datagram, Outbox, Paths};
 use underpass::dataplane::segment::Flow;
+use underpass::net::Mode;
 use underpass::wire::{Ipv4, Ipv6, VnetHdr, ethernet, vnet_hdr, vxlan as header};
 
 use crate::input::Input;

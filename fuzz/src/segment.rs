@@ -8,10 +8,10 @@
 //! Flags: 1 UDP, 2 IPv6, 4 a second flow, each segment of it behind one of the first's, 8 with DF.
 //! Damage: ( segment | at | value )…, applied after the checksums.
 
+use underpass::dataplane::packet::{Delivery, Sink};
 use underpass::dataplane::segment::merge::{Candidate, Grouping, Rules};
 use underpass::dataplane::segment::metadata::NoMetadata;
 use underpass::dataplane::segment::{Flow, Merge, Split};
-use underpass::dataplane::packet::{Delivery, Sink};
 use underpass::wire::{VnetHdr, checksum, ipv4, vnet_hdr};
 
 use crate::input::Input;
