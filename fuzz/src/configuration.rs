@@ -1,8 +1,7 @@
 //! The configuration file: any text gets an answer, and what is accepted can be run.
 
 use underpass::config::{self, Config};
-use underpass::control::source;
-use underpass::route::{Rib, Target};
+use underpass::route::{PeerId, Rib, Source, Target};
 
 /// The text of a configuration file.
 pub fn config(data: &[u8]) {
@@ -25,8 +24,15 @@ pub fn config(data: &[u8]) {
 /// What the daemon relies on.
 fn check_accepted(config: &Config) {
     let mut rib = Rib::default();
-    let peers = config.peers.iter().map(|peer| &peer.subnets[..]);
-    source::file::load(&mut rib, &config.local_subnets, peers).expect("a prefix has one owner");
+    for subnet in &config.local_subnets {
+        rib.insert(*subnet, Source::Local, Target::Local).expect("a local subnet is given once");
+    }
+    for (place, peer) in config.peers.iter().enumerate() {
+        for subnet in &peer.subnets {
+            let target = Target::Peer(PeerId(place as u16));
+            rib.insert(*subnet, Source::Static, target).expect("a prefix has one owner");
+        }
+    }
     let own =
         [config.node.address.map(|own| own.addr().into()), config.node.address6.map(|own| own.addr().into())];
     let peers = config.peers.iter().flat_map(|peer| peer.addresses(&config.node));
