@@ -1,6 +1,7 @@
 //! The engine against a recording host: every event, refusals, requests that fail, and the order of effects.
 
 mod model;
+mod notices;
 
 use std::collections::HashMap;
 use std::time::Duration;
