@@ -57,6 +57,7 @@ impl Engine {
         let steps = self.next_cover();
         match self.state.publish() {
             Ok(forwarding) => {
+                self.take_cover(&steps);
                 self.effects.extend(forwarding.map(|table| Effect::Publish(Box::new(table))));
                 for id in self.leaving.drain(..) {
                     Arc::make_mut(&mut self.state.roster).release(id);
@@ -81,15 +82,28 @@ impl Engine {
             (Pending::Everything, None) => self.cover.renew(&self.state.rib),
             (Pending::Some(changed), None) => self.cover.update(&self.state.rib, changed),
         };
+        if self.publisher.is_refused() { self.steps_left() } else { steps }
+    }
+
+    /// What a refused publication has left to be done: the kernel's routes follow what packets see.
+    fn steps_left(&self) -> Steps {
+        let all = self.cover.all();
+        Steps {
+            add: all.difference(&self.covered).copied().collect(),
+            remove: self.covered.difference(&all).copied().collect(),
+        }
+    }
+
+    /// Takes what `steps` lead to as what must point at the TUN.
+    fn take_cover(&mut self, steps: &Steps) {
         self.covered.extend(&steps.add);
         for prefix in &steps.remove {
             self.covered.remove(prefix);
         }
-        if !self.host.may_change() && steps != Steps::default() {
+        if !self.host.may_change() && *steps != Steps::default() {
             self.compare_routes(self.started);
             self.unsettled = true;
         }
-        steps
     }
 
     /// Compares the devices with what they should be.
