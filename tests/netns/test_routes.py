@@ -271,7 +271,7 @@ class Many(Routes):
             self.daemon.command("route", "del", "--file", file)
             self.assertEqual(self.lines(), "")
             self.assertEqual(own_routes(self.lab, "n1"), base)
-            wait_until(lambda: self.resident() < idle * 1.1 + 6144, 10, f"{idle} KiB, now {self.resident()}")
+            wait_until(lambda: self.resident() < idle * 1.1 + 4096, 10, f"{idle} KiB, now {self.resident()}")
 
     @staticmethod
     def text(address: int, length: int) -> str:

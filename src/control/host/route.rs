@@ -123,11 +123,13 @@ impl Host {
 
     /// The routes of the main table that matter, and all of our protocol.
     pub(super) async fn main_table(&self, interest: &Interest) -> Result<Vec<Found>, HostError> {
+        // A connection keeps room for the longest answer it ever had, so this one ends with its answers.
+        let dump = Self::connect()?;
         let mut all = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut query = RouteMessage::default();
             query.header.address_family = family;
-            let mut answers = std::pin::pin!(self.handle.route().get(query).execute());
+            let mut answers = std::pin::pin!(dump.handle.route().get(query).execute());
             while let Some(message) =
                 answers.try_next().await.map_err(|error| failed("list the routes", &error))?
             {
