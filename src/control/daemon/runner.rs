@@ -46,13 +46,8 @@ impl Inbox {
     }
 
     /// Events that wait for the engine.
-    pub fn len(&self) -> usize {
+    pub fn waiting(&self) -> usize {
         self.sender.len()
-    }
-
-    /// Whether no event waits.
-    pub fn is_empty(&self) -> bool {
-        self.sender.is_empty()
     }
 
     /// Tells the engine of the event that `event` makes, and waits for its answer.

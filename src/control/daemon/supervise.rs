@@ -232,7 +232,7 @@ async fn pass_on(mut notices: Notices, inbox: &Inbox, links: &broadcast::Sender<
             _ => {}
         }
         // A hundred thousand routes that come and go are one thing to look at.
-        gathered = inbox.len() > NOTICES;
+        gathered = inbox.waiting() > NOTICES;
         if !gathered {
             inbox.send(Event::Noticed(notice));
         }

@@ -27,13 +27,7 @@ impl Engine {
             self.effects.extend(done);
             return;
         }
-        if let Update::Lost(why) = update {
-            if self.sources.lose(source, why.clone()) {
-                tracing::warn!("source {}: lost, its routes stay: {why}", source.name());
-            }
-            return;
-        }
-        if self.sources.found(source) {
+        if !matches!(update, Update::Lost(_)) && self.sources.found(source) {
             tracing::info!("source {}: found again", source.name());
         }
         let before = self.state.rib.len();
@@ -48,7 +42,12 @@ impl Engine {
                 self.state.withdraw(source);
                 Ok(Reply::Updated)
             }
-            Update::Lost(_) => Ok(Reply::Updated),
+            Update::Lost(why) => {
+                if self.sources.lose(source, why.clone()) {
+                    tracing::warn!("source {}: lost, its routes stay: {why}", source.name());
+                }
+                Ok(Reply::Updated)
+            }
         };
         self.answer(asked, done, before);
     }

@@ -109,11 +109,16 @@ fn automatic_mtu(underlay: &Underlay, policy: &EncapPolicy, peers: &[Peer]) -> u
 
 /// What `config` demands of the host whose uplink is `uplink`.
 pub fn needs(config: &Config, uplink: &str) -> Needs {
+    needs_of(config, uplink, (uses(config, Mode::Ipip), uses(config, Mode::Direct)))
+}
+
+/// The same where it is known whether `ipip` and `direct` are used: to find out takes a look at every subnet.
+pub(super) fn needs_of(config: &Config, uplink: &str, (ipip, direct): (bool, bool)) -> Needs {
     Needs {
         device: config.tunnel.device.clone(),
         uplink: uplink.to_owned(),
-        ipip: uses(config, Mode::Ipip),
-        direct: uses(config, Mode::Direct),
+        ipip,
+        direct,
         ipv6: config.local_subnets.iter().any(|subnet| !subnet.is_ipv4()),
         ipv6_underlay: config.node.address6.is_some(),
     }

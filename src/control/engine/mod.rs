@@ -49,7 +49,6 @@ use crate::dataplane::forward::Forwarding;
 use crate::net::Prefix;
 use crate::route::PeerId;
 use changes::conflicts;
-use event::PathMtu as Report;
 use path_mtu::PathMtus;
 use port::{HostError, HostRequest, HostView, Table, Uplink};
 use publisher::Publisher;
@@ -157,7 +156,7 @@ impl Engine {
             Event::Uplink(uplink) => self.follow_uplink(uplink),
             Event::Hops(hops) => self.state.set_hops(&hops),
             Event::Tap(tap) => self.follow_tap(tap),
-            Event::PathMtu(report) => self.learn(report, now),
+            Event::PathMtu(report) => self.paths.learn(&mut self.state, report, now),
             Event::Strangers(strangers) => {
                 self.host.set_strangers(strangers);
                 self.unsettled = true;
@@ -225,10 +224,6 @@ impl Engine {
             tracing::info!("uplink tap: {said}");
             self.tap_state = said;
         }
-    }
-
-    fn learn(&mut self, report: Report, now: Instant) {
-        self.paths.learn(&mut self.state, report, now);
     }
 
     /// A look has ended.

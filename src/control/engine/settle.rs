@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::edits::pending::Pending;
 use super::event::Effect;
-use super::from_config::needs;
+use super::from_config::needs_of;
 use super::port::{Interest, Look, Requirement};
 use super::reconcile::host_side::Wish;
 use super::reconcile::kernel_cover::Steps;
@@ -23,13 +23,7 @@ impl Engine {
             // An edit that changed nothing.
             self.effects.extend(self.publisher.published(None, now));
         }
-        if self.unsettled || self.host.deadline() <= now {
-            self.unsettled = false;
-            self.mend(now);
-        }
-        if std::mem::take(&mut self.routes_seen) {
-            // Behind the devices: a route has an address as its source, and there is none while they are down.
-            self.compare_routes(now);
+        if std::mem::take(&mut self.unsettled) || self.host.deadline() <= now {
             self.mend(now);
         }
         if self.state.urgent {
@@ -38,17 +32,17 @@ impl Engine {
         }
         let (state, uplink) = (&self.state, &self.uplink);
         let (covered, may) = (&self.covered, self.host.may_change());
+        let interest = || match may {
+            true => Interest::overlapping(covered.iter().copied()),
+            false => Interest::All,
+        };
         let tap = self.host.tap().map(str::to_owned);
-        let everything = || Look {
+        let look = self.host.look(now, |full| Look {
             tun: state.config.tunnel.device.clone(),
             tap,
             uplink: uplink.name.clone(),
-            routes: Some(match may {
-                true => Interest::overlapping(covered.iter().copied()),
-                false => Interest::All,
-            }),
-        };
-        let look = self.host.look(now, everything);
+            routes: full.then(interest),
+        });
         self.effects.extend(look);
     }
 
@@ -101,32 +95,31 @@ impl Engine {
             self.covered.remove(prefix);
         }
         if !self.host.may_change() && *steps != Steps::default() {
-            self.compare_routes(self.started);
+            self.routes_seen = true;
             self.unsettled = true;
         }
     }
 
-    /// Compares the devices with what they should be.
+    /// Compares the host with what it should be: has mended what may be, and the rest shown.
     fn mend(&mut self, now: Instant) {
-        let settings = self.settings();
-        let wish = Wish { state: &self.state, cover: &self.covered, settings: &settings };
+        let wish = Wish { state: &self.state, cover: &self.covered };
         let (effects, held) = self.host.mend_devices(wish, now);
         self.effects.extend(effects);
+        if std::mem::take(&mut self.routes_seen) {
+            // Behind the devices: a route has an address as its source, and there is none while they are down.
+            let kernel = self.host.mend_routes(wish, now);
+            self.effects.extend(kernel.map(|(_, effect)| effect));
+        }
+        let shown = self.host.show(self.settings());
+        self.effects.extend(shown);
         self.state.hold_mtu(held);
     }
 
-    /// Compares the kernel's routes with what should point at the TUN.
-    pub(super) fn compare_routes(&mut self, now: Instant) {
-        let wish = Wish { state: &self.state, cover: &self.covered, settings: &[] };
-        let kernel = self.host.mend_routes(wish, now);
-        self.effects.extend(kernel.map(|(_, effect)| effect));
-    }
-
-    /// What an administrator has to change beside our devices and routes, and the sources that are lost.
+    /// What an administrator has to change beside our devices and routes.
     fn settings(&self) -> Vec<Requirement> {
-        let mut needs = needs(&self.state.config, &self.uplink.name);
-        needs.ipip |= !self.state.peers_by(Mode::Ipip).is_empty();
-        needs.direct |= !self.state.peers_by(Mode::Direct).is_empty();
+        let reached = |mode| !self.state.peers_by(mode).is_empty();
+        let modes = (reached(Mode::Ipip), reached(Mode::Direct));
+        let needs = needs_of(&self.state.config, &self.uplink.name, modes);
         judge::judge_settings(&needs, &self.host.view().settings).requirements().collect()
     }
 }

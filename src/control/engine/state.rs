@@ -260,15 +260,11 @@ impl State {
     /// Other first hops towards the peers' addresses.
     pub(super) fn set_hops(&mut self, hops: &HashMap<IpAddr, Hop>) {
         let of = |address| hops.get(&address).copied();
-        let mut changed = self.peers.iter().any(|peer| peer.clone().set_hops(of));
-        if changed {
-            changed = false;
+        if self.peers.iter().any(|peer| peer.hops_differ(of)) {
             for peer in Arc::make_mut(&mut self.peers) {
-                changed |= peer.set_hops(of);
+                peer.set_hops(of);
             }
-            if changed {
-                self.publish_now();
-            }
+            self.publish_now();
         }
     }
 

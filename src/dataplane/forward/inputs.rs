@@ -69,12 +69,19 @@ impl Peer {
         self.addresses().find(|address| Family::of(*address) == family)
     }
 
-    /// Sets the first hops towards its addresses. Returns whether one is another than before.
-    pub fn set_hops(&mut self, of: impl Fn(IpAddr) -> Option<Hop>) -> bool {
-        let (hop, second) = (of(self.address), self.second.map(|(address, _)| (address, of(address))));
-        let changed = (self.hop, self.second) != (hop, second);
-        (self.hop, self.second) = (hop, second);
-        changed
+    /// Sets the first hops towards its addresses.
+    pub fn set_hops(&mut self, of: impl Fn(IpAddr) -> Option<Hop>) {
+        (self.hop, self.second) = self.hops(of);
+    }
+
+    /// Whether its first hops are others than `of` says.
+    pub fn hops_differ(&self, of: impl Fn(IpAddr) -> Option<Hop>) -> bool {
+        (self.hop, self.second) != self.hops(of)
+    }
+
+    /// What `of` says of its addresses.
+    fn hops(&self, of: impl Fn(IpAddr) -> Option<Hop>) -> (Option<Hop>, Option<(IpAddr, Option<Hop>)>) {
+        (of(self.address), self.second.map(|(address, _)| (address, of(address))))
     }
 
     /// Takes over what was counted for the same node before, and what was learned about its addresses

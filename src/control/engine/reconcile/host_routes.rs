@@ -3,17 +3,15 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::devices::Key;
 use super::host_side::{HostSide, Open, Wish};
+use super::mender::RETRY;
 use super::routes::{self, Wanted};
 use crate::control::engine::event::{Effect, EffectId};
 use crate::control::engine::port::{HostRequest, Requirement, TunRoute};
 use crate::net::Prefix;
-
-/// After this time a refused route is tried again.
-const RETRY: Duration = Duration::from_secs(30);
 
 impl HostSide {
     /// Compares the kernel's routes, as last looked at, with what should point at the TUN. Returns what

@@ -13,7 +13,6 @@ use crate::control::engine::reconcile::devices::{self, Desired, Key, Role};
 use crate::control::engine::reconcile::looks::Looks;
 use crate::control::engine::reconcile::mender::Mender;
 use crate::control::engine::reconcile::requirements::Requirements;
-
 use crate::control::engine::state::State;
 use crate::net::Prefix;
 
@@ -41,6 +40,8 @@ pub(in crate::control::engine) struct HostSide {
     pub(super) last_id: u64,
     /// Destinations that were changed since the look under way began: it says nothing of them.
     pub(super) touched: BTreeSet<Prefix>,
+    /// What is wrong with the devices, as of the last comparison.
+    pub(super) device_requirements: Vec<Requirement>,
     pub(super) again: Option<Instant>,
     pub(super) own: Own,
 }
@@ -65,8 +66,6 @@ pub(super) struct Own {
 pub(in crate::control::engine) struct Wish<'a> {
     pub state: &'a State,
     pub cover: &'a BTreeSet<Prefix>,
-    /// What an administrator has to change beside.
-    pub settings: &'a [Requirement],
 }
 
 impl HostSide {
@@ -92,6 +91,7 @@ impl HostSide {
             asked: HashMap::new(),
             last_id: 0,
             touched: BTreeSet::new(),
+            device_requirements: Vec::new(),
             again: None,
             own: Own::default(),
         }
@@ -165,20 +165,17 @@ impl HostSide {
         self.looks.begun
     }
 
-    /// Begins a look if one is due; `everything` is what to look at.
+    /// Begins a look if one is due; `what` says what to look at, given whether that is everything.
     pub(in crate::control::engine) fn look(
         &mut self,
         now: Instant,
-        everything: impl FnOnce() -> Look,
+        what: impl FnOnce(bool) -> Look,
     ) -> Option<Effect> {
         let full = self.looks.begin(now)?;
-        let mut look = everything();
         if full {
             self.touched.clear();
-        } else {
-            look.routes = None;
         }
-        Some(self.ask(Open::Look, HostRequest::Observe(look)))
+        Some(self.ask(Open::Look, HostRequest::Observe(what(full))))
     }
 
     /// A look has ended. Returns how many routes fewer it shows than the one before.
@@ -282,19 +279,21 @@ impl HostSide {
         self.again = plan.again;
         let held = self.view.tun.as_ref().filter(|_| plan.mtu_is_held).map(|tun| tun.link.mtu);
         let held = held.map(|mtu| u16::try_from(mtu).unwrap_or(u16::MAX));
-        let mut open = self.strangers.clone();
-        open.extend(plan.requirements);
-        open.extend_from_slice(wish.settings);
-        open.extend_from_slice(&self.route_requirements);
-        let turn = self.requirements.set(open);
+        self.device_requirements = plan.requirements;
         let asked = plan.requests.into_iter().map(|(key, request)| {
             let open = Open::Mend(key, request.clone());
             self.ask(open, request)
         });
-        let mut effects: Vec<Effect> = asked.collect();
-        effects.extend(turn.appeared.into_iter().map(Effect::Require));
-        effects.extend(turn.resolved.into_iter().map(Effect::Resolved));
-        (effects, held)
+        (asked.collect(), held)
+    }
+
+    /// Shows what is left to an administrator, `settings` beside what the last comparisons found. Returns what
+    /// is new and what is resolved.
+    pub(in crate::control::engine) fn show(&mut self, settings: Vec<Requirement>) -> Vec<Effect> {
+        let lists = [&self.strangers, &self.device_requirements, &settings, &self.route_requirements];
+        let turn = self.requirements.set(lists.into_iter().flatten().cloned().collect());
+        let appeared = turn.appeared.into_iter().map(Effect::Require);
+        appeared.chain(turn.resolved.into_iter().map(Effect::Resolved)).collect()
     }
 
     /// When something has to be done again.

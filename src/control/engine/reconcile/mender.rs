@@ -9,7 +9,7 @@ use crate::control::engine::port::{HostError, HostRequest, Requirement};
 /// From one time that a difference is mended to the next: somebody else may insist on his value.
 const PAUSE: Duration = Duration::from_secs(1);
 /// After this time a refused request is tried again.
-const RETRY: Duration = Duration::from_secs(30);
+pub(super) const RETRY: Duration = Duration::from_secs(30);
 
 /// What was asked and what became of it.
 #[derive(Debug, Default)]
