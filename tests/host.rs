@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tun_tap::{Iface, Mode};
 use underpass::control::engine::judge::{Needs, PreflightError, Warning, judge};
-use underpass::control::engine::port::{HostError, HostRequest, Notice, ROUTE_PROTOCOL};
+use underpass::control::engine::port::{HostError, Notice, ROUTE_PROTOCOL};
 use underpass::control::engine::{Effect, Engine, Event, Setup, Start, look, needs};
-use underpass::control::host::{Answer, Host, gather, udp_bind_error};
+use underpass::control::host::{Host, gather, udp_bind_error};
 
 /// Runs `body` in a fresh namespace with a tokio runtime. Outside one it only starts the test
 /// `name` of this binary again inside.
@@ -84,17 +84,14 @@ impl Node {
         let host = Host::connect().unwrap();
         let uplink = host.uplink_of(address("192.0.2.1")).await.unwrap();
         let facts = gather(&host, &needs(&config, "eth0")).await.unwrap();
-        let Ok(Answer::View(view)) = host.execute(HostRequest::Observe(look(&config, "eth0", None))).await
-        else {
-            panic!("no look");
-        };
+        let view = host.observe(&look(&config, "eth0", None)).await.unwrap();
         let now = Instant::now();
         let start = Start {
             setup: Setup { capabilities: facts.capabilities(), workers: 1, uplink_mtu: uplink.packet_mtu() },
             uplink,
             tap: None,
             tap_state: String::new(),
-            view: *view,
+            view,
             now,
         };
         let (engine, _table) = Engine::new(config, start).map_err(|error| error.to_string())?;
@@ -108,11 +105,7 @@ impl Node {
         let mut effects = VecDeque::from(self.engine.handle(event, self.now));
         while let Some(effect) = effects.pop_front() {
             let Effect::Host(id, request) = effect else { continue };
-            let event = match self.host.execute(request).await {
-                Ok(Answer::View(view)) => Event::Observed(id, Some(view)),
-                Ok(_) => Event::Ended(id, Vec::new()),
-                Err(failures) => Event::Ended(id, failures),
-            };
+            let event = self.host.answer(id, request).await;
             effects.extend(self.engine.handle(event, self.now));
         }
     }

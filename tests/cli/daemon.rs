@@ -199,7 +199,7 @@ fn real(dir: &Path) -> (Handle, impl Future<Output = ()> + Send + 'static) {
         loop {
             tokio::select! {
                 Some((id, request)) = requests.recv() => inbox.send(match request {
-                    HostRequest::Observe(_) => Event::Observed(id, Some(Box::default())),
+                    HostRequest::Observe(_) => Event::Observed(id, Box::default()),
                     _ => Event::Ended(id, Vec::new()),
                 }),
                 Some((wait, answer)) = wishes.recv() => {

@@ -9,12 +9,14 @@ use super::tap_test::TapTest;
 use crate::config::{self, Backend, Config, Switch};
 use crate::control::engine::Failure;
 use crate::control::engine::judge::Facts;
-use crate::control::engine::port::{HostError, HostRequest, LinkChange, Sysctl, TunBackend, Uplink};
-use crate::control::host::{Answer, Guarded, Host, OpenTap, OpenTun};
+use crate::control::engine::port::{
+    HostError, HostRequest, LinkChange, TAP_QUIET, TAP_SYSCTLS, TunBackend, Uplink,
+};
+use crate::control::host::{Answer, Guarded, Host, OpenTun};
 use crate::dataplane::device::Origin;
 use crate::dataplane::pump::Lane;
 use crate::dataplane::underlay::tap::{PushHeader, Tap};
-use crate::dataplane::underlay::{SOURCE_PORTS, Setup, Sockets, Supported};
+use crate::dataplane::underlay::{SOURCE_PORTS, Setup, Supported};
 use crate::net::{Mac, Mode};
 
 /// Most workers chosen automatically.
@@ -83,7 +85,8 @@ pub async fn lanes(host: &Host, config: &Config, facts: &Facts, uplink: &Uplink)
     let mut lanes = Vec::new();
     for (index, device) in queues.devices.into_iter().enumerate() {
         let request = HostRequest::OpenSockets { setup: Arc::clone(&shared), worker: index as u16 };
-        let sockets = sockets(host.execute(request).await)?.with_tap(tap.queues.pop());
+        let pick = |answer| if let Answer::Sockets(sockets) = answer { Some(*sockets) } else { None };
+        let sockets = opened(host.execute(request).await, pick)?.with_tap(tap.queues.pop());
         lanes.push(Lane { device, sockets });
     }
     let gro = choose("gro", switches.gro, backend == "offload")?;
@@ -181,19 +184,17 @@ async fn open_tap(host: &Host, config: &Config, workers: usize) -> anyhow::Resul
 /// address and index.
 async fn own_tap(host: &Host, name: &str, queues: usize) -> anyhow::Result<(Vec<Tap>, Guarded, Mac, u32)> {
     let request = HostRequest::OpenTap { name: name.to_owned(), queues: u16::try_from(queues)? };
-    let opened = tap(host.execute(request).await)?;
+    let pick = |answer| if let Answer::Tap(tap) = answer { Some(tap) } else { None };
+    let opened = opened(host.execute(request).await, pick)?;
     let guarded = Guarded::new(name, opened.ownership, opened.queues.len());
     guarded.check(host).await?;
     let link = host.link_by_name(name).await?.ok_or_else(|| HostError::NoDevice(name.to_owned()))?;
     let set = |sysctl, value| HostRequest::Sysctl { name: name.to_owned(), sysctl, value };
-    // It carries outer packets only; this keeps router solicitations out of it, where there is IPv6 at all.
-    let _ = host.execute(set(Sysctl::DisableIpv6, 1)).await;
-    for request in [
-        set(Sysctl::Forwarding, 1),
-        set(Sysctl::AcceptLocal, 1),
-        set(Sysctl::ReversePath, 0),
-        HostRequest::Link { index: link.index, name: name.to_owned(), change: LinkChange::Up },
-    ] {
+    // Where there is no IPv6 at all there is nothing to quiet.
+    let _ = host.execute(set(TAP_QUIET.0, TAP_QUIET.1)).await;
+    let needed = TAP_SYSCTLS.map(|(sysctl, value)| set(sysctl, value));
+    let up = HostRequest::Link { index: link.index, name: name.to_owned(), change: LinkChange::Up };
+    for request in needed.into_iter().chain([up]) {
         host.execute(request).await.map_err(first)?;
     }
     Ok((opened.queues, guarded, opened.mac, link.index))
@@ -247,7 +248,11 @@ async fn open_tun(
 ) -> anyhow::Result<(OpenTun, &'static str, String)> {
     let name = config.tunnel.device.clone();
     let open = async |queues, backend| {
-        tun(host.execute(HostRequest::OpenTun { name: name.clone(), origin, queues, backend }).await)
+        let request = HostRequest::OpenTun { name: name.clone(), origin, queues, backend };
+        opened(
+            host.execute(request).await,
+            |answer| if let Answer::Tun(tun) = answer { Some(tun) } else { None },
+        )
     };
     let why = match config.tunnel.backend {
         Backend::Plain => return Ok((open(1, TunBackend::Plain).await?, "plain", "configured".to_owned())),
@@ -273,28 +278,12 @@ fn first(failures: Vec<Failure>) -> HostError {
     failures.into_iter().next().map_or_else(unknown, |failure| failure.error)
 }
 
-fn tun(answer: Result<Answer, Vec<Failure>>) -> Result<OpenTun, HostError> {
-    match answer {
-        Ok(Answer::Tun(tun)) => Ok(tun),
-        Ok(_) => Err(first(Vec::new())),
-        Err(failures) => Err(first(failures)),
-    }
-}
-
-fn tap(answer: Result<Answer, Vec<Failure>>) -> Result<OpenTap, HostError> {
-    match answer {
-        Ok(Answer::Tap(tap)) => Ok(tap),
-        Ok(_) => Err(first(Vec::new())),
-        Err(failures) => Err(first(failures)),
-    }
-}
-
-fn sockets(answer: Result<Answer, Vec<Failure>>) -> Result<Sockets, HostError> {
-    match answer {
-        Ok(Answer::Sockets(sockets)) => Ok(*sockets),
-        Ok(_) => Err(first(Vec::new())),
-        Err(failures) => Err(first(failures)),
-    }
+/// What was opened; `pick` takes it out of its answer.
+fn opened<T>(
+    answer: Result<Answer, Vec<Failure>>,
+    pick: impl FnOnce(Answer) -> Option<T>,
+) -> Result<T, HostError> {
+    answer.and_then(|answer| pick(answer).ok_or_else(Vec::new)).map_err(first)
 }
 
 #[cfg(test)]

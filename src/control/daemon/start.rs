@@ -10,11 +10,11 @@ use super::bring_up::{self, Lanes};
 use super::runner;
 use crate::config::Config;
 use crate::control::engine::judge::{self, Facts};
-use crate::control::engine::port::{HostError, HostRequest, HostView, LinkChange, Uplink};
+use crate::control::engine::port::{HostError, HostRequest, LinkChange, Uplink};
 use crate::control::engine::{
     Effect, Engine, Event, Failure, Setup, Start, StartError, look, needs, tun_addresses,
 };
-use crate::control::host::{self, Answer, Host};
+use crate::control::host::{self, Host};
 use crate::control::server::socket::ControlSocket;
 use crate::dataplane::forward::Forwarding;
 use crate::dataplane::underlay::RECEIVE_BUFFER;
@@ -46,7 +46,7 @@ pub async fn ready(host: &Host, config: &Config) -> anyhow::Result<Ready> {
     let facts = preflight(host, config, &uplink).await?;
     let socket = ControlSocket::bind(&config.control.socket)?;
     let lanes = bring_up::lanes(host, config, &facts, &uplink).await?;
-    let view = observe(host, config, &uplink, &lanes).await?;
+    let view = host.observe(&look(config, &uplink.name, lanes.tap_name.clone())).await?;
     let start = Start {
         setup: Setup { capabilities: facts.capabilities(), workers: lanes.lanes.len(), uplink_mtu },
         uplink: uplink.clone(),
@@ -76,17 +76,13 @@ async fn settle(
         match effect {
             Effect::Host(id, request) => {
                 let needed = is_needed(&request);
-                let event = match host.execute(request).await {
-                    Ok(Answer::View(view)) => Event::Observed(id, Some(view)),
-                    Ok(_) => Event::Ended(id, Vec::new()),
-                    Err(failures) => {
-                        let fatal = failures.iter().find(|failure| needed && !failure.error.is_denied());
-                        if let Some(Failure { error, .. }) = fatal {
-                            return Err(error.clone());
-                        }
-                        Event::Ended(id, failures)
-                    }
-                };
+                let event = host.answer(id, request).await;
+                if let Event::Ended(_, failures) = &event
+                    && let Some(Failure { error, .. }) =
+                        failures.iter().find(|failure| needed && !failure.error.is_denied())
+                {
+                    return Err(error.clone());
+                }
                 effects.extend(engine.handle(event, Instant::now()));
             }
             Effect::Publish(table) => forwarding.publish(*table),
@@ -148,22 +144,6 @@ async fn preflight(host: &Host, config: &Config, uplink: &Uplink) -> anyhow::Res
         bail!("this host cannot run the tunnel:\n  {}", lines.join("\n  "));
     }
     Ok(facts)
-}
-
-/// The host as it is with the devices made.
-async fn observe(host: &Host, config: &Config, uplink: &Uplink, lanes: &Lanes) -> anyhow::Result<HostView> {
-    let look = look(config, &uplink.name, lanes.tap_name.clone());
-    match host.execute(HostRequest::Observe(look)).await {
-        Ok(Answer::View(view)) => Ok(*view),
-        Err(failures) => {
-            Err(failures.into_iter().next().map_or_else(unanswered, |failure| failure.error.into()))
-        }
-        Ok(_) => Err(unanswered()),
-    }
-}
-
-fn unanswered() -> anyhow::Error {
-    anyhow::anyhow!("the kernel did not say what this host looks like")
 }
 
 fn explain(error: StartError) -> anyhow::Error {

@@ -19,7 +19,7 @@ use super::uplink_watch::UplinkWatch;
 use crate::config::{self, Config};
 use crate::control::engine::port::{HostRequest, Notice};
 use crate::control::engine::{EffectId, Event, Snapshot, tun_addresses};
-use crate::control::host::{self, Answer, Guarded, Host, Notices};
+use crate::control::host::{self, Guarded, Host, Notices};
 use crate::control::server::render::Exporter;
 use crate::control::server::{self, metrics_http};
 use crate::control::source::file::FileSource;
@@ -185,13 +185,7 @@ impl Running {
 /// Executes the engine's requests in their order.
 async fn execute(host: Host, mut requests: mpsc::UnboundedReceiver<(EffectId, HostRequest)>, inbox: Inbox) {
     while let Some((id, request)) = requests.recv().await {
-        let look = matches!(request, HostRequest::Observe(_));
-        inbox.send(match host.execute(request).await {
-            Ok(Answer::View(view)) => Event::Observed(id, Some(view)),
-            Ok(_) => Event::Ended(id, Vec::new()),
-            Err(_) if look => Event::Observed(id, None),
-            Err(failures) => Event::Ended(id, failures),
-        });
+        inbox.send(host.answer(id, request).await);
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::event::{Asked, Effect, Reply, Request, Update};
 use super::from_config::{foreign_pools, needs};
-use super::port::{HostError, HostView};
+use super::port::{HostError, HostView, widest};
 use super::refusal::Refusal;
 use super::{Engine, MANY, judge};
 use crate::config::Config;
@@ -136,16 +136,13 @@ pub(super) fn conflicts(config: &Config, view: &HostView) -> Vec<HostError> {
     let (Some(table), Some(tun)) = (&view.routes, &view.tun) else { return Vec::new() };
     let pools = foreign_pools(config);
     let subnets = config.peers.iter().flat_map(|peer| peer.subnets.iter().copied());
-    let outside: BTreeSet<Prefix> =
-        subnets.filter(|subnet| !pools.iter().any(|pool| pool.covers(*subnet))).collect();
-    let widest = |prefix: &Prefix| !prefix.and_wider().skip(1).any(|wider| outside.contains(&wider));
-    let widest: Vec<Prefix> = outside.iter().copied().filter(widest).collect();
-    let wanted: BTreeSet<Prefix> = pools.iter().copied().chain(widest).collect();
+    let outside = widest(subnets.filter(|subnet| !pools.iter().any(|pool| pool.covers(*subnet))));
+    let wanted: BTreeSet<Prefix> = pools.into_iter().chain(outside).collect();
+    let index = tun.link.index;
     let conflict = |prefix: &Prefix| {
-        let in_place = table.of(*prefix).iter().any(|route| route.device == Some(tun.link.index));
-        let found = table.conflict(*prefix, tun.link.index).filter(|_| !in_place)?;
-        let (device, existing) = (tun.link.name.clone(), found.describe(&table.names));
-        Some(HostError::RouteConflict { prefix: *prefix, device, existing })
+        let in_place = table.of(*prefix).iter().any(|route| route.device == Some(index));
+        let found = table.conflict(*prefix, index).filter(|_| !in_place)?;
+        Some(table.refusal(found, index))
     };
     wanted.iter().filter_map(conflict).collect()
 }

@@ -43,9 +43,9 @@ pub enum Event {
     Strangers(Vec<Requirement>),
     /// The kernel told of a change.
     Noticed(Notice),
-    /// A look has ended; `None` when it failed.
-    Observed(EffectId, Option<Box<HostView>>),
-    /// A request has ended.
+    /// A look has shown this.
+    Observed(EffectId, Box<HostView>),
+    /// A request has ended, or a look has failed.
     Ended(EffectId, Vec<Failure>),
     /// Time has passed: [`Engine::deadline`](super::Engine::deadline) is over.
     Tick,

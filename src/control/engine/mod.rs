@@ -50,7 +50,7 @@ use crate::net::Prefix;
 use crate::route::PeerId;
 use changes::conflicts;
 use path_mtu::PathMtus;
-use port::{HostError, HostRequest, HostView, Table, Uplink};
+use port::{HostError, HostRequest, HostView, Uplink};
 use publisher::Publisher;
 use reconcile::host_side::HostSide;
 use reconcile::kernel_cover::KernelCover;
@@ -226,9 +226,9 @@ impl Engine {
         }
     }
 
-    /// A look has ended.
-    fn observed(&mut self, id: EffectId, view: Option<Box<HostView>>, now: Instant) {
-        let routes = view.as_ref().is_some_and(|view| view.routes.is_some());
+    /// A look has shown something.
+    fn observed(&mut self, id: EffectId, view: Box<HostView>, now: Instant) {
+        let routes = view.routes.is_some();
         if self.host.observed(id, view, now) > MANY {
             self.effects.push(Effect::Shrunk);
         }
@@ -249,9 +249,8 @@ impl Engine {
 
     /// Without the right to change the kernel's routes, edits are judged by them.
     fn take_kernel_table(&mut self) {
-        let table: Option<&Table> = self.host.view().routes.as_ref().filter(|_| !self.host.may_change());
-        if let Some(table) = table {
-            self.state.set_kernel_table(table.clone(), self.host.tun_index());
+        if let Some(table) = self.host.view().routes.as_ref().filter(|_| !self.host.may_change()) {
+            self.state.set_kernel_table(Arc::clone(table), self.host.tun_index());
         }
     }
 

@@ -69,7 +69,7 @@ pub struct State {
 
 /// The kernel's routes, for a daemon that cannot change them.
 struct KernelTable {
-    table: Table,
+    table: Arc<Table>,
     /// Index of the TUN.
     device: u32,
 }
@@ -200,7 +200,7 @@ impl State {
     }
 
     /// Takes the kernel's routes into the TUN with index `device` as given.
-    pub(super) fn set_kernel_table(&mut self, table: Table, device: u32) {
+    pub(super) fn set_kernel_table(&mut self, table: Arc<Table>, device: u32) {
         self.kernel = Some(KernelTable { table, device });
     }
 

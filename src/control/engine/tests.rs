@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use self::model::{ETH, Model, Recorder, TUN, persistent};
 use super::edits::batch::{Batch, Places};
 use super::edits::lines::{Kinds, Reader};
-use super::port::{HostRequest, HostView, LinkChange, Requirement, Settings, Sysctl, Uplink};
+use super::port::{HostRequest, LinkChange, Requirement, Settings, Sysctl, Uplink};
 use super::refusal::{Kind, Refusal};
 use super::{
     Asked, Effect, EffectId, Event, Failure, PathMtu, Reply, Request, RequestId, TapUse, Update, look,
@@ -68,7 +68,7 @@ fn reload(recorder: &mut Recorder, generation: u64, text: &str) -> Result<Reply,
     let config = crate::config::parse(text, "test.toml").unwrap();
     let view = recorder.carry_out(EffectId(0), &HostRequest::Observe(look(&config, "eth0", None)));
     let Event::Observed(_, view) = view else { panic!("no view") };
-    let update = Update::Configuration { config: Ok(Box::new(config)), view };
+    let update = Update::Configuration { config: Ok(Box::new(config)), view: Some(view) };
     let asked = Asked { id: RequestId(1000 + generation), wait: false };
     recorder.follow(Event::Update { source: Source::Static, generation, update, request: Some(asked) });
     recorder.answers.pop().unwrap().1
@@ -410,7 +410,7 @@ fn looks_that_fail_and_answers_to_nothing_do_no_harm() {
     assert_eq!(recorder.model.ours().len(), 2);
     let failures = || vec![Failure { route: None, error: super::port::HostError::NoDevice("x".to_owned()) }];
     recorder.follow(Event::Ended(EffectId(9999), failures()));
-    recorder.follow(Event::Observed(EffectId(9999), Some(Box::new(HostView::default()))));
+    recorder.follow(Event::Observed(EffectId(9999), Box::default()));
     recorder.pass(Duration::from_secs(31));
     assert_eq!(recorder.open(), [""; 0]);
     // A device that is gone is nothing to mend, and no look is missing in what is taken down.

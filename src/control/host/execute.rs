@@ -2,8 +2,8 @@
 
 use super::open::{Tap, Tun};
 use super::{Host, sysctl};
-use crate::control::engine::Failure;
 use crate::control::engine::port::{HostError, HostRequest, HostView};
+use crate::control::engine::{EffectId, Event, Failure};
 use crate::dataplane::underlay::Sockets;
 
 /// What came of a request.
@@ -21,6 +21,15 @@ pub enum Answer {
 }
 
 impl Host {
+    /// Does what the engine asks for by `id`, and says what came of it.
+    pub async fn answer(&self, id: EffectId, request: HostRequest) -> Event {
+        match self.execute(request).await {
+            Ok(Answer::View(view)) => Event::Observed(id, view),
+            Ok(_) => Event::Ended(id, Vec::new()),
+            Err(failures) => Event::Ended(id, failures),
+        }
+    }
+
     /// Does what `request` asks for.
     ///
     /// # Errors

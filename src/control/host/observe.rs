@@ -1,11 +1,11 @@
 //! Looking at the host: the devices, what administrators set, and the main table.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::Host;
 use super::{facts, sysctl};
-use crate::control::engine::port::{DeviceView, HostError, HostView, Link, Look, Sysctl, Table};
+use crate::control::engine::port::{DeviceView, HostError, HostView, Link, Look, Sysctl};
 
 /// The sysctls of the TUN and the TAP that matter.
 const SYSCTLS: [Sysctl; 6] = [
@@ -28,11 +28,7 @@ impl Host {
         let tap = self.device(look.tap.as_deref()).await?;
         let settings = facts::settings(self, &look.uplink).await?;
         let routes = match &look.routes {
-            Some(interest) => {
-                let names: BTreeMap<u32, String> =
-                    self.links().await?.into_iter().map(|link| (link.index, link.name)).collect();
-                Some(Table::new(self.main_table(interest).await?, names))
-            }
+            Some(interest) => Some(Arc::new(self.table(interest).await?)),
             None => None,
         };
         Ok(HostView { tun, tap, settings, routes, took: begun.elapsed() })

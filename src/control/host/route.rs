@@ -76,10 +76,7 @@ impl Host {
                     tracing::info!(prefix = %route.prefix, "route was already there and is kept");
                 }
                 Some(found) => {
-                    let device = table.names.get(&index).cloned().unwrap_or_default();
-                    let existing = found.describe(&table.names);
-                    let error = HostError::RouteConflict { prefix: route.prefix, device, existing };
-                    refused.push(failure(route.prefix, error));
+                    refused.push(failure(route.prefix, table.refusal(found, index)));
                 }
                 None => {
                     let action = format!("add the route {}", route.prefix);
@@ -116,13 +113,13 @@ impl Host {
     }
 
     /// The routes of the main table that matter, with the names of all interfaces.
-    async fn table(&self, interest: &Interest) -> Result<Table, HostError> {
+    pub(super) async fn table(&self, interest: &Interest) -> Result<Table, HostError> {
         let names = self.links().await?.into_iter().map(|link| (link.index, link.name)).collect();
         Ok(Table::new(self.main_table(interest).await?, names))
     }
 
     /// The routes of the main table that matter, and all of our protocol.
-    pub(super) async fn main_table(&self, interest: &Interest) -> Result<Vec<Found>, HostError> {
+    async fn main_table(&self, interest: &Interest) -> Result<Vec<Found>, HostError> {
         // A connection keeps room for the longest answer it ever had, so this one ends with its answers.
         let dump = Self::connect()?;
         let mut all = Vec::new();

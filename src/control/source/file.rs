@@ -4,10 +4,9 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{self, Config, ConfigErrors};
 use crate::control::engine::edits::lines::Culprits;
-use crate::control::engine::port::{HostRequest, HostView};
 use crate::control::engine::refusal::{Kind, Refusal};
 use crate::control::engine::{Asked, Event, Update, look};
-use crate::control::host::{Answer, Host};
+use crate::control::host::Host;
 use crate::route::Source;
 
 /// The file, and how often it has been read.
@@ -50,7 +49,7 @@ impl FileSource {
             Err(failed) => Err(Refusal::new(Kind::Busy, failed.to_string())),
         };
         let view = match &config {
-            Ok(config) => observe(host, config, uplink).await,
+            Ok(config) => host.observe(&look(config, uplink, None)).await.ok().map(Box::new),
             Err(_) => None,
         };
         FileUpdate { generation: self.generation, update: Update::Configuration { config, view } }
@@ -68,13 +67,6 @@ impl FileUpdate {
     pub fn asked_by(self, asked: Asked) -> Event {
         let Self { generation, update } = self;
         Event::Update { source: Source::Static, generation, update, request: Some(asked) }
-    }
-}
-
-async fn observe(host: &Host, config: &Config, uplink: &str) -> Option<Box<HostView>> {
-    match host.execute(HostRequest::Observe(look(config, uplink, None))).await {
-        Ok(Answer::View(view)) => Some(view),
-        _ => None,
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::HostError;
-pub use table::{Found, Interest, Table};
+pub use table::{Found, Interest, Table, widest};
 
 use crate::dataplane::device::Origin;
 use crate::dataplane::underlay::Setup;
@@ -172,6 +172,13 @@ pub enum Sysctl {
     DisableIpv6,
 }
 
+/// What the sysctls of the TAP have to be: the kernel must forward from it, from our own address, without a
+/// reverse path check.
+pub const TAP_SYSCTLS: [(Sysctl, u8); 3] =
+    [(Sysctl::Forwarding, 1), (Sysctl::AcceptLocal, 1), (Sysctl::ReversePath, 0)];
+/// And what only adds noise otherwise: it carries outer packets only, IPv6 would add router solicitations.
+pub const TAP_QUIET: (Sysctl, u8) = (Sysctl::DisableIpv6, 1);
+
 impl Sysctl {
     /// Its place below `net`, with slashes, for the interface `name`.
     pub fn key(self, name: &str) -> String {
@@ -209,7 +216,7 @@ pub struct HostView {
     /// What others set.
     pub settings: Settings,
     /// The main table, where it was asked for.
-    pub routes: Option<Table>,
+    pub routes: Option<Arc<Table>>,
     /// How long the look took.
     pub took: Duration,
 }

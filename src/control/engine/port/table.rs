@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{ROUTE_PROTOCOL, default_metric};
+use super::{HostError, ROUTE_PROTOCOL, default_metric};
 use crate::net::Prefix;
 
 /// A route as the kernel has it.
@@ -50,15 +50,7 @@ pub enum Interest {
 impl Interest {
     /// What overlaps with `prefixes`.
     pub fn overlapping(prefixes: impl IntoIterator<Item = Prefix>) -> Self {
-        let mut sorted: Vec<Prefix> = prefixes.into_iter().collect();
-        sorted.sort_unstable();
-        let mut widest: Vec<Prefix> = Vec::new();
-        for prefix in sorted {
-            if widest.last().is_none_or(|last| !last.covers(prefix)) {
-                widest.push(prefix);
-            }
-        }
-        Self::Overlapping(widest.into())
+        Self::Overlapping(widest(prefixes).into())
     }
 
     /// Whether a route to `prefix` matters.
@@ -69,6 +61,19 @@ impl Interest {
         before.is_some_and(|before| before.covers(prefix))
             || widest.get(next).is_some_and(|after| prefix.covers(*after))
     }
+}
+
+/// Those of `prefixes` that lie in no other one, sorted.
+pub fn widest(prefixes: impl IntoIterator<Item = Prefix>) -> Vec<Prefix> {
+    let mut sorted: Vec<Prefix> = prefixes.into_iter().collect();
+    sorted.sort_unstable();
+    let mut widest: Vec<Prefix> = Vec::new();
+    for prefix in sorted {
+        if widest.last().is_none_or(|last| !last.covers(prefix)) {
+            widest.push(prefix);
+        }
+    }
+    widest
 }
 
 /// The routes of the main table, by destination and metric.
@@ -111,6 +116,12 @@ impl Table {
     /// Whether there is a route of exactly `prefix`.
     pub fn has(&self, prefix: Prefix) -> bool {
         !self.of(prefix).is_empty()
+    }
+
+    /// Why `found` keeps a route of ours into the device `tun` out.
+    pub fn refusal(&self, found: &Found, tun: u32) -> HostError {
+        let device = self.names.get(&tun).cloned().unwrap_or_default();
+        HostError::RouteConflict { prefix: found.prefix, device, existing: found.describe(&self.names) }
     }
 
     /// The route that keeps one of ours to `prefix` out: of the same metric, into another device.

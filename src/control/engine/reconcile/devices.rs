@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::control::engine::port::{
-    DeviceView, HostRequest, HostView, LinkChange, Requirement, Sysctl, TX_QUEUE_LEN,
+    DeviceView, HostRequest, HostView, LinkChange, Requirement, Sysctl, TAP_QUIET, TAP_SYSCTLS, TX_QUEUE_LEN,
 };
 
 /// How the devices should be.
@@ -83,19 +83,15 @@ fn of_tun_sysctls(desired: Desired<'_>, tun: &DeviceView, host_forwards: bool) -
     wanted.filter_map(|(sysctl, value, _, what)| of_sysctl(Role::Tun, tun, sysctl, value, what)).collect()
 }
 
-/// The kernel must forward from the TAP, from our own address, without a reverse path check. It
-/// carries outer packets only: IPv6 would add router solicitations.
 fn of_tap_sysctls(tap: &DeviceView) -> Vec<Difference> {
     let name = &tap.link.name;
-    let what =
-        |sysctl: &str| Some(format!("{sysctl} of {name} was changed: super-packets do not leave through it"));
-    let wanted = [
-        (Sysctl::DisableIpv6, 1, None),
-        (Sysctl::Forwarding, 1, what("forwarding")),
-        (Sysctl::AcceptLocal, 1, what("accept_local")),
-        (Sysctl::ReversePath, 0, what("rp_filter")),
-    ];
-    let wanted = wanted.into_iter();
+    let what = |sysctl: Sysctl| {
+        let key = sysctl.key(name);
+        let sysctl = key.rsplit('/').next().unwrap_or_default();
+        format!("{sysctl} of {name} was changed: super-packets do not leave through it")
+    };
+    let needed = TAP_SYSCTLS.into_iter().map(|(sysctl, value)| (sysctl, value, Some(what(sysctl))));
+    let wanted = [(TAP_QUIET.0, TAP_QUIET.1, None)].into_iter().chain(needed);
     wanted.filter_map(|(sysctl, value, what)| of_sysctl(Role::Tap, tap, sysctl, value, what)).collect()
 }
 

@@ -178,17 +178,15 @@ impl HostSide {
         Some(self.ask(Open::Look, HostRequest::Observe(what(full))))
     }
 
-    /// A look has ended. Returns how many routes fewer it shows than the one before.
+    /// A look has shown `view`. Returns how many routes fewer it shows than the one before.
     pub(in crate::control::engine) fn observed(
         &mut self,
         id: EffectId,
-        view: Option<Box<HostView>>,
+        mut view: Box<HostView>,
         now: Instant,
     ) -> usize {
         self.asked.remove(&id);
-        let took = view.as_ref().map_or_else(Default::default, |view| view.took);
-        self.looks.end(took, now);
-        let Some(mut view) = view else { return 0 };
+        self.looks.end(view.took, now);
         let len = |view: &HostView| view.routes.as_ref().map_or(0, |table| table.routes().len());
         let before = len(&self.view);
         if view.routes.is_none() {
@@ -205,10 +203,12 @@ impl HostSide {
         failures: Vec<Failure>,
         now: Instant,
     ) -> bool {
-        if failures.iter().any(|failure| failure.error.errno() == Some(libc::EPERM)) {
+        let asked = self.asked.remove(&id);
+        let denied = failures.iter().any(|failure| failure.error.errno() == Some(libc::EPERM));
+        if denied && !matches!(asked, Some(Open::Look)) {
             self.capabilities.net_admin = false;
         }
-        match self.asked.remove(&id) {
+        match asked {
             Some(Open::Mend(key, request)) => {
                 let refused = failures.into_iter().next().map(|failure| failure.error);
                 if refused.is_none() {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::control::engine::port::{
@@ -90,7 +91,7 @@ impl Model {
         let routes = look.routes.as_ref().map(|interest| {
             let matter = |route: &&Found| route.protocol == ROUTE_PROTOCOL || interest.has(route.prefix);
             let names = BTreeMap::from([(ETH, "eth0".to_owned()), (TUN, "up0".to_owned())]);
-            Table::new(self.routes.iter().filter(matter).copied().collect(), names)
+            Arc::new(Table::new(self.routes.iter().filter(matter).copied().collect(), names))
         });
         let tap = self.tap.clone().filter(|tap| look.tap.as_ref() == Some(&tap.link.name));
         HostView { tun: self.tun.clone(), tap, settings: self.settings, routes, took: Duration::ZERO }
@@ -234,8 +235,9 @@ impl Recorder {
     /// Has the model do it; the event says what came of it.
     pub(super) fn carry_out(&mut self, id: EffectId, request: &HostRequest) -> Event {
         match request {
-            HostRequest::Observe(_) if (self.model.refuses)(request).is_some() => Event::Observed(id, None),
-            HostRequest::Observe(look) => Event::Observed(id, Some(Box::new(self.model.view(look)))),
+            HostRequest::Observe(look) if (self.model.refuses)(request).is_none() => {
+                Event::Observed(id, Box::new(self.model.view(look)))
+            }
             other => Event::Ended(id, self.model.execute(other)),
         }
     }
