@@ -12,6 +12,7 @@ use underpass::control::engine::judge::{Needs, PreflightError, Warning, judge};
 use underpass::control::engine::port::{HostError, Notice, ROUTE_PROTOCOL};
 use underpass::control::engine::{Effect, Engine, Event, Setup, Start, look, needs};
 use underpass::control::host::{Host, gather, udp_bind_error};
+use underpass::dataplane::packet::Offloaded;
 
 /// Runs `body` in a fresh namespace with a tokio runtime. Outside one it only starts the test
 /// `name` of this binary again inside.
@@ -90,7 +91,7 @@ impl Node {
             setup: Setup { capabilities: facts.capabilities(), workers: 1, uplink_mtu: uplink.packet_mtu() },
             uplink,
             tap: None,
-            tap_state: String::new(),
+            tap_state: Offloaded::off("no TAP"),
             view,
             now,
         };

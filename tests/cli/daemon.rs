@@ -27,6 +27,7 @@ use underpass::control::server;
 use underpass::control::server::backend::Backend;
 use underpass::control::server::socket::ControlSocket;
 use underpass::dataplane::observe::Counters;
+use underpass::dataplane::packet::Offloaded;
 use underpass::net::{DropReason, Prefix};
 use underpass::route::Source;
 use underpass::sync::Published;
@@ -181,7 +182,7 @@ fn real(dir: &Path) -> (Handle, impl Future<Output = ()> + Send + 'static) {
         setup: Setup { capabilities, workers: 1, uplink_mtu: 1500 },
         uplink: Uplink { name: "eth0".into(), index: 2, mtu: 1500, ..Uplink::default() },
         tap: None,
-        tap_state: "off: no TAP".into(),
+        tap_state: Offloaded::off("no TAP"),
         view: HostView::default(),
         now: Instant::now(),
     };

@@ -14,6 +14,7 @@ use crate::control::engine::port::{
 };
 use crate::control::host::{Answer, Guarded, Host, OpenTun};
 use crate::dataplane::device::Origin;
+use crate::dataplane::packet::Offloaded;
 use crate::dataplane::pump::Lane;
 use crate::dataplane::underlay::tap::{PushHeader, Tap};
 use crate::dataplane::underlay::{SOURCE_PORTS, Setup, Supported};
@@ -34,8 +35,8 @@ pub struct Lanes {
     pub backend_reason: String,
     /// Why this many workers.
     pub workers_reason: String,
-    /// Each offload by name: `active`, or `off: ` and why.
-    pub offloads: Vec<(&'static str, String)>,
+    /// Each offload by name.
+    pub offloads: Vec<(&'static str, Offloaded)>,
     /// Whether received TCP segments are merged.
     pub merge_tcp: bool,
     /// Whether received UDP datagrams are merged.
@@ -45,7 +46,7 @@ pub struct Lanes {
     /// Name of the TAP, if there is one.
     pub tap_name: Option<String>,
     /// The TAP's state so far.
-    pub tap_state: String,
+    pub tap_state: Offloaded,
     /// The devices that are to stay ours alone.
     pub guarded: Vec<Guarded>,
 }
@@ -129,12 +130,18 @@ fn choose(name: &str, switch: Switch, supported: bool) -> anyhow::Result<bool> {
 }
 
 /// The TAP for super-packets.
-#[derive(Default)]
 struct TapQueues {
     queues: Vec<Tap>,
     test: Option<TapTest>,
-    state: String,
+    state: Offloaded,
     guarded: Option<Guarded>,
+}
+
+impl TapQueues {
+    /// No TAP, for this reason.
+    fn off(why: impl Into<String>) -> Self {
+        Self { queues: Vec::new(), test: None, state: Offloaded::off(why), guarded: None }
+    }
 }
 
 /// Opens one queue of the TAP for each worker and one for its test, where the configuration has a
@@ -153,7 +160,7 @@ async fn open_tap(host: &Host, config: &Config, workers: usize) -> anyhow::Resul
                 None => "no IPv4 underlay",
                 Some(_) => "no pool encapsulates",
             };
-            return Ok(TapQueues { state: format!("off: {why}"), ..TapQueues::default() });
+            return Ok(TapQueues::off(why));
         }
     };
     let name = tap_name(&config.tunnel.device);
@@ -163,20 +170,20 @@ async fn open_tap(host: &Host, config: &Config, workers: usize) -> anyhow::Resul
         if wanted == config::Uplink::Tap {
             bail!("uplink is \"tap\", but {reason}; remove it or choose another `device`");
         }
-        return Ok(TapQueues { state: format!("off: {reason}"), ..TapQueues::default() });
+        return Ok(TapQueues::off(reason));
     }
     match own_tap(host, &name, workers + 1).await {
         Ok((mut queues, guarded, mac, index)) => {
             let push = PushHeader::attach(index, source);
             let state = match &push {
-                Ok(_) => "off: not tested yet".to_owned(),
-                Err(error) => format!("off: not tested yet; never for ipip, eBPF is not available: {error}"),
+                Ok(_) => "not tested yet".to_owned(),
+                Err(error) => format!("not tested yet; never for ipip, eBPF is not available: {error}"),
             };
             let test = queues.pop().map(|tap| TapTest::new(tap, mac, push.ok(), source));
-            Ok(TapQueues { queues, test, state, guarded: Some(guarded) })
+            Ok(TapQueues { queues, test, state: Offloaded::Off(state), guarded: Some(guarded) })
         }
         Err(error) if wanted == config::Uplink::Tap => Err(error.context("uplink is \"tap\"")),
-        Err(error) => Ok(TapQueues { state: format!("off: {error:#}"), ..TapQueues::default() }),
+        Err(error) => Ok(TapQueues::off(format!("{error:#}"))),
     }
 }
 
@@ -206,11 +213,11 @@ fn tap_name(device: &str) -> String {
     format!("{}-x", &device[..end.unwrap_or(0)])
 }
 
-fn describe(switch: Switch, active: bool) -> String {
+fn describe(switch: Switch, active: bool) -> Offloaded {
     match (active, switch) {
-        (true, _) => "active".to_owned(),
-        (false, Switch::Off) => "off: configured".to_owned(),
-        (false, _) => "off: not available".to_owned(),
+        (true, _) => Offloaded::Active,
+        (false, Switch::Off) => Offloaded::off("configured"),
+        (false, _) => Offloaded::off("not available"),
     }
 }
 

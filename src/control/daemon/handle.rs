@@ -20,6 +20,7 @@ use crate::control::server::backend::Backend;
 use crate::control::server::render::Now;
 use crate::dataplane::observe::capture::Hub;
 use crate::dataplane::observe::{Counters, Fallback};
+use crate::dataplane::packet::Offloaded;
 use crate::net::Prefix;
 
 /// What was chosen at start.
@@ -28,7 +29,7 @@ pub struct Choices {
     /// `offload` or `plain`.
     pub backend: &'static str,
     /// Each offload and whether it is active.
-    pub offloads: Vec<(&'static str, String)>,
+    pub offloads: Vec<(&'static str, Offloaded)>,
     /// Address on the TUN.
     pub address: IpAddr,
 }
@@ -76,29 +77,27 @@ impl Handle {
 
     /// Table sizes and offloads, for metrics.
     pub fn now(&self) -> Now {
-        // "active, without ipip" is active.
-        let active = |state: &str| state.starts_with("active");
         let snapshot = self.snapshot();
         let offloads = self.offloads(&snapshot);
         Now {
             routes: snapshot.routes(),
             peers: snapshot.peer_count(),
-            offloads: offloads.into_iter().map(|(name, state)| (name, active(&state))).collect(),
+            offloads: offloads
+                .into_iter()
+                .map(|(name, state)| (name.to_owned(), state.is_active()))
+                .collect(),
             reloaded: snapshot.reloaded,
             log_lines_lost: log::lines_lost(),
         }
     }
 
     /// Each offload as it is now: what a worker gave up at run time is off.
-    fn offloads(&self, snapshot: &Snapshot) -> BTreeMap<String, String> {
-        let chosen = self.choices.offloads.iter();
-        let mut offloads: BTreeMap<String, String> =
-            chosen.map(|(name, state)| ((*name).to_owned(), state.clone())).collect();
-        offloads.insert("tap".to_owned(), snapshot.tap_state.to_string());
+    fn offloads(&self, snapshot: &Snapshot) -> BTreeMap<&'static str, Offloaded> {
+        let mut offloads: BTreeMap<_, _> = self.choices.offloads.iter().cloned().collect();
+        offloads.insert("tap", snapshot.tap_state.clone());
         for fallback in Fallback::ALL {
             if self.counters.fallbacks(fallback) > 0 {
-                let refused = "off: refused by the kernel at run time".to_owned();
-                offloads.insert(fallback.offload().to_owned(), refused);
+                offloads.insert(fallback.offload(), Offloaded::off("refused by the kernel at run time"));
             }
         }
         offloads
@@ -129,7 +128,7 @@ impl Backend for Handle {
             node: config.node.name.to_string(),
             workers: self.counters.workers(),
             backend: self.choices.backend.to_owned(),
-            offloads: self.offloads(&snapshot),
+            offloads: texts(self.offloads(&snapshot)),
             tunnel: TunnelStatus {
                 device: config.tunnel.device.clone(),
                 mtu: snapshot.underlay.tun.mtu,
@@ -192,4 +191,9 @@ impl Backend for Handle {
     fn capture(&self) -> Option<(Arc<Hub>, Vec<u16>)> {
         Some((Arc::clone(self.counters.capture()?), self.snapshot().vxlan_ports()))
     }
+}
+
+/// Offloads as `status` has them.
+fn texts(offloads: BTreeMap<&'static str, Offloaded>) -> BTreeMap<String, String> {
+    offloads.into_iter().map(|(name, state)| (name.to_owned(), state.to_string())).collect()
 }

@@ -12,6 +12,7 @@ use crate::api::NewPeer;
 use crate::config::Config;
 use crate::dataplane::encap::frame::Hop;
 use crate::dataplane::forward::{Forwarding, TapLink, Way};
+use crate::dataplane::packet::Offloaded;
 use crate::net::{Mode, Prefix};
 use crate::route::Source;
 
@@ -92,7 +93,7 @@ pub struct TapUse {
     /// How super-packets leave towards each address of a peer.
     pub ways: HashMap<IpAddr, Arc<Way>>,
     /// What `status` says of it; `None` where it serves no peer.
-    pub said: Option<String>,
+    pub said: Option<Offloaded>,
 }
 
 /// A believable report of a router.

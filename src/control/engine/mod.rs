@@ -46,6 +46,7 @@ pub use state::{Setup, StateError};
 
 use crate::config::Config;
 use crate::dataplane::forward::Forwarding;
+use crate::dataplane::packet::Offloaded;
 use crate::net::Prefix;
 use crate::route::PeerId;
 use changes::conflicts;
@@ -61,7 +62,7 @@ use state::State;
 /// Routes whose loss frees memory worth giving back.
 const MANY: usize = 50_000;
 /// What is said of the TAP where it serves no peer.
-const NO_PEER: &str = "off: no peer is reached by what it carries";
+const NO_PEER: &str = "no peer is reached by what it carries";
 
 /// What was found out and chosen before the engine is made.
 #[derive(Clone, Debug)]
@@ -73,7 +74,7 @@ pub struct Start {
     /// Name of the TAP, where there is one.
     pub tap: Option<String>,
     /// What `status` says of the TAP.
-    pub tap_state: String,
+    pub tap_state: Offloaded,
     /// The host with the devices made.
     pub view: HostView,
     /// The moment from which the ages of routes count.
@@ -91,7 +92,7 @@ pub struct Engine {
     host: HostSide,
     paths: PathMtus,
     uplink: Uplink,
-    tap_state: Arc<str>,
+    tap_state: Offloaded,
     /// Whether the last configuration was followed; so is a start's.
     reloaded: bool,
     /// Peers that went, whose numbers are free once that is published.
@@ -134,7 +135,7 @@ impl Engine {
             host,
             paths: PathMtus::default(),
             uplink: start.uplink,
-            tap_state: start.tap_state.into(),
+            tap_state: start.tap_state,
             reloaded: true,
             leaving: Vec::new(),
             deferred: Vec::new(),
@@ -186,7 +187,7 @@ impl Engine {
     pub fn snapshot(&self) -> Snapshot {
         let beside = Beside {
             requirements: self.host.open(),
-            tap_state: Arc::clone(&self.tap_state),
+            tap_state: self.tap_state.clone(),
             reloaded: self.reloaded,
             uplink: self.uplink.name.as_str().into(),
             started: self.started,
@@ -215,10 +216,10 @@ impl Engine {
 
     fn follow_tap(&mut self, tap: TapUse) {
         self.state.set_tap(tap.link, &tap.ways);
-        let said: Arc<str> = match tap.said {
-            Some(said) => said.into(),
-            None if self.tap_state.starts_with("off: ") => Arc::clone(&self.tap_state),
-            None => NO_PEER.into(),
+        let said = match tap.said {
+            Some(said) => said,
+            None if self.tap_state.is_active() => Offloaded::off(NO_PEER),
+            None => return,
         };
         if self.tap_state != said {
             tracing::info!("uplink tap: {said}");

@@ -10,6 +10,7 @@ use super::state::{Setup, State};
 use crate::api::PeerStatus;
 use crate::config::Config;
 use crate::dataplane::forward::Forwarding;
+use crate::dataplane::packet::Offloaded;
 use crate::route::HopsFull;
 use crate::sync::Published;
 
@@ -51,7 +52,7 @@ impl Node {
     pub(super) fn snapshot(&self) -> Snapshot {
         let beside = Beside {
             requirements: Arc::default(),
-            tap_state: "".into(),
+            tap_state: Offloaded::Active,
             reloaded: true,
             uplink: "eth0".into(),
             started: Instant::now(),

@@ -13,7 +13,7 @@ use super::state::State;
 use crate::api::{CandidateRoute, NextHop, PeerStatus, PeerUplink, PeerWay, RouteEntry, RouteMode};
 use crate::config::Config;
 use crate::dataplane::forward::{Choice, Peer, Underlay};
-use crate::dataplane::packet::Family;
+use crate::dataplane::packet::{Family, Offloaded};
 use crate::net::{Mode, Prefix};
 use crate::route::{EncapPolicy, PeerId, Rib, Route, Source, Target};
 
@@ -26,7 +26,7 @@ pub struct Snapshot {
     /// What is left to an administrator, strangers at our devices first.
     pub requirements: Arc<[Requirement]>,
     /// What `status` says of the TAP.
-    pub tap_state: Arc<str>,
+    pub tap_state: Offloaded,
     /// Whether the last configuration was followed.
     pub reloaded: bool,
     /// Name of the interface with our underlay address.
@@ -44,7 +44,7 @@ pub struct Snapshot {
 /// What a snapshot has beside the state.
 pub(super) struct Beside {
     pub requirements: Arc<[Requirement]>,
-    pub tap_state: Arc<str>,
+    pub tap_state: Offloaded,
     pub reloaded: bool,
     pub uplink: Arc<str>,
     pub started: Instant,

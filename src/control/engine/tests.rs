@@ -19,6 +19,7 @@ use super::{
 };
 use crate::api::NewPeer;
 use crate::dataplane::encap::frame::Hop;
+use crate::dataplane::packet::Offloaded;
 use crate::net::{Mac, Mode};
 use crate::route::Source;
 
@@ -388,7 +389,7 @@ fn the_tap_and_strangers_are_said() {
     let state = |recorder: &Recorder| recorder.engine.snapshot().tap_state.to_string();
     recorder.follow(Event::Tap(TapUse::default()));
     assert_eq!(state(&recorder), "off: not tested yet");
-    recorder.follow(Event::Tap(TapUse { said: Some("active".to_owned()), ..TapUse::default() }));
+    recorder.follow(Event::Tap(TapUse { said: Some(Offloaded::Active), ..TapUse::default() }));
     assert_eq!(state(&recorder), "active");
     recorder.follow(Event::Tap(TapUse::default()));
     assert_eq!(state(&recorder), "off: no peer is reached by what it carries");

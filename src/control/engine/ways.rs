@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::dataplane::forward::{Choice, Way};
+use crate::dataplane::packet::Offloaded;
 use crate::net::Mode;
 
 /// Peers and reasons that are named; of more only the number.
@@ -66,7 +67,7 @@ pub fn forced(interface: &str) -> Way {
 pub type Use<'a> = (Mode, IpAddr, &'a Choice);
 
 /// What `status` says of the TAP, given every way in use and what is to be said beside `active`.
-pub fn summary<'a>(uses: impl IntoIterator<Item = Use<'a>>, beside: &str) -> String {
+pub fn summary<'a>(uses: impl IntoIterator<Item = Use<'a>>, beside: &str) -> Offloaded {
     let mut by_reason: BTreeMap<&str, Vec<IpAddr>> = BTreeMap::new();
     let mut active = false;
     for (_, peer, choice) in uses {
@@ -85,13 +86,14 @@ pub fn summary<'a>(uses: impl IntoIterator<Item = Use<'a>>, beside: &str) -> Str
     let named = by_reason.iter().take(NAMED);
     if active {
         let sockets = named.map(|(why, peers)| format!("; sockets towards {}: {why}", list(peers)));
-        return format!("active{beside}{}{more}", sockets.collect::<String>());
+        let except = format!("{beside}{}{more}", sockets.collect::<String>());
+        return if except.is_empty() { Offloaded::Active } else { Offloaded::Partly(except) };
     }
     match by_reason.len() {
-        1 => format!("off: {}", by_reason.keys().copied().collect::<String>()),
+        1 => Offloaded::off(by_reason.keys().copied().collect::<String>()),
         _ => {
             let reasons: Vec<_> = named.map(|(why, peers)| format!("for {}: {why}", list(peers))).collect();
-            format!("off: {}{more}", reasons.join("; "))
+            Offloaded::Off(format!("{}{more}", reasons.join("; ")))
         }
     }
 }
@@ -150,10 +152,10 @@ mod tests {
         let peer = |last: u8| IpAddr::from([192, 0, 2, last]);
         let (tap, slow, other) = (Choice::tap("fast"), Choice::socket("u0 is slow"), Choice::socket("why"));
         let said = |uses: &[(u8, &Choice)]| {
-            summary(uses.iter().map(|(last, choice)| (Mode::Vxlan, peer(*last), *choice)), "")
+            summary(uses.iter().map(|(last, choice)| (Mode::Vxlan, peer(*last), *choice)), "").to_string()
         };
         assert_eq!(said(&[(2, &tap), (3, &tap)]), "active");
-        assert_eq!(summary([(Mode::Vxlan, peer(2), &tap)], " for vxlan"), "active for vxlan");
+        assert_eq!(summary([(Mode::Vxlan, peer(2), &tap)], " for vxlan").to_string(), "active for vxlan");
         assert_eq!(said(&[(2, &slow), (3, &slow)]), "off: u0 is slow");
         assert_eq!(said(&[(2, &tap), (3, &slow)]), "active; sockets towards 192.0.2.3: u0 is slow");
         assert_eq!(said(&[(2, &slow), (3, &other)]), "off: for 192.0.2.2: u0 is slow; for 192.0.2.3: why");

@@ -5,12 +5,12 @@ use std::io;
 use super::{Host, facts};
 use crate::control::engine::port::{HostError, TunBackend};
 use crate::dataplane::device::{Offloads, Origin, Ownership, PlainTun, VnetTun};
-use crate::dataplane::packet::Device;
+use crate::dataplane::packet::{Device, Offloaded};
 use crate::dataplane::underlay::{OpenError, tap};
 use crate::net::Mac;
 
 /// Why nothing chooses a queue.
-const ONE_QUEUE: &str = "off: one queue";
+const ONE_QUEUE: &str = "one queue";
 
 /// The TUN's queues.
 pub struct Tun {
@@ -21,7 +21,7 @@ pub struct Tun {
     /// What the kernel hands us in one piece.
     pub granted: Offloads,
     /// Whether a program chooses the queue of each flow, or why not.
-    pub steering: String,
+    pub steering: Offloaded,
 }
 
 /// The TAP's queues.
@@ -56,7 +56,7 @@ impl Tun {
                 devices: vec![Box::new(device)],
                 ownership,
                 granted: Offloads::default(),
-                steering: ONE_QUEUE.to_owned(),
+                steering: Offloaded::off(ONE_QUEUE),
             }),
         };
         opened.map_err(|error| tun_error(name, &error))
@@ -64,12 +64,12 @@ impl Tun {
 }
 
 /// Sets the program that gives each flow its queue, where there is a choice of queues.
-fn steer(queues: &[VnetTun]) -> String {
+fn steer(queues: &[VnetTun]) -> Offloaded {
     match queues {
-        [] | [_] => ONE_QUEUE.to_owned(),
+        [] | [_] => Offloaded::off(ONE_QUEUE),
         [first, ..] => match first.steer() {
-            Ok(()) => "active".to_owned(),
-            Err(error) => format!("off: eBPF is not available: {error}"),
+            Ok(()) => Offloaded::Active,
+            Err(error) => Offloaded::Off(format!("eBPF is not available: {error}")),
         },
     }
 }

@@ -14,6 +14,7 @@ use crate::control::engine::{
     Asked, Effect, EffectId, Engine, Event, Failure, Reply, Request, RequestId, Setup, Start, look,
 };
 use crate::dataplane::forward::Forwarding;
+use crate::dataplane::packet::Offloaded;
 use crate::net::Prefix;
 use crate::sync::Published;
 
@@ -187,7 +188,7 @@ impl Recorder {
             setup: Setup { capabilities, workers: 1, uplink_mtu: 1500 },
             uplink: Uplink { name: "eth0".to_owned(), index: ETH, mtu: 1500, ..Uplink::default() },
             tap: Some("up0-x".to_owned()),
-            tap_state: "off: not tested yet".to_owned(),
+            tap_state: Offloaded::off("not tested yet"),
             view: model.view(&look(&config, "eth0", Some("up0-x".to_owned()))),
             now,
         };
