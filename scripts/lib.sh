@@ -18,11 +18,6 @@ die() {
 
 is_root() { [[ $(id -u) -eq 0 ]]; }
 
-# Stops with advice unless this shell may create network namespaces.
-require_root() {
-    is_root || die "network namespaces need root: run 'sudo $0'"
-}
-
 # --- clean-up -------------------------------------------------------------------------------------
 
 # cleanup_with FUNCTION: runs FUNCTION once when the script ends, also by an error or a signal. Its

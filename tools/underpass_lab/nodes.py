@@ -197,11 +197,6 @@ class NodeLab(Lab):
         """Starts the daemon of a node and waits until it answers; `config` goes to `NodeLab.config`."""
         return self.run_daemon(node, config_text or self.config(node, **config), environment, command, stderr)
 
-    def start_daemons(self, **config: Any) -> None:
-        """Starts a daemon on each node that shall have one."""
-        for node in self.nodes if self.topology in ("T2", "T3") else ("n1",):
-            self.start_daemon(node, **config)
-
     def status(self, node: str) -> Any:
         """What `underpass status -o json` says on a node."""
         return self.daemons[node].json("status")
