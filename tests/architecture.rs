@@ -96,6 +96,7 @@ const ROOMS: [(&str, &[&str]); 22] = [
             "dataplane/encap",
             "dataplane/forward",
             "dataplane/observe",
+            "dataplane/packet",
             "dataplane/pump",
             "dataplane/segment",
             "dataplane/underlay",

@@ -8,7 +8,7 @@ import threading
 import time
 from typing import Any
 
-from fast import ADDRESS, BOTH_WAYS, FORCED, MIB, MODES, Datagrams, await_tap, bulk, cpu_ticks, paced, resident_bytes
+from fast import ADDRESS, BOTH_WAYS, FORCED, MIB, MODES, Datagrams, await_tap, bulk, cpu_seconds, paced, resident_bytes
 from shared import SharedLab
 
 
@@ -94,11 +94,11 @@ class Cost(SharedLab):
             # The last acknowledgments are through; what follows is rest.
             self.accounts("n1")
             pids = {node: self.lab.daemons[node].pid for node in ("n1", "n2")}
-            before = {node: cpu_ticks(pid) for node, pid in pids.items()}
+            before = {node: cpu_seconds(pid) for node, pid in pids.items()}
             time.sleep(self.SECONDS)
             for node, pid in pids.items():
                 with self.subTest(mode=mode, node=node):
-                    used = (cpu_ticks(pid) - before[node]) / os.sysconf("SC_CLK_TCK")
+                    used = cpu_seconds(pid) - before[node]
                     self.assertLessEqual(used, self.SECONDS * self.SHARE)
                     resident, workers = resident_bytes(pid), self.lab.status(node)["workers"]
                     self.assertLess(resident, workers * self.PER_WORKER)

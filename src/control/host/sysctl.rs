@@ -1,13 +1,19 @@
 //! Reading and writing `/proc/sys/net`.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 
 use crate::control::engine::port::{HostError, Sysctl};
 
+/// Octets that are read of a file: the values that matter have one digit and a line feed.
+const LONGEST: usize = 16;
+
 /// The value at `key`, a path below `net`; `None` when it cannot be read.
 pub(super) fn read(key: &str) -> Option<u8> {
-    fs::read_to_string(path(key)).ok()?.trim().parse().ok()
+    // All of them in one call: this is done every second. What is longer is none of the values below.
+    let mut text = [0; LONGEST];
+    let length = File::open(path(key)).ok()?.read(&mut text).ok()?;
+    std::str::from_utf8(text.get(..length)?).ok()?.trim().parse().ok()
 }
 
 /// The value that takes effect: the kernel takes the larger of `accept_local` of all and of one interface.
