@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::tap_test::TapTest;
 use crate::control::engine::ways::{self, Use};
 use crate::control::engine::{Snapshot, TapUse};
-use crate::control::host::{FeatureReader, FirstHop, Host};
+use crate::control::host::{FeatureReader, Host, PeerWay};
 use crate::dataplane::forward::{Choice, Way};
 use crate::net::Mode;
 
@@ -103,17 +103,17 @@ impl TapWatch {
         Self { test, judge, trials: HashMap::new() }
     }
 
-    /// Looks at the interfaces of `hops` and says what follows. Tests what is due, and with `all`
+    /// Looks at the interfaces of `ways` and says what follows. Tests what is due, and with `all`
     /// everything; only a peer in `resolved` can be asked.
     pub async fn look(
         &mut self,
         snapshot: &Snapshot,
         host: &Host,
-        hops: &[(IpAddr, FirstHop)],
+        ways: &[(IpAddr, PeerWay)],
         resolved: &HashSet<IpAddr>,
         all: bool,
     ) -> TapUse {
-        let hops: HashMap<IpAddr, u32> = hops.iter().map(|(peer, hop)| (*peer, hop.index)).collect();
+        let hops: HashMap<IpAddr, u32> = ways.iter().map(|(peer, way)| (*peer, way.hop.index)).collect();
         let uses = self.uses(snapshot);
         let mut ways = self.ways(host, hops.values().copied()).await;
         let wanted = wanted(&ways, &hops, &uses, resolved);
