@@ -15,7 +15,7 @@ use super::path_mtu::{Ours, PathMtuListener};
 use super::runner::{self, Inbox, Ports};
 use super::start::{Ready, take_down};
 use super::tap_watch::TapWatch;
-use super::uplink_watch::UplinkWatch;
+use super::uplink_watch::{UplinkWatch, Ways};
 use crate::config::{self, Config};
 use crate::control::engine::port::{HostRequest, Notice};
 use crate::control::engine::{EffectId, Event, Snapshot, tun_addresses};
@@ -29,8 +29,8 @@ use crate::dataplane::segment::merge::Rules;
 
 /// How long clients may hold up the end.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
-/// Interfaces whose changes wait to be looked at; if they are more, all are looked at.
-const LINKS: usize = 64;
+/// Notifications that wait until the ways to peers are looked at; if they are more, all ways are looked at.
+const NEWS: usize = 64;
 /// Events that wait for the engine, from which on notifications are gathered.
 const NOTICES: usize = 64;
 /// From a notification that was gathered to the one that stands for all of them.
@@ -91,10 +91,10 @@ impl Running {
         let (reloads, wishes) = mpsc::channel(RELOADS);
         let handle = Handle::new(inbox.clone(), seen.clone(), reloads, counters.clone(), choices);
         let fallbacks = Arc::<Mutex<Fallbacks>>::default();
-        let (links, changed) = broadcast::channel(LINKS);
+        let (news, changed) = broadcast::channel(NEWS);
         let mut watchers = JoinSet::new();
         watchers.spawn(execute(host.clone(), asked, inbox.clone()));
-        watchers.spawn(notice(inbox.clone(), links));
+        watchers.spawn(notice(inbox.clone(), news));
         let (guarded, more) = mpsc::unbounded_channel();
         watchers.spawn(guard(host.clone(), std::mem::take(&mut ready.lanes.guarded), more, inbox.clone()));
         watchers.spawn(follow_file(host.clone(), source, wishes, inbox.clone(), seen.clone()));
@@ -111,7 +111,9 @@ impl Running {
             own,
             uplink: ready.uplink,
             tap: ready.lanes.tap.take().map(|tap| TapWatch::new(tap, forced, counters.clone(), guarded)),
-            links: changed,
+            news: changed,
+            refused: 0,
+            ways: Ways::new(),
         };
         let uplink_watch = tokio::spawn(uplink_watch.run());
         let (stop, stopped) = watch::channel(());
@@ -194,11 +196,11 @@ async fn execute(host: Host, mut requests: mpsc::UnboundedReceiver<(EffectId, Ho
 
 /// Passes on what the kernel tells of. A connection whose buffer overflowed ends; the next one begins with
 /// a look at everything.
-async fn notice(inbox: Inbox, links: broadcast::Sender<u32>) {
+async fn notice(inbox: Inbox, news: broadcast::Sender<Notice>) {
     let mut told = false;
     loop {
         match Notices::connect() {
-            Ok(notices) => pass_on(notices, &inbox, &links).await,
+            Ok(notices) => pass_on(notices, &inbox, &news).await,
             // There are still the looks now and then.
             Err(error) if !told => {
                 told = true;
@@ -207,13 +209,13 @@ async fn notice(inbox: Inbox, links: broadcast::Sender<u32>) {
             Err(_) => {}
         }
         sleep(RECONNECT).await;
-        let _ = links.send(0);
+        let _ = news.send(Notice::Overrun);
         inbox.send(Event::Noticed(Notice::Overrun));
     }
 }
 
 /// Passes on notifications for as long as there are any.
-async fn pass_on(mut notices: Notices, inbox: &Inbox, links: &broadcast::Sender<u32>) {
+async fn pass_on(mut notices: Notices, inbox: &Inbox, news: &broadcast::Sender<Notice>) {
     let mut gathered = false;
     loop {
         let notice = tokio::select! {
@@ -223,11 +225,8 @@ async fn pass_on(mut notices: Notices, inbox: &Inbox, links: &broadcast::Sender<
             },
             () = sleep(NOTICES_PAUSE), if gathered => Notice::Overrun,
         };
-        match notice {
-            Notice::Link(index) => drop(links.send(index)),
-            Notice::Overrun => drop(links.send(0)),
-            _ => {}
-        }
+        // Whoever listens may have gone.
+        let _ = news.send(notice);
         // A hundred thousand routes that come and go are one thing to look at.
         gathered = inbox.waiting() > NOTICES;
         if !gathered {

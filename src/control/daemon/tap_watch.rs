@@ -16,7 +16,7 @@ use super::tap_device::TapDevice;
 use super::tap_test::Outcome as TestOutcome;
 use crate::control::engine::ways::{self, Features, Use};
 use crate::control::engine::{Snapshot, TapUse};
-use crate::control::host::{FeatureReader, FirstHop, Guarded, Host};
+use crate::control::host::{FeatureReader, Guarded, Host, PeerWay};
 use crate::dataplane::forward::{Choice, Way};
 use crate::dataplane::observe::{Counters, Fallback};
 use crate::net::Mode;
@@ -111,13 +111,13 @@ impl TapWatch {
         Self { tap, judge, trials: HashMap::new(), counters, offers: Backoff::default(), made }
     }
 
-    /// Looks at the interfaces of `hops` and says what follows. Tests what is due, and with `all`
+    /// Looks at the interfaces of `ways` and says what follows. Tests what is due, and with `all`
     /// everything; only a peer in `resolved` can be asked.
     pub async fn look(
         &mut self,
         snapshot: &Snapshot,
         host: &Host,
-        hops: &[(IpAddr, FirstHop)],
+        ways: &[(IpAddr, PeerWay)],
         resolved: &HashSet<IpAddr>,
         all: bool,
     ) -> TapUse {
@@ -127,7 +127,7 @@ impl TapWatch {
         }
         // What the workers were refused does not work, whatever was found before.
         let refused = self.counters.has_given_up(Fallback::Tap) && self.offers.is_due(now());
-        let hops: HashMap<IpAddr, u32> = hops.iter().map(|(peer, hop)| (*peer, hop.index)).collect();
+        let hops: HashMap<IpAddr, u32> = ways.iter().map(|(peer, way)| (*peer, way.hop.index)).collect();
         let uses = self.uses(snapshot);
         let mut ways = self.ways(host, hops.values().copied()).await;
         let wanted = wanted(&ways, &hops, &uses, resolved);

@@ -48,6 +48,8 @@ pub struct WorkerCounters {
     pub tap_frames: Counter,
     /// Received TCP super-packets whose segment size is unknown, cut to what every path carries.
     pub recut_super_packets: Counter,
+    /// Messages that the kernel refused to send as too large: the way they took carries less than was known.
+    pub too_large_sends: Counter,
     /// ICMP errors written to the TUN. They are no traffic of others, so no edge counts them.
     pub icmp_sent: Counter,
     /// ICMP errors kept back: too many already, or the TUN could not take them.

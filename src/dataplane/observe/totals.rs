@@ -80,6 +80,11 @@ impl Counters {
         self.each().map(|worker| worker.recut_super_packets.get()).sum()
     }
 
+    /// Messages that the kernel refused as too large, all workers together.
+    pub fn too_large_sends(&self) -> u64 {
+        self.each().map(|worker| worker.too_large_sends.get()).sum()
+    }
+
     /// ICMP errors sent and kept back, all workers together.
     pub fn icmp_errors(&self) -> (u64, u64) {
         let each = self.each().map(|worker| (worker.icmp_sent.get(), worker.icmp_suppressed.get()));

@@ -285,6 +285,8 @@ pub enum Notice {
         /// Its interface, where it has a single one.
         device: Option<u32>,
     },
+    /// A rule that chooses a table, or a route of another table: the ways to peers may be others.
+    Policy,
     /// Notifications were lost.
     Overrun,
 }
@@ -310,6 +312,8 @@ pub struct Link {
     pub tun: Option<TunDetails>,
     /// UDP port, when this is a VXLAN device.
     pub vxlan_port: Option<u16>,
+    /// Whether no packet leaves the host by it: `lo`, or a dummy.
+    pub dead_end: bool,
 }
 
 /// Ownership of a TUN device.
@@ -328,7 +332,7 @@ pub struct TunDetails {
     pub queues: u32,
 }
 
-/// The interface that owns the node address.
+/// The interface that owns the node address, or where that one is `lo` or a dummy, one that leads to the peers.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Uplink {
     /// Interface name.
@@ -341,6 +345,8 @@ pub struct Uplink {
     pub prefix_len: u8,
     /// Its link address, when it has an Ethernet one.
     pub mac: Option<Mac>,
+    /// Whether the node address is on an interface that no packet leaves by.
+    pub dead_end: bool,
 }
 
 impl Uplink {
@@ -385,7 +391,8 @@ mod tests {
 
     #[test]
     fn prefix_warning_only_when_they_differ() {
-        let uplink = Uplink { name: "eth0".to_owned(), index: 2, mtu: 1500, prefix_len: 24, mac: None };
+        let uplink =
+            Uplink { name: "eth0".to_owned(), index: 2, mtu: 1500, prefix_len: 24, ..Uplink::default() };
         assert_eq!(uplink.prefix_warning(24), None);
         let text = uplink.prefix_warning(16).unwrap();
         assert!(

@@ -151,6 +151,8 @@ impl HostSide {
             // Also one that we do not know yet, as tunl0.
             Notice::Link(_) | Notice::Overrun => true,
             Notice::Address(index) => ours(index),
+            // That concerns the ways to peers, which are watched elsewhere.
+            Notice::Policy => false,
             Notice::Route { prefix, device } => {
                 device == Some(tun) || overlaps(cover, prefix) || !self.may_change()
             }

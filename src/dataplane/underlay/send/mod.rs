@@ -293,6 +293,9 @@ impl Sender {
         for load in self.batch.loads(index..index + 1) {
             worker.counters.dropped(reason, u64::from(load.packets));
         }
+        if reason == DropReason::TooBig {
+            worker.counters.too_large_sends.add(1);
+        }
         let (message, datagrams) = self.batch.what(index, batch, messages);
         self.show_dropped(reason, message, datagrams, batch, worker);
     }
