@@ -68,7 +68,7 @@ pub async fn lanes(host: &Host, config: &Config, facts: &Facts, uplink: &Uplink)
         address6: config.node.address6.map(|net| net.addr()),
         zero_checksum6: config.vxlan.udp6_zero_checksum,
         vxlan_port: config.vxlan.port,
-        workers: queues.devices.len() as u16,
+        workers: u16::try_from(queues.devices.len())?,
         raw: facts.capabilities().net_raw,
         udp_gso: choose("udp_gso", switches.udp_gso, supported.udp_gso)?,
         udp_gro: choose("udp_gro", switches.udp_gro, supported.udp_gro)?,
@@ -78,8 +78,8 @@ pub async fn lanes(host: &Host, config: &Config, facts: &Facts, uplink: &Uplink)
     let tap = open_tap(host, config, queues.devices.len()).await?;
     let shared = Arc::new(setup);
     let mut lanes = Vec::new();
-    for (index, device) in queues.devices.into_iter().enumerate() {
-        let request = HostRequest::OpenSockets { setup: Arc::clone(&shared), worker: index as u16 };
+    for (worker, device) in (0..).zip(queues.devices) {
+        let request = HostRequest::OpenSockets { setup: Arc::clone(&shared), worker };
         let pick = |answer| if let Answer::Sockets(sockets) = answer { Some(*sockets) } else { None };
         let queue = tap.device.as_ref().and_then(|tap| tap.queue(index));
         let sockets = opened(host.execute(request).await, pick)?.with_tap(queue);

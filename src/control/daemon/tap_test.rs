@@ -4,6 +4,7 @@
 //! away, so an error means that it does not know the format. Then a probe (`encap::probe`) in the
 //! format that is to be used, towards a peer; a packet socket on the uplink watches for it. Missing:
 //! forwarding is off, a firewall forbids it, or the reverse path filter does.
+#![expect(clippy::cast_possible_truncation, reason = "lengths of probes and a part of the process id")]
 
 use std::io::{self, Read};
 use std::net::Ipv4Addr;

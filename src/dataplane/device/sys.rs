@@ -1,5 +1,9 @@
 //! The system calls of the TUN edge (Documentation/networking/tuntap.rst,
 //! include/uapi/linux/if_tun.h).
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "at most MAX_IOVECS pieces, and flags as the kernel has them"
+)]
 #![expect(unsafe_code, reason = "system calls")]
 
 use std::ffi::{c_char, c_int, c_short, c_uint, c_void};
