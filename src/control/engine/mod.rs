@@ -120,7 +120,7 @@ impl Engine {
         let addresses = tun_addresses(&config);
         let capabilities = start.setup.capabilities;
         let mut state = State::new(config, start.setup)?;
-        let first = state.publish().map_err(StateError::from)?.ok_or(StartError::Empty)?;
+        let first = state.publish().map_err(StateError::from)?.ok_or(StartError::Empty)?.forwarding;
         state.new_pools = None;
         let mut cover = KernelCover::new(state.foreign_pools());
         cover.renew(&state.rib);

@@ -20,6 +20,7 @@ pub mod render;
 mod request;
 pub mod socket;
 mod table;
+mod uploads;
 
 use std::io;
 use std::sync::Arc;
@@ -29,9 +30,9 @@ use axum::body::Bytes;
 use tokio::net::UnixListener;
 
 use backend::Backend;
-use body::Uploads;
 use http::Limits;
 use socket::ControlSocket;
+use uploads::Uploads;
 
 /// What the handlers share.
 struct Api<D> {

@@ -6,17 +6,14 @@
 use crate::config;
 use crate::control::engine::edits::batch::{Batch, Change};
 use crate::control::engine::edits::lines::Culprits;
-use crate::control::engine::edits::pending::Pending;
+use crate::control::engine::edits::pending::{Pending, is_many};
 use crate::control::engine::refusal::{Kind, Refusal};
 use crate::control::engine::state::State;
 use crate::dataplane::forward::MIN_MTU;
 use crate::dataplane::packet::Family;
 use crate::net::Prefix;
-use crate::route::{PeerId, Route, RouteError, Source, Target};
+use crate::route::{PeerId, Route, Source, Target};
 use crate::wire::ipv6;
-
-/// From so many changes on it may be quicker to compile everything anew.
-const MANY: usize = 4096;
 
 /// What an edit did.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -37,7 +34,7 @@ impl State {
         batch.sort();
         let targets = self.judge(source, batch)?;
         let mut changed = Changed::default();
-        if batch.len() > MANY && batch.len() > self.rib.len() / 8 {
+        if is_many(batch.len(), self.rib.len()) {
             self.pending = Pending::Everything;
         }
         for change in batch.changes() {
@@ -87,9 +84,7 @@ impl State {
         if let Some(kind) = kind {
             return Err(Refusal::of(kind, culprits));
         }
-        let target = |peers: &Vec<PeerId>| self.rib.target(peers).transpose();
-        let targets: Result<Vec<Target>, RouteError> = nodes.iter().filter_map(target).collect();
-        targets.map_err(|full| Refusal::new(Kind::Full, full.to_string()))
+        self.rib.targets(&nodes).map_err(|full| Refusal::new(Kind::Full, format!("{full}; nothing has changed")))
     }
 
     /// The nodes that the sets of a batch name.
