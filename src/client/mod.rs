@@ -251,11 +251,11 @@ impl Client {
         // Errors of the connection reach us through the response.
         tokio::spawn(connection);
         sender.send_request(request).await.map_err(|error| {
-            // Closed without an answer: the request may have been followed.
-            if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
-                return ClientError::Ended { path: self.socket.clone(), source: error };
+            if error.is_parse() {
+                return self.garbled(error);
             }
-            self.garbled(error)
+            // Closed without an answer: the request may have been followed.
+            ClientError::Ended { path: self.socket.clone(), source: error }
         })
     }
 

@@ -158,6 +158,12 @@ impl<A: Address> Family<A> {
         (alone, shared)
     }
 
+    /// The number of candidates of `source`.
+    pub(super) fn count(&self, source: Source) -> usize {
+        let (best, others) = (self.best.iter(), self.others.iter());
+        best.map(|(_, one)| one).chain(others.map(|(_, one)| one)).filter(|one| one.source == source).count()
+    }
+
     /// The targets of all candidates.
     pub(super) fn targets(&self) -> impl Iterator<Item = Target> + '_ {
         let (best, others) = (self.best.iter(), self.others.iter());

@@ -128,6 +128,17 @@ impl Rib {
         Some(candidate?.route(prefix))
     }
 
+    /// Whether exactly this is said already, however long ago.
+    pub fn says(&self, new: &Route) -> bool {
+        let said = self.get(new.prefix, new.source);
+        said.is_some_and(|old| (old.target, old.mtu) == (new.target, new.mtu))
+    }
+
+    /// The number of routes of one source, in use or not.
+    pub fn count(&self, source: Source) -> usize {
+        self.v4.count(source) + self.v6.count(source)
+    }
+
     /// What all sources say about exactly `prefix`, best first.
     pub fn candidates(&self, prefix: Prefix) -> Vec<Route> {
         match Key::from(prefix) {

@@ -12,13 +12,13 @@ use crate::control::engine::state::State;
 use crate::dataplane::forward::MIN_MTU;
 use crate::dataplane::packet::Family;
 use crate::net::Prefix;
-use crate::route::{PeerId, Route, Source, Target};
+use crate::route::{PeerId, Rib, Route, Source, Target};
 use crate::wire::ipv6;
 
 /// What an edit did.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Changed {
-    /// Routes added or replaced.
+    /// Routes added, or replaced by others.
     pub added: usize,
     /// Routes deleted.
     pub deleted: usize,
@@ -32,7 +32,12 @@ impl State {
     /// Everything that is wrong with it.
     pub fn edit(&mut self, source: Source, batch: &mut Batch, now: u32) -> Result<Changed, Refusal> {
         batch.sort();
-        let targets = self.judge(source, batch)?;
+        let nodes = self.judge(source, batch)?;
+        let targets = self.targets(&nodes, |rib| {
+            for change in batch.changes() {
+                rib.remove(change.prefix, source);
+            }
+        })?;
         let mut changed = Changed::default();
         if is_many(batch.len(), self.rib.len()) {
             self.pending = Pending::Everything;
@@ -43,7 +48,10 @@ impl State {
                     self.rib.set(route);
                     changed.added += 1;
                 }
-                None => changed.deleted += usize::from(self.rib.remove(change.prefix, source)),
+                None => {
+                    self.rib.remove(change.prefix, source);
+                    changed.deleted += 1;
+                }
             }
             self.pending.add(change.prefix);
         }
@@ -56,15 +64,39 @@ impl State {
     /// Everything that is wrong with it; the routes are then as before.
     pub fn replace(&mut self, source: Source, batch: &mut Batch, now: u32) -> Result<Changed, Refusal> {
         batch.sort();
-        let targets = self.judge(source, batch)?;
+        let nodes = self.judge(source, batch)?;
+        let before = self.rib.count(source);
+        let stay = batch.changes().filter(|change| self.rib.get(change.prefix, source).is_some()).count();
+        let targets = self.targets(&nodes, |rib| rib.replace(source, []))?;
+        let mut added = 0;
         let routes = batch.changes().filter_map(|change| route(change, &targets, source, now));
+        let routes = routes.inspect(|new| added += usize::from(!self.rib.says(new)));
+        let routes: Vec<Route> = routes.collect();
         self.rib.replace(source, routes);
         self.pending = Pending::Everything;
-        Ok(Changed { added: batch.len(), deleted: 0 })
+        Ok(Changed { added, deleted: before - stay })
     }
 
-    /// The targets of a sorted batch, if nothing is wrong with it.
-    fn judge(&mut self, source: Source, batch: &Batch) -> Result<Vec<Target>, Refusal> {
+    /// The targets of routes to these sets of nodes. Where ids are short, those of the routes that are about
+    /// to go are free first: `make_room` removes them.
+    fn targets(
+        &mut self,
+        nodes: &[Vec<PeerId>],
+        make_room: impl FnOnce(&mut Rib),
+    ) -> Result<Vec<Target>, Refusal> {
+        if let Ok(targets) = self.rib.targets(nodes) {
+            return Ok(targets);
+        }
+        let before = self.rib.clone();
+        make_room(&mut self.rib);
+        self.rib.targets(nodes).map_err(|full| {
+            self.rib = before;
+            Refusal::new(Kind::Full, format!("{full}; nothing has changed"))
+        })
+    }
+
+    /// The nodes that each set of a sorted batch names, if nothing is wrong with it.
+    fn judge(&self, source: Source, batch: &Batch) -> Result<Vec<Vec<PeerId>>, Refusal> {
         let mut culprits = Culprits::default();
         let nodes = self.resolve(batch, &mut culprits);
         let mut kind = (!culprits.is_empty()).then_some(Kind::UnknownPeer);
@@ -84,7 +116,7 @@ impl State {
         if let Some(kind) = kind {
             return Err(Refusal::of(kind, culprits));
         }
-        self.rib.targets(&nodes).map_err(|full| Refusal::new(Kind::Full, format!("{full}; nothing has changed")))
+        Ok(nodes)
     }
 
     /// The nodes that the sets of a batch name.
