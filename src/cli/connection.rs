@@ -79,6 +79,7 @@ pub(super) fn exit_code(error: &ClientError) -> u8 {
         ClientError::Refused { .. }
         | ClientError::Input { .. }
         | ClientError::Output(_)
+        | ClientError::Ended { .. }
         | ClientError::Garbled { .. }
         | ClientError::Setup(_) => 1,
     }

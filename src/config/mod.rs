@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 pub use self::diagnostic::{ConfigError, ConfigErrors};
-pub use self::parse::{load, parse};
+pub use self::parse::{load, load_again, parse};
 pub use self::value::{for_pods, unicast};
 use crate::net::{Mac, NodeName, Prefix, Vni};
 pub use crate::route::Pool;
@@ -205,9 +205,13 @@ impl Peer {
 pub struct Control {
     /// `socket`: path of the Unix socket.
     pub socket: PathBuf,
+    /// `max_routes`: most routes that requests may lead to.
+    pub max_routes: usize,
 }
 
 impl Control {
     /// The default of `socket`.
     pub const SOCKET: &str = "/run/underpass/underpass.sock";
+    /// The default of `max_routes`.
+    pub const MAX_ROUTES: usize = 4_000_000;
 }

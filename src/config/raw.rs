@@ -25,6 +25,7 @@ pub(super) struct Raw {
     pub(super) local: List<Prefix>,
     pub(super) peers: Vec<Peer>,
     socket: Option<At<PathBuf>>,
+    max_routes: Option<At<usize>>,
     listen: Option<At<Option<SocketAddr>>>,
 }
 
@@ -93,6 +94,7 @@ impl Raw {
             local: local.list_or_empty(log, "subnets", value::pod_prefix),
             peers: Table::repeated(root, &schema::PEER, log).iter().map(|t| Peer::read(t, log)).collect(),
             socket: control.value_or(log, "socket", PathBuf::from(Control::SOCKET), value::socket_path),
+            max_routes: control.value_or(log, "max_routes", Control::MAX_ROUTES, value::max_routes),
             listen: metrics.value_or(log, "listen", None, value::listen),
         }
     }
@@ -110,7 +112,7 @@ impl Raw {
             pools: self.pools.into_iter().map(Pool::build).collect::<Option<_>>()?,
             local_subnets: self.local.build()?,
             peers: self.peers.into_iter().map(Peer::build).collect::<Option<_>>()?,
-            control: Control { socket: self.socket?.value },
+            control: Control { socket: self.socket?.value, max_routes: self.max_routes?.value },
             metrics: self.listen?.value,
         })
     }

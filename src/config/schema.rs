@@ -52,7 +52,7 @@ pub(super) static POOL: Section = repeated("pool", &["cidr", "ipip_mode", "vxlan
 pub(super) static LOCAL: Section = single("local", &["subnets"]);
 pub(super) static PEER: Section =
     repeated("peer", &["name", "address", "address6", "port", "subnets", "vtep_mac"]);
-pub(super) static CONTROL: Section = single("control", &["socket"]);
+pub(super) static CONTROL: Section = single("control", &["socket", "max_routes"]);
 pub(super) static METRICS: Section = single("metrics", &["listen"]);
 
 /// Every section, in the order of the documentation.

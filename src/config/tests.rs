@@ -241,7 +241,7 @@ fn unknown_names_come_with_advice() {
              [[peer]], [control], [metrics]",
         ),
         ("[control]\nlisten = 1\n", "f:14:1: unknown key \"listen\" in [control]; it belongs in [metrics]"),
-        ("[control]\nfoo = 1\n", "f:14:1: unknown key \"foo\" in [control]; known keys: socket"),
+        ("[control]\nfoo = 1\n", "f:14:1: unknown key \"foo\" in [control]; known keys: socket, max_routes"),
         ("[vxlan]\nPort = 1\n", "f:14:1: unknown key \"Port\" in [vxlan]; did you mean \"port\"?"),
         ("vni = 1\n", "f:13:1: unknown key \"vni\" in [[peer]]; it belongs in [vxlan]"),
         ("subnet = []\n", "f:13:1: unknown key \"subnet\" in [[peer]]; did you mean \"subnets\"?"),

@@ -104,6 +104,10 @@ impl Backend for Fixed {
         fixed_routes().into_iter().find(|route| route.prefix.parse::<Prefix>().unwrap().contains(address))
     }
 
+    fn most_routes(&self) -> usize {
+        1000
+    }
+
     async fn edit_routes(&self, _batch: Batch, _wait: bool) -> Result<RoutesChanged, Refusal> {
         Err(Refusal::new(Kind::Busy, "fixed"))
     }

@@ -162,6 +162,10 @@ impl Backend for Handle {
         self.snapshot().peer_list()
     }
 
+    fn most_routes(&self) -> usize {
+        self.snapshot().config.control.max_routes
+    }
+
     async fn edit_routes(&self, batch: Batch, wait: bool) -> Result<RoutesChanged, Refusal> {
         self.change_routes(Request::Edit(batch), wait).await
     }

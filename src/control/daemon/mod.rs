@@ -1,4 +1,4 @@
-//! The daemon's life: look, refuse or choose, bring up, run until a signal, take down.
+//! The daemon's life: give up rights, look, refuse or choose, bring up, run until a signal, take down.
 //!
 //! ```text
 //! start ──▶ engine's thread ◀──events── watchers: uplink, path MTU, strangers, notices
@@ -17,6 +17,7 @@ pub mod handle;
 mod housekeeping;
 pub mod log;
 mod path_mtu;
+mod rights;
 pub mod runner;
 mod start;
 mod supervise;
@@ -46,8 +47,13 @@ pub fn run(file: PathBuf) -> anyhow::Result<()> {
     let mut source = FileSource::new(file);
     let config = source.read()?;
     sys::map_large();
+    // Before there is another thread.
+    let refused = rights::give_up(&config);
     // Ends last: whatever is dropped before may still log.
     let _log = log::start().context("cannot start the log")?;
+    for refused in refused.into_iter().chain(rights::check_file(source.path())) {
+        tracing::warn!("{refused}");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -124,7 +124,7 @@ impl Engine {
         let capabilities = start.setup.capabilities;
         let mut state = State::new(config, start.setup)?;
         state.set_link_mtus(&start.link_mtus);
-        let first = state.publish().map_err(StateError::from)?.ok_or(StartError::Empty)?;
+        let first = state.publish().map_err(StateError::from)?.ok_or(StartError::Empty)?.forwarding;
         state.new_pools = None;
         let mut cover = KernelCover::new(state.foreign_pools());
         cover.renew(&state.rib);

@@ -169,7 +169,7 @@ impl Snapshot {
                     IpAddr::V4(_) => None,
                 }),
                 port: peer.port,
-                subnets: self.roster.subnets(PeerId::at(place)).iter().map(Prefix::to_string).collect(),
+                subnets: self.subnets(PeerId::at(place)).map(|subnet| subnet.to_string()).collect(),
                 vtep_mac: peer.vtep_mac.to_string(),
                 uplink: peer.way.as_ref().map(|way| PeerUplink {
                     interface: way.interface.clone(),
@@ -179,6 +179,15 @@ impl Snapshot {
                 counters: peer.counters.totals().into(),
             })
             .collect()
+    }
+
+    /// The subnets that a peer was given and that are routed to it still.
+    fn subnets(&self, id: PeerId) -> impl Iterator<Item = Prefix> {
+        let routed = move |subnet: &Prefix| {
+            let candidates = self.rib.candidates(*subnet);
+            candidates.iter().any(|route| self.rib.peers(&route.target).contains(&id))
+        };
+        self.roster.subnets(id).iter().copied().filter(routed)
     }
 
     /// Describes `route` for destinations in `within`.

@@ -163,7 +163,7 @@ fn fixed_keys(old: &Config, new: &Config, culprits: &mut Culprits) {
         ("an offload switch under [tunnel]", was.offload != is.offload),
         ("a key under [vxlan]", old.vxlan != new.vxlan),
         ("`subnets` under [local]", old.local_subnets != new.local_subnets),
-        ("`socket` under [control]", old.control != new.control),
+        ("`socket` under [control]", old.control.socket != new.control.socket),
         ("`listen` under [metrics]", old.metrics != new.metrics),
     ];
     for (key, _) in keys.iter().filter(|(_, changed)| *changed) {
