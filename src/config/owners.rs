@@ -60,6 +60,11 @@ impl Owners {
         longest(&self.subnets, address)
     }
 
+    /// The longest subnet that covers `prefix`.
+    pub(super) fn around(&self, prefix: Prefix) -> Option<&Claim> {
+        prefix.and_wider().find_map(|wider| self.subnets.get(&wider))
+    }
+
     /// Reports every node address that would be routed into the tunnel.
     pub(super) fn refuse_loops(&self, raw: &Raw, log: &mut Log<'_>) {
         let nodes = node_addresses(raw);

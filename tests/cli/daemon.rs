@@ -83,6 +83,8 @@ impl Backend for Fixed {
                     }),
                 }),
                 address6: None,
+                also_from: Vec::new(),
+                sends_for: Vec::new(),
                 name: "node-b".into(),
                 address: "192.0.2.2".parse().unwrap(),
                 subnets: vec!["10.244.2.0/24".into(), "10.244.3.0/24".into()],

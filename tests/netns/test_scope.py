@@ -27,7 +27,7 @@ class Inbound(SilentPeer):
                 self.refused(form, [outer(form, b"", source=STRANGER)], unknown_peer=1)
 
     def test_s2_inner_source_of_another_node(self) -> None:
-        nodes = [ADDRESSES["n2"], ADDRESSES["n1"]]
+        nodes = [ADDRESSES["n3"], ADDRESSES["n1"]]
         sources = [C, "10.244.1.9", A, "10.244.1.1", *nodes, "8.8.8.8", "127.0.0.1", "0.0.0.0"]
         for form in FORMATS:
             with self.subTest(form):

@@ -53,6 +53,7 @@ pub async fn ready(host: &Host, config: &Config) -> anyhow::Result<Ready> {
         tap: lanes.tap_name.clone(),
         tap_state: lanes.tap_state.clone(),
         view,
+        addresses: host.all_addresses().await?,
         now: Instant::now(),
     };
     let (mut engine, first) = Engine::new(config.clone(), start).map_err(explain)?;

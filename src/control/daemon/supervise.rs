@@ -8,6 +8,7 @@ use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 
+use super::address_watch;
 use super::fallbacks::Fallbacks;
 use super::handle::{Choices, Handle, ReloadWish};
 use super::housekeeping;
@@ -94,7 +95,9 @@ impl Running {
         let (links, changed) = broadcast::channel(LINKS);
         let mut watchers = JoinSet::new();
         watchers.spawn(execute(host.clone(), asked, inbox.clone()));
-        watchers.spawn(notice(inbox.clone(), links));
+        let addresses = Arc::new(Notify::new());
+        watchers.spawn(address_watch::run(host.clone(), inbox.clone(), Arc::clone(&addresses)));
+        watchers.spawn(notice(inbox.clone(), links, addresses));
         watchers.spawn(guard(host.clone(), std::mem::take(&mut ready.lanes.guarded), inbox.clone()));
         watchers.spawn(follow_file(host.clone(), source, wishes, inbox.clone(), seen.clone()));
         watchers.spawn(housekeeping::give_memory_back(shrunk));
@@ -191,11 +194,11 @@ async fn execute(host: Host, mut requests: mpsc::UnboundedReceiver<(EffectId, Ho
 
 /// Passes on what the kernel tells of. A connection whose buffer overflowed ends; the next one begins with
 /// a look at everything.
-async fn notice(inbox: Inbox, links: broadcast::Sender<u32>) {
+async fn notice(inbox: Inbox, links: broadcast::Sender<u32>, addresses: Arc<Notify>) {
     let mut told = false;
     loop {
         match Notices::connect() {
-            Ok(notices) => pass_on(notices, &inbox, &links).await,
+            Ok(notices) => pass_on(notices, &inbox, &links, &addresses).await,
             // There are still the looks now and then.
             Err(error) if !told => {
                 told = true;
@@ -205,12 +208,13 @@ async fn notice(inbox: Inbox, links: broadcast::Sender<u32>) {
         }
         sleep(RECONNECT).await;
         let _ = links.send(0);
+        addresses.notify_one();
         inbox.send(Event::Noticed(Notice::Overrun));
     }
 }
 
 /// Passes on notifications for as long as there are any.
-async fn pass_on(mut notices: Notices, inbox: &Inbox, links: &broadcast::Sender<u32>) {
+async fn pass_on(mut notices: Notices, inbox: &Inbox, links: &broadcast::Sender<u32>, addresses: &Notify) {
     let mut gathered = false;
     loop {
         let notice = tokio::select! {
@@ -222,7 +226,11 @@ async fn pass_on(mut notices: Notices, inbox: &Inbox, links: &broadcast::Sender<
         };
         match notice {
             Notice::Link(index) => drop(links.send(index)),
-            Notice::Overrun => drop(links.send(0)),
+            Notice::Address(_) => addresses.notify_one(),
+            Notice::Overrun => {
+                let _ = links.send(0);
+                addresses.notify_one();
+            }
             _ => {}
         }
         // A hundred thousand routes that come and go are one thing to look at.

@@ -30,7 +30,11 @@ pub(super) fn underlay(config: &Config, mtu: u16) -> Underlay {
 
 /// What may cross beside pod traffic of peers.
 pub(super) fn scope(config: &Config) -> Scope {
-    Scope { allow_nested: config.tunnel.allow_nested, external_nodes: config.node.external_nodes.clone() }
+    Scope {
+        allow_nested: config.tunnel.allow_nested,
+        external_nodes: config.node.external_nodes.clone(),
+        sends_for: config.local_sends_for.clone(),
+    }
 }
 
 pub(super) fn marking(dscp: Dscp) -> Marking {
@@ -53,6 +57,8 @@ pub(super) fn peer(peer: &config::Peer, config: &Config, workers: usize) -> Opti
         path_mtu: None,
         way: None,
         second: addresses.next().map(|address| (address, None)),
+        also_from: peer.also_from.as_slice().into(),
+        sends_for: peer.sends_for.as_slice().into(),
     })
 }
 

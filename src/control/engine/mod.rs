@@ -33,6 +33,7 @@ mod sample;
 mod tests;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -77,6 +78,8 @@ pub struct Start {
     pub tap_state: Offloaded,
     /// The host with the devices made.
     pub view: HostView,
+    /// The addresses of this host, of all interfaces.
+    pub addresses: Vec<IpAddr>,
     /// The moment from which the ages of routes count.
     pub now: Instant,
 }
@@ -120,6 +123,7 @@ impl Engine {
         let addresses = tun_addresses(&config);
         let capabilities = start.setup.capabilities;
         let mut state = State::new(config, start.setup)?;
+        state.set_host(&start.addresses);
         let first = state.publish().map_err(StateError::from)?.ok_or(StartError::Empty)?;
         state.new_pools = None;
         let mut cover = KernelCover::new(state.foreign_pools());
@@ -156,6 +160,7 @@ impl Engine {
             Event::Request(asked, request) => self.request(asked, request, now),
             Event::Uplink(uplink) => self.follow_uplink(uplink),
             Event::Hops(hops) => self.state.set_hops(&hops),
+            Event::Addresses(addresses) => self.state.set_host(&addresses),
             Event::Tap(tap) => self.follow_tap(tap),
             Event::PathMtu(report) => self.paths.learn(&mut self.state, report, now),
             Event::Strangers(strangers) => {

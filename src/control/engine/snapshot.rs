@@ -168,6 +168,8 @@ impl Snapshot {
                     IpAddr::V6(address) => Some(address),
                     IpAddr::V4(_) => None,
                 }),
+                also_from: peer.also_from.to_vec(),
+                sends_for: peer.sends_for.iter().map(Prefix::to_string).collect(),
                 port: peer.port,
                 subnets: self.roster.subnets(PeerId(place as u16)).iter().map(Prefix::to_string).collect(),
                 vtep_mac: peer.vtep_mac.to_string(),

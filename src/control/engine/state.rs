@@ -59,6 +59,8 @@ pub struct State {
     /// Who was reached by which mode at the last publication.
     pub(super) reached: Arc<Reached>,
     compiler: Compiler,
+    /// All addresses of this host.
+    host: Vec<IpAddr>,
     capabilities: Capabilities,
     /// What the TUN's MTU is meant to be, and what it is where the daemon may not set it.
     wanted_mtu: u16,
@@ -101,6 +103,7 @@ impl State {
             workers: setup.workers,
             pending: Pending::Everything,
             reached: Arc::default(),
+            host: Vec::new(),
             capabilities: setup.capabilities,
             wanted_mtu: 0,
             held_mtu: None,
@@ -130,6 +133,15 @@ impl State {
         self.compiler.set_scope(scope);
     }
 
+    /// Follows the addresses of this host.
+    pub(super) fn set_host(&mut self, addresses: &[IpAddr]) {
+        if self.host != addresses {
+            addresses.clone_into(&mut self.host);
+            self.compiler.set_host(addresses);
+            self.publish_now();
+        }
+    }
+
     /// Bytes that the TUN's MTU is meant to be: it is, or will be in a moment, or somebody else sets it.
     pub fn wanted_mtu(&self) -> u16 {
         self.wanted_mtu
@@ -142,7 +154,7 @@ impl State {
 
     /// Gives a node the place `id`, with what it was given as its own.
     pub(super) fn seat(&mut self, id: PeerId, peer: Peer, subnets: &[Prefix]) {
-        Arc::make_mut(&mut self.roster).add(id, peer.name.as_str(), peer.addresses(), subnets);
+        Arc::make_mut(&mut self.roster).add(id, peer.name.as_str(), peer.senders(), subnets);
         let peers = Arc::make_mut(&mut self.peers);
         match peers.get_mut(usize::from(id.0)) {
             Some(place) => *place = peer,

@@ -312,14 +312,9 @@ fn inner_flow(inner: &[u8]) -> Result<Flow, DropReason> {
     Ok(flow)
 }
 
-/// The inner source must belong to the very peer that sent the packet, or, sent by an external node,
-/// have no owner that we know; the destination must belong to us.
+/// The inner source must be one that the sender may use, and the destination must belong to us.
 fn check_addresses(tables: &Forwarding, sender: OuterSource, flow: &Flow) -> Result<(), DropReason> {
-    let honest = match sender {
-        OuterSource::Peer(peer) => tables.owns(peer, flow.source),
-        OuterSource::External => tables.lookup(flow.source).is_none() && !tables.is_node(flow.source),
-    };
-    if !honest || is_special(flow.source) {
+    if !tables.may_come(sender, flow.source) || is_special(flow.source) {
         return Err(DropReason::SpoofedSource);
     }
     match tables.lookup(flow.destination) {

@@ -18,6 +18,8 @@ pub struct Scope {
     pub allow_nested: bool,
     /// Outer sources that are no peers and may send all the same.
     pub external_nodes: Vec<Prefix>,
+    /// Inner sources that this node may use beside its subnets and underlay addresses.
+    pub sends_for: Vec<Prefix>,
 }
 
 impl Scope {

@@ -17,6 +17,7 @@ mod outbox;
 mod peers;
 mod scope;
 mod sent;
+mod speakers;
 mod tables;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -88,6 +89,8 @@ fn peer(node: u8) -> Peer {
         vtep_mac: Mac([0x66, 0, 0, 0, 0, node]),
         hop: None,
         second: None,
+        also_from: std::sync::Arc::default(),
+        sends_for: std::sync::Arc::default(),
         path_mtu: None,
         way: None,
         counters: PeerCounters::new(1),

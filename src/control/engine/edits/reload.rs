@@ -83,7 +83,7 @@ impl State {
             self.config.peers.iter().chain(&new.peers).map(|peer| peer.name.as_str()).collect();
         let known = self.peers.iter().filter(|peer| !peer.is_gone());
         for added in known.filter(|peer| !configured.contains(peer.name.as_str())) {
-            for address in added.addresses() {
+            for address in added.senders() {
                 if let Some(reason) = clash(new, policy, address) {
                     let name = &added.name;
                     culprits.push(|| format!("peer {name}, added by `peer add`, has the address {address}, {reason}; delete it first"));
@@ -138,7 +138,7 @@ impl State {
 
 /// Why no other node may have `address` in the new configuration.
 fn clash(new: &Config, policy: &EncapPolicy, address: IpAddr) -> Option<String> {
-    if let Some(peer) = new.peers.iter().find(|peer| peer.addresses(&new.node).any(|its| its == address)) {
+    if let Some(peer) = new.peers.iter().find(|peer| peer.senders(&new.node).any(|its| its == address)) {
         return Some(format!("which is that of peer {}", peer.name));
     }
     if let Some(pool) = policy.pool_of(Prefix::host(address)) {

@@ -56,7 +56,7 @@ pub fn prepare<'a>(
     let peer = tables.peer(via.peer).ok_or(DropReason::NoRoute)?;
     let family = Family::of(flow.source);
     let refused = |reason| Refused { reason, problem: None, peer: Some(via.peer) };
-    if peer.own[family] == Some(flow.destination) {
+    if peer.own[family] == Some(flow.destination) || tables.is_exempt(flow.destination) {
         return Err(refused(DropReason::Loop));
     }
     if via.mode == Mode::Direct {
@@ -71,9 +71,9 @@ pub fn prepare<'a>(
     Ok(Ready { flow, via, peer, family, tos })
 }
 
-/// Only our own pods, and the TUN's own address among them, may send into the tunnel, only to
-/// unicast destinations, and no tunnel packets of their own unless they are allowed to; returns the
-/// way there.
+/// Only our own pods, the TUN's own address among them, this node itself and whom it may send for may send
+/// into the tunnel, only to unicast destinations, and no tunnel packets of their own unless they are allowed
+/// to; returns the way there.
 fn admit(tables: &Forwarding, flow: &Flow, packet: &[u8]) -> Result<Via, Refused> {
     if flow.ttl == 0 {
         return Err(DropReason::Ttl.into());
@@ -84,7 +84,12 @@ fn admit(tables: &Forwarding, flow: &Flow, packet: &[u8]) -> Result<Via, Refused
     let nowhere =
         |problem| Refused { problem: Some((flow.source, problem)), ..Refused::from(DropReason::NoRoute) };
     // A special address has no owner, even where a subnet covers it.
-    let owner = tables.lookup(flow.source).filter(|_| !is_special(flow.source));
+    let owner = match tables.lookup(flow.source) {
+        Some(NextHop::Local) => Some(NextHop::Local),
+        _ if tables.may_go(flow.source) => Some(NextHop::Local),
+        other => other,
+    };
+    let owner = owner.filter(|_| !is_special(flow.source));
     match (owner, tables.lookup(flow.destination)) {
         (Some(NextHop::Local), _) | (Some(_), Some(NextHop::Local)) if tables.is_nested(flow, packet) => {
             Err(DropReason::Nested.into())

@@ -106,7 +106,7 @@ fn bare_packets_need_a_way_for_their_family() {
 
 #[test]
 fn outbound_sources_must_be_local() {
-    for source in ["10.244.2.10", "192.0.2.1", "192.0.2.2", "203.0.113.1", "0.0.0.0"] {
+    for source in ["10.244.2.10", "192.0.2.2", "192.0.2.3", "203.0.113.1", "0.0.0.0"] {
         outbound_both(Mode::Ipip, &from(source), DropReason::SpoofedSource);
     }
     let spec = Spec { source: "fd00:10:244:2::1".parse().unwrap(), ..Spec::tcp6(&[1; 90]) };
@@ -247,7 +247,7 @@ fn inbound_from_peers_only() {
 
 #[test]
 fn inbound_sources_belong_to_their_sender() {
-    let sources = ["10.244.3.1", "10.244.2.1", "192.0.2.1", "203.0.113.1", "255.255.255.255"];
+    let sources = ["10.244.3.1", "10.244.2.1", "192.0.2.3", "203.0.113.1", "255.255.255.255"];
     for (channel, source) in EACH.into_iter().flat_map(|channel| sources.map(|source| (channel, source))) {
         inbound(&wrap(channel, from(source).build()), DropReason::SpoofedSource);
         let v6 = Spec { source: "fd00:10:244:3::1".parse().unwrap(), ..Spec::tcp6(&[1]) };

@@ -138,6 +138,8 @@ fn peer(name: &str, address: &str, subnets: &[&str]) -> NewPeer {
         name: name.into(),
         address: address.parse().unwrap(),
         address6: None,
+        also_from: Vec::new(),
+        sends_for: Vec::new(),
         subnets: subnets.iter().map(|subnet| (*subnet).into()).collect(),
         port: None,
         vtep_mac: None,
@@ -239,4 +241,38 @@ fn a_peer_has_two_addresses_and_the_mtu_follows() {
         let refusal = state.add_peer(&new, 0).unwrap_err();
         assert!(refusal.text.contains(part), "{part}: {refusal}");
     }
+}
+
+#[test]
+fn who_may_send_for_whom_is_judged_and_shown() {
+    let mut state = state();
+    let new = |also_from: &[&str], sends_for: &[&str]| NewPeer {
+        also_from: also_from.iter().map(|text| text.parse().unwrap()).collect(),
+        sends_for: sends_for.iter().map(|text| (*text).to_owned()).collect(),
+        ..peer("node-d", "192.0.2.9", &[])
+    };
+    for (also_from, sends_for, part) in [
+        (&["192.0.2.1"][..], &[][..], "also_from: 192.0.2.1 is this node's own"),
+        (&["192.0.2.2"], &[], "also_from: 192.0.2.2 is that of peer node-b"),
+        (&["192.0.2.9"], &[], "also_from: 192.0.2.9 is given twice"),
+        (&["192.0.2.10", "192.0.2.10"], &[], "also_from: 192.0.2.10 is given twice"),
+        (&["224.0.0.1"], &[], "also_from: 224.0.0.1 is multicast"),
+        (&[], &["0.0.0.0/0"], "sends_for: 0.0.0.0/0 would let the node speak for everybody"),
+        (&[], &["10.244.1.0/25"], "sends_for: 10.244.1.0/25 lies inside the route 10.244.1.0/24"),
+        (&[], &["10.8.0.1/24"], "sends_for: "),
+    ] {
+        let refusal = state.add_peer(&new(also_from, sends_for), 0).unwrap_err();
+        assert!(refusal.text.contains(part), "{part}: {refusal}");
+    }
+    state.add_peer(&new(&["192.0.2.10"], &["10.8.0.0/24"]), 0).unwrap();
+    state.publish().unwrap();
+    let id = state.roster.id("node-d");
+    assert_eq!(state.forwarding().pin().sender("192.0.2.10".parse().unwrap()), id);
+    let shown = state.peer_list().pop().unwrap();
+    assert_eq!((shown.also_from.len(), shown.sends_for), (1, vec!["10.8.0.0/24".to_owned()]));
+    let twin = NewPeer { name: "node-e".into(), ..peer("", "192.0.2.10", &[]) };
+    assert!(state.add_peer(&twin, 0).unwrap_err().text.contains("is that of peer node-d"));
+    state.delete_peer("node-d").unwrap();
+    state.publish().unwrap();
+    assert_eq!(state.forwarding().pin().sender("192.0.2.10".parse().unwrap()), None);
 }

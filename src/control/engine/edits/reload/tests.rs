@@ -52,6 +52,8 @@ fn added(name: &str, address: &str) -> NewPeer {
         name: name.to_owned(),
         address: address.parse().unwrap(),
         address6: None,
+        also_from: Vec::new(),
+        sends_for: Vec::new(),
         subnets: vec!["10.244.9.0/24".to_owned()],
         vtep_mac: None,
         port: None,
