@@ -56,8 +56,8 @@ fn forwarding(mode: Mode) -> Forwarding {
         vtep_mac,
         hop,
         second: None,
-        also_from: std::sync::Arc::default(),
-        sends_for: std::sync::Arc::default(),
+        also_from: Arc::default(),
+        sends_for: Arc::default(),
         path_mtu: None,
         way: Some(Arc::new(Way {
             interface: "u0".to_owned(),

@@ -82,8 +82,9 @@ impl Inbound {
         loop {
             let datagram = at..(at + segment).min(end);
             at = datagram.end;
-            // A peer that tests its own way to us; no traffic, so not counted as any.
+            // A peer that tests its own way to us; no traffic, so not counted as any but for itself.
             if sender.is_some() && is_probe(format, &cx.arena[datagram.clone()]) {
+                worker.counters.probes.add(1);
                 if at >= end {
                     return;
                 }
@@ -115,7 +116,10 @@ impl Inbound {
                 }
                 Err(reason)
                     if format == Format::Vxlan
-                        && self.is_question(tables, sender, reason, &received, &cx.arena[at - len..at]) => {}
+                        && self.is_question(tables, sender, reason, &received, &cx.arena[at - len..at]) =>
+                {
+                    worker.counters.questions.add(1);
+                }
                 Err(reason) => {
                     count(&worker.counters, 1, len, unseen);
                     worker.counters.dropped(reason, 1);
@@ -247,9 +251,7 @@ fn admit(
     let inner = &mut arena[at..datagram.end];
     let mut flow = inner_flow(inner)?;
     check_addresses(tables, sender, &flow)?;
-    if tables.is_nested(&flow, inner) {
-        return Err(DropReason::Nested);
-    }
+    tables.judge_content(&flow, inner)?;
     if flow.ttl == 0 {
         return Err(DropReason::Ttl);
     }

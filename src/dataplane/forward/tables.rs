@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::inputs::{Peer, Underlay};
-use super::scope::{Scope, is_tunnel};
+use super::scope::{self, Scope};
 use crate::dataplane::encap::{direct, frame, ipip, ipip_gso, ipip6, tunnel_gso, vxlan};
 use crate::dataplane::observe::PeerCounters;
 use crate::dataplane::packet::{Family, PerFamily};
@@ -133,10 +133,13 @@ impl Forwarding {
         self
     }
 
-    /// Whether an inner packet is itself one of a tunnel and so must not enter or leave ours.
+    /// Judges what an inner packet carries: see [`scope::judge`].
+    ///
+    /// # Errors
+    /// `Nested` where it is itself one of a tunnel, `Malformed` where its headers do not say.
     #[inline]
-    pub fn is_nested(&self, flow: &Flow, packet: &[u8]) -> bool {
-        !self.scope.allow_nested && is_tunnel(flow, packet, self.underlay.vxlan_port)
+    pub fn judge_content(&self, flow: &Flow, packet: &[u8]) -> Result<(), DropReason> {
+        scope::judge(flow, packet, self.underlay.vxlan_port, self.scope.allow_nested)
     }
 
     /// This node's side of the underlay.

@@ -41,6 +41,8 @@ use sent::{Sent, flatten};
 struct Told {
     known: Vec<(Vec<u8>, Metadata)>,
     all: bool,
+    /// Whether no packet comes with an unfinished checksum.
+    real_link: bool,
 }
 
 impl MetadataSource for Told {
@@ -55,6 +57,10 @@ impl MetadataSource for Told {
 
     fn want_all(&mut self) {
         self.all = true;
+    }
+
+    fn believes_unfinished(&mut self, _several: bool) -> bool {
+        !self.real_link
     }
 }
 

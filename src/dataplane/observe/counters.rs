@@ -48,6 +48,10 @@ pub struct WorkerCounters {
     pub tap_frames: Counter,
     /// Received TCP super-packets whose segment size is unknown, cut to what every path carries.
     pub recut_super_packets: Counter,
+    /// Received probes by which other nodes test their way to us. They are no traffic, so no edge counts them.
+    pub probes: Counter,
+    /// Questions of kernel tunnels that were answered. No edge counts them either.
+    pub questions: Counter,
     /// ICMP errors written to the TUN. They are no traffic of others, so no edge counts them.
     pub icmp_sent: Counter,
     /// ICMP errors kept back: too many already, or the TUN could not take them.

@@ -70,6 +70,12 @@ impl Counters {
         self.each().map(|worker| worker.recut_super_packets.get()).sum()
     }
 
+    /// Received packets that are the tunnel's own, all workers together: probes, and questions that were answered.
+    pub fn tunnel_control(&self) -> (u64, u64) {
+        let each = self.each().map(|worker| (worker.probes.get(), worker.questions.get()));
+        each.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+    }
+
     /// ICMP errors sent and kept back, all workers together.
     pub fn icmp_errors(&self) -> (u64, u64) {
         let each = self.each().map(|worker| (worker.icmp_sent.get(), worker.icmp_suppressed.get()));

@@ -42,8 +42,8 @@ impl From<DropReason> for Refused {
     }
 }
 
-/// Steps 1 to 3. `largest` is the longest segment where the packet is a super-packet. A plain packet
-/// that is longer than its path carries comes out only where it may be fragmented.
+/// Steps 1 to 3. `largest` is the longest segment where the packet is a super-packet. What is longer than its
+/// path carries comes out only where it may be fragmented.
 #[inline]
 pub fn prepare<'a>(
     tables: &'a Forwarding,
@@ -63,7 +63,7 @@ pub fn prepare<'a>(
         peer.bare[family].usable(paths.packet).map_err(refused)?;
     }
     let too_big = largest.unwrap_or(flow.total_len) > usize::from(via.mtu);
-    if too_big && (largest.is_some() || !fragment::allowed(packet)) {
+    if too_big && !fragment::allowed(packet) {
         let problem = Problem::TooBig { mtu: via.mtu };
         return Err(Refused { problem: Some((flow.source, problem)), ..refused(DropReason::TooBig) });
     }
@@ -90,10 +90,11 @@ fn admit(tables: &Forwarding, flow: &Flow, packet: &[u8]) -> Result<Via, Refused
         other => other,
     };
     let owner = owner.filter(|_| !is_special(flow.source));
-    match (owner, tables.lookup(flow.destination)) {
-        (Some(NextHop::Local), _) | (Some(_), Some(NextHop::Local)) if tables.is_nested(flow, packet) => {
-            Err(DropReason::Nested.into())
-        }
+    let target = tables.lookup(flow.destination);
+    if owner == Some(NextHop::Local) || owner.is_some() && target == Some(NextHop::Local) {
+        tables.judge_content(flow, packet)?;
+    }
+    match (owner, target) {
         // Our own subnets are the kernel's to route; it has no such pod if it gave us the packet, be
         // it a pod's or one that has just come through the tunnel.
         (Some(_), Some(NextHop::Local)) => Err(nowhere(Problem::NoHost)),
