@@ -114,10 +114,9 @@ class Loops(SharedLab):
         self.assertEqual(result.returncode, 1, result.stdout)
         return result.stderr
 
-    def test_a_node_address_inside_a_pool_or_subnet(self) -> None:
+    def test_a_node_address_inside_a_subnet(self) -> None:
         both = ["10.244.2.0/24", "192.0.2.0/29"]
         for config in (
-            {"pools": [("192.0.0.0/16", "Always", "Never")]},
             {"peers": {"n2": (ADDRESSES["n2"], both)}},
             {"peers": {"n2": ("10.244.7.7", ["10.244.2.0/24"])}},
         ):

@@ -11,6 +11,7 @@ from shared import SINK_PORT, SharedLab
 from silent import SilentPeer
 from tunnel import FORMATS, inner, outer
 from underpass_lab.command import run, wait_until
+from underpass_lab.daemon import binary
 from underpass_lab.nodes import ADDRESSES, pod_address, subnet
 
 A, B = pod_address("n1"), pod_address("n2")
@@ -29,7 +30,7 @@ class OurHost(SilentPeer):
 
     @classmethod
     def prepare(cls) -> None:
-        cls.lab.ip("n1", "link add docker0 type dummy", "link set docker0 up", "address add 172.17.0.1/16 dev docker0")
+        cls.lab.ip("n1", "link add docker0 type bridge", "link set docker0 up", "address add 172.17.0.1/16 dev docker0")
 
     def test_no_packet_speaks_for_an_address_of_this_host(self) -> None:
         for form in FORMATS:
@@ -148,6 +149,7 @@ class Honest(SharedLab):
 
     def tcp(self, source: str, address: str, target: str, at: str) -> None:
         with self.lab.socket(target, kind=socket.SOCK_STREAM) as server:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             server.bind((at, 7778))
             server.listen()
             server.settimeout(3)
@@ -203,8 +205,6 @@ class Check(SharedLab):
     daemons = ()
 
     def test_what_is_refused(self) -> None:
-        from underpass_lab.daemon import binary
-
         for more, part in (
             ({"sends_for": ["0.0.0.0/0"]}, "would let the node speak for everybody"),
             ({"sends_for": ["10.244.1.128/25"]}, "lies inside local subnet 10.244.1.0/24"),

@@ -62,11 +62,20 @@ pub(super) fn peer(peer: &config::Peer, config: &Config, workers: usize) -> Opti
     })
 }
 
-/// The pools that hold pods of other nodes. One that is all ours stays with the kernel's own routes
-/// to our pods.
-pub(super) fn foreign_pools(config: &Config) -> Vec<Prefix> {
+/// The pools that the kernel leads into the TUN as a whole: those that hold pods of other nodes, and no node, as
+/// `has_node` says. One that is all ours stays with the kernel's own routes to our pods; of one with nodes in it
+/// only the subnets of the peers lead there, as with Calico.
+pub(super) fn foreign_pools(config: &Config, has_node: impl Fn(Prefix) -> bool) -> Vec<Prefix> {
     let ours = |cidr: &Prefix| config.local_subnets.iter().any(|subnet| subnet.covers(*cidr));
-    config.pools.iter().map(|pool| pool.cidr).filter(|cidr| !ours(cidr)).collect()
+    config.pools.iter().map(|pool| pool.cidr).filter(|cidr| !ours(cidr) && !has_node(*cidr)).collect()
+}
+
+/// The same as far as the nodes of the configuration go.
+pub(super) fn configured_pools(config: &Config) -> Vec<Prefix> {
+    let own = config.node.addresses().map(|own| own.addr());
+    let nodes: Vec<IpAddr> =
+        own.chain(config.peers.iter().flat_map(|peer| peer.senders(&config.node))).collect();
+    foreign_pools(config, |cidr| nodes.iter().any(|node| cidr.contains(*node)))
 }
 
 /// The TUN with its addresses. A node without IPv6 pods has none of that family there, but may have
@@ -154,7 +163,7 @@ pub fn look(config: &Config, uplink: &str, tap: Option<String>) -> Look {
         tun: config.tunnel.device.clone(),
         tap,
         uplink: uplink.to_owned(),
-        routes: Some(Interest::overlapping(foreign_pools(config).into_iter().chain(subnets))),
+        routes: Some(Interest::overlapping(configured_pools(config).into_iter().chain(subnets))),
     }
 }
 

@@ -53,6 +53,8 @@ pub struct State {
     pub(super) underlay: Underlay,
     /// The pools that the kernel's routes have to follow at the next publication.
     pub(super) new_pools: Option<Vec<Prefix>>,
+    /// The pools that the kernel leads into the TUN as a whole, as of the last change.
+    pub(super) kernel_pools: Vec<Prefix>,
     pub(super) workers: usize,
     /// Prefixes whose routes changed since the last publication.
     pub(super) pending: Pending,
@@ -100,6 +102,7 @@ impl State {
             urgent: false,
             rib,
             new_pools: None,
+            kernel_pools: Vec::new(),
             workers: setup.workers,
             pending: Pending::Everything,
             reached: Arc::default(),
@@ -125,7 +128,7 @@ impl State {
 
     /// What the kernel's routes have to cover.
     pub(super) fn foreign_pools(&self) -> Vec<Prefix> {
-        foreign_pools(&self.config)
+        foreign_pools(&self.config, |cidr| self.roster.within(cidr).is_some())
     }
 
     /// Changes the exceptions from what may cross.
@@ -219,7 +222,7 @@ impl State {
     /// Whether packets for `prefix`, which is to be another node's, come to the TUN or can be made to.
     pub(super) fn reachable(&self, prefix: Prefix) -> Result<(), String> {
         let Some(kernel) = &self.kernel else { return Ok(()) };
-        let in_pool = || self.policy.pools().any(|pool| pool.cidr.covers(prefix));
+        let in_pool = || self.kernel_pools.iter().any(|pool| pool.covers(prefix));
         if kernel.table.leads(prefix, kernel.device) || in_pool() {
             return Ok(());
         }
@@ -261,6 +264,13 @@ impl State {
     /// Follows who is known: the largest overhead in use may be another now.
     pub(super) fn follow_peers(&mut self) {
         self.follow_mtu();
+        let pools = self.foreign_pools();
+        if self.kernel_pools != pools {
+            // A node with an address in a pool came or went.
+            self.kernel_pools.clone_from(&pools);
+            self.new_pools = Some(pools);
+            self.pending = Pending::Everything;
+        }
         self.publish_now();
     }
 

@@ -188,11 +188,10 @@ impl State {
                 "{address} is the network or broadcast address of this node's subnet {subnet}; give a host's"
             ));
         }
-        let around = self.policy.pool_of(Prefix::host(address)).map(|pool| format!("pool {}", pool.cidr));
-        let around = around.or_else(|| Some(format!("the route {}", self.rib.lookup(address)?.prefix)));
-        match around {
-            Some(what) => Err(format!(
-                "{address} lies inside {what}; packets to this node would be routed into the tunnel"
+        match self.rib.lookup(address) {
+            Some(route) => Err(format!(
+                "{address} lies inside the route {}; packets to this node would be routed into the tunnel",
+                route.prefix
             )),
             None => Ok(()),
         }

@@ -390,7 +390,7 @@ fn inbound_malformed() {
     let mut no_protocol = Spec::tcp4(&[1; 9]);
     no_protocol.options = vec![0; 4];
     let mut no_protocol = no_protocol.build();
-    let checksum = crate::wire::be16(&no_protocol, 10);
+    let checksum = be16(&no_protocol, 10);
     no_protocol[9] = 0;
     put16(&mut no_protocol, 10, crate::wire::checksum::update(checksum, 6, 0));
     // Truncated, header length, total length, checksum, an address without its checksum, protocol 0.

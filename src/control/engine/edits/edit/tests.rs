@@ -178,7 +178,7 @@ fn peers_that_cannot_be_are_refused() {
         ("node-d", "192.0.2.2", &[], "is that of peer node-b"),
         ("node-d", "192.0.2.255", &[], "broadcast"),
         ("node-d", "224.0.0.1", &[], "multicast"),
-        ("node-d", "10.244.9.9", &[], "lies inside pool 10.244.0.0/16"),
+        ("node-d", "10.244.2.9", &[], "lies inside the route 10.244.2.0/24"),
         ("node-d", "10.9.0.9", &[], "lies inside the route 10.9.0.0/24"),
         ("node-d", "192.0.2.9", &["192.0.2.8/29"], "contains the peer's own address"),
         ("node-d", "192.0.2.9", &["10.9.0.0/24"], "there is a control route"),
