@@ -58,6 +58,7 @@ fn forwarding(mode: Mode) -> Forwarding {
         second: None,
         also_from: Arc::default(),
         sends_for: Arc::default(),
+        link_mtus: [None; 2],
         path_mtu: None,
         way: Some(Arc::new(Way {
             interface: "u0".to_owned(),

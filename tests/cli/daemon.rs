@@ -184,6 +184,7 @@ fn real(dir: &Path) -> (Handle, impl Future<Output = ()> + Send + 'static) {
     let start = Start {
         setup: Setup { capabilities, workers: 1, uplink_mtu: 1500 },
         uplink: Uplink { name: "eth0".into(), index: 2, mtu: 1500, ..Uplink::default() },
+        link_mtus: std::collections::HashMap::new(),
         tap: None,
         tap_state: Offloaded::off("no TAP"),
         view: HostView::default(),

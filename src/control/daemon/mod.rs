@@ -10,7 +10,9 @@
 //! Everything that was changed is taken back, in reverse order, whatever ended the run.
 
 mod address_watch;
+mod backoff;
 mod bring_up;
+mod descriptors;
 mod fallbacks;
 pub mod handle;
 mod housekeeping;
@@ -20,6 +22,7 @@ pub mod runner;
 mod start;
 mod supervise;
 mod sys;
+mod tap_device;
 mod tap_test;
 mod tap_watch;
 mod uplink_watch;

@@ -1,7 +1,7 @@
 //! Everything that runs between start and end, and the order in which it ends.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use tokio::sync::{Notify, broadcast, mpsc, watch};
@@ -16,7 +16,7 @@ use super::path_mtu::{Ours, PathMtuListener};
 use super::runner::{self, Inbox, Ports};
 use super::start::{Ready, take_down};
 use super::tap_watch::TapWatch;
-use super::uplink_watch::UplinkWatch;
+use super::uplink_watch::{UplinkWatch, Ways};
 use crate::config::{self, Config};
 use crate::control::engine::port::{HostRequest, Notice};
 use crate::control::engine::{EffectId, Event, Snapshot, tun_addresses};
@@ -30,8 +30,8 @@ use crate::dataplane::segment::merge::Rules;
 
 /// How long clients may hold up the end.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
-/// Interfaces whose changes wait to be looked at; if they are more, all are looked at.
-const LINKS: usize = 64;
+/// Notifications that wait until the ways to peers are looked at; if they are more, all ways are looked at.
+const NEWS: usize = 64;
 /// Events that wait for the engine, from which on notifications are gathered.
 const NOTICES: usize = 64;
 /// From a notification that was gathered to the one that stands for all of them.
@@ -47,7 +47,7 @@ pub struct Running {
     handle: Handle,
     inbox: Inbox,
     counters: Counters,
-    fallbacks: Arc<Fallbacks>,
+    fallbacks: Arc<Mutex<Fallbacks>>,
     pump: Pump,
     /// Ended first, because they only ask for changes.
     watchers: JoinSet<()>,
@@ -91,14 +91,14 @@ impl Running {
         .context("cannot start the engine")?;
         let (reloads, wishes) = mpsc::channel(RELOADS);
         let handle = Handle::new(inbox.clone(), seen.clone(), reloads, counters.clone(), choices);
-        let fallbacks = Arc::new(Fallbacks::default());
-        let (links, changed) = broadcast::channel(LINKS);
+        let fallbacks = Arc::<Mutex<Fallbacks>>::default();
+        let (news, changed) = broadcast::channel(NEWS);
         let mut watchers = JoinSet::new();
         watchers.spawn(execute(host.clone(), asked, inbox.clone()));
-        let addresses = Arc::new(Notify::new());
-        watchers.spawn(address_watch::run(host.clone(), inbox.clone(), Arc::clone(&addresses)));
-        watchers.spawn(notice(inbox.clone(), links, addresses));
-        watchers.spawn(guard(host.clone(), std::mem::take(&mut ready.lanes.guarded), inbox.clone()));
+        watchers.spawn(address_watch::run(host.clone(), inbox.clone(), news.subscribe()));
+        watchers.spawn(notice(inbox.clone(), news));
+        let (guarded, more) = mpsc::unbounded_channel();
+        watchers.spawn(guard(host.clone(), std::mem::take(&mut ready.lanes.guarded), more, inbox.clone()));
         watchers.spawn(follow_file(host.clone(), source, wishes, inbox.clone(), seen.clone()));
         watchers.spawn(housekeeping::give_memory_back(shrunk));
         watchers.spawn(housekeeping::tidy(ready.forwarding, Arc::clone(&fallbacks), counters.clone()));
@@ -112,8 +112,10 @@ impl Running {
             counters: counters.clone(),
             own,
             uplink: ready.uplink,
-            tap: ready.lanes.tap.take().map(|test| TapWatch::new(test, forced)),
-            links: changed,
+            tap: ready.lanes.tap.take().map(|tap| TapWatch::new(tap, forced, counters.clone(), guarded)),
+            news: changed,
+            refused: 0,
+            ways: Ways::new(),
         };
         let uplink_watch = tokio::spawn(uplink_watch.run());
         let (stop, stopped) = watch::channel(());
@@ -180,7 +182,9 @@ impl Running {
         drop(self.watchers);
         take_down(&self.host, changes).await;
         self.pump.stop();
-        self.fallbacks.tell(&self.counters);
+        if let Ok(mut fallbacks) = self.fallbacks.lock() {
+            fallbacks.tell(&self.counters, Instant::now());
+        }
         self.uplink_watch.abort();
     }
 }
@@ -194,11 +198,11 @@ async fn execute(host: Host, mut requests: mpsc::UnboundedReceiver<(EffectId, Ho
 
 /// Passes on what the kernel tells of. A connection whose buffer overflowed ends; the next one begins with
 /// a look at everything.
-async fn notice(inbox: Inbox, links: broadcast::Sender<u32>, addresses: Arc<Notify>) {
+async fn notice(inbox: Inbox, news: broadcast::Sender<Notice>) {
     let mut told = false;
     loop {
         match Notices::connect() {
-            Ok(notices) => pass_on(notices, &inbox, &links, &addresses).await,
+            Ok(notices) => pass_on(notices, &inbox, &news).await,
             // There are still the looks now and then.
             Err(error) if !told => {
                 told = true;
@@ -207,14 +211,13 @@ async fn notice(inbox: Inbox, links: broadcast::Sender<u32>, addresses: Arc<Noti
             Err(_) => {}
         }
         sleep(RECONNECT).await;
-        let _ = links.send(0);
-        addresses.notify_one();
+        let _ = news.send(Notice::Overrun);
         inbox.send(Event::Noticed(Notice::Overrun));
     }
 }
 
 /// Passes on notifications for as long as there are any.
-async fn pass_on(mut notices: Notices, inbox: &Inbox, links: &broadcast::Sender<u32>, addresses: &Notify) {
+async fn pass_on(mut notices: Notices, inbox: &Inbox, news: &broadcast::Sender<Notice>) {
     let mut gathered = false;
     loop {
         let notice = tokio::select! {
@@ -224,15 +227,8 @@ async fn pass_on(mut notices: Notices, inbox: &Inbox, links: &broadcast::Sender<
             },
             () = sleep(NOTICES_PAUSE), if gathered => Notice::Overrun,
         };
-        match notice {
-            Notice::Link(index) => drop(links.send(index)),
-            Notice::Address(_) => addresses.notify_one(),
-            Notice::Overrun => {
-                let _ = links.send(0);
-                addresses.notify_one();
-            }
-            _ => {}
-        }
+        // Whoever listens may have gone.
+        let _ = news.send(notice);
         // A hundred thousand routes that come and go are one thing to look at.
         gathered = inbox.waiting() > NOTICES;
         if !gathered {
@@ -241,10 +237,18 @@ async fn pass_on(mut notices: Notices, inbox: &Inbox, links: &broadcast::Sender<
     }
 }
 
-/// Looks for others at our devices.
-async fn guard(host: Host, mut devices: Vec<Guarded>, inbox: Inbox) {
+/// Looks for others at our devices, and at those made later.
+async fn guard(
+    host: Host,
+    mut devices: Vec<Guarded>,
+    mut more: mpsc::UnboundedReceiver<Guarded>,
+    inbox: Inbox,
+) {
     let mut before = Vec::new();
     loop {
+        while let Ok(made) = more.try_recv() {
+            host::guard_too(&mut devices, made);
+        }
         let found = host::look_for_strangers(&mut devices, &host).await;
         if found != before {
             before.clone_from(&found);

@@ -171,7 +171,7 @@ impl Snapshot {
                 also_from: peer.also_from.to_vec(),
                 sends_for: peer.sends_for.iter().map(Prefix::to_string).collect(),
                 port: peer.port,
-                subnets: self.roster.subnets(PeerId(place as u16)).iter().map(Prefix::to_string).collect(),
+                subnets: self.roster.subnets(PeerId::at(place)).iter().map(Prefix::to_string).collect(),
                 vtep_mac: peer.vtep_mac.to_string(),
                 uplink: peer.way.as_ref().map(|way| PeerUplink {
                     interface: way.interface.clone(),

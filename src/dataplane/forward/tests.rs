@@ -97,6 +97,7 @@ fn peer(node: u8) -> Peer {
         second: None,
         also_from: std::sync::Arc::default(),
         sends_for: std::sync::Arc::default(),
+        link_mtus: [None; 2],
         path_mtu: None,
         way: None,
         counters: PeerCounters::new(1),

@@ -54,6 +54,7 @@ impl State {
             second,
             also_from: new.also_from.as_slice().into(),
             sends_for: sends_for.into(),
+            link_mtus: [None; 2],
             path_mtu: None,
             way: None,
             counters,
