@@ -38,6 +38,9 @@ pub struct Status {
     /// ICMP errors to the senders of dropped packets, which no other counter has.
     #[serde(default)]
     pub icmp_errors: IcmpErrors,
+    /// Received packets that are the tunnel's own and no traffic, which no other counter has.
+    #[serde(default)]
+    pub tunnel_control: TunnelControl,
     /// Received TCP super-packets whose segment size nobody knew, cut to what every path carries.
     #[serde(default)]
     pub recut_super_packets: u64,
@@ -51,6 +54,16 @@ pub struct Status {
     pub routes: usize,
     /// The other nodes, those of the configuration first.
     pub peers: Vec<PeerStatus>,
+}
+
+/// Received packets that are the tunnel's own.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(default)]
+pub struct TunnelControl {
+    /// Probes by which other nodes test their way to this one.
+    pub probes: u64,
+    /// Questions of kernel tunnels for the Ethernet address of this end (ARP, neighbour discovery) that were answered.
+    pub questions: u64,
 }
 
 /// Something that the daemon may not do itself.

@@ -11,6 +11,7 @@ mod parse;
 mod raw;
 mod reader;
 mod schema;
+mod speakers;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -22,7 +23,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 pub use self::diagnostic::{ConfigError, ConfigErrors};
 pub use self::parse::{load, load_again, parse};
-pub use self::value::{for_pods, unicast};
+pub use self::value::{for_pods, for_senders, unicast};
 use crate::net::{Mac, NodeName, Prefix, Vni};
 pub use crate::route::Pool;
 
@@ -39,6 +40,8 @@ pub struct Config {
     pub pools: Vec<Pool>,
     /// This node's own pod subnets, in file order.
     pub local_subnets: Vec<Prefix>,
+    /// `[local] sends_for`: prefixes that this node may send from beside its subnets, in file order.
+    pub local_sends_for: Vec<Prefix>,
     /// The other nodes, in file order.
     pub peers: Vec<Peer>,
     /// The control socket.
@@ -185,6 +188,10 @@ pub struct Peer {
     pub port: Option<u16>,
     /// `subnets`: the peer's pod subnets.
     pub subnets: Vec<Prefix>,
+    /// `sends_for`: prefixes that the peer may send from beside its subnets and addresses.
+    pub sends_for: Vec<Prefix>,
+    /// `also_from`: further underlay addresses that the peer sends from.
+    pub also_from: Vec<IpAddr>,
     /// `vtep_mac`; by default Calico's rule over the name.
     pub vtep_mac: Mac,
 }
@@ -197,6 +204,11 @@ impl Peer {
         let (has4, has6) = (node.address.is_some(), node.address6.is_some());
         let usable = move |address: &IpAddr| if address.is_ipv4() { has4 } else { has6 };
         [Some(self.address), second].into_iter().flatten().filter(usable)
+    }
+
+    /// All underlay addresses that it may send to `node` from.
+    pub fn senders(&self, node: &Node) -> impl Iterator<Item = IpAddr> {
+        self.addresses(node).chain(self.also_from.iter().copied())
     }
 }
 

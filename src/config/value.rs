@@ -128,6 +128,22 @@ pub fn for_pods(prefix: Prefix) -> Result<Prefix, String> {
     }
 }
 
+/// An element of `sends_for`.
+pub(super) fn sender_prefix(value: &DeValue<'_>) -> Result<Prefix, String> {
+    for_senders(parsed(value)?)
+}
+
+/// Passes a prefix that a node may be allowed to send for.
+///
+/// # Errors
+/// Why it may not.
+pub fn for_senders(prefix: Prefix) -> Result<Prefix, String> {
+    if prefix.is_default() {
+        return Err(format!("{prefix} would let the node speak for everybody; list the networks behind it"));
+    }
+    for_pods(prefix)
+}
+
 /// An element of `node.external_nodes`.
 pub(super) fn external_nodes(value: &DeValue<'_>) -> Result<Prefix, String> {
     let prefix: Prefix = parsed(value)?;

@@ -65,6 +65,7 @@ impl Backend for Fixed {
             counters: (&totals).into(),
             drops: Drops::from(&totals),
             icmp_errors: (3, 1).into(),
+            tunnel_control: (4, 5).into(),
             recut_super_packets: 2,
             missing: vec![Missing {
                 what: "packets for 10.9.0.0/16 do not reach the tunnel".into(),
@@ -83,6 +84,8 @@ impl Backend for Fixed {
                     }),
                 }),
                 address6: None,
+                also_from: Vec::new(),
+                sends_for: Vec::new(),
                 name: "node-b".into(),
                 address: "192.0.2.2".parse().unwrap(),
                 subnets: vec!["10.244.2.0/24".into(), "10.244.3.0/24".into()],
@@ -189,6 +192,7 @@ fn real(dir: &Path) -> (Handle, impl Future<Output = ()> + Send + 'static) {
         tap: None,
         tap_state: Offloaded::off("no TAP"),
         view: HostView::default(),
+        addresses: Vec::new(),
         now: Instant::now(),
     };
     let (engine, first) = Engine::new(config, start).unwrap();

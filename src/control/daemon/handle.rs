@@ -138,6 +138,7 @@ impl Backend for Handle {
             counters: EdgeCounters::from(&totals),
             drops: Drops::from(&totals),
             icmp_errors: self.counters.icmp_errors().into(),
+            tunnel_control: self.counters.tunnel_control().into(),
             recut_super_packets: self.counters.recut_super_packets(),
             missing: snapshot.requirements.iter().cloned().map(Missing::from).collect(),
             log_lines_lost: log::lines_lost(),

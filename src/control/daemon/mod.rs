@@ -9,6 +9,7 @@
 //!
 //! Everything that was changed is taken back, in reverse order, whatever ended the run.
 
+mod address_watch;
 mod backoff;
 mod bring_up;
 mod descriptors;

@@ -58,6 +58,7 @@ pub async fn ready(host: &Host, config: &Config) -> anyhow::Result<Ready> {
         tap,
         tap_state: lanes.tap_state.clone(),
         view,
+        addresses: host.all_addresses().await?,
         now: Instant::now(),
     };
     let (mut engine, first) = Engine::new(config.clone(), start).map_err(explain)?;

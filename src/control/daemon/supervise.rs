@@ -8,6 +8,7 @@ use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 
+use super::address_watch;
 use super::fallbacks::Fallbacks;
 use super::handle::{Choices, Handle, ReloadWish};
 use super::housekeeping;
@@ -94,6 +95,7 @@ impl Running {
         let (news, changed) = broadcast::channel(NEWS);
         let mut watchers = JoinSet::new();
         watchers.spawn(execute(host.clone(), asked, inbox.clone()));
+        watchers.spawn(address_watch::run(host.clone(), inbox.clone(), news.subscribe()));
         watchers.spawn(notice(inbox.clone(), news));
         let (guarded, more) = mpsc::unbounded_channel();
         watchers.spawn(guard(host.clone(), std::mem::take(&mut ready.lanes.guarded), more, inbox.clone()));

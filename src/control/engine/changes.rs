@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::event::{Asked, Effect, Reply, Request, Update};
-use super::from_config::{foreign_pools, needs};
+use super::from_config::{configured_pools, needs};
 use super::port::{HostError, HostView, widest};
 use super::edits::transaction::Before;
 use super::refusal::{Kind, Refusal};
@@ -169,7 +169,7 @@ impl Engine {
 /// The routes of others that keep out what `config` needs.
 pub(super) fn conflicts(config: &Config, view: &HostView) -> Vec<HostError> {
     let (Some(table), Some(tun)) = (&view.routes, &view.tun) else { return Vec::new() };
-    let pools = foreign_pools(config);
+    let pools = configured_pools(config);
     let subnets = config.peers.iter().flat_map(|peer| peer.subnets.iter().copied());
     let outside = widest(subnets.filter(|subnet| !pools.iter().any(|pool| pool.covers(*subnet))));
     let wanted: BTreeSet<Prefix> = pools.into_iter().chain(outside).collect();

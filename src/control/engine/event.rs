@@ -42,6 +42,8 @@ pub enum Event {
     Tap(TapUse),
     /// A router reports the MTU of a path.
     PathMtu(PathMtu),
+    /// The addresses of this host, of all interfaces.
+    Addresses(Vec<IpAddr>),
     /// Others are at our devices.
     Strangers(Vec<Requirement>),
     /// The kernel told of a change.

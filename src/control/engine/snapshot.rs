@@ -168,6 +168,8 @@ impl Snapshot {
                     IpAddr::V6(address) => Some(address),
                     IpAddr::V4(_) => None,
                 }),
+                also_from: peer.also_from.to_vec(),
+                sends_for: peer.sends_for.iter().map(Prefix::to_string).collect(),
                 port: peer.port,
                 subnets: self.subnets(PeerId::at(place)).map(|subnet| subnet.to_string()).collect(),
                 vtep_mac: peer.vtep_mac.to_string(),

@@ -54,6 +54,8 @@ pub struct State {
     pub(super) underlay: Underlay,
     /// The pools that the kernel's routes have to follow at the next publication.
     pub(super) new_pools: Option<Vec<Prefix>>,
+    /// The pools that the kernel leads into the TUN as a whole, as of the last change.
+    pub(super) kernel_pools: Vec<Prefix>,
     pub(super) workers: usize,
     /// Prefixes whose routes changed since the last publication.
     pub(super) pending: Pending,
@@ -62,6 +64,8 @@ pub struct State {
     /// Compiled, and not yet published.
     pub(super) ready: Option<Publication>,
     pub(super) compiler: Compiler,
+    /// All addresses of this host.
+    host: Vec<IpAddr>,
     capabilities: Capabilities,
     /// What the TUN's MTU is meant to be, and what it is where the daemon may not set it.
     pub(super) wanted_mtu: u16,
@@ -101,10 +105,12 @@ impl State {
             urgent: false,
             rib,
             new_pools: None,
+            kernel_pools: Vec::new(),
             workers: setup.workers,
             pending: Pending::Everything,
             reached: Arc::default(),
             ready: None,
+            host: Vec::new(),
             capabilities: setup.capabilities,
             wanted_mtu: 0,
             held_mtu: None,
@@ -126,12 +132,21 @@ impl State {
 
     /// What the kernel's routes have to cover.
     pub(super) fn foreign_pools(&self) -> Vec<Prefix> {
-        foreign_pools(&self.config)
+        foreign_pools(&self.config, |cidr| self.roster.within(cidr).is_some())
     }
 
     /// Changes the exceptions from what may cross.
     pub(super) fn set_scope(&mut self, scope: Scope) {
         self.compiler.set_scope(scope);
+    }
+
+    /// Follows the addresses of this host.
+    pub(super) fn set_host(&mut self, addresses: &[IpAddr]) {
+        if self.host != addresses {
+            addresses.clone_into(&mut self.host);
+            self.compiler.set_host(addresses);
+            self.publish_now();
+        }
     }
 
     /// Bytes that the TUN's MTU is meant to be: it is, or will be in a moment, or somebody else sets it.
@@ -146,7 +161,7 @@ impl State {
 
     /// Gives a node the place `id`, with what it was given as its own.
     pub(super) fn seat(&mut self, id: PeerId, peer: Peer, subnets: &[Prefix]) {
-        Arc::make_mut(&mut self.roster).add(id, peer.name.as_str(), peer.addresses(), subnets);
+        Arc::make_mut(&mut self.roster).add(id, peer.name.as_str(), peer.senders(), subnets);
         let peers = Arc::make_mut(&mut self.peers);
         match peers.get_mut(usize::from(id.0)) {
             Some(place) => *place = peer,
@@ -211,7 +226,7 @@ impl State {
     /// Whether packets for `prefix`, which is to be another node's, come to the TUN or can be made to.
     pub(super) fn reachable(&self, prefix: Prefix) -> Result<(), String> {
         let Some(kernel) = &self.kernel else { return Ok(()) };
-        let in_pool = || self.policy.pools().any(|pool| pool.cidr.covers(prefix));
+        let in_pool = || self.kernel_pools.iter().any(|pool| pool.covers(prefix));
         if kernel.table.leads(prefix, kernel.device) || in_pool() {
             return Ok(());
         }
@@ -278,6 +293,13 @@ impl State {
     /// Follows who is known: the largest overhead in use may be another now.
     pub(super) fn follow_peers(&mut self) {
         self.follow_mtu();
+        let pools = self.foreign_pools();
+        if self.kernel_pools != pools {
+            // A node with an address in a pool came or went.
+            self.kernel_pools.clone_from(&pools);
+            self.new_pools = Some(pools);
+            self.pending = Pending::Everything;
+        }
         self.publish_now();
     }
 

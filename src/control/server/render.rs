@@ -76,6 +76,12 @@ impl<F: Fn() -> Now + Send + Sync + 'static> Collector for Snapshot<F> {
         self.drops(counter(&mut encoder, "drops", "Packets not delivered")?)?;
         let refusals = "Refusals of an offload by the kernel at run time";
         self.fallbacks(counter(&mut encoder, "offload_fallbacks", refusals)?)?;
+        let (probes, questions) = self.counters.tunnel_control();
+        let help = "Received packets that are the tunnel's own and no traffic";
+        let mut control = counter(&mut encoder, "tunnel_control_packets", help)?;
+        for (kind, value) in [("probe", probes), ("question", questions)] {
+            ConstCounter::new(value).encode(control.encode_family(&[("kind", kind)])?)?;
+        }
         let recut = self.counters.recut_super_packets();
         let help = "Received TCP super-packets whose segment size nobody knew";
         ConstCounter::new(recut).encode(counter(&mut encoder, "recut_super_packets", help)?)?;
@@ -180,6 +186,7 @@ mod tests {
         counters.worker(0).recut_super_packets.add(1);
         counters.worker(1).recut_super_packets.add(8);
         counters.worker(1).icmp_suppressed.add(7);
+        counters.worker(1).probes.add(6);
         let offloads = vec![("tso".to_owned(), true), ("udp_gso".to_owned(), false)];
         let now = Now { routes: 4, peers: 3, offloads, reloaded: false, log_lines_lost: 9 };
         let exporter = Exporter::new(counters.clone(), move || now.clone());
@@ -198,6 +205,8 @@ mod tests {
             r#"underpass_icmp_errors_total{outcome="sent"} 5"#,
             r#"underpass_icmp_errors_total{outcome="suppressed"} 7"#,
             "underpass_recut_super_packets_total 9",
+            "underpass_tunnel_control_packets_total{kind=\"probe\"} 6",
+            "underpass_tunnel_control_packets_total{kind=\"question\"} 0",
             "underpass_log_lines_lost_total 9",
             "underpass_routes 4",
             "underpass_peers 3",

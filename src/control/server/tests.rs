@@ -89,6 +89,8 @@ impl Backend for OneRoute {
             counters: crate::api::PeerTraffic::default(),
             uplink: None,
             address6: None,
+            also_from: Vec::new(),
+            sends_for: Vec::new(),
             port: 4789,
             name: "node-b".into(),
             address: "192.0.2.2".parse().unwrap(),

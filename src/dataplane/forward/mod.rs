@@ -15,6 +15,7 @@ mod inputs;
 mod neighbour_replies;
 mod outbound;
 mod scope;
+mod speakers;
 mod tables;
 mod way;
 

@@ -191,6 +191,7 @@ impl Recorder {
             tap: Some("up0-x".to_owned()),
             tap_state: Offloaded::off("not tested yet"),
             view: model.view(&look(&config, "eth0", Some("up0-x".to_owned()))),
+            addresses: Vec::new(),
             now,
         };
         let (engine, table) = Engine::new(config, start).map_err(|error| error.to_string())?;
