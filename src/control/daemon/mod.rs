@@ -11,6 +11,7 @@
 
 mod bring_up;
 mod fallbacks;
+pub mod gate;
 pub mod handle;
 mod housekeeping;
 pub mod log;
