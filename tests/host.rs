@@ -90,6 +90,7 @@ impl Node {
         let start = Start {
             setup: Setup { capabilities: facts.capabilities(), workers: 1, uplink_mtu: uplink.packet_mtu() },
             uplink,
+            link_mtus: std::collections::HashMap::new(),
             tap: None,
             tap_state: Offloaded::off("no TAP"),
             view,

@@ -56,6 +56,7 @@ fn forwarding(mode: Mode) -> Forwarding {
         vtep_mac,
         hop,
         second: None,
+        link_mtus: [None; 2],
         path_mtu: None,
         way: Some(Arc::new(Way {
             interface: "u0".to_owned(),

@@ -72,6 +72,7 @@ fn build(mode: Mode, ipv6: bool, fast: bool) -> Forwarding {
         vtep_mac: mac(number),
         hop,
         second: Some((address(number, !ipv6), hop)),
+        link_mtus: [None; 2],
         path_mtu: None,
         way: fast.then(|| {
             Arc::new(Way { interface: "u0".to_owned(), vxlan: Choice::tap("all"), ipip: Choice::tap("all") })

@@ -17,7 +17,7 @@ use underpass::api::{
 };
 use underpass::client::{Client, Target};
 use underpass::control::daemon::gate::Gate;
-use underpass::control::daemon::handle::{Choices, Handle, Ways};
+use underpass::control::daemon::handle::{Choices, Handle, Links};
 use underpass::control::daemon::runner::{self, Ports};
 use underpass::control::engine::edits::batch::Batch;
 use underpass::control::engine::edits::lines::Culprits;
@@ -188,6 +188,7 @@ fn real(dir: &Path) -> (Handle, impl Future<Output = ()> + Send + 'static) {
     let start = Start {
         setup: Setup { capabilities, workers: 1, uplink_mtu: 1500 },
         uplink: Uplink { name: "eth0".into(), index: 2, mtu: 1500, ..Uplink::default() },
+        link_mtus: std::collections::HashMap::new(),
         tap: None,
         tap_state: Offloaded::off("no TAP"),
         view: HostView::default(),
@@ -203,7 +204,7 @@ fn real(dir: &Path) -> (Handle, impl Future<Output = ()> + Send + 'static) {
     let (reloads, mut wishes) = mpsc::channel(1);
     let choices = Choices { backend: "plain", offloads: Vec::new(), address: "10.244.1.0".parse().unwrap() };
     let handle =
-        Handle::new(Ways { inbox: inbox.clone(), snapshots: seen, reloads, gate }, Counters::new(1), choices);
+        Handle::new(Links { inbox: inbox.clone(), snapshots: seen, reloads, gate }, Counters::new(1), choices);
     let beside = async move {
         let mut generation = 0;
         loop {

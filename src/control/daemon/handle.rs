@@ -40,7 +40,7 @@ pub type ReloadWish = (bool, oneshot::Sender<Result<Reply, Refusal>>);
 
 /// The ways to the parts of a running daemon.
 #[derive(Clone)]
-pub struct Ways {
+pub struct Links {
     /// To the engine.
     pub inbox: Inbox,
     /// From it.
@@ -54,7 +54,7 @@ pub struct Ways {
 /// The way to everything that the API shows and changes.
 #[derive(Clone)]
 pub struct Handle {
-    ways: Ways,
+    links: Links,
     counters: Counters,
     choices: Arc<Choices>,
     started: Instant,
@@ -62,13 +62,13 @@ pub struct Handle {
 
 impl Handle {
     /// A handle on a daemon that starts now.
-    pub fn new(ways: Ways, counters: Counters, choices: Choices) -> Self {
-        Self { ways, counters, choices: Arc::new(choices), started: Instant::now() }
+    pub fn new(links: Links, counters: Counters, choices: Choices) -> Self {
+        Self { links, counters, choices: Arc::new(choices), started: Instant::now() }
     }
 
     /// The last snapshot.
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.ways.snapshots.borrow())
+        Arc::clone(&self.links.snapshots.borrow())
     }
 
     /// Has the configuration read again.
@@ -77,7 +77,7 @@ impl Handle {
     /// Everything that speaks against it; nothing has changed then.
     pub async fn reload(&self, wait: bool) -> Result<Reply, Refusal> {
         let (answer, answered) = oneshot::channel();
-        let _ = self.ways.reloads.send((wait, answer)).await;
+        let _ = self.links.reloads.send((wait, answer)).await;
         answered.await.unwrap_or_else(|_| Err(Refusal::new(Kind::Busy, "the daemon is ending")))
     }
 
@@ -94,17 +94,17 @@ impl Handle {
                 .collect(),
             reloaded: snapshot.reloaded,
             log_lines_lost: log::lines_lost(),
-            socket_drops: self.ways.gate.dropped(),
-            strangers_refused: self.ways.gate.is_closed(),
+            socket_drops: self.links.gate.dropped(),
+            strangers_refused: self.links.gate.is_closed(),
         }
     }
 
-    /// Each offload as it is now: what a worker gave up at run time is off.
+    /// Each offload as it is now: what a worker has given up is off until it takes it up again.
     fn offloads(&self, snapshot: &Snapshot) -> BTreeMap<&'static str, Offloaded> {
         let mut offloads: BTreeMap<_, _> = self.choices.offloads.iter().cloned().collect();
         offloads.insert("tap", snapshot.tap_state.clone());
         for fallback in Fallback::ALL {
-            if self.counters.fallbacks(fallback) > 0 {
+            if self.counters.has_given_up(fallback) {
                 offloads.insert(fallback.offload(), Offloaded::off("refused by the kernel at run time"));
             }
         }
@@ -112,7 +112,7 @@ impl Handle {
     }
 
     async fn change(&self, request: Request, wait: bool) -> Result<Reply, Refusal> {
-        self.ways.inbox.ask(wait, |asked| Event::Request(asked, request)).await
+        self.links.inbox.ask(wait, |asked| Event::Request(asked, request)).await
     }
 
     async fn change_routes(&self, request: Request, wait: bool) -> Result<RoutesChanged, Refusal> {
@@ -149,8 +149,8 @@ impl Backend for Handle {
             recut_super_packets: self.counters.recut_super_packets(),
             missing: snapshot.requirements.iter().cloned().map(Missing::from).collect(),
             log_lines_lost: log::lines_lost(),
-            socket_drops: self.ways.gate.dropped(),
-            strangers_refused: self.ways.gate.is_closed(),
+            socket_drops: self.links.gate.dropped(),
+            strangers_refused: self.links.gate.is_closed(),
             routes: snapshot.routes(),
             peers: snapshot.peer_list(),
         }

@@ -1,8 +1,8 @@
 //! What has to be done now and then: dropping tables that no worker sees any more, giving memory back, and
-//! logging what the workers gave up.
+//! what the workers gave up.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -18,15 +18,19 @@ const TICK: Duration = Duration::from_secs(1);
 /// Times for the workers to leave the tables that were replaced, from one to the next.
 const SETTLE: [Duration; 3] = [Duration::from_millis(300), Duration::from_secs(1), Duration::from_secs(4)];
 
-/// Drops replaced tables and logs what the workers gave up, for ever.
+/// Drops replaced tables, and logs what the workers gave up and offers it again, for ever.
 pub(super) async fn tidy(
     forwarding: Arc<Published<Forwarding>>,
-    fallbacks: Arc<Fallbacks>,
+    fallbacks: Arc<Mutex<Fallbacks>>,
     counters: Counters,
 ) {
     loop {
         forwarding.reclaim();
-        fallbacks.tell(&counters);
+        if let Ok(mut fallbacks) = fallbacks.lock() {
+            let now = Instant::now();
+            fallbacks.tell(&counters, now);
+            fallbacks.offer(&counters, now);
+        }
         sleep(TICK).await;
     }
 }

@@ -8,13 +8,15 @@ use anyhow::{Context, bail};
 
 use super::bring_up::{self, Lanes};
 use super::runner;
+use super::tap_device::TapDevice;
+use super::uplink_watch::{Ways, mtus_of, stand_in};
 use crate::config::Config;
 use crate::control::engine::judge::{self, Facts};
 use crate::control::engine::port::{HostError, HostRequest, LinkChange, Uplink};
 use crate::control::engine::{
     Effect, Engine, Event, Failure, Setup, Start, StartError, look, needs, tun_addresses,
 };
-use crate::control::host::{self, Host};
+use crate::control::host::{self, Host, Interfaces};
 use crate::control::server::socket::ControlSocket;
 use crate::dataplane::forward::Forwarding;
 use crate::dataplane::underlay::RECEIVE_BUFFER;
@@ -42,15 +44,18 @@ pub async fn ready(host: &Host, config: &Config) -> anyhow::Result<Ready> {
     if tun_addresses(config).is_empty() {
         bail!("there is no local subnet to take the TUN address from");
     }
-    let (uplink, uplink_mtu) = find_uplink(host, config).await?;
+    let ways = find_ways(host, config).await;
+    let (uplink, uplink_mtu) = find_uplink(host, config, &ways).await?;
     let facts = preflight(host, config, &uplink).await?;
     let socket = ControlSocket::bind(&config.control.socket)?;
     let lanes = bring_up::lanes(host, config, &facts, &uplink).await?;
-    let view = host.observe(&look(config, &uplink.name, lanes.tap_name.clone())).await?;
+    let tap = lanes.tap.as_ref().and_then(TapDevice::own_name).map(str::to_owned);
+    let view = host.observe(&look(config, &uplink.name, tap.clone())).await?;
     let start = Start {
         setup: Setup { capabilities: facts.capabilities(), workers: lanes.lanes.len(), uplink_mtu },
         uplink: uplink.clone(),
-        tap: lanes.tap_name.clone(),
+        link_mtus: mtus_of(&ways),
+        tap,
         tap_state: lanes.tap_state.clone(),
         view,
         now: Instant::now(),
@@ -115,8 +120,19 @@ pub async fn take_down(host: &Host, requests: Vec<HostRequest>) {
     }
 }
 
+/// The kernel's ways to the peers' addresses.
+async fn find_ways(host: &Host, config: &Config) -> Ways {
+    let (mut ways, mut interfaces) = (Ways::new(), Interfaces::default());
+    for peer in config.peers.iter().flat_map(|peer| peer.addresses(&config.node)) {
+        let own = config.node.addresses().map(|own| own.addr()).find(|own| own.is_ipv4() == peer.is_ipv4());
+        let Some(own) = own else { continue };
+        ways.extend(host.way(peer, own, &mut interfaces).await.map(|way| (peer, way)));
+    }
+    ways
+}
+
 /// The interface with this node's first underlay address, and the smallest MTU where it has one.
-async fn find_uplink(host: &Host, config: &Config) -> anyhow::Result<(Uplink, u16)> {
+async fn find_uplink(host: &Host, config: &Config, ways: &Ways) -> anyhow::Result<(Uplink, u16)> {
     let mut uplinks = Vec::new();
     for own in config.node.addresses() {
         let uplink = host.uplink_of(own.addr()).await?;
@@ -124,7 +140,7 @@ async fn find_uplink(host: &Host, config: &Config) -> anyhow::Result<(Uplink, u1
             tracing::warn!("{warning}");
         }
         tracing::info!("node {} at {own} on {} (configured)", config.node.name, uplink.name);
-        uplinks.push(uplink);
+        uplinks.push(stand_in(host, uplink, ways, 0).await);
     }
     let mtu = uplinks.iter().map(Uplink::packet_mtu).min().unwrap_or_default();
     let first = uplinks.into_iter().next().context("this node has no underlay address")?;

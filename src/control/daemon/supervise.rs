@@ -1,7 +1,7 @@
 //! Everything that runs between start and end, and the order in which it ends.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use tokio::sync::{Notify, broadcast, mpsc, watch};
@@ -10,13 +10,13 @@ use tokio::time::sleep;
 
 use super::fallbacks::Fallbacks;
 use super::gate::{self, Gate};
-use super::handle::{Choices, Handle, ReloadWish, Ways};
+use super::handle::{Choices, Handle, Links, ReloadWish};
 use super::housekeeping;
 use super::path_mtu::{Ours, PathMtuListener};
 use super::runner::{self, Inbox, Ports};
 use super::start::{Ready, take_down};
 use super::tap_watch::TapWatch;
-use super::uplink_watch::UplinkWatch;
+use super::uplink_watch::{UplinkWatch, Ways};
 use crate::config::{self, Config};
 use crate::control::engine::port::{HostRequest, Notice};
 use crate::control::engine::{EffectId, Event, Snapshot, tun_addresses};
@@ -30,8 +30,8 @@ use crate::dataplane::segment::merge::Rules;
 
 /// How long clients may hold up the end.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
-/// Interfaces whose changes wait to be looked at; if they are more, all are looked at.
-const LINKS: usize = 64;
+/// Notifications that wait until the ways to peers are looked at; if they are more, all ways are looked at.
+const NEWS: usize = 64;
 /// Events that wait for the engine, from which on notifications are gathered.
 const NOTICES: usize = 64;
 /// From a notification that was gathered to the one that stands for all of them.
@@ -47,7 +47,7 @@ pub struct Running {
     handle: Handle,
     inbox: Inbox,
     counters: Counters,
-    fallbacks: Arc<Fallbacks>,
+    fallbacks: Arc<Mutex<Fallbacks>>,
     pump: Pump,
     /// Ended first, because they only ask for changes.
     watchers: JoinSet<()>,
@@ -98,14 +98,15 @@ impl Running {
         )
         .context("cannot start the engine")?;
         let (reloads, wishes) = mpsc::channel(RELOADS);
-        let ways = Ways { inbox: inbox.clone(), snapshots: seen.clone(), reloads, gate: Arc::clone(&gate) };
-        let handle = Handle::new(ways, counters.clone(), choices);
-        let fallbacks = Arc::new(Fallbacks::default());
-        let (links, changed) = broadcast::channel(LINKS);
+        let parts = Links { inbox: inbox.clone(), snapshots: seen.clone(), reloads, gate: Arc::clone(&gate) };
+        let handle = Handle::new(parts, counters.clone(), choices);
+        let fallbacks = Arc::<Mutex<Fallbacks>>::default();
+        let (news, changed) = broadcast::channel(NEWS);
         let mut watchers = JoinSet::new();
         watchers.spawn(execute(host.clone(), asked, inbox.clone()));
-        watchers.spawn(notice(inbox.clone(), links));
-        watchers.spawn(guard(host.clone(), std::mem::take(&mut ready.lanes.guarded), inbox.clone()));
+        watchers.spawn(notice(inbox.clone(), news));
+        let (guarded, more) = mpsc::unbounded_channel();
+        watchers.spawn(guard(host.clone(), std::mem::take(&mut ready.lanes.guarded), more, inbox.clone()));
         watchers.spawn(follow_file(host.clone(), source, wishes, inbox.clone(), seen.clone()));
         watchers.spawn(gate::watch(gate, counters.clone()));
         watchers.spawn(housekeeping::give_memory_back(shrunk));
@@ -120,8 +121,10 @@ impl Running {
             counters: counters.clone(),
             own,
             uplink: ready.uplink,
-            tap: ready.lanes.tap.take().map(|test| TapWatch::new(test, forced)),
-            links: changed,
+            tap: ready.lanes.tap.take().map(|tap| TapWatch::new(tap, forced, counters.clone(), guarded)),
+            news: changed,
+            refused: 0,
+            ways: Ways::new(),
         };
         let uplink_watch = tokio::spawn(uplink_watch.run());
         let (stop, stopped) = watch::channel(());
@@ -188,7 +191,9 @@ impl Running {
         drop(self.watchers);
         take_down(&self.host, changes).await;
         self.pump.stop();
-        self.fallbacks.tell(&self.counters);
+        if let Ok(mut fallbacks) = self.fallbacks.lock() {
+            fallbacks.tell(&self.counters, Instant::now());
+        }
         self.uplink_watch.abort();
     }
 }
@@ -202,11 +207,11 @@ async fn execute(host: Host, mut requests: mpsc::UnboundedReceiver<(EffectId, Ho
 
 /// Passes on what the kernel tells of. A connection whose buffer overflowed ends; the next one begins with
 /// a look at everything.
-async fn notice(inbox: Inbox, links: broadcast::Sender<u32>) {
+async fn notice(inbox: Inbox, news: broadcast::Sender<Notice>) {
     let mut told = false;
     loop {
         match Notices::connect() {
-            Ok(notices) => pass_on(notices, &inbox, &links).await,
+            Ok(notices) => pass_on(notices, &inbox, &news).await,
             // There are still the looks now and then.
             Err(error) if !told => {
                 told = true;
@@ -215,13 +220,13 @@ async fn notice(inbox: Inbox, links: broadcast::Sender<u32>) {
             Err(_) => {}
         }
         sleep(RECONNECT).await;
-        let _ = links.send(0);
+        let _ = news.send(Notice::Overrun);
         inbox.send(Event::Noticed(Notice::Overrun));
     }
 }
 
 /// Passes on notifications for as long as there are any.
-async fn pass_on(mut notices: Notices, inbox: &Inbox, links: &broadcast::Sender<u32>) {
+async fn pass_on(mut notices: Notices, inbox: &Inbox, news: &broadcast::Sender<Notice>) {
     let mut gathered = false;
     loop {
         let notice = tokio::select! {
@@ -231,11 +236,8 @@ async fn pass_on(mut notices: Notices, inbox: &Inbox, links: &broadcast::Sender<
             },
             () = sleep(NOTICES_PAUSE), if gathered => Notice::Overrun,
         };
-        match notice {
-            Notice::Link(index) => drop(links.send(index)),
-            Notice::Overrun => drop(links.send(0)),
-            _ => {}
-        }
+        // Whoever listens may have gone.
+        let _ = news.send(notice);
         // A hundred thousand routes that come and go are one thing to look at.
         gathered = inbox.waiting() > NOTICES;
         if !gathered {
@@ -244,10 +246,18 @@ async fn pass_on(mut notices: Notices, inbox: &Inbox, links: &broadcast::Sender<
     }
 }
 
-/// Looks for others at our devices.
-async fn guard(host: Host, mut devices: Vec<Guarded>, inbox: Inbox) {
+/// Looks for others at our devices, and at those made later.
+async fn guard(
+    host: Host,
+    mut devices: Vec<Guarded>,
+    mut more: mpsc::UnboundedReceiver<Guarded>,
+    inbox: Inbox,
+) {
     let mut before = Vec::new();
     loop {
+        while let Ok(made) = more.try_recv() {
+            host::guard_too(&mut devices, made);
+        }
         let found = host::look_for_strangers(&mut devices, &host).await;
         if found != before {
             before.clone_from(&found);

@@ -36,6 +36,8 @@ pub enum Event {
     Uplink(Uplink),
     /// Link addresses of the first hops towards the peers' addresses.
     Hops(HashMap<IpAddr, Hop>),
+    /// MTUs of the first links towards the peers' addresses, as the kernel's routes have them.
+    LinkMtus(HashMap<IpAddr, u16>),
     /// Which peers may be reached through the TAP.
     Tap(TapUse),
     /// A router reports the MTU of a path.
@@ -88,6 +90,8 @@ pub enum Request {
 /// Which peers may be reached through the TAP.
 #[derive(Clone, Debug, Default)]
 pub struct TapUse {
+    /// Name of the TAP, while it is there.
+    pub device: Option<String>,
     /// The TAP, while it is used.
     pub link: Option<TapLink>,
     /// How super-packets leave towards each address of a peer.

@@ -50,6 +50,7 @@ pub(super) fn peer(peer: &config::Peer, config: &Config, workers: usize) -> Opti
         port: peer.port.unwrap_or(config.vxlan.port),
         vtep_mac: peer.vtep_mac,
         hop: None,
+        link_mtus: [None; 2],
         path_mtu: None,
         way: None,
         second: addresses.next().map(|address| (address, None)),
@@ -85,20 +86,23 @@ pub fn tun_addresses(config: &Config) -> Vec<IpAddr> {
     [Some(first), other.map(|subnet| subnet.address())].into_iter().flatten().collect()
 }
 
-/// The configured MTU, or the uplink's less the largest overhead that any pool may add. Where pods
-/// use IPv6, no less than that demands of a link.
+/// The configured MTU, or what the largest link towards any peer carries, less the largest overhead that any
+/// pool may add: the MTUs of the routes hold for the peers behind smaller links. Where pods use IPv6, no less
+/// than that demands of a link.
 pub(super) fn tun_mtu(config: &Config, underlay: &Underlay, policy: &EncapPolicy, peers: &[Peer]) -> u16 {
     let fits = automatic_mtu(underlay, policy, peers);
     let ipv6 = config.local_subnets.iter().any(|subnet| !subnet.is_ipv4());
     config.tunnel.mtu.unwrap_or(if ipv6 { fits.max(ipv6::MIN_MTU) } else { fits })
 }
 
-/// The uplink's MTU less the largest overhead that any pool may add towards any peer.
+/// The MTU of the largest link less the largest overhead that any pool may add towards any peer.
 fn automatic_mtu(underlay: &Underlay, policy: &EncapPolicy, peers: &[Peer]) -> u16 {
     // Without peers, those to come will have an address of this node's better family.
     let own = underlay.address.map(IpAddr::V4).or(underlay.address6.map(IpAddr::V6));
-    let mut outer: Vec<IpAddr> =
-        peers.iter().filter(|peer| !peer.is_gone()).map(|peer| peer.address).collect();
+    let known = || peers.iter().filter(|peer| !peer.is_gone());
+    let largest = known().map(|peer| underlay.link_mtu(peer)).max();
+    let underlay = Underlay { mtu: largest.unwrap_or(underlay.mtu), ..*underlay };
+    let mut outer: Vec<IpAddr> = known().map(|peer| peer.address).collect();
     if outer.is_empty() {
         outer.extend(own);
     }

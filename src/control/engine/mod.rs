@@ -32,7 +32,8 @@ mod sample;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -71,6 +72,8 @@ pub struct Start {
     pub setup: Setup,
     /// The interface with our underlay address.
     pub uplink: Uplink,
+    /// MTUs of the first links towards the peers' addresses.
+    pub link_mtus: HashMap<IpAddr, u16>,
     /// Name of the TAP, where there is one.
     pub tap: Option<String>,
     /// What `status` says of the TAP.
@@ -120,6 +123,7 @@ impl Engine {
         let addresses = tun_addresses(&config);
         let capabilities = start.setup.capabilities;
         let mut state = State::new(config, start.setup)?;
+        state.set_link_mtus(&start.link_mtus);
         let first = state.publish().map_err(StateError::from)?.ok_or(StartError::Empty)?.forwarding;
         state.new_pools = None;
         let mut cover = KernelCover::new(state.foreign_pools());
@@ -156,6 +160,7 @@ impl Engine {
             Event::Request(asked, request) => self.request(asked, request, now),
             Event::Uplink(uplink) => self.follow_uplink(uplink),
             Event::Hops(hops) => self.state.set_hops(&hops),
+            Event::LinkMtus(mtus) => self.follow_link_mtus(&mtus),
             Event::Tap(tap) => self.follow_tap(tap),
             Event::PathMtu(report) => self.paths.learn(&mut self.state, report, now),
             Event::Strangers(strangers) => {
@@ -205,16 +210,33 @@ impl Engine {
             self.state.move_to(uplink.index);
         }
         if uplink.packet_mtu() != self.state.underlay.mtu {
-            self.state.set_uplink_mtu(uplink.packet_mtu());
-            let (name, mtu) = (&uplink.name, uplink.mtu);
-            let tun = self.state.wanted_mtu();
-            tracing::info!("mtu {tun}: uplink {name} has {mtu}, less the largest overhead in use");
+            tracing::info!("uplink {} has an MTU of {}", uplink.name, uplink.mtu);
+            self.follow_mtus(|state| state.set_uplink_mtu(uplink.packet_mtu()));
         }
         self.uplink = uplink;
         self.unsettled = true;
     }
 
+    fn follow_link_mtus(&mut self, mtus: &HashMap<IpAddr, u16>) {
+        let changed = self.follow_mtus(|state| state.set_link_mtus(mtus));
+        self.unsettled |= changed;
+    }
+
+    /// Has MTUs changed, and tells of the TUN's where it follows.
+    fn follow_mtus<T>(&mut self, change: impl FnOnce(&mut State) -> T) -> T {
+        let before = self.state.wanted_mtu();
+        let done = change(&mut self.state);
+        let tun = self.state.wanted_mtu();
+        if tun != before {
+            tracing::info!(
+                "mtu {tun}: what the largest link to a peer carries, less the largest overhead in use"
+            );
+        }
+        done
+    }
+
     fn follow_tap(&mut self, tap: TapUse) {
+        self.host.set_tap(tap.device);
         self.state.set_tap(tap.link, &tap.ways);
         let said = match tap.said {
             Some(said) => said,

@@ -169,7 +169,7 @@ impl Snapshot {
                     IpAddr::V4(_) => None,
                 }),
                 port: peer.port,
-                subnets: self.subnets(PeerId(place as u16)).map(|subnet| subnet.to_string()).collect(),
+                subnets: self.subnets(PeerId::at(place)).map(|subnet| subnet.to_string()).collect(),
                 vtep_mac: peer.vtep_mac.to_string(),
                 uplink: peer.way.as_ref().map(|way| PeerUplink {
                     interface: way.interface.clone(),

@@ -231,13 +231,38 @@ impl State {
         }
     }
 
-    /// Follows the uplink's MTU. What was learned about paths is forgotten: it may have been about
-    /// this very link.
+    /// Follows the uplink's MTU, which holds towards peers to whom no way is known. What was learned about paths
+    /// to them is forgotten: it may have been about this very link.
     pub(super) fn set_uplink_mtu(&mut self, mtu: u16) {
         self.underlay.mtu = mtu;
+        let peers = Arc::make_mut(&mut self.peers).iter_mut();
+        peers.filter(|peer| peer.link_mtus[0].is_none()).for_each(|peer| peer.path_mtu = None);
         self.follow_mtu();
-        Arc::make_mut(&mut self.peers).iter_mut().for_each(|peer| peer.path_mtu = None);
         self.publish_now();
+    }
+
+    /// Follows the MTUs of the first links towards the peers' addresses; returns whether some are others than
+    /// before. What was learned about such a path is forgotten, as above.
+    pub(super) fn set_link_mtus(&mut self, mtus: &HashMap<IpAddr, u16>) -> bool {
+        let of = |peer: &Peer| {
+            let second = peer.second.and_then(|(address, _)| mtus.get(&address).copied());
+            [mtus.get(&peer.address).copied(), second]
+        };
+        let other = |peer: &Peer| !peer.is_gone() && peer.link_mtus != of(peer);
+        if !self.peers.iter().any(other) {
+            return false;
+        }
+        let uplink = self.underlay.mtu;
+        for peer in Arc::make_mut(&mut self.peers).iter_mut().filter(|peer| other(peer)) {
+            let now = of(peer);
+            let before = std::mem::replace(&mut peer.link_mtus, now);
+            if before[0].unwrap_or(uplink) != peer.link_mtus[0].unwrap_or(uplink) {
+                peer.path_mtu = None;
+            }
+        }
+        self.follow_mtu();
+        self.publish_now();
+        true
     }
 
     /// Follows our address to the interface with index `uplink`. The first hops are those of the old

@@ -36,8 +36,8 @@ pub(super) async fn settings(host: &Host, uplink: &str) -> Result<Settings, Host
         ip6tnl0_up: up("ip6tnl0").await?,
         rp_filter_all: sysctl::read(&Sysctl::ReversePath.key("all")).unwrap_or(0),
         rp_filter_uplink: sysctl::read(&Sysctl::ReversePath.key(uplink)).unwrap_or(0),
-        ip_forward: sysctl::read("ipv4/ip_forward") != Some(0),
-        ip6_forward: sysctl::read("ipv6/conf/all/forwarding") != Some(0),
+        ip_forward: sysctl::read("ipv4/ip_forward") != Some(0_u8),
+        ip6_forward: sysctl::read("ipv6/conf/all/forwarding") != Some(0_u8),
     })
 }
 

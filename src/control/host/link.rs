@@ -36,10 +36,18 @@ impl Host {
         Ok(Uplink {
             name: link.name.clone(),
             index: link.index,
-            mtu: link.mtu,
+            // That of lo says nothing about a network.
+            mtu: if link.dead_end { USUAL_MTU } else { link.mtu },
             prefix_len: address.prefix_len,
-            mac: link.mac,
+            mac: link.mac.filter(|_| !link.dead_end),
+            dead_end: link.dead_end,
         })
+    }
+
+    /// The interface `index` as the uplink of a node whose address is on `owner`, which no packet leaves by.
+    pub async fn stand_in(&self, owner: &Uplink, index: u32) -> Option<Uplink> {
+        let Link { name, index, mtu, mac, .. } = self.link_by_index(index).await?;
+        Some(Uplink { name, index, mtu, mac, ..owner.clone() })
     }
 
     /// Whether the interface with this index has `address`; yes when the kernel does not say.
@@ -140,6 +148,7 @@ fn link(message: &LinkMessage) -> Link {
     let mut link = Link {
         index: message.header.index,
         up: message.header.flags.contains(LinkFlags::Up),
+        dead_end: message.header.flags.contains(LinkFlags::Loopback),
         ..Link::default()
     };
     for attribute in &message.attributes {
@@ -160,7 +169,11 @@ fn link(message: &LinkMessage) -> Link {
 fn read_infos(link: &mut Link, infos: &[LinkInfo]) {
     for info in infos {
         match info {
-            LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
+            LinkInfo::Kind(kind) => {
+                let kind = kind.to_string();
+                link.dead_end |= kind == "dummy";
+                link.kind = Some(kind);
+            }
             LinkInfo::Data(InfoData::Tun(data)) => link.tun = Some(tun_details(data)),
             LinkInfo::Data(InfoData::Vxlan(data)) => {
                 link.vxlan_port = data.iter().find_map(|d| match d {
@@ -197,6 +210,8 @@ fn tun_details(data: &[InfoTun]) -> TunDetails {
     details
 }
 
+/// The MTU of Ethernet, where an interface tells of none.
+const USUAL_MTU: u32 = 1500;
 const IFLA_TUN_OWNER: u16 = 1;
 const IFLA_TUN_GROUP: u16 = 2;
 const IFLA_TUN_PERSIST: u16 = 6;

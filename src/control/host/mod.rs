@@ -23,14 +23,16 @@ mod observe;
 mod open;
 mod route;
 mod sysctl;
+mod way;
 
 pub use execute::Answer;
 pub use facts::{gather, udp_bind_error};
 pub use features::FeatureReader;
-pub use guard::{Guarded, INTERVAL as GUARD_INTERVAL, look as look_for_strangers};
-pub use neighbour::{FirstHop, Neighbour};
+pub use guard::{Guarded, INTERVAL as GUARD_INTERVAL, look as look_for_strangers, take as guard_too};
+pub use neighbour::Neighbour;
 pub use notices::Notices;
 pub use open::{Tap as OpenTap, Tun as OpenTun};
+pub use way::{FirstHop, Interfaces, PeerWay};
 
 use rtnetlink::Handle;
 

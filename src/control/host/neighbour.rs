@@ -1,4 +1,4 @@
-//! The first hop towards a peer: the route's gateway and its link address.
+//! The link addresses of first hops.
 //!
 //! Packet sockets bypass the kernel's neighbour code, so the daemon reads the table itself and
 //! tells the kernel that it uses an entry (NTF_USE), which makes the kernel verify it as if it sent
@@ -12,45 +12,13 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 
 use super::Host;
 use super::netlink::failed;
 use crate::control::engine::port::HostError;
 use crate::net::Mac;
 
-/// Where packets to an address go first.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct FirstHop {
-    /// The interface.
-    pub index: u32,
-    /// The gateway, or the address itself on its own link.
-    pub via: IpAddr,
-}
-
 impl Host {
-    /// The kernel's route to `address`; `None` when there is none.
-    pub async fn first_hop(&self, address: IpAddr) -> Option<FirstHop> {
-        let mut query = RouteMessage::default();
-        let (family, width) =
-            if address.is_ipv4() { (AddressFamily::Inet, 32) } else { (AddressFamily::Inet6, 128) };
-        query.header.address_family = family;
-        query.header.destination_prefix_length = width;
-        query.attributes.push(RouteAttribute::Destination(address.into()));
-        let mut answers = std::pin::pin!(self.handle.route().get(query).execute());
-        let route = answers.try_next().await.ok().flatten()?;
-        let (mut index, mut via) = (None, address);
-        for attribute in &route.attributes {
-            match attribute {
-                RouteAttribute::Oif(device) => index = Some(*device),
-                RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => via = (*gateway).into(),
-                RouteAttribute::Gateway(RouteAddress::Inet6(gateway)) => via = (*gateway).into(),
-                _ => {}
-            }
-        }
-        Some(FirstHop { index: index?, via })
-    }
-
     /// The usable neighbours of both families, by interface and address.
     ///
     /// # Errors

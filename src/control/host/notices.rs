@@ -1,5 +1,6 @@
 //! The kernel's notifications: interfaces (`ethtool -K`, down, up, another MTU, gone), addresses and
-//! routes (RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE and those of IPv6).
+//! routes (RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE and those of IPv6), and the rules that choose
+//! a table (RTNLGRP_IPV4_RULE).
 
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
@@ -8,14 +9,16 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::{Handle, MulticastGroup};
 
 use super::route;
-use crate::control::engine::port::{HostError, Notice};
+use crate::control::engine::port::{Found, HostError, Notice};
 
-const GROUPS: [MulticastGroup; 5] = [
+const GROUPS: [MulticastGroup; 7] = [
     MulticastGroup::Link,
     MulticastGroup::Ipv4Ifaddr,
     MulticastGroup::Ipv6Ifaddr,
     MulticastGroup::Ipv4Route,
     MulticastGroup::Ipv6Route,
+    MulticastGroup::Ipv4Rule,
+    MulticastGroup::Ipv6Rule,
 ];
 
 /// The notifications of one network namespace.
@@ -44,18 +47,21 @@ impl Notices {
     }
 }
 
-/// What a message says; `None` when it is of another kind, or about a route of another table.
+/// What a message says; `None` when it is of another kind.
 fn notice(message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<Notice> {
-    use RouteNetlinkMessage::{DelAddress, DelLink, DelRoute, NewAddress, NewLink, NewRoute};
+    use RouteNetlinkMessage::{
+        DelAddress, DelLink, DelRoute, DelRule, NewAddress, NewLink, NewRoute, NewRule,
+    };
     match &message.payload {
         NetlinkPayload::InnerMessage(NewLink(link) | DelLink(link)) => Some(Notice::Link(link.header.index)),
         NetlinkPayload::InnerMessage(NewAddress(address) | DelAddress(address)) => {
             Some(Notice::Address(address.header.index))
         }
         NetlinkPayload::InnerMessage(NewRoute(message) | DelRoute(message)) => {
-            let found = route::found(message)?;
-            Some(Notice::Route { prefix: found.prefix, device: found.device })
+            let in_main = |found: Found| Notice::Route { prefix: found.prefix, device: found.device };
+            Some(route::found(message).map_or(Notice::Policy, in_main))
         }
+        NetlinkPayload::InnerMessage(NewRule(_) | DelRule(_)) => Some(Notice::Policy),
         NetlinkPayload::Overrun(_) => Some(Notice::Overrun),
         _ => None,
     }
@@ -68,6 +74,7 @@ mod tests {
     use rtnetlink::packet_route::address::AddressMessage;
     use rtnetlink::packet_route::link::LinkMessage;
     use rtnetlink::packet_route::neighbour::NeighbourMessage;
+    use rtnetlink::packet_route::rule::RuleMessage;
 
     use super::notice;
     use crate::control::engine::port::{Notice, TunRoute};
@@ -89,6 +96,7 @@ mod tests {
         let message = route::message(9, &TunRoute { prefix, source: None });
         let expected = Notice::Route { prefix, device: Some(9) };
         assert_eq!(said(inner(RouteNetlinkMessage::DelRoute(message))), Some(expected));
+        assert_eq!(said(inner(RouteNetlinkMessage::NewRule(RuleMessage::default()))), Some(Notice::Policy));
         let other = RouteNetlinkMessage::NewNeighbour(NeighbourMessage::default());
         assert_eq!(said(inner(other)), None);
     }

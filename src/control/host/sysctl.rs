@@ -2,14 +2,15 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::str::FromStr;
 
 use crate::control::engine::port::{HostError, Sysctl};
 
-/// Octets that are read of a file: the values that matter have one digit and a line feed.
+/// Octets that are read of a file: the values that matter are a single number.
 const LONGEST: usize = 16;
 
 /// The value at `key`, a path below `net`; `None` when it cannot be read.
-pub(super) fn read(key: &str) -> Option<u8> {
+pub(super) fn read<T: FromStr>(key: &str) -> Option<T> {
     // All of them in one call: this is done every second. What is longer is none of the values below.
     let mut text = [0; LONGEST];
     let length = File::open(path(key)).ok()?.read(&mut text).ok()?;

@@ -42,8 +42,11 @@ pub struct Peer {
     /// Its address of the other family and the first hop towards that, where both ends have one:
     /// another sender, and the next hop of bare packets of that family.
     pub second: Option<(IpAddr, Option<Hop>)>,
+    /// Bytes of the largest packet that the kernel's ways to `address` and to `second` carry, where there
+    /// are such ways.
+    pub link_mtus: [Option<u16>; 2],
     /// Bytes of the largest outer packet that reaches it, where a router said that this is less than
-    /// what the uplink carries.
+    /// what the first link carries.
     pub path_mtu: Option<u16>,
     /// How super-packets leave towards `address`; through sockets while nothing is decided.
     pub way: Option<Arc<Way>>,
@@ -90,6 +93,7 @@ impl Peer {
         self.counters = before.counters.clone();
         if self.addresses().eq(before.addresses()) {
             (self.hop, self.second, self.path_mtu) = (before.hop, before.second, before.path_mtu);
+            self.link_mtus = before.link_mtus;
             self.way.clone_from(&before.way);
         }
     }
@@ -99,6 +103,7 @@ impl Peer {
     pub fn retire(&mut self) {
         self.address = Ipv4Addr::UNSPECIFIED.into();
         (self.hop, self.second, self.path_mtu, self.way) = (None, None, None, None);
+        self.link_mtus = [None; 2];
     }
 
     /// Whether this is the slot of a removed node.
@@ -120,7 +125,7 @@ pub struct Underlay {
     pub vni: Vni,
     /// UDP port of VXLAN here.
     pub vxlan_port: u16,
-    /// Bytes of the largest IP packet on the uplink.
+    /// Bytes of the largest IP packet on the uplink: towards peers to whom there is no way yet.
     pub mtu: u16,
     /// How outer TOS bytes are made.
     pub marking: Marking,
@@ -177,10 +182,20 @@ impl Underlay {
         self.mtu.max(MIN_MTU) - mode.overhead(outer)
     }
 
+    /// Bytes of the largest outer packet that the first link towards `peer` carries.
+    pub fn link_mtu(&self, peer: &Peer) -> u16 {
+        peer.link_mtus[0].unwrap_or(self.mtu)
+    }
+
     /// The inner MTU of the path to `peer` by `mode`. Without encapsulation routers talk to the pods
     /// themselves, and only they know what they were told.
     pub fn mtu_to(&self, peer: &Peer, mode: Mode) -> u16 {
-        let told = peer.path_mtu.filter(|_| mode != Mode::Direct);
-        Self { mtu: self.mtu.min(told.unwrap_or(u16::MAX)), ..*self }.path_mtu(mode, peer.address)
+        let limit = match mode {
+            // A bare packet goes to the address of its own family.
+            Mode::Direct => peer.link_mtus[1],
+            Mode::Ipip | Mode::Vxlan => peer.path_mtu,
+        };
+        let mtu = self.link_mtu(peer).min(limit.unwrap_or(u16::MAX));
+        Self { mtu, ..*self }.path_mtu(mode, peer.address)
     }
 }

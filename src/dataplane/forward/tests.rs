@@ -88,6 +88,7 @@ fn peer(node: u8) -> Peer {
         vtep_mac: Mac([0x66, 0, 0, 0, 0, node]),
         hop: None,
         second: None,
+        link_mtus: [None; 2],
         path_mtu: None,
         way: None,
         counters: PeerCounters::new(1),

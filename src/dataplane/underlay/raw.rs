@@ -24,9 +24,10 @@ pub fn format(address: IpAddr, number: u8) -> Format {
     }
 }
 
-/// The sending socket for the family of `address`: takes whole packets (IP_HDRINCL, which
-/// IPPROTO_RAW implies in both families), and routes them by the address given to `sendto`, which for
-/// direct traffic is the peer and not the packet's destination.
+/// The sending socket on this node's `address`: takes whole packets (IP_HDRINCL, which IPPROTO_RAW implies in
+/// both families), and routes them by the address given to `sendto`, which for direct traffic is the peer
+/// and not the packet's destination. It is bound, so that rules about the source (`ip rule from …`) apply as
+/// they do to a kernel tunnel with that `local` address.
 pub fn send(address: IpAddr) -> Result<Socket, OpenError> {
     let open = || {
         let protocol = Protocol::from(libc::IPPROTO_RAW);
@@ -34,8 +35,13 @@ pub fn send(address: IpAddr) -> Result<Socket, OpenError> {
         sys::set_send_buffer(&socket, SEND_BUFFER)?;
         match address {
             IpAddr::V4(_) => sys::set_dont_fragment(&socket)?,
-            IpAddr::V6(_) => sys::set_dont_fragment6(&socket)?,
+            IpAddr::V6(_) => {
+                sys::set_dont_fragment6(&socket)?;
+                // As in udp.rs: the address may be new.
+                socket.set_freebind_v6(true)?;
+            }
         }
+        socket.bind(&SocketAddr::new(address, 0).into())?;
         Ok(socket)
     };
     open().map_err(|error| OpenError { what: "the raw sending socket (CAP_NET_RAW)".to_owned(), error })

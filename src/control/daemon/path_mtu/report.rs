@@ -65,8 +65,8 @@ fn read_v6(error: &[u8], own: Ipv6Addr, ours: &Ours) -> Option<PathMtu> {
         return None;
     }
     let (mode, port) = ours.mode(header[6], transport)?;
-    let len = u32::from(be16(header, 4)) + ipv6::LEN as u32;
-    let mtu = u16::try_from(mtu).ok().filter(|mtu| *mtu >= ipv6::MIN_MTU && u32::from(*mtu) < len)?;
+    let len = usize::from(be16(header, 4)) + ipv6::LEN;
+    let mtu = u16::try_from(mtu).ok().filter(|mtu| *mtu >= ipv6::MIN_MTU && usize::from(*mtu) < len)?;
     let peer: [u8; 16] = header[24..].try_into().ok()?;
     Some(PathMtu { peer: Ipv6Addr::from(peer).into(), mode, port, mtu })
 }

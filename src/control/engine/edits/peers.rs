@@ -43,8 +43,18 @@ impl State {
         let counters = PeerCounters::new(self.workers);
         let port = new.port.map_or(self.config.vxlan.port, NonZeroU16::get);
         let address = *address;
-        let peer =
-            Peer { name, address, port, vtep_mac, hop: None, second, path_mtu: None, way: None, counters };
+        let peer = Peer {
+            name,
+            address,
+            port,
+            vtep_mac,
+            hop: None,
+            second,
+            link_mtus: [None; 2],
+            path_mtu: None,
+            way: None,
+            counters,
+        };
         self.seat(id, peer, &subnets);
         for prefix in subnets {
             let target = Target::Peer(id);

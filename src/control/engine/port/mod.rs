@@ -15,6 +15,7 @@ pub use table::{Found, Interest, Table, widest};
 
 use crate::dataplane::device::Origin;
 use crate::dataplane::underlay::Setup;
+use crate::dataplane::underlay::tap::Tap;
 use crate::net::{Mac, Prefix};
 
 /// Our number in the kernel's route protocol field. Not used by the kernel, iproute2's
@@ -38,12 +39,19 @@ pub enum HostRequest {
         /// How.
         backend: TunBackend,
     },
-    /// Make the TAP and open its queues.
+    /// Make the TAP.
     OpenTap {
         /// Its name.
         name: String,
-        /// Queues to open.
-        queues: u16,
+        /// What become its queues.
+        queues: Vec<Tap>,
+    },
+    /// Remove a TAP of ours.
+    RemoveTap {
+        /// Interface index.
+        index: u32,
+        /// Its name, for messages.
+        name: String,
     },
     /// Open the sockets of one worker.
     OpenSockets {
@@ -277,6 +285,8 @@ pub enum Notice {
         /// Its interface, where it has a single one.
         device: Option<u32>,
     },
+    /// A rule that chooses a table, or a route of another table: the ways to peers may be others.
+    Policy,
     /// Notifications were lost.
     Overrun,
 }
@@ -302,6 +312,8 @@ pub struct Link {
     pub tun: Option<TunDetails>,
     /// UDP port, when this is a VXLAN device.
     pub vxlan_port: Option<u16>,
+    /// Whether no packet leaves the host by it: `lo`, or a dummy.
+    pub dead_end: bool,
 }
 
 /// Ownership of a TUN device.
@@ -320,7 +332,7 @@ pub struct TunDetails {
     pub queues: u32,
 }
 
-/// The interface that owns the node address.
+/// The interface that owns the node address, or where that one is `lo` or a dummy, one that leads to the peers.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Uplink {
     /// Interface name.
@@ -333,6 +345,8 @@ pub struct Uplink {
     pub prefix_len: u8,
     /// Its link address, when it has an Ethernet one.
     pub mac: Option<Mac>,
+    /// Whether the node address is on an interface that no packet leaves by.
+    pub dead_end: bool,
 }
 
 impl Uplink {
@@ -377,7 +391,8 @@ mod tests {
 
     #[test]
     fn prefix_warning_only_when_they_differ() {
-        let uplink = Uplink { name: "eth0".to_owned(), index: 2, mtu: 1500, prefix_len: 24, mac: None };
+        let uplink =
+            Uplink { name: "eth0".to_owned(), index: 2, mtu: 1500, prefix_len: 24, ..Uplink::default() };
         assert_eq!(uplink.prefix_warning(24), None);
         let text = uplink.prefix_warning(16).unwrap();
         assert!(

@@ -187,6 +187,7 @@ impl Recorder {
         let start = Start {
             setup: Setup { capabilities, workers: 1, uplink_mtu: 1500 },
             uplink: Uplink { name: "eth0".to_owned(), index: ETH, mtu: 1500, ..Uplink::default() },
+            link_mtus: std::collections::HashMap::new(),
             tap: Some("up0-x".to_owned()),
             tap_state: Offloaded::off("not tested yet"),
             view: model.view(&look(&config, "eth0", Some("up0-x".to_owned()))),

@@ -1,0 +1,164 @@
+//! The kernel's way to a peer: interface, gateway and MTU, looked up with our address as source, so that
+//! source-based rules (`ip rule from …`) apply to it as they do to our sockets, which are bound to that address.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use futures_util::TryStreamExt;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteVia,
+};
+
+use super::{Host, sysctl};
+
+/// Where packets to an address go first.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct FirstHop {
+    /// The interface.
+    pub index: u32,
+    /// The gateway, or the address itself on its own link.
+    pub via: IpAddr,
+}
+
+/// A way to an address, with what it carries.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PeerWay {
+    /// The first hop.
+    pub hop: FirstHop,
+    /// Bytes of the largest packet that the interface and the route's own `mtu` allow.
+    pub mtu: u16,
+}
+
+/// Interfaces as of one look: name and MTU by index.
+#[derive(Debug, Default)]
+pub struct Interfaces(BTreeMap<u32, Option<(String, u32)>>);
+
+impl Host {
+    /// The kernel's way to `address` from `source`; `None` when there is none. What it says of interfaces is
+    /// kept in `interfaces`, so that many peers behind one cost one question.
+    ///
+    /// The route itself is asked for and not what the kernel has cached for the address: path MTUs that
+    /// the kernel learned are not facts, anybody can forge a report.
+    pub async fn way(&self, address: IpAddr, source: IpAddr, interfaces: &mut Interfaces) -> Option<PeerWay> {
+        let route = self.ask(address, source, RouteFlags::FibMatch).await?;
+        let hop = match first_hop(&route, address) {
+            Some(hop) => hop,
+            // There are several next hops; the kernel chooses one for these two addresses.
+            None => first_hop(&self.ask(address, source, RouteFlags::empty()).await?, address)?,
+        };
+        let mut mtu = own_mtu(&route).unwrap_or(u32::MAX);
+        for index in next_hops(&route).chain([hop.index]) {
+            mtu = mtu.min(self.mtu_of(index, address, interfaces).await);
+        }
+        Some(PeerWay { hop, mtu: u16::try_from(mtu).unwrap_or(u16::MAX) })
+    }
+
+    async fn ask(&self, address: IpAddr, source: IpAddr, flags: RouteFlags) -> Option<RouteMessage> {
+        let mut query = RouteMessage::default();
+        let (family, width) =
+            if address.is_ipv4() { (AddressFamily::Inet, 32) } else { (AddressFamily::Inet6, 128) };
+        query.header.address_family = family;
+        query.header.destination_prefix_length = width;
+        query.header.flags = flags;
+        query.attributes.push(RouteAttribute::Destination(address.into()));
+        if !source.is_unspecified() {
+            query.header.source_prefix_length = width;
+            query.attributes.push(RouteAttribute::Source(source.into()));
+        }
+        let mut answers = std::pin::pin!(self.handle.route().get(query).execute());
+        answers.try_next().await.ok().flatten()
+    }
+
+    /// The MTU of an interface for packets of the family of `address`; IPv6 has one of its own, which router
+    /// advertisements lower.
+    async fn mtu_of(&self, index: u32, address: IpAddr, interfaces: &mut Interfaces) -> u32 {
+        if !interfaces.0.contains_key(&index) {
+            let link = self.link_by_index(index).await;
+            interfaces.0.insert(index, link.map(|link| (link.name, link.mtu)));
+        }
+        let Some((name, mtu)) = interfaces.0.get(&index).and_then(Option::as_ref) else { return u32::MAX };
+        let own = address.is_ipv6().then(|| sysctl::read::<u32>(&format!("ipv6/conf/{name}/mtu"))).flatten();
+        own.map_or(*mtu, |own| own.min(*mtu))
+    }
+}
+
+/// The first hop of a route with a single one.
+fn first_hop(route: &RouteMessage, address: IpAddr) -> Option<FirstHop> {
+    let (mut index, mut via) = (None, address);
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(device) => index = Some(*device),
+            RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => via = (*gateway).into(),
+            RouteAttribute::Gateway(RouteAddress::Inet6(gateway)) => via = (*gateway).into(),
+            // A gateway of the other family (RFC 5549).
+            RouteAttribute::Via(RouteVia::Inet6(gateway)) => via = (*gateway).into(),
+            _ => {}
+        }
+    }
+    Some(FirstHop { index: index?, via })
+}
+
+/// The interfaces of a route with several next hops: a flow may take any of them.
+fn next_hops(route: &RouteMessage) -> impl Iterator<Item = u32> + '_ {
+    let several = route.attributes.iter().filter_map(|attribute| match attribute {
+        RouteAttribute::MultiPath(hops) => Some(hops),
+        _ => None,
+    });
+    several.flatten().map(|hop| hop.interface_index)
+}
+
+/// The `mtu` that an administrator gave the route, locked or not.
+fn own_mtu(route: &RouteMessage) -> Option<u32> {
+    let metrics = route.attributes.iter().filter_map(|attribute| match attribute {
+        RouteAttribute::Metrics(metrics) => Some(metrics),
+        _ => None,
+    });
+    metrics.flatten().find_map(|metric| match metric {
+        RouteMetric::Mtu(mtu) if *mtu != 0 => Some(*mtu),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteMetric, RouteNextHop};
+
+    use super::{FirstHop, first_hop, next_hops, own_mtu};
+
+    fn route(attributes: Vec<RouteAttribute>) -> RouteMessage {
+        let mut route = RouteMessage::default();
+        route.attributes = attributes;
+        route
+    }
+
+    #[test]
+    fn the_gateway_or_the_address_itself_is_the_first_hop() {
+        let (peer, gateway): (IpAddr, IpAddr) =
+            ("192.0.2.9".parse().unwrap(), "192.0.2.254".parse().unwrap());
+        assert_eq!(
+            first_hop(&route(vec![RouteAttribute::Oif(3)]), peer),
+            Some(FirstHop { index: 3, via: peer })
+        );
+        let routed = route(vec![RouteAttribute::Gateway(gateway.into()), RouteAttribute::Oif(3)]);
+        assert_eq!(first_hop(&routed, peer), Some(FirstHop { index: 3, via: gateway }));
+        assert_eq!(first_hop(&route(vec![RouteAttribute::Gateway(gateway.into())]), peer), None);
+    }
+
+    #[test]
+    fn the_mtu_of_the_route_and_all_its_next_hops_count() {
+        let metrics = |metrics| route(vec![RouteAttribute::Metrics(metrics)]);
+        assert_eq!(own_mtu(&metrics(vec![RouteMetric::Lock(4), RouteMetric::Mtu(1400)])), Some(1400));
+        assert_eq!(own_mtu(&metrics(vec![RouteMetric::Lock(4), RouteMetric::Mtu(0)])), None);
+        assert_eq!(own_mtu(&metrics(vec![RouteMetric::Hoplimit(9)])), None);
+        let hop = |index| {
+            let mut hop = RouteNextHop::default();
+            hop.interface_index = index;
+            hop
+        };
+        let several = route(vec![RouteAttribute::MultiPath(vec![hop(3), hop(4)])]);
+        assert_eq!(next_hops(&several).collect::<Vec<_>>(), [3, 4]);
+    }
+}
