@@ -38,7 +38,8 @@ enum PeerCommand {
 
 Examples:
   underpass peer add node-d 192.0.2.4
-  underpass peer add node-d 192.0.2.4 --subnet 10.244.4.0/24 --subnet fd00:10:244:4::/64
+  underpass peer add node-d 192.0.2.4 --subnet 10.244.4.0/24 \\
+      --subnet fd00:10:244:4::/64
   underpass peer add node-d 192.0.2.4 --address6 2001:db8::4")]
     Add {
         /// The node's name
