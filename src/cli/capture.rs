@@ -180,7 +180,8 @@ fn create(path: &Path) -> io::Result<File> {
         return Ok(file);
     }
     if metadata.mode() & 0o077 != 0 {
-        let refused = |error| io::Error::other(format!("others can read it, and that cannot be changed: {error}"));
+        let refused =
+            |error| io::Error::other(format!("others can read it, and that cannot be changed: {error}"));
         file.set_permissions(Permissions::from_mode(OWNER_ONLY)).map_err(refused)?;
     }
     file.set_len(0)?;

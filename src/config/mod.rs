@@ -13,6 +13,7 @@ mod reader;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod unquoted;
 mod value;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};

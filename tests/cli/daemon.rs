@@ -203,8 +203,11 @@ fn real(dir: &Path) -> (Handle, impl Future<Output = ()> + Send + 'static) {
     let (inbox, _thread) = runner::start(engine, ports).unwrap();
     let (reloads, mut wishes) = mpsc::channel(1);
     let choices = Choices { backend: "plain", offloads: Vec::new(), address: "10.244.1.0".parse().unwrap() };
-    let handle =
-        Handle::new(Links { inbox: inbox.clone(), snapshots: seen, reloads, gate }, Counters::new(1), choices);
+    let handle = Handle::new(
+        Links { inbox: inbox.clone(), snapshots: seen, reloads, gate },
+        Counters::new(1),
+        choices,
+    );
     let beside = async move {
         let mut generation = 0;
         loop {
