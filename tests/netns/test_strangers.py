@@ -11,9 +11,10 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from fast import MODES
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
+
+from fast import MODES
 from shared import SharedLab, large_buffer
 from underpass_lab.command import wait_until
 from underpass_lab.nodes import pod_address
@@ -79,7 +80,7 @@ class Strangers(SharedLab):
         for number in range(count):
             sender.sendto(struct.pack("!I", number) + bytes(60), (pod_address("n1"), PORT))
             time.sleep(max(0.0, begin + number / GOOD_RATE - time.monotonic()))
-        arrived = set()
+        arrived: set[bytes] = set()
         with contextlib.suppress(TimeoutError):
             while len(arrived) < count:
                 arrived.add(receiver.recv(100)[:4])
