@@ -192,7 +192,8 @@ impl Client {
         loop {
             let alive = async {
                 sleep(self.patience).await;
-                let question = self.request(Method::GET, &Target::new(api::DROPS), "", Full::<Bytes>::default())?;
+                let question =
+                    self.request(Method::GET, &Target::new(api::DROPS), "", Full::<Bytes>::default())?;
                 self.within(self.exchange(question)).await?.map(drop)
             };
             tokio::select! {
@@ -264,7 +265,9 @@ impl Client {
         let mut body = Limited::new(response.into_body(), MAX_ANSWER);
         let mut whole = Vec::new();
         while let Some(frame) = self.within(body.frame()).await? {
-            whole.extend_from_slice(frame.map_err(|error| self.garbled(error))?.data_ref().map_or(&[], |data| data));
+            whole.extend_from_slice(
+                frame.map_err(|error| self.garbled(error))?.data_ref().map_or(&[], |data| data),
+            );
         }
         Ok(whole)
     }

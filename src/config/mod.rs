@@ -14,6 +14,7 @@ mod schema;
 mod speakers;
 #[cfg(test)]
 mod tests;
+mod unquoted;
 mod value;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};

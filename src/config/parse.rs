@@ -9,6 +9,7 @@ use toml::de::DeTable;
 
 use super::diagnostic::{ConfigErrors, Log};
 use super::raw::Raw;
+use super::unquoted::unquoted;
 use super::{Config, check};
 
 /// More than any honest configuration has; keeps a wrong path (a disk, `/dev/zero`) from filling
@@ -81,10 +82,22 @@ pub fn parse(text: &str, file: &str) -> Result<Config, ConfigErrors> {
     let mut log = Log::new(text);
     let (document, faults) = DeTable::parse_recoverable(text);
     let mut broken = false;
+    let mut understood = None;
     for fault in faults {
         // A second value for a key leaves the first in place, so the rest can still be judged.
         broken |= fault.message() != DUPLICATE_KEY;
-        log.push(fault.span().map_or(0, |span| span.start), fault.message());
+        let at = fault.span().map_or(0, |span| span.start);
+        // The parser finds several faults in one line without quotes.
+        if understood == Some(log.line(at)) {
+            continue;
+        }
+        match unquoted(text, at).filter(|_| fault.message() != DUPLICATE_KEY) {
+            Some((begin, message)) => {
+                understood = Some(log.line(begin));
+                log.push(begin, message);
+            }
+            None => log.push(at, fault.message()),
+        }
     }
     if broken {
         return Err(log.finish(file));

@@ -45,7 +45,7 @@ class Rights(SharedLab):
         self.assert_given_up("n1")
         # Not dumpable: a process of the same user with all its rights but the one to trace does not look into it.
         look = ("setpriv", "--inh-caps=-sys_ptrace", "--bounding-set=-sys_ptrace", "readlink")
-        other = self.lab.popen("n1", "sleep", "60")
+        other = self.lab.popen("n1", "setpriv", "--inh-caps=-all", "--bounding-set=-all", "sleep", "60")
         self.addCleanup(other.wait)
         self.addCleanup(other.kill)
         wait_until(lambda: run(*look, f"/proc/{other.pid}/fd/0", check=False).returncode == 0, 3, "the comparison")

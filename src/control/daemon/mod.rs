@@ -14,6 +14,7 @@ mod backoff;
 mod bring_up;
 mod descriptors;
 mod fallbacks;
+pub mod gate;
 pub mod handle;
 mod housekeeping;
 pub mod log;

@@ -59,7 +59,8 @@ fn drop_capabilities(needed: CapabilitySet) -> Result<(), Errno> {
 /// What should be logged where `file` could be read only with rights that are gone.
 pub fn check_file(file: &Path) -> Option<String> {
     // A pipe would make us wait, and is refused by a reload anyhow.
-    let opened = if std::fs::metadata(file).ok()?.is_file() { std::fs::File::open(file) } else { return None };
+    let opened =
+        if std::fs::metadata(file).ok()?.is_file() { std::fs::File::open(file) } else { return None };
     let denied = opened.err().filter(|error| error.kind() == std::io::ErrorKind::PermissionDenied);
     denied.map(|error| {
         let file = file.display();

@@ -10,7 +10,8 @@ use tokio::time::sleep;
 
 use super::address_watch;
 use super::fallbacks::Fallbacks;
-use super::handle::{Choices, Handle, ReloadWish};
+use super::gate::{self, Gate};
+use super::handle::{Choices, Handle, Links, ReloadWish};
 use super::housekeeping;
 use super::path_mtu::{Ours, PathMtuListener};
 use super::runner::{self, Inbox, Ports};
@@ -69,7 +70,9 @@ impl Running {
         source: FileSource,
         mut ready: Ready,
     ) -> anyhow::Result<Self> {
-        let lanes = std::mem::take(&mut ready.lanes.lanes);
+        let mut lanes = std::mem::take(&mut ready.lanes.lanes);
+        let doors = lanes.iter_mut().flat_map(|lane| lane.sockets.take_doors()).collect();
+        let gate = Arc::new(Gate::new(doors, Arc::clone(&ready.forwarding)));
         let counters = Counters::new(lanes.len());
         let rules = Rules { tcp: ready.lanes.merge_tcp, udp: ready.lanes.merge_udp };
         let ports = lanes.first().map_or(&[][..], |lane| lane.sockets.source_ports()).to_vec();
@@ -86,11 +89,18 @@ impl Running {
         let forwarding = Arc::clone(&ready.forwarding);
         let (inbox, _thread) = runner::start(
             ready.engine,
-            Ports { forwarding, snapshots, host: requests, shrunk: Arc::clone(&shrunk) },
+            Ports {
+                forwarding,
+                gate: Arc::clone(&gate),
+                snapshots,
+                host: requests,
+                shrunk: Arc::clone(&shrunk),
+            },
         )
         .context("cannot start the engine")?;
         let (reloads, wishes) = mpsc::channel(RELOADS);
-        let handle = Handle::new(inbox.clone(), seen.clone(), reloads, counters.clone(), choices);
+        let parts = Links { inbox: inbox.clone(), snapshots: seen.clone(), reloads, gate: Arc::clone(&gate) };
+        let handle = Handle::new(parts, counters.clone(), choices);
         let fallbacks = Arc::<Mutex<Fallbacks>>::default();
         let (news, changed) = broadcast::channel(NEWS);
         let mut watchers = JoinSet::new();
@@ -100,6 +110,7 @@ impl Running {
         let (guarded, more) = mpsc::unbounded_channel();
         watchers.spawn(guard(host.clone(), std::mem::take(&mut ready.lanes.guarded), more, inbox.clone()));
         watchers.spawn(follow_file(host.clone(), source, wishes, inbox.clone(), seen.clone()));
+        watchers.spawn(gate::watch(gate, counters.clone()));
         watchers.spawn(housekeeping::give_memory_back(shrunk));
         watchers.spawn(housekeeping::tidy(ready.forwarding, Arc::clone(&fallbacks), counters.clone()));
         learn_path_mtus(&mut watchers, config, &ports, &inbox);

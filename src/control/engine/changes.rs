@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
+use super::edits::transaction::Before;
 use super::event::{Asked, Effect, Reply, Request, Update};
 use super::from_config::{configured_pools, needs};
 use super::port::{HostError, HostView, widest};
-use super::edits::transaction::Before;
 use super::refusal::{Kind, Refusal};
 use super::{Engine, MANY, judge};
 use crate::config::Config;

@@ -172,6 +172,7 @@ pub(super) fn found(message: &RouteMessage) -> Option<Found> {
         protocol,
         device,
         source,
+        kind: u8::from(message.header.kind).into(),
     })
 }
 

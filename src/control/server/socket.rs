@@ -98,7 +98,10 @@ impl ControlSocket {
         let socket = listen(path, access).map_err(failed("bind"))?;
         let metadata = fs::symlink_metadata(path).map_err(failed("look at the path"))?;
         let (device, inode) = (metadata.dev(), metadata.ino());
-        Ok(Self { listener: socket.into(), file: SocketFile { path: path.to_owned(), device, inode, access } })
+        Ok(Self {
+            listener: socket.into(),
+            file: SocketFile { path: path.to_owned(), device, inode, access },
+        })
     }
 
     /// The listener (non-blocking) and the guard of its file.

@@ -67,7 +67,9 @@ impl FileSource {
         let busy = |text: String| Refusal::new(Kind::Busy, text);
         let path = self.path.display();
         if let Some(Err(TryRecvError::Empty)) = self.reading.as_mut().map(oneshot::Receiver::try_recv) {
-            return Err(busy(format!("{path}: an earlier reading has not come back; is its file system there?")));
+            return Err(busy(format!(
+                "{path}: an earlier reading has not come back; is its file system there?"
+            )));
         }
         let (told, mut read) = oneshot::channel();
         let file = self.path.clone();

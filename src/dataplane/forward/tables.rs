@@ -42,6 +42,31 @@ pub enum OuterSource {
     External,
 }
 
+/// All who may send tunnel packets to us: those for whom [`Forwarding::outer_source`] has an answer.
+#[derive(Clone, Debug)]
+pub struct Senders {
+    v4: Arc<[(Ipv4Addr, PeerId)]>,
+    v6: Arc<[(Ipv6Addr, PeerId)]>,
+    scope: Arc<Scope>,
+}
+
+impl Senders {
+    /// Whether both are of one making.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.v4, &other.v4)
+            && Arc::ptr_eq(&self.v6, &other.v6)
+            && Arc::ptr_eq(&self.scope, &other.scope)
+    }
+
+    /// The first and the last address of each range of them.
+    pub fn ranges(&self) -> Vec<(IpAddr, IpAddr)> {
+        let v4 = self.v4.iter().map(|(address, _)| (IpAddr::V4(*address), IpAddr::V4(*address)));
+        let v6 = self.v6.iter().map(|(address, _)| (IpAddr::V6(*address), IpAddr::V6(*address)));
+        let external = self.scope.external_nodes.iter().map(|prefix| (prefix.address(), prefix.last()));
+        v4.chain(v6).chain(external).collect()
+    }
+}
+
 /// The prebuilt headers towards one peer, by the family of the inner packet.
 #[derive(Clone, Debug)]
 pub struct PeerHeaders {
@@ -199,6 +224,15 @@ impl Forwarding {
         match self.sender(source) {
             Some(peer) => Some(OuterSource::Peer(peer)),
             None => self.scope.is_external(source).then_some(OuterSource::External),
+        }
+    }
+
+    /// All who may send, to be kept beside the table.
+    pub fn senders(&self) -> Senders {
+        Senders {
+            v4: Arc::clone(&self.senders),
+            v6: Arc::clone(&self.senders6),
+            scope: Arc::clone(&self.scope),
         }
     }
 

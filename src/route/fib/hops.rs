@@ -109,7 +109,8 @@ impl Hops {
         if let Some(id) = self.ids.get(&ways) {
             return Ok(*id);
         }
-        let id = HopId::try_from(self.ways.len()).ok().filter(|id| usize::from(*id) < MOST).ok_or(HopsFull)?;
+        let id =
+            HopId::try_from(self.ways.len()).ok().filter(|id| usize::from(*id) < MOST).ok_or(HopsFull)?;
         self.ways.push(ways.clone());
         self.ids.insert(ways, id);
         Ok(id)

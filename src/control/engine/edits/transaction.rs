@@ -128,7 +128,8 @@ impl State {
             },
             Pending::Everything => compiler.compile(inputs)?,
         };
-        let [ipip, vxlan, direct] = [Mode::Ipip, Mode::Vxlan, Mode::Direct].map(|mode| self.addresses_by(mode));
+        let [ipip, vxlan, direct] =
+            [Mode::Ipip, Mode::Vxlan, Mode::Direct].map(|mode| self.addresses_by(mode));
         self.reached = Arc::new(Reached { ipip, vxlan, direct });
         let earlier = self.ready.take().map_or(Pending::Nothing, |ready| ready.changed);
         self.ready = Some(Publication { forwarding, changed: earlier.and(changed) });

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::HostError;
-pub use table::{Found, Interest, Table, widest};
+pub use table::{Found, Interest, RouteKind, Table, widest};
 
 use crate::dataplane::device::Origin;
 use crate::dataplane::underlay::Setup;

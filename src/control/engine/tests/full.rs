@@ -59,7 +59,8 @@ fn too_many_next_hops_are_refused_and_everything_stays() {
 fn many_peers() -> Recorder {
     let mut config = NODE.to_owned() + "[[pool]]\ncidr = \"10.0.0.0/8\"\nvxlan_mode = \"Always\"\n";
     for n in 0..17 {
-        write!(config, "[[peer]]\nname = \"p{n}\"\naddress = \"192.0.2.{}\"\nsubnets = []\n", 10 + n).unwrap();
+        write!(config, "[[peer]]\nname = \"p{n}\"\naddress = \"192.0.2.{}\"\nsubnets = []\n", 10 + n)
+            .unwrap();
     }
     let mut recorder = Recorder::start(&config, Model::new(), true).unwrap();
     recorder.pass(Duration::from_secs(1));
@@ -89,7 +90,7 @@ fn sets_of_nodes_can_be_other_ones_for_ever() {
     recorder.ask(edit(&sets(70_000..130_000)), true);
     assert!(recorder.answers.pop().unwrap().1.is_ok());
     // One by one beside those that stay.
-    for bits in 1_000..1_300 {
+    for bits in 1_030..1_330 {
         recorder.ask(edit(&sets(bits..bits + 1)), false);
         recorder.ask(edit(&format!("del {}/32\n", std::net::Ipv4Addr::from_bits(0x0A80_0000 + bits))), true);
     }
@@ -114,7 +115,10 @@ fn a_peer_that_goes_takes_no_route_of_others_however_full_it_is() {
         let route = state.rib.get(prefix.parse().unwrap(), Source::Control)?;
         Some(state.rib.peers(&route.target).len())
     };
-    assert_eq!((owners("10.1.0.0/16"), owners("10.2.0.0/16"), owners("10.3.0.0/16")), (Some(8), None, Some(1)));
+    assert_eq!(
+        (owners("10.1.0.0/16"), owners("10.2.0.0/16"), owners("10.3.0.0/16")),
+        (Some(8), None, Some(1))
+    );
     assert_eq!(state.rib.len(), before - 1);
     assert!(recorder.has_way("10.1.0.1") && recorder.has_way("10.3.0.1"));
     recorder.ask(edit(&sets(3..1000)), true);
