@@ -58,6 +58,7 @@ fn forwarding(mode: Mode) -> Forwarding {
         second: None,
         link_mtus: [None; 2],
         path_mtu: None,
+        rumoured: false,
         way: Some(Arc::new(Way {
             interface: "u0".to_owned(),
             vxlan: Choice::tap("all"),

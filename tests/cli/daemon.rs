@@ -190,8 +190,13 @@ fn real(dir: &Path) -> (Handle, impl Future<Output = ()> + Send + 'static) {
     let (engine, first) = Engine::new(config, start).unwrap();
     let (snapshots, seen) = watch::channel(Arc::new(engine.snapshot()));
     let (host, mut requests) = mpsc::unbounded_channel();
-    let ports =
-        Ports { forwarding: Arc::new(Published::new(first)), snapshots, host, shrunk: Arc::default() };
+    let ports = Ports {
+        forwarding: Arc::new(Published::new(first)),
+        snapshots,
+        host,
+        probes: [mpsc::unbounded_channel().0, mpsc::unbounded_channel().0],
+        shrunk: Arc::default(),
+    };
     let (inbox, _thread) = runner::start(engine, ports).unwrap();
     let (reloads, mut wishes) = mpsc::channel(1);
     let choices = Choices { backend: "plain", offloads: Vec::new(), address: "10.244.1.0".parse().unwrap() };

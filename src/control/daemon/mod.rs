@@ -1,7 +1,7 @@
 //! The daemon's life: look, refuse or choose, bring up, run until a signal, take down.
 //!
 //! ```text
-//! start ──▶ engine's thread ◀──events── watchers: uplink, path MTU, strangers, notices
+//! start ──▶ engine's thread ◀──events── watchers: uplink, ICMP, strangers, notices
 //!                │ effects        ◀──requests── handle ◀── server
 //!                ▼
 //!          workers, host executor
@@ -13,8 +13,8 @@ mod bring_up;
 mod fallbacks;
 pub mod handle;
 mod housekeeping;
+mod icmp;
 pub mod log;
-mod path_mtu;
 pub mod runner;
 mod start;
 mod supervise;

@@ -52,6 +52,7 @@ pub(super) fn peer(peer: &config::Peer, config: &Config, workers: usize) -> Opti
         hop: None,
         link_mtus: [None; 2],
         path_mtu: None,
+        rumoured: false,
         way: None,
         second: addresses.next().map(|address| (address, None)),
     })

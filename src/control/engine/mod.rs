@@ -39,7 +39,7 @@ use std::time::Instant;
 
 pub use edits::edit::Changed;
 pub use event::{
-    Asked, Effect, EffectId, Event, Failure, PathMtu, Reply, Request, RequestId, TapUse, Update,
+    Asked, Effect, EffectId, Event, Failure, PathMtu, Probed, Reply, Request, RequestId, TapUse, Update,
 };
 pub use from_config::{look, needs, tun_addresses};
 pub use snapshot::{Page, Scope, Snapshot};
@@ -162,7 +162,11 @@ impl Engine {
             Event::Hops(hops) => self.state.set_hops(&hops),
             Event::LinkMtus(mtus) => self.follow_link_mtus(&mtus),
             Event::Tap(tap) => self.follow_tap(tap),
-            Event::PathMtu(report) => self.paths.learn(&mut self.state, report, now),
+            Event::PathMtu(report) => {
+                let probe = self.paths.learn(&mut self.state, report, now);
+                self.effects.extend(probe);
+            }
+            Event::Probed(peer, answer) => self.paths.probed(&mut self.state, peer, answer, now),
             Event::Strangers(strangers) => {
                 self.host.set_strangers(strangers);
                 self.unsettled = true;

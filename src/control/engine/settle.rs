@@ -16,7 +16,8 @@ impl Engine {
     /// Everything that follows from what has just happened, in the order in which it has to be done:
     /// packets first, then the kernel.
     pub(super) fn settle(&mut self, now: Instant) {
-        self.paths.expire(&mut self.state, now);
+        let probes = self.paths.expire(&mut self.state, now);
+        self.effects.extend(probes);
         if self.publisher.is_due(self.state.has_pending(), self.state.urgent, now) {
             self.publish(now);
         } else if self.publisher.is_behind() && !self.state.has_pending() {

@@ -48,6 +48,8 @@ pub struct Peer {
     /// Bytes of the largest outer packet that reaches it, where a router said that this is less than
     /// what the first link carries.
     pub path_mtu: Option<u16>,
+    /// Whether a report about a packet to it came in of late, true or not, that the kernel may believe.
+    pub rumoured: bool,
     /// How super-packets leave towards `address`; through sockets while nothing is decided.
     pub way: Option<Arc<Way>>,
     /// What is exchanged with it.
@@ -93,7 +95,7 @@ impl Peer {
         self.counters = before.counters.clone();
         if self.addresses().eq(before.addresses()) {
             (self.hop, self.second, self.path_mtu) = (before.hop, before.second, before.path_mtu);
-            self.link_mtus = before.link_mtus;
+            (self.link_mtus, self.rumoured) = (before.link_mtus, before.rumoured);
             self.way.clone_from(&before.way);
         }
     }
@@ -103,7 +105,7 @@ impl Peer {
     pub fn retire(&mut self) {
         self.address = Ipv4Addr::UNSPECIFIED.into();
         (self.hop, self.second, self.path_mtu, self.way) = (None, None, None, None);
-        self.link_mtus = [None; 2];
+        (self.link_mtus, self.rumoured) = ([None; 2], false);
     }
 
     /// Whether this is the slot of a removed node.

@@ -210,7 +210,7 @@ impl PeerHeaders {
         };
         // The kernel forwards what is written to the TAP by its own path MTU, which it learns without our
         // checks (RFC 1191): a forged report could lower it until nothing is forwarded.
-        let link = underlay.tap.filter(|_| peer.path_mtu.is_none());
+        let link = underlay.tap.filter(|_| peer.path_mtu.is_none() && !peer.rumoured);
         let whole =
             |mode| peer.way.as_ref().and_then(|way| way.choice(mode)).is_some_and(|choice| choice.tap);
         let tap = link.filter(|_| whole(Mode::Vxlan)).zip(v4).map(|(tap, (source, destination))| {

@@ -90,6 +90,7 @@ fn peer(node: u8) -> Peer {
         second: None,
         link_mtus: [None; 2],
         path_mtu: None,
+        rumoured: false,
         way: None,
         counters: PeerCounters::new(1),
     }

@@ -52,6 +52,7 @@ impl State {
             second,
             link_mtus: [None; 2],
             path_mtu: None,
+            rumoured: false,
             way: None,
             counters,
         };

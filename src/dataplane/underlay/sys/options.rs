@@ -4,6 +4,7 @@
 use std::ffi::{c_int, c_void};
 use std::io;
 use std::mem::{size_of, zeroed};
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 
 use socket2::{SockFilter, Socket};
@@ -91,13 +92,21 @@ const IPV6_MULTICAST_ALL: c_int = 29;
 const UDP_NO_CHECK6_RX: c_int = 102;
 
 /// Keeps the kernel from believing path MTUs for what this socket is said to have sent.
-pub fn ignore_path_mtu(socket: &Socket) -> io::Result<()> {
+fn ignore_path_mtu(socket: &Socket) -> io::Result<()> {
     set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_INTERFACE)
 }
 
 /// The same over IPv6.
-pub fn ignore_path_mtu6(socket: &Socket) -> io::Result<()> {
+fn ignore_path_mtu6(socket: &Socket) -> io::Result<()> {
     set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_INTERFACE)
+}
+
+/// The same for the family of `address`.
+pub fn ignore_path_mtu_of(socket: &Socket, address: IpAddr) -> io::Result<()> {
+    match address {
+        IpAddr::V4(_) => ignore_path_mtu(socket),
+        IpAddr::V6(_) => ignore_path_mtu6(socket),
+    }
 }
 
 /// Sets the receive buffer, beyond the system's limit where we may.
