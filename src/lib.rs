@@ -19,6 +19,10 @@
 //!
 //! This is a binary with a library for its own tests and benches: nothing here is promised to others.
 
+// Tests may: a test that panics has said what is wrong.
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable))]
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
+
 pub mod api;
 pub mod cli;
 pub mod client;

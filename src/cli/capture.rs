@@ -81,7 +81,7 @@ impl Capture {
         let tally = runtime.block_on(self.copy())?;
         let summary = Summary { packets: tally.packets, lost: tally.lost() };
         let text = |summary: &Summary| {
-            let packets = plural(summary.packets as usize, "packet");
+            let packets = plural(summary.packets, "packet");
             format!("{packets} captured, {} lost because they came too fast\n", summary.lost)
         };
         if self.write == Path::new("-") {

@@ -67,7 +67,7 @@ fn overview(status: &api::Status) -> Table {
         overview.add_row([if index == 0 { "missing" } else { "" }, &line]);
     }
     if status.log_lines_lost > 0 {
-        let lines = text::plural(status.log_lines_lost as usize, "line");
+        let lines = text::plural(status.log_lines_lost, "line");
         overview.add_row(["log", &format!("{lines} lost: stderr was full or not read in time")]);
     }
     overview

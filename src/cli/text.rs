@@ -2,6 +2,7 @@
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
+use std::fmt::Display;
 
 use super::out;
 
@@ -95,8 +96,8 @@ impl Columns {
 }
 
 /// `1 peer`, `2 peers`.
-pub(super) fn plural(count: usize, noun: &str) -> String {
-    let s = if count == 1 { "" } else { "s" };
+pub(super) fn plural<N: Display + From<bool> + PartialEq>(count: N, noun: &str) -> String {
+    let s = if count == N::from(true) { "" } else { "s" };
     format!("{count} {noun}{s}")
 }
 

@@ -38,7 +38,8 @@ pub(super) fn dscp(value: &DeValue<'_>) -> Result<Dscp, String> {
     match value.as_str() {
         Some("inherit") => Ok(Dscp::Inherit),
         _ => integer_in(value, 0, 63)
-            .map(|number| Dscp::Fixed(number as u8))
+            .and_then(|number| u8::try_from(number).map_err(|error| error.to_string()))
+            .map(Dscp::Fixed)
             .map_err(|reason| format!("{reason}; or write \"inherit\"")),
     }
 }

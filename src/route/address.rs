@@ -76,6 +76,7 @@ impl Address for u32 {
         (self >> 16) as usize
     }
 
+    #[expect(clippy::cast_possible_truncation, reason = "16 bits")]
     fn from_root(root: usize) -> Self {
         (root as Self) << 16
     }

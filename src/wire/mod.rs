@@ -3,6 +3,7 @@
 //! Each header has a view over a byte slice (`Ipv4`, `Tcp`, …). `parse` checks every length the
 //! header claims against the bytes there are, once; the accessors of a view that parsed never
 //! panic. A packet comes from a hostile source until its view has parsed.
+#![expect(clippy::cast_possible_truncation, reason = "fields of headers, whose width is that of the RFCs")]
 
 pub mod arp;
 pub mod checksum;

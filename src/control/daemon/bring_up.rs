@@ -3,28 +3,23 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use anyhow::bail;
 
-use super::tap_test::TapTest;
+use super::descriptors;
+use super::tap_device::{TapDevice, first, tap_name};
 use crate::config::{self, Backend, Config, Switch};
 use crate::control::engine::Failure;
 use crate::control::engine::judge::Facts;
-use crate::control::engine::port::{
-    HostError, HostRequest, LinkChange, TAP_QUIET, TAP_SYSCTLS, TunBackend, Uplink,
-};
+use crate::control::engine::port::{HostError, HostRequest, TunBackend, Uplink};
 use crate::control::host::{Answer, Guarded, Host, OpenTun};
 use crate::dataplane::device::Origin;
 use crate::dataplane::packet::Offloaded;
 use crate::dataplane::pump::Lane;
-use crate::dataplane::underlay::tap::{PushHeader, Tap};
-use crate::dataplane::underlay::{SOURCE_PORTS, Setup, Supported};
-use crate::net::{Mac, Mode};
+use crate::dataplane::underlay::{Setup, Supported};
+use crate::net::Mode;
 
 /// Most workers chosen automatically.
 const MAX_AUTO_WORKERS: u16 = 8;
-/// Descriptors beside the workers' own: control socket, clients, netlink, logs.
-const OTHER_DESCRIPTORS: u64 = 128;
 
 /// The opened edges and what was chosen on the way.
 pub struct Lanes {
@@ -42,10 +37,8 @@ pub struct Lanes {
     pub merge_tcp: bool,
     /// Whether received UDP datagrams are merged.
     pub merge_udp: bool,
-    /// What tests the TAP, if there is one.
-    pub tap: Option<TapTest>,
-    /// Name of the TAP, if there is one.
-    pub tap_name: Option<String>,
+    /// The TAP, where the configuration has a use for one.
+    pub tap: Option<TapDevice>,
     /// The TAP's state so far.
     pub tap_state: Offloaded,
     /// The devices that are to stay ours alone.
@@ -58,13 +51,12 @@ pub struct Lanes {
 /// What the kernel refuses, with the next step.
 pub async fn lanes(host: &Host, config: &Config, facts: &Facts, uplink: &Uplink) -> anyhow::Result<Lanes> {
     let (workers, workers_reason) = workers(config);
-    let families = config.node.addresses().count() as u64;
-    allow_descriptors(u64::from(workers) * families * (u64::from(SOURCE_PORTS) + 8) + OTHER_DESCRIPTORS)?;
+    descriptors::allow(workers, config.node.addresses().count())?;
     let switches = config.tunnel.offload;
     // Preflight has refused what is no TUN for us. A device that is not persistent goes with who made it.
     let origin = if facts.device.is_some() { Origin::Prepared } else { Origin::New };
     let (queues, backend, backend_reason) = open_tun(host, config, workers, origin).await?;
-    let guarded = Guarded::new(&config.tunnel.device, queues.ownership, queues.devices.len());
+    let mut guarded = Guarded::new(&config.tunnel.device, queues.ownership, queues.devices.len());
     guarded.check(host).await?;
     choose("tso", switches.tso, queues.granted.tso)?;
     choose("uso", switches.uso, queues.granted.uso)?;
@@ -77,20 +69,21 @@ pub async fn lanes(host: &Host, config: &Config, facts: &Facts, uplink: &Uplink)
         vxlan_port: config.vxlan.port,
         // The keys of a hash table come from the kernel's random numbers.
         port_seed: RandomState::new().hash_one(0_u8),
-        workers: queues.devices.len() as u16,
+        workers: u16::try_from(queues.devices.len())?,
         raw: facts.capabilities().net_raw,
         udp_gso: choose("udp_gso", switches.udp_gso, supported.udp_gso)?,
         udp_gro: choose("udp_gro", switches.udp_gro, supported.udp_gro)?,
         segment_sizes: choose("segment_sizes", switches.segment_sizes, supported.segment_sizes)?,
         packet: choose("packet_socket", switches.packet_socket, supported.packet)?.then_some(uplink.index),
     };
-    let mut tap = open_tap(host, config, queues.devices.len()).await?;
+    let tap = open_tap(host, config, queues.devices.len()).await?;
     let shared = Arc::new(setup);
     let mut lanes = Vec::new();
-    for (index, device) in queues.devices.into_iter().enumerate() {
-        let request = HostRequest::OpenSockets { setup: Arc::clone(&shared), worker: index as u16 };
+    for (worker, device) in (0..).zip(queues.devices) {
+        let request = HostRequest::OpenSockets { setup: Arc::clone(&shared), worker };
         let pick = |answer| if let Answer::Sockets(sockets) = answer { Some(*sockets) } else { None };
-        let sockets = opened(host.execute(request).await, pick)?.with_tap(tap.queues.pop());
+        let queue = tap.device.as_ref().and_then(|tap| tap.queue(usize::from(worker)));
+        let sockets = opened(host.execute(request).await, pick)?.with_tap(queue);
         lanes.push(Lane { device, sockets });
     }
     let gro = choose("gro", switches.gro, backend == "offload")?;
@@ -115,8 +108,7 @@ pub async fn lanes(host: &Host, config: &Config, facts: &Facts, uplink: &Uplink)
         offloads,
         merge_tcp: gro,
         merge_udp,
-        tap: tap.test,
-        tap_name: tap.guarded.as_ref().map(|guarded| guarded.name().to_owned()),
+        tap: tap.device,
         tap_state: tap.state,
         guarded: [guarded].into_iter().chain(tap.guarded).collect(),
     })
@@ -133,23 +125,15 @@ fn choose(name: &str, switch: Switch, supported: bool) -> anyhow::Result<bool> {
 }
 
 /// The TAP for super-packets.
-struct TapQueues {
-    queues: Vec<Tap>,
-    test: Option<TapTest>,
+struct TapChoice {
+    device: Option<TapDevice>,
     state: Offloaded,
     guarded: Option<Guarded>,
 }
 
-impl TapQueues {
-    /// No TAP, for this reason.
-    fn off(why: impl Into<String>) -> Self {
-        Self { queues: Vec::new(), test: None, state: Offloaded::off(why), guarded: None }
-    }
-}
-
-/// Opens one queue of the TAP for each worker and one for its test, where the configuration has a
+/// Makes the TAP with one queue for each worker and one for its test, where the configuration has a
 /// use for it.
-async fn open_tap(host: &Host, config: &Config, workers: usize) -> anyhow::Result<TapQueues> {
+async fn open_tap(host: &Host, config: &Config, workers: usize) -> anyhow::Result<TapChoice> {
     let wanted = config.tunnel.uplink;
     let encapsulates = config.pools.iter().any(|pool| pool.encapsulation().0 != Mode::Direct);
     let source = match config.node.address {
@@ -163,57 +147,21 @@ async fn open_tap(host: &Host, config: &Config, workers: usize) -> anyhow::Resul
                 None => "no IPv4 underlay",
                 Some(_) => "no pool encapsulates",
             };
-            return Ok(TapQueues::off(why));
+            return Ok(TapChoice { device: None, state: Offloaded::off(why), guarded: None });
         }
     };
-    let name = tap_name(&config.tunnel.device);
-    // The kernel would share the TAP of another daemon with us.
-    if host.link_by_name(&name).await?.is_some() {
-        let reason = format!("a device {name} exists already");
-        if wanted == config::Uplink::Tap {
-            bail!("uplink is \"tap\", but {reason}; remove it or choose another `device`");
-        }
-        return Ok(TapQueues::off(reason));
-    }
-    match own_tap(host, &name, workers + 1).await {
-        Ok((mut queues, guarded, mac, index)) => {
-            let push = PushHeader::attach(index, source);
-            let state = match &push {
-                Ok(_) => "not tested yet".to_owned(),
-                Err(error) => format!("not tested yet; never for ipip, eBPF is not available: {error}"),
-            };
-            let test = queues.pop().map(|tap| TapTest::new(tap, mac, push.ok(), source));
-            Ok(TapQueues { queues, test, state: Offloaded::Off(state), guarded: Some(guarded) })
+    let mut device = TapDevice::new(tap_name(&config.tunnel.device), workers, source)?;
+    match device.make(host).await {
+        Ok(guarded) => {
+            let state = Offloaded::off("not tested yet");
+            Ok(TapChoice { device: Some(device), state, guarded: Some(guarded) })
         }
         Err(error) if wanted == config::Uplink::Tap => Err(error.context("uplink is \"tap\"")),
-        Err(error) => Ok(TapQueues::off(format!("{error:#}"))),
+        Err(error) => {
+            let state = Offloaded::off(format!("{error:#}"));
+            Ok(TapChoice { device: Some(device), state, guarded: None })
+        }
     }
-}
-
-/// Makes the TAP and brings it up, once it is certain that nobody else is at it. Returns its queues, link
-/// address and index.
-async fn own_tap(host: &Host, name: &str, queues: usize) -> anyhow::Result<(Vec<Tap>, Guarded, Mac, u32)> {
-    let request = HostRequest::OpenTap { name: name.to_owned(), queues: u16::try_from(queues)? };
-    let pick = |answer| if let Answer::Tap(tap) = answer { Some(tap) } else { None };
-    let opened = opened(host.execute(request).await, pick)?;
-    let guarded = Guarded::new(name, opened.ownership, opened.queues.len());
-    guarded.check(host).await?;
-    let link = host.link_by_name(name).await?.ok_or_else(|| HostError::NoDevice(name.to_owned()))?;
-    let set = |sysctl, value| HostRequest::Sysctl { name: name.to_owned(), sysctl, value };
-    // Where there is no IPv6 at all there is nothing to quiet.
-    let _ = host.execute(set(TAP_QUIET.0, TAP_QUIET.1)).await;
-    let needed = TAP_SYSCTLS.map(|(sysctl, value)| set(sysctl, value));
-    let up = HostRequest::Link { index: link.index, name: name.to_owned(), change: LinkChange::Up };
-    for request in needed.into_iter().chain([up]) {
-        host.execute(request).await.map_err(first)?;
-    }
-    Ok((opened.queues, guarded, opened.mac, link.index))
-}
-
-/// Name of the TAP beside the TUN `device`, with room for the suffix in the kernel's 15 bytes.
-fn tap_name(device: &str) -> String {
-    let end = device.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= 13).last();
-    format!("{}-x", &device[..end.unwrap_or(0)])
 }
 
 fn describe(switch: Switch, active: bool) -> Offloaded {
@@ -231,22 +179,6 @@ fn workers(config: &Config) -> (u16, String) {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = u16::try_from(cpus).unwrap_or(MAX_AUTO_WORKERS).clamp(1, MAX_AUTO_WORKERS);
     (workers, format!("one for each of {cpus} CPUs, at most {MAX_AUTO_WORKERS}"))
-}
-
-/// Raises the soft limit of open descriptors to what is needed.
-fn allow_descriptors(needed: u64) -> anyhow::Result<()> {
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_none_or(|current| current >= needed) {
-        return Ok(());
-    }
-    if limit.maximum.is_some_and(|maximum| maximum < needed) {
-        bail!(
-            "the limit of open files is {}, and {needed} are needed; raise it (`ulimit -n`, LimitNOFILE=) or set fewer `workers`",
-            limit.maximum.unwrap_or_default()
-        );
-    }
-    setrlimit(Resource::Nofile, Rlimit { current: Some(needed), maximum: limit.maximum })
-        .context("cannot raise the limit of open files")
 }
 
 /// Opens the TUN by the configured backend, or by the one that the device allows.
@@ -282,28 +214,10 @@ async fn open_tun(
     }
 }
 
-/// The first thing that the kernel refused.
-fn first(failures: Vec<Failure>) -> HostError {
-    let unknown = || HostError::Open { error: "the kernel refused without a reason".to_owned(), errno: None };
-    failures.into_iter().next().map_or_else(unknown, |failure| failure.error)
-}
-
 /// What was opened; `pick` takes it out of its answer.
 fn opened<T>(
     answer: Result<Answer, Vec<Failure>>,
     pick: impl FnOnce(Answer) -> Option<T>,
 ) -> Result<T, HostError> {
     answer.and_then(|answer| pick(answer).ok_or_else(Vec::new)).map_err(first)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::tap_name;
-
-    #[test]
-    fn the_taps_name_fits_the_kernel() {
-        assert_eq!(tap_name("up0"), "up0-x");
-        assert_eq!(tap_name("a23456789012345"), "a234567890123-x");
-        assert_eq!(tap_name("ééééééé"), "éééééé-x");
-    }
 }

@@ -91,12 +91,12 @@ impl Handle {
         }
     }
 
-    /// Each offload as it is now: what a worker gave up at run time is off.
+    /// Each offload as it is now: what a worker has given up is off until it takes it up again.
     fn offloads(&self, snapshot: &Snapshot) -> BTreeMap<&'static str, Offloaded> {
         let mut offloads: BTreeMap<_, _> = self.choices.offloads.iter().cloned().collect();
         offloads.insert("tap", snapshot.tap_state.clone());
         for fallback in Fallback::ALL {
-            if self.counters.fallbacks(fallback) > 0 {
+            if self.counters.has_given_up(fallback) {
                 offloads.insert(fallback.offload(), Offloaded::off("refused by the kernel at run time"));
             }
         }

@@ -1,7 +1,7 @@
 //! What has to be done now and then: dropping tables that no worker sees any more, giving memory back, and
-//! logging what the workers gave up.
+//! what the workers gave up.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -20,10 +20,10 @@ const STEP: Duration = Duration::from_secs(4);
 /// Times for the workers to leave the tables that were replaced, from one to the next.
 const SETTLE: [Duration; 3] = [Duration::from_millis(300), Duration::from_secs(1), Duration::from_secs(4)];
 
-/// Moves the workers' time on, drops replaced tables and logs what the workers gave up, for ever.
+/// Moves the workers' time on, drops replaced tables, and logs what the workers gave up and offers it again, for ever.
 pub(super) async fn tidy(
     forwarding: Arc<Published<Forwarding>>,
-    fallbacks: Arc<Fallbacks>,
+    fallbacks: Arc<Mutex<Fallbacks>>,
     counters: Counters,
 ) {
     let begun = Instant::now();
@@ -32,7 +32,11 @@ pub(super) async fn tidy(
             clock.set(1 + begun.elapsed().as_secs() / STEP.as_secs());
         }
         forwarding.reclaim();
-        fallbacks.tell(&counters);
+        if let Ok(mut fallbacks) = fallbacks.lock() {
+            let now = Instant::now();
+            fallbacks.tell(&counters, now);
+            fallbacks.offer(&counters, now);
+        }
         sleep(TICK).await;
     }
 }

@@ -9,7 +9,9 @@
 //!
 //! Everything that was changed is taken back, in reverse order, whatever ended the run.
 
+mod backoff;
 mod bring_up;
+mod descriptors;
 mod fallbacks;
 pub mod handle;
 mod housekeeping;
@@ -19,6 +21,7 @@ pub mod runner;
 mod start;
 mod supervise;
 mod sys;
+mod tap_device;
 mod tap_test;
 mod tap_watch;
 mod uplink_watch;

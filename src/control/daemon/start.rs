@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 
 use super::bring_up::{self, Lanes};
 use super::runner;
+use super::tap_device::TapDevice;
 use super::uplink_watch::{Ways, mtus_of, stand_in};
 use crate::config::Config;
 use crate::control::engine::judge::{self, Facts};
@@ -48,12 +49,13 @@ pub async fn ready(host: &Host, config: &Config) -> anyhow::Result<Ready> {
     let facts = preflight(host, config, &uplink).await?;
     let socket = ControlSocket::bind(&config.control.socket)?;
     let lanes = bring_up::lanes(host, config, &facts, &uplink).await?;
-    let view = host.observe(&look(config, &uplink.name, lanes.tap_name.clone())).await?;
+    let tap = lanes.tap.as_ref().and_then(TapDevice::own_name).map(str::to_owned);
+    let view = host.observe(&look(config, &uplink.name, tap.clone())).await?;
     let start = Start {
         setup: Setup { capabilities: facts.capabilities(), workers: lanes.lanes.len(), uplink_mtu },
         uplink: uplink.clone(),
         link_mtus: mtus_of(&ways),
-        tap: lanes.tap_name.clone(),
+        tap,
         tap_state: lanes.tap_state.clone(),
         view,
         now: Instant::now(),

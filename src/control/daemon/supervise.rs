@@ -1,7 +1,7 @@
 //! Everything that runs between start and end, and the order in which it ends.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use tokio::sync::{Notify, broadcast, mpsc, watch};
@@ -46,7 +46,7 @@ pub struct Running {
     handle: Handle,
     inbox: Inbox,
     counters: Counters,
-    fallbacks: Arc<Fallbacks>,
+    fallbacks: Arc<Mutex<Fallbacks>>,
     pump: Pump,
     /// Ended first, because they only ask for changes.
     watchers: JoinSet<()>,
@@ -97,12 +97,13 @@ impl Running {
         .context("cannot start the engine")?;
         let (reloads, wishes) = mpsc::channel(RELOADS);
         let handle = Handle::new(inbox.clone(), seen.clone(), reloads, counters.clone(), choices);
-        let fallbacks = Arc::new(Fallbacks::default());
+        let fallbacks = Arc::<Mutex<Fallbacks>>::default();
         let (news, changed) = broadcast::channel(NEWS);
         let mut watchers = JoinSet::new();
         watchers.spawn(execute(host.clone(), asked, inbox.clone()));
         watchers.spawn(notice(inbox.clone(), news));
-        watchers.spawn(guard(host.clone(), std::mem::take(&mut ready.lanes.guarded), inbox.clone()));
+        let (guarded, more) = mpsc::unbounded_channel();
+        watchers.spawn(guard(host.clone(), std::mem::take(&mut ready.lanes.guarded), more, inbox.clone()));
         watchers.spawn(follow_file(host.clone(), source, wishes, inbox.clone(), seen.clone()));
         watchers.spawn(housekeeping::give_memory_back(shrunk));
         watchers.spawn(housekeeping::tidy(ready.forwarding, Arc::clone(&fallbacks), counters.clone()));
@@ -117,7 +118,7 @@ impl Running {
             counters: counters.clone(),
             own,
             uplink: ready.uplink,
-            tap: ready.lanes.tap.take().map(|test| TapWatch::new(test, forced)),
+            tap: ready.lanes.tap.take().map(|tap| TapWatch::new(tap, forced, counters.clone(), guarded)),
             news: changed,
             refused: 0,
             ways: Ways::new(),
@@ -187,7 +188,9 @@ impl Running {
         drop(self.watchers);
         take_down(&self.host, changes).await;
         self.pump.stop();
-        self.fallbacks.tell(&self.counters);
+        if let Ok(mut fallbacks) = self.fallbacks.lock() {
+            fallbacks.tell(&self.counters, Instant::now());
+        }
         self.uplink_watch.abort();
     }
 }
@@ -240,10 +243,18 @@ async fn pass_on(mut notices: Notices, inbox: &Inbox, news: &broadcast::Sender<N
     }
 }
 
-/// Looks for others at our devices.
-async fn guard(host: Host, mut devices: Vec<Guarded>, inbox: Inbox) {
+/// Looks for others at our devices, and at those made later.
+async fn guard(
+    host: Host,
+    mut devices: Vec<Guarded>,
+    mut more: mpsc::UnboundedReceiver<Guarded>,
+    inbox: Inbox,
+) {
     let mut before = Vec::new();
     loop {
+        while let Ok(made) = more.try_recv() {
+            host::guard_too(&mut devices, made);
+        }
         let found = host::look_for_strangers(&mut devices, &host).await;
         if found != before {
             before.clone_from(&found);

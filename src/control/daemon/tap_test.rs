@@ -4,6 +4,7 @@
 //! away, so an error means that it does not know the format. Then a probe (`encap::probe`) in the
 //! format that is to be used, towards a peer; a packet socket on the uplink watches for it. Missing:
 //! forwarding is off, a firewall forbids it, or the reverse path filter does.
+#![expect(clippy::cast_possible_truncation, reason = "lengths of probes and a part of the process id")]
 
 use std::io::{self, Read};
 use std::net::Ipv4Addr;
@@ -22,6 +23,17 @@ use crate::wire::{Ipv4, VnetHdr, ethernet, ipv4, protocol, put16, tcp, udp, vnet
 
 /// How long a probe may take to the uplink.
 const PATIENCE: Duration = Duration::from_millis(500);
+
+/// What came of a test.
+#[derive(Debug)]
+pub enum Outcome {
+    /// A probe left the uplink.
+    Passed,
+    /// It did not, for this reason.
+    Failed(String),
+    /// This process or the kernel is short of something, which says nothing about the way.
+    Short(io::Error),
+}
 
 /// A queue of the TAP and what to test it with.
 pub struct TapTest {
@@ -55,33 +67,32 @@ impl TapTest {
 
     /// Tests whether super-packets of `mode` for the peer with this address and VXLAN port leave by the
     /// interface with index `uplink`.
-    ///
-    /// # Errors
-    /// What failed, in words.
-    pub async fn run(
-        &mut self,
-        mode: Mode,
-        uplink: u32,
-        (peer, port): (Ipv4Addr, u16),
-    ) -> Result<(), String> {
-        self.parse_probe(peer, port)
-            .map_err(|error| format!("the kernel does not take tunnel super-packets: {error}"))?;
+    pub async fn run(&mut self, mode: Mode, uplink: u32, peer: (Ipv4Addr, u16)) -> Outcome {
+        match self.probe(mode, uplink, peer).await {
+            Ok(()) => Outcome::Passed,
+            Err(Fault::Way(reason)) => Outcome::Failed(reason),
+            Err(Fault::Call(_, error)) if is_shortage(&error) => Outcome::Short(error),
+            Err(Fault::Call(what, error)) => Outcome::Failed(format!("{what}: {error}")),
+        }
+    }
+
+    async fn probe(&mut self, mode: Mode, uplink: u32, (peer, port): (Ipv4Addr, u16)) -> Result<(), Fault> {
+        self.parse_probe(peer, port).map_err(Fault::call("the kernel does not take tunnel super-packets"))?;
         // The id tells this probe from all earlier ones.
         self.id = self.id.wrapping_add(1).max(1);
         let probe = if mode == Mode::Ipip { self.ipip_probe(peer) } else { self.vxlan_probe(peer, port) };
-        let failed = |error: io::Error| format!("cannot watch the uplink: {error}");
-        let observer = observe::observe(uplink, &probe.mark).map_err(failed)?;
-        observer.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
-        self.tap
-            .write(&probe.head, &probe.body)
-            .map_err(|error| format!("cannot write to the TAP: {error}"))?;
-        match spawn_blocking(move || seen(observer)).await.map_err(|error| error.to_string())? {
+        const WATCH: &str = "cannot watch the uplink";
+        let observer = observe::observe(uplink, &probe.mark).map_err(Fault::call(WATCH))?;
+        observer.set_read_timeout(Some(PATIENCE)).map_err(Fault::call(WATCH))?;
+        self.tap.write(&probe.head, &probe.body).map_err(Fault::call("cannot write to the TAP"))?;
+        let read = spawn_blocking(move || seen(observer)).await.map_err(|e| Fault::Way(e.to_string()))?;
+        match read {
             Ok(packet) if self.unchanged(&packet, peer, &probe.payload) => Ok(()),
-            Ok(_) => Err("a probe was changed on its way to the uplink (NAT?)".to_owned()),
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(failed(error)),
-            Err(_) => Err(format!(
+            Ok(_) => Err(Fault::Way("a probe was changed on its way to the uplink (NAT?)".to_owned())),
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(Fault::Call(WATCH, error)),
+            Err(_) => Err(Fault::Way(format!(
                 "a {mode} probe to {peer} did not reach the uplink; check the forward rules of the firewall and net.ipv4.conf.all.rp_filter"
-            )),
+            ))),
         }
     }
 
@@ -157,6 +168,26 @@ impl TapTest {
                 && ip.payload() == payload
         })
     }
+}
+
+/// Why a probe did not leave the uplink.
+enum Fault {
+    /// Something on the way, in words.
+    Way(String),
+    /// A call to the kernel: what for, and its error.
+    Call(&'static str, io::Error),
+}
+
+impl Fault {
+    fn call(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self::Call(what, error)
+    }
+}
+
+/// Whether descriptors or memory are short just now.
+fn is_shortage(error: &io::Error) -> bool {
+    let short = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS, libc::EAGAIN];
+    error.raw_os_error().is_some_and(|errno| short.contains(&errno))
 }
 
 /// A probe as it is written to the TAP, and what must leave the uplink.

@@ -8,13 +8,17 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::tap_test::TapTest;
-use crate::control::engine::ways::{self, Use};
+use super::backoff::Backoff;
+use super::tap_device::TapDevice;
+use super::tap_test::Outcome as TestOutcome;
+use crate::control::engine::ways::{self, Features, Use};
 use crate::control::engine::{Snapshot, TapUse};
-use crate::control::host::{FeatureReader, Host, PeerWay};
+use crate::control::host::{FeatureReader, Guarded, Host, PeerWay};
 use crate::dataplane::forward::{Choice, Way};
+use crate::dataplane::observe::{Counters, Fallback};
 use crate::net::Mode;
 
 /// Failed tests in a row until the TAP is given up: one may fall victim to a busy host.
@@ -26,19 +30,22 @@ type Pair = (Mode, u32);
 
 /// The TAP with all that decides about its use.
 pub struct TapWatch {
-    test: TapTest,
+    tap: TapDevice,
     judge: Judge,
     trials: HashMap<Pair, Trial>,
+    counters: Counters,
+    /// When workers that gave the TAP up are to try it again.
+    offers: Backoff,
+    /// Where a device goes that was made and is to be guarded.
+    made: mpsc::UnboundedSender<Guarded>,
 }
 
 /// Who says where the TAP pays.
 enum Judge {
-    /// The features of the interface.
-    Features(FeatureReader),
+    /// The features of the interface; not connected to the kernel where that could not be done yet.
+    Features(Option<FeatureReader>),
     /// `uplink = "tap"`.
     Configuration,
-    /// Nobody: features cannot be read.
-    Nobody(String),
 }
 
 /// What is known of a pair.
@@ -93,14 +100,15 @@ impl Trial {
 }
 
 impl TapWatch {
-    /// Watches over the TAP that `test` tests; it is used whatever the features where `forced`.
-    pub fn new(test: TapTest, forced: bool) -> Self {
-        let judge = if forced {
-            Judge::Configuration
-        } else {
-            FeatureReader::connect().map_or_else(|e| Judge::Nobody(e.to_string()), Judge::Features)
-        };
-        Self { test, judge, trials: HashMap::new() }
+    /// Watches over `tap`; it is used whatever the features where `forced`. What is made again goes to `made`.
+    pub fn new(
+        tap: TapDevice,
+        forced: bool,
+        counters: Counters,
+        made: mpsc::UnboundedSender<Guarded>,
+    ) -> Self {
+        let judge = if forced { Judge::Configuration } else { Judge::Features(None) };
+        Self { tap, judge, trials: HashMap::new(), counters, offers: Backoff::default(), made }
     }
 
     /// Looks at the interfaces of `ways` and says what follows. Tests what is due, and with `all`
@@ -113,18 +121,30 @@ impl TapWatch {
         resolved: &HashSet<IpAddr>,
         all: bool,
     ) -> TapUse {
+        if let Some(guarded) = self.tap.ensure(host).await {
+            self.trials.clear();
+            let _ = self.made.send(guarded);
+        }
+        // What the workers were refused does not work, whatever was found before.
+        let refused = self.counters.has_given_up(Fallback::Tap) && self.offers.is_due(now());
         let hops: HashMap<IpAddr, u32> = ways.iter().map(|(peer, way)| (*peer, way.hop.index)).collect();
         let uses = self.uses(snapshot);
         let mut ways = self.ways(host, hops.values().copied()).await;
         let wanted = wanted(&ways, &hops, &uses, resolved);
         self.trials.retain(|pair, _| wanted.contains_key(pair));
-        self.test(snapshot, &wanted, all).await;
+        self.test(snapshot, &wanted, all || refused).await;
+        if refused {
+            self.offer();
+        }
         for (index, way) in &mut ways {
             for mode in [Mode::Vxlan, Mode::Ipip] {
                 let untested = Trial::default();
                 let trial = self.trials.get(&(mode, *index)).unwrap_or(&untested);
                 if let Some(choice) = way.choice_mut(mode).filter(|choice| choice.tap) {
-                    trial.temper(choice);
+                    match self.tap.own_name() {
+                        Some(_) => trial.temper(choice),
+                        None => *choice = Choice::socket(self.tap.reason()),
+                    }
                 }
             }
         }
@@ -134,7 +154,7 @@ impl TapWatch {
     /// The peers over IPv4 that are reached by each mode that the TAP has.
     fn uses(&self, snapshot: &Snapshot) -> Vec<(Mode, Ipv4Addr)> {
         let modes = [Mode::Vxlan, Mode::Ipip].into_iter();
-        let modes = modes.filter(|mode| *mode != Mode::Ipip || self.test.link().ipip);
+        let modes = modes.filter(|mode| *mode != Mode::Ipip || self.tap.carries_ipip());
         let peers = modes.flat_map(|mode| snapshot.peers_by(mode).iter().map(move |peer| (mode, *peer)));
         peers
             .filter_map(|(mode, peer)| if let IpAddr::V4(peer) = peer { Some((mode, peer)) } else { None })
@@ -152,10 +172,9 @@ impl TapWatch {
             let Some(name) = host.link_by_index(index).await.map(|link| link.name) else { continue };
             let mut way = match &mut self.judge {
                 Judge::Configuration => ways::forced(&name),
-                Judge::Features(reader) => ways::by_features(&name, &reader.read(&name, index).await),
-                Judge::Nobody(error) => ways::by_features(&name, &Err(error.clone())),
+                Judge::Features(reader) => ways::by_features(&name, &read(reader, &name, index).await),
             };
-            if !self.test.link().ipip {
+            if !self.tap.carries_ipip() {
                 way.ipip = Choice::socket("eBPF is not available for ipip");
             }
             ways.insert(index, way);
@@ -174,7 +193,16 @@ impl TapWatch {
         due.sort_by_key(|(pair, _)| self.trials.get(pair).and_then(|trial| trial.last));
         for ((mode, index), peer) in due {
             let port = snapshot.port_of(peer.into()).unwrap_or_default();
-            let result = self.test.run(mode, index, (peer, port)).await;
+            let Some(test) = self.tap.test() else { return };
+            let result = match test.run(mode, index, (peer, port)).await {
+                TestOutcome::Passed => Ok(()),
+                TestOutcome::Failed(reason) => Err(reason),
+                // That says nothing about the way; the next look tries again.
+                TestOutcome::Short(error) => {
+                    tracing::debug!("the TAP was not tested: {error}");
+                    return;
+                }
+            };
             let failed = result.is_err();
             if let Some(trial) = self.trials.get_mut(&(mode, index)) {
                 trial.conclude(result);
@@ -185,8 +213,17 @@ impl TapWatch {
         }
     }
 
+    /// Offers the TAP again to the workers that gave it up, if probes leave through it.
+    fn offer(&mut self) {
+        if self.trials.values().any(|trial| trial.outcome == Outcome::Passed && trial.failures == 0) {
+            self.counters.offer(Fallback::Tap);
+            self.offers.failed(now());
+            self.offers.succeeded(now());
+        }
+    }
+
     fn conclude(
-        &self,
+        &mut self,
         snapshot: &Snapshot,
         ways: BTreeMap<u32, Way>,
         hops: &HashMap<IpAddr, u32>,
@@ -202,21 +239,38 @@ impl TapWatch {
             Some((*mode, peer, choice))
         });
         let used: Vec<Use<'_>> = used.collect();
-        let link = used.iter().any(|(_, _, choice)| choice.tap).then(|| self.test.link());
+        let link = self.tap.test().map(|test| test.link());
+        let link = link.filter(|_| used.iter().any(|(_, _, choice)| choice.tap));
         let said = (!used.is_empty()).then(|| ways::summary(used.iter().copied(), &self.beside(snapshot)));
         let ways = hops.keys().filter_map(|peer| Some((*peer, Arc::clone(of(peer)?)))).collect();
-        TapUse { link, ways, said }
+        TapUse { device: self.tap.own_name().map(str::to_owned), link, ways, said }
     }
 
     /// What is to be said beside `active`.
     fn beside(&self, snapshot: &Snapshot) -> String {
-        let ipip = if self.test.link().ipip { "" } else { " for vxlan; eBPF is not available for ipip" };
+        let ipip = if self.tap.carries_ipip() { "" } else { " for vxlan; eBPF is not available for ipip" };
         let ipv6 = if snapshot.known().any(|peer| peer.address.is_ipv6()) {
             "; sockets towards peers over IPv6"
         } else {
             ""
         };
         format!("{ipip}{ipv6}")
+    }
+}
+
+fn now() -> std::time::Instant {
+    std::time::Instant::now()
+}
+
+/// Reads features, by a connection that is made where there is none: for want of descriptors or memory there may
+/// have been none so far.
+async fn read(reader: &mut Option<FeatureReader>, name: &str, index: u32) -> Result<Features, String> {
+    if reader.is_none() {
+        *reader = Some(FeatureReader::connect().map_err(|error| error.to_string())?);
+    }
+    match reader {
+        Some(reader) => reader.read(name, index).await,
+        None => Err("no answer".to_owned()),
     }
 }
 

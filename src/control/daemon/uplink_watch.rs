@@ -3,7 +3,8 @@
 //!
 //! Once a second the uplink and the neighbour table are read and what they say goes to the engine. The ways are
 //! looked up every few seconds, when the kernel tells of a change that may concern them, and when it has refused a
-//! packet as too large. Where there is a TAP, so are the features of the interfaces that they lead by. The TAP is tested at start, and every few seconds once it has carried traffic.
+//! packet as too large. Where there is a TAP, so are the features of the interfaces that they lead by. The TAP is
+//! tested at start, and every few seconds once it has carried traffic.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;

@@ -240,6 +240,7 @@ impl Engine {
     }
 
     fn follow_tap(&mut self, tap: TapUse) {
+        self.host.set_tap(tap.device);
         self.state.set_tap(tap.link, &tap.ways);
         let said = match tap.said {
             Some(said) => said,

@@ -179,7 +179,7 @@ impl Snapshot {
                     IpAddr::V4(_) => None,
                 }),
                 port: peer.port,
-                subnets: self.roster.subnets(PeerId(place as u16)).iter().map(Prefix::to_string).collect(),
+                subnets: self.roster.subnets(PeerId::at(place)).iter().map(Prefix::to_string).collect(),
                 vtep_mac: peer.vtep_mac.to_string(),
                 uplink: peer.way.as_ref().map(|way| PeerUplink {
                     interface: way.interface.clone(),

@@ -42,6 +42,11 @@ impl Host {
         done.map_err(|error| failed(action, &error))
     }
 
+    /// Removes a device of ours; one that is gone is no error.
+    pub(super) async fn remove_link(&self, index: u32, name: &str) -> Result<(), HostError> {
+        tolerate_gone(self.handle.link().del(index).execute().await, &format!("remove the device {name}"))
+    }
+
     /// Gives a TUN that is down the queueing discipline `noqueue`, before the kernel gives it its own:
     /// a pfifo_fast of the whole queue length for each of the 256 queues it may have, 100 MB in all.
     /// Nothing ever waits in them, because a TUN takes every packet: into its ring, or to drop it.

@@ -12,7 +12,7 @@ pub enum Answer {
     Done,
     /// The TUN's queues.
     Tun(Tun),
-    /// The TAP's queues.
+    /// The TAP.
     Tap(Tap),
     /// The sockets of a worker.
     Sockets(Box<Sockets>),
@@ -51,7 +51,10 @@ impl Host {
             HostRequest::OpenTun { name, origin, queues, backend } => {
                 Tun::open(&name, origin, queues, backend).map(Answer::Tun)
             }
-            HostRequest::OpenTap { name, queues } => Tap::open(&name, queues).map(Answer::Tap),
+            HostRequest::OpenTap { name, queues } => Tap::open(&name, &queues).map(Answer::Tap),
+            HostRequest::RemoveTap { index, name } => {
+                self.remove_link(index, &name).await.map(|()| Answer::Done)
+            }
             HostRequest::OpenSockets { setup, worker } => match Sockets::open(&setup, worker) {
                 Ok(sockets) => Ok(Answer::Sockets(Box::new(sockets))),
                 Err(error) => Err(self.explain_open(setup.vxlan_port, error).await),

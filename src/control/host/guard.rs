@@ -19,6 +19,8 @@ pub const INTERVAL: Duration = Duration::from_secs(1);
 /// A TUN or TAP that is to be ours alone.
 pub struct Guarded {
     name: String,
+    /// Its interface index; 0 until it was looked at first. Another device under its name is not ours.
+    index: u32,
     ownership: Ownership,
     /// Queues that we hold.
     queues: u32,
@@ -48,12 +50,7 @@ impl Guarded {
     /// The device `name` with `queues` queues that we just opened.
     pub fn new(name: &str, ownership: Ownership, queues: usize) -> Self {
         let queues = u32::try_from(queues).unwrap_or(u32::MAX);
-        Self { name: name.to_owned(), ownership, queues, given_away: false }
-    }
-
-    /// Its name.
-    pub fn name(&self) -> &str {
-        &self.name
+        Self { name: name.to_owned(), index: 0, ownership, queues, given_away: false }
     }
 
     /// Refuses a device that somebody else got hold of while we opened it. Call it before the device is up:
@@ -61,7 +58,8 @@ impl Guarded {
     ///
     /// # Errors
     /// Who else is there, and how to find him; the kernel's.
-    pub async fn check(&self, host: &Host) -> anyhow::Result<()> {
+    pub async fn check(&mut self, host: &Host) -> anyhow::Result<()> {
+        self.index = host.link_by_name(&self.name).await?.map_or(0, |link| link.index);
         let faults = self.faults(host).await?;
         let Some(fault) = faults.first() else { return Ok(()) };
         let Requirement { what, command } = self.requirement(*fault);
@@ -73,7 +71,7 @@ impl Guarded {
 
     /// What is left to do by others, after the device has been taken back from whom it was given to.
     async fn look(&mut self, host: &Host) -> Vec<Requirement> {
-        // A device that is gone ends the workers, and what the kernel does not say now it says next time.
+        // A TUN that is gone ends the workers, a TAP is made again, and what the kernel does not say now it says next time.
         let Ok(mut found) = self.faults(host).await else { return Vec::new() };
         let given =
             found.iter().find_map(|fault| if let Fault::Owner(to) = fault { Some(*to) } else { None });
@@ -91,7 +89,8 @@ impl Guarded {
 
     async fn faults(&self, host: &Host) -> anyhow::Result<Vec<Fault>> {
         let link = host.link_by_name(&self.name).await?;
-        let tun = link.as_ref().and_then(|link| link.tun.as_ref());
+        let ours = link.as_ref().filter(|link| link.index == self.index);
+        let tun = ours.and_then(|link| link.tun.as_ref());
         Ok(faults(tun, self.ownership.user(), self.queues))
     }
 
@@ -115,6 +114,12 @@ impl Guarded {
 
 fn whom(owner: Option<u32>) -> String {
     owner.map_or_else(|| "everybody".to_owned(), user)
+}
+
+/// Takes `new` in place of the device of its name.
+pub fn take(devices: &mut Vec<Guarded>, new: Guarded) {
+    devices.retain(|device| device.name != new.name);
+    devices.push(new);
 }
 
 /// Looks at all `devices` in turn.

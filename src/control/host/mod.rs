@@ -28,7 +28,7 @@ mod way;
 pub use execute::Answer;
 pub use facts::{gather, udp_bind_error};
 pub use features::FeatureReader;
-pub use guard::{Guarded, INTERVAL as GUARD_INTERVAL, look as look_for_strangers};
+pub use guard::{Guarded, INTERVAL as GUARD_INTERVAL, look as look_for_strangers, take as guard_too};
 pub use neighbour::Neighbour;
 pub use notices::Notices;
 pub use open::{Tap as OpenTap, Tun as OpenTun};

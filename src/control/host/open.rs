@@ -24,10 +24,8 @@ pub struct Tun {
     pub steering: Offloaded,
 }
 
-/// The TAP's queues.
+/// The TAP.
 pub struct Tap {
-    /// One for each worker and one for the test.
-    pub queues: Vec<tap::Tap>,
     /// The right to say whose it is.
     pub ownership: Ownership,
     /// Its link address.
@@ -90,13 +88,12 @@ fn tun_error(name: &str, error: &io::Error) -> HostError {
 }
 
 impl Tap {
-    pub(super) fn open(name: &str, queues: u16) -> Result<Self, HostError> {
-        let (queues, ownership, mac) =
-            tap::Tap::open(name, usize::from(queues)).map_err(|error| HostError::Open {
-                error: format!("cannot open the TAP {name}: {error}"),
-                errno: error.raw_os_error(),
-            })?;
-        Ok(Self { queues, ownership, mac })
+    pub(super) fn open(name: &str, queues: &[tap::Tap]) -> Result<Self, HostError> {
+        let (ownership, mac) = tap::Tap::attach(queues, name).map_err(|error| HostError::Open {
+            error: format!("cannot open the TAP {name}: {error}"),
+            errno: error.raw_os_error(),
+        })?;
+        Ok(Self { ownership, mac })
     }
 }
 

@@ -154,8 +154,7 @@ fn batch_of(changes: &RouteChanges) -> Result<Batch, Refusal> {
     let alone = changes.add.len() + changes.del.len() == 1;
     let mut batch = Batch::new(if alone { Places::Alone } else { Places::Lists });
     let mut culprits = Culprits::default();
-    for (place, route) in changes.add.iter().enumerate() {
-        let place = place as u32;
+    for (place, route) in (0..).zip(&changes.add) {
         let added = parse_prefix(&route.prefix).and_then(|prefix| {
             if route.via.is_empty() {
                 return Err(format!("{prefix} has no node in \"via\"; name at least one peer"));
@@ -167,8 +166,7 @@ fn batch_of(changes: &RouteChanges) -> Result<Batch, Refusal> {
             culprits.push(|| format!("{}{reason}", batch.lead(place, false)));
         }
     }
-    for (place, prefix) in changes.del.iter().enumerate() {
-        let place = place as u32;
+    for (place, prefix) in (0..).zip(&changes.del) {
         match parse_prefix(prefix) {
             Ok(prefix) => batch.del(prefix, place),
             Err(reason) => culprits.push(|| format!("{}{reason}", batch.lead(place, true))),

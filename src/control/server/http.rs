@@ -44,13 +44,16 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 64,
+            connections: CONNECTIONS,
             header: Duration::from_secs(2),
             lifetime: Duration::from_secs(10),
             grace: Duration::from_millis(200),
         }
     }
 }
+
+/// Simultaneous connections of one listener. Each is a descriptor, so it counts where those are counted.
+pub const CONNECTIONS: usize = 64;
 
 /// Bytes of request line and headers a client may send, enough for every request there is.
 const MAX_HEADER: usize = 16 * 1024;

@@ -1,5 +1,9 @@
 //! The system calls of the TUN edge (Documentation/networking/tuntap.rst,
 //! include/uapi/linux/if_tun.h).
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "at most MAX_IOVECS pieces, and flags as the kernel has them"
+)]
 #![expect(unsafe_code, reason = "system calls")]
 
 use std::ffi::{c_char, c_int, c_short, c_uint, c_void};
@@ -28,11 +32,23 @@ pub enum Kind {
 /// Opens one queue of the device `name`, non-blocking, with a little-endian vnet header. With
 /// [`Origin::New`] the device is made, and EBUSY where there is one of this name.
 pub fn open_queue(name: &str, kind: Kind, origin: Origin) -> io::Result<OwnedFd> {
+    let queue = open_unattached()?;
+    attach(queue.as_raw_fd(), name, kind, origin)?;
+    Ok(queue)
+}
+
+/// A queue of no device yet, non-blocking: reads and writes fail with EBADFD until it is attached.
+pub fn open_unattached() -> io::Result<OwnedFd> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
         .open("/dev/net/tun")?;
+    Ok(file.into())
+}
+
+/// Makes `fd`, a queue of no device or of one that is gone, a queue of the device `name`; see [`open_queue`].
+pub fn attach(fd: RawFd, name: &str, kind: Kind, origin: Origin) -> io::Result<()> {
     // SAFETY: `ifreq` is plain old data for which all-zero bytes are a valid value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if name.is_empty() || name.len() >= request.ifr_name.len() {
@@ -48,12 +64,10 @@ pub fn open_queue(name: &str, kind: Kind, origin: Origin) -> io::Result<OwnedFd>
     let exclusive = if origin == Origin::New { libc::IFF_TUN_EXCL } else { 0 };
     let flags = mode | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE | exclusive;
     request.ifr_ifru.ifru_flags = flags as c_short;
-    let fd = file.as_raw_fd();
     // SAFETY: TUNSETIFF reads and writes one `ifreq`, which `request` is and outlives the call.
     check(unsafe { libc::ioctl(fd, libc::TUNSETIFF as _, &mut request) })?;
     set_int(fd, libc::TUNSETVNETHDRSZ as _, header as c_int)?;
-    set_int(fd, libc::TUNSETVNETLE as _, 1)?;
-    Ok(file.into())
+    set_int(fd, libc::TUNSETVNETLE as _, 1)
 }
 
 /// Makes `user`, as this process's user namespace numbers him, the one who may attach to the device
@@ -81,6 +95,16 @@ pub fn set_offload(fd: RawFd, mask: c_uint) -> io::Result<()> {
 /// kernel's own choice. Applies to the whole device.
 pub fn set_steering(fd: RawFd, program: RawFd) -> io::Result<()> {
     set_int(fd, libc::TUNSETSTEERINGEBPF as _, program)
+}
+
+/// Name of the device that `fd` is a queue of; `None` when it is of none.
+pub fn device_name(fd: RawFd) -> Option<String> {
+    // SAFETY: `ifreq` is plain old data for which all-zero bytes are a valid value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: TUNGETIFF writes one `ifreq`, which `request` is and outlives the call.
+    check(unsafe { libc::ioctl(fd, libc::TUNGETIFF as _, &mut request) }).ok()?;
+    let bytes: Vec<u8> = request.ifr_name.iter().map(|c| *c as u8).take_while(|byte| *byte != 0).collect();
+    String::from_utf8(bytes).ok()
 }
 
 /// The link address of the TAP behind `fd`.

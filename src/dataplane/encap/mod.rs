@@ -1,4 +1,8 @@
 //! Outer headers: built once per peer, patched per packet.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "lengths of headers, and of packets, which are at most MAX_PACKET"
+)]
 
 pub mod direct;
 pub mod ecn;

@@ -80,7 +80,7 @@ impl Compiler {
         let Inputs { underlay, peers, .. } = inputs;
         let (mut senders, mut senders6) = (Vec::new(), Vec::new());
         for (index, peer) in peers.iter().enumerate().filter(|(_, peer)| !peer.is_gone()) {
-            let id = PeerId(index as u16);
+            let id = PeerId::at(index);
             for address in peer.addresses() {
                 match address {
                     IpAddr::V4(address) => senders.push((address, id)),

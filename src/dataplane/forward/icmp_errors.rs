@@ -75,7 +75,7 @@ impl IcmpErrors {
     fn may_send(&mut self, sender: IpAddr, problem: Problem, now: Instant) -> bool {
         let hash =
             BuildHasherDefault::<DefaultHasher>::new().hash_one((sender, std::mem::discriminant(&problem)));
-        let one = &mut self.senders[hash as usize % BUCKETS];
+        let one = &mut self.senders[usize::try_from(hash % BUCKETS as u64).unwrap_or(0)];
         one.may(now, PER_SENDER) && self.all.may(now, PER_WORKER) && {
             one.take(now, PER_SENDER);
             self.all.take(now, PER_WORKER);

@@ -1,7 +1,7 @@
 //! What one worker counts.
 
 use std::io;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering::Relaxed};
 
 use crate::net::DropReason;
 
@@ -63,9 +63,18 @@ struct Refusals {
     count: Counter,
     /// The last error as the system numbers it, 0 where it has no number.
     errno: AtomicI32,
+    standing: AtomicU8,
 }
 
-/// An offload that the kernel refused at run time, so that the worker went on without.
+/// The worker uses the offload.
+const IN_USE: u8 = 0;
+/// The worker goes on without it.
+const GIVEN_UP: u8 = 1;
+/// The control plane has offered it again, and the worker has not come by yet.
+const OFFERED: u8 = 2;
+
+/// An offload that the kernel refused at run time, so that the worker went on without until it is
+/// offered again.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
 pub enum Fallback {
@@ -95,11 +104,35 @@ impl Fallback {
 }
 
 impl WorkerCounters {
-    /// Counts one refusal of an offload, with the kernel's reason.
+    /// Counts one refusal of an offload, with the kernel's reason. The worker goes on without it.
     pub fn fell_back(&self, fallback: Fallback, error: &io::Error) {
         let refusals = &self.fallbacks[fallback as usize];
         refusals.errno.store(error.raw_os_error().unwrap_or_default(), Relaxed);
+        refusals.standing.store(GIVEN_UP, Relaxed);
         refusals.count.add(1);
+    }
+
+    /// Whether the worker goes on without an offload.
+    pub fn has_given_up(&self, fallback: Fallback) -> bool {
+        self.fallbacks[fallback as usize].standing.load(Relaxed) == GIVEN_UP
+    }
+
+    /// Offers the worker an offload again that it gave up.
+    pub fn offer(&self, fallback: Fallback) {
+        let standing = &self.fallbacks[fallback as usize].standing;
+        // It may have given it up again, or taken it up by itself, meanwhile.
+        let _ = standing.compare_exchange(GIVEN_UP, OFFERED, Relaxed, Relaxed);
+    }
+
+    /// Takes up an offload that was offered; the worker itself asks.
+    pub fn takes_up(&self, fallback: Fallback) -> bool {
+        let standing = &self.fallbacks[fallback as usize].standing;
+        standing.compare_exchange(OFFERED, IN_USE, Relaxed, Relaxed).is_ok()
+    }
+
+    /// The worker found by itself that it can use an offload again.
+    pub fn took_up(&self, fallback: Fallback) {
+        self.fallbacks[fallback as usize].standing.store(IN_USE, Relaxed);
     }
 
     /// How often the kernel refused an offload.

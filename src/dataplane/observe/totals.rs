@@ -59,6 +59,16 @@ impl Counters {
         self.each().map(|worker| worker.refusals(fallback)).sum()
     }
 
+    /// Whether a worker goes on without an offload now.
+    pub fn has_given_up(&self, fallback: Fallback) -> bool {
+        self.each().any(|worker| worker.has_given_up(fallback))
+    }
+
+    /// Offers an offload again to the workers that gave it up.
+    pub fn offer(&self, fallback: Fallback) {
+        self.each().for_each(|worker| worker.offer(fallback));
+    }
+
     /// The first worker that an offload was refused to, and the last reason it got.
     pub fn refused(&self, fallback: Fallback) -> Option<(usize, io::Error)> {
         let worker = self.each().position(|worker| worker.refusals(fallback) > 0)?;
@@ -172,5 +182,25 @@ mod tests {
         assert_eq!(counters.fallbacks(Fallback::Tap), 3);
         counters.worker(0).fell_back(Fallback::UdpGso, &io::ErrorKind::NotConnected.into());
         assert_eq!(counters.refused(Fallback::UdpGso).unwrap().1.raw_os_error(), None);
+    }
+
+    #[test]
+    fn what_was_given_up_is_taken_up_once_it_is_offered() {
+        let counters = Counters::new(2);
+        let worker = counters.worker(1);
+        // An offer of what is in use is none.
+        counters.offer(Fallback::Tap);
+        assert!(!worker.takes_up(Fallback::Tap) && !counters.has_given_up(Fallback::Tap));
+        worker.fell_back(Fallback::Tap, &io::Error::from_raw_os_error(libc::EIO));
+        assert!(counters.has_given_up(Fallback::Tap) && !worker.takes_up(Fallback::Tap));
+        counters.offer(Fallback::Tap);
+        assert!(!counters.has_given_up(Fallback::Tap));
+        assert!(worker.takes_up(Fallback::Tap) && !worker.takes_up(Fallback::Tap));
+        // Refused once more between the offer and its taking.
+        worker.fell_back(Fallback::Tap, &io::Error::from_raw_os_error(libc::EIO));
+        counters.offer(Fallback::Tap);
+        worker.fell_back(Fallback::Tap, &io::Error::from_raw_os_error(libc::EIO));
+        assert!(!worker.takes_up(Fallback::Tap) && counters.has_given_up(Fallback::Tap));
+        assert_eq!(counters.fallbacks(Fallback::Tap), 3);
     }
 }

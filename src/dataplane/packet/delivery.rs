@@ -16,11 +16,13 @@ impl Piece {
     pub const SLAB: u32 = 1 << 31;
 
     /// Bytes `at..at + len` of the arena.
+    #[expect(clippy::cast_possible_truncation, reason = "buffers are far smaller than 2 GiB")]
     pub fn arena(at: usize, len: usize) -> Self {
         Self { at: at as u32, len: len as u32 }
     }
 
     /// Bytes `at..at + len` of the header slab.
+    #[expect(clippy::cast_possible_truncation, reason = "buffers are far smaller than 2 GiB")]
     pub fn slab(at: usize, len: usize) -> Self {
         Self { at: at as u32 | Self::SLAB, len: len as u32 }
     }

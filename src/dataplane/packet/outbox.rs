@@ -144,6 +144,7 @@ impl Outbox {
 
     /// Adds a datagram, to the last message where it fits there.
     #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "one batch")]
     pub fn push(&mut self, channel: Channel, to: SocketAddr, tos: u8, datagram: Datagram) {
         let len = datagram.bytes();
         let first = self.datagrams.len() as u32;
@@ -153,7 +154,7 @@ impl Outbox {
             last.bytes += len;
             return;
         }
-        let segment = len as u16;
+        let segment = u16::try_from(len).unwrap_or(u16::MAX);
         self.messages.push(Message { channel, to, tos, first, count: 1, segment, bytes: len });
     }
 

@@ -124,8 +124,9 @@ impl WorkerThread {
     fn outbound_batch(&mut self, tables: &Forwarding) -> io::Result<bool> {
         let worker = self.counters.handle(self.index);
         if let Some(uplink) = tables.underlay().moved_to {
-            self.sockets.follow(uplink);
+            self.sockets.follow(uplink, worker);
         }
+        self.sockets.take_up(worker);
         let (paths, watched) = (self.sockets.paths(), worker.capture.wants(Point::Device));
         let mut cx = OutboundCx { tables, paths, arena: &mut self.arena, out: &mut self.outbox, worker };
         let mut at = 0;

@@ -4,6 +4,10 @@
 //! [`split`] cuts one that the TUN handed us into segments for the wire; [`merge`] joins segments
 //! from the wire into one for the TUN; [`fragment`] cuts a plain packet. None copies payload: they
 //! describe packets as [`Piece`](crate::dataplane::packet::Piece)s of buffers that stay where they are.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "lengths of headers, and of packets, which are at most MAX_PACKET; halves of a hash"
+)]
 
 mod candidate;
 pub mod flow;

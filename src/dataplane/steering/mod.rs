@@ -17,6 +17,10 @@
 //!
 //! The programs are only written here. Whose device or socket they are set on is the business of the
 //! edges.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "lengths of these programs and offsets of headers, which the tests run in the kernel"
+)]
 
 pub(in crate::dataplane) mod cbpf;
 pub(in crate::dataplane) mod ebpf;

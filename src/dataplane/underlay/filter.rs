@@ -1,4 +1,5 @@
 //! Classic BPF programs for sockets (Documentation/networking/filter.rst).
+#![expect(clippy::cast_possible_truncation, reason = "offsets of headers")]
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};

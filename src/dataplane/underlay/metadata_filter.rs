@@ -4,6 +4,10 @@
 //!
 //! X holds the offset that the next header is at; every load beyond the end of the packet ends the program with 0,
 //! which refuses it.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "lengths of this program and offsets of headers, which the tests run in the kernel"
+)]
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};

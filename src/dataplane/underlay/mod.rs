@@ -92,8 +92,14 @@ impl Sockets {
 
     /// Follows the uplink to the interface with index `uplink`.
     #[inline]
-    pub fn follow(&mut self, uplink: u32) {
-        self.sender.follow(uplink);
+    pub fn follow(&mut self, uplink: u32, worker: &Worker) {
+        self.sender.follow(uplink, worker);
+    }
+
+    /// Takes up again the ways out that were given up and that the control plane offers.
+    #[inline]
+    pub fn take_up(&mut self, worker: &Worker) {
+        self.sender.take_up(worker);
     }
 
     /// Receiving socket `index`, and what the kernel knows of its packets besides their bytes.

@@ -10,6 +10,13 @@ use crate::net::Mode;
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct PeerId(pub u16);
 
+impl PeerId {
+    /// That of the peer at `place` of the list, which has at most 65536 peers.
+    pub const fn at(place: usize) -> Self {
+        Self(place as u16)
+    }
+}
+
 /// The way to a peer.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Via {

@@ -7,6 +7,10 @@
 //!
 //! A [`Fib`] is immutable and shares everything with its predecessor but the way to what changed,
 //! so that one change among a million routes copies some kilobytes. [`FibEditor`] makes them.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "parts of words are cut out on purpose; counts are at most those of HopId"
+)]
 
 mod block;
 mod editor;

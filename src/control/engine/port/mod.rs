@@ -15,6 +15,7 @@ pub use table::{Found, Interest, Table, widest};
 
 use crate::dataplane::device::Origin;
 use crate::dataplane::underlay::Setup;
+use crate::dataplane::underlay::tap::Tap;
 use crate::net::{Mac, Prefix};
 
 /// Our number in the kernel's route protocol field. Not used by the kernel, iproute2's
@@ -38,12 +39,19 @@ pub enum HostRequest {
         /// How.
         backend: TunBackend,
     },
-    /// Make the TAP and open its queues.
+    /// Make the TAP.
     OpenTap {
         /// Its name.
         name: String,
-        /// Queues to open.
-        queues: u16,
+        /// What become its queues.
+        queues: Vec<Tap>,
+    },
+    /// Remove a TAP of ours.
+    RemoveTap {
+        /// Interface index.
+        index: u32,
+        /// Its name, for messages.
+        name: String,
     },
     /// Open the sockets of one worker.
     OpenSockets {

@@ -117,6 +117,11 @@ impl HostSide {
         self.tap.as_deref()
     }
 
+    /// Takes this as the name of the TAP: one that is not ours is left alone.
+    pub(in crate::control::engine) fn set_tap(&mut self, tap: Option<String>) {
+        self.tap = tap;
+    }
+
     /// Whether the host has answered everything.
     pub(in crate::control::engine) fn is_idle(&self) -> bool {
         self.asked.is_empty()

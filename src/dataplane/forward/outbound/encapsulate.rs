@@ -19,6 +19,7 @@ pub struct SourcePorts(pub Vec<u16>);
 
 impl SourcePorts {
     /// The same socket, and so source port, for the same flow; all equally likely (RFC 7348 §5).
+    #[expect(clippy::cast_possible_truncation, reason = "below the number of sockets")]
     fn socket(&self, hash: u32) -> u16 {
         ((u64::from(hash) * self.0.len() as u64) >> 32) as u16
     }

@@ -215,12 +215,14 @@ fn push_segments(ready: &Ready<'_>, channel: Channel, mut split: Split<'_>, offs
 
 /// Queues one outer packet around an inner one of `inner_len` bytes.
 #[inline]
+#[expect(clippy::cast_possible_truncation, reason = "at most MAX_PACKET and an overhead")]
 fn push(ready: &Ready<'_>, channel: Channel, head: Piece, body: Piece, inner_len: usize, out: &mut Outbox) {
     let wire_bytes = (inner_len + ready.overhead()) as u32;
     out.push(channel, ready.next_hop(), ready.tos, Datagram { head, body, packets: 1, wire_bytes });
 }
 
 /// Queues a super-packet for a channel that segments it itself.
+#[expect(clippy::cast_possible_truncation, reason = "segments of one super-packet")]
 fn push_whole(
     ready: &Ready<'_>,
     whole: &SuperPacket<'_>,

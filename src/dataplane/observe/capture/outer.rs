@@ -80,7 +80,7 @@ impl Outer {
 
 /// A super-packet is longer than its length field can say.
 fn clamp(len: usize) -> u16 {
-    len.min(usize::from(u16::MAX)) as u16
+    u16::try_from(len).unwrap_or(u16::MAX)
 }
 
 #[cfg(test)]

@@ -7,6 +7,10 @@
 //! One section; an interface for each [`Point`], in their order, of raw IP packets with times in
 //! nanoseconds; enhanced packet blocks with direction and, for drops, the reason as comment;
 //! interface statistics with what was lost whenever that changes.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "lengths of packets and of options, and halves of a time"
+)]
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

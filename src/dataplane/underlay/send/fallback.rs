@@ -1,5 +1,9 @@
 //! Packets in the form that an ordinary socket takes, back from the form of a channel that refused
 //! them.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "lengths of templates, of packets and a number of a socket"
+)]
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -3,8 +3,8 @@
 //!
 //! The packets of a way that the kernel refuses leave another way: a TAP frame or a packet-socket
 //! super-packet is cut and sent through the ordinary sockets, a segmented UDP send is repeated
-//! unsegmented. The way is then given up for the rest of the run, but for a segmented send or a frame
-//! only if that other way did better: what is too large for the uplink is refused by all.
+//! unsegmented. The way is then given up until the control plane offers it again, but for a segmented send
+//! or a frame only if that other way did better: what is too large for the uplink is refused by all.
 
 mod errors;
 mod fallback;
@@ -29,6 +29,9 @@ use crate::wire::protocol;
 use errors::{full, gone, reason_of, refused};
 use fallback::{Bare, Uncut, raw_takes};
 
+/// What a sender can lose and get back.
+const LOSABLE: [Fallback; 3] = [Fallback::UdpGso, Fallback::Tap, Fallback::PacketSocket];
+
 /// The sending sockets of one worker.
 pub struct Sender {
     udp: Vec<Socket>,
@@ -45,6 +48,8 @@ pub struct Sender {
     address6: Ipv6Addr,
     gso: bool,
     paths: Paths,
+    /// Whether a way was given up, so that offers are looked for.
+    lacks: bool,
     batch: sys::SendBatch,
     /// Where refused super-packets are cut.
     spare: Outbox,
@@ -109,6 +114,7 @@ impl Sender {
             address6: setup.address6.unwrap_or(Ipv6Addr::UNSPECIFIED),
             gso: setup.udp_gso,
             paths,
+            lacks: false,
             batch: sys::SendBatch::default(),
             spare: Outbox::default(),
         }
@@ -132,17 +138,50 @@ impl Sender {
 
     /// Has the packet socket follow the uplink to the interface with index `uplink`.
     #[inline]
-    pub fn follow(&mut self, uplink: u32) {
+    pub fn follow(&mut self, uplink: u32, worker: &Worker) {
         if self.uplink.is_some_and(|bound| bound != uplink) {
-            self.rebind(uplink);
+            self.rebind(uplink, worker);
+        }
+    }
+
+    /// Takes up again what was given up and is offered.
+    #[inline]
+    pub fn take_up(&mut self, worker: &Worker) {
+        if self.lacks {
+            self.look_for_offers(worker);
         }
     }
 
     #[cold]
-    fn rebind(&mut self, uplink: u32) {
+    fn look_for_offers(&mut self, worker: &Worker) {
+        let counters = &worker.counters;
+        self.gso |= counters.takes_up(Fallback::UdpGso);
+        self.paths.tap |= counters.takes_up(Fallback::Tap);
+        if counters.takes_up(Fallback::PacketSocket)
+            && let Some(uplink) = self.uplink
+        {
+            // An interface that went took the binding with it.
+            self.rebind(uplink, worker);
+        }
+        self.lacks = LOSABLE.iter().any(|fallback| counters.has_given_up(*fallback));
+    }
+
+    #[cold]
+    fn rebind(&mut self, uplink: u32, worker: &Worker) {
         self.uplink = Some(uplink);
-        self.paths.packet =
-            self.packet.as_ref().is_some_and(|socket| sys::bind_to_interface(socket, uplink).is_ok());
+        let Some(socket) = &self.packet else { return };
+        let bound = sys::bind_to_interface(socket, uplink);
+        self.paths.packet = bound.is_ok();
+        match bound {
+            Ok(()) => worker.counters.took_up(Fallback::PacketSocket),
+            Err(error) => self.give_up(Fallback::PacketSocket, &error, worker),
+        }
+    }
+
+    #[cold]
+    fn give_up(&mut self, fallback: Fallback, error: &io::Error, worker: &Worker) {
+        worker.counters.fell_back(fallback, error);
+        self.lacks = true;
     }
 
     /// Sends everything, in order within each channel.
@@ -178,7 +217,7 @@ impl Sender {
                 Err(error) => {
                     // Short of memory it may be back with the next packet.
                     if !full(&error) && std::mem::take(&mut self.paths.tap) {
-                        worker.counters.fell_back(Fallback::Tap, &error);
+                        self.give_up(Fallback::Tap, &error, worker);
                     }
                     let whole = match message.to.ip() {
                         IpAddr::V4(to) => Uncut::of_tap(head, &self.ports, &self.ipip_template(to)),
@@ -290,7 +329,7 @@ impl Sender {
             sender.flush(batch, first, worker);
         });
         if left == u64::from(first[0].count) && std::mem::take(&mut self.gso) {
-            worker.counters.fell_back(Fallback::UdpGso, error);
+            self.give_up(Fallback::UdpGso, error, worker);
         }
         self.send_group(batch, rest, worker);
     }
@@ -305,7 +344,7 @@ impl Sender {
         }
         // The rest of the batch may come here again.
         if std::mem::take(&mut self.paths.packet) {
-            worker.counters.fell_back(Fallback::PacketSocket, error);
+            self.give_up(Fallback::PacketSocket, error, worker);
         }
         self.send_raw_instead(batch, rest, worker);
     }

@@ -1,5 +1,6 @@
 //! The system calls of the network edge: `sendmmsg` and `recvmmsg` over reusable arrays, and
 //! socket options that socket2 lacks.
+#![expect(clippy::cast_possible_truncation, reason = "sizes of C structures and of batches")]
 
 mod address;
 mod control;

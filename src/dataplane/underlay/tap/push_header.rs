@@ -16,6 +16,7 @@
 //! |   outer TOS   |     mark      |
 //! +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 //! ```
+#![expect(clippy::cast_possible_truncation, reason = "offsets of headers")]
 
 use std::io;
 use std::net::Ipv4Addr;
