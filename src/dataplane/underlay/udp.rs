@@ -105,7 +105,7 @@ fn shuffled(seed: u64) -> Vec<u16> {
         word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         word ^= word >> 31;
         // The upper half times the number of places, without the bias of a remainder.
-        let place = usize::try_from((word >> 32) * (left as u64 + 1) >> 32).unwrap_or(left);
+        let place = usize::try_from(((word >> 32) * (left as u64 + 1)) >> 32).unwrap_or(left);
         ports.swap(left, place);
     }
     ports
