@@ -12,8 +12,10 @@ use super::fallbacks::Fallbacks;
 use super::handle::{Choices, Handle, ReloadWish};
 use super::housekeeping;
 use super::icmp::{Around, IcmpListener, Ours, ProbeWish};
+use super::policy_watch::PolicyWatch;
 use super::runner::{self, Inbox, Ports};
 use super::start::{Ready, take_down};
+use super::strays;
 use super::tap_watch::TapWatch;
 use super::uplink_watch::{UplinkWatch, Ways};
 use crate::config::{self, Config};
@@ -105,6 +107,7 @@ impl Running {
         let (guarded, more) = mpsc::unbounded_channel();
         watchers.spawn(guard(host.clone(), std::mem::take(&mut ready.lanes.guarded), more, inbox.clone()));
         watchers.spawn(follow_file(host.clone(), source, wishes, inbox.clone(), seen.clone()));
+        watchers.spawn(strays::watch(host.clone(), inbox.clone(), seen.clone()));
         watchers.spawn(housekeeping::give_memory_back(shrunk));
         watchers.spawn(housekeeping::tidy(ready.forwarding, Arc::clone(&fallbacks), counters.clone()));
         let around = || Around { inbox: inbox.clone(), snapshots: seen.clone(), counters: counters.clone() };
@@ -122,6 +125,7 @@ impl Running {
             news: changed,
             refused: 0,
             ways: Ways::new(),
+            policies: PolicyWatch::new(),
         };
         let uplink_watch = tokio::spawn(uplink_watch.run());
         let (stop, stopped) = watch::channel(());

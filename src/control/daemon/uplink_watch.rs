@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep};
 
+use super::policy_watch::PolicyWatch;
 use super::runner::Inbox;
 use super::tap_watch::TapWatch;
 use crate::control::engine::port::{HostRequest, Notice, Uplink};
@@ -59,6 +60,8 @@ pub struct UplinkWatch {
     pub refused: u64,
     /// The way to each address of a peer, as of the last slow tick.
     pub ways: Ways,
+    /// The kernel's IPsec policies, where it has such.
+    pub policies: PolicyWatch,
 }
 
 /// Ways to addresses of peers.
@@ -79,6 +82,10 @@ impl UplinkWatch {
             if slow {
                 self.find_ways(&before, &neighbours).await;
                 next_slow = Instant::now() + SLOW;
+            }
+            // First hops and the TAP come after: nothing leaves past a policy.
+            if let Some(event) = self.policies.look(&before) {
+                self.inbox.send(event);
             }
             let resolved = self.tell_hops(&neighbours);
             if let Some(tap) = &mut self.tap {

@@ -1,6 +1,6 @@
 //! What happens to the engine, and what it wants done.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -44,6 +44,10 @@ pub enum Event {
     PathMtu(PathMtu),
     /// A probe of the path to this address was answered.
     Probed(IpAddr, Probed),
+    /// Which peers' addresses IPsec policies are about, and what is wrong with the policies.
+    Policies(BTreeSet<IpAddr>, Vec<Requirement>),
+    /// Peers send bare packets that the reverse path filter drops.
+    Strays(Vec<Requirement>),
     /// Others are at our devices.
     Strangers(Vec<Requirement>),
     /// The kernel told of a change.

@@ -53,6 +53,7 @@ pub(super) fn peer(peer: &config::Peer, config: &Config, workers: usize) -> Opti
         link_mtus: [None; 2],
         path_mtu: None,
         rumoured: false,
+        policed: false,
         way: None,
         second: addresses.next().map(|address| (address, None)),
     })

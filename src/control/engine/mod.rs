@@ -52,7 +52,7 @@ use crate::net::Prefix;
 use crate::route::PeerId;
 use changes::conflicts;
 use path_mtu::PathMtus;
-use port::{HostError, HostRequest, HostView, Uplink};
+use port::{HostError, HostRequest, HostView, Requirement, Uplink};
 use publisher::Publisher;
 use reconcile::host_side::HostSide;
 use reconcile::kernel_cover::KernelCover;
@@ -96,6 +96,9 @@ pub struct Engine {
     paths: PathMtus,
     uplink: Uplink,
     tap_state: Offloaded,
+    /// What is wrong with IPsec policies, and who sends what the reverse path filter drops.
+    policies: Vec<Requirement>,
+    strays: Vec<Requirement>,
     /// Whether the last configuration was followed; so is a start's.
     reloaded: bool,
     /// Peers that went, whose numbers are free once that is published.
@@ -140,6 +143,8 @@ impl Engine {
             paths: PathMtus::default(),
             uplink: start.uplink,
             tap_state: start.tap_state,
+            policies: Vec::new(),
+            strays: Vec::new(),
             reloaded: true,
             leaving: Vec::new(),
             deferred: Vec::new(),
@@ -167,6 +172,15 @@ impl Engine {
                 self.effects.extend(probe);
             }
             Event::Probed(peer, answer) => self.paths.probed(&mut self.state, peer, answer, now),
+            Event::Policies(peers, wrong) => {
+                self.state.set_policed(&peers);
+                self.policies = wrong;
+                self.unsettled = true;
+            }
+            Event::Strays(strays) => {
+                self.strays = strays;
+                self.unsettled = true;
+            }
             Event::Strangers(strangers) => {
                 self.host.set_strangers(strangers);
                 self.unsettled = true;

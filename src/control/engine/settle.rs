@@ -121,6 +121,8 @@ impl Engine {
         let reached = |mode| !self.state.peers_by(mode).is_empty();
         let modes = (reached(Mode::Ipip), reached(Mode::Direct));
         let needs = needs_of(&self.state.config, &self.uplink.name, modes);
-        judge::judge_settings(&needs, &self.host.view().settings).requirements().collect()
+        let verdict = judge::judge_settings(&needs, &self.host.view().settings);
+        let seen = self.policies.iter().chain(&self.strays).cloned();
+        verdict.requirements().chain(seen).collect()
     }
 }

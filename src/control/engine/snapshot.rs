@@ -130,6 +130,13 @@ impl Snapshot {
             .any(|(owner, decision)| owner.address == peer && decision.mode == mode)
     }
 
+    /// The peer that has sent a packet from `source` to a pod of this node at `destination`, if one owns its source.
+    pub fn stray(&self, source: IpAddr, destination: IpAddr) -> Option<String> {
+        let ours = self.rib.lookup(destination).is_some_and(|route| route.target == Target::Local);
+        let route = self.rib.lookup(source).filter(|_| ours)?;
+        self.names(&route.target).next().map(str::to_owned)
+    }
+
     /// UDP port of VXLAN at the peer with `address`.
     pub fn port_of(&self, address: IpAddr) -> Option<u16> {
         self.peers.iter().find(|peer| peer.address == address).map(|peer| peer.port)
@@ -281,6 +288,7 @@ fn way_of(peer: &Peer, choice: &Choice) -> PeerWay {
     match choice {
         _ if peer.address.is_ipv6() => socket("the TAP serves peers over IPv4"),
         Choice { tap: false, why } => socket(why),
+        _ if peer.policed => socket("an IPsec policy is about it"),
         _ if peer.path_mtu.is_some() => socket("a router said that its path carries less than the uplink"),
         _ if peer.rumoured => {
             socket("a router is said to carry less than the uplink, which was not confirmed")

@@ -50,6 +50,8 @@ pub struct Peer {
     pub path_mtu: Option<u16>,
     /// Whether a report about a packet to it came in of late, true or not, that the kernel may believe.
     pub rumoured: bool,
+    /// Whether an IPsec policy is about packets to `address`: they leave by sockets that pass it.
+    pub policed: bool,
     /// How super-packets leave towards `address`; through sockets while nothing is decided.
     pub way: Option<Arc<Way>>,
     /// What is exchanged with it.
@@ -95,7 +97,8 @@ impl Peer {
         self.counters = before.counters.clone();
         if self.addresses().eq(before.addresses()) {
             (self.hop, self.second, self.path_mtu) = (before.hop, before.second, before.path_mtu);
-            (self.link_mtus, self.rumoured) = (before.link_mtus, before.rumoured);
+            (self.link_mtus, self.rumoured, self.policed) =
+                (before.link_mtus, before.rumoured, before.policed);
             self.way.clone_from(&before.way);
         }
     }
@@ -105,7 +108,7 @@ impl Peer {
     pub fn retire(&mut self) {
         self.address = Ipv4Addr::UNSPECIFIED.into();
         (self.hop, self.second, self.path_mtu, self.way) = (None, None, None, None);
-        (self.link_mtus, self.rumoured) = ([None; 2], false);
+        (self.link_mtus, self.rumoured, self.policed) = ([None; 2], false, false);
     }
 
     /// Whether this is the slot of a removed node.

@@ -91,6 +91,7 @@ fn peer(node: u8) -> Peer {
         link_mtus: [None; 2],
         path_mtu: None,
         rumoured: false,
+        policed: false,
         way: None,
         counters: PeerCounters::new(1),
     }

@@ -53,6 +53,7 @@ impl State {
             link_mtus: [None; 2],
             path_mtu: None,
             rumoured: false,
+            policed: false,
             way: None,
             counters,
         };

@@ -34,6 +34,11 @@ pub fn bind_to_all_of_interface(socket: &Socket, index: u32) -> io::Result<()> {
     bind_packet(socket, index, libc::ETH_P_ALL as u16)
 }
 
+/// Binds a packet socket to the IPv4 packets that arrive at the interface `index`.
+pub fn bind_to_ipv4_of_interface(socket: &Socket, index: u32) -> io::Result<()> {
+    bind_packet(socket, index, libc::ETH_P_IP as u16)
+}
+
 /// Binds a packet socket to everything that crosses any interface.
 pub fn bind_to_all(socket: &Socket) -> io::Result<()> {
     bind_packet(socket, 0, libc::ETH_P_ALL as u16)
