@@ -203,7 +203,14 @@ fn real(dir: &Path) -> (Handle, impl Future<Output = ()> + Send + 'static) {
     let (host, mut requests) = mpsc::unbounded_channel();
     let forwarding = Arc::new(Published::new(first));
     let gate = Arc::new(Gate::new(Vec::new(), Arc::clone(&forwarding)));
-    let ports = Ports { forwarding, gate: Arc::clone(&gate), snapshots, host, shrunk: Arc::default() };
+    let ports = Ports {
+        forwarding,
+        gate: Arc::clone(&gate),
+        snapshots,
+        host,
+        probes: [mpsc::unbounded_channel().0, mpsc::unbounded_channel().0],
+        shrunk: Arc::default(),
+    };
     let (inbox, _thread) = runner::start(engine, ports).unwrap();
     let (reloads, mut wishes) = mpsc::channel(1);
     let choices = Choices { backend: "plain", offloads: Vec::new(), address: "10.244.1.0".parse().unwrap() };

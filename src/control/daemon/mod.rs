@@ -1,7 +1,7 @@
 //! The daemon's life: give up rights, look, refuse or choose, bring up, run until a signal, take down.
 //!
 //! ```text
-//! start ──▶ engine's thread ◀──events── watchers: uplink, path MTU, strangers, notices
+//! start ──▶ engine's thread ◀──events── watchers: uplink, ICMP, strangers, notices
 //!                │ effects        ◀──requests── handle ◀── server
 //!                ▼
 //!          workers, host executor
@@ -17,11 +17,13 @@ mod fallbacks;
 pub mod gate;
 pub mod handle;
 mod housekeeping;
+mod icmp;
 pub mod log;
-mod path_mtu;
+mod policy_watch;
 mod rights;
 pub mod runner;
 mod start;
+mod strays;
 mod supervise;
 mod sys;
 mod tap_device;

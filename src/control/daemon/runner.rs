@@ -12,6 +12,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::gate::Gate;
+use super::icmp::ProbeWish;
 use crate::control::engine::port::{HostRequest, Requirement};
 use crate::control::engine::refusal::{Kind, Refusal};
 use crate::control::engine::{Asked, Effect, EffectId, Engine, Event, Reply, RequestId, Snapshot};
@@ -81,6 +82,8 @@ pub struct Ports {
     pub snapshots: watch::Sender<Arc<Snapshot>>,
     /// Requests to the host.
     pub host: mpsc::UnboundedSender<(EffectId, HostRequest)>,
+    /// Probes of paths over IPv4 and over IPv6.
+    pub probes: [mpsc::UnboundedSender<ProbeWish>; 2],
     /// Notified when much memory became free.
     pub shrunk: Arc<Notify>,
 }
@@ -149,6 +152,11 @@ impl Runner {
                     let _ = self.ports.host.send((id, request));
                 }
                 Effect::Answer(id, outcome) => answers.push((id, outcome)),
+                Effect::ProbePath { peer, size } => {
+                    let [v4, v6] = &self.ports.probes;
+                    // Without the right to listen there are no reports either.
+                    let _ = if peer.is_ipv4() { v4 } else { v6 }.send((peer, size));
+                }
                 Effect::Require(requirement) => require(&requirement),
                 Effect::Resolved(requirement) => resolved(&requirement),
                 Effect::Shrunk => self.ports.shrunk.notify_one(),

@@ -94,8 +94,8 @@ async fn settle(
             Effect::Publish(table) => forwarding.publish(*table),
             Effect::Require(requirement) => runner::require(&requirement),
             Effect::Resolved(requirement) => runner::resolved(&requirement),
-            // Nobody can have asked yet.
-            Effect::Answer(..) | Effect::Shrunk => {}
+            // Nobody can have asked or heard of anything yet.
+            Effect::Answer(..) | Effect::Shrunk | Effect::ProbePath { .. } => {}
         }
     }
     Ok(())

@@ -13,9 +13,11 @@ use super::fallbacks::Fallbacks;
 use super::gate::{self, Gate};
 use super::handle::{Choices, Handle, Links, ReloadWish};
 use super::housekeeping;
-use super::path_mtu::{Ours, PathMtuListener};
+use super::icmp::{Around, IcmpListener, Ours, ProbeWish};
+use super::policy_watch::PolicyWatch;
 use super::runner::{self, Inbox, Ports};
 use super::start::{Ready, take_down};
+use super::strays;
 use super::tap_watch::TapWatch;
 use super::uplink_watch::{UplinkWatch, Ways};
 use crate::config::{self, Config};
@@ -85,6 +87,7 @@ impl Running {
         };
         let (snapshots, seen) = watch::channel(Arc::new(ready.engine.snapshot()));
         let (requests, asked) = mpsc::unbounded_channel();
+        let ((probes, probed), (probes6, probed6)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
         let shrunk = Arc::new(Notify::new());
         let forwarding = Arc::clone(&ready.forwarding);
         let (inbox, _thread) = runner::start(
@@ -94,6 +97,7 @@ impl Running {
                 gate: Arc::clone(&gate),
                 snapshots,
                 host: requests,
+                probes: [probes, probes6],
                 shrunk: Arc::clone(&shrunk),
             },
         )
@@ -111,9 +115,11 @@ impl Running {
         watchers.spawn(guard(host.clone(), std::mem::take(&mut ready.lanes.guarded), more, inbox.clone()));
         watchers.spawn(follow_file(host.clone(), source, wishes, inbox.clone(), seen.clone()));
         watchers.spawn(gate::watch(gate, counters.clone()));
+        watchers.spawn(strays::watch(host.clone(), inbox.clone(), seen.clone()));
         watchers.spawn(housekeeping::give_memory_back(shrunk));
         watchers.spawn(housekeeping::tidy(ready.forwarding, Arc::clone(&fallbacks), counters.clone()));
-        learn_path_mtus(&mut watchers, config, &ports, &inbox);
+        let around = || Around { inbox: inbox.clone(), snapshots: seen.clone(), counters: counters.clone() };
+        listen_to_routers(&mut watchers, config, &ports, [probed, probed6], around);
         let forced = config.tunnel.uplink == config::Uplink::Tap;
         let own = config.node.addresses().next().context("this node has no underlay address")?.addr();
         let uplink_watch = UplinkWatch {
@@ -127,6 +133,7 @@ impl Running {
             news: changed,
             refused: 0,
             ways: Ways::new(),
+            policies: PolicyWatch::new(),
         };
         let uplink_watch = tokio::spawn(uplink_watch.run());
         let (stop, stopped) = watch::channel(());
@@ -294,13 +301,24 @@ async fn follow_file(
     }
 }
 
-/// Listens to the routers of the underlay about each kind of packet of ours.
-fn learn_path_mtus(watchers: &mut JoinSet<()>, config: &Config, source_ports: &[u16], inbox: &Inbox) {
-    for own in config.node.addresses() {
-        let ours = Ours { address: own.addr(), source_ports: source_ports.to_vec() };
-        match PathMtuListener::new(inbox.clone(), ours) {
+/// Listens to the routers of the underlay about each kind of packet of ours; `wishes` are for IPv4 and for IPv6.
+fn listen_to_routers(
+    watchers: &mut JoinSet<()>,
+    config: &Config,
+    source_ports: &[u16],
+    wishes: [mpsc::UnboundedReceiver<ProbeWish>; 2],
+    around: impl Fn() -> Around,
+) {
+    let own =
+        [config.node.address.map(|own| own.addr().into()), config.node.address6.map(|own| own.addr().into())];
+    for (own, wishes) in own.into_iter().zip(wishes) {
+        let Some(address) = own else { continue };
+        let ours = Ours { address, source_ports: source_ports.to_vec() };
+        match IcmpListener::new(around(), ours, wishes) {
             Ok(listener) => drop(watchers.spawn(listener.run())),
-            Err(error) => tracing::warn!("path MTUs are not learned: {error}; this needs CAP_NET_RAW"),
+            Err(error) => tracing::warn!(
+                "path MTUs are not learned, and pods do not hear of peers that are down: {error}; this needs CAP_NET_RAW"
+            ),
         }
     }
 }

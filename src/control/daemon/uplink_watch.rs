@@ -3,7 +3,8 @@
 //!
 //! Once a second the uplink and the neighbour table are read and what they say goes to the engine. The ways are
 //! looked up every few seconds, when the kernel tells of a change that may concern them, and when it has refused a
-//! packet as too large. Where there is a TAP, so are the features of the interfaces that they lead by. The TAP is tested at start, and every few seconds once it has carried traffic.
+//! packet as too large. Where there is a TAP, so are the features of the interfaces that they lead by. The TAP is
+//! tested at start, and every few seconds once it has carried traffic.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep};
 
+use super::policy_watch::PolicyWatch;
 use super::runner::Inbox;
 use super::tap_watch::TapWatch;
 use crate::control::engine::port::{HostRequest, Notice, Uplink};
@@ -58,6 +60,8 @@ pub struct UplinkWatch {
     pub refused: u64,
     /// The way to each address of a peer, as of the last slow tick.
     pub ways: Ways,
+    /// The kernel's IPsec policies, where it has such.
+    pub policies: PolicyWatch,
 }
 
 /// Ways to addresses of peers.
@@ -78,6 +82,10 @@ impl UplinkWatch {
             if slow {
                 self.find_ways(&before, &neighbours).await;
                 next_slow = Instant::now() + SLOW;
+            }
+            // First hops and the TAP come after: nothing leaves past a policy.
+            if let Some(event) = self.policies.look(&before) {
+                self.inbox.send(event);
             }
             let resolved = self.tell_hops(&neighbours);
             if let Some(tap) = &mut self.tap {

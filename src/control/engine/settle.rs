@@ -16,7 +16,8 @@ impl Engine {
     /// Everything that follows from what has just happened, in the order in which it has to be done:
     /// packets first, then the kernel.
     pub(super) fn settle(&mut self, now: Instant) {
-        self.paths.expire(&mut self.state, now);
+        let probes = self.paths.expire(&mut self.state, now);
+        self.effects.extend(probes);
         if self.publisher.is_due(self.state.has_pending(), self.state.urgent, now) {
             self.publish(now);
         } else if self.publisher.is_behind() && !self.state.has_pending() {
@@ -111,6 +112,8 @@ impl Engine {
         let reached = |mode| !self.state.peers_by(mode).is_empty();
         let modes = (reached(Mode::Ipip), reached(Mode::Direct));
         let needs = needs_of(&self.state.config, &self.uplink.name, modes);
-        judge::judge_settings(&needs, &self.host.view().settings).requirements().collect()
+        let verdict = judge::judge_settings(&needs, &self.host.view().settings);
+        let seen = self.policies.iter().chain(&self.strays).cloned();
+        verdict.requirements().chain(seen).collect()
     }
 }

@@ -120,6 +120,23 @@ impl Snapshot {
         self.reached.by(mode)
     }
 
+    /// Whether packets from a pod of this node at `source` to `destination` travel by a mode to the peer with an
+    /// underlay address.
+    pub fn carries(&self, source: IpAddr, destination: IpAddr, (mode, peer): (Mode, IpAddr)) -> bool {
+        let ours = self.rib.lookup(source).is_some_and(|route| route.target == Target::Local);
+        let Some(route) = self.rib.lookup(destination).filter(|_| ours) else { return false };
+        let within = Prefix::host(destination);
+        decide(&self.rib, &self.peers, &self.policy, within, &route.target)
+            .any(|(owner, decision)| owner.address == peer && decision.mode == mode)
+    }
+
+    /// The peer that has sent a packet from `source` to a pod of this node at `destination`, if one owns its source.
+    pub fn stray(&self, source: IpAddr, destination: IpAddr) -> Option<String> {
+        let ours = self.rib.lookup(destination).is_some_and(|route| route.target == Target::Local);
+        let route = self.rib.lookup(source).filter(|_| ours)?;
+        self.names(&route.target).next().map(str::to_owned)
+    }
+
     /// UDP port of VXLAN at the peer with `address`.
     pub fn port_of(&self, address: IpAddr) -> Option<u16> {
         self.peers.iter().find(|peer| peer.address == address).map(|peer| peer.port)
@@ -282,7 +299,11 @@ fn way_of(peer: &Peer, choice: &Choice) -> PeerWay {
     match choice {
         _ if peer.address.is_ipv6() => socket("the TAP serves peers over IPv4"),
         Choice { tap: false, why } => socket(why),
+        _ if peer.policed => socket("an IPsec policy is about it"),
         _ if peer.path_mtu.is_some() => socket("a router said that its path carries less than the uplink"),
+        _ if peer.rumoured => {
+            socket("a router is said to carry less than the uplink, which was not confirmed")
+        }
         Choice { tap: true, why } => PeerWay { way: "tap".to_owned(), reason: why.clone() },
     }
 }

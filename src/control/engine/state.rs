@@ -334,6 +334,17 @@ impl State {
         }
     }
 
+    /// Which addresses IPsec policies are about.
+    pub(super) fn set_policed(&mut self, addresses: &BTreeSet<IpAddr>) {
+        let other = |peer: &Peer| !peer.is_gone() && peer.policed != addresses.contains(&peer.address);
+        if self.peers.iter().any(other) {
+            for peer in Arc::make_mut(&mut self.peers).iter_mut().filter(|peer| other(peer)) {
+                peer.policed = !peer.policed;
+            }
+            self.publish_now();
+        }
+    }
+
     /// Removes all routes of a source.
     pub(super) fn withdraw(&mut self, source: Source) {
         self.rib.replace(source, []);

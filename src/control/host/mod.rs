@@ -21,6 +21,8 @@ mod netlink;
 mod notices;
 mod observe;
 mod open;
+mod policies;
+mod reverse_path;
 mod route;
 mod sysctl;
 mod way;
@@ -32,6 +34,7 @@ pub use guard::{Guarded, INTERVAL as GUARD_INTERVAL, look as look_for_strangers,
 pub use neighbour::Neighbour;
 pub use notices::Notices;
 pub use open::{Tap as OpenTap, Tun as OpenTun};
+pub use policies::{Policies, Policy};
 pub use way::{FirstHop, Interfaces, PeerWay};
 
 use rtnetlink::Handle;

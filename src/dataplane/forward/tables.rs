@@ -254,7 +254,7 @@ impl PeerHeaders {
         };
         // The kernel forwards what is written to the TAP by its own path MTU, which it learns without our
         // checks (RFC 1191): a forged report could lower it until nothing is forwarded.
-        let link = underlay.tap.filter(|_| peer.path_mtu.is_none());
+        let link = underlay.tap.filter(|_| peer.path_mtu.is_none() && !peer.rumoured && !peer.policed);
         let whole =
             |mode| peer.way.as_ref().and_then(|way| way.choice(mode)).is_some_and(|choice| choice.tap);
         let tap = link.filter(|_| whole(Mode::Vxlan)).zip(v4).map(|(tap, (source, destination))| {
@@ -271,7 +271,11 @@ impl PeerHeaders {
             vxlan,
             tap,
             tap_ipip: tap_ipip.map(|(tap, (_, destination))| ipip_gso::template(tap.mac, destination)),
-            frame: peer.hop.map(|hop| frame::template(hop, Family::of(peer.address).ethertype())),
+            // A packet socket passes no IPsec policy.
+            frame: peer
+                .hop
+                .filter(|_| !peer.policed)
+                .map(|hop| frame::template(hop, Family::of(peer.address).ethertype())),
             bare: PerFamily::from_fn(|family| Bare::new(peer, family)),
         }
     }

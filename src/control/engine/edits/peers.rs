@@ -56,6 +56,8 @@ impl State {
             sends_for: sends_for.into(),
             link_mtus: [None; 2],
             path_mtu: None,
+            rumoured: false,
+            policed: false,
             way: None,
             counters,
         };

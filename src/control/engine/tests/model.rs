@@ -244,6 +244,7 @@ impl Recorder {
             }
             Effect::Require(open) => self.wanted.push(format!("require {}", open.command)),
             Effect::Resolved(open) => self.wanted.push(format!("resolved {}", open.command)),
+            Effect::ProbePath { peer, size } => self.wanted.push(format!("probe {peer} {size}")),
             Effect::Shrunk => self.wanted.push("shrunk".to_owned()),
         }
         None
