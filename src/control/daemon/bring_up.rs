@@ -9,9 +9,7 @@ use super::tap_device::{TapDevice, first, tap_name};
 use crate::config::{self, Backend, Config, Switch};
 use crate::control::engine::Failure;
 use crate::control::engine::judge::Facts;
-use crate::control::engine::port::{
-    HostError, HostRequest, TunBackend, Uplink,
-};
+use crate::control::engine::port::{HostError, HostRequest, TunBackend, Uplink};
 use crate::control::host::{Answer, Guarded, Host, OpenTun};
 use crate::dataplane::device::Origin;
 use crate::dataplane::packet::Offloaded;
@@ -81,7 +79,7 @@ pub async fn lanes(host: &Host, config: &Config, facts: &Facts, uplink: &Uplink)
     for (worker, device) in (0..).zip(queues.devices) {
         let request = HostRequest::OpenSockets { setup: Arc::clone(&shared), worker };
         let pick = |answer| if let Answer::Sockets(sockets) = answer { Some(*sockets) } else { None };
-        let queue = tap.device.as_ref().and_then(|tap| tap.queue(index));
+        let queue = tap.device.as_ref().and_then(|tap| tap.queue(usize::from(worker)));
         let sockets = opened(host.execute(request).await, pick)?.with_tap(queue);
         lanes.push(Lane { device, sockets });
     }

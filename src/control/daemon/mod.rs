@@ -17,6 +17,7 @@ pub mod handle;
 mod housekeeping;
 pub mod log;
 mod path_mtu;
+mod peer_ways;
 pub mod runner;
 mod start;
 mod supervise;

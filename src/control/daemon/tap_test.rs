@@ -76,12 +76,7 @@ impl TapTest {
         }
     }
 
-    async fn probe(
-        &mut self,
-        mode: Mode,
-        uplink: u32,
-        (peer, port): (Ipv4Addr, u16),
-    ) -> Result<(), Fault> {
+    async fn probe(&mut self, mode: Mode, uplink: u32, (peer, port): (Ipv4Addr, u16)) -> Result<(), Fault> {
         self.parse_probe(peer, port).map_err(Fault::call("the kernel does not take tunnel super-packets"))?;
         // The id tells this probe from all earlier ones.
         self.id = self.id.wrapping_add(1).max(1);
