@@ -19,6 +19,7 @@ pub mod handle;
 mod housekeeping;
 mod icmp;
 pub mod log;
+mod peer_ways;
 mod policy_watch;
 mod rights;
 pub mod runner;

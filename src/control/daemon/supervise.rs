@@ -1,5 +1,6 @@
 //! Everything that runs between start and end, and the order in which it ends.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,16 +15,17 @@ use super::gate::{self, Gate};
 use super::handle::{Choices, Handle, Links, ReloadWish};
 use super::housekeeping;
 use super::icmp::{Around, IcmpListener, Ours, ProbeWish};
+use super::peer_ways::PeerWays;
 use super::policy_watch::PolicyWatch;
 use super::runner::{self, Inbox, Ports};
 use super::start::{Ready, take_down};
 use super::strays;
 use super::tap_watch::TapWatch;
-use super::uplink_watch::{UplinkWatch, Ways};
+use super::uplink_watch::UplinkWatch;
 use crate::config::{self, Config};
 use crate::control::engine::port::{HostRequest, Notice};
 use crate::control::engine::{EffectId, Event, Snapshot, tun_addresses};
-use crate::control::host::{self, Guarded, Host, Notices};
+use crate::control::host::{self, Guarded, Host, NeighbourTable, Notices};
 use crate::control::server::render::Exporter;
 use crate::control::server::{self, metrics_http};
 use crate::control::source::file::FileSource;
@@ -132,10 +134,12 @@ impl Running {
             tap: ready.lanes.tap.take().map(|tap| TapWatch::new(tap, forced, counters.clone(), guarded)),
             news: changed,
             refused: 0,
-            ways: Ways::new(),
+            ways: PeerWays::default(),
+            neighbours: NeighbourTable::default(),
+            kept: HashMap::new(),
             policies: PolicyWatch::new(),
         };
-        let uplink_watch = tokio::spawn(uplink_watch.run());
+        let uplink_watch = tokio::spawn(uplink_watch.run(std::mem::take(&mut ready.ways)));
         let (stop, stopped) = watch::channel(());
         let mut running = Self {
             host,

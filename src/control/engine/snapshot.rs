@@ -105,6 +105,11 @@ impl Snapshot {
         self.peers.iter().filter(|peer| !peer.is_gone())
     }
 
+    /// Whether nothing was edited in the peers between both.
+    pub fn shares_peers_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.peers, &other.peers)
+    }
+
     /// Whether both have the same peers.
     pub fn has_peers_of(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.peers, &other.peers) || self.addresses().eq(other.addresses())

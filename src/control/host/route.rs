@@ -176,6 +176,23 @@ pub(super) fn found(message: &RouteMessage) -> Option<Found> {
     })
 }
 
+/// The destination of a route, whatever its table.
+pub(super) fn destination(message: &RouteMessage) -> Option<Prefix> {
+    let mut address: IpAddr = match message.header.address_family {
+        AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
+        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
+        _ => return None,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(a)) => address = (*a).into(),
+            RouteAttribute::Destination(RouteAddress::Inet6(a)) => address = (*a).into(),
+            _ => {}
+        }
+    }
+    Prefix::containing(address, message.header.destination_prefix_length)
+}
+
 /// The route as the kernel is asked for it.
 pub(super) fn message(index: u32, route: &TunRoute) -> RouteMessage {
     // IPv6 routes have no scope of their own; the kernel shows them as universe.
