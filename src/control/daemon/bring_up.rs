@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::bail;
 
 use super::descriptors;
-use super::tap_device::{TapDevice, first, tap_name};
+use super::watch::tap_device::{TapDevice, first, tap_name};
 use crate::config::{self, Backend, Config, Switch};
 use crate::control::engine::Failure;
 use crate::control::engine::judge::Facts;

@@ -9,7 +9,6 @@
 //!
 //! Everything that was changed is taken back, in reverse order, whatever ended the run.
 
-mod address_watch;
 mod backoff;
 mod bring_up;
 mod descriptors;
@@ -17,20 +16,13 @@ mod fallbacks;
 pub mod gate;
 pub mod handle;
 mod housekeeping;
-mod icmp;
 pub mod log;
-mod peer_ways;
-mod policy_watch;
 mod rights;
 pub mod runner;
 mod start;
-mod strays;
 mod supervise;
 mod sys;
-mod tap_device;
-mod tap_test;
-mod tap_watch;
-mod uplink_watch;
+mod watch;
 
 use std::path::PathBuf;
 

@@ -3,6 +3,7 @@
 //! A thread of its own, because an edit of a million routes takes long, and nobody else is to wait for it.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
@@ -12,7 +13,6 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::gate::Gate;
-use super::icmp::ProbeWish;
 use crate::control::engine::port::{HostRequest, Requirement};
 use crate::control::engine::refusal::{Kind, Refusal};
 use crate::control::engine::{Asked, Effect, EffectId, Engine, Event, Reply, RequestId, Snapshot};
@@ -71,6 +71,9 @@ impl Inbox {
         answered.await.unwrap_or_default()
     }
 }
+
+/// A wish to have a path probed: the address of the peer, and the bytes of the packet.
+pub type ProbeWish = (IpAddr, u16);
 
 /// Where the effects go.
 pub struct Ports {

@@ -7,10 +7,10 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 
 use super::bring_up::{self, Lanes};
-use super::peer_ways::Ways;
 use super::runner;
-use super::tap_device::TapDevice;
-use super::uplink_watch::{mtus_of, stand_in};
+use super::watch::peer_ways::Ways;
+use super::watch::tap_device::TapDevice;
+use super::watch::uplink_watch::{mtus_of, stand_in};
 use crate::config::Config;
 use crate::control::engine::judge::{self, Facts};
 use crate::control::engine::port::{HostError, HostRequest, LinkChange, Uplink};

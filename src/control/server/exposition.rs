@@ -66,15 +66,23 @@ impl Form {
         let (mut weight, mut exact) = (1000, 0);
         for part in parts {
             match part.split_once('=') {
-                Some(("q", value)) => {
-                    weight = value.parse::<f32>().map_or(0, |q| (q.clamp(0.0, 1.0) * 1000.0) as u16)
-                }
+                Some(("q", value)) => weight = thousandths(value),
                 Some(("version", value)) if value.trim_matches('"') == version => exact = 1,
                 Some(("version", _)) => return None,
                 _ => {}
             }
         }
         Some((precision + exact, weight))
+    }
+}
+
+/// A weight of RFC 9110 §12.4.2, such as `0.5` or `1`, in thousandths; 0 for what is none.
+fn thousandths(weight: &str) -> u16 {
+    let (whole, digits) = weight.split_once('.').unwrap_or((weight, ""));
+    match whole {
+        "1" => 1000,
+        "0" => format!("{digits:0<3}").parse().ok().filter(|thousandths| *thousandths < 1000).unwrap_or(0),
+        _ => 0,
     }
 }
 

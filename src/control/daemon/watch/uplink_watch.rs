@@ -18,8 +18,8 @@ use tokio::time::sleep;
 
 use super::peer_ways::{PeerWays, Ways};
 use super::policy_watch::PolicyWatch;
-use super::runner::Inbox;
 use super::tap_watch::TapWatch;
+use crate::control::daemon::runner::Inbox;
 use crate::control::engine::port::{HostRequest, Notice, Uplink};
 use crate::control::engine::{Event, Snapshot};
 use crate::control::host::{Host, NeighbourTable, PeerWay};
@@ -236,7 +236,7 @@ impl UplinkWatch {
         self.kept.retain(|_, last| now < *last + SLOW);
         let mut wanted: Vec<(u32, IpAddr)> = self.ways.used(now).map(|(_, way)| key(&way)).collect();
         if let Some(tap) = &mut self.tap {
-            let tried = tap.to_resolve();
+            let tried = tap.take_unresolved();
             wanted.extend(tried.filter_map(|peer| self.ways.get(peer)).map(|way| key(&way)));
         }
         if !snapshot.peers_by(Mode::Direct).is_empty() {

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::backoff::Backoff;
 use super::tap_device::TapDevice;
 use super::tap_test::Outcome as TestOutcome;
+use crate::control::daemon::backoff::Backoff;
 use crate::control::engine::ways::{self, Features, Use};
 use crate::control::engine::{Snapshot, TapUse};
 use crate::control::host::{FeatureReader, Guarded, Host, PeerWay};
@@ -136,7 +136,7 @@ impl TapWatch {
     }
 
     /// Peers whose neighbours are wanted for a test, a few of them.
-    pub fn to_resolve(&mut self) -> impl Iterator<Item = IpAddr> + use<> {
+    pub fn take_unresolved(&mut self) -> impl Iterator<Item = IpAddr> + use<> {
         std::mem::take(&mut self.unresolved).into_iter()
     }
 

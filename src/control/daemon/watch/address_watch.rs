@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::time::{sleep, timeout};
 
-use super::runner::Inbox;
+use crate::control::daemon::runner::Inbox;
 use crate::control::engine::Event;
 use crate::control::engine::port::Notice;
 use crate::control::host::Host;

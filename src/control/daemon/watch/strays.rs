@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::runner::Inbox;
+use crate::control::daemon::runner::Inbox;
 use crate::control::engine::port::Requirement;
 use crate::control::engine::{Event, Snapshot};
 use crate::control::host::Host;
@@ -28,7 +28,7 @@ const MOST: usize = 4096;
 const SHOWN: Duration = Duration::from_secs(30);
 
 /// Watches the filter of the uplink for ever.
-pub(super) async fn watch(host: Host, inbox: Inbox, snapshots: watch::Receiver<Arc<Snapshot>>) {
+pub async fn watch(host: Host, inbox: Inbox, snapshots: watch::Receiver<Arc<Snapshot>>) {
     let mut before = host.reverse_path(&snapshots.borrow().uplink).dropped;
     let mut shown: (Vec<Requirement>, Instant) = (Vec::new(), Instant::now());
     loop {

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 
-use super::backoff::Backoff;
 use super::tap_test::TapTest;
+use crate::control::daemon::backoff::Backoff;
 use crate::control::engine::Failure;
 use crate::control::engine::port::{HostError, HostRequest, LinkChange, TAP_QUIET, TAP_SYSCTLS};
 use crate::control::host::{Answer, Guarded, Host};

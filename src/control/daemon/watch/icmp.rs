@@ -17,7 +17,6 @@ mod relay;
 mod report;
 
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +28,7 @@ use self::probe::Probes;
 use self::relay::Relay;
 pub use self::report::Ours;
 use self::report::{Message, Quote, What};
-use super::runner::Inbox;
+use crate::control::daemon::runner::{Inbox, ProbeWish};
 use crate::control::engine::{Event, PathMtu, Probed, Snapshot};
 use crate::dataplane::observe::Counters;
 use crate::dataplane::underlay::icmp;
@@ -38,9 +37,6 @@ use crate::dataplane::underlay::icmp;
 const PAUSE: Duration = Duration::from_millis(1);
 /// Bytes of the largest IP packet.
 const LARGEST: usize = 65535;
-
-/// A wish to have a path probed: the address of the peer, and the bytes of the packet.
-pub type ProbeWish = (IpAddr, u16);
 
 /// What the listener needs to know of the daemon.
 pub struct Around {
