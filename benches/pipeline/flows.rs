@@ -60,6 +60,8 @@ fn forwarding(mode: Mode) -> Forwarding {
         sends_for: Arc::default(),
         link_mtus: [None; 2],
         path_mtu: None,
+        rumoured: false,
+        policed: false,
         way: Some(Arc::new(Way {
             interface: "u0".to_owned(),
             vxlan: Choice::tap("all"),

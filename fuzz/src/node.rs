@@ -76,6 +76,8 @@ fn build(mode: Mode, ipv6: bool, fast: bool) -> Forwarding {
         sends_for: std::sync::Arc::default(),
         link_mtus: [None; 2],
         path_mtu: None,
+        rumoured: false,
+        policed: false,
         way: fast.then(|| {
             Arc::new(Way { interface: "u0".to_owned(), vxlan: Choice::tap("all"), ipip: Choice::tap("all") })
         }),

@@ -50,6 +50,13 @@ pub struct Status {
     /// Log lines that did not reach stderr: it was full, or nobody read it in time.
     #[serde(default)]
     pub log_lines_lost: u64,
+    /// Packets that the kernel did not hand to the receiving sockets: of strangers while it refuses them, or
+    /// because a buffer was full.
+    #[serde(default)]
+    pub socket_drops: u64,
+    /// Whether the kernel refuses packets of strangers, because there are many.
+    #[serde(default)]
+    pub strangers_refused: bool,
     /// Number of routes in the forwarding table.
     pub routes: usize,
     /// The other nodes, those of the configuration first.

@@ -38,9 +38,11 @@ enum PeerCommand {
 
 Examples:
   underpass peer add node-d 192.0.2.4
-  underpass peer add node-d 192.0.2.4 --subnet 10.244.4.0/24 --subnet fd00:10:244:4::/64
+  underpass peer add node-d 192.0.2.4 --subnet 10.244.4.0/24 \\
+      --subnet fd00:10:244:4::/64
   underpass peer add node-d 192.0.2.4 --address6 2001:db8::4
-  underpass peer add node-d 192.0.2.4 --also-from 192.0.2.14 --sends-for 10.8.0.0/24")]
+  underpass peer add node-d 192.0.2.4 --also-from 192.0.2.14 \\
+      --sends-for 10.8.0.0/24")]
     Add {
         /// The node's name
         name: NodeName,

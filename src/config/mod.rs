@@ -14,6 +14,7 @@ mod schema;
 mod speakers;
 #[cfg(test)]
 mod tests;
+mod unquoted;
 mod value;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -22,7 +23,7 @@ use std::path::PathBuf;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 pub use self::diagnostic::{ConfigError, ConfigErrors};
-pub use self::parse::{load, parse};
+pub use self::parse::{load, load_again, parse};
 pub use self::value::{for_pods, for_senders, unicast};
 use crate::net::{Mac, NodeName, Prefix, Vni};
 pub use crate::route::Pool;
@@ -217,9 +218,13 @@ impl Peer {
 pub struct Control {
     /// `socket`: path of the Unix socket.
     pub socket: PathBuf,
+    /// `max_routes`: most routes that requests may lead to.
+    pub max_routes: usize,
 }
 
 impl Control {
     /// The default of `socket`.
     pub const SOCKET: &str = "/run/underpass/underpass.sock";
+    /// The default of `max_routes`.
+    pub const MAX_ROUTES: usize = 4_000_000;
 }

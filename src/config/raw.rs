@@ -26,6 +26,7 @@ pub(super) struct Raw {
     pub(super) local_sends_for: List<Prefix>,
     pub(super) peers: Vec<Peer>,
     socket: Option<At<PathBuf>>,
+    max_routes: Option<At<usize>>,
     listen: Option<At<Option<SocketAddr>>>,
 }
 
@@ -97,6 +98,7 @@ impl Raw {
             local_sends_for: local.list_or_empty(log, "sends_for", value::sender_prefix),
             peers: Table::repeated(root, &schema::PEER, log).iter().map(|t| Peer::read(t, log)).collect(),
             socket: control.value_or(log, "socket", PathBuf::from(Control::SOCKET), value::socket_path),
+            max_routes: control.value_or(log, "max_routes", Control::MAX_ROUTES, value::max_routes),
             listen: metrics.value_or(log, "listen", None, value::listen),
         }
     }
@@ -115,7 +117,7 @@ impl Raw {
             local_subnets: self.local.build()?,
             local_sends_for: self.local_sends_for.build()?,
             peers: self.peers.into_iter().map(Peer::build).collect::<Option<_>>()?,
-            control: Control { socket: self.socket?.value },
+            control: Control { socket: self.socket?.value, max_routes: self.max_routes?.value },
             metrics: self.listen?.value,
         })
     }

@@ -54,7 +54,7 @@ pub(super) static PEER: Section = repeated(
     "peer",
     &["name", "address", "address6", "also_from", "port", "subnets", "sends_for", "vtep_mac"],
 );
-pub(super) static CONTROL: Section = single("control", &["socket"]);
+pub(super) static CONTROL: Section = single("control", &["socket", "max_routes"]);
 pub(super) static METRICS: Section = single("metrics", &["listen"]);
 
 /// Every section, in the order of the documentation.

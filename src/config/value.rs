@@ -240,6 +240,14 @@ pub(super) fn socket_path(value: &DeValue<'_>) -> Result<PathBuf, String> {
 }
 
 /// `metrics.listen`.
+/// A number of routes that memory can hold.
+pub(super) fn max_routes(value: &DeValue<'_>) -> Result<usize, String> {
+    const MOST: i64 = 100_000_000;
+    let number = integer(value)?;
+    let fits = usize::try_from(number).ok().filter(|_| number <= MOST);
+    fits.ok_or_else(|| format!("{number} is out of range; use 0 to {MOST}"))
+}
+
 pub(super) fn listen(value: &DeValue<'_>) -> Result<Option<SocketAddr>, String> {
     let given = text(value)?;
     given.parse().map(Some).map_err(|_| {

@@ -29,6 +29,20 @@ pub const MAX_V6: usize = ipv6::MIN_MTU as usize;
 pub const UNREACHABLE: u8 = 3;
 /// Code of [`UNREACHABLE`]: fragmentation needed and DF set.
 pub const FRAGMENTATION_NEEDED: u8 = 4;
+/// IPv4 type: time exceeded.
+pub const TIME_EXCEEDED: u8 = 11;
+/// IPv4 types: an echo request and its answer.
+pub const ECHO: u8 = 8;
+/// See [`ECHO`].
+pub const ECHO_REPLY: u8 = 0;
+/// IPv6 types: destination unreachable, time exceeded.
+pub const UNREACHABLE6: u8 = 1;
+/// See [`UNREACHABLE6`].
+pub const TIME_EXCEEDED6: u8 = 3;
+/// IPv6 types: an echo request and its answer.
+pub const ECHO6: u8 = 128;
+/// See [`ECHO6`].
+pub const ECHO_REPLY6: u8 = 129;
 /// IPv6 type: packet too big.
 pub const PACKET_TOO_BIG: u8 = 2;
 
@@ -88,6 +102,15 @@ pub fn may_answer(packet: &[u8]) -> bool {
     }
 }
 
+/// The same for the beginning of a packet, as an error quotes it.
+pub fn may_answer_quoted(quote: &[u8]) -> bool {
+    match quote.first().map(|byte| byte >> 4) {
+        Some(4) => ipv4::Ipv4::parse_quote(quote).is_ok_and(may_answer_v4),
+        Some(6) => ipv6::Ipv6::parse_quote(quote).is_ok_and(may_answer_v6),
+        _ => false,
+    }
+}
+
 fn may_answer_v4(ip: ipv4::Ipv4<'_>) -> bool {
     // Destination unreachable, source quench, redirect, time exceeded, parameter problem.
     let no_error = |kind: &u8| !matches!(*kind, 3 | 4 | 5 | 11 | 12);
@@ -138,6 +161,22 @@ pub fn write(out: &mut [u8], source: IpAddr, packet: &[u8], problem: Problem) ->
     match source {
         IpAddr::V4(source) => write_v4(out, source, ipv4::Ipv4::parse(packet)?, problem),
         IpAddr::V6(source) => write_v6(out, source, ipv6::Ipv6::parse(packet)?, problem),
+    }
+}
+
+/// The same about a packet of which only the beginning is there, as another error quotes it.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_quoted(
+    out: &mut [u8],
+    source: IpAddr,
+    quote: &[u8],
+    problem: Problem,
+) -> Result<usize, Malformed> {
+    match source {
+        IpAddr::V4(source) => write_v4(out, source, ipv4::Ipv4::parse_quote(quote)?, problem),
+        IpAddr::V6(source) => write_v6(out, source, ipv6::Ipv6::parse_quote(quote)?, problem),
     }
 }
 

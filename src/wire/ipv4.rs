@@ -29,6 +29,9 @@ pub const DF: u16 = 0x4000;
 /// More Fragments, in the flags word.
 pub const MF: u16 = 0x2000;
 
+/// Bytes behind the header that an error quotes at least (RFC 792).
+const QUOTED: usize = 8;
+
 const FIELD_TOS: usize = 1;
 const FIELD_TOTAL_LEN: usize = 2;
 const FIELD_ID: usize = 4;
@@ -59,6 +62,23 @@ impl<'a> Ipv4<'a> {
             return Err(Malformed);
         }
         Ok(Self(&bytes[..total]))
+    }
+
+    /// The beginning of a packet, as an ICMP error quotes it: the header and eight bytes at least. The view ends
+    /// where the quote does.
+    ///
+    /// # Errors
+    /// `Malformed` unless version is 4 and 20 ≤ header length ≤ total length, and so much is there.
+    pub fn parse_quote(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        if bytes.len() < LEN || bytes[0] >> 4 != 4 {
+            return Err(Malformed);
+        }
+        let header = usize::from(bytes[0] & 0x0f) * 4;
+        let total = usize::from(be16(bytes, FIELD_TOTAL_LEN));
+        if header < LEN || total < header || bytes.len() < total.min(header + QUOTED) {
+            return Err(Malformed);
+        }
+        Ok(Self(&bytes[..total.min(bytes.len())]))
     }
 
     /// Bytes of the header with options, 20 to 60.

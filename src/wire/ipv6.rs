@@ -54,6 +54,19 @@ impl<'a> Ipv6<'a> {
         Ok(Self(&bytes[..total]))
     }
 
+    /// The beginning of a packet, as an ICMP error quotes it: the fixed header at least. The view ends where the
+    /// quote does.
+    ///
+    /// # Errors
+    /// `Malformed` unless version is 6 and the fixed header is there.
+    pub fn parse_quote(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        if bytes.len() < LEN || bytes[0] >> 4 != 6 {
+            return Err(Malformed);
+        }
+        let total = LEN + usize::from(be16(bytes, FIELD_PAYLOAD_LEN));
+        Ok(Self(&bytes[..total.min(bytes.len())]))
+    }
+
     /// Bytes of the packet, header included.
     #[inline]
     pub fn total_len(self) -> usize {

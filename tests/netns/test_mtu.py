@@ -4,6 +4,8 @@ import bootstrap
 
 import contextlib
 import json
+import socket
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -184,20 +186,18 @@ class PathShrinks6(Shrinking):
                 wait_until(whole, 5, "a large ping that is answered")
                 self.assertEqual(self.lab.ping("podA", C, "-M", "dont", "-s", "3000"), 3)
 
-    def test_forged_reports_are_ignored(self) -> None:
+    def test_forged_reports_are_refuted(self) -> None:
+        """S3 over IPv6: the quoted packet looks like those that n1 sends, but n3 answers to a probe of its size."""
         self.start_both(MODES["ipip"][0])
-        quoted = IPv6(src=self.UNDERLAY["n1"], dst=self.UNDERLAY["n3"], nh=4) / Raw(b"\x45" + bytes(1400))
-        other = IPv6(src=self.UNDERLAY["n1"], dst="2001:db8:3::4", nh=4) / Raw(b"\x45" + bytes(1400))
-        for what, packet, mtu in (
-            ("less than any link has", quoted, 1279),
-            ("as large as the uplink's", quoted, 1500),
-            ("no peer", other, 1300),
-        ):
-            with self.subTest(what):
-                self.forge(packet, mtu)
-        # Behind all these one that is believed: the others have been judged by then.
-        self.forge(quoted, 1310)
-        wait_until(lambda: self.route_mtu() == 1310 - 40, 3, "the good one")
+        quoted = IPv6(src=self.UNDERLAY["n1"], dst=self.UNDERLAY["n3"], nh=4) / Raw(b"\x45\0\x05\xb4" + bytes(1456))
+        self.lab.tcp_transfer("podA", "podC", C, MIB)
+        wire = self.tap("n3", "eth0")
+        self.forge(quoted, 1300)
+        is_probe = lambda frame: frame[20:21] == b"\x3a" and frame[54:55] == b"\x80"  # noqa: E731
+        wait_until(lambda: any(is_probe(frame) for frame in wire.incoming()), 3, "a probe")
+        self.assertEqual(self.route_mtu(), 1500 - 40)
+        self.lab.tcp_transfer("podA", "podC", C, MIB)
+        self.assertEqual(self.route_mtu(), 1500 - 40)
 
     def forge(self, quoted: Any, mtu: int) -> None:
         error = (
@@ -207,64 +207,114 @@ class PathShrinks6(Shrinking):
 
 
 class Reports(Shrinking):
-    """Reports that R makes up. They have a lab of their own: the kernel of n1 believes more of them than the daemon."""
+    """S3: reports that R makes up, and who may be believed."""
 
-    def test_the_uplink_starts_over(self) -> None:
-        self.restart(**MODES["ipip"][0])
-        self.forge(outer("ipip", b"\x45" + bytes(1399), source=ADDRESSES["n1"], target=ADDRESSES["n3"]), 1300)
-        wait_until(lambda: self.route_mtu() == 1280, 3, "the report")
-        self.lab.ip("n1", "link set eth0 mtu 1490")
-        self.addCleanup(self.lab.ip, "n1", "link set eth0 mtu 1500")
-        wait_until(lambda: self.route_mtu() == 1470, 3, "the uplink's MTU")
+    def restart_idle(self, mode: str, **config: Any) -> None:
+        self.restart(**MODES[mode][0], **config)
+        self.lab.ip("podA", "route flush cache")
 
     def forge(self, quoted: Any, mtu: int, quote: int = 548) -> None:
-        """R sends n1 a "fragmentation needed" that quotes `quote` bytes of a packet which n1 never sent."""
+        """R sends n1 a "fragmentation needed" that quotes `quote` bytes of a packet which n1 may have sent."""
         icmp = ICMP(type=3, code=4, nexthopmtu=mtu) / Raw(bytes(quoted)[:quote])
         packet = IP(src="192.0.2.254", dst=ADDRESSES["n1"]) / icmp
         self.lab.send("R", "eth0", self.lab.frame("R", "n1", packet))
 
-    def test_p5_forged_reports_are_ignored(self) -> None:
+    def sent_packet(self, wire: Any) -> Any:
+        """The largest packet that n1 has sent to n3 by now."""
+        frames = [frame for frame in wire.incoming() if frame[30:34] == socket.inet_aton(ADDRESSES["n3"])]
+        return max(frames, key=len)[14:]
+
+    def echoes(self, wire: Any) -> list[Any]:
+        """Probes of n1 that passed: echo requests, as large as the link."""
+        frames = wire.incoming()
+        return [frame for frame in frames if frame[23:24] == b"\x01" and frame[34:35] == b"\x08" and len(frame) > 1200]
+
+    def test_s3_what_the_peer_refutes_changes_nothing(self) -> None:
+        """The stranger even knows a packet: the peer answers to a probe as large as it."""
+        for mode, (_, overhead) in MODES.items():
+            for uplink in ("socket", "tap"):
+                with self.subTest(mode, uplink=uplink):
+                    self.restart_idle(mode, tunnel={"uplink": uplink})
+                    if uplink == "tap":
+                        await_tap(self.lab, "n1")
+                    wire = self.tap("sw", "port-n1")
+                    self.lab.tcp_transfer("podA", "podC", C, MIB)
+                    known = self.sent_packet(wire)
+                    far = self.tap("n3", "eth0")
+                    self.forge(known, 600)
+                    self.forge(known, 100, quote=28)
+                    wait_until(lambda: self.echoes(far), 3, "a probe that arrives")
+                    self.lab.tcp_transfer("podA", "podC", C, MIB)
+                    self.assertEqual(self.route_mtu(), 1500 - overhead)
+                    self.assertEqual(self.pod_mtu(), 1500 - overhead)
+                    far.close()
+                    wire.close()
+
+    def test_s3_what_was_not_sent_is_not_even_probed(self) -> None:
         n1, n2, n3 = (ADDRESSES[node] for node in ("n1", "n2", "n3"))
-        for mode, (config, overhead) in MODES.items():
-            self.restart(**config)
+        for mode in MODES:
+            self.restart_idle(mode)
+            wire = self.tap("sw", "port-n1")
+            self.lab.ping("podA", C, "-s", "1000")
+            sent = self.sent_packet(wire)
             other = "vxlan" if mode == "ipip" else "ipip"
-            good = self.ours(mode, n1, n3)
+            sport = struct.unpack("!H", sent[20:22])[0]
             cases = {
-                "unknown peer": (self.ours(mode, n1, "198.51.100.77"), 1300, {}),
-                "not from us": (self.ours(mode, n2, n3), 1300, {}),
-                "the other mode": (self.ours(other, n1, n3), 1300, {}),
-                "larger than the uplink's": (good, 1500, {}),
-                "no MTU": (good, 0, {}),
-                "an impossible MTU": (good, 67, {}),
-                "a short quote": (good, 1300, {"quote": 27}),
+                "larger than what was sent": (self.ours(mode, n1, n3, sport), 700, {}),
+                "unknown peer": (self.ours(mode, n1, "198.51.100.77", sport), 700, {}),
+                "not from us": (self.ours(mode, n2, n3, sport), 700, {}),
+                "nothing was sent to that peer": (self.ours(mode, n1, n2, sport), 700, {}),
+                "the other mode": (self.ours(other, n1, n3, sport), 700, {}),
+                "no MTU": (sent, 0, {}),
+                "an impossible MTU": (sent, 67, {}),
+                "a short quote": (sent, 700, {"quote": 27}),
+                "another length": (sent[:24] + b"\x01" + sent[25:] if mode == "vxlan" else sent[:22] + sent[23:], 700, {}),
             }
             if mode == "vxlan":
-                cases["unknown port"] = (self.ours(mode, n1, n3, sport=40000), 1300, {})
-                cases["unknown target port"] = (self.ours(mode, n1, n3, dport=53), 1300, {})
+                cases["unknown port"] = (sent[:20] + struct.pack("!H", sport ^ 1) + sent[22:], 700, {})
+                cases["unknown target port"] = (sent[:22] + b"\0\x35" + sent[24:], 700, {})
             for what, (quoted, mtu, more) in cases.items():
                 with self.subTest(mode, what=what):
                     self.forge(quoted, mtu, **more)
-            # Behind all these one about n2 that is believed: the others have been judged by then.
-            self.forge(self.ours(mode, n1, n2), 1300, quote=28)
-            wait_until(lambda: self.route_mtu(B) == 1300 - overhead, 3, "the good one")
-            self.assertEqual(self.route_mtu(C), 1500 - overhead)
-            # None lowers it below the floor.
-            self.forge(self.ours(mode, n1, n2), 68)
-            wait_until(lambda: self.route_mtu(B) == FLOOR - overhead, 3, "the floor")
+            # Behind all these one that is probed: the others have been judged by then.
+            self.forge(sent, 700)
+            wait_until(lambda: self.echoes(wire), 3, "a probe")
+            self.assertEqual(len(self.echoes(wire)), 1)
+            wire.close()
 
-    def test_a_forged_report_that_is_believed_makes_packets_small_and_loses_none(self) -> None:
-        for mode, (config, overhead) in MODES.items():
-            for uplink in ("socket", "tap"):
-                with self.subTest(mode, uplink=uplink):
-                    self.restart(**config, tunnel={"uplink": uplink})
-                    if uplink == "tap":
-                        await_tap(self.lab, "n1")
-                    self.lab.ip("podA", "route flush cache")
-                    self.forge(self.ours(mode, ADDRESSES["n1"], ADDRESSES["n3"]), 100)
-                    wait_until(lambda: self.route_mtu() == FLOOR - overhead, 3, "the report")
-                    self.lab.tcp_transfer("podA", "podC", C, MIB)
+    def test_s3_source_ports_are_not_predictable(self) -> None:
+        """256 of 16384, others at each start."""
+        seen = []
+        for _ in range(2):
+            self.restart_idle("vxlan", tunnel={"uplink": "socket"})
+            said = self.lab.exec("n1", "ss", "-Hnulp", f"src {ADDRESSES['n1']} and sport >= :49152").stdout
+            seen.append({int(line.split()[3].rsplit(":", 1)[1]) for line in said.splitlines()})
+        self.assertEqual([len(ports) for ports in seen], [256, 256])
+        self.assertLess(len(seen[0] & seen[1]), 64)
+        self.assertGreater(max(seen[0]) - min(seen[0]), 8192)
 
-    def ours(self, mode: str, source: str, target: str, sport: int = 49152, dport: int = 4789) -> Any:
+    def test_s3_where_nobody_answers_the_third_report_holds_for_a_short_time(self) -> None:
+        mode, overhead = "ipip", 20
+        self.restart_idle(mode)
+        rules = "table ip deaf { chain in { type filter hook input priority 0; icmp type echo-request drop; }; }"
+        self.lab.exec("n3", "nft", rules)
+        self.addCleanup(self.lab.exec, "n3", "nft", "delete table ip deaf")
+        wire = self.tap("sw", "port-n1")
+        self.lab.tcp_transfer("podA", "podC", C, MIB)
+        known = self.sent_packet(wire)
+
+
+        def believed() -> bool:
+            self.lab.ping("podA", C, "-s", "1452", "-M", "dont", count=1)
+            self.forge(known, 600)
+            return bool(self.route_mtu() == FLOOR - overhead)
+
+        wait_until(believed, 15, "a report that is believed")
+        # Three trials of two probes each.
+        self.assertEqual(len(self.echoes(wire)), 6)
+        self.lab.tcp_transfer("podA", "podC", C, MIB)
+
+    def ours(self, mode: str, source: str, target: str, sport: int) -> Any:
         if mode == "ipip":
-            return outer("ipip", b"\x45" + bytes(1479), source=source, target=target)
-        return IP(src=source, dst=target, flags="DF") / UDP(sport=sport, dport=dport) / Raw(bytes(1472))
+            return bytes(outer("ipip", b"\x45\0\x05\xc8" + bytes(1476), source=source, target=target))
+        return bytes(IP(src=source, dst=target, flags="DF") / UDP(sport=sport, dport=4789) / Raw(bytes(1472)))

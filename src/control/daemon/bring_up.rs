@@ -1,5 +1,6 @@
 //! Opening the edges: the TUN's queues and each worker's sockets, with what the host allows.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use anyhow::bail;
@@ -66,6 +67,8 @@ pub async fn lanes(host: &Host, config: &Config, facts: &Facts, uplink: &Uplink)
         address6: config.node.address6.map(|net| net.addr()),
         zero_checksum6: config.vxlan.udp6_zero_checksum,
         vxlan_port: config.vxlan.port,
+        // The keys of a hash table come from the kernel's random numbers.
+        port_seed: RandomState::new().hash_one(0_u8),
         workers: u16::try_from(queues.devices.len())?,
         raw: facts.capabilities().net_raw,
         udp_gso: choose("udp_gso", switches.udp_gso, supported.udp_gso)?,

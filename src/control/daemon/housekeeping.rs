@@ -15,16 +15,22 @@ use crate::sync::Published;
 
 /// From one look at the workers to the next.
 const TICK: Duration = Duration::from_secs(1);
+/// One step of the workers' time.
+const STEP: Duration = Duration::from_secs(4);
 /// Times for the workers to leave the tables that were replaced, from one to the next.
 const SETTLE: [Duration; 3] = [Duration::from_millis(300), Duration::from_secs(1), Duration::from_secs(4)];
 
-/// Drops replaced tables, and logs what the workers gave up and offers it again, for ever.
+/// Moves the workers' time on, drops replaced tables, and logs what the workers gave up and offers it again, for ever.
 pub(super) async fn tidy(
     forwarding: Arc<Published<Forwarding>>,
     fallbacks: Arc<Mutex<Fallbacks>>,
     counters: Counters,
 ) {
+    let begun = Instant::now();
     loop {
+        if let Some(clock) = counters.clock() {
+            clock.set(1 + begun.elapsed().as_secs() / STEP.as_secs());
+        }
         forwarding.reclaim();
         if let Ok(mut fallbacks) = fallbacks.lock() {
             let now = Instant::now();

@@ -11,6 +11,8 @@ use std::time::Instant;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+use super::gate::Gate;
+use super::icmp::ProbeWish;
 use crate::control::engine::port::{HostRequest, Requirement};
 use crate::control::engine::refusal::{Kind, Refusal};
 use crate::control::engine::{Asked, Effect, EffectId, Engine, Event, Reply, RequestId, Snapshot};
@@ -74,10 +76,14 @@ impl Inbox {
 pub struct Ports {
     /// The table of the workers.
     pub forwarding: Arc<Published<Forwarding>>,
+    /// Who comes to the workers, which follows the table.
+    pub gate: Arc<Gate>,
     /// What readers of the API see.
     pub snapshots: watch::Sender<Arc<Snapshot>>,
     /// Requests to the host.
     pub host: mpsc::UnboundedSender<(EffectId, HostRequest)>,
+    /// Probes of paths over IPv4 and over IPv6.
+    pub probes: [mpsc::UnboundedSender<ProbeWish>; 2],
     /// Notified when much memory became free.
     pub shrunk: Arc<Notify>,
 }
@@ -138,11 +144,19 @@ impl Runner {
     fn carry_out(&mut self, effects: Vec<Effect>, answers: &mut Vec<(RequestId, Outcome)>) {
         for effect in effects {
             match effect {
-                Effect::Publish(table) => self.ports.forwarding.publish(*table),
+                Effect::Publish(table) => {
+                    self.ports.forwarding.publish(*table);
+                    self.ports.gate.follow();
+                }
                 Effect::Host(id, request) => {
                     let _ = self.ports.host.send((id, request));
                 }
                 Effect::Answer(id, outcome) => answers.push((id, outcome)),
+                Effect::ProbePath { peer, size } => {
+                    let [v4, v6] = &self.ports.probes;
+                    // Without the right to listen there are no reports either.
+                    let _ = if peer.is_ipv4() { v4 } else { v6 }.send((peer, size));
+                }
                 Effect::Require(requirement) => require(&requirement),
                 Effect::Resolved(requirement) => resolved(&requirement),
                 Effect::Shrunk => self.ports.shrunk.notify_one(),

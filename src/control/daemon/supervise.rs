@@ -1,5 +1,6 @@
 //! Everything that runs between start and end, and the order in which it ends.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -10,17 +11,21 @@ use tokio::time::sleep;
 
 use super::address_watch;
 use super::fallbacks::Fallbacks;
-use super::handle::{Choices, Handle, ReloadWish};
+use super::gate::{self, Gate};
+use super::handle::{Choices, Handle, Links, ReloadWish};
 use super::housekeeping;
-use super::path_mtu::{Ours, PathMtuListener};
+use super::icmp::{Around, IcmpListener, Ours, ProbeWish};
+use super::peer_ways::PeerWays;
+use super::policy_watch::PolicyWatch;
 use super::runner::{self, Inbox, Ports};
 use super::start::{Ready, take_down};
+use super::strays;
 use super::tap_watch::TapWatch;
-use super::uplink_watch::{UplinkWatch, Ways};
+use super::uplink_watch::UplinkWatch;
 use crate::config::{self, Config};
 use crate::control::engine::port::{HostRequest, Notice};
 use crate::control::engine::{EffectId, Event, Snapshot, tun_addresses};
-use crate::control::host::{self, Guarded, Host, Notices};
+use crate::control::host::{self, Guarded, Host, NeighbourTable, Notices};
 use crate::control::server::render::Exporter;
 use crate::control::server::{self, metrics_http};
 use crate::control::source::file::FileSource;
@@ -69,7 +74,9 @@ impl Running {
         source: FileSource,
         mut ready: Ready,
     ) -> anyhow::Result<Self> {
-        let lanes = std::mem::take(&mut ready.lanes.lanes);
+        let mut lanes = std::mem::take(&mut ready.lanes.lanes);
+        let doors = lanes.iter_mut().flat_map(|lane| lane.sockets.take_doors()).collect();
+        let gate = Arc::new(Gate::new(doors, Arc::clone(&ready.forwarding)));
         let counters = Counters::new(lanes.len());
         let rules = Rules { tcp: ready.lanes.merge_tcp, udp: ready.lanes.merge_udp };
         let ports = lanes.first().map_or(&[][..], |lane| lane.sockets.source_ports()).to_vec();
@@ -82,15 +89,24 @@ impl Running {
         };
         let (snapshots, seen) = watch::channel(Arc::new(ready.engine.snapshot()));
         let (requests, asked) = mpsc::unbounded_channel();
+        let ((probes, probed), (probes6, probed6)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
         let shrunk = Arc::new(Notify::new());
         let forwarding = Arc::clone(&ready.forwarding);
         let (inbox, _thread) = runner::start(
             ready.engine,
-            Ports { forwarding, snapshots, host: requests, shrunk: Arc::clone(&shrunk) },
+            Ports {
+                forwarding,
+                gate: Arc::clone(&gate),
+                snapshots,
+                host: requests,
+                probes: [probes, probes6],
+                shrunk: Arc::clone(&shrunk),
+            },
         )
         .context("cannot start the engine")?;
         let (reloads, wishes) = mpsc::channel(RELOADS);
-        let handle = Handle::new(inbox.clone(), seen.clone(), reloads, counters.clone(), choices);
+        let parts = Links { inbox: inbox.clone(), snapshots: seen.clone(), reloads, gate: Arc::clone(&gate) };
+        let handle = Handle::new(parts, counters.clone(), choices);
         let fallbacks = Arc::<Mutex<Fallbacks>>::default();
         let (news, changed) = broadcast::channel(NEWS);
         let mut watchers = JoinSet::new();
@@ -100,9 +116,12 @@ impl Running {
         let (guarded, more) = mpsc::unbounded_channel();
         watchers.spawn(guard(host.clone(), std::mem::take(&mut ready.lanes.guarded), more, inbox.clone()));
         watchers.spawn(follow_file(host.clone(), source, wishes, inbox.clone(), seen.clone()));
+        watchers.spawn(gate::watch(gate, counters.clone()));
+        watchers.spawn(strays::watch(host.clone(), inbox.clone(), seen.clone()));
         watchers.spawn(housekeeping::give_memory_back(shrunk));
         watchers.spawn(housekeeping::tidy(ready.forwarding, Arc::clone(&fallbacks), counters.clone()));
-        learn_path_mtus(&mut watchers, config, &ports, &inbox);
+        let around = || Around { inbox: inbox.clone(), snapshots: seen.clone(), counters: counters.clone() };
+        listen_to_routers(&mut watchers, config, &ports, [probed, probed6], around);
         let forced = config.tunnel.uplink == config::Uplink::Tap;
         let own = config.node.addresses().next().context("this node has no underlay address")?.addr();
         let uplink_watch = UplinkWatch {
@@ -115,9 +134,12 @@ impl Running {
             tap: ready.lanes.tap.take().map(|tap| TapWatch::new(tap, forced, counters.clone(), guarded)),
             news: changed,
             refused: 0,
-            ways: Ways::new(),
+            ways: PeerWays::default(),
+            neighbours: NeighbourTable::default(),
+            kept: HashMap::new(),
+            policies: PolicyWatch::new(),
         };
-        let uplink_watch = tokio::spawn(uplink_watch.run());
+        let uplink_watch = tokio::spawn(uplink_watch.run(std::mem::take(&mut ready.ways)));
         let (stop, stopped) = watch::channel(());
         let mut running = Self {
             host,
@@ -283,13 +305,24 @@ async fn follow_file(
     }
 }
 
-/// Listens to the routers of the underlay about each kind of packet of ours.
-fn learn_path_mtus(watchers: &mut JoinSet<()>, config: &Config, source_ports: &[u16], inbox: &Inbox) {
-    for own in config.node.addresses() {
-        let ours = Ours { address: own.addr(), source_ports: source_ports.to_vec() };
-        match PathMtuListener::new(inbox.clone(), ours) {
+/// Listens to the routers of the underlay about each kind of packet of ours; `wishes` are for IPv4 and for IPv6.
+fn listen_to_routers(
+    watchers: &mut JoinSet<()>,
+    config: &Config,
+    source_ports: &[u16],
+    wishes: [mpsc::UnboundedReceiver<ProbeWish>; 2],
+    around: impl Fn() -> Around,
+) {
+    let own =
+        [config.node.address.map(|own| own.addr().into()), config.node.address6.map(|own| own.addr().into())];
+    for (own, wishes) in own.into_iter().zip(wishes) {
+        let Some(address) = own else { continue };
+        let ours = Ours { address, source_ports: source_ports.to_vec() };
+        match IcmpListener::new(around(), ours, wishes) {
             Ok(listener) => drop(watchers.spawn(listener.run())),
-            Err(error) => tracing::warn!("path MTUs are not learned: {error}; this needs CAP_NET_RAW"),
+            Err(error) => tracing::warn!(
+                "path MTUs are not learned, and pods do not hear of peers that are down: {error}; this needs CAP_NET_RAW"
+            ),
         }
     }
 }

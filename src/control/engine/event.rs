@@ -1,6 +1,6 @@
 //! What happens to the engine, and what it wants done.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -40,10 +40,16 @@ pub enum Event {
     LinkMtus(HashMap<IpAddr, u16>),
     /// Which peers may be reached through the TAP.
     Tap(TapUse),
-    /// A router reports the MTU of a path.
+    /// A router is said to report the MTU of a path.
     PathMtu(PathMtu),
     /// The addresses of this host, of all interfaces.
     Addresses(Vec<IpAddr>),
+    /// A probe of the path to this address was answered.
+    Probed(IpAddr, Probed),
+    /// Which peers' addresses IPsec policies are about, and what is wrong with the policies.
+    Policies(BTreeSet<IpAddr>, Vec<Requirement>),
+    /// Peers send bare packets that the reverse path filter drops.
+    Strays(Vec<Requirement>),
     /// Others are at our devices.
     Strangers(Vec<Requirement>),
     /// The kernel told of a change.
@@ -102,7 +108,7 @@ pub struct TapUse {
     pub said: Option<Offloaded>,
 }
 
-/// A believable report of a router.
+/// A report of a router that may be true.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct PathMtu {
     /// The peer that the quoted packet was for, if there is such a peer.
@@ -113,6 +119,19 @@ pub struct PathMtu {
     pub port: Option<u16>,
     /// Bytes of the largest outer packet that passes.
     pub mtu: u16,
+    /// Bytes of the quoted packet.
+    pub quoted: u16,
+    /// Bytes of the largest outer packet that was sent to the peer in the last seconds; 0 for none.
+    pub sent: u16,
+}
+
+/// What became of a probe.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Probed {
+    /// The peer has answered one of so many bytes.
+    Passed(u16),
+    /// A router says that it is too large, and what is not.
+    TooBig(u16),
 }
 
 /// A part of a request that the kernel refused.
@@ -150,6 +169,13 @@ pub enum Effect {
     Host(EffectId, HostRequest),
     /// Answer a client.
     Answer(RequestId, Result<Reply, Refusal>),
+    /// Send a probe along the path to a peer; an answer is an [`Event::Probed`].
+    ProbePath {
+        /// Its address.
+        peer: IpAddr,
+        /// Bytes of the probe, IP header included.
+        size: u16,
+    },
     /// Something is left to an administrator from now on.
     Require(Requirement),
     /// And this not any more.

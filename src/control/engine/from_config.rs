@@ -56,6 +56,8 @@ pub(super) fn peer(peer: &config::Peer, config: &Config, workers: usize) -> Opti
         hop: None,
         link_mtus: [None; 2],
         path_mtu: None,
+        rumoured: false,
+        policed: false,
         way: None,
         second: addresses.next().map(|address| (address, None)),
         also_from: peer.also_from.as_slice().into(),

@@ -39,7 +39,7 @@ use std::time::Instant;
 
 pub use edits::edit::Changed;
 pub use event::{
-    Asked, Effect, EffectId, Event, Failure, PathMtu, Reply, Request, RequestId, TapUse, Update,
+    Asked, Effect, EffectId, Event, Failure, PathMtu, Probed, Reply, Request, RequestId, TapUse, Update,
 };
 pub use from_config::{look, needs, tun_addresses};
 pub use snapshot::{Page, Scope, Snapshot};
@@ -52,7 +52,7 @@ use crate::net::Prefix;
 use crate::route::PeerId;
 use changes::conflicts;
 use path_mtu::PathMtus;
-use port::{HostError, HostRequest, HostView, Uplink};
+use port::{HostError, HostRequest, HostView, Requirement, Uplink};
 use publisher::Publisher;
 use reconcile::host_side::HostSide;
 use reconcile::kernel_cover::KernelCover;
@@ -98,6 +98,9 @@ pub struct Engine {
     paths: PathMtus,
     uplink: Uplink,
     tap_state: Offloaded,
+    /// What is wrong with IPsec policies, and who sends what the reverse path filter drops.
+    policies: Vec<Requirement>,
+    strays: Vec<Requirement>,
     /// Whether the last configuration was followed; so is a start's.
     reloaded: bool,
     /// Peers that went, whose numbers are free once that is published.
@@ -127,7 +130,7 @@ impl Engine {
         let mut state = State::new(config, start.setup)?;
         state.set_host(&start.addresses);
         state.set_link_mtus(&start.link_mtus);
-        let first = state.publish().map_err(StateError::from)?.ok_or(StartError::Empty)?;
+        let first = state.publish().map_err(StateError::from)?.ok_or(StartError::Empty)?.forwarding;
         state.new_pools = None;
         let mut cover = KernelCover::new(state.foreign_pools());
         cover.renew(&state.rib);
@@ -143,6 +146,8 @@ impl Engine {
             paths: PathMtus::default(),
             uplink: start.uplink,
             tap_state: start.tap_state,
+            policies: Vec::new(),
+            strays: Vec::new(),
             reloaded: true,
             leaving: Vec::new(),
             deferred: Vec::new(),
@@ -166,7 +171,20 @@ impl Engine {
             Event::Addresses(addresses) => self.state.set_host(&addresses),
             Event::LinkMtus(mtus) => self.follow_link_mtus(&mtus),
             Event::Tap(tap) => self.follow_tap(tap),
-            Event::PathMtu(report) => self.paths.learn(&mut self.state, report, now),
+            Event::PathMtu(report) => {
+                let probe = self.paths.learn(&mut self.state, report, now);
+                self.effects.extend(probe);
+            }
+            Event::Probed(peer, answer) => self.paths.probed(&mut self.state, peer, answer, now),
+            Event::Policies(peers, wrong) => {
+                self.state.set_policed(&peers);
+                self.policies = wrong;
+                self.unsettled = true;
+            }
+            Event::Strays(strays) => {
+                self.strays = strays;
+                self.unsettled = true;
+            }
             Event::Strangers(strangers) => {
                 self.host.set_strangers(strangers);
                 self.unsettled = true;

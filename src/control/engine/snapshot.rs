@@ -105,6 +105,11 @@ impl Snapshot {
         self.peers.iter().filter(|peer| !peer.is_gone())
     }
 
+    /// Whether nothing was edited in the peers between both.
+    pub fn shares_peers_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.peers, &other.peers)
+    }
+
     /// Whether both have the same peers.
     pub fn has_peers_of(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.peers, &other.peers) || self.addresses().eq(other.addresses())
@@ -118,6 +123,23 @@ impl Snapshot {
     /// Underlay addresses of the peers that some route reaches by `mode`.
     pub fn peers_by(&self, mode: Mode) -> &BTreeSet<IpAddr> {
         self.reached.by(mode)
+    }
+
+    /// Whether packets from a pod of this node at `source` to `destination` travel by a mode to the peer with an
+    /// underlay address.
+    pub fn carries(&self, source: IpAddr, destination: IpAddr, (mode, peer): (Mode, IpAddr)) -> bool {
+        let ours = self.rib.lookup(source).is_some_and(|route| route.target == Target::Local);
+        let Some(route) = self.rib.lookup(destination).filter(|_| ours) else { return false };
+        let within = Prefix::host(destination);
+        decide(&self.rib, &self.peers, &self.policy, within, &route.target)
+            .any(|(owner, decision)| owner.address == peer && decision.mode == mode)
+    }
+
+    /// The peer that has sent a packet from `source` to a pod of this node at `destination`, if one owns its source.
+    pub fn stray(&self, source: IpAddr, destination: IpAddr) -> Option<String> {
+        let ours = self.rib.lookup(destination).is_some_and(|route| route.target == Target::Local);
+        let route = self.rib.lookup(source).filter(|_| ours)?;
+        self.names(&route.target).next().map(str::to_owned)
     }
 
     /// UDP port of VXLAN at the peer with `address`.
@@ -171,7 +193,7 @@ impl Snapshot {
                 also_from: peer.also_from.to_vec(),
                 sends_for: peer.sends_for.iter().map(Prefix::to_string).collect(),
                 port: peer.port,
-                subnets: self.roster.subnets(PeerId::at(place)).iter().map(Prefix::to_string).collect(),
+                subnets: self.subnets(PeerId::at(place)).map(|subnet| subnet.to_string()).collect(),
                 vtep_mac: peer.vtep_mac.to_string(),
                 uplink: peer.way.as_ref().map(|way| PeerUplink {
                     interface: way.interface.clone(),
@@ -181,6 +203,15 @@ impl Snapshot {
                 counters: peer.counters.totals().into(),
             })
             .collect()
+    }
+
+    /// The subnets that a peer was given and that are routed to it still.
+    fn subnets(&self, id: PeerId) -> impl Iterator<Item = Prefix> {
+        let routed = move |subnet: &Prefix| {
+            let candidates = self.rib.candidates(*subnet);
+            candidates.iter().any(|route| self.rib.peers(&route.target).contains(&id))
+        };
+        self.roster.subnets(id).iter().copied().filter(routed)
     }
 
     /// Describes `route` for destinations in `within`.
@@ -273,7 +304,11 @@ fn way_of(peer: &Peer, choice: &Choice) -> PeerWay {
     match choice {
         _ if peer.address.is_ipv6() => socket("the TAP serves peers over IPv4"),
         Choice { tap: false, why } => socket(why),
+        _ if peer.policed => socket("an IPsec policy is about it"),
         _ if peer.path_mtu.is_some() => socket("a router said that its path carries less than the uplink"),
+        _ if peer.rumoured => {
+            socket("a router is said to carry less than the uplink, which was not confirmed")
+        }
         Choice { tap: true, why } => PeerWay { way: "tap".to_owned(), reason: why.clone() },
     }
 }

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use super::edits::pending::Pending;
 use super::edits::roster::Roster;
+use super::edits::transaction::Publication;
 use super::from_config::{foreign_pools, peer, scope, tun_mtu, underlay};
 use super::port::{Capabilities, Table};
 use super::reached::Reached;
 use crate::config::Config;
 use crate::dataplane::encap::frame::Hop;
-use crate::dataplane::forward::{Compiler, Forwarding, Inputs, Peer, Scope, TapLink, Underlay, Way};
+use crate::dataplane::forward::{Compiler, Peer, Scope, TapLink, Underlay, Way};
 use crate::net::{Mode, Prefix};
 use crate::route::{EncapPolicy, HopsFull, PeerId, Rib, RouteError, Source, Target};
 
@@ -60,12 +61,14 @@ pub struct State {
     pub(super) pending: Pending,
     /// Who was reached by which mode at the last publication.
     pub(super) reached: Arc<Reached>,
-    compiler: Compiler,
+    /// Compiled, and not yet published.
+    pub(super) ready: Option<Publication>,
+    pub(super) compiler: Compiler,
     /// All addresses of this host.
     host: Vec<IpAddr>,
     capabilities: Capabilities,
     /// What the TUN's MTU is meant to be, and what it is where the daemon may not set it.
-    wanted_mtu: u16,
+    pub(super) wanted_mtu: u16,
     held_mtu: Option<u16>,
     /// Where the kernel sends packets, where the daemon may not change that.
     kernel: Option<KernelTable>,
@@ -106,6 +109,7 @@ impl State {
             workers: setup.workers,
             pending: Pending::Everything,
             reached: Arc::default(),
+            ready: None,
             host: Vec::new(),
             capabilities: setup.capabilities,
             wanted_mtu: 0,
@@ -330,6 +334,17 @@ impl State {
         }
     }
 
+    /// Which addresses IPsec policies are about.
+    pub(super) fn set_policed(&mut self, addresses: &BTreeSet<IpAddr>) {
+        let other = |peer: &Peer| !peer.is_gone() && peer.policed != addresses.contains(&peer.address);
+        if self.peers.iter().any(other) {
+            for peer in Arc::make_mut(&mut self.peers).iter_mut().filter(|peer| other(peer)) {
+                peer.policed = !peer.policed;
+            }
+            self.publish_now();
+        }
+    }
+
     /// Removes all routes of a source.
     pub(super) fn withdraw(&mut self, source: Source) {
         self.rib.replace(source, []);
@@ -342,52 +357,12 @@ impl State {
         self.urgent = true;
     }
 
-    /// Whether packets do not see everything yet.
-    pub(super) fn has_pending(&self) -> bool {
-        self.peers_changed || !matches!(self.pending, Pending::Nothing)
-    }
-
-    /// The table with everything that is pending; `None` when nothing is.
-    ///
-    /// # Errors
-    /// When there are more different next hops than the forwarding table has ids; the packet path
-    /// has to keep the table it has.
-    pub fn publish(&mut self) -> Result<Option<Forwarding>, HopsFull> {
-        let peers_changed = std::mem::take(&mut self.peers_changed);
-        self.urgent = false;
-        let Self { underlay, peers, policy, rib, compiler, pending, .. } = self;
-        let inputs = Inputs { underlay: *underlay, peers, policy, rib };
-        let compiled = match std::mem::take(pending) {
-            Pending::Nothing if peers_changed => Ok(compiler.set_peers(inputs)),
-            Pending::Nothing => return Ok(None),
-            // Ids of next hops that nothing uses any more are only free again after compiling anew.
-            Pending::Some(changed) => match compiler.apply(inputs, &changed) {
-                Ok(_) if peers_changed => Ok(compiler.set_peers(inputs)),
-                Ok(compiled) => Ok(compiled),
-                Err(HopsFull) => compiler.compile(inputs),
-            },
-            Pending::Everything => compiler.compile(inputs),
-        };
-        match compiled {
-            Ok(forwarding) => {
-                let [ipip, vxlan, direct] =
-                    [Mode::Ipip, Mode::Vxlan, Mode::Direct].map(|mode| self.addresses_by(mode));
-                self.reached = Arc::new(Reached { ipip, vxlan, direct });
-                Ok(Some(forwarding))
-            }
-            Err(full) => {
-                self.pending = Pending::Everything;
-                Err(full)
-            }
-        }
-    }
-
     /// Underlay addresses of the peers that some route reaches by `mode`, as of the last publication.
     pub(super) fn peers_by(&self, mode: Mode) -> &BTreeSet<IpAddr> {
         self.reached.by(mode)
     }
 
-    fn addresses_by(&self, mode: Mode) -> BTreeSet<IpAddr> {
+    pub(super) fn addresses_by(&self, mode: Mode) -> BTreeSet<IpAddr> {
         let peers = self.compiler.reached(mode).filter_map(|id| self.peers.get(usize::from(id.0)));
         peers.filter(|peer| !peer.is_gone()).map(|peer| peer.address).collect()
     }

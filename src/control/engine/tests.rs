@@ -15,7 +15,7 @@ use super::edits::lines::{Kinds, Reader};
 use super::port::{HostRequest, LinkChange, Requirement, Settings, Sysctl, Uplink};
 use super::refusal::{Kind, Refusal};
 use super::{
-    Asked, Effect, EffectId, Event, Failure, PathMtu, Reply, Request, RequestId, TapUse, Update, look,
+    Asked, Effect, EffectId, Event, Failure, PathMtu, Probed, Reply, Request, RequestId, TapUse, Update, look,
 };
 use crate::api::NewPeer;
 use crate::dataplane::encap::frame::Hop;
@@ -374,15 +374,21 @@ fn the_uplink_is_followed() {
     recorder.follow(hops());
     recorder.follow(hops());
     assert_eq!(recorder.wanted.iter().filter(|one| *one == "publish").count(), 1, "only what is new");
-    let report =
-        PathMtu { peer: "192.0.2.2".parse().unwrap(), mode: Mode::Vxlan, port: Some(4789), mtu: 1300 };
-    recorder.follow(Event::PathMtu(report));
+    let (peer, mode, port) = ("192.0.2.2".parse().unwrap(), Mode::Vxlan, Some(4789));
+    recorder.follow(Event::PathMtu(PathMtu { peer, mode, port, mtu: 1300, quoted: 1400, sent: 1400 }));
+    recorder.follow(Event::Probed(peer, Probed::TooBig(1300)));
     let mtu = |recorder: &Recorder| {
         recorder.engine.snapshot().route_get("10.244.2.1".parse().unwrap(), recorder.now).unwrap().mtu
     };
     assert_eq!(mtu(&recorder), 1250);
     recorder.pass(Duration::from_secs(601));
-    assert_eq!(mtu(&recorder), 1350, "forgotten after a while");
+    assert_eq!(mtu(&recorder), 1250, "what was confirmed stays for longer than that");
+    recorder.pass(Duration::from_secs(2000));
+    assert_eq!(mtu(&recorder), 1350, "but not for ever");
+    // One peer is behind a smaller link than the others, and then all are.
+    let links = |mtu| Event::LinkMtus(HashMap::from([("192.0.2.2".parse().unwrap(), mtu)]));
+    recorder.follow(links(1200));
+    assert_eq!((mtu(&recorder), recorder.engine.snapshot().underlay.tun.mtu), (1150, 1350));
 }
 
 #[test]

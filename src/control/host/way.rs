@@ -2,6 +2,7 @@
 //! source-based rules (`ip rule from …`) apply to it as they do to our sockets, which are bound to that address.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 
 use futures_util::TryStreamExt;
@@ -73,11 +74,13 @@ impl Host {
     /// The MTU of an interface for packets of the family of `address`; IPv6 has one of its own, which router
     /// advertisements lower.
     async fn mtu_of(&self, index: u32, address: IpAddr, interfaces: &mut Interfaces) -> u32 {
-        if !interfaces.0.contains_key(&index) {
-            let link = self.link_by_index(index).await;
-            interfaces.0.insert(index, link.map(|link| (link.name, link.mtu)));
-        }
-        let Some((name, mtu)) = interfaces.0.get(&index).and_then(Option::as_ref) else { return u32::MAX };
+        let interface = match interfaces.0.entry(index) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                place.insert(self.link_by_index(index).await.map(|link| (link.name, link.mtu)))
+            }
+        };
+        let Some((name, mtu)) = interface else { return u32::MAX };
         let own = address.is_ipv6().then(|| sysctl::read::<u32>(&format!("ipv6/conf/{name}/mtu"))).flatten();
         own.map_or(*mtu, |own| own.min(*mtu))
     }

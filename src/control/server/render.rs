@@ -29,6 +29,10 @@ pub struct Now {
     pub reloaded: bool,
     /// Log lines that did not reach stderr.
     pub log_lines_lost: u64,
+    /// Packets that the kernel did not hand to the receiving sockets.
+    pub socket_drops: u64,
+    /// Whether the kernel refuses strangers.
+    pub strangers_refused: bool,
 }
 
 /// Everything a scrape shows.
@@ -91,10 +95,17 @@ impl<F: Fn() -> Now + Send + Sync + 'static> Collector for Snapshot<F> {
         for (outcome, value) in [("sent", sent), ("suppressed", suppressed)] {
             ConstCounter::new(value).encode(errors.encode_family(&[("outcome", outcome)])?)?;
         }
-        let Now { routes, peers, offloads, reloaded, log_lines_lost } = (self.now)();
+        let now = (self.now)();
+        let Now { routes, peers, offloads, reloaded, .. } = now;
         let help = "Log lines that stderr did not take or nobody read in time";
         let lost = counter(&mut encoder, "log_lines_lost", help)?;
-        ConstCounter::new(log_lines_lost).encode(lost)?;
+        ConstCounter::new(now.log_lines_lost).encode(lost)?;
+        let help =
+            "Packets that the kernel did not hand to the receiving sockets: strangers, or a full buffer";
+        let drops = counter(&mut encoder, "socket_drops", help)?;
+        ConstCounter::new(now.socket_drops).encode(drops)?;
+        let help = "Whether the kernel refuses strangers, because there are many";
+        gauge(&mut encoder, "strangers_refused", help, usize::from(now.strangers_refused))?;
         let active = "Whether an offload is in use";
         active_offloads(
             encoder.encode_descriptor("offload_active", active, None, MetricType::Gauge)?,
@@ -188,7 +199,15 @@ mod tests {
         counters.worker(1).icmp_suppressed.add(7);
         counters.worker(1).probes.add(6);
         let offloads = vec![("tso".to_owned(), true), ("udp_gso".to_owned(), false)];
-        let now = Now { routes: 4, peers: 3, offloads, reloaded: false, log_lines_lost: 9 };
+        let now = Now {
+            routes: 4,
+            peers: 3,
+            offloads,
+            reloaded: false,
+            log_lines_lost: 9,
+            socket_drops: 5,
+            strangers_refused: true,
+        };
         let exporter = Exporter::new(counters.clone(), move || now.clone());
         let text = exporter.render().unwrap();
         for line in [
@@ -208,6 +227,8 @@ mod tests {
             "underpass_tunnel_control_packets_total{kind=\"probe\"} 6",
             "underpass_tunnel_control_packets_total{kind=\"question\"} 0",
             "underpass_log_lines_lost_total 9",
+            "underpass_socket_drops_total 5",
+            "underpass_strangers_refused 1",
             "underpass_routes 4",
             "underpass_peers 3",
             concat!(r#"underpass_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),

@@ -112,6 +112,11 @@ impl Compiler {
         forwarding
     }
 
+    /// Whether ids are left for so many more different next hops.
+    pub fn has_room_for(&self, more: usize) -> bool {
+        self.fib.has_room_for(more)
+    }
+
     /// The peers that packets go to by `mode`, at least; some may be of routes that are gone.
     pub fn reached(&self, mode: Mode) -> impl Iterator<Item = PeerId> + '_ {
         self.fib.reached(mode)

@@ -52,6 +52,10 @@ pub struct Peer {
     /// Bytes of the largest outer packet that reaches it, where a router said that this is less than
     /// what the first link carries.
     pub path_mtu: Option<u16>,
+    /// Whether a report about a packet to it came in of late, true or not, that the kernel may believe.
+    pub rumoured: bool,
+    /// Whether an IPsec policy is about packets to `address`: they leave by sockets that pass it.
+    pub policed: bool,
     /// How super-packets leave towards `address`; through sockets while nothing is decided.
     pub way: Option<Arc<Way>>,
     /// What is exchanged with it.
@@ -102,7 +106,8 @@ impl Peer {
         self.counters = before.counters.clone();
         if self.addresses().eq(before.addresses()) {
             (self.hop, self.second, self.path_mtu) = (before.hop, before.second, before.path_mtu);
-            self.link_mtus = before.link_mtus;
+            (self.link_mtus, self.rumoured, self.policed) =
+                (before.link_mtus, before.rumoured, before.policed);
             self.way.clone_from(&before.way);
         }
     }
@@ -113,7 +118,7 @@ impl Peer {
         self.address = Ipv4Addr::UNSPECIFIED.into();
         (self.hop, self.second, self.path_mtu, self.way) = (None, None, None, None);
         (self.also_from, self.sends_for) = (Arc::default(), Arc::default());
-        self.link_mtus = [None; 2];
+        (self.link_mtus, self.rumoured, self.policed) = ([None; 2], false, false);
     }
 
     /// Whether this is the slot of a removed node.

@@ -42,6 +42,31 @@ pub enum OuterSource {
     External,
 }
 
+/// All who may send tunnel packets to us: those for whom [`Forwarding::outer_source`] has an answer.
+#[derive(Clone, Debug)]
+pub struct Senders {
+    v4: Arc<[(Ipv4Addr, PeerId)]>,
+    v6: Arc<[(Ipv6Addr, PeerId)]>,
+    scope: Arc<Scope>,
+}
+
+impl Senders {
+    /// Whether both are of one making.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.v4, &other.v4)
+            && Arc::ptr_eq(&self.v6, &other.v6)
+            && Arc::ptr_eq(&self.scope, &other.scope)
+    }
+
+    /// The first and the last address of each range of them.
+    pub fn ranges(&self) -> Vec<(IpAddr, IpAddr)> {
+        let v4 = self.v4.iter().map(|(address, _)| (IpAddr::V4(*address), IpAddr::V4(*address)));
+        let v6 = self.v6.iter().map(|(address, _)| (IpAddr::V6(*address), IpAddr::V6(*address)));
+        let external = self.scope.external_nodes.iter().map(|prefix| (prefix.address(), prefix.last()));
+        v4.chain(v6).chain(external).collect()
+    }
+}
+
 /// The prebuilt headers towards one peer, by the family of the inner packet.
 #[derive(Clone, Debug)]
 pub struct PeerHeaders {
@@ -202,6 +227,15 @@ impl Forwarding {
         }
     }
 
+    /// All who may send, to be kept beside the table.
+    pub fn senders(&self) -> Senders {
+        Senders {
+            v4: Arc::clone(&self.senders),
+            v6: Arc::clone(&self.senders6),
+            scope: Arc::clone(&self.scope),
+        }
+    }
+
     /// The prebuilt headers towards `peer`.
     #[inline]
     pub fn peer(&self, peer: PeerId) -> Option<&PeerHeaders> {
@@ -220,7 +254,7 @@ impl PeerHeaders {
         };
         // The kernel forwards what is written to the TAP by its own path MTU, which it learns without our
         // checks (RFC 1191): a forged report could lower it until nothing is forwarded.
-        let link = underlay.tap.filter(|_| peer.path_mtu.is_none());
+        let link = underlay.tap.filter(|_| peer.path_mtu.is_none() && !peer.rumoured && !peer.policed);
         let whole =
             |mode| peer.way.as_ref().and_then(|way| way.choice(mode)).is_some_and(|choice| choice.tap);
         let tap = link.filter(|_| whole(Mode::Vxlan)).zip(v4).map(|(tap, (source, destination))| {
@@ -237,7 +271,11 @@ impl PeerHeaders {
             vxlan,
             tap,
             tap_ipip: tap_ipip.map(|(tap, (_, destination))| ipip_gso::template(tap.mac, destination)),
-            frame: peer.hop.map(|hop| frame::template(hop, Family::of(peer.address).ethertype())),
+            // A packet socket passes no IPsec policy.
+            frame: peer
+                .hop
+                .filter(|_| !peer.policed)
+                .map(|hop| frame::template(hop, Family::of(peer.address).ethertype())),
             bare: PerFamily::from_fn(|family| Bare::new(peer, family)),
         }
     }

@@ -99,6 +99,8 @@ fn peer(node: u8) -> Peer {
         sends_for: std::sync::Arc::default(),
         link_mtus: [None; 2],
         path_mtu: None,
+        rumoured: false,
+        policed: false,
         way: None,
         counters: PeerCounters::new(1),
     }

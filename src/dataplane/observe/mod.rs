@@ -6,11 +6,13 @@
 
 pub mod capture;
 mod counters;
+mod largest;
 mod peer;
 mod totals;
 mod worker;
 
 pub use counters::{Counter, EdgeCounters, Fallback, WorkerCounters};
+pub use largest::Clock;
 pub use peer::{PeerCounters, PeerTotals, PeerWorkerCounters};
 pub use totals::{Counters, EdgeTotals, Totals};
 pub use worker::Worker;

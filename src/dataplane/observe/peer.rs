@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crossbeam::utils::CachePadded;
 
 use super::counters::Counter;
+use super::largest::Largest;
 
 /// What one worker exchanged with one peer: inner packets, after segmentation. *tx* is towards the
 /// peer.
@@ -22,6 +23,8 @@ pub struct PeerWorkerCounters {
     pub tx_bytes: Counter,
     /// Packets for the peer that were dropped instead of being sent.
     pub tx_dropped: Counter,
+    /// The largest packet sent to it of late, a segment of a super-packet for itself.
+    pub largest: Largest,
 }
 
 /// The counters of one peer, shared by all tables it is in.
@@ -47,6 +50,18 @@ impl PeerCounters {
     #[inline]
     pub fn worker(&self, index: usize) -> Option<&PeerWorkerCounters> {
         self.0.get(index).map(|counters| &**counters)
+    }
+
+    /// Bytes of the largest inner packet that any worker has sent in the last seconds, at step `now`; 0 for none.
+    pub fn largest_lately(&self, now: u64) -> u16 {
+        self.0.iter().map(|worker| worker.largest.lately(now)).max().unwrap_or(0)
+    }
+
+    /// Packets that were for the peer, sent or not, by all workers. It changes where there is traffic towards it.
+    pub fn sent(&self) -> u64 {
+        let sum =
+            |worker: &CachePadded<PeerWorkerCounters>| worker.tx_packets.get() + worker.tx_dropped.get();
+        self.0.iter().map(sum).sum()
     }
 
     /// The sums over all workers.

@@ -7,6 +7,7 @@ use crossbeam::utils::CachePadded;
 
 use super::capture::Hub;
 use super::counters::{EdgeCounters, Fallback, WorkerCounters};
+use super::largest::Clock;
 use super::worker::Worker;
 use crate::net::DropReason;
 
@@ -18,13 +19,19 @@ impl Counters {
     /// Zeroed counters for `workers` workers.
     pub fn new(workers: usize) -> Self {
         let hub = Arc::<Hub>::default();
-        let worker = |index| CachePadded::new(Worker::new(index, Arc::clone(&hub)));
+        let clock = Arc::<Clock>::default();
+        let worker = |index| CachePadded::new(Worker::new(index, Arc::clone(&hub), Arc::clone(&clock)));
         Self((0..workers).map(worker).collect())
     }
 
     /// Where all workers show their packets.
     pub fn capture(&self) -> Option<&Arc<Hub>> {
         self.0.first().map(|worker| &worker.capture)
+    }
+
+    /// The time of the workers.
+    pub fn clock(&self) -> Option<&Clock> {
+        self.0.first().map(|worker| &*worker.clock)
     }
 
     /// What worker `index` itself counts and shows its packets with.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::capture::{Hub, Point, Seen};
 use super::counters::WorkerCounters;
+use super::largest::Clock;
 use crate::dataplane::packet::Direction;
 use crate::net::DropReason;
 
@@ -16,12 +17,14 @@ pub struct Worker {
     pub counters: WorkerCounters,
     /// Where its packets are shown while a capture runs; all workers share one.
     pub capture: Arc<Hub>,
+    /// What time it is; all workers share one.
+    pub clock: Arc<Clock>,
 }
 
 impl Worker {
     /// One that has counted nothing.
-    pub fn new(index: usize, capture: Arc<Hub>) -> Self {
-        Self { index, counters: WorkerCounters::default(), capture }
+    pub fn new(index: usize, capture: Arc<Hub>, clock: Arc<Clock>) -> Self {
+        Self { index, counters: WorkerCounters::default(), capture, clock }
     }
 
     /// Counts `n` packets as not delivered, which are one in memory: `parts` are its pieces, shown to

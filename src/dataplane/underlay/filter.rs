@@ -9,35 +9,47 @@ use socket2::Socket;
 use crate::dataplane::steering::cbpf::{ALL, jump, load, op};
 use crate::wire::icmp;
 
-/// Lets through ICMP "fragmentation needed" that quotes a packet sent by `source`.
-pub fn fragmentation_needed(socket: &Socket, source: Ipv4Addr) -> io::Result<()> {
-    let (kind, quoted_source) = (0, icmp::LEN as u32 + 12);
-    let kind_and_code = u32::from(u16::from_be_bytes([icmp::UNREACHABLE, icmp::FRAGMENTATION_NEEDED]));
+/// Lets through ICMP errors that quote a packet sent by `source`, and answers to echo requests with this identifier.
+pub fn icmp_for(socket: &Socket, source: Ipv4Addr, echo_id: u16) -> io::Result<()> {
+    let (kind, id, quoted_source) = (0, 4, icmp::LEN as u32 + 12);
     socket.attach_filter(&[
         // X = outer header length; a load beyond the end drops the packet.
         op(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, 0),
-        load(libc::BPF_H, kind),
-        jump(libc::BPF_JEQ, kind_and_code, 0, 3),
+        load(libc::BPF_B, kind),
+        jump(libc::BPF_JEQ, icmp::UNREACHABLE.into(), 2, 0),
+        jump(libc::BPF_JEQ, icmp::TIME_EXCEEDED.into(), 1, 0),
+        jump(libc::BPF_JEQ, icmp::ECHO_REPLY.into(), 2, 5),
         load(libc::BPF_W, quoted_source),
-        jump(libc::BPF_JEQ, u32::from(source), 0, 1),
+        jump(libc::BPF_JEQ, u32::from(source), 2, 3),
+        load(libc::BPF_H, id),
+        jump(libc::BPF_JEQ, echo_id.into(), 0, 1),
         op(libc::BPF_RET | libc::BPF_K, ALL),
         op(libc::BPF_RET | libc::BPF_K, 0),
     ])
 }
 
-/// Lets through `ICMPv6` "packet too big" that quotes a packet sent by `source`; the socket sees packets
-/// from their ICMP header on.
-pub fn packet_too_big(socket: &Socket, source: Ipv6Addr) -> io::Result<()> {
-    let kind_and_code = u32::from(icmp::PACKET_TOO_BIG) << 8;
+/// The same for `ICMPv6`; the socket sees packets from their ICMP header on.
+pub fn icmp6_for(socket: &Socket, source: Ipv6Addr, echo_id: u16) -> io::Result<()> {
+    let at = |size, offset| op(libc::BPF_LD | size | libc::BPF_ABS, offset);
     let octets = source.octets();
     let (words, _) = octets.as_chunks::<4>();
     let quoted_source = icmp::LEN as u32 + 8;
-    let fields = [(libc::BPF_H, 0, kind_and_code)].into_iter().chain(
-        (0..)
-            .zip(words)
-            .map(|(place, word)| (libc::BPF_W, quoted_source + 4 * place, u32::from_be_bytes(*word))),
-    );
-    all_equal(socket, &fields.collect::<Vec<_>>())
+    let mut program = vec![
+        at(libc::BPF_B, 0),
+        jump(libc::BPF_JEQ, icmp::ECHO_REPLY6.into(), 0, 3),
+        at(libc::BPF_H, 4),
+        jump(libc::BPF_JEQ, echo_id.into(), 0, 11),
+        op(libc::BPF_RET | libc::BPF_K, ALL),
+        // Errors have types below 128 (RFC 4443 §2.1).
+        jump(libc::BPF_JGE, 128, 9, 0),
+    ];
+    for (left, (place, word)) in (0..).zip(words).enumerate() {
+        program.push(at(libc::BPF_W, quoted_source + 4 * place));
+        program.push(jump(libc::BPF_JEQ, u32::from_be_bytes(*word), 0, 7 - 2 * left));
+    }
+    program.push(op(libc::BPF_RET | libc::BPF_K, ALL));
+    program.push(op(libc::BPF_RET | libc::BPF_K, 0));
+    socket.attach_filter(&program)
 }
 
 /// Lets through packets whose fields, of a size at an offset, all have their value.

@@ -32,6 +32,16 @@ pub fn observe(index: u32, mark: &Mark) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// A socket that sees the IPv4 packets that arrive at the interface `index`, and returns at once where none waits.
+///
+/// # Errors
+/// The kernel's: EPERM without CAP_NET_RAW.
+pub fn arrivals(index: u32) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::PACKET, Type::DGRAM.nonblocking(), Some(Protocol::from(0)))?;
+    sys::bind_to_ipv4_of_interface(&socket, index)?;
+    Ok(socket)
+}
+
 /// Lets through packets with `mark`; the socket sees packets from their IP header on.
 fn one_packet(socket: &Socket, mark: &Mark) -> io::Result<()> {
     let fields = [

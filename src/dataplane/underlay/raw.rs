@@ -5,10 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::door::Share;
 use super::setup::{OpenError, RECEIVE_BUFFER, SEND_BUFFER, Setup};
 use super::sys;
 use crate::dataplane::packet::Format;
-use crate::dataplane::steering::socket_cbpf;
 use crate::wire::protocol;
 
 /// Outer protocol numbers that carry IP: IPv4 and IPv6 inside.
@@ -30,8 +30,7 @@ pub fn format(address: IpAddr, number: u8) -> Format {
 /// they do to a kernel tunnel with that `local` address.
 pub fn send(address: IpAddr) -> Result<Socket, OpenError> {
     let open = || {
-        let protocol = Protocol::from(libc::IPPROTO_RAW);
-        let socket = Socket::new(domain(address), Type::RAW.nonblocking(), Some(protocol))?;
+        let socket = unbound(address)?;
         sys::set_send_buffer(&socket, SEND_BUFFER)?;
         match address {
             IpAddr::V4(_) => sys::set_dont_fragment(&socket)?,
@@ -47,6 +46,12 @@ pub fn send(address: IpAddr) -> Result<Socket, OpenError> {
     open().map_err(|error| OpenError { what: "the raw sending socket (CAP_NET_RAW)".to_owned(), error })
 }
 
+/// A socket that takes whole packets of the family of `address`, from whatever source.
+pub fn unbound(address: IpAddr) -> io::Result<Socket> {
+    let protocol = Protocol::from(libc::IPPROTO_RAW);
+    Socket::new(domain(address), Type::RAW.nonblocking(), Some(protocol))
+}
+
 /// The receiving socket of worker `index` for `number`, bound to this node's `address`.
 ///
 /// The kernel gives every raw socket a copy of every packet, so with several workers each socket
@@ -56,15 +61,14 @@ pub fn receive(setup: &Setup, address: IpAddr, number: u8, index: u16) -> Result
         let protocol = Protocol::from(i32::from(number));
         let socket = Socket::new(domain(address), Type::RAW.nonblocking(), Some(protocol))?;
         sys::set_receive_buffer(&socket, RECEIVE_BUFFER)?;
-        if setup.workers > 1 {
-            let outer = format(address, number) == Format::Ipip;
-            socket.attach_filter(&socket_cbpf::share(outer, index, setup.workers))?;
+        if let Some(share) = share(setup, format(address, number), index) {
+            socket.attach_filter(&share.filter())?;
         }
+        // An ICMP error about an outer packet comes to this socket, and it may be forged.
+        sys::ignore_path_mtu_of(&socket, address)?;
         match address {
-            // An ICMP error about an outer packet comes to this socket, and it may be forged.
-            IpAddr::V4(_) => sys::ignore_path_mtu(&socket)?,
+            IpAddr::V4(_) => {}
             IpAddr::V6(_) => {
-                sys::ignore_path_mtu6(&socket)?;
                 sys::set_receive_traffic_class(&socket)?;
                 sys::refuse_multicast6(&socket)?;
                 // As in udp.rs: the address may be new.
@@ -78,6 +82,11 @@ pub fn receive(setup: &Setup, address: IpAddr, number: u8, index: u16) -> Result
         what: format!("the raw receiving socket for protocol {number} on {address} (CAP_NET_RAW)"),
         error,
     })
+}
+
+/// The share of worker `index` of packets in `format`, where there are other workers.
+pub fn share(setup: &Setup, format: Format, index: u16) -> Option<Share> {
+    (setup.workers > 1).then(|| Share { outer: format == Format::Ipip, index, of: setup.workers })
 }
 
 fn domain(address: IpAddr) -> Domain {

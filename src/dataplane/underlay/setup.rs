@@ -24,6 +24,8 @@ pub struct Setup {
     pub zero_checksum6: bool,
     /// UDP port of VXLAN here.
     pub vxlan_port: u16,
+    /// What the choice of UDP source ports follows from: the same for all workers, and known to nobody else.
+    pub port_seed: u64,
     /// Number of workers that share the inbound traffic.
     pub workers: u16,
     /// Whether raw sockets are opened (IP-in-IP and direct; needs CAP_NET_RAW).

@@ -72,9 +72,10 @@ fn vxlan_socket(address: SocketAddr, error: io::Error) -> OpenError {
 
 /// The sending sockets of one worker on `address`, each bound to another port in 49152–65535. All workers use the
 /// same ports: the port then depends on the flow alone, and stays when the kernel moves the flow to
-/// another queue, as it does without a steering program.
+/// another queue, as it does without a steering program. They are drawn from all of that range at each
+/// start, so that a stranger does not know which packets to claim that we sent (RFC 5927 §4.2, RFC 6056).
 pub fn send_all(setup: &Setup, address: IpAddr) -> Result<Vec<(Socket, u16)>, OpenError> {
-    let mut ports = FIRST_SOURCE_PORT..=u16::MAX;
+    let mut ports = shuffled(setup.port_seed).into_iter();
     let mut sockets = Vec::with_capacity(usize::from(SOURCE_PORTS));
     while sockets.len() < usize::from(SOURCE_PORTS) {
         let Some(port) = ports.next() else {
@@ -91,6 +92,23 @@ pub fn send_all(setup: &Setup, address: IpAddr) -> Result<Vec<(Socket, u16)>, Op
         }
     }
     Ok(sockets)
+}
+
+/// All source ports in an order that follows from `seed` (Fisher–Yates over splitmix64).
+fn shuffled(seed: u64) -> Vec<u16> {
+    let mut ports: Vec<u16> = (FIRST_SOURCE_PORT..=u16::MAX).collect();
+    let mut state = seed;
+    for left in (1..ports.len()).rev() {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = state;
+        word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        word ^= word >> 31;
+        // The upper half times the number of places, without the bias of a remainder.
+        let place = usize::try_from(((word >> 32) * (left as u64 + 1)) >> 32).unwrap_or(left);
+        ports.swap(left, place);
+    }
+    ports
 }
 
 fn send_from(from: SocketAddr, shared: bool) -> io::Result<Socket> {
@@ -121,7 +139,7 @@ mod tests {
 
     use socket2::Socket;
 
-    use super::{Setup, ensure_free, receive, send_all};
+    use super::{Setup, ensure_free, receive, send_all, shuffled};
 
     fn two_workers(address: Ipv4Addr, vxlan_port: u16) -> Setup {
         Setup { address: Some(address), vxlan_port, workers: 2, ..Setup::default() }
@@ -152,9 +170,22 @@ mod tests {
             let second = send_all(&setup, address).unwrap();
             let ports: Vec<u16> = first.iter().map(port).collect();
             assert_eq!(ports, second.iter().map(port).collect::<Vec<_>>());
-            assert!(ports.is_sorted_by(|a, b| a < b) && ports[0] >= 49152, "{ports:?}");
+            let distinct: std::collections::BTreeSet<&u16> = ports.iter().collect();
+            assert_eq!((distinct.len(), ports.iter().min() >= Some(&49152)), (256, true), "{ports:?}");
         }
     }
+
+    #[test]
+    fn the_order_of_ports_follows_from_the_seed_alone() {
+        let (one, other) = (shuffled(1), shuffled(2));
+        assert_eq!(one, shuffled(1));
+        assert_ne!(one[..8], other[..8]);
+        for mut ports in [one, other] {
+            ports.sort_unstable();
+            assert!(ports.into_iter().eq(49152..=u16::MAX));
+        }
+    }
+
     #[test]
     fn what_is_sent_to_a_sending_socket_fills_no_memory() {
         let sockets = send_all(&two_workers(Ipv4Addr::LOCALHOST, 4789), Ipv4Addr::LOCALHOST.into()).unwrap();

@@ -56,6 +56,8 @@ impl State {
             sends_for: sends_for.into(),
             link_mtus: [None; 2],
             path_mtu: None,
+            rumoured: false,
+            policed: false,
             way: None,
             counters,
         };
@@ -78,19 +80,8 @@ impl State {
         let Some(id) = self.roster.id(name) else {
             return Err(Refusal::new(Kind::Missing, unknown_peer(name)));
         };
-        let to_it = |route: &Route| self.rib.peers(&route.target).contains(&id);
-        let prefixes = self.rib.best().map(|route| route.prefix);
-        let routes: Vec<Route> =
-            prefixes.flat_map(|prefix| self.rib.candidates(prefix)).filter(to_it).collect();
-        for route in routes {
-            let others: Vec<PeerId> =
-                self.rib.peers(&route.target).iter().copied().filter(|peer| *peer != id).collect();
-            match self.rib.target(&others) {
-                Ok(Some(target)) => self.rib.set(Route { target, ..route }),
-                _ => drop(self.rib.remove(route.prefix, route.source)),
-            }
-            self.pending.add(route.prefix);
-        }
+        let routes = self.rib.len();
+        self.pending.add_all(self.rib.forget(id), routes);
         if self.peers.len() > usize::from(id.0) {
             Arc::make_mut(&mut self.roster).remove(name);
             self.peer_mut(usize::from(id.0)).retire();

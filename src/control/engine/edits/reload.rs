@@ -175,7 +175,7 @@ fn fixed_keys(old: &Config, new: &Config, culprits: &mut Culprits) {
             "the first of `subnets` under [local], the TUN's address,",
             tun_addresses(old) != tun_addresses(new),
         ),
-        ("`socket` under [control]", old.control != new.control),
+        ("`socket` under [control]", old.control.socket != new.control.socket),
         ("`listen` under [metrics]", old.metrics != new.metrics),
     ];
     for (key, _) in keys.iter().filter(|(_, changed)| *changed) {

@@ -102,7 +102,7 @@ impl Outbound {
                     dropped(cx.worker, DropReason::Malformed, 1, packet);
                     return Ok(());
                 }
-                sent(&ready, cx.worker, Weight { packets: 1, bytes: len });
+                sent(&ready, cx.worker, Weight { packets: 1, bytes: len }, len);
                 let channel = ready.channel(cx.paths, &self.ports);
                 let (head, _) = encapsulate(&ready, channel, len, 0, cx.out);
                 push(&ready, channel, head, Piece::arena(offset, len), len, cx.out);
@@ -130,9 +130,10 @@ impl Outbound {
         let (segments, header) = (split.segments(), split.header_len());
         cx.out.reserve(segments, MAX_TEMPLATE + header)?;
         let weight = Weight { packets: segments, bytes: packet.len() + (segments - 1) * header };
-        let prepared = prepare(cx.tables, cx.paths, packet, Some(split.largest()));
+        let largest = split.largest();
+        let prepared = prepare(cx.tables, cx.paths, packet, Some(largest));
         if let Ok(ready) = &prepared
-            && split.largest() > usize::from(ready.via.mtu)
+            && largest > usize::from(ready.via.mtu)
         {
             let channel = ready.channel(cx.paths, &self.ports);
             return oversize::segments(ready, channel, split, at, (cx.out, cx.worker));
@@ -140,12 +141,12 @@ impl Outbound {
         count(cx.worker, weight);
         match prepared {
             Ok(ready) if takes_whole(&ready, cx.paths, vnet, packet.len()) => {
-                sent(&ready, cx.worker, weight);
+                sent(&ready, cx.worker, weight, largest);
                 let whole = SuperPacket { vnet, header_len: header, at };
                 push_whole(&ready, &whole, weight, &self.ports, cx.out);
             }
             Ok(ready) => {
-                sent(&ready, cx.worker, weight);
+                sent(&ready, cx.worker, weight, largest);
                 push_segments(&ready, ready.channel(cx.paths, &self.ports), split, at.start, cx.out);
             }
             Err(refused) => self.refuse(refused, cx, at, segments),
@@ -224,10 +225,11 @@ fn dropped(worker: &Worker, reason: DropReason, packets: usize, packet: &[u8]) {
     worker.dropped_packet(reason, packets as u64, Direction::Outbound, once(packet));
 }
 
-/// Counts packets for their peer.
-fn sent(ready: &Ready<'_>, worker: &Worker, weight: Weight) {
+/// Counts packets for their peer, the largest of which has `largest` bytes.
+fn sent(ready: &Ready<'_>, worker: &Worker, weight: Weight, largest: usize) {
     if let Some(peer) = ready.peer.counters.worker(worker.index) {
         peer.tx_packets.add(weight.packets as u64);
         peer.tx_bytes.add(weight.bytes as u64);
+        peer.largest.note(worker.clock.now(), largest);
     }
 }

@@ -39,7 +39,7 @@ pub fn packet(
         dropped(cx.worker, DropReason::Malformed, fragments, packet);
         return Ok(());
     }
-    sent(ready, cx.worker, weight);
+    sent(ready, cx.worker, weight, mtu);
     let Ok(mut cut) = Fragments::new(packet, mtu) else { return Ok(()) };
     while let Some(len) = cut.next_len() {
         let (head, inner) = encapsulate(ready, channel, len, header, cx.out);
@@ -70,7 +70,7 @@ pub fn segments(
     };
     out.reserve(weight.packets, MAX_TEMPLATE + header)?;
     count(worker, weight);
-    sent(ready, worker, weight);
+    sent(ready, worker, weight, mtu);
     let mut headers = [0; MAX_HEADER];
     while let Some(payload) = split.next_segment(&mut headers[..header]) {
         let mut cut = SegmentFragments::new(&headers[..header], ip, payload, mtu);

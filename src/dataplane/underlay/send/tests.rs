@@ -157,6 +157,7 @@ fn segmentation_of_what_does_not_fit_is_not_given_up() {
     assert_eq!(counters.fallbacks(Fallback::UdpGso), 0);
     let totals = counters.totals();
     assert_eq!((totals.drops(DropReason::TooBig), totals.underlay.tx_packets), (2, 2));
+    assert_eq!(counters.too_large_sends(), 2, "the ways are looked up again");
 }
 
 /// Each peer has a port of its own, also where one batch holds datagrams for several.

@@ -3,7 +3,8 @@
 
 use std::ffi::{c_int, c_void};
 use std::io;
-use std::mem::{size_of, zeroed};
+use std::mem::{size_of, size_of_val, zeroed};
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 
 use socket2::{SockFilter, Socket};
@@ -31,6 +32,11 @@ pub fn bind_to_interface(socket: &Socket, index: u32) -> io::Result<()> {
 /// Binds a packet socket to everything that crosses the interface `index`, both ways.
 pub fn bind_to_all_of_interface(socket: &Socket, index: u32) -> io::Result<()> {
     bind_packet(socket, index, libc::ETH_P_ALL as u16)
+}
+
+/// Binds a packet socket to the IPv4 packets that arrive at the interface `index`.
+pub fn bind_to_ipv4_of_interface(socket: &Socket, index: u32) -> io::Result<()> {
+    bind_packet(socket, index, libc::ETH_P_IP as u16)
 }
 
 /// Binds a packet socket to everything that crosses any interface.
@@ -91,13 +97,21 @@ const IPV6_MULTICAST_ALL: c_int = 29;
 const UDP_NO_CHECK6_RX: c_int = 102;
 
 /// Keeps the kernel from believing path MTUs for what this socket is said to have sent.
-pub fn ignore_path_mtu(socket: &Socket) -> io::Result<()> {
+fn ignore_path_mtu(socket: &Socket) -> io::Result<()> {
     set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_INTERFACE)
 }
 
 /// The same over IPv6.
-pub fn ignore_path_mtu6(socket: &Socket) -> io::Result<()> {
+fn ignore_path_mtu6(socket: &Socket) -> io::Result<()> {
     set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_INTERFACE)
+}
+
+/// The same for the family of `address`.
+pub fn ignore_path_mtu_of(socket: &Socket, address: IpAddr) -> io::Result<()> {
+    match address {
+        IpAddr::V4(_) => ignore_path_mtu(socket),
+        IpAddr::V6(_) => ignore_path_mtu6(socket),
+    }
 }
 
 /// Sets the receive buffer, beyond the system's limit where we may.
@@ -127,6 +141,24 @@ pub fn attach_reuseport_filter(socket: &Socket, program: &[SockFilter]) -> io::R
     let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, pointer, len) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
+
+/// Packets that were not put into the receive buffer so far (sock_diag(7), `SK_MEMINFO_DROPS`; Linux 4.12).
+pub fn drops(socket: &Socket) -> io::Result<u32> {
+    let mut words = [0_u32; MEMINFO_WORDS];
+    let mut len = size_of_val(&words) as libc::socklen_t;
+    let (level, name) = (libc::SOL_SOCKET, SO_MEMINFO);
+    // SAFETY: the kernel writes at most `len` bytes, which are those of `words`, and says how many.
+    let result = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), level, name, words.as_mut_ptr().cast::<c_void>(), &raw mut len)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(words[MEMINFO_DROPS]) }
+}
+
+/// From asm-generic/socket.h.
+const SO_MEMINFO: c_int = 55;
+/// From linux/sock_diag.h.
+const MEMINFO_WORDS: usize = 9;
+const MEMINFO_DROPS: usize = 8;
 
 /// Sends without UDP checksums, which UDP_SEGMENT does not allow.
 #[cfg(test)]

@@ -125,6 +125,14 @@ fn replacing_keeps_other_sources() {
     let mut state = state();
     edit(&mut state, "10.9.0.0/24 via node-b\n10.244.2.0/24 via node-c\n").unwrap();
     assert_eq!(way(&mut state, "10.244.2.1").unwrap().0, "node-b", "the configuration comes first");
+    let done = state.replace(Source::Control, &mut batch("10.10.0.0/16 via node-c\n"), 2).unwrap();
+    assert_eq!(done, Changed { added: 1, deleted: 2 });
+    let same = "10.10.0.0/16 via node-c\n10.11.0.0/16 via node-c\n";
+    let done = state.replace(Source::Control, &mut batch(same), 2).unwrap();
+    assert_eq!(done, Changed { added: 1, deleted: 0 });
+    let other = "10.10.0.0/16 via node-b\n";
+    let done = state.replace(Source::Control, &mut batch(other), 2).unwrap();
+    assert_eq!(done, Changed { added: 1, deleted: 1 });
     state.replace(Source::Control, &mut batch("10.10.0.0/16 via node-c\n"), 2).unwrap();
     assert_eq!(way(&mut state, "10.9.0.1"), None);
     assert_eq!(way(&mut state, "10.10.0.1").unwrap().0, "node-c");
@@ -164,6 +172,20 @@ fn a_new_peer_takes_the_place_of_one_that_went() {
     let names: Vec<_> = state.peer_list().into_iter().map(|peer| peer.name).collect();
     assert_eq!(names, ["node-d", "node-c"]);
     assert_eq!(state.delete_peer("node-b").unwrap_err().kind, Kind::Missing);
+}
+
+#[test]
+fn a_peer_is_listed_with_the_subnets_that_lead_to_it() {
+    let mut state = state();
+    state.add_peer(&peer("node-d", "192.0.2.4", &["10.244.4.0/24", "10.244.5.0/24"]), 5).unwrap();
+    let listed = |state: &Node| state.peer_list().pop().unwrap().subnets;
+    assert_eq!(listed(&state), ["10.244.4.0/24", "10.244.5.0/24"]);
+    edit(&mut state, "del 10.244.4.0/24\n").unwrap();
+    assert_eq!(listed(&state), ["10.244.5.0/24"]);
+    edit(&mut state, "10.244.5.0/24 via node-b,node-d\n").unwrap();
+    assert_eq!(listed(&state), ["10.244.5.0/24"]);
+    state.replace(Source::Control, &mut batch("10.244.4.0/24 via node-b\n"), 6).unwrap();
+    assert!(listed(&state).is_empty());
 }
 
 #[test]

@@ -1,17 +1,21 @@
-//! Reading what a router reports, and whether it is about a packet of ours.
+//! Reading ICMP messages, and whether what they quote is like a packet of ours.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::control::engine::PathMtu;
 use crate::net::Mode;
-use crate::wire::icmp::{FRAGMENTATION_NEEDED, LEN, PACKET_TOO_BIG, UNREACHABLE};
-use crate::wire::{Ipv4, be16, be32, checksum, ipv4, ipv6, protocol};
+use crate::wire::icmp::{
+    ECHO_REPLY, ECHO_REPLY6, FRAGMENTATION_NEEDED, LEN, PACKET_TOO_BIG, TIME_EXCEEDED, TIME_EXCEEDED6,
+    UNREACHABLE, UNREACHABLE6,
+};
+use crate::wire::{Ipv4, be16, be32, checksum, ipv4, ipv6, protocol, udp};
 
 /// The smallest MTU that IPv4 allows (RFC 791); less, or 0 from routers older than RFC 1191, says
 /// nothing. That of IPv6 is [`ipv6::MIN_MTU`] (RFC 8201 §4).
 const LEAST_MTU: u16 = 68;
 /// Bytes behind the quoted IP header that a router quotes at least (RFC 792).
-const TRANSPORT: usize = 8;
+pub const TRANSPORT: usize = 8;
+/// The code of "source route failed", which is no matter of the destination's.
+const SOURCE_ROUTE_FAILED: u8 = 5;
 
 /// What our outer packets look like.
 #[derive(Clone, Debug)]
@@ -22,64 +26,131 @@ pub struct Ours {
     pub source_ports: Vec<u16>,
 }
 
-/// Reads what [`listen`](crate::dataplane::underlay::icmp::listen) received for the family of `ours`.
-pub fn read(packet: &[u8], ours: &Ours) -> Option<PathMtu> {
-    match ours.address {
-        IpAddr::V4(own) => read_v4(packet, own, ours),
-        IpAddr::V6(own) => read_v6(packet, own, ours),
+/// A whole ICMP message.
+#[derive(Debug, Eq, PartialEq)]
+pub enum Message<'a> {
+    /// An answer to an echo request.
+    Echo {
+        /// Bytes of the IP packet that it came in.
+        size: u16,
+        /// What follows type, code and checksum.
+        body: &'a [u8],
+    },
+    /// An error about a packet from our address.
+    Error {
+        /// What is wrong.
+        what: What,
+        /// The packet.
+        quote: Quote<'a>,
+    },
+}
+
+/// What is wrong with a packet.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum What {
+    /// It is larger than this MTU.
+    TooBig(u16),
+    /// It does not get to its destination.
+    Unreachable,
+}
+
+/// The beginning of a packet from our address.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Quote<'a> {
+    /// Where it was for.
+    pub to: IpAddr,
+    /// Protocol number of what follows its IP header.
+    pub protocol: u8,
+    /// Bytes that it had.
+    pub len: u16,
+    /// What follows its IP header, [`TRANSPORT`] bytes at least.
+    pub rest: &'a [u8],
+}
+
+/// Reads what [`listen`](crate::dataplane::underlay::icmp::listen) received on our address `own`.
+pub fn read(packet: &[u8], own: IpAddr) -> Option<Message<'_>> {
+    match own {
+        IpAddr::V4(own) => read_v4(packet, own),
+        IpAddr::V6(own) => read_v6(packet, own),
     }
 }
 
 /// Reads an ICMP packet, IP header included.
-fn read_v4(packet: &[u8], own: Ipv4Addr, ours: &Ours) -> Option<PathMtu> {
+fn read_v4(packet: &[u8], own: Ipv4Addr) -> Option<Message<'_>> {
     let ip = Ipv4::parse(packet).ok()?;
-    let error = ip.payload();
+    let message = ip.payload();
     let whole = ip.protocol() == protocol::ICMP
-        && error.len() >= LEN
-        && error[..2] == [UNREACHABLE, FRAGMENTATION_NEEDED]
-        && checksum::fold(checksum::sum(error)) == 0xffff;
+        && message.len() >= LEN
+        && checksum::fold(checksum::sum(message)) == 0xffff;
     if !whole {
         return None;
     }
-    let (mtu, quote) = (be16(error, 6), &error[LEN..]);
+    let what = match (message[0], message[1]) {
+        (ECHO_REPLY, 0) => {
+            let size = u16::try_from(ip.total_len()).ok()?;
+            return Some(Message::Echo { size, body: &message[4..] });
+        }
+        (UNREACHABLE, FRAGMENTATION_NEEDED) => What::TooBig(be16(message, 6)),
+        (UNREACHABLE, SOURCE_ROUTE_FAILED) => return None,
+        (UNREACHABLE, _) | (TIME_EXCEEDED, 0) => What::Unreachable,
+        _ => return None,
+    };
     // Our outer headers have no options.
-    let (header, transport) = quote.split_first_chunk::<{ ipv4::LEN }>()?;
-    if header[0] != 0x45 || header[12..16] != own.octets() {
+    let (header, rest) = message[LEN..].split_first_chunk::<{ ipv4::LEN }>()?;
+    if header[0] != 0x45 || header[12..16] != own.octets() || rest.len() < TRANSPORT {
         return None;
     }
-    let (mode, port) = ours.mode(header[9], transport)?;
-    // The quoted packet was larger than that and must not have been cut.
-    let consistent = mtu >= LEAST_MTU && be16(header, 2) > mtu && be16(header, 6) & ipv4::DF != 0;
-    let peer = Ipv4Addr::from(be32(header, 16)).into();
-    consistent.then_some(PathMtu { peer, mode, port, mtu })
+    let len = be16(header, 2);
+    if let What::TooBig(mtu) = what {
+        // The quoted packet was larger than that and must not have been cut.
+        let consistent = mtu >= LEAST_MTU && len > mtu && be16(header, 6) & ipv4::DF != 0;
+        consistent.then_some(())?;
+    }
+    let to = Ipv4Addr::from(be32(header, 16)).into();
+    Some(Message::Error { what, quote: Quote { to, protocol: header[9], len, rest } })
 }
 
-/// Reads an `ICMPv6` packet; the kernel has checked its checksum and keeps the IP header.
-fn read_v6(error: &[u8], own: Ipv6Addr, ours: &Ours) -> Option<PathMtu> {
-    if error.len() < LEN || error[..2] != [PACKET_TOO_BIG, 0] {
+/// Reads an `ICMPv6` message; the kernel has checked its checksum and keeps the IP header.
+fn read_v6(message: &[u8], own: Ipv6Addr) -> Option<Message<'_>> {
+    if message.len() < LEN {
         return None;
     }
-    let (mtu, quote) = (be32(error, 4), &error[LEN..]);
-    let (header, transport) = quote.split_first_chunk::<{ ipv6::LEN }>()?;
-    if header[0] >> 4 != 6 || header[8..24] != own.octets() {
+    let mtu = be32(message, 4);
+    let what = match (message[0], message[1]) {
+        (ECHO_REPLY6, 0) => {
+            let size = u16::try_from(ipv6::LEN + message.len()).ok()?;
+            return Some(Message::Echo { size, body: &message[4..] });
+        }
+        (PACKET_TOO_BIG, 0) => What::TooBig(u16::try_from(mtu).ok().filter(|mtu| *mtu >= ipv6::MIN_MTU)?),
+        (UNREACHABLE6, _) | (TIME_EXCEEDED6, 0) => What::Unreachable,
+        _ => return None,
+    };
+    let (header, rest) = message[LEN..].split_first_chunk::<{ ipv6::LEN }>()?;
+    if header[0] >> 4 != 6 || header[8..24] != own.octets() || rest.len() < TRANSPORT {
         return None;
     }
-    let (mode, port) = ours.mode(header[6], transport)?;
-    let len = usize::from(be16(header, 4)) + ipv6::LEN;
-    let mtu = u16::try_from(mtu).ok().filter(|mtu| *mtu >= ipv6::MIN_MTU && usize::from(*mtu) < len)?;
-    let peer: [u8; 16] = header[24..].try_into().ok()?;
-    Some(PathMtu { peer: Ipv6Addr::from(peer).into(), mode, port, mtu })
+    let len = u16::try_from(ipv6::LEN).ok()?.checked_add(be16(header, 4))?;
+    if matches!(what, What::TooBig(mtu) if mtu >= len) {
+        return None;
+    }
+    let to: [u8; 16] = header[24..].try_into().ok()?;
+    Some(Message::Error { what, quote: Quote { to: IpAddr::from(to), protocol: header[6], len, rest } })
 }
 
 impl Ours {
-    /// The mode and UDP port of a quoted packet of ours by its protocol number and what follows the IP header;
-    /// `None` when it is none of ours.
-    fn mode(&self, protocol: u8, transport: &[u8]) -> Option<(Mode, Option<u16>)> {
-        let transport = transport.get(..TRANSPORT)?;
-        match protocol {
-            protocol::IPIP | protocol::IPV6 => Some((Mode::Ipip, None)),
-            protocol::UDP => {
-                let (source, destination) = (be16(transport, 0), be16(transport, 2));
+    /// The mode and UDP port of a quoted packet of ours; `None` when it is none, or contradicts itself.
+    pub fn mode(&self, quote: &Quote<'_>) -> Option<(Mode, Option<u16>)> {
+        let outer = if quote.to.is_ipv4() { ipv4::LEN } else { ipv6::LEN };
+        let (rest, payload) = (quote.rest, usize::from(quote.len).checked_sub(outer)?);
+        match quote.protocol {
+            protocol::IPIP if rest[0] >> 4 == 4 && usize::from(be16(rest, 2)) == payload => {
+                Some((Mode::Ipip, None))
+            }
+            protocol::IPV6 if rest[0] >> 4 == 6 && usize::from(be16(rest, 4)) + ipv6::LEN == payload => {
+                Some((Mode::Ipip, None))
+            }
+            protocol::UDP if usize::from(be16(rest, 4)) == payload && payload >= udp::LEN => {
+                let (source, destination) = (be16(rest, 0), be16(rest, 2));
                 self.source_ports.contains(&source).then_some((Mode::Vxlan, Some(destination)))
             }
             _ => None,
@@ -111,25 +182,27 @@ pub mod samples {
         Ours { address: IpAddr::from(US6), ..ours() }
     }
 
-    /// An outer packet of 1468 bytes: UDP from these ports, or protocol 4.
+    /// An outer packet of 1468 bytes: UDP from these ports, or IPv4 in protocol 4.
     pub fn outer(ports: Option<(u16, u16)>) -> Vec<u8> {
         let (from, to) = ports.unwrap_or((9, 9));
         let mut packet = Vec::new();
         PacketBuilder::ipv4(US, PEER, 60).udp(from, to).write(&mut packet, &[0; 1440]).unwrap();
         if ports.is_none() {
             packet[9] = 4;
+            packet[20..24].copy_from_slice(&[0x45, 0, 5, 0xa8]);
         }
         packet[6] = 0x40;
         packet
     }
 
-    /// An outer packet of 1488 bytes over IPv6: UDP from these ports, or protocol 41.
+    /// An outer packet of 1488 bytes over IPv6: UDP from these ports, or IPv6 in protocol 41.
     pub fn outer6(ports: Option<(u16, u16)>) -> Vec<u8> {
         let (from, to) = ports.unwrap_or((9, 9));
         let mut packet = Vec::new();
         PacketBuilder::ipv6(US6, PEER6, 60).udp(from, to).write(&mut packet, &[0; 1440]).unwrap();
         if ports.is_none() {
             packet[6] = 41;
+            packet[40..48].copy_from_slice(&[0x60, 0, 0, 0, 5, 0x80, 6, 64]);
         }
         packet
     }
@@ -159,19 +232,48 @@ mod tests {
     use std::net::IpAddr;
 
     use etherparse::Icmpv4Type;
-    use etherparse::icmpv4::DestUnreachableHeader;
+    use etherparse::icmpv4::{DestUnreachableHeader, TimeExceededCode};
 
-    use super::read as read_report;
     use super::samples::{PEER, PEER6, ours, ours6, outer, outer6, report_of, too_big, too_big6};
+    use super::{Message, Ours, What, read as read_message};
     use crate::net::Mode;
     use crate::wire::{checksum, put16};
 
+    /// What is said of the size of a packet of ours.
+    fn size(packet: &[u8], ours: &Ours) -> Option<(IpAddr, Mode, u16)> {
+        match read_message(packet, ours.address)? {
+            Message::Error { what: What::TooBig(mtu), quote } => Some((quote.to, ours.mode(&quote)?.0, mtu)),
+            _ => None,
+        }
+    }
+
     fn read(packet: &[u8]) -> Option<(IpAddr, Mode, u16)> {
-        read_report(packet, &ours()).map(|report| (report.peer, report.mode, report.mtu))
+        size(packet, &ours())
     }
 
     fn read6(packet: &[u8]) -> Option<(IpAddr, Mode, u16)> {
-        read_report(packet, &ours6()).map(|report| (report.peer, report.mode, report.mtu))
+        size(packet, &ours6())
+    }
+
+    #[test]
+    fn what_does_not_get_there_is_told_from_what_is_too_big() {
+        let about = outer(Some((49160, 4789)));
+        let said = |kind| {
+            let packet = report_of(kind, &about[..100]);
+            match read_message(&packet, ours().address) {
+                Some(Message::Error { what, quote }) => Some((what, quote.to, ours().mode(&quote).unwrap())),
+                _ => None,
+            }
+        };
+        let unreachable = Some((What::Unreachable, PEER.into(), (Mode::Vxlan, Some(4789))));
+        use DestUnreachableHeader::{Host, Network, Port, Protocol, SourceRouteFailed};
+        for header in [Host, Network, Port, Protocol] {
+            assert_eq!(said(Icmpv4Type::DestinationUnreachable(header)), unreachable);
+        }
+        assert_eq!(said(Icmpv4Type::TimeExceeded(TimeExceededCode::TtlExceededInTransit)), unreachable);
+        assert_eq!(said(Icmpv4Type::DestinationUnreachable(SourceRouteFailed)), None);
+        let reassembly = TimeExceededCode::FragmentReassemblyTimeExceeded;
+        assert_eq!(said(Icmpv4Type::TimeExceeded(reassembly)), None);
     }
 
     fn changed(packet: &[u8], at: usize, value: u8) -> Vec<u8> {
@@ -209,6 +311,9 @@ mod tests {
             ("no MTU", too_big(0, &vxlan[..100])),
             ("an impossible MTU", too_big(67, &vxlan[..100])),
             ("too short a quote", too_big(1300, &vxlan[..27])),
+            ("another UDP length", too_big(1300, &changed(&vxlan, 25, 0xff)[..100])),
+            ("another inner length", too_big(1300, &changed(&outer(None), 23, 0xff)[..100])),
+            ("another inner version", too_big(1300, &changed(&outer(None), 20, 0x65)[..100])),
             (
                 "another error",
                 report_of(Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Host), &vxlan[..100]),
