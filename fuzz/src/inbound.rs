@@ -110,6 +110,10 @@ impl MetadataSource for Hearsay {
     fn want_all(&mut self) {
         self.all = true;
     }
+
+    fn believes_unfinished(&mut self, several: bool) -> bool {
+        self.talks == several
+    }
 }
 
 /// The input as an arena and what lies in it. `mend`: with right inner checksums.

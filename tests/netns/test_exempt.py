@@ -1,13 +1,17 @@
-"""P10: nodes inside a pool are exempt from it, and an address moves between nodes without a restart."""
+"""P10: nodes inside a pool are exempt from it, addresses move between nodes without a restart, and an underlay may be
+too narrow for IPv6."""
 
 import bootstrap
 
 import re
+import subprocess
 from typing import Any
 
+from fast import BOTH_WAYS, MIB, bulk
 from shared import SharedLab, own_routes
+from underlay6 import ADDRESS6, SixLab
 from underpass_lab.command import wait_until
-from underpass_lab.nodes import ADDRESSES, pod_address, subnet
+from underpass_lab.nodes import ADDRESSES, PODS, pod_address, subnet
 
 A, B, C = (pod_address(node) for node in ("n1", "n2", "n3"))
 FLOATING = "10.9.9.9"
@@ -17,7 +21,11 @@ class NodesInAPool(SharedLab):
     """n3 is behind a router: a kernel route for the pool would lead its tunnel packets back into the TUN."""
 
     topology = "T3"
-    POOLS = [("10.244.0.0/16", "Never", "Always"), ("198.51.0.0/16", "Never", "Always"), ("192.0.0.0/8", "Always", "Never")]
+    POOLS = [
+        ("10.244.0.0/16", "Never", "Always"),
+        ("198.51.0.0/16", "Never", "Always"),
+        ("192.0.0.0/8", "Always", "Never"),
+    ]
 
     def test_nodes_are_exempt(self) -> None:
         subnets = {"n1": "192.168.1.0/24", "n2": "192.168.2.0/24", "n3": "198.51.3.0/24"}
@@ -59,30 +67,29 @@ class Floating(SharedLab):
             text = self.lab.config(node, local=local, peers=peers)
             (self.lab.dir / f"{node}.toml").write_text(text + '\n[metrics]\nlisten = "127.0.0.1:9091"\n')
 
-    def move(self, owner: str, pod: str, address: str, other: str) -> None:
+    def settle(self, owner: str) -> None:
+        """The pod of a node has the address from now on, and the daemons are told."""
         self.configure(owner)
         for node in ("n1", "n2"):
             self.lab.daemons[node].command("reload")
-        self.lab.ip(other, f"address del {FLOATING}/32 dev lo")
-        self.lab.ip(pod, f"address add {FLOATING}/32 dev lo")
-        self.lab.ip(owner, f"route replace {FLOATING}/32 via {address}")
+        # Outside of all pools the daemon had a kernel route of that prefix, which goes with the reload.
+        wait_until(lambda: FLOATING not in own_routes(self.lab, owner), 3, "no kernel route of the daemon")
+        self.lab.ip(PODS[owner], f"address add {FLOATING}/32 dev lo")
+        self.lab.ip(owner, f"route add {FLOATING}/32 via {pod_address(owner)}")
+
+    def leave(self, owner: str) -> None:
+        self.lab.ip(PODS[owner], f"address del {FLOATING}/32 dev lo")
+        self.lab.ip(owner, f"route del {FLOATING}/32")
 
     def test_local_prefixes_come_and_go_live(self) -> None:
-        self.lab.ip("podB", f"address add {FLOATING}/32 dev lo")
-        self.lab.ip("podA", f"address add {FLOATING}/32 dev lo")
-        flow = self.lab.popen("podA", "ping", "-i", "0.01", "-c", "300", B, stdout=-1)
-        for turn, (owner, pod, address, other, asker) in enumerate(
-            [("n2", "podB", B, "podA", "podA"), ("n1", "podA", A, "podB", "podB")] * 2
-        ):
-            self.move(owner, pod, address, other)
-            if owner == "n1":
-                self.lab.ip("n2", f"route del {FLOATING}/32 via {B}")
-            elif turn:
-                self.lab.ip("n1", f"route del {FLOATING}/32 via {A}")
-            wait_until(lambda: self.asks(asker), 5, f"an answer of {pod}")  # noqa: B023
+        flow = self.lab.popen("podA", "ping", "-i", "0.01", "-c", "200", B, stdout=subprocess.PIPE)
+        for owner, other in (("n2", "n1"), ("n1", "n2")) * 2:
+            self.settle(owner)
+            wait_until(lambda: self.asks(PODS[other]), 5, f"an answer of the pod of {owner}")
             self.assertEqual(self.lab.daemons[owner].json("route", "get", FLOATING)["source"], "local")
+            self.leave(owner)
         said = flow.communicate(timeout=20)[0]
-        self.assertRegex(said, r"300 packets transmitted, 300 received", "others lose nothing")
+        self.assertRegex(said, r"200 packets transmitted, 200 received", "others lose nothing")
         # What makes the TUN's address takes a restart still.
         file = self.lab.dir / "n1.toml"
         text = file.read_text(encoding="utf-8")
@@ -92,3 +99,21 @@ class Floating(SharedLab):
 
     def asks(self, pod: str) -> Any:
         return self.lab.ping(pod, FLOATING, "-W", "0.3", count=1) == 1
+
+
+class Narrow(SixLab):
+    """IPv6 pods on an underlay of 1280 bytes, which leaves them less than IPv6 demands of every link."""
+
+    options = {"ipv6": True, "mtu": 1280}
+    underlay = "both"
+
+    def test_tcp_works_and_the_path_is_shown(self) -> None:
+        for mode, mtu, needed in (("vxlan", 1230, 1330), ("ipip", 1260, 1300)):
+            with self.subTest(mode):
+                type(self).mode = mode
+                self.restart()
+                bulk(self.lab, MIB, BOTH_WAYS, addresses=ADDRESS6)
+                missing = self.lab.status("n1")["missing"]
+                commands = [one["command"] for one in missing if "IPv6 demands 1280" in one["what"]]
+                self.assertEqual(commands, [f"ip link set eth0 mtu {needed}"])
+                self.assertIn(f"carries IPv6 packets of {mtu} bytes by {mode}", self.lab.daemons["n1"].log())

@@ -5,7 +5,6 @@ import bootstrap
 import socket
 from typing import Any
 
-
 from fast import MIB, MODES, bulk
 from shared import SharedLab
 from underpass_lab.nodes import pod_address

@@ -11,6 +11,7 @@ use super::reconcile::host_side::Wish;
 use super::reconcile::kernel_cover::Steps;
 use super::{Engine, judge};
 use crate::net::Mode;
+use crate::wire::ipv6;
 
 impl Engine {
     /// Everything that follows from what has just happened, in the order in which it has to be done:
@@ -114,6 +115,31 @@ impl Engine {
         let needs = needs_of(&self.state.config, &self.uplink.name, modes);
         let verdict = judge::judge_settings(&needs, &self.host.view().settings);
         let seen = self.policies.iter().chain(&self.strays).cloned();
-        verdict.requirements().chain(seen).collect()
+        verdict.requirements().chain(seen).chain(self.narrow_path()).collect()
+    }
+
+    /// The way to the peer that carries least, where pods use IPv6 and it carries less than that demands of every
+    /// link (RFC 8200 §5): no ICMP error makes a host send less.
+    fn narrow_path(&self) -> Option<Requirement> {
+        let state = &self.state;
+        if state.config.local_subnets.iter().all(|subnet| subnet.is_ipv4()) {
+            return None;
+        }
+        let modes = [Mode::Ipip, Mode::Vxlan];
+        let known = state.peers.iter().filter(|peer| !peer.is_gone());
+        let paths = known.flat_map(|peer| modes.map(|mode| (state.underlay.mtu_to(peer, mode), mode, peer)));
+        let narrow = paths.filter(|(mtu, mode, peer)| {
+            *mtu < ipv6::MIN_MTU && state.peers_by(*mode).contains(&peer.address)
+        });
+        let (mtu, mode, peer) = narrow.min_by_key(|(mtu, ..)| *mtu)?;
+        let needed = ipv6::MIN_MTU + mode.overhead(peer.address);
+        Some(Requirement {
+            what: format!(
+                "the way to peer {} carries IPv6 packets of {mtu} bytes by {mode}, and IPv6 demands 1280: \
+                 larger ones are lost; new TCP connections are told to send smaller ones",
+                peer.name
+            ),
+            command: format!("ip link set {} mtu {needed}", self.uplink.name),
+        })
     }
 }

@@ -11,6 +11,7 @@
 //! The sender of a packet that goes nowhere or does not fit is told by ICMP ([`IcmpErrors`]).
 
 mod encapsulate;
+mod narrow;
 mod oversize;
 mod prepare;
 
@@ -20,11 +21,11 @@ use std::ops::Range;
 use super::icmp_errors::IcmpErrors;
 use super::tables::Forwarding;
 use crate::dataplane::observe::Worker;
-use crate::dataplane::packet::{Channel, Datagram, Direction, Full, Outbox, Paths, Piece};
+use crate::dataplane::packet::{Channel, Datagram, Direction, Family, Full, Outbox, Paths, Piece};
 use crate::dataplane::segment::Split;
 use crate::dataplane::segment::{split, unfinished};
 use crate::net::DropReason;
-use crate::wire::{Malformed, VnetHdr};
+use crate::wire::{Malformed, VnetHdr, ipv6, protocol};
 use encapsulate::{MAX_TEMPLATE, SourcePorts, SuperPacket, encapsulate, encapsulate_whole, takes_whole};
 use prepare::{Ready, Refused, prepare};
 
@@ -89,6 +90,13 @@ impl Outbound {
             Ok(ready) => {
                 count(cx.worker, Weight { packets: 1, bytes: packet.len() });
                 let len = ready.flow.total_len;
+                if ready.via.mtu < ipv6::MIN_MTU
+                    && ready.family == Family::V6
+                    && ready.flow.protocol == protocol::TCP
+                {
+                    let (l4, mtu) = (ready.flow.l4, ready.via.mtu);
+                    narrow::limit_segment_size(&mut packet[..len], l4, mtu, vnet.needs_csum());
+                }
                 // Not over what may lie behind the packet: only the packet leaves.
                 if finish_checksum(&ready, vnet, &mut packet[..len]).is_err() {
                     dropped(cx.worker, DropReason::Malformed, 1, packet);

@@ -137,6 +137,11 @@ fn this_node_sends_for_itself_and_for_what_is_listed() {
         let expected = if good { Ok(1) } else { Err(vec![(DropReason::SpoofedSource, 1)]) };
         assert_eq!(sent(&mut Node::with(tables.clone()), source, "10.244.2.20"), expected, "{source}");
     }
+    let listed = Scope { sends_for: prefixes(&["2001:db8::1/128"]), ..Scope::default() };
+    for (scope, good) in [(Scope::default(), false), (listed, true)] {
+        let mut node = Node::with(forwarding(1, Mode::Ipip, None).with_scope(scope));
+        assert_eq!(sent(&mut node, "2001:db8::1", "fd00:10:244:2::20").is_ok(), good, "a pod could forge it");
+    }
     let mut plain = Node::with(forwarding(1, Mode::Ipip, None));
     assert_eq!(sent(&mut plain, "192.0.2.1", "10.244.2.20"), Ok(1), "without any list");
     assert_eq!(sent(&mut plain, "10.8.0.9", "10.244.2.20"), Err(vec![(DropReason::SpoofedSource, 1)]));
