@@ -194,8 +194,7 @@ class PathShrinks6(Shrinking):
         wire = self.tap("n3", "eth0")
         self.forge(quoted, 1300)
         echo_request = (b"\x3a", b"\x80")
-        heads = lambda: [(frame[20:21], frame[54:55]) for frame in wire.incoming()]  # noqa: E731
-        wait_until(lambda: echo_request in heads(), 3, "a probe")
+        wait_until(lambda: echo_request in [(one[20:21], one[54:55]) for one in wire.incoming()], 3, "a probe")
         self.assertEqual(self.route_mtu(), 1500 - 40)
         self.lab.tcp_transfer("podA", "podC", C, MIB)
         self.assertEqual(self.route_mtu(), 1500 - 40)
