@@ -94,6 +94,7 @@ impl Node {
             tap: None,
             tap_state: Offloaded::off("no TAP"),
             view,
+            addresses: host.all_addresses().await.unwrap(),
             now,
         };
         let (engine, _table) = Engine::new(config, start).map_err(|error| error.to_string())?;

@@ -56,6 +56,8 @@ fn forwarding(mode: Mode) -> Forwarding {
         vtep_mac,
         hop,
         second: None,
+        also_from: Arc::default(),
+        sends_for: Arc::default(),
         link_mtus: [None; 2],
         path_mtu: None,
         rumoured: false,

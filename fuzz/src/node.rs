@@ -72,6 +72,8 @@ fn build(mode: Mode, ipv6: bool, fast: bool) -> Forwarding {
         vtep_mac: mac(number),
         hop,
         second: Some((address(number, !ipv6), hop)),
+        also_from: std::sync::Arc::default(),
+        sends_for: std::sync::Arc::default(),
         link_mtus: [None; 2],
         path_mtu: None,
         rumoured: false,

@@ -13,7 +13,9 @@ pub use capture::CapturePoint;
 pub use error::{ErrorBody, ErrorCode};
 pub use peers::{NewPeer, PeerDeleted, PeerStatus, PeerTraffic, PeerUplink, PeerWay};
 pub use routes::{CandidateRoute, NewRoute, NextHop, RouteChanges, RouteEntry, RouteMode, RoutesChanged};
-pub use status::{Drops, EdgeCounters, IcmpErrors, Missing, Reloaded, Status, Traffic, TunnelStatus};
+pub use status::{
+    Drops, EdgeCounters, IcmpErrors, Missing, Reloaded, Status, Traffic, TunnelControl, TunnelStatus,
+};
 
 /// Path of [`Status`].
 pub const STATUS: &str = "/v1/status";

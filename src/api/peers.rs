@@ -18,12 +18,19 @@ pub struct PeerStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub address6: Option<Ipv6Addr>,
+    /// Further underlay addresses that it sends from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub also_from: Vec<IpAddr>,
     /// UDP port of VXLAN there.
     #[serde(default)]
     pub port: u16,
     /// Its pod subnets.
     #[serde(default)]
     pub subnets: Vec<String>,
+    /// Prefixes that it may send from beside its subnets and addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sends_for: Vec<String>,
     /// The inner destination address of VXLAN frames to it.
     #[serde(default)]
     pub vtep_mac: String,
@@ -90,9 +97,16 @@ pub struct NewPeer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub address6: Option<Ipv6Addr>,
+    /// Further underlay addresses that it sends from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub also_from: Vec<IpAddr>,
     /// Its pod subnets, which become control routes.
     #[serde(default)]
     pub subnets: Vec<String>,
+    /// Prefixes that it may send from beside its subnets and addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sends_for: Vec<String>,
     /// UDP port of VXLAN there; by default this node's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u16>, minimum = 1)]

@@ -38,6 +38,9 @@ pub struct Status {
     /// ICMP errors to the senders of dropped packets, which no other counter has.
     #[serde(default)]
     pub icmp_errors: IcmpErrors,
+    /// Received packets that are the tunnel's own and no traffic, which no other counter has.
+    #[serde(default)]
+    pub tunnel_control: TunnelControl,
     /// Received TCP super-packets whose segment size nobody knew, cut to what every path carries.
     #[serde(default)]
     pub recut_super_packets: u64,
@@ -47,10 +50,27 @@ pub struct Status {
     /// Log lines that did not reach stderr: it was full, or nobody read it in time.
     #[serde(default)]
     pub log_lines_lost: u64,
+    /// Packets that the kernel did not hand to the receiving sockets: of strangers while it refuses them, or
+    /// because a buffer was full.
+    #[serde(default)]
+    pub socket_drops: u64,
+    /// Whether the kernel refuses packets of strangers, because there are many.
+    #[serde(default)]
+    pub strangers_refused: bool,
     /// Number of routes in the forwarding table.
     pub routes: usize,
     /// The other nodes, those of the configuration first.
     pub peers: Vec<PeerStatus>,
+}
+
+/// Received packets that are the tunnel's own.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(default)]
+pub struct TunnelControl {
+    /// Probes by which other nodes test their way to this one.
+    pub probes: u64,
+    /// Questions of kernel tunnels for the Ethernet address of this end (ARP, neighbour discovery) that were answered.
+    pub questions: u64,
 }
 
 /// Something that the daemon may not do itself.

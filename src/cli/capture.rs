@@ -1,7 +1,8 @@
 //! `underpass capture`: packets into a pcapng file.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -15,23 +16,33 @@ use super::text::plural;
 use crate::api::{self, CapturePoint, ErrorCode};
 use crate::client::{ClientError, Stream, Tally, Target};
 
+/// Mode of a file with packets.
+const OWNER_ONLY: u32 = 0o600;
+
 /// Write packets to a pcapng file while they pass, drops with their reason as comment
 #[derive(Args, Debug)]
 #[command(after_help = "Ends after --count packets, or when interrupted. One capture runs at a time.
 
-A filter is made of: host ADDR, net PREFIX, port N, proto N, tcp, udp, icmp, icmp6, ipip, gre, and, or,
-not and parentheses. A test holds when it holds of any IP header of the packet, outer or inner.
+A filter is made of: host ADDR, net PREFIX, port N, proto N, tcp, udp, icmp,
+icmp6, ipip, gre, and, or, not and parentheses. A test holds when it holds of
+any IP header of the packet, outer or inner.
 
 Examples:
   underpass capture -w all.pcapng
   underpass capture -w drops.pcapng --point drop --count 100
   underpass capture -w - --filter 'host 10.244.2.7 and not tcp' | tshark -r -")]
 pub(super) struct Capture {
-    /// The file; - is standard output
+    /// The file, which only its owner can read; - is standard output
     #[arg(short, long, value_name = "FILE")]
     write: PathBuf,
-    /// Where to look: at the TUN, at the sockets, or at what is dropped; everywhere by default
-    #[arg(long, value_name = "POINT", value_enum)]
+    #[arg(
+        long,
+        value_name = "POINT",
+        value_enum,
+        hide_possible_values = true,
+        help = "Where to look: at the TUN, at the sockets, or at what is dropped; everywhere by default\n\
+                [possible values: device, underlay, drop]"
+    )]
     point: Vec<PointName>,
     /// Which packets
     #[arg(long, value_name = "EXPR")]
@@ -156,6 +167,55 @@ fn open(path: &Path) -> anyhow::Result<Box<dyn Write>> {
     if path == Path::new("-") {
         return Ok(Box::new(out::bytes()));
     }
-    let file = File::create(path).with_context(|| format!("cannot write to {}", path.display()))?;
+    let file = create(path).with_context(|| format!("cannot write to {}", path.display()))?;
     Ok(Box::new(file))
+}
+
+/// Opens a file that only its owner can read: it will hold what others say to each other. A link is
+/// followed, and what is no file, as a pipe, stays as it is.
+fn create(path: &Path) -> io::Result<File> {
+    let file = File::options().write(true).create(true).truncate(false).mode(OWNER_ONLY).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Ok(file);
+    }
+    if metadata.mode() & 0o077 != 0 {
+        let refused =
+            |error| io::Error::other(format!("others can read it, and that cannot be changed: {error}"));
+        file.set_permissions(Permissions::from_mode(OWNER_ONLY)).map_err(refused)?;
+    }
+    file.set_len(0)?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::io::Write;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::path::Path;
+
+    use super::create;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o7777
+    }
+
+    #[test]
+    fn only_the_owner_reads_what_was_captured() {
+        let dir = tempfile::tempdir().unwrap();
+        let (new, old, link) = (dir.path().join("new"), dir.path().join("old"), dir.path().join("link"));
+        create(&new).unwrap();
+        assert_eq!(mode(&new), 0o600);
+        fs::write(&old, "longer than what comes").unwrap();
+        fs::set_permissions(&old, Permissions::from_mode(0o644)).unwrap();
+        symlink(&old, &link).unwrap();
+        create(&link).unwrap().write_all(b"x").unwrap();
+        assert_eq!((mode(&old), fs::read(&old).unwrap()), (0o600, b"x".to_vec()));
+        // A device is no file of packets.
+        let before = mode(Path::new("/dev/null"));
+        create(Path::new("/dev/null")).unwrap();
+        assert_eq!(mode(Path::new("/dev/null")), before);
+        assert!(create(dir.path()).is_err());
+    }
 }

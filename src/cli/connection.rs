@@ -12,12 +12,15 @@ use crate::client::{Client, ClientError, Target};
 /// Which daemon is meant.
 #[derive(Args, Debug)]
 pub(super) struct SocketArgs {
-    /// The daemon's control socket
+    // clap would break a line within brackets.
     #[arg(
         long,
         value_name = "PATH",
         env = "UNDERPASS_SOCKET",
-        default_value = "/run/underpass/underpass.sock"
+        default_value = "/run/underpass/underpass.sock",
+        hide_env = true,
+        hide_default_value = true,
+        help = "The daemon's control socket [env: UNDERPASS_SOCKET]\n[default: /run/underpass/underpass.sock]"
     )]
     socket: PathBuf,
 }
@@ -34,8 +37,16 @@ impl SocketArgs {
 pub(super) struct ClientArgs {
     #[command(flatten)]
     socket: SocketArgs,
-    /// Tables for people or JSON for programs
-    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Output::Text)]
+    #[arg(
+        short,
+        long,
+        value_name = "FORMAT",
+        value_enum,
+        default_value_t = Output::Text,
+        hide_default_value = true,
+        hide_possible_values = true,
+        help = "Tables for people or JSON for programs\n[default: text] [possible values: text, json]"
+    )]
     output: Output,
 }
 
@@ -79,6 +90,7 @@ pub(super) fn exit_code(error: &ClientError) -> u8 {
         ClientError::Refused { .. }
         | ClientError::Input { .. }
         | ClientError::Output(_)
+        | ClientError::Ended { .. }
         | ClientError::Garbled { .. }
         | ClientError::Setup(_) => 1,
     }

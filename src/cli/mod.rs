@@ -23,6 +23,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use crate::client::ClientError;
+use crate::control::daemon::log::style;
 
 /// Userspace tunnel dataplane: joins the pod networks of nodes by IPIP, VXLAN or direct routing
 #[derive(Debug, Parser)]
@@ -60,7 +61,8 @@ pub fn main() -> ExitCode {
     let Err(error) = cli.execute() else { return ExitCode::SUCCESS };
     if is_daemon {
         // Whoever supervises it waits for its end, and may well be the one who does not read.
-        out::complain_within(words(&error), LAST_WORDS);
+        let words = style::with_priority(&words(&error), style::ERROR, style::is_journal());
+        out::complain_within(words, LAST_WORDS);
     } else {
         out::complain(&words(&error));
     }

@@ -38,8 +38,11 @@ enum PeerCommand {
 
 Examples:
   underpass peer add node-d 192.0.2.4
-  underpass peer add node-d 192.0.2.4 --subnet 10.244.4.0/24 --subnet fd00:10:244:4::/64
-  underpass peer add node-d 192.0.2.4 --address6 2001:db8::4")]
+  underpass peer add node-d 192.0.2.4 --subnet 10.244.4.0/24 \\
+      --subnet fd00:10:244:4::/64
+  underpass peer add node-d 192.0.2.4 --address6 2001:db8::4
+  underpass peer add node-d 192.0.2.4 --also-from 192.0.2.14 \\
+      --sends-for 10.8.0.0/24")]
     Add {
         /// The node's name
         name: NodeName,
@@ -48,9 +51,15 @@ Examples:
         /// Its IPv6 underlay address, where the other one is IPv4
         #[arg(long, value_name = "ADDRESS")]
         address6: Option<Ipv6Addr>,
+        /// A further underlay address that it sends from; may be given several times
+        #[arg(long, value_name = "ADDRESS")]
+        also_from: Vec<IpAddr>,
         /// A subnet of its pods; may be given several times
         #[arg(long = "subnet", value_name = "PREFIX")]
         subnets: Vec<String>,
+        /// A prefix that it may send from beside its subnets; may be given several times
+        #[arg(long, value_name = "PREFIX")]
+        sends_for: Vec<String>,
         /// UDP port of VXLAN there; by default this node's
         #[arg(long)]
         port: Option<NonZeroU16>,
@@ -80,8 +89,19 @@ impl Peer {
                 let peers: Vec<PeerStatus> = client.get(&Target::new(api::PEERS))?;
                 client.print(&peers, |peers| text::lines(&list(peers)))
             }
-            PeerCommand::Add { name, address, address6, subnets, port, vtep_mac, client } => {
-                let peer = NewPeer { name: name.to_string(), address, address6, subnets, port, vtep_mac };
+            PeerCommand::Add {
+                name,
+                address,
+                address6,
+                also_from,
+                subnets,
+                sends_for,
+                port,
+                vtep_mac,
+                client,
+            } => {
+                let name = name.to_string();
+                let peer = NewPeer { name, address, address6, also_from, subnets, sends_for, port, vtep_mac };
                 let target = Target::new(api::PEERS).with("wait", "true");
                 let added: PeerStatus = client.client().post(&target, &peer)?;
                 client.print(&added, |_| String::new())
@@ -100,10 +120,12 @@ fn list(peers: &[PeerStatus]) -> Table {
     let mut list = table(&["PEER", "ADDRESS", "VTEP MAC", "RX", "TX", "DROPPED", "SUBNETS"]);
     for peer in peers {
         let second = peer.address6.map(|address| format!(", {address}")).unwrap_or_default();
-        let (traffic, subnets) = (peer.counters, peer.subnets.join(", "));
+        let also: String = peer.also_from.iter().map(|address| format!(", from {address}")).collect();
+        let sends_for: String = peer.sends_for.iter().map(|prefix| format!(", from {prefix}")).collect();
+        let (traffic, subnets) = (peer.counters, peer.subnets.join(", ") + &sends_for);
         list.add_row([
             &peer.name,
-            &format!("{}{second}", peer.address),
+            &format!("{}{second}{also}", peer.address),
             &peer.vtep_mac,
             &text::bytes(traffic.rx_bytes),
             &text::bytes(traffic.tx_bytes),

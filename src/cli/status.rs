@@ -66,6 +66,13 @@ fn overview(status: &api::Status) -> Table {
         let line = format!("{}; run `{}`", missing.what, missing.command);
         overview.add_row([if index == 0 { "missing" } else { "" }, &line]);
     }
+    if status.socket_drops > 0 {
+        let now = if status.strangers_refused { "; it refuses strangers now" } else { "" };
+        overview.add_row([
+            "sockets",
+            &format!("{} not taken by the kernel{now}", text::plural(status.socket_drops as usize, "packet")),
+        ]);
+    }
     if status.log_lines_lost > 0 {
         let lines = text::plural(status.log_lines_lost, "line");
         overview.add_row(["log", &format!("{lines} lost: stderr was full or not read in time")]);

@@ -31,6 +31,14 @@ pub enum ClientError {
         /// The time it had.
         patience: Duration,
     },
+    /// The connection was closed before there was an answer.
+    #[error("the daemon at {} closed the connection without an answer; whether it did what was asked is not known", path.display())]
+    Ended {
+        /// The socket.
+        path: PathBuf,
+        /// How it ended.
+        source: hyper::Error,
+    },
     /// The daemon said no.
     #[error("{message}{}", list(.errors))]
     Refused {

@@ -7,6 +7,7 @@ mod upload;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
@@ -18,21 +19,20 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 pub use error::ClientError;
 pub use pcapng::Tally;
 pub use target::Target;
 
-use crate::api::ErrorBody;
+use crate::api::{self, ErrorBody};
 use upload::Upload;
 
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain";
-/// Time for the answer to a question, and between two pieces of it.
+/// Time of silence: for the answer to a question and between two pieces of it. A daemon that works on a
+/// change for longer still answers questions.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Time for the answer to a change, behind its last byte: a million routes take seconds.
-const CHANGE_PATIENCE: Duration = Duration::from_secs(60);
 /// Pause before trying again when the daemon's backlog is full.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(5);
 /// Bytes of the largest answer that is taken as a whole.
@@ -42,6 +42,8 @@ const MAX_ANSWER: usize = 256 << 20;
 #[derive(Clone, Debug)]
 pub struct Client {
     socket: PathBuf,
+    /// How long the daemon may be silent.
+    patience: Duration,
 }
 
 /// An answer that comes in pieces.
@@ -65,7 +67,7 @@ impl Stream {
 impl Client {
     /// A client of the daemon behind `socket`.
     pub fn new(socket: &Path) -> Self {
-        Self { socket: socket.to_owned() }
+        Self { socket: socket.to_owned(), patience: PATIENCE }
     }
 
     /// The answer to a GET of `target`. Blocks for at most five seconds.
@@ -74,7 +76,10 @@ impl Client {
     /// See [`ClientError`].
     pub fn get<T: DeserializeOwned>(&self, target: &Target) -> Result<T, ClientError> {
         let request = self.request(Method::GET, target, "", Full::default());
-        self.block_on(async { self.document(request?, PATIENCE).await })
+        self.block_on(async {
+            let response = self.within(self.exchange(request?)).await??;
+            self.document(response).await
+        })
     }
 
     /// The answer to a `POST` of `value` as JSON.
@@ -132,7 +137,7 @@ impl Client {
         self.change(method, target, TEXT, upload).map_err(|error| failure.or(file, error))
     }
 
-    /// The answer to a change; waits for a minute behind the body's last byte.
+    /// The answer to a change; waits for it for as long as the daemon answers questions.
     fn change<T, B>(&self, method: Method, target: &Target, kind: &str, body: B) -> Result<T, ClientError>
     where
         T: DeserializeOwned,
@@ -140,7 +145,10 @@ impl Client {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let request = self.request(method, target, kind, body);
-        self.block_on(async { self.document(request?, CHANGE_PATIENCE).await })
+        self.block_on(async {
+            let response = self.patiently(self.exchange(request?)).await??;
+            self.document(response).await
+        })
     }
 
     /// Hands the pieces of the answer to a GET of `target` to `take` as they arrive, until it says
@@ -156,7 +164,7 @@ impl Client {
         self.block_on(async {
             let mut stream = self.stream(target).await?;
             let next = async |stream: &mut Stream| {
-                self.within(PATIENCE, stream.next()).await?.map_err(|error| self.garbled(error))
+                self.within(stream.next()).await?.map_err(|error| self.garbled(error))
             };
             while let Some(piece) = next(&mut stream).await? {
                 if !take(&piece).map_err(ClientError::Output)? {
@@ -173,9 +181,26 @@ impl Client {
         runtime.block_on(work)
     }
 
-    async fn within<T>(&self, patience: Duration, work: impl Future<Output = T>) -> Result<T, ClientError> {
-        let late = |_| ClientError::Timeout { path: self.socket.clone(), patience };
-        timeout(patience, work).await.map_err(late)
+    async fn within<T>(&self, work: impl Future<Output = T>) -> Result<T, ClientError> {
+        let late = |_| ClientError::Timeout { path: self.socket.clone(), patience: self.patience };
+        timeout(self.patience, work).await.map_err(late)
+    }
+
+    /// What comes of `work`, which may take long as long as the daemon is there.
+    async fn patiently<T>(&self, work: impl Future<Output = T>) -> Result<T, ClientError> {
+        let mut work = pin!(work);
+        loop {
+            let alive = async {
+                sleep(self.patience).await;
+                let question =
+                    self.request(Method::GET, &Target::new(api::DROPS), "", Full::<Bytes>::default())?;
+                self.within(self.exchange(question)).await?.map(drop)
+            };
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                alive = alive => alive?,
+            }
+        }
     }
 
     fn request<B>(
@@ -192,15 +217,9 @@ impl Client {
         request.body(body).map_err(|error| self.garbled(error))
     }
 
-    async fn document<T, B>(&self, request: Request<B>, patience: Duration) -> Result<T, ClientError>
-    where
-        T: DeserializeOwned,
-        B: Body<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
-        let response = self.within(patience, self.exchange(request)).await??;
+    async fn document<T: DeserializeOwned>(&self, response: Response<Incoming>) -> Result<T, ClientError> {
         let status = response.status();
-        let body = self.whole(response, patience).await?;
+        let body = self.whole(response).await?;
         if status == StatusCode::OK {
             return serde_json::from_slice(&body).map_err(|error| self.garbled(error));
         }
@@ -214,12 +233,12 @@ impl Client {
     /// See [`ClientError`].
     pub async fn stream(&self, target: &Target) -> Result<Stream, ClientError> {
         let request = self.request(Method::GET, target, "", Full::<Bytes>::default())?;
-        let response = self.within(PATIENCE, self.exchange(request)).await??;
+        let response = self.within(self.exchange(request)).await??;
         let status = response.status();
         if status == StatusCode::OK {
             return Ok(Stream(response.into_body()));
         }
-        Err(self.refusal(status, &self.whole(response, PATIENCE).await?))
+        Err(self.refusal(status, &self.whole(response).await?))
     }
 
     async fn exchange<B>(&self, request: Request<B>) -> Result<Response<Incoming>, ClientError>
@@ -232,13 +251,25 @@ impl Client {
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.garbled(error))?;
         // Errors of the connection reach us through the response.
         tokio::spawn(connection);
-        sender.send_request(request).await.map_err(|error| self.garbled(error))
+        sender.send_request(request).await.map_err(|error| {
+            if error.is_parse() {
+                return self.garbled(error);
+            }
+            // Closed without an answer: the request may have been followed.
+            ClientError::Ended { path: self.socket.clone(), source: error }
+        })
     }
 
-    async fn whole(&self, response: Response<Incoming>, patience: Duration) -> Result<Bytes, ClientError> {
-        let body = Limited::new(response.into_body(), MAX_ANSWER).collect();
-        let body = self.within(patience, body).await?;
-        Ok(body.map_err(|error| self.garbled(error))?.to_bytes())
+    /// The body of an answer of bounded size.
+    async fn whole(&self, response: Response<Incoming>) -> Result<Vec<u8>, ClientError> {
+        let mut body = Limited::new(response.into_body(), MAX_ANSWER);
+        let mut whole = Vec::new();
+        while let Some(frame) = self.within(body.frame()).await? {
+            whole.extend_from_slice(
+                frame.map_err(|error| self.garbled(error))?.data_ref().map_or(&[], |data| data),
+            );
+        }
+        Ok(whole)
     }
 
     async fn connect(&self) -> Result<UnixStream, ClientError> {
@@ -247,7 +278,7 @@ impl Client {
             match UnixStream::connect(&self.socket).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => tokio::time::sleep(BACKLOG_PAUSE).await,
+                    io::ErrorKind::WouldBlock => sleep(BACKLOG_PAUSE).await,
                     io::ErrorKind::PermissionDenied => return Err(ClientError::Denied { path: path() }),
                     _ => return Err(ClientError::Unreachable { path: path(), source: error }),
                 },
@@ -267,5 +298,61 @@ impl Client {
 
     fn garbled(&self, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ClientError {
         ClientError::Garbled { path: self.socket.clone(), source: error.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixListener;
+    use std::time::{Duration, Instant};
+
+    use super::{Client, ClientError, Target};
+    use crate::api;
+
+    const PATIENCE: Duration = Duration::from_millis(100);
+    const WORK: Duration = Duration::from_millis(500);
+
+    /// A daemon that takes long for a `DELETE`; what it answers meanwhile is for `question` to say.
+    fn ask(answer: &'static str, question: &'static str) -> Result<u32, ClientError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                std::thread::spawn(move || {
+                    let mut head = [0; 6];
+                    stream.read_exact(&mut head).unwrap();
+                    let is_change = head.starts_with(b"DELETE");
+                    std::thread::sleep(if is_change || question.is_empty() { WORK } else { Duration::ZERO });
+                    let text = if is_change { answer } else { question };
+                    // Who asked may have given up.
+                    let _ = stream.write_all(text.as_bytes());
+                });
+            }
+        });
+        let client = Client { socket: path, patience: PATIENCE };
+        client.delete(&Target::new(api::ROUTES))
+    }
+
+    const SEVEN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: close\r\n\r\n7";
+
+    #[test]
+    fn a_change_may_take_long_while_the_daemon_answers() {
+        assert_eq!(ask(SEVEN, SEVEN).unwrap(), 7);
+    }
+
+    #[test]
+    fn a_daemon_that_says_nothing_at_all_is_given_up() {
+        let begin = Instant::now();
+        assert!(matches!(ask(SEVEN, ""), Err(ClientError::Timeout { .. })));
+        assert!(begin.elapsed() < WORK, "{:?}", begin.elapsed());
+    }
+
+    #[test]
+    fn an_end_without_an_answer_is_called_that() {
+        let error = ask("", SEVEN).unwrap_err();
+        assert!(error.to_string().contains("whether it did what was asked is not known"), "{error}");
     }
 }

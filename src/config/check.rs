@@ -12,6 +12,7 @@ use super::diagnostic::Log;
 use super::owners::{Owner, Owners};
 use super::raw::{Peer, Pool, Raw};
 use super::reader::At;
+use super::speakers;
 use super::value::unicast;
 use super::{Backend, Switch};
 use crate::net::{EncapMode, Mac};
@@ -32,6 +33,7 @@ pub(super) fn across(raw: &Raw, log: &mut Log<'_>) {
     plain_backend(raw, log);
     tunnel_address(raw, &owners, log);
     owners.refuse_loops(raw, log);
+    speakers::judge(raw, &owners, log);
 }
 
 fn one_encapsulation(pools: &[Pool], log: &mut Log<'_>) {

@@ -11,8 +11,10 @@ mod parse;
 mod raw;
 mod reader;
 mod schema;
+mod speakers;
 #[cfg(test)]
 mod tests;
+mod unquoted;
 mod value;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -21,8 +23,8 @@ use std::path::PathBuf;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 pub use self::diagnostic::{ConfigError, ConfigErrors};
-pub use self::parse::{load, parse};
-pub use self::value::{for_pods, unicast};
+pub use self::parse::{load, load_again, parse};
+pub use self::value::{for_pods, for_senders, unicast};
 use crate::net::{Mac, NodeName, Prefix, Vni};
 pub use crate::route::Pool;
 
@@ -39,6 +41,8 @@ pub struct Config {
     pub pools: Vec<Pool>,
     /// This node's own pod subnets, in file order.
     pub local_subnets: Vec<Prefix>,
+    /// `[local] sends_for`: prefixes that this node may send from beside its subnets, in file order.
+    pub local_sends_for: Vec<Prefix>,
     /// The other nodes, in file order.
     pub peers: Vec<Peer>,
     /// The control socket.
@@ -185,6 +189,10 @@ pub struct Peer {
     pub port: Option<u16>,
     /// `subnets`: the peer's pod subnets.
     pub subnets: Vec<Prefix>,
+    /// `sends_for`: prefixes that the peer may send from beside its subnets and addresses.
+    pub sends_for: Vec<Prefix>,
+    /// `also_from`: further underlay addresses that the peer sends from.
+    pub also_from: Vec<IpAddr>,
     /// `vtep_mac`; by default Calico's rule over the name.
     pub vtep_mac: Mac,
 }
@@ -198,6 +206,11 @@ impl Peer {
         let usable = move |address: &IpAddr| if address.is_ipv4() { has4 } else { has6 };
         [Some(self.address), second].into_iter().flatten().filter(usable)
     }
+
+    /// All underlay addresses that it may send to `node` from.
+    pub fn senders(&self, node: &Node) -> impl Iterator<Item = IpAddr> {
+        self.addresses(node).chain(self.also_from.iter().copied())
+    }
 }
 
 /// `[control]`
@@ -205,9 +218,13 @@ impl Peer {
 pub struct Control {
     /// `socket`: path of the Unix socket.
     pub socket: PathBuf,
+    /// `max_routes`: most routes that requests may lead to.
+    pub max_routes: usize,
 }
 
 impl Control {
     /// The default of `socket`.
     pub const SOCKET: &str = "/run/underpass/underpass.sock";
+    /// The default of `max_routes`.
+    pub const MAX_ROUTES: usize = 4_000_000;
 }

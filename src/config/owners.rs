@@ -1,7 +1,8 @@
 //! Who claims which prefix, and the rule that no node's own address may be among them.
 //!
 //! A tunnel packet is addressed to a node. If that address lies in a prefix that is routed into
-//! the tunnel, the packet comes back to us instead of leaving, for ever.
+//! the tunnel, the packet comes back to us instead of leaving, for ever. A pool may have nodes in it: the
+//! kernel's routes then lead to the subnets of the peers alone.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -60,23 +61,26 @@ impl Owners {
         longest(&self.subnets, address)
     }
 
-    /// Reports every node address that would be routed into the tunnel.
+    /// The longest subnet that covers `prefix`.
+    pub(super) fn around(&self, prefix: Prefix) -> Option<&Claim> {
+        prefix.and_wider().find_map(|wider| self.subnets.get(&wider))
+    }
+
+    /// Reports every node address that would be routed into the tunnel, which a subnet does; a pool does not.
     pub(super) fn refuse_loops(&self, raw: &Raw, log: &mut Log<'_>) {
         let nodes = node_addresses(raw);
         self.refuse_defaults(|is_ipv4| nodes.iter().any(|(_, node)| node.value.is_ipv4() == is_ipv4), log);
         for (key, node) in nodes {
-            for claims in [&self.pools, &self.subnets] {
-                let Some(claim) = longest(claims, node.value) else { continue };
-                if claim.prefix.is_default() {
-                    continue;
-                }
-                let message = format!(
-                    "{key}: {} lies inside {}; packets to this node would be routed into the tunnel",
-                    node.value,
-                    claim.describe(raw, log)
-                );
-                log.push(node.at, message);
+            let Some(claim) = longest(&self.subnets, node.value) else { continue };
+            if claim.prefix.is_default() {
+                continue;
             }
+            let message = format!(
+                "{key}: {} lies inside {}; packets to this node would be routed into the tunnel",
+                node.value,
+                claim.describe(raw, log)
+            );
+            log.push(node.at, message);
         }
     }
 

@@ -23,8 +23,10 @@ pub(super) struct Raw {
     /// Offset of `[local]`, 0 when it is absent.
     pub(super) local_at: usize,
     pub(super) local: List<Prefix>,
+    pub(super) local_sends_for: List<Prefix>,
     pub(super) peers: Vec<Peer>,
     socket: Option<At<PathBuf>>,
+    max_routes: Option<At<usize>>,
     listen: Option<At<Option<SocketAddr>>>,
 }
 
@@ -71,6 +73,8 @@ pub(super) struct Peer {
     pub(super) address6: Option<At<Option<Ipv6Addr>>>,
     port: Option<At<Option<u16>>>,
     pub(super) subnets: List<Prefix>,
+    pub(super) sends_for: List<Prefix>,
+    also_from: List<IpAddr>,
     pub(super) vtep_mac: Option<At<Option<Mac>>>,
 }
 
@@ -91,8 +95,10 @@ impl Raw {
             pools: Table::repeated(root, &schema::POOL, log).iter().map(|t| Pool::read(t, log)).collect(),
             local_at: local.at,
             local: local.list_or_empty(log, "subnets", value::pod_prefix),
+            local_sends_for: local.list_or_empty(log, "sends_for", value::sender_prefix),
             peers: Table::repeated(root, &schema::PEER, log).iter().map(|t| Peer::read(t, log)).collect(),
             socket: control.value_or(log, "socket", PathBuf::from(Control::SOCKET), value::socket_path),
+            max_routes: control.value_or(log, "max_routes", Control::MAX_ROUTES, value::max_routes),
             listen: metrics.value_or(log, "listen", None, value::listen),
         }
     }
@@ -109,8 +115,9 @@ impl Raw {
             },
             pools: self.pools.into_iter().map(Pool::build).collect::<Option<_>>()?,
             local_subnets: self.local.build()?,
+            local_sends_for: self.local_sends_for.build()?,
             peers: self.peers.into_iter().map(Peer::build).collect::<Option<_>>()?,
-            control: Control { socket: self.socket?.value },
+            control: Control { socket: self.socket?.value, max_routes: self.max_routes?.value },
             metrics: self.listen?.value,
         })
     }
@@ -220,7 +227,9 @@ impl Peer {
     pub(super) fn addresses(&self) -> impl Iterator<Item = (&'static str, At<IpAddr>)> {
         let second = self.address6.and_then(|a| a.value.map(|value| At { value: value.into(), at: a.at }));
         let first = self.address.map(|address| ("address", address));
-        first.into_iter().chain(second.map(|address| ("address6", address)))
+        let further = self.also_from.items.iter().map(|At { value, at }| At { value: *value, at: *at });
+        let further = further.map(|address| ("also_from", address));
+        first.into_iter().chain(second.map(|address| ("address6", address))).chain(further)
     }
 
     fn read(table: &Table<'_>, log: &mut Log<'_>) -> Self {
@@ -231,6 +240,8 @@ impl Peer {
             address6: table.value_or(log, "address6", None, value::peer_address6),
             port: table.value_or(log, "port", None, |v| integer_in(v, 1, u16::MAX).map(Some)),
             subnets: table.list(log, "subnets", value::pod_prefix),
+            sends_for: table.list_or_empty(log, "sends_for", value::sender_prefix),
+            also_from: table.list_or_empty(log, "also_from", value::peer_address),
             vtep_mac: table.value_or(log, "vtep_mac", None, |v| parsed(v).map(Some)),
         }
     }
@@ -254,6 +265,8 @@ impl Peer {
             address6: self.address6?.value,
             port: self.port?.value,
             subnets: self.subnets.build()?,
+            sends_for: self.sends_for.build()?,
+            also_from: self.also_from.build()?,
         })
     }
 }

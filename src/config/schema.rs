@@ -49,10 +49,12 @@ pub(super) static TUNNEL: Section = single(
 );
 pub(super) static VXLAN: Section = single("vxlan", &["port", "vni", "udp6_zero_checksum"]);
 pub(super) static POOL: Section = repeated("pool", &["cidr", "ipip_mode", "vxlan_mode"]);
-pub(super) static LOCAL: Section = single("local", &["subnets"]);
-pub(super) static PEER: Section =
-    repeated("peer", &["name", "address", "address6", "port", "subnets", "vtep_mac"]);
-pub(super) static CONTROL: Section = single("control", &["socket"]);
+pub(super) static LOCAL: Section = single("local", &["subnets", "sends_for"]);
+pub(super) static PEER: Section = repeated(
+    "peer",
+    &["name", "address", "address6", "also_from", "port", "subnets", "sends_for", "vtep_mac"],
+);
+pub(super) static CONTROL: Section = single("control", &["socket", "max_routes"]);
 pub(super) static METRICS: Section = single("metrics", &["listen"]);
 
 /// Every section, in the order of the documentation.

@@ -106,6 +106,37 @@ fn given_keys_are_taken() {
 }
 
 #[test]
+fn strings_without_quotes_are_called_that() {
+    for (wrong, right) in [
+        ("name = node-a", "f:1:8: node-a is a string, which needs quotes; write \"node-a\""),
+        ("name = node", "f:1:8: node is a string, which needs quotes; write \"node\""),
+        (
+            "address = 192.0.2.1/24",
+            "f:1:11: 192.0.2.1/24 is a string, which needs quotes; write \"192.0.2.1/24\"",
+        ),
+        ("address6 = 2001:db8::1/64", "f:1:12: 2001:db8::1/64 is a string"),
+        ("address6 = fd00::1/64", "f:1:12: fd00::1/64 is a string"),
+        ("dscp = inherit # a comment", "f:1:8: inherit is a string"),
+        ("mtu = auto", "f:1:7: auto is a string"),
+        ("subnets = [10.244.1.0/24]", "f:1:12: 10.244.1.0/24 is a string"),
+        ("subnets = [\"10.1.0.0/16\", 10.244.1.0/24]", "f:1:27: 10.244.1.0/24 is a string"),
+        ("subnets = [\n  10.244.1.0/24,\n]", "f:2:3: 10.244.1.0/24 is a string"),
+        ("socket = /run/x.sock", "f:1:10: /run/x.sock is a string"),
+        ("listen = 127.0.0.1:9091", "f:1:10: 127.0.0.1:9091 is a string"),
+        ("vtep_mac = 66:12:34:56:78:9a", "f:1:12: 66:12:34:56:78:9a is a string"),
+    ] {
+        let said = parse(wrong, "f").unwrap_err().to_string();
+        let first = said.lines().next().unwrap();
+        assert!(first.starts_with(right), "{wrong}: {said}");
+    }
+    // Other faults keep their names.
+    for other in ["name = \"node-a", "name", "name \"a\"", "[node", "name = 'a", "x = 1 2", "= 1"] {
+        let said = parse(other, "f").unwrap_err().to_string();
+        assert!(!said.contains("needs quotes"), "{other}: {said}");
+    }
+}
+
+#[test]
 fn shipped_files_load() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
     let minimal = load(&root.join("minimal.toml")).unwrap();
@@ -241,7 +272,7 @@ fn unknown_names_come_with_advice() {
              [[peer]], [control], [metrics]",
         ),
         ("[control]\nlisten = 1\n", "f:14:1: unknown key \"listen\" in [control]; it belongs in [metrics]"),
-        ("[control]\nfoo = 1\n", "f:14:1: unknown key \"foo\" in [control]; known keys: socket"),
+        ("[control]\nfoo = 1\n", "f:14:1: unknown key \"foo\" in [control]; known keys: socket, max_routes"),
         ("[vxlan]\nPort = 1\n", "f:14:1: unknown key \"Port\" in [vxlan]; did you mean \"port\"?"),
         ("vni = 1\n", "f:13:1: unknown key \"vni\" in [[peer]]; it belongs in [vxlan]"),
         ("subnet = []\n", "f:13:1: unknown key \"subnet\" in [[peer]]; did you mean \"subnets\"?"),

@@ -128,6 +128,22 @@ pub fn for_pods(prefix: Prefix) -> Result<Prefix, String> {
     }
 }
 
+/// An element of `sends_for`.
+pub(super) fn sender_prefix(value: &DeValue<'_>) -> Result<Prefix, String> {
+    for_senders(parsed(value)?)
+}
+
+/// Passes a prefix that a node may be allowed to send for.
+///
+/// # Errors
+/// Why it may not.
+pub fn for_senders(prefix: Prefix) -> Result<Prefix, String> {
+    if prefix.is_default() {
+        return Err(format!("{prefix} would let the node speak for everybody; list the networks behind it"));
+    }
+    for_pods(prefix)
+}
+
 /// An element of `node.external_nodes`.
 pub(super) fn external_nodes(value: &DeValue<'_>) -> Result<Prefix, String> {
     let prefix: Prefix = parsed(value)?;
@@ -224,6 +240,14 @@ pub(super) fn socket_path(value: &DeValue<'_>) -> Result<PathBuf, String> {
 }
 
 /// `metrics.listen`.
+/// A number of routes that memory can hold.
+pub(super) fn max_routes(value: &DeValue<'_>) -> Result<usize, String> {
+    const MOST: i64 = 100_000_000;
+    let number = integer(value)?;
+    let fits = usize::try_from(number).ok().filter(|_| number <= MOST);
+    fits.ok_or_else(|| format!("{number} is out of range; use 0 to {MOST}"))
+}
+
 pub(super) fn listen(value: &DeValue<'_>) -> Result<Option<SocketAddr>, String> {
     let given = text(value)?;
     given.parse().map(Some).map_err(|_| {

@@ -12,9 +12,8 @@ pub enum DropReason {
     Malformed,
     /// The outer source is not the address of a configured peer or external node.
     UnknownPeer,
-    /// The inner source does not belong to whoever sent the packet: not to that peer (inbound),
-    /// to somebody else (inbound, external node), not to one of our local subnets (outbound); or it
-    /// is special.
+    /// The inner source is none that the sender may use: not that peer's (inbound), somebody else's
+    /// (inbound, external node), not ours (outbound); or it is an address of this host (inbound), or special.
     SpoofedSource,
     /// The inner destination of a received packet is not in one of our local subnets.
     NotLocal,
@@ -97,7 +96,7 @@ impl DropReason {
             Self::NoRoute => "no route to the destination, or no such pod in our own subnets",
             Self::Malformed => "truncated header, contradicting lengths or wrong header checksum",
             Self::UnknownPeer => "outer source is no peer and no external node",
-            Self::SpoofedSource => "inner source does not belong to the sender",
+            Self::SpoofedSource => "inner source is none that the sender may use",
             Self::NotLocal => "inner destination is not in one of our local subnets",
             Self::BadVni => "VXLAN I flag clear or another VNI than ours",
             Self::BadChecksum => "transport checksum wrong",

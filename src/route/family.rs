@@ -158,6 +158,44 @@ impl<A: Address> Family<A> {
         (alone, shared)
     }
 
+    /// The number of candidates of `source`.
+    pub(super) fn count(&self, source: Source) -> usize {
+        let (best, others) = (self.best.iter(), self.others.iter());
+        best.map(|(_, one)| one).chain(others.map(|(_, one)| one)).filter(|one| one.source == source).count()
+    }
+
+    /// The targets of all candidates.
+    pub(super) fn targets(&self) -> impl Iterator<Item = Target> + '_ {
+        let (best, others) = (self.best.iter(), self.others.iter());
+        best.map(|(_, candidate)| candidate.target).chain(others.map(|(_, candidate)| candidate.target))
+    }
+
+    /// Gives every candidate the target that `now` says for its own, or removes it; `None` leaves it alone.
+    /// Returns the prefixes of those that are not left alone.
+    pub(super) fn retarget(&mut self, now: impl Fn(Target) -> Option<Option<Target>>) -> Vec<Prefix> {
+        let (mut alone, mut shared) = (Vec::new(), Vec::new());
+        for (key, best) in self.best.iter() {
+            if best.others {
+                let each = self.all(*key).filter_map(|one| Some((*key, one, now(one.target)?)));
+                shared.extend(each);
+            } else if let Some(target) = now(best.target) {
+                alone.push((*key, target.map(|target| Candidate { target, ..*best })));
+            }
+        }
+        let keys = alone.iter().map(|(key, _)| *key).chain(shared.iter().map(|(key, ..)| *key));
+        let mut changed: Vec<Prefix> =
+            keys.filter_map(|(address, len)| Prefix::containing(address.ip(), len)).collect();
+        changed.dedup();
+        self.best.merge(alone);
+        for (key, before, target) in shared {
+            match target {
+                Some(target) => self.set(key, Candidate { target, others: false, ..before }),
+                None => drop(self.remove(key, before.source)),
+            }
+        }
+        changed
+    }
+
     /// The best route of the longest prefix of at most `len` bits that contains `address`.
     pub(super) fn longest(&self, address: A, len: u8) -> Option<Route> {
         (0..=len).rev().find_map(|len| {

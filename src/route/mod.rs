@@ -13,6 +13,7 @@ mod decide;
 mod entry;
 mod family;
 mod fib;
+mod groups;
 mod rib;
 mod shared_map;
 

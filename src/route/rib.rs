@@ -2,12 +2,11 @@
 
 use std::net::IpAddr;
 use std::ops::Bound::{Excluded, Unbounded};
-use std::sync::Arc;
 
-use super::entry::{GroupId, Route, RouteError, Source, Target};
+use super::entry::{Route, RouteError, Source, Target};
 use super::family::{Candidate, Family};
 use super::fib::PeerId;
-use super::shared_map::SharedMap;
+use super::groups::Groups;
 use crate::net::Prefix;
 
 /// All routes of all sources. A clone shares everything with the original until one of them is
@@ -16,8 +15,7 @@ use crate::net::Prefix;
 pub struct Rib {
     v4: Family<u32>,
     v6: Family<u128>,
-    groups: SharedMap<u16, Arc<[PeerId]>>,
-    group_ids: SharedMap<Arc<[PeerId]>, GroupId>,
+    groups: Groups,
 }
 
 /// A prefix by its family.
@@ -80,28 +78,36 @@ impl Rib {
         self.v6.replace(source, v6);
     }
 
-    /// The target of routes to several nodes at equal cost, whose order and repetition do not
-    /// matter; `None` for no node.
+    /// The targets of routes to these sets of nodes at equal cost, each of at least one node, whose order
+    /// and repetition do not matter.
     ///
     /// # Errors
-    /// When there are more different sets than ids.
-    pub fn target(&mut self, peers: &[PeerId]) -> Result<Option<Target>, RouteError> {
-        let mut peers = peers.to_vec();
-        peers.sort_unstable();
-        peers.dedup();
-        match *peers {
-            [] => return Ok(None),
-            [peer] => return Ok(Some(Target::Peer(peer))),
-            _ => {}
+    /// When there are more different sets than ids; nothing has changed then.
+    pub fn targets(&mut self, sets: &[Vec<PeerId>]) -> Result<Vec<Target>, RouteError> {
+        let mut sets = sets.to_vec();
+        for peers in &mut sets {
+            peers.sort_unstable();
+            peers.dedup();
         }
-        let peers: Arc<[PeerId]> = peers.into();
-        if let Some(id) = self.group_ids.get(&peers) {
-            return Ok(Some(Target::Group(*id)));
-        }
-        let id = GroupId(u16::try_from(self.groups.len()).map_err(|_| RouteError::GroupsFull)?);
-        self.groups.insert(id.0, Arc::clone(&peers));
-        self.group_ids.insert(peers, id);
-        Ok(Some(Target::Group(id)))
+        let Self { v4, v6, groups } = self;
+        groups.targets(&sets, || {
+            let group = |target| if let Target::Group(id) = target { Some(id) } else { None };
+            v4.targets().chain(v6.targets()).filter_map(group).collect()
+        })
+    }
+
+    /// Forgets a node: the routes to it alone are removed, those it shares with others stay with the others.
+    /// Returns the prefixes of both.
+    pub fn forget(&mut self, peer: PeerId) -> Vec<Prefix> {
+        let groups = self.groups.forget(peer);
+        let now = |target| match target {
+            Target::Peer(other) if other == peer => Some(None),
+            Target::Group(id) => groups.get(&id).map(|target| Some(*target)),
+            _ => None,
+        };
+        let mut changed = self.v4.retarget(now);
+        changed.extend(self.v6.retarget(now));
+        changed
     }
 
     /// The nodes of a target, in the order of their ids; empty for this node.
@@ -109,7 +115,7 @@ impl Rib {
         match target {
             Target::Local => &[],
             Target::Peer(peer) => std::slice::from_ref(peer),
-            Target::Group(GroupId(id)) => self.groups.get(id).map_or(&[], |peers| peers),
+            Target::Group(id) => self.groups.peers(*id),
         }
     }
 
@@ -120,6 +126,17 @@ impl Rib {
             Key::V6(key) => self.v6.get(key, source),
         };
         Some(candidate?.route(prefix))
+    }
+
+    /// Whether exactly this is said already, however long ago.
+    pub fn says(&self, new: &Route) -> bool {
+        let said = self.get(new.prefix, new.source);
+        said.is_some_and(|old| (old.target, old.mtu) == (new.target, new.mtu))
+    }
+
+    /// The number of routes of one source, in use or not.
+    pub fn count(&self, source: Source) -> usize {
+        self.v4.count(source) + self.v6.count(source)
     }
 
     /// What all sources say about exactly `prefix`, best first.
@@ -259,12 +276,37 @@ mod tests {
     fn sets_of_nodes_share_an_id() {
         let mut rib = Rib::default();
         let ids = |list: &[u16]| list.iter().map(|id| PeerId(*id)).collect::<Vec<_>>();
-        assert_eq!(rib.target(&[]), Ok(None));
-        assert_eq!(rib.target(&ids(&[4, 4])), Ok(Some(Target::Peer(PeerId(4)))));
-        let group = rib.target(&ids(&[3, 1])).unwrap().unwrap();
-        assert_eq!(rib.target(&ids(&[1, 3, 3])), Ok(Some(group)));
+        let mut target = |list: &[u16]| rib.targets(&[ids(list)]).unwrap()[0];
+        assert_eq!(target(&[4, 4]), Target::Peer(PeerId(4)));
+        let group = target(&[3, 1]);
+        assert_eq!(target(&[1, 3, 3]), group);
+        assert_ne!(target(&[1, 2]), group);
         assert_eq!(rib.peers(&group), ids(&[1, 3]));
-        assert_ne!(rib.target(&ids(&[1, 2])), Ok(Some(group)));
+    }
+
+    #[test]
+    fn a_node_that_goes_leaves_what_it_shared() {
+        let mut rib = Rib::default();
+        let ids = |list: &[u16]| list.iter().map(|id| PeerId(*id)).collect::<Vec<_>>();
+        let sets = [ids(&[1, 2, 3]), ids(&[1, 3]), ids(&[1, 2]), ids(&[3])];
+        let targets = rib.targets(&sets).unwrap();
+        let names = ["10.1.0.0/16", "10.2.0.0/16", "fd00::/16", "10.4.0.0/16"];
+        for (name, target) in names.iter().zip(&targets) {
+            rib.set(Route { since: 7, ..route(name, Source::Control, *target) });
+        }
+        rib.set(route("10.4.0.0/16", Source::Static, Target::Peer(PeerId(3))));
+        rib.set(route("10.1.0.0/16", Source::Static, Target::Peer(PeerId(5))));
+        let changed: Vec<_> = rib.forget(PeerId(3)).iter().map(ToString::to_string).collect();
+        assert_eq!(changed, ["10.2.0.0/16", "10.1.0.0/16", "10.4.0.0/16"]);
+        let owners = |rib: &Rib, name| {
+            let route = rib.get(prefix(name), Source::Control);
+            route.map(|route| (rib.peers(&route.target).to_vec(), route.since))
+        };
+        assert_eq!(owners(&rib, "10.1.0.0/16"), Some((ids(&[1, 2]), 7)));
+        assert_eq!(owners(&rib, "10.2.0.0/16"), Some((ids(&[1]), 7)));
+        assert_eq!(owners(&rib, "fd00::/16"), Some((ids(&[1, 2]), 7)));
+        assert_eq!((owners(&rib, "10.4.0.0/16"), rib.len()), (None, 3));
+        assert_eq!(rib.exact(prefix("10.1.0.0/16")).unwrap().target, Target::Peer(PeerId(5)));
     }
 
     #[test]

@@ -19,6 +19,8 @@ use super::{Malformed, be16, checksum, ipv4, ipv6, protocol, put16};
 
 /// Bytes in front of the quoted packet.
 pub const LEN: usize = 8;
+/// Offset of the checksum.
+pub const FIELD_CHECKSUM: usize = 2;
 /// Most bytes of an error with its IPv4 header (RFC 1812 §4.3.2.3).
 pub const MAX_V4: usize = 576;
 /// Most bytes of an error with its IPv6 header: the smallest MTU there is (RFC 4443 §2.4 c).

@@ -6,6 +6,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "fields of headers, whose width is that of the RFCs")]
 
 pub mod arp;
+pub mod chain;
 pub mod checksum;
 pub mod ethernet;
 pub mod icmp;
@@ -41,6 +42,8 @@ pub mod protocol {
     pub const GRE: u8 = 47;
     /// ICMP for IPv6.
     pub const ICMPV6: u8 = 58;
+    /// Nothing follows (RFC 8200 §4.7).
+    pub const NO_NEXT_HEADER: u8 = 59;
 }
 
 /// A header that is truncated or contradicts its own lengths.

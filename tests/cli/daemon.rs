@@ -16,7 +16,8 @@ use underpass::api::{
     Status, TunnelStatus,
 };
 use underpass::client::{Client, Target};
-use underpass::control::daemon::handle::{Choices, Handle};
+use underpass::control::daemon::gate::Gate;
+use underpass::control::daemon::handle::{Choices, Handle, Links};
 use underpass::control::daemon::runner::{self, Ports};
 use underpass::control::engine::edits::batch::Batch;
 use underpass::control::engine::edits::lines::Culprits;
@@ -65,12 +66,15 @@ impl Backend for Fixed {
             counters: (&totals).into(),
             drops: Drops::from(&totals),
             icmp_errors: (3, 1).into(),
+            tunnel_control: (4, 5).into(),
             recut_super_packets: 2,
             missing: vec![Missing {
                 what: "packets for 10.9.0.0/16 do not reach the tunnel".into(),
                 command: "ip route add 10.9.0.0/16 dev up0".into(),
             }],
             log_lines_lost: 17,
+            socket_drops: 3,
+            strangers_refused: true,
             routes: 2,
             peers: vec![PeerStatus {
                 counters: underpass::api::PeerTraffic::default(),
@@ -83,6 +87,8 @@ impl Backend for Fixed {
                     }),
                 }),
                 address6: None,
+                also_from: Vec::new(),
+                sends_for: Vec::new(),
                 name: "node-b".into(),
                 address: "192.0.2.2".parse().unwrap(),
                 subnets: vec!["10.244.2.0/24".into(), "10.244.3.0/24".into()],
@@ -102,6 +108,10 @@ impl Backend for Fixed {
 
     fn route_get(&self, address: IpAddr) -> Option<RouteEntry> {
         fixed_routes().into_iter().find(|route| route.prefix.parse::<Prefix>().unwrap().contains(address))
+    }
+
+    fn most_routes(&self) -> usize {
+        1000
     }
 
     async fn edit_routes(&self, _batch: Batch, _wait: bool) -> Result<RoutesChanged, Refusal> {
@@ -185,13 +195,17 @@ fn real(dir: &Path) -> (Handle, impl Future<Output = ()> + Send + 'static) {
         tap: None,
         tap_state: Offloaded::off("no TAP"),
         view: HostView::default(),
+        addresses: Vec::new(),
         now: Instant::now(),
     };
     let (engine, first) = Engine::new(config, start).unwrap();
     let (snapshots, seen) = watch::channel(Arc::new(engine.snapshot()));
     let (host, mut requests) = mpsc::unbounded_channel();
+    let forwarding = Arc::new(Published::new(first));
+    let gate = Arc::new(Gate::new(Vec::new(), Arc::clone(&forwarding)));
     let ports = Ports {
-        forwarding: Arc::new(Published::new(first)),
+        forwarding,
+        gate: Arc::clone(&gate),
         snapshots,
         host,
         probes: [mpsc::unbounded_channel().0, mpsc::unbounded_channel().0],
@@ -200,7 +214,11 @@ fn real(dir: &Path) -> (Handle, impl Future<Output = ()> + Send + 'static) {
     let (inbox, _thread) = runner::start(engine, ports).unwrap();
     let (reloads, mut wishes) = mpsc::channel(1);
     let choices = Choices { backend: "plain", offloads: Vec::new(), address: "10.244.1.0".parse().unwrap() };
-    let handle = Handle::new(inbox.clone(), seen, reloads, Counters::new(1), choices);
+    let handle = Handle::new(
+        Links { inbox: inbox.clone(), snapshots: seen, reloads, gate },
+        Counters::new(1),
+        choices,
+    );
     let beside = async move {
         let mut generation = 0;
         loop {

@@ -19,6 +19,12 @@ fn underpass(args: &[&str]) -> (i32, String, String) {
     finish(command.args(args).env_remove("UNDERPASS_SOCKET").env_remove("RUST_LOG").output().unwrap())
 }
 
+/// The help that `words` ask for, on a terminal of so many columns.
+fn underpass_at(words: &[String], width: usize) -> String {
+    let mut command = Command::new(cargo_bin!("underpass"));
+    finish(command.args(words).env("COLUMNS", width.to_string()).output().unwrap()).1
+}
+
 fn finish(output: Output) -> (i32, String, String) {
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))

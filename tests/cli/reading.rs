@@ -58,6 +58,8 @@ fn status_as_json() {
         ("/missing/0/command", json!("ip route add 10.9.0.0/16 dev up0")),
         ("/recut_super_packets", json!(2)),
         ("/log_lines_lost", json!(17)),
+        ("/socket_drops", json!(3)),
+        ("/strangers_refused", json!(true)),
         ("/routes", json!(2)),
         ("/peers/0/name", json!("node-b")),
         ("/peers/0/uplink/interface", json!("eth0")),

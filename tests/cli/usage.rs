@@ -37,6 +37,47 @@ fn every_command_has_help_with_an_example() {
     assert!(stdout.contains("Exit codes: 0 ok, 1 failed, 2 usage, 3 daemon not reachable, 4 denied"));
 }
 
+/// Every command, in the order in which its words are given.
+fn commands() -> Vec<Vec<String>> {
+    let mut found = vec![Vec::new()];
+    let mut place = 0;
+    while let Some(command) = found.get(place).cloned() {
+        place += 1;
+        let words: Vec<&str> = command.iter().map(String::as_str).chain(["--help"]).collect();
+        let (_, help, _) = underpass(&words);
+        let Some((_, listed)) = help.split_once("Commands:\n") else { continue };
+        let names = listed.lines().take_while(|line| !line.is_empty());
+        let names = names.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+        for name in names.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help") {
+            found.push(command.iter().cloned().chain([name.to_owned()]).collect());
+        }
+    }
+    found
+}
+
+#[test]
+fn help_is_laid_out_well_at_every_width() {
+    let commands = commands();
+    assert!(commands.len() >= 16, "{commands:?}");
+    for command in commands {
+        let mut endings = Vec::new();
+        for width in [80, 100, 120] {
+            let mut words = command.clone();
+            words.push("--help".to_owned());
+            let help = super::underpass_at(&words, width);
+            let what = || format!("{command:?} at {width}\n{help}");
+            for line in help.lines() {
+                assert!(line.chars().count() <= width, "too long: {line:?} of {}", what());
+                let open = |bracket| line.matches(bracket).count();
+                assert_eq!(open('['), open(']'), "broken within brackets: {line:?} of {}", what());
+            }
+            // What follows the options is laid out by hand.
+            endings.push(help.split("Print help").last().unwrap_or_default().to_owned());
+        }
+        assert!(endings.windows(2).all(|pair| pair[0] == pair[1]), "{command:?}\n{}", endings[0]);
+    }
+}
+
 #[test]
 fn version_is_the_packages() {
     let (code, stdout, _) = underpass(&["--version"]);

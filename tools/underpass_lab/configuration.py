@@ -35,13 +35,15 @@ def text(
     peers: Sequence[Peer],
     tunnel: Keys,
     vxlan: Keys,
+    local_keys: Keys | None = None,
 ) -> str:
-    """The file: `node`, `tunnel` and `vxlan` have the keys of their tables, `local` the subnets of the node."""
+    """The file: `node`, `tunnel` and `vxlan` have the keys of their tables, `local` the subnets of the node and
+    `local_keys` what else is in its table."""
     sections: list[tuple[str, Keys]] = [
         ("[node]", node),
         ("[tunnel]", tunnel),
         ("[vxlan]", vxlan),
-        ("[local]", {"subnets": list(local)}),
+        ("[local]", {"subnets": list(local), **(local_keys or {})}),
         ("[control]", {"socket": str(socket)}),
     ]
     sections += [("[[pool]]", dataclasses.asdict(pool)) for pool in pools]

@@ -168,7 +168,7 @@ class NodeLab(Lab):
         given. `peers` is {name: (address, [subnet…])}, by default the other nodes; a third element has more
         keys. `tunnel` and `vxlan_keys` have keys of [tunnel] and [vxlan]. In `more`, `local` replaces the
         local subnets, `address` the node's address with its prefix length, `own` all its addresses,
-        `node_keys` has more keys of [node], and `extra` is appended.
+        `node_keys` and `local_keys` have more keys of [node] and [local], and `extra` is appended.
         """
         others = [other for other in ADDRESSES if other != node and (other in self.nodes or self.topology == "TS")]
         peers = {other: (ADDRESSES[other], [subnet(other)]) for other in others} if peers is None else peers
@@ -182,6 +182,7 @@ class NodeLab(Lab):
             peers=[configuration.Peer(name, *about) for name, about in peers.items()],
             tunnel=tunnel or {},
             vxlan=wire | more.get("vxlan_keys", {}),
+            local_keys=more.get("local_keys"),
         )
         return text + str(more.get("extra", ""))
 

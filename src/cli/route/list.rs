@@ -14,8 +14,17 @@ pub(in crate::cli) struct List {
     /// All routes of one source, in use or not: local, static, control
     #[arg(long, value_name = "SOURCE")]
     source: Option<String>,
-    /// A table for people, JSON for programs, or lines that `route add --file` reads
-    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Output::Text)]
+    #[arg(
+        short,
+        long,
+        value_name = "FORMAT",
+        value_enum,
+        default_value_t = Output::Text,
+        hide_default_value = true,
+        hide_possible_values = true,
+        help = "A table for people, JSON for programs, or lines that `route add --file` reads\n\
+                [default: text] [possible values: text, json, lines]"
+    )]
     output: Output,
 }
 

@@ -157,13 +157,8 @@ fn nested_prefixes_are_fine() {
 #[test]
 fn node_addresses_are_never_routed_into_the_tunnel() {
     let tail = "packets to this node would be routed into the tunnel";
-    assert_eq!(
-        errors_when("10.0.0.0/8", "192.0.2.0/30"),
-        format!(
-            "f:3:11: address: 192.0.2.1 lies inside pool 192.0.2.0/30 (line 7); {tail}\n\
-             f:10:11: address: 192.0.2.2 lies inside pool 192.0.2.0/30 (line 7); {tail}"
-        )
-    );
+    // A pool with nodes in it is not routed as a whole.
+    assert_eq!(good(&BASE.replace("10.0.0.0/8", "192.0.2.0/30")).pools.len(), 1);
     assert_eq!(
         errors_when("10.1.0.0/24", "192.0.2.2/31"),
         format!("f:10:11: address: 192.0.2.2 lies inside local subnet 192.0.2.2/31 (line 5); {tail}")
@@ -278,4 +273,57 @@ fn plain_backend_promises_neither_queues_nor_offload() {
          f:18:7: gro: \"on\" needs backend \"offload\", but backend is \"plain\"; use \"auto\" or \"off\""
     );
     assert_eq!(with("[tunnel]\nbackend = \"plain\"\nworkers = 1").tunnel.backend, Backend::Plain);
+}
+
+#[test]
+fn a_list_of_senders_is_about_what_nobody_owns() {
+    let good = with(
+        "sends_for = [\"10.8.0.0/24\", \"10.0.0.0/8\", \"fd00:8::/64\"]\nalso_from = [\"192.0.2.12\"]\n",
+    );
+    assert_eq!((good.peers[0].sends_for.len(), good.peers[0].also_from.len()), (3, 1));
+    for (prefix, reason) in [
+        ("0.0.0.0/0", "0.0.0.0/0 would let the node speak for everybody; list the networks behind it"),
+        ("127.0.0.0/8", "127.0.0.0/8 is loopback, which is never routed to pods; use a unicast prefix"),
+        (
+            "10.1.0.0/25",
+            "10.1.0.0/25 lies inside local subnet 10.1.0.0/24 (line 5), whose owner alone may send from there; \
+             remove it",
+        ),
+        (
+            "10.2.0.0/24",
+            "10.2.0.0/24 lies inside subnet 10.2.0.0/24 of peer \"b\" (line 11), which it may send from anyway; \
+             remove it",
+        ),
+    ] {
+        let expected = format!("f:13:14: sends_for: {reason}");
+        assert_eq!(errors_with(&format!("sends_for = [\"{prefix}\"]")), expected);
+    }
+    let local = |prefix: &str| {
+        BASE.replacen("\"10.1.0.0/24\"]", &format!("\"10.1.0.0/24\"]\nsends_for = [\"{prefix}\"]"), 1)
+    };
+    assert_eq!(super::good(&local("10.8.0.0/24")).local_sends_for.len(), 1);
+    assert_eq!(
+        errors(&local("10.2.0.9/32")),
+        "f:6:14: sends_for: 10.2.0.9/32 lies inside subnet 10.2.0.0/24 of peer \"b\" (line 12), whose owner alone \
+         may send from there; remove it"
+    );
+}
+
+#[test]
+fn every_address_that_a_peer_sends_from_is_its_own() {
+    for (address, reason) in [
+        ("192.0.2.1", "192.0.2.1 is this node's own address; give the peer's"),
+        ("192.0.2.2", "192.0.2.2 is also the address of the peer in line 10; each node has its own"),
+        ("10.2.0.1/32", "10.2.0.1/32 has a prefix length; write the address alone, 10.2.0.1"),
+        ("ff02::1", "ff02::1 is multicast; give a unicast address"),
+    ] {
+        let expected = format!("f:13:14: also_from: {reason}");
+        assert_eq!(errors_with(&format!("also_from = [\"{address}\"]")), expected);
+    }
+    let other =
+        "also_from = [\"192.0.2.12\"]\n[[peer]]\nname = \"c\"\naddress = \"192.0.2.12\"\nsubnets = []\n";
+    assert_eq!(
+        errors_with(other),
+        "f:16:11: address: 192.0.2.12 is also the address of the peer in line 13; each node has its own"
+    );
 }

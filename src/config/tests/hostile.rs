@@ -5,7 +5,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::{EXAMPLE, errors_when, errors_with};
-use crate::config::{load, parse};
+use crate::config::{load, load_again, parse};
 
 #[test]
 fn hostile_text_stays_on_one_printable_line() {
@@ -58,6 +58,28 @@ fn unreadable_files_are_named() {
     );
     let endless = load(Path::new("/dev/zero")).unwrap_err().to_string();
     assert_eq!(endless, "/dev/zero: cannot read the configuration file: larger than 16 MiB");
+}
+
+#[test]
+fn what_is_read_again_is_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config.toml");
+    std::fs::write(&file, EXAMPLE).unwrap();
+    assert_eq!(load_again(&file).unwrap(), load(&file).unwrap());
+    let pipe = dir.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let socket = dir.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    for (path, what) in [
+        (pipe.as_path(), "it is a pipe, which cannot be read again; give a file"),
+        (Path::new("/dev/zero"), "it is a device, which cannot be read again; give a file"),
+        (dir.path(), "is a directory"),
+        (&socket, "No such device or address"),
+    ] {
+        let error = load_again(path).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+    }
 }
 
 /// Whatever comes in, the answer is a configuration or errors with positions inside the text.

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::gate::Gate;
 use super::log;
 use super::runner::Inbox;
 use crate::api::{
@@ -37,12 +38,23 @@ pub struct Choices {
 /// A wish to have the configuration read again: whether to wait until packets see it, and who does.
 pub type ReloadWish = (bool, oneshot::Sender<Result<Reply, Refusal>>);
 
+/// The ways to the parts of a running daemon.
+#[derive(Clone)]
+pub struct Links {
+    /// To the engine.
+    pub inbox: Inbox,
+    /// From it.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// To whom reads the configuration.
+    pub reloads: mpsc::Sender<ReloadWish>,
+    /// To who keeps strangers away.
+    pub gate: Arc<Gate>,
+}
+
 /// The way to everything that the API shows and changes.
 #[derive(Clone)]
 pub struct Handle {
-    inbox: Inbox,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
-    reloads: mpsc::Sender<ReloadWish>,
+    links: Links,
     counters: Counters,
     choices: Arc<Choices>,
     started: Instant,
@@ -50,19 +62,13 @@ pub struct Handle {
 
 impl Handle {
     /// A handle on a daemon that starts now.
-    pub fn new(
-        inbox: Inbox,
-        snapshots: watch::Receiver<Arc<Snapshot>>,
-        reloads: mpsc::Sender<ReloadWish>,
-        counters: Counters,
-        choices: Choices,
-    ) -> Self {
-        Self { inbox, snapshots, reloads, counters, choices: Arc::new(choices), started: Instant::now() }
+    pub fn new(links: Links, counters: Counters, choices: Choices) -> Self {
+        Self { links, counters, choices: Arc::new(choices), started: Instant::now() }
     }
 
     /// The last snapshot.
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.snapshots.borrow())
+        Arc::clone(&self.links.snapshots.borrow())
     }
 
     /// Has the configuration read again.
@@ -71,7 +77,7 @@ impl Handle {
     /// Everything that speaks against it; nothing has changed then.
     pub async fn reload(&self, wait: bool) -> Result<Reply, Refusal> {
         let (answer, answered) = oneshot::channel();
-        let _ = self.reloads.send((wait, answer)).await;
+        let _ = self.links.reloads.send((wait, answer)).await;
         answered.await.unwrap_or_else(|_| Err(Refusal::new(Kind::Busy, "the daemon is ending")))
     }
 
@@ -88,6 +94,8 @@ impl Handle {
                 .collect(),
             reloaded: snapshot.reloaded,
             log_lines_lost: log::lines_lost(),
+            socket_drops: self.links.gate.dropped(),
+            strangers_refused: self.links.gate.is_closed(),
         }
     }
 
@@ -104,7 +112,7 @@ impl Handle {
     }
 
     async fn change(&self, request: Request, wait: bool) -> Result<Reply, Refusal> {
-        self.inbox.ask(wait, |asked| Event::Request(asked, request)).await
+        self.links.inbox.ask(wait, |asked| Event::Request(asked, request)).await
     }
 
     async fn change_routes(&self, request: Request, wait: bool) -> Result<RoutesChanged, Refusal> {
@@ -138,9 +146,12 @@ impl Backend for Handle {
             counters: EdgeCounters::from(&totals),
             drops: Drops::from(&totals),
             icmp_errors: self.counters.icmp_errors().into(),
+            tunnel_control: self.counters.tunnel_control().into(),
             recut_super_packets: self.counters.recut_super_packets(),
             missing: snapshot.requirements.iter().cloned().map(Missing::from).collect(),
             log_lines_lost: log::lines_lost(),
+            socket_drops: self.links.gate.dropped(),
+            strangers_refused: self.links.gate.is_closed(),
             routes: snapshot.routes(),
             peers: snapshot.peer_list(),
         }
@@ -160,6 +171,10 @@ impl Backend for Handle {
 
     fn peers(&self) -> Vec<PeerStatus> {
         self.snapshot().peer_list()
+    }
+
+    fn most_routes(&self) -> usize {
+        self.snapshot().config.control.max_routes
     }
 
     async fn edit_routes(&self, batch: Batch, wait: bool) -> Result<RoutesChanged, Refusal> {

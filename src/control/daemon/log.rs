@@ -25,6 +25,7 @@ use crossbeam::channel::{Receiver, RecvError, RecvTimeoutError, Sender, bounded}
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::format;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -39,6 +40,8 @@ const NOTICE_EVERY: Duration = Duration::from_secs(1);
 /// How long the end of the process waits for stderr to take what is queued.
 const LAST_LINES: Duration = Duration::from_millis(500);
 
+pub mod style;
+
 static LOG: OnceLock<Log> = OnceLock::new();
 
 /// The queue's near end.
@@ -47,6 +50,8 @@ struct Log {
     items: Sender<Item>,
     /// Lines that did not reach stderr.
     lost: Arc<AtomicU64>,
+    /// Whether the journal reads the lines.
+    journal: bool,
 }
 
 enum Item {
@@ -70,7 +75,8 @@ impl Drop for Guard {
 /// # Errors
 /// When the thread cannot be made.
 pub fn start() -> io::Result<Guard> {
-    let log = Log::over(io::stderr())?;
+    let journal = style::is_journal();
+    let log = Log::over(io::stderr(), journal)?;
     let log = LOG.get_or_init(|| log).clone();
     std::panic::set_hook(Box::new(report_panic));
     let wanted = std::env::var_os("RUST_LOG").unwrap_or_default();
@@ -79,8 +85,8 @@ pub fn start() -> io::Result<Guard> {
     let writer = log.clone();
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(move || writer.clone())
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
+        .with_ansi(style::has_colours(io::stderr().is_terminal(), |name| std::env::var_os(name)))
+        .event_format(style::Lines { inner: format().with_target(false), journal })
         // It would print on stderr by itself, and wait for it.
         .log_internal_errors(false);
     // Fails only where there is a subscriber already, as in a test.
@@ -118,18 +124,19 @@ fn report_panic(info: &PanicHookInfo<'_>) {
     if backtrace.status() == BacktraceStatus::Captured {
         text += &format!("\n{backtrace}");
     }
-    text.lines().for_each(|line| log.line(format!("{line}\n").as_bytes()));
+    let priority = |line: &str| style::with_priority(line, style::CRITICAL, log.journal);
+    text.lines().for_each(|line| log.line(format!("{}\n", priority(line)).as_bytes()));
     log.flush(LAST_LINES);
 }
 
 impl Log {
     /// A log on `out`, with its thread.
-    fn over(out: impl AsFd + Send + 'static) -> io::Result<Self> {
+    fn over(out: impl AsFd + Send + 'static, journal: bool) -> io::Result<Self> {
         let (items, queue) = bounded(LINES);
         let lost = Arc::<AtomicU64>::default();
-        let lines = Lines::new(out, Arc::clone(&lost));
+        let lines = Lines::new(out, Arc::clone(&lost), journal);
         thread::Builder::new().name("log".to_owned()).spawn(move || lines.write(&queue))?;
-        Ok(Self { items, lost })
+        Ok(Self { items, lost, journal })
     }
 
     /// Queues a line with its end, or loses it.
@@ -187,11 +194,12 @@ struct Lines<F> {
     works: bool,
     /// Whether the last line was written in part.
     torn: bool,
+    journal: bool,
 }
 
 impl<F: AsFd> Lines<F> {
-    fn new(out: F, lost: Arc<AtomicU64>) -> Self {
-        Self { out, lost, told: 0, next_notice: Instant::now(), works: true, torn: false }
+    fn new(out: F, lost: Arc<AtomicU64>, journal: bool) -> Self {
+        Self { out, lost, told: 0, next_notice: Instant::now(), works: true, torn: false, journal }
     }
 
     /// Writes until nobody can log any more.
@@ -234,6 +242,7 @@ impl<F: AsFd> Lines<F> {
             return;
         }
         let text = format!("underpass: log lines lost: {untold}; stderr was full or not read in time\n");
+        let text = style::with_priority(&text, style::WARNING, self.journal);
         if self.put(text.as_bytes()).is_ok() {
             self.told += untold;
         }

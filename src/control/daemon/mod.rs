@@ -1,4 +1,4 @@
-//! The daemon's life: look, refuse or choose, bring up, run until a signal, take down.
+//! The daemon's life: give up rights, look, refuse or choose, bring up, run until a signal, take down.
 //!
 //! ```text
 //! start ──▶ engine's thread ◀──events── watchers: uplink, ICMP, strangers, notices
@@ -9,15 +9,19 @@
 //!
 //! Everything that was changed is taken back, in reverse order, whatever ended the run.
 
+mod address_watch;
 mod backoff;
 mod bring_up;
 mod descriptors;
 mod fallbacks;
+pub mod gate;
 pub mod handle;
 mod housekeeping;
 mod icmp;
 pub mod log;
+mod peer_ways;
 mod policy_watch;
+mod rights;
 pub mod runner;
 mod start;
 mod strays;
@@ -48,8 +52,13 @@ pub fn run(file: PathBuf) -> anyhow::Result<()> {
     let mut source = FileSource::new(file);
     let config = source.read()?;
     sys::map_large();
+    // Before there is another thread.
+    let refused = rights::give_up(&config);
     // Ends last: whatever is dropped before may still log.
     let _log = log::start().context("cannot start the log")?;
+    for refused in refused.into_iter().chain(rights::check_file(source.path())) {
+        tracing::warn!("{refused}");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

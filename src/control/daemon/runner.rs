@@ -11,6 +11,7 @@ use std::time::Instant;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+use super::gate::Gate;
 use super::icmp::ProbeWish;
 use crate::control::engine::port::{HostRequest, Requirement};
 use crate::control::engine::refusal::{Kind, Refusal};
@@ -75,6 +76,8 @@ impl Inbox {
 pub struct Ports {
     /// The table of the workers.
     pub forwarding: Arc<Published<Forwarding>>,
+    /// Who comes to the workers, which follows the table.
+    pub gate: Arc<Gate>,
     /// What readers of the API see.
     pub snapshots: watch::Sender<Arc<Snapshot>>,
     /// Requests to the host.
@@ -141,7 +144,10 @@ impl Runner {
     fn carry_out(&mut self, effects: Vec<Effect>, answers: &mut Vec<(RequestId, Outcome)>) {
         for effect in effects {
             match effect {
-                Effect::Publish(table) => self.ports.forwarding.publish(*table),
+                Effect::Publish(table) => {
+                    self.ports.forwarding.publish(*table);
+                    self.ports.gate.follow();
+                }
                 Effect::Host(id, request) => {
                     let _ = self.ports.host.send((id, request));
                 }

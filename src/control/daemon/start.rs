@@ -7,9 +7,10 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 
 use super::bring_up::{self, Lanes};
+use super::peer_ways::Ways;
 use super::runner;
 use super::tap_device::TapDevice;
-use super::uplink_watch::{Ways, mtus_of, stand_in};
+use super::uplink_watch::{mtus_of, stand_in};
 use crate::config::Config;
 use crate::control::engine::judge::{self, Facts};
 use crate::control::engine::port::{HostError, HostRequest, LinkChange, Uplink};
@@ -34,6 +35,8 @@ pub struct Ready {
     pub socket: ControlSocket,
     /// The interface with our first underlay address.
     pub uplink: Uplink,
+    /// The ways to the peers of the configuration.
+    pub ways: Ways,
 }
 
 /// Makes everything ready for `config`.
@@ -58,6 +61,7 @@ pub async fn ready(host: &Host, config: &Config) -> anyhow::Result<Ready> {
         tap,
         tap_state: lanes.tap_state.clone(),
         view,
+        addresses: host.all_addresses().await?,
         now: Instant::now(),
     };
     let (mut engine, first) = Engine::new(config.clone(), start).map_err(explain)?;
@@ -67,7 +71,7 @@ pub async fn ready(host: &Host, config: &Config) -> anyhow::Result<Ready> {
         return Err(error.into());
     }
     say_choices(config, engine.snapshot().underlay.tun.mtu, &uplink, &lanes);
-    Ok(Ready { engine, forwarding, lanes, socket, uplink })
+    Ok(Ready { engine, forwarding, lanes, socket, uplink, ways })
 }
 
 /// Has the host brought to what it should be, before anything runs.

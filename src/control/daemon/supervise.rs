@@ -1,5 +1,6 @@
 //! Everything that runs between start and end, and the order in which it ends.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -8,20 +9,23 @@ use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 
+use super::address_watch;
 use super::fallbacks::Fallbacks;
-use super::handle::{Choices, Handle, ReloadWish};
+use super::gate::{self, Gate};
+use super::handle::{Choices, Handle, Links, ReloadWish};
 use super::housekeeping;
 use super::icmp::{Around, IcmpListener, Ours, ProbeWish};
+use super::peer_ways::PeerWays;
 use super::policy_watch::PolicyWatch;
 use super::runner::{self, Inbox, Ports};
 use super::start::{Ready, take_down};
 use super::strays;
 use super::tap_watch::TapWatch;
-use super::uplink_watch::{UplinkWatch, Ways};
+use super::uplink_watch::UplinkWatch;
 use crate::config::{self, Config};
 use crate::control::engine::port::{HostRequest, Notice};
 use crate::control::engine::{EffectId, Event, Snapshot, tun_addresses};
-use crate::control::host::{self, Guarded, Host, Notices};
+use crate::control::host::{self, Guarded, Host, NeighbourTable, Notices};
 use crate::control::server::render::Exporter;
 use crate::control::server::{self, metrics_http};
 use crate::control::source::file::FileSource;
@@ -70,7 +74,9 @@ impl Running {
         source: FileSource,
         mut ready: Ready,
     ) -> anyhow::Result<Self> {
-        let lanes = std::mem::take(&mut ready.lanes.lanes);
+        let mut lanes = std::mem::take(&mut ready.lanes.lanes);
+        let doors = lanes.iter_mut().flat_map(|lane| lane.sockets.take_doors()).collect();
+        let gate = Arc::new(Gate::new(doors, Arc::clone(&ready.forwarding)));
         let counters = Counters::new(lanes.len());
         let rules = Rules { tcp: ready.lanes.merge_tcp, udp: ready.lanes.merge_udp };
         let ports = lanes.first().map_or(&[][..], |lane| lane.sockets.source_ports()).to_vec();
@@ -90,6 +96,7 @@ impl Running {
             ready.engine,
             Ports {
                 forwarding,
+                gate: Arc::clone(&gate),
                 snapshots,
                 host: requests,
                 probes: [probes, probes6],
@@ -98,15 +105,18 @@ impl Running {
         )
         .context("cannot start the engine")?;
         let (reloads, wishes) = mpsc::channel(RELOADS);
-        let handle = Handle::new(inbox.clone(), seen.clone(), reloads, counters.clone(), choices);
+        let parts = Links { inbox: inbox.clone(), snapshots: seen.clone(), reloads, gate: Arc::clone(&gate) };
+        let handle = Handle::new(parts, counters.clone(), choices);
         let fallbacks = Arc::<Mutex<Fallbacks>>::default();
         let (news, changed) = broadcast::channel(NEWS);
         let mut watchers = JoinSet::new();
         watchers.spawn(execute(host.clone(), asked, inbox.clone()));
+        watchers.spawn(address_watch::run(host.clone(), inbox.clone(), news.subscribe()));
         watchers.spawn(notice(inbox.clone(), news));
         let (guarded, more) = mpsc::unbounded_channel();
         watchers.spawn(guard(host.clone(), std::mem::take(&mut ready.lanes.guarded), more, inbox.clone()));
         watchers.spawn(follow_file(host.clone(), source, wishes, inbox.clone(), seen.clone()));
+        watchers.spawn(gate::watch(gate, counters.clone()));
         watchers.spawn(strays::watch(host.clone(), inbox.clone(), seen.clone()));
         watchers.spawn(housekeeping::give_memory_back(shrunk));
         watchers.spawn(housekeeping::tidy(ready.forwarding, Arc::clone(&fallbacks), counters.clone()));
@@ -124,10 +134,12 @@ impl Running {
             tap: ready.lanes.tap.take().map(|tap| TapWatch::new(tap, forced, counters.clone(), guarded)),
             news: changed,
             refused: 0,
-            ways: Ways::new(),
+            ways: PeerWays::default(),
+            neighbours: NeighbourTable::default(),
+            kept: HashMap::new(),
             policies: PolicyWatch::new(),
         };
-        let uplink_watch = tokio::spawn(uplink_watch.run());
+        let uplink_watch = tokio::spawn(uplink_watch.run(std::mem::take(&mut ready.ways)));
         let (stop, stopped) = watch::channel(());
         let mut running = Self {
             host,

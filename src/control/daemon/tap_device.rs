@@ -59,6 +59,12 @@ impl TapDevice {
         self.test.as_ref().is_none_or(|test| test.link().ipip)
     }
 
+    /// Whether it has to be made, and that may be tried.
+    pub fn is_waiting(&self, now: Instant) -> bool {
+        let there = self.test.is_some() && self.attached_to().as_deref() == Some(&self.name);
+        !there && self.retry.is_due(now)
+    }
+
     /// Why it is not there.
     pub fn reason(&self) -> &str {
         &self.reason

@@ -23,6 +23,8 @@ use crate::net::Mode;
 
 /// Failed tests in a row until the TAP is given up: one may fall victim to a busy host.
 const PATIENCE: u32 = 2;
+/// Peers that are resolved at a time for the test of one pair.
+const CANDIDATES: usize = 4;
 const NOT_TESTED: &str = "not tested yet";
 
 /// A mode, and the index of an interface.
@@ -36,6 +38,12 @@ pub struct TapWatch {
     counters: Counters,
     /// When workers that gave the TAP up are to try it again.
     offers: Backoff,
+    /// Whether a test is due that waits only for its turn.
+    due: bool,
+    /// Looks so far.
+    turn: usize,
+    /// Peers that can stand for a pair which cannot be tested for want of a neighbour; a few at a time.
+    unresolved: Vec<IpAddr>,
     /// Where a device goes that was made and is to be guarded.
     made: mpsc::UnboundedSender<Guarded>,
 }
@@ -108,7 +116,33 @@ impl TapWatch {
         made: mpsc::UnboundedSender<Guarded>,
     ) -> Self {
         let judge = if forced { Judge::Configuration } else { Judge::Features(None) };
-        Self { tap, judge, trials: HashMap::new(), counters, offers: Backoff::default(), made }
+        let (due, unresolved) = (false, Vec::new());
+        Self {
+            tap,
+            judge,
+            trials: HashMap::new(),
+            counters,
+            offers: Backoff::default(),
+            due,
+            turn: 0,
+            unresolved,
+            made,
+        }
+    }
+
+    /// Whether there is something to do although nothing was told.
+    pub fn is_waiting(&self) -> bool {
+        self.due || self.tap.is_waiting(now()) || self.is_refused()
+    }
+
+    /// Peers whose neighbours are wanted for a test, a few of them.
+    pub fn to_resolve(&mut self) -> impl Iterator<Item = IpAddr> + use<> {
+        std::mem::take(&mut self.unresolved).into_iter()
+    }
+
+    /// Whether workers gave the TAP up and are to try it again.
+    fn is_refused(&self) -> bool {
+        self.counters.has_given_up(Fallback::Tap) && self.offers.is_due(now())
     }
 
     /// Looks at the interfaces of `ways` and says what follows. Tests what is due, and with `all`
@@ -126,12 +160,14 @@ impl TapWatch {
             let _ = self.made.send(guarded);
         }
         // What the workers were refused does not work, whatever was found before.
-        let refused = self.counters.has_given_up(Fallback::Tap) && self.offers.is_due(now());
+        let refused = self.is_refused();
         let hops: HashMap<IpAddr, u32> = ways.iter().map(|(peer, way)| (*peer, way.hop.index)).collect();
         let uses = self.uses(snapshot);
         let mut ways = self.ways(host, hops.values().copied()).await;
         let wanted = wanted(&ways, &hops, &uses, resolved);
         self.trials.retain(|pair, _| wanted.contains_key(pair));
+        self.unresolved = candidates(&wanted, &hops, &uses, self.turn);
+        self.turn = self.turn.wrapping_add(1);
         self.test(snapshot, &wanted, all || refused).await;
         if refused {
             self.offer();
@@ -191,6 +227,7 @@ impl TapWatch {
             due.extend(peer.filter(|_| trial.due(all)).map(|peer| (*pair, peer)));
         }
         due.sort_by_key(|(pair, _)| self.trials.get(pair).and_then(|trial| trial.last));
+        self.due = false;
         for ((mode, index), peer) in due {
             let port = snapshot.port_of(peer.into()).unwrap_or_default();
             let Some(test) = self.tap.test() else { return };
@@ -200,6 +237,7 @@ impl TapWatch {
                 // That says nothing about the way; the next look tries again.
                 TestOutcome::Short(error) => {
                     tracing::debug!("the TAP was not tested: {error}");
+                    self.due = true;
                     return;
                 }
             };
@@ -208,6 +246,8 @@ impl TapWatch {
                 trial.conclude(result);
             }
             if failed {
+                // It is tried again, and so are those behind it.
+                self.due = true;
                 break;
             }
         }
@@ -292,6 +332,24 @@ fn wanted(
         }
     }
     wanted
+}
+
+/// Peers to resolve so that pairs can be tested that have none: others at each turn, as some may be down.
+fn candidates(
+    wanted: &BTreeMap<Pair, Option<Ipv4Addr>>,
+    hops: &HashMap<IpAddr, u32>,
+    uses: &[(Mode, Ipv4Addr)],
+    turn: usize,
+) -> Vec<IpAddr> {
+    let of = |(mode, index): Pair| {
+        let behind = move |(used, peer): &&(Mode, Ipv4Addr)| {
+            *used == mode && hops.get(&IpAddr::V4(*peer)) == Some(&index)
+        };
+        let all: Vec<IpAddr> = uses.iter().filter(behind).map(|(_, peer)| IpAddr::V4(*peer)).collect();
+        let begin = (turn * CANDIDATES) % all.len().max(1);
+        all.into_iter().cycle().skip(begin).take(CANDIDATES)
+    };
+    wanted.iter().filter(|(_, with)| with.is_none()).flat_map(|(pair, _)| of(*pair)).collect()
 }
 
 #[cfg(test)]

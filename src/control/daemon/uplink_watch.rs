@@ -1,42 +1,46 @@
 //! Watching the uplink and the ways to the peers: which interface has our address, what MTU each way has, first
 //! hops for the packet socket, and who may be reached through the TAP.
 //!
-//! Once a second the uplink and the neighbour table are read and what they say goes to the engine. The ways are
-//! looked up every few seconds, when the kernel tells of a change that may concern them, and when it has refused a
-//! packet as too large. Where there is a TAP, so are the features of the interfaces that they lead by. The TAP is
-//! tested at start, and every few seconds once it has carried traffic.
+//! What the kernel tells of is looked at at once, and what it does not tell of every few seconds
+//! (`daemon/peer_ways.rs`). Ways with traffic are looked up and their neighbours kept in use; a peer without
+//! traffic is left alone, and the kernel resolves it with its first packet. Where there is a TAP, so are the
+//! features of the interfaces that the ways lead by. The TAP is tested at start, and every few seconds once it
+//! has carried traffic.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures_util::{StreamExt, stream};
 use tokio::sync::{broadcast, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
+use super::peer_ways::{PeerWays, Ways};
 use super::policy_watch::PolicyWatch;
 use super::runner::Inbox;
 use super::tap_watch::TapWatch;
 use crate::control::engine::port::{HostRequest, Notice, Uplink};
 use crate::control::engine::{Event, Snapshot};
-use crate::control::host::{Host, Interfaces, Neighbour, PeerWay};
+use crate::control::host::{Host, NeighbourTable, PeerWay};
 use crate::dataplane::encap::frame::Hop;
 use crate::dataplane::observe::Counters;
+use crate::net::Mode;
 
-/// How often neighbours are read.
+/// From one count of traffic to the next, and from one look at the uplink.
 const TICK: Duration = Duration::from_secs(1);
-/// How often in the first moments, while the kernel resolves the neighbours it was just asked for.
-const EAGER_TICK: Duration = Duration::from_millis(50);
-const EAGER_FOR: Duration = Duration::from_secs(2);
-/// How often ways are looked up, neighbours kept in use and the TAP is tested.
+/// How often neighbours are kept in use, the TAP is tested, and everything is told again.
 const SLOW: Duration = Duration::from_secs(5);
 /// From a notification to the look that it causes: one change comes in several.
-const NEWS_PAUSE: Duration = Duration::from_millis(50);
-/// Looks that notifications cause take at most one part in so many of the time.
+const NEWS_PAUSE: Duration = Duration::from_millis(20);
+/// From some ways that are looked up to the next ones. With many of them this is at most one part in [`IDLE`]
+/// of the time.
+const DUE_PAUSE: Duration = Duration::from_millis(5);
 const IDLE: u32 = 10;
-
-/// The neighbour table, by interface and address.
-type Neighbours = HashMap<(u32, IpAddr), Neighbour>;
+/// Requests to the kernel that are under way together.
+const AT_ONCE: usize = 16;
+/// Neighbours that are kept in use in one tick.
+const KEPT: usize = 64;
 
 /// What is watched.
 pub struct UplinkWatch {
@@ -58,54 +62,100 @@ pub struct UplinkWatch {
     pub news: broadcast::Receiver<Notice>,
     /// Sends that were refused as too large, as of the last look.
     pub refused: u64,
-    /// The way to each address of a peer, as of the last slow tick.
-    pub ways: Ways,
+    /// The way to each address of a peer.
+    pub ways: PeerWays,
+    /// The neighbours of this node.
+    pub neighbours: NeighbourTable,
+    /// When a neighbour was last said to be in use.
+    pub kept: HashMap<(u32, IpAddr), Instant>,
     /// The kernel's IPsec policies, where it has such.
     pub policies: PolicyWatch,
 }
 
-/// Ways to addresses of peers.
-pub type Ways = Vec<(IpAddr, PeerWay)>;
-
 impl UplinkWatch {
-    /// Watches for ever.
-    pub async fn run(mut self) {
-        let mut start = Instant::now();
-        let mut next_slow = start;
+    /// Watches for ever; `found` are ways that were looked up before.
+    pub async fn run(mut self, found: Ways) {
+        let mut before = Arc::clone(&self.snapshots.borrow());
+        self.follow_peers(&before, &found);
+        let mut next_slow = Instant::now();
+        // Whether something was told that may concern the ways or who is behind them.
+        let mut news = true;
         loop {
-            let before = Arc::clone(&self.snapshots.borrow_and_update());
-            let due = self.is_refused() || Instant::now() >= next_slow;
-            let moved = self.follow(due).await;
-            let slow = moved || due;
-            let neighbours = self.host.neighbours().await.unwrap_or_default();
             let begun = Instant::now();
-            if slow {
-                self.find_ways(&before, &neighbours).await;
-                next_slow = Instant::now() + SLOW;
+            let snapshot = Arc::clone(&self.snapshots.borrow_and_update());
+            if !snapshot.shares_peers_of(&before) {
+                self.follow_peers(&snapshot, &Vec::new());
+                news = true;
             }
+            if !self.neighbours.is_live() {
+                self.neighbours.renew(&self.host).await;
+                news = true;
+            }
+            let slow = begun >= next_slow;
+            if slow {
+                next_slow = begun + SLOW;
+            }
+            let moved = self.follow(slow || news).await;
+            if moved {
+                self.ways.expire();
+            }
+            if self.is_refused() {
+                self.ways.expire_used(begun);
+            }
+            self.ways.count(begun);
+            news |= self.look_up(&snapshot).await | moved | slow;
+            self.keep_in_use(&snapshot).await;
             // First hops and the TAP come after: nothing leaves past a policy.
-            if let Some(event) = self.policies.look(&before) {
+            if let Some(event) = self.policies.look(&snapshot) {
                 self.inbox.send(event);
             }
-            let resolved = self.tell_hops(&neighbours);
-            if let Some(tap) = &mut self.tap {
-                // One that never carried anything has nothing to lose, and the wire stays quiet.
-                let all = slow && (moved || self.counters.tap_frames() > 0);
-                let said = tap.look(&before, &self.host, &self.ways, &resolved, all).await;
-                self.inbox.send(Event::Tap(said));
+            if news {
+                self.tell_hops();
             }
-            let took = begun.elapsed();
-            let pause = sleep(if start.elapsed() < EAGER_FOR { EAGER_TICK } else { TICK });
-            tokio::select! {
-                () = pause => {}
-                () = other_peers(&mut self.snapshots, &before) => (start, next_slow) = (Instant::now(), Instant::now()),
-                () = news(&mut self.news, &self.ways) => {
-                    next_slow = Instant::now();
-                    // Many peers and many changes must not keep this busy.
-                    sleep(NEWS_PAUSE.max(took * IDLE)).await;
-                }
+            self.look_at_tap(&snapshot, news, slow, moved).await;
+            before = snapshot;
+            news = self.wait(&before, begun.elapsed()).await;
+        }
+    }
+
+    /// Waits until there is something to do; returns whether something was told.
+    async fn wait(&mut self, before: &Snapshot, took: Duration) -> bool {
+        let pause = if self.ways.is_due() { DUE_PAUSE.max(took * IDLE) } else { TICK };
+        let told = tokio::select! {
+            () = sleep(pause) => return false,
+            () = other_peers(&mut self.snapshots, before) => return true,
+            told = self.news.recv() => told,
+            key = self.neighbours.changed() => {
+                return key.is_none_or(|key| self.ways.leads_by(key));
+            }
+        };
+        let mut concerns = self.hear(told);
+        sleep(NEWS_PAUSE.max(took * IDLE)).await;
+        loop {
+            match self.news.try_recv() {
+                Ok(notice) => concerns |= self.hear(Ok(notice)),
+                Err(broadcast::error::TryRecvError::Lagged(_)) => concerns |= self.hear(Ok(Notice::Overrun)),
+                Err(_) => return concerns,
             }
         }
+    }
+
+    /// Takes in what the kernel told of; returns whether it may matter here.
+    fn hear(&mut self, told: Result<Notice, broadcast::error::RecvError>) -> bool {
+        let notice = told.unwrap_or(Notice::Overrun);
+        let uplink = match notice {
+            Notice::Link(index) => index == self.uplink.index,
+            Notice::Address(_) => true,
+            _ => false,
+        };
+        self.ways.hear(notice) || uplink
+    }
+
+    fn follow_peers(&mut self, snapshot: &Snapshot, found: &Ways) {
+        let peers = snapshot.known();
+        let addresses =
+            peers.flat_map(|peer| peer.addresses().map(|address| (address, peer.counters.clone())));
+        self.ways.follow(addresses, found);
     }
 
     /// Whether the kernel has refused packets as too large since the last time: what is known of MTUs is old.
@@ -114,7 +164,7 @@ impl UplinkWatch {
         std::mem::replace(&mut self.refused, refused) != refused
     }
 
-    /// Tells of the interface that has our address now, and its MTU; returns whether it is another than
+    /// Tells of the interface that has our address now, and what it is like; returns whether it is another than
     /// before. While none has it, the old one stays. Where it is none that packets leave by, that is only looked
     /// for when it is `due`.
     async fn follow(&mut self, due: bool) -> bool {
@@ -125,11 +175,16 @@ impl UplinkWatch {
         if !self.host.has_address(index, own).await {
             return self.move_to(Some(index)).await;
         }
-        if let Some(link) = self.host.link_by_index(index).await
-            && (link.mtu != self.uplink.mtu || link.name != self.uplink.name)
-        {
-            (self.uplink.mtu, self.uplink.name) = (link.mtu, link.name);
+        let Some(link) = self.host.link_by_index(index).await else { return false };
+        let now = Uplink { name: link.name, mtu: link.mtu, mac: link.mac, ..self.uplink.clone() };
+        if now != self.uplink {
+            // Frames have its link address as their source.
+            let other_address = now.mac != self.uplink.mac;
+            self.uplink = now;
             self.inbox.send(Event::Uplink(self.uplink.clone()));
+            if other_address {
+                self.tell_hops();
+            }
         }
         false
     }
@@ -137,7 +192,7 @@ impl UplinkWatch {
     /// Moves to the uplink as it is now, unless that is the one we know.
     async fn move_to(&mut self, lost: Option<u32>) -> bool {
         let Ok(owner) = self.host.uplink_of(self.own).await else { return false };
-        let uplink = stand_in(&self.host, owner, &self.ways, self.uplink.index).await;
+        let uplink = stand_in(&self.host, owner, &self.known(), self.uplink.index).await;
         if uplink == self.uplink && lost.is_none() {
             return false;
         }
@@ -151,43 +206,85 @@ impl UplinkWatch {
         moved
     }
 
-    /// Looks up the way to every peer and asks the kernel to keep its first hop resolved. The packet socket
-    /// only reaches those behind the uplink, the TAP all.
-    async fn find_ways(&mut self, snapshot: &Snapshot, neighbours: &Neighbours) {
-        let (mut ways, mut interfaces) = (Ways::new(), Interfaces::default());
-        for peer in snapshot.addresses() {
-            let source = snapshot.underlay.facing(peer);
-            let Some(way) = self.host.way(peer, source, &mut interfaces).await else { continue };
-            let hop = way.hop;
-            let used = self.tap.is_some() || hop.index == self.uplink.index;
-            let fixed = || neighbours.get(&(hop.index, hop.via)).is_some_and(|neighbour| neighbour.fixed);
-            if used && !fixed() {
-                let request = HostRequest::UseNeighbour { index: hop.index, address: hop.via };
-                // Not being allowed to only means that the entry ages as ever.
-                let _ = self.host.execute(request).await;
-            }
-            ways.push((peer, way));
+    fn known(&self) -> Ways {
+        self.ways.iter().collect()
+    }
+
+    /// Looks up the ways that are due; returns whether one is another than before.
+    async fn look_up(&mut self, snapshot: &Snapshot) -> bool {
+        let now = Instant::now();
+        let host = &self.host;
+        let due = self.ways.take_due(now).into_iter();
+        let looks = due.map(|peer| async move {
+            (peer, host.way(peer, snapshot.underlay.facing(peer), &mut Default::default()).await)
+        });
+        let found: Vec<(IpAddr, Option<PeerWay>)> =
+            stream::iter(looks).buffer_unordered(AT_ONCE).collect().await;
+        let mut changed = false;
+        for (peer, way) in found {
+            changed |= self.ways.set(peer, way, now);
         }
-        if ways != self.ways {
-            self.inbox.send(Event::LinkMtus(mtus_of(&ways)));
-            self.ways = ways;
+        if changed {
+            self.inbox.send(Event::LinkMtus(mtus_of(&self.known())));
+        }
+        changed
+    }
+
+    /// Asks the kernel to keep those resolved that packets go to: packet sockets pass its neighbour code by.
+    async fn keep_in_use(&mut self, snapshot: &Snapshot) {
+        let now = Instant::now();
+        self.kept.retain(|_, last| now < *last + SLOW);
+        let mut wanted: Vec<(u32, IpAddr)> = self.ways.used(now).map(|(_, way)| key(&way)).collect();
+        if let Some(tap) = &mut self.tap {
+            let tried = tap.to_resolve();
+            wanted.extend(tried.filter_map(|peer| self.ways.get(peer)).map(|way| key(&way)));
+        }
+        if !snapshot.peers_by(Mode::Direct).is_empty() {
+            // No other socket than the packet socket sends bare IPv6 to a neighbour.
+            let bare = self.ways.iter().filter(|(peer, _)| peer.is_ipv6()).map(|(_, way)| key(&way));
+            wanted.extend(bare.filter(|key| self.neighbours.get(*key).is_none()));
+        }
+        let mut left = KEPT;
+        for (index, via) in wanted {
+            let ours = self.tap.is_some() || index == self.uplink.index;
+            let fixed = self.neighbours.get((index, via)).is_some_and(|neighbour| neighbour.fixed);
+            if !ours || fixed || left == 0 || self.kept.contains_key(&(index, via)) {
+                continue;
+            }
+            left -= 1;
+            self.kept.insert((index, via), now);
+            // Not being allowed to only means that the entry ages as ever.
+            let _ = self.host.execute(HostRequest::UseNeighbour { index, address: via }).await;
         }
     }
 
-    /// Tells of the link addresses of the first hops behind the uplink; returns the addresses of peers
-    /// whose first hop has one, whatever it is behind.
-    fn tell_hops(&self, neighbours: &Neighbours) -> HashSet<IpAddr> {
-        let (mut frames, mut resolved) = (HashMap::new(), HashSet::new());
-        for (peer, PeerWay { hop, .. }) in &self.ways {
-            let Some(neighbour) = neighbours.get(&(hop.index, hop.via)) else { continue };
-            resolved.insert(*peer);
-            if let Some(source) = self.uplink.mac.filter(|_| hop.index == self.uplink.index) {
-                frames.insert(*peer, Hop { destination: neighbour.mac, source });
+    /// Tells of the link addresses of the first hops behind the uplink.
+    fn tell_hops(&self) {
+        let mut frames = HashMap::new();
+        let Some(source) = self.uplink.mac else { return };
+        for (peer, way) in self.ways.iter().filter(|(_, way)| way.hop.index == self.uplink.index) {
+            if let Some(neighbour) = self.neighbours.get(key(&way)) {
+                frames.insert(peer, Hop { destination: neighbour.mac, source });
             }
         }
         self.inbox.send(Event::Hops(frames));
-        resolved
     }
+
+    /// Has the TAP looked at where there may be something new about it.
+    async fn look_at_tap(&mut self, snapshot: &Snapshot, news: bool, slow: bool, moved: bool) {
+        let Some(tap) = self.tap.as_mut().filter(|tap| news || tap.is_waiting()) else { return };
+        let ways: Ways = self.ways.iter().collect();
+        let resolved = ways.iter().filter(|(_, way)| self.neighbours.get(key(way)).is_some());
+        let resolved: HashSet<IpAddr> = resolved.map(|(peer, _)| *peer).collect();
+        // One that never carried anything has nothing to lose, and the wire stays quiet.
+        let all = moved || slow && self.counters.tap_frames() > 0;
+        let said = tap.look(snapshot, &self.host, &ways, &resolved, all).await;
+        self.inbox.send(Event::Tap(said));
+    }
+}
+
+fn key(way: &PeerWay) -> (u32, IpAddr) {
+    (way.hop.index, way.hop.via)
 }
 
 /// The MTU of each way.
@@ -215,28 +312,5 @@ async fn other_peers(snapshots: &mut watch::Receiver<Arc<Snapshot>>, before: &Sn
     if snapshots.wait_for(|now| !now.has_peers_of(before)).await.is_err() {
         // The engine is gone, and soon so are we.
         std::future::pending::<()>().await;
-    }
-}
-
-/// Completes when the way to a peer changed, or may have.
-async fn news(news: &mut broadcast::Receiver<Notice>, ways: &Ways) {
-    loop {
-        match news.recv().await {
-            Ok(notice) if !concerns(notice, ways) => {}
-            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => return,
-            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
-        }
-    }
-}
-
-/// Whether what the kernel tells of may be about one of these ways. Where there are none, one may come.
-fn concerns(notice: Notice, ways: &Ways) -> bool {
-    match notice {
-        Notice::Link(index) => ways.iter().any(|(_, way)| way.hop.index == index),
-        Notice::Route { prefix, .. } => {
-            ways.is_empty() || ways.iter().any(|(peer, _)| prefix.contains(*peer))
-        }
-        Notice::Policy | Notice::Overrun => true,
-        Notice::Address(_) => false,
     }
 }

@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
+use super::edits::transaction::Before;
 use super::event::{Asked, Effect, Reply, Request, Update};
-use super::from_config::{foreign_pools, needs};
+use super::from_config::{configured_pools, needs};
 use super::port::{HostError, HostView, widest};
-use super::refusal::Refusal;
+use super::refusal::{Kind, Refusal};
 use super::{Engine, MANY, judge};
 use crate::config::Config;
+use crate::dataplane::forward::Peer;
 use crate::net::Prefix;
 use crate::route::Source;
 
@@ -30,8 +32,9 @@ impl Engine {
         if !matches!(update, Update::Lost(_)) && self.sources.found(source) {
             tracing::info!("source {}: found again", source.name());
         }
-        let before = self.state.rib.len();
+        let before = self.state.before();
         let second = self.second(now);
+        let configuration = matches!(update, Update::Configuration { .. });
         let done = match update {
             Update::Configuration { config, view } => self.follow_config(config, view.as_deref(), now),
             Update::Changes(mut batch) => self.state.edit(source, &mut batch, second).map(|_| Reply::Updated),
@@ -49,7 +52,10 @@ impl Engine {
                 Ok(Reply::Updated)
             }
         };
-        self.answer(asked, done, before);
+        let followed = self.answer(asked, done, before);
+        if configuration {
+            self.reloaded = followed;
+        }
     }
 
     /// A client wants something changed. Where the daemon cannot change the kernel's routes, that is judged
@@ -64,7 +70,7 @@ impl Engine {
     }
 
     pub(super) fn execute(&mut self, asked: Asked, request: Request, now: Instant) {
-        let (before, second) = (self.state.rib.len(), self.second(now));
+        let (before, second) = (self.state.before(), self.second(now));
         let done = match request {
             Request::Edit(mut batch) => self
                 .state
@@ -82,15 +88,26 @@ impl Engine {
                 Reply::PeerDeleted
             }),
         };
+        let done = done.and_then(|reply| match self.state.too_many(&before) {
+            Some(refusal) => {
+                self.put_back(before.clone());
+                Err(refusal)
+            }
+            None => Ok(reply),
+        });
         self.answer(Some(asked), done, before);
     }
 
-    /// Answers now or once the change is published. `before` is the number of prefixes before it.
-    fn answer(&mut self, asked: Option<Asked>, done: Result<Reply, Refusal>, before: usize) {
+    /// Answers now or once the change is published. What the packet path cannot take is put back.
+    /// Returns whether the change is made.
+    fn answer(&mut self, asked: Option<Asked>, done: Result<Reply, Refusal>, before: Before) -> bool {
+        let routes = before.routes();
+        let done = done.and_then(|reply| self.fit(before).map(|()| reply));
+        let made = done.is_ok();
         match (done, asked) {
             (Ok(reply), asked) => {
                 self.unsettled |= self.state.urgent;
-                if before.saturating_sub(self.state.rib.len()) > MANY {
+                if routes.saturating_sub(self.state.rib.len()) > MANY {
                     self.effects.push(Effect::Shrunk);
                 }
                 let answer = self.publisher.edited(asked, reply);
@@ -99,6 +116,25 @@ impl Engine {
             (Err(refusal), Some(asked)) => self.effects.push(Effect::Answer(asked.id, Err(refusal))),
             (Err(_), None) => {}
         }
+        made
+    }
+
+    /// Has what was edited since `before` compiled if it might not fit, and puts it back if it does not.
+    fn fit(&mut self, before: Before) -> Result<(), Refusal> {
+        if self.state.fits() {
+            return Ok(());
+        }
+        self.state.compile().map_err(|full| {
+            self.put_back(before);
+            Refusal::new(Kind::Full, format!("{full}; nothing has changed"))
+        })
+    }
+
+    fn put_back(&mut self, before: Before) {
+        self.state.put_back(before);
+        // Only peers that are gone now were going.
+        let known = &self.state.peers;
+        self.leaving.retain(|id| known.get(usize::from(id.0)).is_some_and(Peer::is_gone));
     }
 
     /// Follows another configuration, if nothing speaks against it: what a start would refuse is refused.
@@ -119,7 +155,6 @@ impl Engine {
             }
             self.state.reload(*config, against.into_iter(), second)
         });
-        self.reloaded = done.is_ok();
         match done {
             Ok(gone) => {
                 self.leaving.extend(gone);
@@ -134,7 +169,7 @@ impl Engine {
 /// The routes of others that keep out what `config` needs.
 pub(super) fn conflicts(config: &Config, view: &HostView) -> Vec<HostError> {
     let (Some(table), Some(tun)) = (&view.routes, &view.tun) else { return Vec::new() };
-    let pools = foreign_pools(config);
+    let pools = configured_pools(config);
     let subnets = config.peers.iter().flat_map(|peer| peer.subnets.iter().copied());
     let outside = widest(subnets.filter(|subnet| !pools.iter().any(|pool| pool.covers(*subnet))));
     let wanted: BTreeSet<Prefix> = pools.into_iter().chain(outside).collect();

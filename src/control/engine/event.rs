@@ -42,6 +42,8 @@ pub enum Event {
     Tap(TapUse),
     /// A router is said to report the MTU of a path.
     PathMtu(PathMtu),
+    /// The addresses of this host, of all interfaces.
+    Addresses(Vec<IpAddr>),
     /// A probe of the path to this address was answered.
     Probed(IpAddr, Probed),
     /// Which peers' addresses IPsec policies are about, and what is wrong with the policies.

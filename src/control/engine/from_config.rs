@@ -30,7 +30,11 @@ pub(super) fn underlay(config: &Config, mtu: u16) -> Underlay {
 
 /// What may cross beside pod traffic of peers.
 pub(super) fn scope(config: &Config) -> Scope {
-    Scope { allow_nested: config.tunnel.allow_nested, external_nodes: config.node.external_nodes.clone() }
+    Scope {
+        allow_nested: config.tunnel.allow_nested,
+        external_nodes: config.node.external_nodes.clone(),
+        sends_for: config.local_sends_for.clone(),
+    }
 }
 
 pub(super) fn marking(dscp: Dscp) -> Marking {
@@ -56,14 +60,25 @@ pub(super) fn peer(peer: &config::Peer, config: &Config, workers: usize) -> Opti
         policed: false,
         way: None,
         second: addresses.next().map(|address| (address, None)),
+        also_from: peer.also_from.as_slice().into(),
+        sends_for: peer.sends_for.as_slice().into(),
     })
 }
 
-/// The pools that hold pods of other nodes. One that is all ours stays with the kernel's own routes
-/// to our pods.
-pub(super) fn foreign_pools(config: &Config) -> Vec<Prefix> {
+/// The pools that the kernel leads into the TUN as a whole: those that hold pods of other nodes, and no node, as
+/// `has_node` says. One that is all ours stays with the kernel's own routes to our pods; of one with nodes in it
+/// only the subnets of the peers lead there, as with Calico.
+pub(super) fn foreign_pools(config: &Config, has_node: impl Fn(Prefix) -> bool) -> Vec<Prefix> {
     let ours = |cidr: &Prefix| config.local_subnets.iter().any(|subnet| subnet.covers(*cidr));
-    config.pools.iter().map(|pool| pool.cidr).filter(|cidr| !ours(cidr)).collect()
+    config.pools.iter().map(|pool| pool.cidr).filter(|cidr| !ours(cidr) && !has_node(*cidr)).collect()
+}
+
+/// The same as far as the nodes of the configuration go.
+pub(super) fn configured_pools(config: &Config) -> Vec<Prefix> {
+    let own = config.node.addresses().map(|own| own.addr());
+    let nodes: Vec<IpAddr> =
+        own.chain(config.peers.iter().flat_map(|peer| peer.senders(&config.node))).collect();
+    foreign_pools(config, |cidr| nodes.iter().any(|node| cidr.contains(*node)))
 }
 
 /// The TUN with its addresses. A node without IPv6 pods has none of that family there, but may have
@@ -154,7 +169,7 @@ pub fn look(config: &Config, uplink: &str, tap: Option<String>) -> Look {
         tun: config.tunnel.device.clone(),
         tap,
         uplink: uplink.to_owned(),
-        routes: Some(Interest::overlapping(foreign_pools(config).into_iter().chain(subnets))),
+        routes: Some(Interest::overlapping(configured_pools(config).into_iter().chain(subnets))),
     }
 }
 

@@ -80,6 +80,8 @@ pub struct Start {
     pub tap_state: Offloaded,
     /// The host with the devices made.
     pub view: HostView,
+    /// The addresses of this host, of all interfaces.
+    pub addresses: Vec<IpAddr>,
     /// The moment from which the ages of routes count.
     pub now: Instant,
 }
@@ -126,8 +128,9 @@ impl Engine {
         let addresses = tun_addresses(&config);
         let capabilities = start.setup.capabilities;
         let mut state = State::new(config, start.setup)?;
+        state.set_host(&start.addresses);
         state.set_link_mtus(&start.link_mtus);
-        let first = state.publish().map_err(StateError::from)?.ok_or(StartError::Empty)?;
+        let first = state.publish().map_err(StateError::from)?.ok_or(StartError::Empty)?.forwarding;
         state.new_pools = None;
         let mut cover = KernelCover::new(state.foreign_pools());
         cover.renew(&state.rib);
@@ -165,6 +168,7 @@ impl Engine {
             Event::Request(asked, request) => self.request(asked, request, now),
             Event::Uplink(uplink) => self.follow_uplink(uplink),
             Event::Hops(hops) => self.state.set_hops(&hops),
+            Event::Addresses(addresses) => self.state.set_host(&addresses),
             Event::LinkMtus(mtus) => self.follow_link_mtus(&mtus),
             Event::Tap(tap) => self.follow_tap(tap),
             Event::PathMtu(report) => {

@@ -10,10 +10,12 @@
 use std::time::{Duration, Instant};
 
 use super::event::{Asked, Effect, EffectId, Reply, RequestId};
-use super::refusal::{Kind, Refusal};
 
 /// The shortest time between publications.
 const WINDOW: Duration = Duration::from_millis(10);
+
+/// How long what failed is left alone.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// The schedule, and the clients that wait.
 #[derive(Debug, Default)]
@@ -23,8 +25,6 @@ pub(super) struct Publisher {
     published: u64,
     /// When the next publication may be.
     next: Option<Instant>,
-    /// The generation that the packet path could not take.
-    refused: Option<u64>,
     waiting: Vec<Waiting>,
 }
 
@@ -52,22 +52,12 @@ impl Publisher {
 
     /// Whether to publish now what is `pending`.
     pub(super) fn is_due(&self, pending: bool, urgent: bool, now: Instant) -> bool {
-        pending && (urgent || (!self.is_stuck() && self.next.is_none_or(|next| next <= now)))
+        pending && (urgent || self.next.is_none_or(|next| next <= now))
     }
 
     /// When to publish what is `pending`.
     pub(super) fn deadline(&self, pending: bool) -> Option<Instant> {
-        self.next.filter(|_| pending && !self.is_stuck())
-    }
-
-    /// Whether the last publication was refused.
-    pub(super) fn is_refused(&self) -> bool {
-        self.refused.is_some()
-    }
-
-    /// Whether what was refused is still all there is: it would be refused again.
-    fn is_stuck(&self) -> bool {
-        self.refused == Some(self.generation)
+        self.next.filter(|_| pending)
     }
 
     /// Whether there were edits since the last publication.
@@ -79,23 +69,15 @@ impl Publisher {
     pub(super) fn published(&mut self, kernel: Option<EffectId>, now: Instant) -> Vec<Effect> {
         let before = std::mem::replace(&mut self.published, self.generation);
         self.next = Some(now + WINDOW);
-        self.refused = None;
         for waiting in self.waiting.iter_mut().filter(|waiting| waiting.generation > before) {
             waiting.kernel = kernel;
         }
         self.answers()
     }
 
-    /// The packet path could not take what was edited.
-    pub(super) fn refused(&mut self, why: &str, now: Instant) -> Vec<Effect> {
-        self.next = Some(now + WINDOW);
-        self.refused = Some(self.generation);
-        let refused = self.waiting.extract_if(.., |waiting| waiting.generation > self.published);
-        let refusal = |waiting: Waiting| {
-            let text = format!("the routes are known, but not in use: {why}");
-            Effect::Answer(waiting.id, Err(Refusal::new(Kind::Full, text)))
-        };
-        refused.map(refusal).collect()
+    /// What is pending could not be published now.
+    pub(super) fn postpone(&mut self, now: Instant) {
+        self.next = Some(now + AGAIN);
     }
 
     /// The kernel's routes have followed by the request `kernel`.
@@ -159,12 +141,5 @@ mod tests {
         assert_eq!(answered(&publisher.published(None, now)), [(3, true)]);
         assert_eq!(answered(&publisher.followed(EffectId(6))), []);
         assert_eq!(answered(&publisher.followed(EffectId(7))), [(2, true)]);
-        publisher.edited(asked(4, true), Reply::Updated);
-        assert_eq!(answered(&publisher.refused("full", now)), [(4, false)]);
-        let later = now + WINDOW;
-        assert!(!publisher.is_due(true, false, later) && publisher.deadline(true).is_none(), "it is full");
-        publisher.edited(None, Reply::Updated);
-        assert!(publisher.is_due(true, false, later), "an edit may have made room");
-        assert_eq!(answered(&publisher.published(None, now)), []);
     }
 }

@@ -30,13 +30,13 @@ impl Node {
     pub(super) fn with(config: Config, net_raw: bool) -> Self {
         let capabilities = Capabilities { net_admin: true, net_raw };
         let mut state = State::new(config, Setup { capabilities, ..Setup::sample() }).unwrap();
-        let table = state.publish().unwrap().unwrap();
+        let table = state.publish().unwrap().unwrap().forwarding;
         Self { state, published: Published::new(table) }
     }
 
     pub(super) fn publish(&mut self) -> Result<(), HopsFull> {
         if let Some(table) = self.state.publish()? {
-            self.published.publish(table);
+            self.published.publish(table.forwarding);
         }
         Ok(())
     }

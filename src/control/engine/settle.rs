@@ -49,43 +49,34 @@ impl Engine {
 
     /// Publishes everything that is pending, and has the kernel's routes follow.
     fn publish(&mut self, now: Instant) {
-        let steps = self.next_cover();
-        match self.state.publish() {
-            Ok(forwarding) => {
-                self.take_cover(&steps);
-                self.effects.extend(forwarding.map(|table| Effect::Publish(Box::new(table))));
-                for id in self.leaving.drain(..) {
-                    Arc::make_mut(&mut self.state.roster).release(id);
-                }
-                let kernel = self.host.change_routes(&steps.add, steps.remove);
-                let id = kernel.as_ref().map(|(id, _)| *id);
-                self.effects.extend(kernel.map(|(_, effect)| effect));
-                self.effects.extend(self.publisher.published(id, now));
-            }
+        let published = match self.state.publish() {
+            Ok(published) => published,
+            // What might not fit was compiled when it was asked for.
             Err(full) => {
                 tracing::error!("the packet path keeps its old routes: {full}");
-                self.effects.extend(self.publisher.refused(&full.to_string(), now));
+                return self.publisher.postpone(now);
             }
-        }
-    }
-
-    /// Brings the cover up to date with what is pending.
-    fn next_cover(&mut self) -> Steps {
-        let steps = match (&self.state.pending, self.state.new_pools.take()) {
-            (Pending::Nothing, _) => return Steps::default(),
-            (_, Some(pools)) => self.cover.follow_pools(pools, &self.state.rib),
-            (Pending::Everything, None) => self.cover.renew(&self.state.rib),
-            (Pending::Some(changed), None) => self.cover.update(&self.state.rib, changed),
         };
-        if self.publisher.is_refused() { self.steps_left() } else { steps }
+        let steps = published.as_ref().map(|table| self.next_cover(&table.changed)).unwrap_or_default();
+        self.take_cover(&steps);
+        self.effects.extend(published.map(|table| Effect::Publish(Box::new(table.forwarding))));
+        for id in self.leaving.drain(..) {
+            Arc::make_mut(&mut self.state.roster).release(id);
+        }
+        let kernel = self.host.change_routes(&steps.add, steps.remove);
+        let id = kernel.as_ref().map(|(id, _)| *id);
+        self.effects.extend(kernel.map(|(_, effect)| effect));
+        self.effects.extend(self.publisher.published(id, now));
     }
 
-    /// What a refused publication has left to be done: the kernel's routes follow what packets see.
-    fn steps_left(&self) -> Steps {
-        let all = self.cover.all();
-        Steps {
-            add: all.difference(&self.covered).copied().collect(),
-            remove: self.covered.difference(&all).copied().collect(),
+    /// Brings the cover up to date with what changed.
+    fn next_cover(&mut self, changed: &Pending) -> Steps {
+        let rib = &self.state.rib;
+        match (changed, self.state.new_pools.take()) {
+            (Pending::Nothing, _) => Steps::default(),
+            (_, Some(pools)) => self.cover.follow_pools(pools, rib),
+            (Pending::Everything, None) => self.cover.renew(rib),
+            (Pending::Some(changed), None) => self.cover.update(rib, changed),
         }
     }
 

@@ -105,6 +105,11 @@ impl Snapshot {
         self.peers.iter().filter(|peer| !peer.is_gone())
     }
 
+    /// Whether nothing was edited in the peers between both.
+    pub fn shares_peers_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.peers, &other.peers)
+    }
+
     /// Whether both have the same peers.
     pub fn has_peers_of(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.peers, &other.peers) || self.addresses().eq(other.addresses())
@@ -185,8 +190,10 @@ impl Snapshot {
                     IpAddr::V6(address) => Some(address),
                     IpAddr::V4(_) => None,
                 }),
+                also_from: peer.also_from.to_vec(),
+                sends_for: peer.sends_for.iter().map(Prefix::to_string).collect(),
                 port: peer.port,
-                subnets: self.roster.subnets(PeerId::at(place)).iter().map(Prefix::to_string).collect(),
+                subnets: self.subnets(PeerId::at(place)).map(|subnet| subnet.to_string()).collect(),
                 vtep_mac: peer.vtep_mac.to_string(),
                 uplink: peer.way.as_ref().map(|way| PeerUplink {
                     interface: way.interface.clone(),
@@ -196,6 +203,15 @@ impl Snapshot {
                 counters: peer.counters.totals().into(),
             })
             .collect()
+    }
+
+    /// The subnets that a peer was given and that are routed to it still.
+    fn subnets(&self, id: PeerId) -> impl Iterator<Item = Prefix> {
+        let routed = move |subnet: &Prefix| {
+            let candidates = self.rib.candidates(*subnet);
+            candidates.iter().any(|route| self.rib.peers(&route.target).contains(&id))
+        };
+        self.roster.subnets(id).iter().copied().filter(routed)
     }
 
     /// Describes `route` for destinations in `within`.

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use super::edits::pending::Pending;
 use super::edits::roster::Roster;
+use super::edits::transaction::Publication;
 use super::from_config::{foreign_pools, peer, scope, tun_mtu, underlay};
 use super::port::{Capabilities, Table};
 use super::reached::Reached;
 use crate::config::Config;
 use crate::dataplane::encap::frame::Hop;
-use crate::dataplane::forward::{Compiler, Forwarding, Inputs, Peer, Scope, TapLink, Underlay, Way};
+use crate::dataplane::forward::{Compiler, Peer, Scope, TapLink, Underlay, Way};
 use crate::net::{Mode, Prefix};
 use crate::route::{EncapPolicy, HopsFull, PeerId, Rib, RouteError, Source, Target};
 
@@ -53,15 +54,21 @@ pub struct State {
     pub(super) underlay: Underlay,
     /// The pools that the kernel's routes have to follow at the next publication.
     pub(super) new_pools: Option<Vec<Prefix>>,
+    /// The pools that the kernel leads into the TUN as a whole, as of the last change.
+    pub(super) kernel_pools: Vec<Prefix>,
     pub(super) workers: usize,
     /// Prefixes whose routes changed since the last publication.
     pub(super) pending: Pending,
     /// Who was reached by which mode at the last publication.
     pub(super) reached: Arc<Reached>,
-    compiler: Compiler,
+    /// Compiled, and not yet published.
+    pub(super) ready: Option<Publication>,
+    pub(super) compiler: Compiler,
+    /// All addresses of this host.
+    host: Vec<IpAddr>,
     capabilities: Capabilities,
     /// What the TUN's MTU is meant to be, and what it is where the daemon may not set it.
-    wanted_mtu: u16,
+    pub(super) wanted_mtu: u16,
     held_mtu: Option<u16>,
     /// Where the kernel sends packets, where the daemon may not change that.
     kernel: Option<KernelTable>,
@@ -98,9 +105,12 @@ impl State {
             urgent: false,
             rib,
             new_pools: None,
+            kernel_pools: Vec::new(),
             workers: setup.workers,
             pending: Pending::Everything,
             reached: Arc::default(),
+            ready: None,
+            host: Vec::new(),
             capabilities: setup.capabilities,
             wanted_mtu: 0,
             held_mtu: None,
@@ -122,12 +132,21 @@ impl State {
 
     /// What the kernel's routes have to cover.
     pub(super) fn foreign_pools(&self) -> Vec<Prefix> {
-        foreign_pools(&self.config)
+        foreign_pools(&self.config, |cidr| self.roster.within(cidr).is_some())
     }
 
     /// Changes the exceptions from what may cross.
     pub(super) fn set_scope(&mut self, scope: Scope) {
         self.compiler.set_scope(scope);
+    }
+
+    /// Follows the addresses of this host.
+    pub(super) fn set_host(&mut self, addresses: &[IpAddr]) {
+        if self.host != addresses {
+            addresses.clone_into(&mut self.host);
+            self.compiler.set_host(addresses);
+            self.publish_now();
+        }
     }
 
     /// Bytes that the TUN's MTU is meant to be: it is, or will be in a moment, or somebody else sets it.
@@ -142,7 +161,7 @@ impl State {
 
     /// Gives a node the place `id`, with what it was given as its own.
     pub(super) fn seat(&mut self, id: PeerId, peer: Peer, subnets: &[Prefix]) {
-        Arc::make_mut(&mut self.roster).add(id, peer.name.as_str(), peer.addresses(), subnets);
+        Arc::make_mut(&mut self.roster).add(id, peer.name.as_str(), peer.senders(), subnets);
         let peers = Arc::make_mut(&mut self.peers);
         match peers.get_mut(usize::from(id.0)) {
             Some(place) => *place = peer,
@@ -207,7 +226,7 @@ impl State {
     /// Whether packets for `prefix`, which is to be another node's, come to the TUN or can be made to.
     pub(super) fn reachable(&self, prefix: Prefix) -> Result<(), String> {
         let Some(kernel) = &self.kernel else { return Ok(()) };
-        let in_pool = || self.policy.pools().any(|pool| pool.cidr.covers(prefix));
+        let in_pool = || self.kernel_pools.iter().any(|pool| pool.covers(prefix));
         if kernel.table.leads(prefix, kernel.device) || in_pool() {
             return Ok(());
         }
@@ -274,6 +293,13 @@ impl State {
     /// Follows who is known: the largest overhead in use may be another now.
     pub(super) fn follow_peers(&mut self) {
         self.follow_mtu();
+        let pools = self.foreign_pools();
+        if self.kernel_pools != pools {
+            // A node with an address in a pool came or went.
+            self.kernel_pools.clone_from(&pools);
+            self.new_pools = Some(pools);
+            self.pending = Pending::Everything;
+        }
         self.publish_now();
     }
 
@@ -331,52 +357,12 @@ impl State {
         self.urgent = true;
     }
 
-    /// Whether packets do not see everything yet.
-    pub(super) fn has_pending(&self) -> bool {
-        self.peers_changed || !matches!(self.pending, Pending::Nothing)
-    }
-
-    /// The table with everything that is pending; `None` when nothing is.
-    ///
-    /// # Errors
-    /// When there are more different next hops than the forwarding table has ids; the packet path
-    /// has to keep the table it has.
-    pub fn publish(&mut self) -> Result<Option<Forwarding>, HopsFull> {
-        let peers_changed = std::mem::take(&mut self.peers_changed);
-        self.urgent = false;
-        let Self { underlay, peers, policy, rib, compiler, pending, .. } = self;
-        let inputs = Inputs { underlay: *underlay, peers, policy, rib };
-        let compiled = match std::mem::take(pending) {
-            Pending::Nothing if peers_changed => Ok(compiler.set_peers(inputs)),
-            Pending::Nothing => return Ok(None),
-            // Ids of next hops that nothing uses any more are only free again after compiling anew.
-            Pending::Some(changed) => match compiler.apply(inputs, &changed) {
-                Ok(_) if peers_changed => Ok(compiler.set_peers(inputs)),
-                Ok(compiled) => Ok(compiled),
-                Err(HopsFull) => compiler.compile(inputs),
-            },
-            Pending::Everything => compiler.compile(inputs),
-        };
-        match compiled {
-            Ok(forwarding) => {
-                let [ipip, vxlan, direct] =
-                    [Mode::Ipip, Mode::Vxlan, Mode::Direct].map(|mode| self.addresses_by(mode));
-                self.reached = Arc::new(Reached { ipip, vxlan, direct });
-                Ok(Some(forwarding))
-            }
-            Err(full) => {
-                self.pending = Pending::Everything;
-                Err(full)
-            }
-        }
-    }
-
     /// Underlay addresses of the peers that some route reaches by `mode`, as of the last publication.
     pub(super) fn peers_by(&self, mode: Mode) -> &BTreeSet<IpAddr> {
         self.reached.by(mode)
     }
 
-    fn addresses_by(&self, mode: Mode) -> BTreeSet<IpAddr> {
+    pub(super) fn addresses_by(&self, mode: Mode) -> BTreeSet<IpAddr> {
         let peers = self.compiler.reached(mode).filter_map(|id| self.peers.get(usize::from(id.0)));
         peers.filter(|peer| !peer.is_gone()).map(|peer| peer.address).collect()
     }

@@ -338,6 +338,8 @@ fn peers_come_and_go() {
         name: "d".to_owned(),
         address: "192.0.2.4".parse().unwrap(),
         address6: None,
+        also_from: Vec::new(),
+        sends_for: Vec::new(),
         subnets: vec!["172.20.0.0/16".to_owned()],
         vtep_mac: None,
         port: None,

@@ -103,6 +103,17 @@ impl Host {
         Ok(own.filter(|own| own.index == index).map(|own| own.address).collect())
     }
 
+    /// The addresses of this host, of all interfaces, in order.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub async fn all_addresses(&self) -> Result<Vec<IpAddr>, HostError> {
+        let mut all: Vec<IpAddr> = self.addresses().await?.into_iter().map(|own| own.address).collect();
+        all.sort_unstable();
+        all.dedup();
+        Ok(all)
+    }
+
     /// All addresses of the namespace.
     async fn addresses(&self) -> Result<Vec<Address>, HostError> {
         let messages: Vec<AddressMessage> = self

@@ -54,22 +54,28 @@ pub struct Neighbour {
     pub fixed: bool,
 }
 
+/// Interface and address that an entry is about.
+pub(super) fn key(message: &NeighbourMessage) -> Option<(u32, IpAddr)> {
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => Some(IpAddr::V4(*a)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(a)) => Some(IpAddr::V6(*a)),
+        _ => None,
+    });
+    Some((message.header.ifindex, address?))
+}
+
 /// Address and content of an entry that can be sent to.
-fn entry(message: &NeighbourMessage) -> Option<(IpAddr, Neighbour)> {
+pub(super) fn entry(message: &NeighbourMessage) -> Option<(IpAddr, Neighbour)> {
     use NeighbourState::{Delay, Noarp, Permanent, Probe, Reachable, Stale};
     let fixed = match message.header.state {
         Reachable | Stale | Delay | Probe => false,
         Permanent | Noarp => true,
         _ => return None,
     };
-    let (mut address, mut mac) = (None, None);
-    for attribute in &message.attributes {
-        match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => address = Some(IpAddr::V4(*a)),
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(a)) => address = Some(IpAddr::V6(*a)),
-            NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.as_slice().try_into().ok().map(Mac),
-            _ => {}
-        }
-    }
-    Some((address?, Neighbour { mac: mac.filter(|mac| mac.is_unicast())?, fixed }))
+    let mac = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(bytes) => bytes.as_slice().try_into().ok().map(Mac),
+        _ => None,
+    });
+    let (_, address) = key(message)?;
+    Some((address, Neighbour { mac: mac.filter(|mac| mac.is_unicast())?, fixed }))
 }

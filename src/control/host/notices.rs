@@ -59,7 +59,7 @@ fn notice(message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<Notice> {
         }
         NetlinkPayload::InnerMessage(NewRoute(message) | DelRoute(message)) => {
             let in_main = |found: Found| Notice::Route { prefix: found.prefix, device: found.device };
-            Some(route::found(message).map_or(Notice::Policy, in_main))
+            route::found(message).map(in_main).or_else(|| route::destination(message).map(Notice::Elsewhere))
         }
         NetlinkPayload::InnerMessage(NewRule(_) | DelRule(_)) => Some(Notice::Policy),
         NetlinkPayload::Overrun(_) => Some(Notice::Overrun),

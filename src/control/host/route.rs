@@ -172,7 +172,25 @@ pub(super) fn found(message: &RouteMessage) -> Option<Found> {
         protocol,
         device,
         source,
+        kind: u8::from(message.header.kind).into(),
     })
+}
+
+/// The destination of a route, whatever its table.
+pub(super) fn destination(message: &RouteMessage) -> Option<Prefix> {
+    let mut address: IpAddr = match message.header.address_family {
+        AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
+        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
+        _ => return None,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(a)) => address = (*a).into(),
+            RouteAttribute::Destination(RouteAddress::Inet6(a)) => address = (*a).into(),
+            _ => {}
+        }
+    }
+    Prefix::containing(address, message.header.destination_prefix_length)
 }
 
 /// The route as the kernel is asked for it.

@@ -26,6 +26,8 @@ pub trait Backend: Send + Sync + 'static {
     fn route_get(&self, address: IpAddr) -> Option<RouteEntry>;
     /// The other nodes.
     fn peers(&self) -> Vec<PeerStatus>;
+    /// The largest number of routes that changes may lead to.
+    fn most_routes(&self) -> usize;
     /// Makes all changes of `batch` to the control routes.
     ///
     /// # Errors

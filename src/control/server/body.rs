@@ -1,16 +1,12 @@
 //! Reading what clients send, queries and bodies, within bounds.
 
-use std::time::Duration;
-
 use axum::body::Body;
 use axum::extract::Query;
 use axum::extract::rejection::QueryRejection;
 use axum::http::HeaderMap;
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::CONTENT_TYPE;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
-use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::timeout;
 
 use crate::control::engine::edits::batch::Batch;
 use crate::control::engine::edits::lines::{Kinds, Reader};
@@ -20,37 +16,6 @@ use crate::control::engine::refusal::{Kind, Refusal};
 const MOST_TEXT: usize = 256 << 20;
 /// Bytes of a JSON document.
 const MOST_JSON: usize = 16 << 20;
-/// Bytes of a body that needs no permission.
-const SMALL: u64 = 64 << 10;
-/// Larger bodies read at a time, so that hostile clients cannot fill the memory.
-const LARGE_AT_ONCE: usize = 2;
-/// Time to wait for permission.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Permissions to send large bodies.
-pub struct Uploads(Semaphore);
-
-impl Default for Uploads {
-    fn default() -> Self {
-        Self(Semaphore::new(LARGE_AT_ONCE))
-    }
-}
-
-impl Uploads {
-    /// The permission to read the body that `headers` announce.
-    pub async fn admit(&self, headers: &HeaderMap) -> Result<Option<SemaphorePermit<'_>>, Refusal> {
-        let announced =
-            headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-        if announced.is_some_and(|bytes| bytes <= SMALL) {
-            return Ok(None);
-        }
-        match timeout(PATIENCE, self.0.acquire()).await {
-            Ok(Ok(permit)) => Ok(Some(permit)),
-            _ => Err(Refusal::new(Kind::Busy, "other large requests are under way; try again")),
-        }
-    }
-}
-
 /// A query that could be understood; `advice` says what was expected.
 pub fn query_of<T>(query: Result<Query<T>, QueryRejection>, advice: &str) -> Result<T, Refusal> {
     let refused = |rejection: QueryRejection| {
@@ -65,11 +30,11 @@ pub fn is_text(headers: &HeaderMap) -> bool {
     kind.get(..10).is_some_and(|kind| kind.eq_ignore_ascii_case(b"text/plain"))
 }
 
-/// Routes as text, of which only their compact form is kept.
+/// At most `most` routes as text, of which only their compact form is kept.
 ///
 /// # Errors
-/// Every line that cannot be understood.
-pub async fn routes(body: Body, kinds: Kinds) -> Result<Batch, Refusal> {
+/// Every line that cannot be understood; [`Kind::TooLarge`] as soon as there are more.
+pub async fn routes(body: Body, kinds: Kinds, most: usize) -> Result<Batch, Refusal> {
     let mut reader = Reader::new(kinds);
     let mut body = Limited::new(body, MOST_TEXT);
     while let Some(frame) = body.frame().await {
@@ -78,6 +43,13 @@ pub async fn routes(body: Body, kinds: Kinds) -> Result<Batch, Refusal> {
             && !reader.push(piece)
         {
             break;
+        }
+        if reader.len() > most {
+            let text = format!(
+                "more than {most} routes in one request, nothing has changed; `max_routes` under [control] allows no \
+                 more"
+            );
+            return Err(Refusal::new(Kind::TooLarge, text));
         }
     }
     reader.finish().map_err(|culprits| Refusal::of(Kind::Malformed, culprits))

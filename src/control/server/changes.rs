@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Extension, Path, Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -17,7 +17,6 @@ use crate::api::{NewPeer, PeerDeleted, PeerStatus, Reloaded, RouteChanges, Route
 use crate::control::engine::edits::batch::{Batch, Places, TooManySets};
 use crate::control::engine::edits::lines::{Culprits, Kinds, parse_prefix};
 use crate::control::engine::refusal::{Kind, Refusal};
-use crate::control::server::progress::Progress;
 
 /// The query of other changes.
 #[derive(Deserialize, IntoParams)]
@@ -63,28 +62,27 @@ const PEER_EXAMPLE: &str = r#"{"name":"node-d","address":"192.0.2.4","subnets":[
 /// `POST /v1/routes`
 pub async fn edit<D: Backend>(
     State(api): State<Arc<Api<D>>>,
-    Extension(progress): Extension<Progress>,
     query: Result<Query<Edit>, QueryRejection>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<RoutesChanged>, Refusal> {
     let Edit { delete, wait } = query_of(query, "there are ?wait=true and, for text, ?delete=true")?;
-    let batch = {
-        let _permit = api.uploads.admit(&headers).await?;
+    let most = api.backend.most_routes();
+    let upload = api.uploads.admit(&headers).await?;
+    let read = async {
         if body::is_text(&headers) {
-            body::routes(body, if delete { Kinds::Deletions } else { Kinds::All }).await?
+            body::routes(body, if delete { Kinds::Deletions } else { Kinds::All }, most).await
         } else {
-            batch_of(&body::json(body, EXAMPLE).await?)?
+            batch_of(&body::json(body, EXAMPLE).await?)
         }
     };
-    let _working = progress.working();
+    let batch = upload.read(read).await?;
     Ok(Json(api.backend.edit_routes(batch, wait).await?))
 }
 
 /// `PUT /v1/routes`
 pub async fn replace<D: Backend>(
     State(api): State<Arc<Api<D>>>,
-    Extension(progress): Extension<Progress>,
     query: Result<Query<Wait>, QueryRejection>,
     headers: HeaderMap,
     body: Body,
@@ -94,11 +92,8 @@ pub async fn replace<D: Backend>(
         let text = "all routes are replaced by text only; send `Content-Type: text/plain` and lines `PREFIX via PEER`";
         return Err(Refusal::new(Kind::Malformed, text));
     }
-    let batch = {
-        let _permit = api.uploads.admit(&headers).await?;
-        body::routes(body, Kinds::Additions).await?
-    };
-    let _working = progress.working();
+    let upload = api.uploads.admit(&headers).await?;
+    let batch = upload.read(body::routes(body, Kinds::Additions, api.backend.most_routes())).await?;
     Ok(Json(api.backend.replace_routes(batch, wait).await?))
 }
 
@@ -122,8 +117,8 @@ pub async fn add_peer<D: Backend>(
     body: Body,
 ) -> Result<Json<Option<PeerStatus>>, Refusal> {
     let Wait { wait } = query_of(query, WAIT)?;
-    let _permit = api.uploads.admit(&headers).await?;
-    let peer: NewPeer = body::json(body, PEER_EXAMPLE).await?;
+    let upload = api.uploads.admit(&headers).await?;
+    let peer: NewPeer = upload.read(body::json(body, PEER_EXAMPLE)).await?;
     Ok(Json(api.backend.add_peer(peer, wait).await?))
 }
 

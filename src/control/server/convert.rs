@@ -1,6 +1,8 @@
 //! What the daemon counts and knows, in the types of the API, which know nothing of the daemon.
 
-use crate::api::{CapturePoint, Drops, EdgeCounters, ErrorCode, IcmpErrors, Missing, PeerTraffic, Traffic};
+use crate::api::{
+    CapturePoint, Drops, EdgeCounters, ErrorCode, IcmpErrors, Missing, PeerTraffic, Traffic, TunnelControl,
+};
 use crate::control::engine::port::Requirement;
 use crate::control::engine::refusal::Kind;
 
@@ -11,6 +13,12 @@ use crate::net::DropReason;
 impl From<Requirement> for Missing {
     fn from(Requirement { what, command }: Requirement) -> Self {
         Self { what, command }
+    }
+}
+
+impl From<(u64, u64)> for TunnelControl {
+    fn from((probes, questions): (u64, u64)) -> Self {
+        Self { probes, questions }
     }
 }
 

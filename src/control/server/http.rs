@@ -4,8 +4,8 @@
 //! progress, and gets a small read buffer. It carries one request, or several where the client asks
 //! for that. The number of connections is capped; when the cap is reached the one that moved
 //! nothing for longest is closed, because a well-behaved client is never still for long. So a
-//! thousand idle connections cost a newcomer nothing, and a long upload not its life. A handler may
-//! say that its client waits for it (`Progress::working`).
+//! thousand idle connections cost a newcomer nothing, and a long upload not its life. The time in which
+//! a client waits for us, from the end of its request to the begin of the answer, is not counted.
 //! `axum::serve` offers none of these limits, hence the loop here.
 
 use std::pin::pin;
@@ -26,7 +26,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
-use super::progress::{Metered, Progress};
+use super::progress::{Awaited, Metered, Progress};
 
 /// What a listener grants its clients.
 #[derive(Clone, Copy, Debug)]
@@ -136,9 +136,11 @@ async fn connection(
         begun.milestone();
         let close = !asks_for_more(&request);
         request.extensions_mut().insert(begun.clone());
-        let answer = router.call(request);
+        let working = begun.working();
+        let answer = router.call(request.map(|body| Awaited::new(body, begun.clone())));
         async move {
             let mut response = answer.await?;
+            drop(working);
             if close {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }

@@ -5,16 +5,14 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 
+use super::exposition::Form;
 use super::http::{self, Limits};
 use crate::control::server::render::Exporter;
-
-/// The media type of OpenMetrics text.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The listener of the metrics endpoint could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -38,9 +36,11 @@ pub async fn serve(listener: TcpListener, exporter: Exporter, shutdown: impl Fut
     http::serve(listener, router, Limits::default(), shutdown).await;
 }
 
-async fn scrape(State(exporter): State<Arc<Exporter>>) -> Response {
+async fn scrape(State(exporter): State<Arc<Exporter>>, headers: HeaderMap) -> Response {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let form = Form::accepted(&accepted.collect::<Vec<_>>().join(","));
     match exporter.render() {
-        Ok(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
+        Ok(text) => ([(header::CONTENT_TYPE, form.media_type())], form.of(text)).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
@@ -56,8 +56,13 @@ mod tests {
     use crate::dataplane::observe::Counters;
 
     async fn get(address: std::net::SocketAddr, path: &str) -> String {
+        get_as(address, path, "").await
+    }
+
+    async fn get_as(address: std::net::SocketAddr, path: &str, headers: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
         let mut reply = String::new();
         stream.read_to_string(&mut reply).await.unwrap();
         reply
@@ -85,6 +90,10 @@ mod tests {
             "{body}"
         );
         assert!(body.ends_with("# EOF\n"));
+        let reply = get_as(address, "/metrics", "Accept: text/plain\r\n").await;
+        let (head, body) = reply.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{head}");
+        assert!(body.contains("# TYPE underpass_packets_total counter\n"), "{body}");
         for path in ["/", "/metrics/", "/debug/pprof", "/v1/status"] {
             assert!(get(address, path).await.starts_with("HTTP/1.1 404"), "{path}");
         }

@@ -8,6 +8,7 @@ mod body;
 mod capture;
 mod changes;
 mod convert;
+mod exposition;
 pub mod http;
 mod listing;
 pub mod metrics_http;
@@ -20,18 +21,20 @@ pub mod render;
 mod request;
 pub mod socket;
 mod table;
+mod uploads;
+mod watched;
 
 use std::io;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
-use tokio::net::UnixListener;
 
 use backend::Backend;
-use body::Uploads;
 use http::Limits;
 use socket::ControlSocket;
+use uploads::Uploads;
+use watched::Watched;
 
 /// What the handlers share.
 struct Api<D> {
@@ -63,9 +66,7 @@ pub async fn serve_with<D: Backend>(
     limits: Limits,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    // The file outlives the listener by an instant, never the other way round.
-    let (listener, _file) = socket.into_parts();
-    http::serve(UnixListener::from_std(listener)?, router(backend), limits, shutdown).await;
+    http::serve(Watched::new(socket)?, router(backend), limits, shutdown).await;
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep_until};
 
@@ -24,15 +25,25 @@ struct State {
     last_moved: Instant,
     /// Bytes since the last milestone.
     moved: usize,
-    /// Whether the client waits for us.
-    working: bool,
+    /// For how many reasons the client waits for us.
+    working: usize,
+    /// Whether we wait for more of a request's body meanwhile.
+    reading: bool,
+}
+
+impl State {
+    /// Whether it is not the client who is slow.
+    fn is_working(&self) -> bool {
+        self.working > 0 && !self.reading
+    }
 }
 
 impl Progress {
     /// That of a connection which begins now and has `patience` from milestone to milestone.
     pub fn new(patience: Duration) -> Self {
         let now = Instant::now();
-        let state = State { patience, deadline: now + patience, last_moved: now, moved: 0, working: false };
+        let deadline = now + patience;
+        let state = State { patience, deadline, last_moved: now, moved: 0, working: 0, reading: false };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -60,14 +71,19 @@ impl Progress {
 
     /// Says that the client waits for us, for as long as the result lives.
     pub fn working(&self) -> Working {
-        self.state().working = true;
+        self.state().working += 1;
         Working(self.clone())
+    }
+
+    /// Says whether we wait for more of a request's body.
+    fn reading(&self, reading: bool) {
+        self.state().reading = reading;
     }
 
     /// When a byte last went over the connection; now, while the client waits for us.
     pub fn last_moved(&self) -> Instant {
         let state = self.state();
-        if state.working { Instant::now() } else { state.last_moved }
+        if state.is_working() { Instant::now() } else { state.last_moved }
     }
 
     /// Completes when the time for the next milestone is over.
@@ -76,7 +92,7 @@ impl Progress {
             let deadline = self.state().deadline;
             sleep_until(deadline).await;
             let mut state = self.state();
-            if state.working {
+            if state.is_working() {
                 state.deadline = Instant::now() + state.patience;
             } else if state.deadline <= Instant::now() {
                 return;
@@ -91,8 +107,50 @@ pub struct Working(Progress);
 
 impl Drop for Working {
     fn drop(&mut self) {
-        self.0.state().working = false;
+        self.0.state().working -= 1;
         self.0.milestone();
+    }
+}
+
+/// The body of a request, which tells when it is waited for: that time is the client's own.
+#[derive(Debug)]
+pub struct Awaited<B> {
+    body: B,
+    progress: Progress,
+}
+
+impl<B> Awaited<B> {
+    /// Tells `progress` when `body` is waited for.
+    pub fn new(body: B, progress: Progress) -> Self {
+        Self { body, progress }
+    }
+}
+
+impl<B> Drop for Awaited<B> {
+    fn drop(&mut self) {
+        self.progress.reading(false);
+    }
+}
+
+impl<B: Body + Unpin> Body for Awaited<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        self.progress.reading(frame.is_pending());
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -185,6 +243,10 @@ mod tests {
         let working = progress.working();
         advance(Duration::from_secs(60)).await;
         assert_eq!(progress.last_moved(), Instant::now());
+        // But not while the client keeps us waiting for the rest of its request.
+        progress.reading(true);
+        assert!(progress.last_moved() < Instant::now());
+        progress.reading(false);
         drop(working);
         for _ in 0..8 {
             advance(Duration::from_secs(1)).await;

@@ -29,6 +29,10 @@ pub struct Now {
     pub reloaded: bool,
     /// Log lines that did not reach stderr.
     pub log_lines_lost: u64,
+    /// Packets that the kernel did not hand to the receiving sockets.
+    pub socket_drops: u64,
+    /// Whether the kernel refuses strangers.
+    pub strangers_refused: bool,
 }
 
 /// Everything a scrape shows.
@@ -76,6 +80,12 @@ impl<F: Fn() -> Now + Send + Sync + 'static> Collector for Snapshot<F> {
         self.drops(counter(&mut encoder, "drops", "Packets not delivered")?)?;
         let refusals = "Refusals of an offload by the kernel at run time";
         self.fallbacks(counter(&mut encoder, "offload_fallbacks", refusals)?)?;
+        let (probes, questions) = self.counters.tunnel_control();
+        let help = "Received packets that are the tunnel's own and no traffic";
+        let mut control = counter(&mut encoder, "tunnel_control_packets", help)?;
+        for (kind, value) in [("probe", probes), ("question", questions)] {
+            ConstCounter::new(value).encode(control.encode_family(&[("kind", kind)])?)?;
+        }
         let recut = self.counters.recut_super_packets();
         let help = "Received TCP super-packets whose segment size nobody knew";
         ConstCounter::new(recut).encode(counter(&mut encoder, "recut_super_packets", help)?)?;
@@ -85,10 +95,17 @@ impl<F: Fn() -> Now + Send + Sync + 'static> Collector for Snapshot<F> {
         for (outcome, value) in [("sent", sent), ("suppressed", suppressed)] {
             ConstCounter::new(value).encode(errors.encode_family(&[("outcome", outcome)])?)?;
         }
-        let Now { routes, peers, offloads, reloaded, log_lines_lost } = (self.now)();
+        let now = (self.now)();
+        let Now { routes, peers, offloads, reloaded, .. } = now;
         let help = "Log lines that stderr did not take or nobody read in time";
         let lost = counter(&mut encoder, "log_lines_lost", help)?;
-        ConstCounter::new(log_lines_lost).encode(lost)?;
+        ConstCounter::new(now.log_lines_lost).encode(lost)?;
+        let help =
+            "Packets that the kernel did not hand to the receiving sockets: strangers, or a full buffer";
+        let drops = counter(&mut encoder, "socket_drops", help)?;
+        ConstCounter::new(now.socket_drops).encode(drops)?;
+        let help = "Whether the kernel refuses strangers, because there are many";
+        gauge(&mut encoder, "strangers_refused", help, usize::from(now.strangers_refused))?;
         let active = "Whether an offload is in use";
         active_offloads(
             encoder.encode_descriptor("offload_active", active, None, MetricType::Gauge)?,
@@ -180,8 +197,17 @@ mod tests {
         counters.worker(0).recut_super_packets.add(1);
         counters.worker(1).recut_super_packets.add(8);
         counters.worker(1).icmp_suppressed.add(7);
+        counters.worker(1).probes.add(6);
         let offloads = vec![("tso".to_owned(), true), ("udp_gso".to_owned(), false)];
-        let now = Now { routes: 4, peers: 3, offloads, reloaded: false, log_lines_lost: 9 };
+        let now = Now {
+            routes: 4,
+            peers: 3,
+            offloads,
+            reloaded: false,
+            log_lines_lost: 9,
+            socket_drops: 5,
+            strangers_refused: true,
+        };
         let exporter = Exporter::new(counters.clone(), move || now.clone());
         let text = exporter.render().unwrap();
         for line in [
@@ -198,7 +224,11 @@ mod tests {
             r#"underpass_icmp_errors_total{outcome="sent"} 5"#,
             r#"underpass_icmp_errors_total{outcome="suppressed"} 7"#,
             "underpass_recut_super_packets_total 9",
+            "underpass_tunnel_control_packets_total{kind=\"probe\"} 6",
+            "underpass_tunnel_control_packets_total{kind=\"question\"} 0",
             "underpass_log_lines_lost_total 9",
+            "underpass_socket_drops_total 5",
+            "underpass_strangers_refused 1",
             "underpass_routes 4",
             "underpass_peers 3",
             concat!(r#"underpass_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),

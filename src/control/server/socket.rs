@@ -1,14 +1,13 @@
 //! The control socket's file: who may connect, and never anybody else's file.
 //!
-//! The socket is bound under a temporary name in its final directory, given mode 0660 and only
-//! then told to listen and renamed into place. Until `listen` the kernel refuses every connection,
-//! so there is no moment at which the umask of the process decides who gets in, and the umask
-//! itself, which all threads share, stays untouched. The rename also replaces a stale socket
-//! without a gap.
+//! The socket is bound, given mode 0660 and only then told to listen. Until `listen` the kernel refuses
+//! every connection, so there is no moment at which the umask of the process decides who gets in, and the
+//! umask itself, which all threads share, stays untouched. It is bound under the name it keeps, because
+//! what cleans directories by age asks the kernel for the names of live sockets.
 
 use std::fs::{self, DirBuilder, Metadata, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +26,15 @@ pub struct SocketFile {
     path: PathBuf,
     device: u64,
     inode: u64,
+    access: Access,
+}
+
+/// Who may connect.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Access {
+    mode: u32,
+    /// `None` leaves it to the system.
+    group: Option<u32>,
 }
 
 /// Why there is no control socket.
@@ -80,21 +88,20 @@ impl ControlSocket {
     /// # Errors
     /// See [`SocketError`].
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
+        Self::bind_with(path, Access { mode: FILE_MODE, group: None })
+    }
+
+    fn bind_with(path: &Path, access: Access) -> Result<Self, SocketError> {
         let failed = |step| move |source| SocketError::System { path: path.to_owned(), step, source };
-        let directory = prepare_directory(path)?;
-        ensure_free(path)?;
-        let temporary = directory.join(format!(".underpass.{}", std::process::id()));
-        match fs::remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("remove a left-over temporary file")(error));
-            }
-            _ => {}
-        }
-        let socket = listen(&temporary).map_err(failed("bind"))?;
-        let metadata = fs::rename(&temporary, path).and_then(|()| fs::symlink_metadata(path));
-        let metadata = metadata.map_err(failed("move the socket into place"))?;
-        let file = SocketFile { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() };
-        Ok(Self { listener: socket.into(), file })
+        prepare_directory(path)?;
+        remove_stale(path)?;
+        let socket = listen(path, access).map_err(failed("bind"))?;
+        let metadata = fs::symlink_metadata(path).map_err(failed("look at the path"))?;
+        let (device, inode) = (metadata.dev(), metadata.ino());
+        Ok(Self {
+            listener: socket.into(),
+            file: SocketFile { path: path.to_owned(), device, inode, access },
+        })
     }
 
     /// The listener (non-blocking) and the guard of its file.
@@ -104,6 +111,29 @@ impl ControlSocket {
 }
 
 impl SocketFile {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the file is there still; remembers who may connect.
+    pub fn look(&mut self) -> bool {
+        let Ok(metadata) = fs::symlink_metadata(&self.path) else { return false };
+        let ours = self.is_ours(&metadata);
+        if ours {
+            self.access = Access { mode: metadata.mode() & 0o7777, group: Some(metadata.gid()) };
+        }
+        ours
+    }
+
+    /// Another socket at the same path, for those who could connect to this one.
+    ///
+    /// # Errors
+    /// See [`SocketError`].
+    pub fn bind_again(&self) -> Result<ControlSocket, SocketError> {
+        ControlSocket::bind_with(&self.path, self.access)
+    }
+
     fn is_ours(&self, metadata: &Metadata) -> bool {
         metadata.dev() == self.device && metadata.ino() == self.inode
     }
@@ -120,8 +150,8 @@ impl Drop for SocketFile {
     }
 }
 
-/// Makes the directory of `path` if it is missing, and returns it.
-fn prepare_directory(path: &Path) -> Result<PathBuf, SocketError> {
+/// Makes the directory of `path` if it is missing.
+fn prepare_directory(path: &Path) -> Result<(), SocketError> {
     let directory = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
@@ -136,11 +166,11 @@ fn prepare_directory(path: &Path) -> Result<PathBuf, SocketError> {
     if metadata.mode() & others_write != 0 && metadata.mode() & sticky == 0 {
         return Err(SocketError::OpenDirectory { path: path.to_owned() });
     }
-    Ok(directory.to_owned())
+    Ok(())
 }
 
-/// Succeeds when nothing is at `path`, or a socket on which nobody listens.
-fn ensure_free(path: &Path) -> Result<(), SocketError> {
+/// Makes room: succeeds when nothing is at `path`, or was a socket on which nobody listens.
+fn remove_stale(path: &Path) -> Result<(), SocketError> {
     let system = |step, source| SocketError::System { path: path.to_owned(), step, source };
     let metadata = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -155,7 +185,9 @@ fn ensure_free(path: &Path) -> Result<(), SocketError> {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             Err(SocketError::InUse { path: path.to_owned() })
         }
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(|source| system("remove the stale socket", source))
+        }
         Err(source) => Err(system("tell whether somebody listens on it", source)),
     }
 }
@@ -180,11 +212,16 @@ fn probe(path: &Path) -> io::Result<()> {
     socket.connect(&SockAddr::unix(path)?)
 }
 
-fn listen(path: &Path) -> io::Result<Socket> {
+fn listen(path: &Path, access: Access) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::unix(path)?)?;
-    fs::set_permissions(path, Permissions::from_mode(FILE_MODE))?;
+    if access.group.is_some_and(|group| fs::symlink_metadata(path).is_ok_and(|made| made.gid() != group))
+        && let Err(error) = chown(path, None, access.group)
+    {
+        tracing::warn!("control socket {}: it cannot be given to its group again: {error}", path.display());
+    }
+    fs::set_permissions(path, Permissions::from_mode(access.mode))?;
     socket.listen(BACKLOG)?;
     Ok(socket)
 }

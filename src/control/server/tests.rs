@@ -35,6 +35,8 @@ struct OneRoute {
     listed: usize,
     /// How often somebody waited for publication.
     waited: AtomicUsize,
+    /// How long a change takes.
+    takes: Duration,
 }
 
 impl Backend for OneRoute {
@@ -67,14 +69,18 @@ impl Backend for OneRoute {
         prefix.contains(address).then(|| self.entry())
     }
 
+    fn most_routes(&self) -> usize {
+        1000
+    }
+
     async fn edit_routes(&self, batch: Batch, wait: bool) -> Result<RoutesChanged, Refusal> {
-        self.settle(wait);
+        self.settle(wait).await;
         let deleted = batch.changes().filter(|change| change.to.is_none()).count();
         Ok(RoutesChanged { added: batch.len() - deleted, deleted, routes: 1 })
     }
 
     async fn replace_routes(&self, batch: Batch, wait: bool) -> Result<RoutesChanged, Refusal> {
-        self.settle(wait);
+        self.settle(wait).await;
         Ok(RoutesChanged { added: batch.len(), deleted: 0, routes: batch.len() })
     }
 
@@ -83,6 +89,8 @@ impl Backend for OneRoute {
             counters: crate::api::PeerTraffic::default(),
             uplink: None,
             address6: None,
+            also_from: Vec::new(),
+            sends_for: Vec::new(),
             port: 4789,
             name: "node-b".into(),
             address: "192.0.2.2".parse().unwrap(),
@@ -93,17 +101,17 @@ impl Backend for OneRoute {
 
     async fn add_peer(&self, peer: NewPeer, wait: bool) -> Result<Option<PeerStatus>, Refusal> {
         assert_eq!(peer.name, "node-b");
-        self.settle(wait);
+        self.settle(wait).await;
         Ok(self.peers().pop())
     }
 
     async fn delete_peer(&self, name: String, wait: bool) -> Result<(), Refusal> {
-        self.settle(wait);
+        self.settle(wait).await;
         if name == "node-b" { Ok(()) } else { Err(Refusal::new(Kind::Missing, name)) }
     }
 
     async fn reload(&self, wait: bool) -> Result<Reloaded, Refusal> {
-        self.settle(wait);
+        self.settle(wait).await;
         Ok(Reloaded { peers: 1, routes: 1 })
     }
 
@@ -113,8 +121,9 @@ impl Backend for OneRoute {
 }
 
 impl OneRoute {
-    fn settle(&self, wait: bool) {
+    async fn settle(&self, wait: bool) {
         self.waited.fetch_add(usize::from(wait), Relaxed);
+        tokio::time::sleep(self.takes).await;
     }
 
     fn entry(&self) -> RouteEntry {
@@ -154,12 +163,16 @@ impl Server {
     }
 
     fn with_routes(listed: usize, limits: Limits) -> Self {
+        Self::with(listed, Duration::ZERO, limits)
+    }
+
+    fn with(listed: usize, takes: Duration, limits: Limits) -> Self {
         let closed = Permissions::from_mode(0o755);
         let dir = tempfile::Builder::new().permissions(closed).tempdir().unwrap();
         let path = dir.path().join("s");
         let socket = ControlSocket::bind(&path).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let backend = Arc::new(OneRoute { counters: Counters::new(1), listed, waited: 0.into() });
+        let backend = Arc::new(OneRoute { counters: Counters::new(1), listed, waited: 0.into(), takes });
         backend.counters.worker(0).dropped(DropReason::NoRoute, 2);
         let task = tokio::spawn(serve_with(socket, Arc::clone(&backend), limits, async {
             _ = stopped.await;
@@ -683,4 +696,44 @@ async fn a_line_without_end_needs_no_memory() {
     let (status, body) = reply(stream).await;
     assert_eq!(status, "HTTP/1.1 400 Bad Request");
     assert!(body.contains("line 1: longer than 4096 bytes"), "{body}");
+}
+
+#[tokio::test]
+async fn whoever_waits_for_a_change_is_answered_however_long_it_takes() {
+    let limits = Limits { lifetime: Duration::from_millis(100), ..Limits::default() };
+    let server = Server::with(1, Duration::from_millis(350), limits);
+    let peer = r#"{"name":"node-b","address":"192.0.2.2"}"#;
+    let mut changes = BTreeSet::new();
+    for (method, path, query, kind, body) in [
+        ("POST", "/v1/routes", "?wait=true", "text/plain", "10.9.0.0/24 via node-b\n"),
+        ("PUT", "/v1/routes", "?wait=true", "text/plain", "10.9.0.0/24 via node-b\n"),
+        ("DELETE", "/v1/routes", "?prefix=10.8.0.0/24&wait=true", "", ""),
+        ("POST", "/v1/peers", "?wait=true", "application/json", peer),
+        ("DELETE", "/v1/peers/{name}", "?wait=true", "", ""),
+        ("DELETE", "/v1/peers/{name}", "", "text/plain", "a body that has no meaning"),
+        ("POST", "/v1/reload", "?wait=true", "", ""),
+    ] {
+        let target = path.replace("{name}", "node-b") + query;
+        assert_eq!(server.send(method, &target, kind, body).await.0, 200, "{method} {target}");
+        changes.insert((path, method));
+    }
+    let table = super::table::table::<OneRoute>();
+    let all = table.iter().map(|request| (request.path, request.verb.name()));
+    assert_eq!(changes, all.filter(|(_, method)| *method != "GET").collect(), "every change is tried");
+}
+
+#[tokio::test]
+async fn more_routes_than_allowed_are_refused_while_they_arrive() {
+    let server = Server::start(Limits::default());
+    let head = b"PUT /v1/routes HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let mut stream = server.connect().await;
+    stream.write_all(head).await.unwrap();
+    let line = "10.9.0.0/24 via node-b\n";
+    let chunk = format!("{:x}\r\n{}\r\n", line.len() * 1001, line.repeat(1001));
+    stream.write_all(chunk.as_bytes()).await.unwrap();
+    // The end of the body is never sent.
+    let (status, body) = reply(stream).await;
+    assert_eq!(status, "HTTP/1.1 413 Payload Too Large");
+    assert!(body.contains("more than 1000 routes in one request"), "{body}");
+    assert!(body.contains("`max_routes` under [control]"), "{body}");
 }

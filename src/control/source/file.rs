@@ -1,6 +1,10 @@
 //! The configuration file as a source: pools, peers and their subnets, read at start and at each reload.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::sync::oneshot::{self, error::TryRecvError};
+use tokio::time::timeout;
 
 use crate::config::{self, Config, ConfigErrors};
 use crate::control::engine::edits::lines::Culprits;
@@ -14,12 +18,19 @@ use crate::route::Source;
 pub struct FileSource {
     path: PathBuf,
     generation: u64,
+    /// What comes of a reading that has not ended in time.
+    reading: Option<oneshot::Receiver<Read>>,
 }
+
+type Read = Result<Config, ConfigErrors>;
+
+/// How long a reading may take: a file system may be away.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl FileSource {
     /// The file at `path`.
     pub fn new(path: PathBuf) -> Self {
-        Self { path, generation: 0 }
+        Self { path, generation: 0, reading: None }
     }
 
     /// Where it is.
@@ -40,19 +51,41 @@ impl FileSource {
     /// and subnets are. `uplink` is the name of the uplink.
     pub async fn update(&mut self, host: &Host, uplink: &str) -> FileUpdate {
         self.generation += 1;
-        let path = self.path.clone();
-        // A large file takes long to parse, and others want answers meanwhile.
-        let read = tokio::task::spawn_blocking(move || config::load(&path)).await;
-        let config = match read {
-            Ok(Ok(config)) => Ok(Box::new(config)),
-            Ok(Err(errors)) => Err(refusal(&errors)),
-            Err(failed) => Err(Refusal::new(Kind::Busy, failed.to_string())),
-        };
+        let config = self.read_again().await.map(Box::new);
         let view = match &config {
             Ok(config) => host.observe(&look(config, uplink, None)).await.ok().map(Box::new),
             Err(_) => None,
         };
         FileUpdate { generation: self.generation, update: Update::Configuration { config, view } }
+    }
+}
+
+impl FileSource {
+    /// Reads the file in a thread of its own, which nothing waits for when it does not come back, not even
+    /// the end of the daemon.
+    async fn read_again(&mut self) -> Result<Config, Refusal> {
+        let busy = |text: String| Refusal::new(Kind::Busy, text);
+        let path = self.path.display();
+        if let Some(Err(TryRecvError::Empty)) = self.reading.as_mut().map(oneshot::Receiver::try_recv) {
+            return Err(busy(format!(
+                "{path}: an earlier reading has not come back; is its file system there?"
+            )));
+        }
+        let (told, mut read) = oneshot::channel();
+        let file = self.path.clone();
+        let thread = std::thread::Builder::new().name("configuration".to_owned());
+        // Who waited may have given up.
+        let thread = thread.spawn(move || drop(told.send(config::load_again(&file))));
+        thread.map_err(|error| busy(format!("{path}: cannot be read now: {error}")))?;
+        match timeout(PATIENCE, &mut read).await {
+            Ok(Ok(config)) => config.map_err(|errors| refusal(&errors)),
+            Ok(Err(_)) => Err(busy(format!("{path}: the reading failed"))),
+            Err(_) => {
+                self.reading = Some(read);
+                let seconds = PATIENCE.as_secs();
+                Err(busy(format!("{path}: not read within {seconds} s; is its file system there?")))
+            }
+        }
     }
 }
 

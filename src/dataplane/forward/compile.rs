@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::inputs::{Inputs, MIN_MTU, Peer, Underlay};
 use super::scope::Scope;
+use super::speakers::sorted;
 use super::tables::{Forwarding, PeerHeaders};
 use crate::dataplane::packet::Family;
 use crate::net::{Mode, Prefix};
@@ -18,6 +19,8 @@ pub struct Compiler {
     senders: Arc<[(Ipv4Addr, PeerId)]>,
     senders6: Arc<[(Ipv6Addr, PeerId)]>,
     scope: Arc<Scope>,
+    host: Arc<[IpAddr]>,
+    exempt: Arc<[IpAddr]>,
 }
 
 impl Forwarding {
@@ -46,6 +49,11 @@ impl Compiler {
         self.scope = Arc::new(scope);
     }
 
+    /// Changes the addresses of this host; the tables that [`Self::set_peers`] makes have them.
+    pub fn set_host(&mut self, addresses: &[IpAddr]) {
+        self.host = sorted(addresses);
+    }
+
     /// Compiles everything from scratch.
     ///
     /// # Errors
@@ -72,7 +80,12 @@ impl Compiler {
             let route = route.or_else(|| inputs.policy.has(prefix).then(|| inputs.pool_in_route(prefix))?);
             (prefix, route.and_then(|(prefix, route)| inputs.ways(prefix, route)))
         }))?;
-        Ok(self.forwarding(inputs))
+        let mut forwarding = self.forwarding(inputs);
+        if changed.iter().any(|prefix| self.has_host_in(*prefix)) {
+            forwarding.find_exempt();
+            self.exempt = Arc::clone(&forwarding.exempt);
+        }
+        Ok(forwarding)
     }
 
     /// Rebuilds the headers towards all peers, and the MTUs of the paths to them.
@@ -81,7 +94,7 @@ impl Compiler {
         let (mut senders, mut senders6) = (Vec::new(), Vec::new());
         for (index, peer) in peers.iter().enumerate().filter(|(_, peer)| !peer.is_gone()) {
             let id = PeerId::at(index);
-            for address in peer.addresses() {
+            for address in peer.senders() {
                 match address {
                     IpAddr::V4(address) => senders.push((address, id)),
                     IpAddr::V6(address) => senders6.push((address, id)),
@@ -93,7 +106,15 @@ impl Compiler {
         (self.senders, self.senders6) = (senders.into(), senders6.into());
         self.peers = peers.iter().map(|peer| PeerHeaders::new(underlay, peer)).collect();
         self.fib.forget_mtus();
-        self.forwarding(inputs)
+        let mut forwarding = self.forwarding(inputs);
+        forwarding.find_exempt();
+        self.exempt = Arc::clone(&forwarding.exempt);
+        forwarding
+    }
+
+    /// Whether ids are left for so many more different next hops.
+    pub fn has_room_for(&self, more: usize) -> bool {
+        self.fib.has_room_for(more)
     }
 
     /// The peers that packets go to by `mode`, at least; some may be of routes that are gone.
@@ -113,7 +134,26 @@ impl Compiler {
             senders: Arc::clone(&self.senders),
             senders6: Arc::clone(&self.senders6),
             scope: Arc::clone(&self.scope),
+            host: Arc::clone(&self.host),
+            exempt: Arc::clone(&self.exempt),
         }
+    }
+
+    /// Whether the address of a host lies in `prefix`.
+    fn has_host_in(&self, prefix: Prefix) -> bool {
+        let (first, host) = (prefix.address(), &self.host);
+        let found = match first {
+            IpAddr::V4(first) => {
+                let at = self.senders.partition_point(|(address, _)| *address < first);
+                self.senders.get(at).map(|(address, _)| IpAddr::V4(*address))
+            }
+            IpAddr::V6(first) => {
+                let at = self.senders6.partition_point(|(address, _)| *address < first);
+                self.senders6.get(at).map(|(address, _)| IpAddr::V6(*address))
+            }
+        };
+        let own = host.get(host.partition_point(|address| *address < first)).copied();
+        [found, own].into_iter().flatten().any(|address| prefix.contains(address))
     }
 }
 

@@ -82,8 +82,9 @@ impl Inbound {
         loop {
             let datagram = at..(at + segment).min(end);
             at = datagram.end;
-            // A peer that tests its own way to us; no traffic, so not counted as any.
+            // A peer that tests its own way to us; no traffic, so not counted as any but for itself.
             if sender.is_some() && is_probe(format, &cx.arena[datagram.clone()]) {
+                worker.counters.probes.add(1);
                 if at >= end {
                     return;
                 }
@@ -115,7 +116,10 @@ impl Inbound {
                 }
                 Err(reason)
                     if format == Format::Vxlan
-                        && self.is_question(tables, sender, reason, &received, &cx.arena[at - len..at]) => {}
+                        && self.is_question(tables, sender, reason, &received, &cx.arena[at - len..at]) =>
+                {
+                    worker.counters.questions.add(1);
+                }
                 Err(reason) => {
                     count(&worker.counters, 1, len, unseen);
                     worker.counters.dropped(reason, 1);
@@ -247,9 +251,7 @@ fn admit(
     let inner = &mut arena[at..datagram.end];
     let mut flow = inner_flow(inner)?;
     check_addresses(tables, sender, &flow)?;
-    if tables.is_nested(&flow, inner) {
-        return Err(DropReason::Nested);
-    }
+    tables.judge_content(&flow, inner)?;
     if flow.ttl == 0 {
         return Err(DropReason::Ttl);
     }
@@ -312,14 +314,9 @@ fn inner_flow(inner: &[u8]) -> Result<Flow, DropReason> {
     Ok(flow)
 }
 
-/// The inner source must belong to the very peer that sent the packet, or, sent by an external node,
-/// have no owner that we know; the destination must belong to us.
+/// The inner source must be one that the sender may use, and the destination must belong to us.
 fn check_addresses(tables: &Forwarding, sender: OuterSource, flow: &Flow) -> Result<(), DropReason> {
-    let honest = match sender {
-        OuterSource::Peer(peer) => tables.owns(peer, flow.source),
-        OuterSource::External => tables.lookup(flow.source).is_none() && !tables.is_node(flow.source),
-    };
-    if !honest || is_special(flow.source) {
+    if !tables.may_come(sender, flow.source) || is_special(flow.source) {
         return Err(DropReason::SpoofedSource);
     }
     match tables.lookup(flow.destination) {

@@ -9,7 +9,7 @@ use crate::dataplane::encap::ecn::Marking;
 use crate::dataplane::encap::frame::Hop;
 use crate::dataplane::observe::PeerCounters;
 use crate::dataplane::packet::Family;
-use crate::net::{Mac, Mode, NodeName, Vni};
+use crate::net::{Mac, Mode, NodeName, Prefix, Vni};
 use crate::route::{EncapPolicy, Rib};
 
 /// Everything the tables are made of.
@@ -42,6 +42,10 @@ pub struct Peer {
     /// Its address of the other family and the first hop towards that, where both ends have one:
     /// another sender, and the next hop of bare packets of that family.
     pub second: Option<(IpAddr, Option<Hop>)>,
+    /// Further underlay addresses that it sends from.
+    pub also_from: Arc<[IpAddr]>,
+    /// Inner sources that it may use beside its subnets and underlay addresses, where they have no owner.
+    pub sends_for: Arc<[Prefix]>,
     /// Bytes of the largest packet that the kernel's ways to `address` and to `second` carry, where there
     /// are such ways.
     pub link_mtus: [Option<u16>; 2],
@@ -66,7 +70,12 @@ impl Peer {
         second.filter(|_| Family::of(self.address) != family).unwrap_or((self.address, self.hop))
     }
 
-    /// Its addresses, that of outer headers first.
+    /// All underlay addresses that it sends from.
+    pub fn senders(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses().chain(self.also_from.iter().copied())
+    }
+
+    /// Its addresses that outer headers and bare packets are for, that of outer headers first.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         [Some(self.address), self.second.map(|(address, _)| address)].into_iter().flatten()
     }
@@ -108,6 +117,7 @@ impl Peer {
     pub fn retire(&mut self) {
         self.address = Ipv4Addr::UNSPECIFIED.into();
         (self.hop, self.second, self.path_mtu, self.way) = (None, None, None, None);
+        (self.also_from, self.sends_for) = (Arc::default(), Arc::default());
         (self.link_mtus, self.rumoured, self.policed) = ([None; 2], false, false);
     }
 

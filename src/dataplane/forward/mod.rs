@@ -15,6 +15,7 @@ mod inputs;
 mod neighbour_replies;
 mod outbound;
 mod scope;
+mod speakers;
 mod tables;
 mod way;
 
@@ -25,7 +26,7 @@ pub use inputs::{Inputs, MIN_MTU, Peer, TapLink, TunLink, Underlay};
 pub use neighbour_replies::NeighbourReplies;
 pub use outbound::{Outbound, OutboundCx};
 pub use scope::Scope;
-pub use tables::{Forwarding, OuterIp, OuterSource};
+pub use tables::{Forwarding, OuterIp, OuterSource, Senders};
 pub use way::{Choice, Way};
 
 #[cfg(test)]

@@ -8,8 +8,9 @@
 use std::net::IpAddr;
 
 use crate::dataplane::segment::Flow;
-use crate::net::Prefix;
-use crate::wire::{be16, ipv6, protocol};
+use crate::net::{DropReason, Prefix};
+use crate::wire::chain::{self, End};
+use crate::wire::{be16, protocol};
 
 /// Exceptions that the configuration makes.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -18,6 +19,8 @@ pub struct Scope {
     pub allow_nested: bool,
     /// Outer sources that are no peers and may send all the same.
     pub external_nodes: Vec<Prefix>,
+    /// Inner sources that this node may use beside its subnets and underlay addresses.
+    pub sends_for: Vec<Prefix>,
 }
 
 impl Scope {
@@ -46,16 +49,40 @@ pub fn is_special(address: IpAddr) -> bool {
     }
 }
 
-/// Whether `packet`, classified as `flow`, is a tunnel packet: protocol 4, 41 or 47, or UDP to
-/// `vxlan_port`. A later fragment of a UDP datagram does not tell; its first one is refused, so
-/// that the datagram never becomes whole.
+/// Judges what `packet`, classified as `flow`, carries. A tunnel packet, that is protocol 4, 41 or 47, or UDP to
+/// `vxlan_port`, is refused unless it is allowed; so is one whose headers do not say what it carries (RFC 7112).
+/// A later fragment of a UDP datagram does not tell; its first one is refused, so that the datagram never
+/// becomes whole.
 #[inline]
-pub fn is_tunnel(flow: &Flow, packet: &[u8], vxlan_port: u16) -> bool {
-    match flow.protocol {
+pub fn judge(flow: &Flow, packet: &[u8], vxlan_port: u16, allow_nested: bool) -> Result<(), DropReason> {
+    let tunnel = match flow.protocol {
+        protocol::TCP | protocol::ICMP | protocol::ICMPV6 => return Ok(()),
         protocol::UDP => !is_later_fragment(packet) && is_port(&packet[flow.l4..], vxlan_port),
-        protocol::TCP | protocol::ICMP | protocol::ICMPV6 => false,
-        number => is_ip_tunnel(number) || flow.source.is_ipv6() && hides_tunnel(number, packet, vxlan_port),
-    }
+        _ => return judge_rare(flow, packet, vxlan_port, allow_nested),
+    };
+    refuse_if(tunnel && !allow_nested)
+}
+
+/// The same where the protocol is neither TCP nor UDP nor ICMP.
+#[cold]
+fn judge_rare(flow: &Flow, packet: &[u8], vxlan_port: u16, allow_nested: bool) -> Result<(), DropReason> {
+    let has_chain = flow.source.is_ipv6() || flow.protocol == chain::AUTHENTICATION && !flow.fragment;
+    let end = match flow.protocol {
+        number if has_chain => chain::follow(packet, number, flow.l4),
+        number => End::Upper { number, at: flow.l4, fragment: flow.fragment },
+    };
+    let tunnel = match end {
+        End::Upper { number: protocol::UDP, at, .. } => is_port(&packet[at..], vxlan_port),
+        End::Upper { number, .. } | End::Later { number } => is_ip_tunnel(number),
+        // To find out has no bounded cost.
+        End::Long => true,
+        End::Cut => return Err(DropReason::Malformed),
+    };
+    refuse_if(tunnel && !allow_nested)
+}
+
+fn refuse_if(nested: bool) -> Result<(), DropReason> {
+    if nested { Err(DropReason::Nested) } else { Ok(()) }
 }
 
 fn is_ip_tunnel(number: u8) -> bool {
@@ -71,44 +98,11 @@ fn is_port(transport: &[u8], port: u16) -> bool {
     transport.len() >= 4 && be16(transport, 2) == port
 }
 
-/// Most IPv6 extension headers that are looked behind; honest packets have two.
-const MAX_EXTENSIONS: usize = 8;
-
-/// Whether a tunnel packet is behind the extension headers of an IPv6 packet (RFC 8200 §4), or so
-/// many that finding out has no bounded cost.
-#[cold]
-fn hides_tunnel(first: u8, packet: &[u8], vxlan_port: u16) -> bool {
-    let (mut number, mut rest) = (first, &packet[ipv6::LEN..]);
-    for _ in 0..MAX_EXTENSIONS {
-        let (Some(next), Some(len)) = (rest.first(), rest.get(1)) else { return false };
-        let len = match number {
-            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => 8 * (usize::from(*len) + 1),
-            protocol::IPV6_FRAGMENT if rest.len() >= 4 && be16(rest, 2) & 0xfff8 != 0 => {
-                return is_ip_tunnel(*next);
-            }
-            protocol::IPV6_FRAGMENT => 8,
-            AUTHENTICATION => 4 * (usize::from(*len) + 2),
-            protocol::UDP => return is_port(rest, vxlan_port),
-            number => return is_ip_tunnel(number),
-        };
-        number = *next;
-        rest = rest.get(len..).unwrap_or_default();
-        if is_ip_tunnel(number) {
-            return true;
-        }
-    }
-    true
-}
-
-const HOP_BY_HOP: u8 = 0;
-const ROUTING: u8 = 43;
-const AUTHENTICATION: u8 = 51;
-const DESTINATION_OPTIONS: u8 = 60;
-
 #[cfg(test)]
 mod tests {
-    use super::{Scope, is_special, is_tunnel};
+    use super::{Scope, is_special, judge};
     use crate::dataplane::segment::Flow;
+    use crate::net::DropReason;
     use crate::wire::ipv4;
 
     #[test]
@@ -143,7 +137,11 @@ mod tests {
     }
 
     fn nested(packet: &[u8]) -> bool {
-        is_tunnel(&Flow::of(packet).unwrap(), packet, 4789)
+        verdict(packet) == Err(DropReason::Nested)
+    }
+
+    fn verdict(packet: &[u8]) -> Result<(), DropReason> {
+        judge(&Flow::of(packet).unwrap(), packet, 4789, false)
     }
 
     fn v4(protocol: u8, flags: u16, payload: &[u8]) -> Vec<u8> {
@@ -221,7 +219,34 @@ mod tests {
         // AH counts in words of four bytes, less two.
         assert!(nested(&v6(51, &[&[17, 2][..], &[0; 14], &TO_VXLAN].concat())));
         assert!(nested(&v6(60, &[60, 0, 1, 4, 0, 0, 0, 0].repeat(20))), "no end in sight");
-        assert!(!nested(&v6(60, &[60, 0, 1, 4, 0, 0, 0, 0].repeat(3))), "cut off");
-        assert!(!nested(&v6(60, &[17, 200, 1])), "longer than the packet");
+        // What gives access to another one's tunnel packets behind mobility, HIP and Shim6 headers, too.
+        for number in [135, 139, 140] {
+            assert!(nested(&v6(number, &[options, TO_VXLAN].concat())), "{number}");
+        }
+        let ah = [&[4, 2][..], &[0; 14]].concat();
+        assert!(nested(&v4(51, 0, &ah)) && nested(&v6(51, &ah)), "IP behind AH");
+        assert!(!nested(&v4(51, 0, &[&[6, 2][..], &[0; 14]].concat())));
+    }
+
+    #[test]
+    fn headers_that_do_not_say_what_a_packet_carries_are_malformed() {
+        let options = [17, 0, 1, 4, 0, 0, 0, 0];
+        let first = [60, 0, 0, 1, 0, 0, 0, 7];
+        for packet in [
+            v6(60, &[60, 0, 1, 4, 0, 0, 0, 0].repeat(3)),
+            v6(60, &[17, 200, 1]),
+            v6(44, &[60, 0, 0, 1]),
+            // RFC 7112: the chain of a first fragment ends in the next one.
+            v6(44, &[&first[..], &[17, 1, 1, 12], &[0; 4]].concat()),
+            v6(44, &[first, options].concat()),
+            v6(44, &[&first[..], &options, &TO_VXLAN[..7]].concat()),
+            v4(51, 0, &[17]),
+        ] {
+            assert_eq!(verdict(&packet), Err(DropReason::Malformed), "{packet:02x?}");
+            let allowed = judge(&Flow::of(&packet).unwrap(), &packet, 4789, true);
+            assert_eq!(allowed, Err(DropReason::Malformed), "whatever is allowed");
+        }
+        assert_eq!(verdict(&v6(44, &[&first[..], &options, &FROM_VXLAN].concat())), Ok(()));
+        assert_eq!(verdict(&v6(44, &[&first[..], &options, &TO_VXLAN].concat())), Err(DropReason::Nested));
     }
 }

@@ -4,12 +4,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::inputs::{Peer, Underlay};
-use super::scope::{Scope, is_tunnel};
+use super::scope::{self, Scope};
 use crate::dataplane::encap::{direct, frame, ipip, ipip_gso, ipip6, tunnel_gso, vxlan};
 use crate::dataplane::observe::PeerCounters;
 use crate::dataplane::packet::{Family, PerFamily};
 use crate::dataplane::segment::Flow;
-use crate::net::{DropReason, Mode};
+use crate::net::{DropReason, Mode, Prefix};
 use crate::route::{Fib, NextHop, PeerId, Via};
 use crate::wire::protocol;
 
@@ -26,6 +26,11 @@ pub struct Forwarding {
     pub(super) senders6: Arc<[(Ipv6Addr, PeerId)]>,
     /// The exceptions from what may cross.
     pub(super) scope: Arc<Scope>,
+    /// All addresses of this host, sorted: nothing from the underlay has one as its inner source.
+    pub(super) host: Arc<[IpAddr]>,
+    /// Addresses of this host and of the other nodes inside routes to peers, sorted; they are no pods. Mostly
+    /// there are none.
+    pub(super) exempt: Arc<[IpAddr]>,
 }
 
 /// Who may send tunnel packets to us.
@@ -35,6 +40,31 @@ pub enum OuterSource {
     Peer(PeerId),
     /// A node that is no peer, allowed by the configuration.
     External,
+}
+
+/// All who may send tunnel packets to us: those for whom [`Forwarding::outer_source`] has an answer.
+#[derive(Clone, Debug)]
+pub struct Senders {
+    v4: Arc<[(Ipv4Addr, PeerId)]>,
+    v6: Arc<[(Ipv6Addr, PeerId)]>,
+    scope: Arc<Scope>,
+}
+
+impl Senders {
+    /// Whether both are of one making.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.v4, &other.v4)
+            && Arc::ptr_eq(&self.v6, &other.v6)
+            && Arc::ptr_eq(&self.scope, &other.scope)
+    }
+
+    /// The first and the last address of each range of them.
+    pub fn ranges(&self) -> Vec<(IpAddr, IpAddr)> {
+        let v4 = self.v4.iter().map(|(address, _)| (IpAddr::V4(*address), IpAddr::V4(*address)));
+        let v6 = self.v6.iter().map(|(address, _)| (IpAddr::V6(*address), IpAddr::V6(*address)));
+        let external = self.scope.external_nodes.iter().map(|prefix| (prefix.address(), prefix.last()));
+        v4.chain(v6).chain(external).collect()
+    }
 }
 
 /// The prebuilt headers towards one peer, by the family of the inner packet.
@@ -48,6 +78,8 @@ pub struct PeerHeaders {
     pub port: u16,
     /// Its address of the same family as the inner packet, which must not go into the tunnel.
     pub own: PerFamily<Option<IpAddr>>,
+    /// Inner sources that it may use beside its subnets and addresses, where they have no owner.
+    pub sends_for: Arc<[Prefix]>,
     /// Outer headers of IP-in-IP.
     pub ipip: OuterIp,
     /// VXLAN and inner Ethernet headers.
@@ -117,10 +149,22 @@ impl Forwarding {
         Self { scope: Arc::new(scope), ..self }
     }
 
-    /// Whether an inner packet is itself one of a tunnel and so must not enter or leave ours.
+    /// The same on a host with these addresses.
+    #[cfg(test)]
+    #[must_use]
+    pub fn with_host(mut self, host: &[IpAddr]) -> Self {
+        self.host = super::speakers::sorted(host);
+        self.find_exempt();
+        self
+    }
+
+    /// Judges what an inner packet carries: see [`scope::judge`].
+    ///
+    /// # Errors
+    /// `Nested` where it is itself one of a tunnel, `Malformed` where its headers do not say.
     #[inline]
-    pub fn is_nested(&self, flow: &Flow, packet: &[u8]) -> bool {
-        !self.scope.allow_nested && is_tunnel(flow, packet, self.underlay.vxlan_port)
+    pub fn judge_content(&self, flow: &Flow, packet: &[u8]) -> Result<(), DropReason> {
+        scope::judge(flow, packet, self.underlay.vxlan_port, self.scope.allow_nested)
     }
 
     /// This node's side of the underlay.
@@ -183,13 +227,13 @@ impl Forwarding {
         }
     }
 
-    /// Whether `address` is the underlay address of a node, ours or a peer's.
-    pub fn is_node(&self, address: IpAddr) -> bool {
-        let own = match address {
-            IpAddr::V4(address) => self.underlay.address == Some(address),
-            IpAddr::V6(address) => self.underlay.address6 == Some(address),
-        };
-        own || self.sender(address).is_some()
+    /// All who may send, to be kept beside the table.
+    pub fn senders(&self) -> Senders {
+        Senders {
+            v4: Arc::clone(&self.senders),
+            v6: Arc::clone(&self.senders6),
+            scope: Arc::clone(&self.scope),
+        }
     }
 
     /// The prebuilt headers towards `peer`.
@@ -222,6 +266,7 @@ impl PeerHeaders {
             address: peer.address,
             port: peer.port,
             own: PerFamily::from_fn(|family| peer.address_in(family)),
+            sends_for: Arc::clone(&peer.sends_for),
             ipip: outer_ip(&underlay, peer.address),
             vxlan,
             tap,

@@ -17,6 +17,7 @@ mod outbox;
 mod peers;
 mod scope;
 mod sent;
+mod speakers;
 mod tables;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -40,6 +41,8 @@ use sent::{Sent, flatten};
 struct Told {
     known: Vec<(Vec<u8>, Metadata)>,
     all: bool,
+    /// Whether no packet comes with an unfinished checksum.
+    real_link: bool,
 }
 
 impl MetadataSource for Told {
@@ -54,6 +57,10 @@ impl MetadataSource for Told {
 
     fn want_all(&mut self) {
         self.all = true;
+    }
+
+    fn believes_unfinished(&mut self, _several: bool) -> bool {
+        !self.real_link
     }
 }
 
@@ -88,6 +95,8 @@ fn peer(node: u8) -> Peer {
         vtep_mac: Mac([0x66, 0, 0, 0, 0, node]),
         hop: None,
         second: None,
+        also_from: std::sync::Arc::default(),
+        sends_for: std::sync::Arc::default(),
         link_mtus: [None; 2],
         path_mtu: None,
         rumoured: false,

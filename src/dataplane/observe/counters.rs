@@ -48,6 +48,10 @@ pub struct WorkerCounters {
     pub tap_frames: Counter,
     /// Received TCP super-packets whose segment size is unknown, cut to what every path carries.
     pub recut_super_packets: Counter,
+    /// Received probes by which other nodes test their way to us. They are no traffic, so no edge counts them.
+    pub probes: Counter,
+    /// Questions of kernel tunnels that were answered. No edge counts them either.
+    pub questions: Counter,
     /// Messages that the kernel refused to send as too large: the way they took carries less than was known.
     pub too_large_sends: Counter,
     /// ICMP errors written to the TUN. They are no traffic of others, so no edge counts them.

@@ -57,6 +57,13 @@ impl PeerCounters {
         self.0.iter().map(|worker| worker.largest.lately(now)).max().unwrap_or(0)
     }
 
+    /// Packets that were for the peer, sent or not, by all workers. It changes where there is traffic towards it.
+    pub fn sent(&self) -> u64 {
+        let sum =
+            |worker: &CachePadded<PeerWorkerCounters>| worker.tx_packets.get() + worker.tx_dropped.get();
+        self.0.iter().map(sum).sum()
+    }
+
     /// The sums over all workers.
     pub fn totals(&self) -> PeerTotals {
         let sum = |counter: fn(&PeerWorkerCounters) -> &Counter| {

@@ -87,6 +87,12 @@ impl Counters {
         self.each().map(|worker| worker.recut_super_packets.get()).sum()
     }
 
+    /// Received packets that are the tunnel's own, all workers together: probes, and questions that were answered.
+    pub fn tunnel_control(&self) -> (u64, u64) {
+        let each = self.each().map(|worker| (worker.probes.get(), worker.questions.get()));
+        each.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+    }
+
     /// Messages that the kernel refused as too large, all workers together.
     pub fn too_large_sends(&self) -> u64 {
         self.each().map(|worker| worker.too_large_sends.get()).sum()

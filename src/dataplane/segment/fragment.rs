@@ -35,10 +35,9 @@ impl<'a> Fragments<'a> {
     /// needs more than [`MAX_FRAGMENTS`].
     pub fn new(packet: &'a [u8], mtu: usize) -> Result<Self, Malformed> {
         let ip = Ipv4::parse(packet)?;
-        let chunk = mtu.saturating_sub(ip.header_len()) & !7;
-        let fragments = Self { ip, chunk, done: 0 };
+        let fragments = Self { ip, chunk: chunk(mtu, ip.header_len()), done: 0 };
         let end = offset(ip) + ip.payload().len();
-        let possible = chunk > 0 && end <= MAX_PACKET && ip.flags() & ipv4::DF == 0;
+        let possible = fragments.chunk > 0 && end <= MAX_PACKET && ip.flags() & ipv4::DF == 0;
         if possible && fragments.count() <= MAX_FRAGMENTS { Ok(fragments) } else { Err(Malformed) }
     }
 
@@ -73,6 +72,64 @@ impl<'a> Fragments<'a> {
         let from = header + self.done;
         self.done += payload;
         Some(from..from + payload)
+    }
+}
+
+/// A segment of a super-packet being cut into fragments: its headers are elsewhere than its payload.
+#[derive(Debug)]
+pub struct SegmentFragments<'a> {
+    /// IPv4 and transport header.
+    header: &'a [u8],
+    /// Bytes of the IPv4 header.
+    ip: usize,
+    /// Where the payload lies.
+    payload: Range<usize>,
+    /// Bytes behind the IP header of each fragment but the last.
+    chunk: usize,
+    done: usize,
+}
+
+/// Bytes behind the IP header of each fragment but the last, on a path of `mtu` bytes.
+fn chunk(mtu: usize, ip: usize) -> usize {
+    mtu.saturating_sub(ip) & !7
+}
+
+/// The fragments that a segment with `header` bytes of headers, `ip` of them IPv4's, and `payload` bytes becomes
+/// on a path of `mtu` bytes; `None` where the path does not carry even the headers.
+pub fn fragments_of(header: usize, ip: usize, payload: usize, mtu: usize) -> Option<usize> {
+    let chunk = chunk(mtu, ip);
+    (chunk > 0 && header - ip <= chunk).then(|| (header - ip + payload).div_ceil(chunk).max(1))
+}
+
+impl<'a> SegmentFragments<'a> {
+    /// Prepares to cut a segment that [`fragments_of`] has counted, with finished headers.
+    pub fn new(header: &'a [u8], ip: usize, payload: Range<usize>, mtu: usize) -> Self {
+        Self { header, ip, payload, chunk: chunk(mtu, ip), done: 0 }
+    }
+
+    /// Bytes of the headers of the next fragment and of the whole of it; `None` when all are done.
+    pub fn next_lens(&self) -> Option<(usize, usize)> {
+        let transport = self.header.len() - self.ip;
+        let rest = transport + self.payload.len() - self.done;
+        let head = if self.done == 0 { self.header.len() } else { self.ip };
+        (rest > 0).then(|| (head, self.ip + rest.min(self.chunk)))
+    }
+
+    /// Writes the headers of the next fragment to `out`, exactly as many bytes as [`Self::next_lens`] has said,
+    /// and returns where its payload lies; `None` when all are done.
+    pub fn next_fragment(&mut self, out: &mut [u8]) -> Option<Range<usize>> {
+        let (head, len) = self.next_lens()?;
+        out.copy_from_slice(&self.header[..head]);
+        if self.done > 0 {
+            blank_options(&mut out[ipv4::LEN..]);
+        }
+        let transport = self.header.len() - self.ip;
+        let end = self.done + (len - self.ip);
+        let more = if end == transport + self.payload.len() { 0 } else { ipv4::MF };
+        ipv4::finish_fragment(&mut out[..self.ip], len as u16, (self.done / 8) as u16 | more);
+        let from = self.payload.start + self.done.saturating_sub(transport);
+        self.done = end;
+        Some(from..self.payload.start + (end - transport))
     }
 }
 

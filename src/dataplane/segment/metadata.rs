@@ -42,6 +42,11 @@ pub trait MetadataSource {
 
     /// A packet came that only [`Self::knows_all`] could explain.
     fn want_all(&mut self);
+
+    /// Whether a packet of which nothing is known may have its checksum still to be finished: where there is no
+    /// word on any packet, or where such packets came before. `several` is for packets that may be many in one,
+    /// which also receive offload makes; others come only over virtual links.
+    fn believes_unfinished(&mut self, several: bool) -> bool;
 }
 
 /// A source that knows nothing.
@@ -58,4 +63,8 @@ impl MetadataSource for NoMetadata {
     }
 
     fn want_all(&mut self) {}
+
+    fn believes_unfinished(&mut self, _several: bool) -> bool {
+        true
+    }
 }

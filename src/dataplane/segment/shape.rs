@@ -3,8 +3,9 @@
 //! A segment size is never guessed. A packet whose checksum field holds no more than the pseudo-header sum has its
 //! checksum still to be finished, and may be many in one; so may one whose checksum is wrong, which is how lists of
 //! packets look that the kernel joined without touching their headers (`NETIF_F_GRO_FRAGLIST`). The socket's word, or
-//! else the kernel's [`Metadata`], says which. Where neither does, UDP is dropped, because the borders of datagrams
-//! are data; TCP, a stream of bytes, is cut to what every path carries, and counted.
+//! else the kernel's [`Metadata`], says which. Where neither does, and unfinished checksums are to be expected, UDP is
+//! dropped, because the borders of datagrams are data; TCP, a stream of bytes, is cut to what every path carries, and
+//! counted. A checksum that is wrong and only looks unfinished stays wrong, for the receiver to see.
 
 use super::candidate::{Candidate, Grouping, Rules};
 use super::flow::Flow;
@@ -103,7 +104,7 @@ pub(super) fn shape(
         return finished(&transport, bytes);
     }
     if looks_unfinished {
-        return untold(packet, &transport, bytes);
+        return untold(packet, &transport, bytes, metadata);
     }
     if any {
         metadata.want_all();
@@ -156,10 +157,23 @@ fn told(known: &Metadata, flow: &Flow, transport: &Transport, bytes: &[u8], pseu
     }
 }
 
-/// A packet whose checksum is unfinished, and of which the kernel's metadata did not come.
-fn untold(packet: &Candidate, transport: &Transport, bytes: &[u8]) -> Shape {
+/// A packet whose checksum is wrong as it stands and looks unfinished, and of which the kernel's metadata did not
+/// come. Where no packets come with unfinished checksums it is a damaged one, and goes as it is.
+fn untold(
+    packet: &Candidate,
+    transport: &Transport,
+    bytes: &[u8],
+    metadata: &mut impl MetadataSource,
+) -> Shape {
     let flow = &packet.flow;
     let v6 = flow.source.is_ipv6();
+    let short = transport.tcp && bytes.len() <= SMALLEST[usize::from(v6)];
+    let several = packet.grouping != Grouping::Single && !short;
+    // Of datagrams in one the socket has told.
+    let told = matches!(packet.grouping, Grouping::Datagrams(_)) && !transport.tcp;
+    if !told && !metadata.believes_unfinished(several) {
+        return Shape::Plain;
+    }
     match packet.grouping {
         Grouping::Single => single_unfinished(flow, transport, bytes),
         Grouping::Datagrams(size) if !transport.tcp => {

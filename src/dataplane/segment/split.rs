@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use super::unfinished::{field, is_behind_extensions};
 use crate::dataplane::packet::MAX_PACKET;
 use crate::wire::{
     Ipv4, Ipv6, Malformed, Tcp, VnetHdr, be16, be32, checksum, ipv6, protocol, put16, put32, tcp, udp,
@@ -52,12 +53,17 @@ impl<'a> Split<'a> {
         let number = if tcp { protocol::TCP } else { protocol::UDP };
         let (total, agrees) = if v6 {
             let ip = Ipv6::parse(packet)?;
-            // Behind extension headers the kernel's word has to do.
-            (ip.total_len(), l4 > ipv6::LEN || l4 == ipv6::LEN && ip.next_header() == number)
+            let plain = l4 == ipv6::LEN && ip.next_header() == number;
+            let behind = || {
+                is_behind_extensions(packet, ip.next_header(), (ipv6::LEN, l4), usize::from(vnet.csum_offset))
+            };
+            (ip.total_len(), plain || l4 > ipv6::LEN && behind())
         } else {
             let ip = Ipv4::parse(packet)?;
-            (ip.total_len(), l4 == ip.header_len() && ip.protocol() == number)
+            (ip.total_len(), l4 == ip.header_len() && ip.protocol() == number && !ip.is_fragment())
         };
+        // A channel that segments itself writes where the vnet header says.
+        let agrees = agrees && vnet.needs_csum() && field(number) == Some(usize::from(vnet.csum_offset));
         if total != packet.len() || !agrees || packet.len() < l4 {
             return Err(Malformed);
         }
@@ -88,6 +94,26 @@ impl<'a> Split<'a> {
     /// Number of segments, at least one.
     pub fn segments(&self) -> usize {
         (self.packet.len() - self.header).div_ceil(self.segment).max(1)
+    }
+
+    /// The whole of it.
+    pub fn packet(&self) -> &'a [u8] {
+        self.packet
+    }
+
+    /// Bytes of the IP header, extension headers among them.
+    pub fn ip_header_len(&self) -> usize {
+        self.l4
+    }
+
+    /// Bytes of payload in each segment but the last.
+    pub fn segment(&self) -> usize {
+        self.segment
+    }
+
+    /// Bytes of payload of all segments.
+    pub fn payload(&self) -> usize {
+        self.packet.len() - self.header
     }
 
     /// Bytes of the headers in front of each segment's payload.

@@ -35,6 +35,8 @@ pub struct MetadataSocket {
     /// Makes keys that cannot be foreseen.
     seed: u64,
     all: bool,
+    /// Whether a packet with an unfinished checksum was seen, and whether a single one was.
+    unfinished: (bool, bool),
 }
 
 impl MetadataSocket {
@@ -57,7 +59,15 @@ impl MetadataSocket {
         })?;
         let seed = RandomState::new().hash_one(0);
         let batch = sys::ReceiveBatch::new(BATCH, HEADERS);
-        Ok(Self { socket, wanted, batch, known: Known::default(), seed, all: false })
+        Ok(Self {
+            socket,
+            wanted,
+            batch,
+            known: Known::default(),
+            seed,
+            all: false,
+            unfinished: (false, false),
+        })
     }
 
     /// Takes whatever waits.
@@ -74,6 +84,9 @@ impl MetadataSocket {
             for index in 0..received {
                 let Some((bytes, device_type)) = self.batch.frame(index) else { continue };
                 if let Some((key, metadata)) = read(bytes, device_type, self.seed) {
+                    let is_unfinished = metadata.csum_start.is_some();
+                    self.unfinished.0 |= is_unfinished;
+                    self.unfinished.1 |= is_unfinished && metadata.gso_size == 0;
                     self.known.push(key, metadata);
                 }
             }
@@ -94,6 +107,16 @@ impl MetadataSource for MetadataSocket {
 
     fn knows_all(&self) -> bool {
         self.all
+    }
+
+    #[cold]
+    fn believes_unfinished(&mut self, several: bool) -> bool {
+        let seen = |unfinished: (bool, bool)| if several { unfinished.0 } else { unfinished.1 };
+        if self.socket.is_none() || seen(self.unfinished) {
+            return true;
+        }
+        self.drain();
+        seen(self.unfinished)
     }
 
     #[cold]

@@ -7,6 +7,7 @@
 //! A worker owns all of its sockets.
 
 mod capture_tap;
+mod door;
 mod filter;
 pub mod icmp;
 mod metadata;
@@ -24,8 +25,13 @@ mod sys;
 pub mod tap;
 mod udp;
 
+use std::net::IpAddr;
 use std::os::fd::RawFd;
 
+use socket2::Socket;
+
+use door::Share;
+pub use door::{Door, Range};
 pub use metadata::MetadataSocket;
 pub use probe::Supported;
 pub use receive::Receiver;
@@ -42,6 +48,7 @@ pub struct Sockets {
     sender: Sender,
     receivers: Vec<Receiver>,
     metadata: MetadataSocket,
+    doors: Vec<Door>,
 }
 
 impl Sockets {
@@ -55,21 +62,25 @@ impl Sockets {
         }
         // Before any socket whose packets it knows about.
         let metadata = MetadataSocket::open(setup, index)?;
-        let mut receivers = Vec::new();
+        let (mut receivers, mut doors) = (Vec::new(), Vec::new());
         let mut sockets =
             SendSockets { packet: setup.packet.map(packet::send).transpose()?, ..SendSockets::default() };
         for address in setup.addresses() {
-            receivers.push(Receiver::new(udp::receive(setup, address)?, Format::Vxlan));
+            let socket = udp::receive(setup, address)?;
+            doors.push(door(&socket, Format::Vxlan, address, None)?);
+            receivers.push(Receiver::new(socket, Format::Vxlan));
             *sockets.udp_of(Family::of(address)) = udp::send_all(setup, address)?;
             if setup.raw {
                 for protocol in raw::PROTOCOLS {
                     let socket = raw::receive(setup, address, protocol, index)?;
-                    receivers.push(Receiver::new(socket, raw::format(address, protocol)));
+                    let format = raw::format(address, protocol);
+                    doors.push(door(&socket, format, address, raw::share(setup, format, index))?);
+                    receivers.push(Receiver::new(socket, format));
                 }
                 *sockets.raw_of(Family::of(address)) = Some(raw::send(address)?);
             }
         }
-        Ok(Self { sender: Sender::new(setup, sockets), receivers, metadata })
+        Ok(Self { sender: Sender::new(setup, sockets), receivers, metadata, doors })
     }
 
     /// The same with a queue of the TAP.
@@ -107,6 +118,11 @@ impl Sockets {
         (&mut self.receivers[index], &mut self.metadata)
     }
 
+    /// The receiving sockets, to say whom the kernel lets through; the first call has them.
+    pub fn take_doors(&mut self) -> Vec<Door> {
+        std::mem::take(&mut self.doors)
+    }
+
     /// Bytes of the smallest receive buffer, as asked of the kernel.
     pub fn receive_buffer(&self) -> usize {
         self.receivers.iter().map(Receiver::buffer).min().unwrap_or(0)
@@ -126,4 +142,9 @@ impl Sockets {
     pub fn paths(&self) -> Paths {
         self.sender.paths()
     }
+}
+
+fn door(socket: &Socket, format: Format, address: IpAddr, share: Option<Share>) -> Result<Door, OpenError> {
+    let made = Door::new(socket, door::family_of(format, address), share);
+    made.map_err(|error| OpenError { what: "one more descriptor of a receiving socket".to_owned(), error })
 }

@@ -5,10 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::door::Share;
 use super::setup::{OpenError, RECEIVE_BUFFER, SEND_BUFFER, Setup};
 use super::sys;
 use crate::dataplane::packet::Format;
-use crate::dataplane::steering::socket_cbpf;
 use crate::wire::protocol;
 
 /// Outer protocol numbers that carry IP: IPv4 and IPv6 inside.
@@ -61,9 +61,8 @@ pub fn receive(setup: &Setup, address: IpAddr, number: u8, index: u16) -> Result
         let protocol = Protocol::from(i32::from(number));
         let socket = Socket::new(domain(address), Type::RAW.nonblocking(), Some(protocol))?;
         sys::set_receive_buffer(&socket, RECEIVE_BUFFER)?;
-        if setup.workers > 1 {
-            let outer = format(address, number) == Format::Ipip;
-            socket.attach_filter(&socket_cbpf::share(outer, index, setup.workers))?;
+        if let Some(share) = share(setup, format(address, number), index) {
+            socket.attach_filter(&share.filter())?;
         }
         // An ICMP error about an outer packet comes to this socket, and it may be forged.
         sys::ignore_path_mtu_of(&socket, address)?;
@@ -83,6 +82,11 @@ pub fn receive(setup: &Setup, address: IpAddr, number: u8, index: u16) -> Result
         what: format!("the raw receiving socket for protocol {number} on {address} (CAP_NET_RAW)"),
         error,
     })
+}
+
+/// The share of worker `index` of packets in `format`, where there are other workers.
+pub fn share(setup: &Setup, format: Format, index: u16) -> Option<Share> {
+    (setup.workers > 1).then(|| Share { outer: format == Format::Ipip, index, of: setup.workers })
 }
 
 fn domain(address: IpAddr) -> Domain {

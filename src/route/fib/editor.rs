@@ -1,6 +1,6 @@
 //! Making forwarding tables.
 
-use super::hops::{HopTable, Hops, HopsFull, PeerId, Ways};
+use super::hops::{HopTable, Hops, HopsFull, MOST, PeerId, Ways};
 use super::lookup::Fib;
 use super::table::Table;
 use crate::net::{Mode, Prefix};
@@ -51,6 +51,11 @@ impl FibEditor {
         self.v4.replace(v4);
         self.v6.replace(v6);
         Ok(())
+    }
+
+    /// Whether ids are left for so many more different next hops.
+    pub fn has_room_for(&self, more: usize) -> bool {
+        self.hops.len() + more <= MOST
     }
 
     /// The peers that packets go to by `mode`, at least; some may be of routes that are gone.

@@ -60,6 +60,9 @@ pub enum Ways {
     },
 }
 
+/// Most different next hops.
+pub const MOST: usize = NONE as usize;
+
 /// More different next hops than ids.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("more than 65535 different next hops; use fewer combinations of nodes, modes and MTUs")]
@@ -106,7 +109,8 @@ impl Hops {
         if let Some(id) = self.ids.get(&ways) {
             return Ok(*id);
         }
-        let id = HopId::try_from(self.ways.len()).ok().filter(|id| *id != NONE).ok_or(HopsFull)?;
+        let id =
+            HopId::try_from(self.ways.len()).ok().filter(|id| usize::from(*id) < MOST).ok_or(HopsFull)?;
         self.ways.push(ways.clone());
         self.ids.insert(ways, id);
         Ok(id)

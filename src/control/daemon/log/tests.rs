@@ -37,7 +37,7 @@ fn read_all(mut reader: PipeReader) -> (Vec<usize>, u64) {
 #[test]
 fn lines_arrive_in_order() {
     let (reader, writer) = pipe().unwrap();
-    let log = Log::over(writer).unwrap();
+    let log = Log::over(writer, false).unwrap();
     numbered(&log, 0..100);
     log.flush(PATIENCE);
     assert_eq!(log.lost.load(Relaxed), 0);
@@ -48,7 +48,7 @@ fn lines_arrive_in_order() {
 #[test]
 fn nobody_waits_for_a_pipe_that_nobody_reads() {
     let (reader, writer) = pipe().unwrap();
-    let log = Log::over(writer).unwrap();
+    let log = Log::over(writer, false).unwrap();
     let begun = Instant::now();
     numbered(&log, 0..MANY);
     log.flush(Duration::from_millis(100));
@@ -74,7 +74,7 @@ fn what_the_system_does_not_take_is_lost() {
     let (reader, writer) = pipe().unwrap();
     drop(reader);
     let full = File::options().write(true).open("/dev/full").unwrap();
-    for log in [Log::over(writer).unwrap(), Log::over(full).unwrap()] {
+    for log in [Log::over(writer, false).unwrap(), Log::over(full, false).unwrap()] {
         numbered(&log, 0..500);
         log.flush(PATIENCE);
         assert_eq!(log.lost.load(Relaxed), 500);
@@ -87,7 +87,7 @@ fn a_descriptor_that_somebody_made_non_blocking_loses_nothing() {
     rustix::io::ioctl_fionbio(&writer, true).unwrap();
     // 13 bytes a line: a pipe and nearly all of a queue.
     let many = 5000;
-    let log = Log::over(writer).unwrap();
+    let log = Log::over(writer, false).unwrap();
     let reading = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(50));
         read_all(reader)

@@ -6,22 +6,19 @@
 use crate::config;
 use crate::control::engine::edits::batch::{Batch, Change};
 use crate::control::engine::edits::lines::Culprits;
-use crate::control::engine::edits::pending::Pending;
+use crate::control::engine::edits::pending::{Pending, is_many};
 use crate::control::engine::refusal::{Kind, Refusal};
 use crate::control::engine::state::State;
 use crate::dataplane::forward::MIN_MTU;
 use crate::dataplane::packet::Family;
 use crate::net::Prefix;
-use crate::route::{PeerId, Route, RouteError, Source, Target};
+use crate::route::{PeerId, Rib, Route, Source, Target};
 use crate::wire::ipv6;
-
-/// From so many changes on it may be quicker to compile everything anew.
-const MANY: usize = 4096;
 
 /// What an edit did.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Changed {
-    /// Routes added or replaced.
+    /// Routes added, or replaced by others.
     pub added: usize,
     /// Routes deleted.
     pub deleted: usize,
@@ -35,9 +32,14 @@ impl State {
     /// Everything that is wrong with it.
     pub fn edit(&mut self, source: Source, batch: &mut Batch, now: u32) -> Result<Changed, Refusal> {
         batch.sort();
-        let targets = self.judge(source, batch)?;
+        let nodes = self.judge(source, batch)?;
+        let targets = self.targets(&nodes, |rib| {
+            for change in batch.changes() {
+                rib.remove(change.prefix, source);
+            }
+        })?;
         let mut changed = Changed::default();
-        if batch.len() > MANY && batch.len() > self.rib.len() / 8 {
+        if is_many(batch.len(), self.rib.len()) {
             self.pending = Pending::Everything;
         }
         for change in batch.changes() {
@@ -46,7 +48,10 @@ impl State {
                     self.rib.set(route);
                     changed.added += 1;
                 }
-                None => changed.deleted += usize::from(self.rib.remove(change.prefix, source)),
+                None => {
+                    self.rib.remove(change.prefix, source);
+                    changed.deleted += 1;
+                }
             }
             self.pending.add(change.prefix);
         }
@@ -59,15 +64,39 @@ impl State {
     /// Everything that is wrong with it; the routes are then as before.
     pub fn replace(&mut self, source: Source, batch: &mut Batch, now: u32) -> Result<Changed, Refusal> {
         batch.sort();
-        let targets = self.judge(source, batch)?;
+        let nodes = self.judge(source, batch)?;
+        let before = self.rib.count(source);
+        let stay = batch.changes().filter(|change| self.rib.get(change.prefix, source).is_some()).count();
+        let targets = self.targets(&nodes, |rib| rib.replace(source, []))?;
+        let mut added = 0;
         let routes = batch.changes().filter_map(|change| route(change, &targets, source, now));
+        let routes = routes.inspect(|new| added += usize::from(!self.rib.says(new)));
+        let routes: Vec<Route> = routes.collect();
         self.rib.replace(source, routes);
         self.pending = Pending::Everything;
-        Ok(Changed { added: batch.len(), deleted: 0 })
+        Ok(Changed { added, deleted: before - stay })
     }
 
-    /// The targets of a sorted batch, if nothing is wrong with it.
-    fn judge(&mut self, source: Source, batch: &Batch) -> Result<Vec<Target>, Refusal> {
+    /// The targets of routes to these sets of nodes. Where ids are short, those of the routes that are about
+    /// to go are free first: `make_room` removes them.
+    fn targets(
+        &mut self,
+        nodes: &[Vec<PeerId>],
+        make_room: impl FnOnce(&mut Rib),
+    ) -> Result<Vec<Target>, Refusal> {
+        if let Ok(targets) = self.rib.targets(nodes) {
+            return Ok(targets);
+        }
+        let before = self.rib.clone();
+        make_room(&mut self.rib);
+        self.rib.targets(nodes).map_err(|full| {
+            self.rib = before;
+            Refusal::new(Kind::Full, format!("{full}; nothing has changed"))
+        })
+    }
+
+    /// The nodes that each set of a sorted batch names, if nothing is wrong with it.
+    fn judge(&self, source: Source, batch: &Batch) -> Result<Vec<Vec<PeerId>>, Refusal> {
         let mut culprits = Culprits::default();
         let nodes = self.resolve(batch, &mut culprits);
         let mut kind = (!culprits.is_empty()).then_some(Kind::UnknownPeer);
@@ -87,9 +116,7 @@ impl State {
         if let Some(kind) = kind {
             return Err(Refusal::of(kind, culprits));
         }
-        let target = |peers: &Vec<PeerId>| self.rib.target(peers).transpose();
-        let targets: Result<Vec<Target>, RouteError> = nodes.iter().filter_map(target).collect();
-        targets.map_err(|full| Refusal::new(Kind::Full, full.to_string()))
+        Ok(nodes)
     }
 
     /// The nodes that the sets of a batch name.

@@ -92,6 +92,11 @@ impl Reader {
         !too_long
     }
 
+    /// The number of changes so far.
+    pub fn len(&self) -> usize {
+        self.batch.len()
+    }
+
     /// Ends the text.
     ///
     /// # Errors

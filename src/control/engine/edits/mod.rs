@@ -7,3 +7,4 @@ mod peers;
 pub(super) mod pending;
 mod reload;
 pub(super) mod roster;
+pub(super) mod transaction;

@@ -30,6 +30,8 @@ impl State {
         let name = self.new_name(&new.name).map_err(|text| culprits.push(|| text)).ok();
         let addresses = self.new_addresses(new, &mut culprits);
         let mac = self.new_mac(new).map_err(|text| culprits.push(|| text)).ok();
+        self.judge_senders(new, &mut culprits);
+        let sends_for = self.new_sends_for(&new.sends_for, &mut culprits);
         let subnets = self.new_subnets(&new.subnets, &addresses, &mut culprits);
         let (Some(name), Some(vtep_mac), Some((address, others)), true) =
             (name, mac, addresses.split_first(), culprits.is_empty())
@@ -50,6 +52,8 @@ impl State {
             vtep_mac,
             hop: None,
             second,
+            also_from: new.also_from.as_slice().into(),
+            sends_for: sends_for.into(),
             link_mtus: [None; 2],
             path_mtu: None,
             rumoured: false,
@@ -76,19 +80,8 @@ impl State {
         let Some(id) = self.roster.id(name) else {
             return Err(Refusal::new(Kind::Missing, unknown_peer(name)));
         };
-        let to_it = |route: &Route| self.rib.peers(&route.target).contains(&id);
-        let prefixes = self.rib.best().map(|route| route.prefix);
-        let routes: Vec<Route> =
-            prefixes.flat_map(|prefix| self.rib.candidates(prefix)).filter(to_it).collect();
-        for route in routes {
-            let others: Vec<PeerId> =
-                self.rib.peers(&route.target).iter().copied().filter(|peer| *peer != id).collect();
-            match self.rib.target(&others) {
-                Ok(Some(target)) => self.rib.set(Route { target, ..route }),
-                _ => drop(self.rib.remove(route.prefix, route.source)),
-            }
-            self.pending.add(route.prefix);
-        }
+        let routes = self.rib.len();
+        self.pending.add_all(self.rib.forget(id), routes);
         if self.peers.len() > usize::from(id.0) {
             Arc::make_mut(&mut self.roster).remove(name);
             self.peer_mut(usize::from(id.0)).retire();
@@ -132,6 +125,38 @@ impl State {
         usable
     }
 
+    /// The further addresses of a new node; it needs no way to them.
+    fn judge_senders(&self, new: &NewPeer, culprits: &mut Culprits) {
+        for (place, address) in new.also_from.iter().enumerate() {
+            let before = [Some(new.address), new.address6.map(IpAddr::V6)];
+            let twice = before.contains(&Some(*address)) || new.also_from[..place].contains(address);
+            if twice {
+                culprits.push(|| format!("also_from: {address} is given twice; remove one"));
+            } else if let Err(reason) = self.new_address(*address) {
+                culprits.push(|| format!("also_from: {reason}"));
+            }
+        }
+    }
+
+    /// What a new node may send from where nobody owns it.
+    fn new_sends_for(&self, given: &[String], culprits: &mut Culprits) -> Vec<Prefix> {
+        let judge = |prefix: Prefix| match self.rib.covering(config::for_senders(prefix)?) {
+            Some(route) => Err(format!(
+                "{prefix} lies inside the route {}, whose owner alone may send from there",
+                route.prefix
+            )),
+            None => Ok(prefix),
+        };
+        let mut prefixes = Vec::new();
+        for text in given {
+            match parse_prefix(text).and_then(judge) {
+                Ok(prefix) => prefixes.push(prefix),
+                Err(reason) => culprits.push(|| format!("sends_for: {reason}")),
+            }
+        }
+        prefixes
+    }
+
     /// Whether this node has an address of that family.
     fn can_reach(&self, address: IpAddr) -> bool {
         let node = &self.config.node;
@@ -155,11 +180,10 @@ impl State {
                 "{address} is the network or broadcast address of this node's subnet {subnet}; give a host's"
             ));
         }
-        let around = self.policy.pool_of(Prefix::host(address)).map(|pool| format!("pool {}", pool.cidr));
-        let around = around.or_else(|| Some(format!("the route {}", self.rib.lookup(address)?.prefix)));
-        match around {
-            Some(what) => Err(format!(
-                "{address} lies inside {what}; packets to this node would be routed into the tunnel"
+        match self.rib.lookup(address) {
+            Some(route) => Err(format!(
+                "{address} lies inside the route {}; packets to this node would be routed into the tunnel",
+                route.prefix
             )),
             None => Ok(()),
         }

@@ -2,6 +2,14 @@
 
 use crate::net::Prefix;
 
+/// From so many changes on it may be quicker to compile everything anew.
+const MANY: usize = 4096;
+
+/// Whether it is quicker to compile everything anew than `changes` among so many routes.
+pub fn is_many(changes: usize, routes: usize) -> bool {
+    changes > MANY && changes > routes / 8
+}
+
 /// What was edited and not yet published.
 #[derive(Debug, Default)]
 pub enum Pending {
@@ -21,6 +29,28 @@ impl Pending {
             Self::Nothing => *self = Self::Some(vec![prefix]),
             Self::Some(prefixes) => prefixes.push(prefix),
             Self::Everything => {}
+        }
+    }
+
+    /// Notes that the routes of `prefixes` changed, some of `routes` that there were.
+    pub fn add_all(&mut self, prefixes: Vec<Prefix>, routes: usize) {
+        if prefixes.is_empty() {
+            return;
+        }
+        let before = std::mem::take(self);
+        let many = is_many(prefixes.len(), routes);
+        *self = before.and(if many { Self::Everything } else { Self::Some(prefixes) });
+    }
+
+    /// These and `later` ones.
+    pub fn and(self, later: Self) -> Self {
+        match (self, later) {
+            (Self::Nothing, one) | (one, Self::Nothing) => one,
+            (Self::Some(mut all), Self::Some(later)) => {
+                all.extend(later);
+                Self::Some(all)
+            }
+            _ => Self::Everything,
         }
     }
 }

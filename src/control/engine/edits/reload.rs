@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::control::engine::edits::lines::Culprits;
 use crate::control::engine::edits::pending::Pending;
-use crate::control::engine::from_config::{foreign_pools, marking, scope};
+use crate::control::engine::from_config::{marking, scope, tun_addresses};
 use crate::control::engine::refusal::{Kind, Refusal};
 use crate::control::engine::state::State;
 use crate::net::Prefix;
@@ -34,7 +34,7 @@ impl State {
         fixed_keys(&self.config, &new, &mut culprits);
         let policy = EncapPolicy::new(&new.pools, new.node.address, new.node.address6);
         self.judge_modes(&new, &policy, &mut culprits);
-        self.judge_additions(&new, &policy, &mut culprits);
+        self.judge_additions(&new, &mut culprits);
         host.for_each(|reason| culprits.push(|| reason));
         if !culprits.is_empty() {
             return Err(Refusal::of(Kind::Conflict, culprits));
@@ -51,12 +51,14 @@ impl State {
     pub(in crate::control::engine) fn follow(&mut self, new: Config, now: u32) -> Vec<PeerId> {
         let gone = self.forget_unlisted(&new);
         self.place(&new);
+        self.load_local(&new, now);
         self.load_static(&new, now);
         self.policy = Arc::new(EncapPolicy::new(&new.pools, new.node.address, new.node.address6));
         self.set_scope(scope(&new));
         self.underlay.marking = marking(new.tunnel.dscp);
-        self.new_pools = Some(foreign_pools(&new));
         self.config = Arc::new(new);
+        self.kernel_pools = self.foreign_pools();
+        self.new_pools = Some(self.kernel_pools.clone());
         self.pending = Pending::Everything;
         self.follow_peers();
         gone
@@ -78,13 +80,13 @@ impl State {
     }
 
     /// What the control API has added must go together with the new configuration.
-    fn judge_additions(&self, new: &Config, policy: &EncapPolicy, culprits: &mut Culprits) {
+    fn judge_additions(&self, new: &Config, culprits: &mut Culprits) {
         let configured: HashSet<&str> =
             self.config.peers.iter().chain(&new.peers).map(|peer| peer.name.as_str()).collect();
         let known = self.peers.iter().filter(|peer| !peer.is_gone());
         for added in known.filter(|peer| !configured.contains(peer.name.as_str())) {
-            for address in added.addresses() {
-                if let Some(reason) = clash(new, policy, address) {
+            for address in added.senders() {
+                if let Some(reason) = clash(new, address) {
                     let name = &added.name;
                     culprits.push(|| format!("peer {name}, added by `peer add`, has the address {address}, {reason}; delete it first"));
                 }
@@ -99,7 +101,7 @@ impl State {
             }
         }
         for peer in &new.peers {
-            for address in peer.addresses(&new.node) {
+            for address in peer.senders(&new.node) {
                 if let Some(prefix) = self.control_route_around(address) {
                     culprits.push(|| {
                         format!("peer {} has the address {address}, which lies in the control route {prefix}; delete that first", peer.name)
@@ -121,6 +123,16 @@ impl State {
         unlisted.filter_map(|name| self.delete_peer(name).ok()).collect()
     }
 
+    /// Replaces the routes to our own pods; those that stay keep their age.
+    fn load_local(&mut self, new: &Config, now: u32) {
+        let route = |prefix: &Prefix| {
+            let since = self.rib.get(*prefix, Source::Local).map_or(now, |route| route.since);
+            Route { since, ..Route::new(*prefix, Source::Local, Target::Local) }
+        };
+        let routes: Vec<Route> = new.local_subnets.iter().map(route).collect();
+        self.rib.replace(Source::Local, routes);
+    }
+
     /// Replaces the static routes; those that stay keep their age.
     fn load_static(&mut self, new: &Config, now: u32) {
         let mut routes = Vec::new();
@@ -137,14 +149,11 @@ impl State {
 }
 
 /// Why no other node may have `address` in the new configuration.
-fn clash(new: &Config, policy: &EncapPolicy, address: IpAddr) -> Option<String> {
-    if let Some(peer) = new.peers.iter().find(|peer| peer.addresses(&new.node).any(|its| its == address)) {
+fn clash(new: &Config, address: IpAddr) -> Option<String> {
+    if let Some(peer) = new.peers.iter().find(|peer| peer.senders(&new.node).any(|its| its == address)) {
         return Some(format!("which is that of peer {}", peer.name));
     }
-    if let Some(pool) = policy.pool_of(Prefix::host(address)) {
-        return Some(format!("which lies in pool {}", pool.cidr));
-    }
-    let mut subnets = new.peers.iter().flat_map(|peer| &peer.subnets);
+    let mut subnets = new.peers.iter().flat_map(|peer| &peer.subnets).chain(&new.local_subnets);
     subnets.find(|subnet| subnet.contains(address)).map(|subnet| format!("which lies in subnet {subnet}"))
 }
 
@@ -162,8 +171,11 @@ fn fixed_keys(old: &Config, new: &Config, culprits: &mut Culprits) {
         ("`uplink` under [tunnel]", was.uplink != is.uplink),
         ("an offload switch under [tunnel]", was.offload != is.offload),
         ("a key under [vxlan]", old.vxlan != new.vxlan),
-        ("`subnets` under [local]", old.local_subnets != new.local_subnets),
-        ("`socket` under [control]", old.control != new.control),
+        (
+            "the first of `subnets` under [local], the TUN's address,",
+            tun_addresses(old) != tun_addresses(new),
+        ),
+        ("`socket` under [control]", old.control.socket != new.control.socket),
         ("`listen` under [metrics]", old.metrics != new.metrics),
     ];
     for (key, _) in keys.iter().filter(|(_, changed)| *changed) {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::HostError;
-pub use table::{Found, Interest, Table, widest};
+pub use table::{Found, Interest, RouteKind, Table, widest};
 
 use crate::dataplane::device::Origin;
 use crate::dataplane::underlay::Setup;
@@ -285,7 +285,9 @@ pub enum Notice {
         /// Its interface, where it has a single one.
         device: Option<u32>,
     },
-    /// A rule that chooses a table, or a route of another table: the ways to peers may be others.
+    /// A route of another table, by its destination.
+    Elsewhere(Prefix),
+    /// A rule that chooses a table: the ways to peers may be others.
     Policy,
     /// Notifications were lost.
     Overrun,

@@ -20,6 +20,39 @@ pub struct Found {
     pub device: Option<u32>,
     /// Source address of traffic that the host itself sends there.
     pub source: Option<IpAddr>,
+    /// What becomes of packets.
+    pub kind: RouteKind,
+}
+
+/// What a route does with packets (`rtm_type` of rtnetlink(7)).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum RouteKind {
+    /// Sends them on.
+    #[default]
+    Unicast,
+    /// Drops them without a word.
+    Blackhole,
+    /// Drops them with an ICMP "unreachable".
+    Unreachable,
+    /// Drops them with an ICMP "prohibited".
+    Prohibit,
+    /// Ends the search in this table.
+    Throw,
+    /// Something else, by its number.
+    Other(u8),
+}
+
+impl From<u8> for RouteKind {
+    fn from(number: u8) -> Self {
+        match number {
+            1 => Self::Unicast,
+            6 => Self::Blackhole,
+            7 => Self::Unreachable,
+            8 => Self::Prohibit,
+            9 => Self::Throw,
+            other => Self::Other(other),
+        }
+    }
 }
 
 impl Found {
@@ -30,11 +63,18 @@ impl Found {
 
     /// It in words, with the name of its device.
     pub fn describe(&self, names: &BTreeMap<u32, String>) -> String {
-        let device = match self.device {
-            Some(index) => names.get(&index).map_or("?", String::as_str),
-            None => "of several next hops",
+        let name = |index| names.get(&index).map_or("?", String::as_str);
+        let way = match (self.kind, self.device) {
+            (RouteKind::Unicast, Some(index)) => format!("dev {}", name(index)),
+            (RouteKind::Unicast, None) => "over several next hops".to_owned(),
+            // IPv6 has a device for these, too, which no packet goes to.
+            (RouteKind::Blackhole, _) => "a blackhole".to_owned(),
+            (RouteKind::Unreachable, _) => "of the type unreachable".to_owned(),
+            (RouteKind::Prohibit, _) => "of the type prohibit".to_owned(),
+            (RouteKind::Throw, _) => "of the type throw".to_owned(),
+            (RouteKind::Other(number), _) => format!("of the type {number}"),
         };
-        format!("dev {device} proto {} metric {}", protocol_name(self.protocol), self.metric)
+        format!("{way} proto {} metric {}", protocol_name(self.protocol), self.metric)
     }
 }
 
@@ -153,7 +193,7 @@ fn protocol_name(protocol: u8) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::{Found, Interest, ROUTE_PROTOCOL, Table, protocol_name};
+    use super::{Found, Interest, ROUTE_PROTOCOL, RouteKind, Table, protocol_name};
     use crate::net::Prefix;
 
     fn prefix(text: &str) -> Prefix {
@@ -161,7 +201,7 @@ mod tests {
     }
 
     fn found(text: &str, metric: u32, device: Option<u32>) -> Found {
-        Found { prefix: prefix(text), metric, protocol: 4, device, source: None }
+        Found { prefix: prefix(text), metric, protocol: 4, device, source: None, kind: RouteKind::Unicast }
     }
 
     #[test]
@@ -219,8 +259,20 @@ mod tests {
         assert_eq!(route.describe(&names), "dev eth0 proto bird metric 5");
         assert_eq!(
             found("10.0.0.0/8", 0, None).describe(&names),
-            "dev of several next hops proto static metric 0"
+            "over several next hops proto static metric 0"
         );
+        for (number, words) in [
+            (6, "a blackhole proto static metric 0"),
+            (7, "of the type unreachable proto static metric 0"),
+            (8, "of the type prohibit proto static metric 0"),
+            (9, "of the type throw proto static metric 0"),
+            (3, "of the type 3 proto static metric 0"),
+        ] {
+            for device in [None, Some(2)] {
+                let route = Found { kind: number.into(), ..found("10.0.0.0/8", 0, device) };
+                assert_eq!(route.describe(&names), words);
+            }
+        }
         assert_eq!(protocol_name(80), "80 (calico)");
         assert_eq!(protocol_name(ROUTE_PROTOCOL), "117 (underpass)");
     }

@@ -152,7 +152,7 @@ impl HostSide {
             Notice::Link(_) | Notice::Overrun => true,
             Notice::Address(index) => ours(index),
             // That concerns the ways to peers, which are watched elsewhere.
-            Notice::Policy => false,
+            Notice::Policy | Notice::Elsewhere(_) => false,
             Notice::Route { prefix, device } => {
                 device == Some(tun) || overlaps(cover, prefix) || !self.may_change()
             }

@@ -10,12 +10,16 @@ const FULL: Duration = Duration::from_secs(30);
 const NEWS_PAUSE: Duration = Duration::from_millis(50);
 /// The part of the time that looks may take: a full table of routes takes long to read.
 const SHARE: u32 = 10;
+/// And the part where no notification asks for them.
+const IDLE_SHARE: u32 = 400;
 
 /// The plan of looks.
 #[derive(Debug)]
 pub(in crate::control::engine) struct Looks {
     quick: Instant,
     full: Instant,
+    /// When that is without any news.
+    backstop: Instant,
     /// The end of the last look and how long it took.
     last: Option<(Instant, Duration)>,
     /// Whether a look is under way, and whether at everything.
@@ -27,7 +31,14 @@ pub(in crate::control::engine) struct Looks {
 impl Looks {
     /// The host was looked at just now.
     pub(in crate::control::engine) fn new(now: Instant) -> Self {
-        Self { quick: now + QUICK, full: now + FULL, last: None, running: None, begun: 0 }
+        Self {
+            quick: now + QUICK,
+            full: now + FULL,
+            backstop: now + FULL,
+            last: None,
+            running: None,
+            begun: 0,
+        }
     }
 
     /// Something has changed on the host.
@@ -52,6 +63,7 @@ impl Looks {
             self.begun += 1;
             // What is news from now on takes another look.
             self.full = now + FULL;
+            self.backstop = self.full;
         }
         self.running = Some(full);
         self.running
@@ -61,6 +73,10 @@ impl Looks {
     pub(in crate::control::engine) fn end(&mut self, took: Duration, now: Instant) {
         if self.running.take() == Some(true) {
             self.last = Some((now, took));
+            // Unless news came meanwhile.
+            if self.full == self.backstop {
+                self.full = self.full.max(now + took * IDLE_SHARE);
+            }
         }
         self.quick = now + QUICK;
     }
@@ -120,5 +136,8 @@ mod tests {
         assert_eq!(looks.full, next + QUICK + Duration::from_secs(3));
         assert_eq!(looks.at_once(next + QUICK), 3);
         assert_eq!(looks.begin(next + QUICK), Some(true));
+        // Even less so where there are no news.
+        looks.end(Duration::from_millis(300), next + QUICK);
+        assert_eq!(looks.full, next + QUICK + Duration::from_secs(120));
     }
 }

@@ -130,7 +130,14 @@ mod tests {
         let found = |(text, metric, protocol, device): &(&str, Option<u32>, u8, u32)| {
             let prefix = prefix(text);
             let metric = metric.unwrap_or(default_metric(prefix));
-            Found { prefix, metric, protocol: *protocol, device: Some(*device), source: None }
+            Found {
+                prefix,
+                metric,
+                protocol: *protocol,
+                device: Some(*device),
+                source: None,
+                kind: crate::control::engine::port::RouteKind::Unicast,
+            }
         };
         Table::new(routes.iter().map(found).collect(), [(ETH, "eth0".to_owned())].into())
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::control::engine::port::{
     Capabilities, DeviceView, Found, HostError, HostRequest, HostView, Link, LinkChange, Look, Notice,
-    ROUTE_PROTOCOL, Settings, Sysctl, Table, TunDetails, Uplink, default_metric,
+    ROUTE_PROTOCOL, RouteKind, Settings, Sysctl, Table, TunDetails, Uplink, default_metric,
 };
 use crate::control::engine::refusal::Refusal;
 use crate::control::engine::{
@@ -67,7 +67,14 @@ impl Model {
     pub(super) fn foreign(&mut self, prefix: &str, device: u32) {
         let prefix: Prefix = prefix.parse().unwrap();
         let metric = default_metric(prefix);
-        self.routes.push(Found { prefix, metric, protocol: 4, device: Some(device), source: None });
+        self.routes.push(Found {
+            prefix,
+            metric,
+            protocol: 4,
+            device: Some(device),
+            source: None,
+            kind: RouteKind::Unicast,
+        });
     }
 
     /// The destinations of our routes, sorted.
@@ -161,7 +168,14 @@ impl Model {
             let (action, reason) = (format!("add the route {prefix}"), "invalid".to_owned());
             return fails(HostError::Netlink { action, reason, errno: Some(libc::EINVAL) });
         }
-        self.routes.push(Found { prefix, metric, protocol: ROUTE_PROTOCOL, device: Some(TUN), source });
+        self.routes.push(Found {
+            prefix,
+            metric,
+            protocol: ROUTE_PROTOCOL,
+            device: Some(TUN),
+            source,
+            kind: RouteKind::Unicast,
+        });
         None
     }
 }
@@ -191,6 +205,7 @@ impl Recorder {
             tap: Some("up0-x".to_owned()),
             tap_state: Offloaded::off("not tested yet"),
             view: model.view(&look(&config, "eth0", Some("up0-x".to_owned()))),
+            addresses: Vec::new(),
             now,
         };
         let (engine, table) = Engine::new(config, start).map_err(|error| error.to_string())?;

@@ -4,13 +4,14 @@
 //! 2. admit: may this source send, may this destination be sent to;
 //! 3. route: who owns the destination, how does the packet travel, does it fit (prepare.rs);
 //! 4. choose the channel: the fastest the worker has for this mode and this packet;
-//! 5. split: a super-packet becomes segments, unless the channel takes it whole; a packet that is
-//!    too large for its path and may be fragmented becomes fragments;
+//! 5. split: a super-packet becomes segments, unless the channel takes it whole; a packet or segment
+//!    that is too large for its path and may be fragmented becomes fragments (oversize.rs);
 //! 6. encapsulate: a copy of the peer's header template, patched (encapsulate.rs).
 //!
 //! The sender of a packet that goes nowhere or does not fit is told by ICMP ([`IcmpErrors`]).
 
 mod encapsulate;
+mod oversize;
 mod prepare;
 
 use std::iter::once;
@@ -21,8 +22,7 @@ use super::tables::Forwarding;
 use crate::dataplane::observe::Worker;
 use crate::dataplane::packet::{Channel, Datagram, Direction, Full, Outbox, Paths, Piece};
 use crate::dataplane::segment::Split;
-use crate::dataplane::segment::fragment::Fragments;
-use crate::dataplane::segment::split;
+use crate::dataplane::segment::{split, unfinished};
 use crate::net::DropReason;
 use crate::wire::{Malformed, VnetHdr};
 use encapsulate::{MAX_TEMPLATE, SourcePorts, SuperPacket, encapsulate, encapsulate_whole, takes_whole};
@@ -83,7 +83,8 @@ impl Outbound {
         let packet = &mut cx.arena[at.clone()];
         match prepare(cx.tables, cx.paths, packet, None) {
             Ok(ready) if ready.flow.total_len > usize::from(ready.via.mtu) => {
-                return self.fragments(&ready, cx, vnet, at);
+                let channel = ready.channel(cx.paths, &self.ports);
+                return oversize::packet(&ready, channel, cx, vnet, at);
             }
             Ok(ready) => {
                 count(cx.worker, Weight { packets: 1, bytes: packet.len() });
@@ -106,44 +107,6 @@ impl Outbound {
         Ok(())
     }
 
-    /// Cuts a packet that is too large for its path and queues the fragments. Like a super-packet it
-    /// counts as what it is cut into.
-    #[cold]
-    fn fragments(
-        &self,
-        ready: &Ready<'_>,
-        cx: &mut OutboundCx<'_>,
-        vnet: &VnetHdr,
-        at: Range<usize>,
-    ) -> Result<(), Full> {
-        let offset = at.start;
-        let packet = &mut cx.arena[at][..ready.flow.total_len];
-        let mtu = usize::from(ready.via.mtu);
-        let cut = Fragments::new(packet, mtu).map(|cut| (cut.count(), cut.header_len()));
-        let Ok((fragments, header)) = cut else {
-            count(cx.worker, Weight { packets: 1, bytes: packet.len() });
-            dropped(cx.worker, DropReason::TooBig, 1, packet);
-            return Ok(());
-        };
-        cx.out.reserve(fragments, MAX_TEMPLATE + header)?;
-        let weight = Weight { packets: fragments, bytes: packet.len() + (fragments - 1) * header };
-        count(cx.worker, weight);
-        if finish_checksum(ready, vnet, packet).is_err() {
-            dropped(cx.worker, DropReason::Malformed, fragments, packet);
-            return Ok(());
-        }
-        sent(ready, cx.worker, weight, mtu);
-        let Ok(mut cut) = Fragments::new(packet, mtu) else { return Ok(()) };
-        let channel = ready.channel(cx.paths, &self.ports);
-        while let Some(len) = cut.next_len() {
-            let (head, inner) = encapsulate(ready, channel, len, header, cx.out);
-            let Some(payload) = cut.next_fragment(inner) else { break };
-            let body = Piece::arena(offset + payload.start, payload.len());
-            push(ready, channel, head, body, len, cx.out);
-        }
-        Ok(())
-    }
-
     fn super_packet(
         &mut self,
         cx: &mut OutboundCx<'_>,
@@ -159,9 +122,16 @@ impl Outbound {
         let (segments, header) = (split.segments(), split.header_len());
         cx.out.reserve(segments, MAX_TEMPLATE + header)?;
         let weight = Weight { packets: segments, bytes: packet.len() + (segments - 1) * header };
-        count(cx.worker, weight);
         let largest = split.largest();
-        match prepare(cx.tables, cx.paths, packet, Some(largest)) {
+        let prepared = prepare(cx.tables, cx.paths, packet, Some(largest));
+        if let Ok(ready) = &prepared
+            && largest > usize::from(ready.via.mtu)
+        {
+            let channel = ready.channel(cx.paths, &self.ports);
+            return oversize::segments(ready, channel, split, at, (cx.out, cx.worker));
+        }
+        count(cx.worker, weight);
+        match prepared {
             Ok(ready) if takes_whole(&ready, cx.paths, vnet, packet.len()) => {
                 sent(&ready, cx.worker, weight, largest);
                 let whole = SuperPacket { vnet, header_len: header, at };
@@ -190,13 +160,13 @@ impl Outbound {
     }
 }
 
-/// Completes the transport checksum where the device left that to us, but never writes to the IP
-/// header, which has been judged.
+/// Completes the transport checksum where the device left that to us, and writes nothing else: the rest of
+/// the packet has been judged.
 fn finish_checksum(ready: &Ready<'_>, vnet: &VnetHdr, packet: &mut [u8]) -> Result<(), Malformed> {
     if !vnet.needs_csum() {
         return Ok(());
     }
-    if usize::from(vnet.csum_start) < ready.flow.l4 {
+    if !unfinished::is_of_transport(&ready.flow, packet, vnet) {
         return Err(Malformed);
     }
     split::finish_checksum(packet, vnet)

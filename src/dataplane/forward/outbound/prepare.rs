@@ -42,8 +42,8 @@ impl From<DropReason> for Refused {
     }
 }
 
-/// Steps 1 to 3. `largest` is the longest segment where the packet is a super-packet. A plain packet
-/// that is longer than its path carries comes out only where it may be fragmented.
+/// Steps 1 to 3. `largest` is the longest segment where the packet is a super-packet. What is longer than its
+/// path carries comes out only where it may be fragmented.
 #[inline]
 pub fn prepare<'a>(
     tables: &'a Forwarding,
@@ -56,14 +56,14 @@ pub fn prepare<'a>(
     let peer = tables.peer(via.peer).ok_or(DropReason::NoRoute)?;
     let family = Family::of(flow.source);
     let refused = |reason| Refused { reason, problem: None, peer: Some(via.peer) };
-    if peer.own[family] == Some(flow.destination) {
+    if peer.own[family] == Some(flow.destination) || tables.is_exempt(flow.destination) {
         return Err(refused(DropReason::Loop));
     }
     if via.mode == Mode::Direct {
         peer.bare[family].usable(paths.packet).map_err(refused)?;
     }
     let too_big = largest.unwrap_or(flow.total_len) > usize::from(via.mtu);
-    if too_big && (largest.is_some() || !fragment::allowed(packet)) {
+    if too_big && !fragment::allowed(packet) {
         let problem = Problem::TooBig { mtu: via.mtu };
         return Err(Refused { problem: Some((flow.source, problem)), ..refused(DropReason::TooBig) });
     }
@@ -71,9 +71,9 @@ pub fn prepare<'a>(
     Ok(Ready { flow, via, peer, family, tos })
 }
 
-/// Only our own pods, and the TUN's own address among them, may send into the tunnel, only to
-/// unicast destinations, and no tunnel packets of their own unless they are allowed to; returns the
-/// way there.
+/// Only our own pods, the TUN's own address among them, this node itself and whom it may send for may send
+/// into the tunnel, only to unicast destinations, and no tunnel packets of their own unless they are allowed
+/// to; returns the way there.
 fn admit(tables: &Forwarding, flow: &Flow, packet: &[u8]) -> Result<Via, Refused> {
     if flow.ttl == 0 {
         return Err(DropReason::Ttl.into());
@@ -84,11 +84,17 @@ fn admit(tables: &Forwarding, flow: &Flow, packet: &[u8]) -> Result<Via, Refused
     let nowhere =
         |problem| Refused { problem: Some((flow.source, problem)), ..Refused::from(DropReason::NoRoute) };
     // A special address has no owner, even where a subnet covers it.
-    let owner = tables.lookup(flow.source).filter(|_| !is_special(flow.source));
-    match (owner, tables.lookup(flow.destination)) {
-        (Some(NextHop::Local), _) | (Some(_), Some(NextHop::Local)) if tables.is_nested(flow, packet) => {
-            Err(DropReason::Nested.into())
-        }
+    let owner = match tables.lookup(flow.source) {
+        Some(NextHop::Local) => Some(NextHop::Local),
+        _ if tables.may_go(flow.source) => Some(NextHop::Local),
+        other => other,
+    };
+    let owner = owner.filter(|_| !is_special(flow.source));
+    let target = tables.lookup(flow.destination);
+    if owner == Some(NextHop::Local) || owner.is_some() && target == Some(NextHop::Local) {
+        tables.judge_content(flow, packet)?;
+    }
+    match (owner, target) {
         // Our own subnets are the kernel's to route; it has no such pod if it gave us the packet, be
         // it a pod's or one that has just come through the tunnel.
         (Some(_), Some(NextHop::Local)) => Err(nowhere(Problem::NoHost)),

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::{Node, address, address6, plain, seen};
 use crate::dataplane::device::memory::Memory;
-use crate::dataplane::forward::scope::is_tunnel;
+use crate::dataplane::forward::scope::judge;
 use crate::dataplane::packet::Channel;
 use crate::dataplane::segment::Flow;
 use crate::net::Mode;
@@ -34,7 +34,7 @@ fn case() -> impl Strategy<Value = Case> {
 }
 
 fn is_to_vxlan(packet: &[u8]) -> bool {
-    Flow::of(packet).is_ok_and(|flow| is_tunnel(&flow, packet, 4789))
+    Flow::of(packet).is_ok_and(|flow| judge(&flow, packet, 4789, false).is_err())
 }
 
 fn gso((spec, size): (Spec, u16)) -> Case {

@@ -10,7 +10,7 @@ use crate::dataplane::forward::Peer;
 use crate::dataplane::packet::Channel;
 use crate::net::{DropReason, Mac, Mode};
 use crate::wire::testing::Spec;
-use crate::wire::{VnetHdr, ipv4, ipv6, put16, vnet_hdr};
+use crate::wire::{VnetHdr, be16, ipv4, ipv6, put16, vnet_hdr};
 
 fn to(destination: &str) -> Spec {
     let destination: IpAddr = destination.parse().unwrap();
@@ -106,7 +106,7 @@ fn bare_packets_need_a_way_for_their_family() {
 
 #[test]
 fn outbound_sources_must_be_local() {
-    for source in ["10.244.2.10", "192.0.2.1", "192.0.2.2", "203.0.113.1", "0.0.0.0"] {
+    for source in ["10.244.2.10", "192.0.2.2", "192.0.2.3", "203.0.113.1", "0.0.0.0"] {
         outbound_both(Mode::Ipip, &from(source), DropReason::SpoofedSource);
     }
     let spec = Spec { source: "fd00:10:244:2::1".parse().unwrap(), ..Spec::tcp6(&[1; 90]) };
@@ -164,8 +164,18 @@ fn outbound_malformed() {
         outbound(Mode::Vxlan, plain(packet), DropReason::Malformed, 1);
     }
     let (partial, packet) = Spec::tcp4(&[1; 90]).build_partial();
-    // The last two would change the IP header, which has been judged by then.
-    for (csum_start, csum_offset) in [(131, 16), (115, 16), (u16::MAX, u16::MAX), (0, 0), (19, 16)] {
+    // Those inside the packet would change addresses, ports or data, which have been judged by then.
+    let inside = [(0, 0), (19, 16), (20, 2), (20, 0), (20, 6), (0, 36), (2, 34), (36, 0), (20, 30)];
+    for (csum_start, csum_offset) in [(131, 16), (115, 16), (u16::MAX, u16::MAX)].into_iter().chain(inside) {
+        let vnet = VnetHdr { csum_start, csum_offset, ..partial };
+        outbound(Mode::Vxlan, (vnet, packet.clone()), DropReason::Malformed, 1);
+    }
+    // A destination port that would become that of tunnels, and behind extension headers.
+    let (partial, packet) = Spec::udp4(&[1; 90]).build_partial();
+    outbound(Mode::Vxlan, (VnetHdr { csum_offset: 2, ..partial }, packet), DropReason::Malformed, 1);
+    let (partial, packet) = behind_options(Spec::udp4(&[1; 90]).v6().build_partial());
+    assert_eq!(Node::new(1, Mode::Vxlan).send(&[(partial, packet.clone())]).len(), 1);
+    for (csum_start, csum_offset) in [(48, 2), (40, 6), (40, 14), (56, 6)] {
         let vnet = VnetHdr { csum_start, csum_offset, ..partial };
         outbound(Mode::Vxlan, (vnet, packet.clone()), DropReason::Malformed, 1);
     }
@@ -176,8 +186,71 @@ fn outbound_malformed() {
         VnetHdr { gso_type: vnet_hdr::GSO_TCPV6, ..gso },
         VnetHdr { gso_type: 77, ..gso },
         VnetHdr { csum_start: 200, ..gso },
+        // A channel that segments itself would write where this says.
+        VnetHdr { csum_offset: 2, ..gso },
+        VnetHdr { csum_offset: 6, ..gso },
+        VnetHdr { flags: 0, ..gso },
+        VnetHdr { gso_type: vnet_hdr::GSO_UDP_L4, ..gso },
     ] {
         outbound(Mode::Vxlan, (vnet, packet.clone()), DropReason::Malformed, 1);
+    }
+}
+
+/// The same IPv6 packet with eight bytes of destination options before its transport header.
+fn behind_options((vnet, mut packet): (VnetHdr, Vec<u8>)) -> (VnetHdr, Vec<u8>) {
+    let options = [packet[6], 0, 1, 4, 0, 0, 0, 0];
+    packet[6] = 60;
+    let len = be16(&packet, 4) + 8;
+    put16(&mut packet, 4, len);
+    packet.splice(40..40, options);
+    (VnetHdr { csum_start: vnet.csum_start + 8, hdr_len: vnet.hdr_len + 8, ..vnet }, packet)
+}
+
+#[test]
+fn a_super_packet_says_where_its_transport_header_is() {
+    let (gso, packet) = behind_options(Spec::tcp6(&[1; 3000]).build_gso(1000));
+    assert_eq!(Node::new(1, Mode::Ipip).send(&[(gso, packet.clone())]).len(), 3);
+    for csum_start in [40, 44, 56] {
+        outbound(Mode::Ipip, (VnetHdr { csum_start, ..gso }, packet.clone()), DropReason::Malformed, 1);
+    }
+}
+
+/// RFC 7112.
+#[test]
+fn a_first_fragment_says_what_it_carries() {
+    let fragment = |chain: &[u8]| {
+        let mut packet = Spec::udp4(&[]).v6().build();
+        packet.truncate(40);
+        packet[6] = 44;
+        put16(&mut packet, 4, 8 + chain.len() as u16);
+        packet.extend([60, 0, 0, 1, 0, 0, 0, 7]);
+        packet.extend(chain);
+        packet
+    };
+    for chain in [&[17, 1, 1, 12, 0, 0, 0, 0][..], &[17, 0, 1, 4, 0, 0, 0, 0, 0xc3, 0x50, 0x12, 0xb5]] {
+        outbound(Mode::Vxlan, plain(fragment(chain)), DropReason::Malformed, 1);
+        for channel in EACH {
+            inbound(&wrap(channel, fragment(chain)), DropReason::Malformed);
+        }
+    }
+}
+
+/// What looks like a self-test is counted as one, and nothing else is.
+#[test]
+fn probes_are_counted_by_themselves() {
+    let mut ipip = wrap(Channel::Raw, Vec::new());
+    ipip.bytes.truncate(20);
+    ipv4::patch_len_id(&mut ipip.bytes, 40, 0);
+    ipip.bytes.extend(crate::dataplane::encap::probe::ipip([192, 0, 2, 1].into(), [192, 0, 2, 2].into(), 7));
+    let bytes = crate::dataplane::encap::probe::VXLAN.to_vec();
+    let vxlan = Sent { channel: Channel::Udp(0), to: outer(Channel::Udp(0), 2), tos: 0, bytes };
+    for probe in [ipip, vxlan] {
+        let (mut node, mut device) = (Node::for_channel(probe.channel, 2, Mode::Vxlan), Memory::default());
+        node.receive(outer(probe.channel, 1), &vec![probe.clone(); 5], true, &mut device);
+        assert_eq!((node.worker.counters.probes.get(), node.drops(), device.output.len()), (5, vec![], 0));
+        assert_eq!(node.worker.counters.underlay.rx_packets.get(), 0);
+        // A stranger's is no probe.
+        inbound_from([203, 0, 113, 1].into(), &probe, DropReason::UnknownPeer);
     }
 }
 
@@ -247,7 +320,7 @@ fn inbound_from_peers_only() {
 
 #[test]
 fn inbound_sources_belong_to_their_sender() {
-    let sources = ["10.244.3.1", "10.244.2.1", "192.0.2.1", "203.0.113.1", "255.255.255.255"];
+    let sources = ["10.244.3.1", "10.244.2.1", "192.0.2.3", "203.0.113.1", "255.255.255.255"];
     for (channel, source) in EACH.into_iter().flat_map(|channel| sources.map(|source| (channel, source))) {
         inbound(&wrap(channel, from(source).build()), DropReason::SpoofedSource);
         let v6 = Spec { source: "fd00:10:244:3::1".parse().unwrap(), ..Spec::tcp6(&[1]) };
@@ -317,7 +390,7 @@ fn inbound_malformed() {
     let mut no_protocol = Spec::tcp4(&[1; 9]);
     no_protocol.options = vec![0; 4];
     let mut no_protocol = no_protocol.build();
-    let checksum = crate::wire::be16(&no_protocol, 10);
+    let checksum = be16(&no_protocol, 10);
     no_protocol[9] = 0;
     put16(&mut no_protocol, 10, crate::wire::checksum::update(checksum, 6, 0));
     // Truncated, header length, total length, checksum, an address without its checksum, protocol 0.

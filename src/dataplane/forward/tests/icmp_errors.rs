@@ -180,6 +180,61 @@ fn packets_that_may_be_fragmented_are() {
     }
 }
 
+/// DF clear: segments that do not fit are cut, too, as the kernel does where it forwards a super-packet.
+#[test]
+fn segments_that_may_be_fragmented_are() {
+    let options = Spec { options: vec![0x94, 4, 0, 0, 1, 1, 1, 0], ..Spec::udp4(&[7; 4000]) };
+    for base in [Spec::tcp4(&[3; 9000]), Spec::udp4(&[7; 9000]), options] {
+        let spec = Spec { df: false, ..base };
+        for (mode, mtu, size) in
+            [(Mode::Ipip, 1480, 1460), (Mode::Vxlan, 1450, 1460), (Mode::Direct, 1500, 1999)]
+        {
+            let mut node = Node::new(1, mode);
+            let sent = node.send(&[spec.build_gso(size)]);
+            assert_eq!((node.drops(), node.replies()), (vec![], vec![]));
+            let inner: Vec<Vec<u8>> = if mode == Mode::Direct {
+                sent.iter().map(|one| one.bytes.clone()).collect()
+            } else {
+                let (mut receiver, mut device) = (Node::new(2, mode), Memory::default());
+                receiver.receive(super::address(1), &sent, true, &mut device);
+                device.output.into_iter().map(|(_, packet)| packet).collect()
+            };
+            assert_eq!(node.worker.counters.device.rx_packets.get(), sent.len() as u64);
+            let bytes: usize = inner.iter().map(Vec::len).sum();
+            assert_eq!(node.worker.counters.device.rx_bytes.get(), bytes as u64);
+            let good = |packet: &Vec<u8>| packet.len() <= mtu && Ipv4::parse(packet).unwrap().checksum_ok();
+            assert!(inner.iter().all(good));
+            assert_eq!(reassembled(&inner), payloads(&spec, size));
+        }
+        // With DF the sender is told.
+        let mut node = Node::new(1, Mode::Vxlan);
+        assert_eq!(node.send(&[Spec { df: true, ..spec }.build_gso(1460)]).len(), 0);
+        assert_eq!((node.drops()[0].0, node.replies().len()), (DropReason::TooBig, 1));
+    }
+}
+
+/// What is behind the IP header of each segment, with its identification.
+fn payloads(spec: &Spec, size: u16) -> Vec<(u16, Vec<u8>)> {
+    let segments = spec.segments(size).into_iter().map(|segment| segment.build());
+    segments.map(|packet| (be16(&packet, 4), Ipv4::parse(&packet).unwrap().payload().to_vec())).collect()
+}
+
+/// The same of fragments that are in order.
+fn reassembled(fragments: &[Vec<u8>]) -> Vec<(u16, Vec<u8>)> {
+    let mut whole: Vec<(u16, Vec<u8>)> = Vec::new();
+    for packet in fragments {
+        let ip = Ipv4::parse(packet).unwrap();
+        let offset = usize::from(ip.flags() & 0x1fff) * 8;
+        if offset == 0 {
+            whole.push((ip.id(), Vec::new()));
+        }
+        let (id, payload) = whole.last_mut().unwrap();
+        assert_eq!((ip.id(), offset), (*id, payload.len()), "in order and without gaps");
+        payload.extend_from_slice(ip.payload());
+    }
+    whole
+}
+
 #[test]
 fn what_may_be_fragmented_but_cannot_is_dropped() {
     let mut packet = Spec { df: false, ..Spec::udp4(&[7; 4000]) }.build();

@@ -334,7 +334,17 @@ fn alone(
     known: Option<Metadata>,
     all: bool,
 ) -> (Result<Cut, UnknownSize>, Vec<Delivered>, bool) {
-    struct Source(Option<Metadata>, bool);
+    alone_on(packet, grouping, known, (all, true))
+}
+
+/// The same where the kernel knows of `all` packets, and where unfinished checksums come at all or not.
+fn alone_on(
+    packet: &[u8],
+    grouping: Grouping,
+    known: Option<Metadata>,
+    (all, unfinished): (bool, bool),
+) -> (Result<Cut, UnknownSize>, Vec<Delivered>, bool) {
+    struct Source(Option<Metadata>, bool, bool);
     impl MetadataSource for Source {
         fn of(&mut self, _inner: &[u8]) -> Option<Metadata> {
             self.0.take()
@@ -347,8 +357,13 @@ fn alone(
         fn want_all(&mut self) {
             self.1 = true;
         }
+
+        fn believes_unfinished(&mut self, _several: bool) -> bool {
+            self.2
+        }
     }
-    let (mut merge, mut kept, mut source) = (Merge::new(ALL), Kept::default(), Source(known, all));
+    let (mut merge, mut kept) = (Merge::new(ALL), Kept::default());
+    let mut source = Source(known, all, unfinished);
     let candidate = Candidate { flow: Flow::of(packet).unwrap(), at: 0, grouping };
     let cut = merge.push(candidate, packet, &mut source, &mut kept);
     merge.finish(packet, &mut kept);
@@ -404,6 +419,38 @@ fn a_checksum_that_only_looks_unfinished_is_left_alone() {
         let (cut, delivered, _) = alone(&partial, Grouping::Any, Some(Metadata::default()), false);
         assert_eq!(cut.map(|cut| cut.packets), Ok(1));
         assert_eq!((delivered[0].vnet, &delivered[0].packet), (VnetHdr::default(), &partial));
+    }
+}
+
+/// Where no link leaves checksums unfinished, one that looks so is a wrong one, whatever the socket said.
+#[test]
+fn a_wrong_checksum_is_not_blessed() {
+    for base in [both(data()), both(Spec::udp4(&[7; 100])), both(Spec::udp4(&[7; 2000]))].concat() {
+        let (_, partial) = base.build_partial();
+        for grouping in [Grouping::Any, Grouping::Tcp, Grouping::Single] {
+            let (cut, delivered, _) = alone_on(&partial, grouping, None, (false, false));
+            assert_eq!(cut.map(|cut| (cut.packets, cut.recut)), Ok((1, false)));
+            assert_eq!((delivered[0].vnet, &delivered[0].packet), (VnetHdr::default(), &partial));
+        }
+    }
+}
+
+/// A right checksum may be equal to the pseudo-header sum: the rest adds up to nothing.
+#[test]
+fn a_right_checksum_that_looks_unfinished_is_right() {
+    for base in both(Spec::udp4(&[0; 2000])) {
+        let (vnet, mut packet) = base.build_partial();
+        // Two bytes of data make the sum of all that is not the pseudo-header vanish.
+        let rest = crate::wire::checksum::sum(&packet[base.l4()..]);
+        let field = base.l4() + usize::from(vnet.csum_offset);
+        let unfinished = be16(&packet, field);
+        put16(&mut packet, base.header_len(), !crate::wire::checksum::fold(rest + u32::from(unfinished)));
+        let grouping = [Grouping::Any, Grouping::Tcp, Grouping::Single, Grouping::Datagrams(1000)];
+        for (grouping, unfinished) in grouping.into_iter().flat_map(|one| [(one, true), (one, false)]) {
+            let (cut, delivered, _) = alone_on(&packet, grouping, None, (false, unfinished));
+            assert_eq!(cut.map(|cut| cut.packets), Ok(1), "{grouping:?}");
+            assert_eq!((delivered[0].vnet, &delivered[0].packet), (VnetHdr::default(), &packet));
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::ffi::{c_int, c_void};
 use std::io;
-use std::mem::{size_of, zeroed};
+use std::mem::{size_of, size_of_val, zeroed};
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 
@@ -141,6 +141,24 @@ pub fn attach_reuseport_filter(socket: &Socket, program: &[SockFilter]) -> io::R
     let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, pointer, len) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
+
+/// Packets that were not put into the receive buffer so far (sock_diag(7), `SK_MEMINFO_DROPS`; Linux 4.12).
+pub fn drops(socket: &Socket) -> io::Result<u32> {
+    let mut words = [0_u32; MEMINFO_WORDS];
+    let mut len = size_of_val(&words) as libc::socklen_t;
+    let (level, name) = (libc::SOL_SOCKET, SO_MEMINFO);
+    // SAFETY: the kernel writes at most `len` bytes, which are those of `words`, and says how many.
+    let result = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), level, name, words.as_mut_ptr().cast::<c_void>(), &raw mut len)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(words[MEMINFO_DROPS]) }
+}
+
+/// From asm-generic/socket.h.
+const SO_MEMINFO: c_int = 55;
+/// From linux/sock_diag.h.
+const MEMINFO_WORDS: usize = 9;
+const MEMINFO_DROPS: usize = 8;
 
 /// Sends without UDP checksums, which UDP_SEGMENT does not allow.
 #[cfg(test)]

@@ -125,6 +125,14 @@ fn replacing_keeps_other_sources() {
     let mut state = state();
     edit(&mut state, "10.9.0.0/24 via node-b\n10.244.2.0/24 via node-c\n").unwrap();
     assert_eq!(way(&mut state, "10.244.2.1").unwrap().0, "node-b", "the configuration comes first");
+    let done = state.replace(Source::Control, &mut batch("10.10.0.0/16 via node-c\n"), 2).unwrap();
+    assert_eq!(done, Changed { added: 1, deleted: 2 });
+    let same = "10.10.0.0/16 via node-c\n10.11.0.0/16 via node-c\n";
+    let done = state.replace(Source::Control, &mut batch(same), 2).unwrap();
+    assert_eq!(done, Changed { added: 1, deleted: 0 });
+    let other = "10.10.0.0/16 via node-b\n";
+    let done = state.replace(Source::Control, &mut batch(other), 2).unwrap();
+    assert_eq!(done, Changed { added: 1, deleted: 1 });
     state.replace(Source::Control, &mut batch("10.10.0.0/16 via node-c\n"), 2).unwrap();
     assert_eq!(way(&mut state, "10.9.0.1"), None);
     assert_eq!(way(&mut state, "10.10.0.1").unwrap().0, "node-c");
@@ -138,6 +146,8 @@ fn peer(name: &str, address: &str, subnets: &[&str]) -> NewPeer {
         name: name.into(),
         address: address.parse().unwrap(),
         address6: None,
+        also_from: Vec::new(),
+        sends_for: Vec::new(),
         subnets: subnets.iter().map(|subnet| (*subnet).into()).collect(),
         port: None,
         vtep_mac: None,
@@ -165,6 +175,20 @@ fn a_new_peer_takes_the_place_of_one_that_went() {
 }
 
 #[test]
+fn a_peer_is_listed_with_the_subnets_that_lead_to_it() {
+    let mut state = state();
+    state.add_peer(&peer("node-d", "192.0.2.4", &["10.244.4.0/24", "10.244.5.0/24"]), 5).unwrap();
+    let listed = |state: &Node| state.peer_list().pop().unwrap().subnets;
+    assert_eq!(listed(&state), ["10.244.4.0/24", "10.244.5.0/24"]);
+    edit(&mut state, "del 10.244.4.0/24\n").unwrap();
+    assert_eq!(listed(&state), ["10.244.5.0/24"]);
+    edit(&mut state, "10.244.5.0/24 via node-b,node-d\n").unwrap();
+    assert_eq!(listed(&state), ["10.244.5.0/24"]);
+    state.replace(Source::Control, &mut batch("10.244.4.0/24 via node-b\n"), 6).unwrap();
+    assert!(listed(&state).is_empty());
+}
+
+#[test]
 fn peers_that_cannot_be_are_refused() {
     let mut state = state();
     edit(&mut state, "10.9.0.0/24 via node-b\n").unwrap();
@@ -176,7 +200,7 @@ fn peers_that_cannot_be_are_refused() {
         ("node-d", "192.0.2.2", &[], "is that of peer node-b"),
         ("node-d", "192.0.2.255", &[], "broadcast"),
         ("node-d", "224.0.0.1", &[], "multicast"),
-        ("node-d", "10.244.9.9", &[], "lies inside pool 10.244.0.0/16"),
+        ("node-d", "10.244.2.9", &[], "lies inside the route 10.244.2.0/24"),
         ("node-d", "10.9.0.9", &[], "lies inside the route 10.9.0.0/24"),
         ("node-d", "192.0.2.9", &["192.0.2.8/29"], "contains the peer's own address"),
         ("node-d", "192.0.2.9", &["10.9.0.0/24"], "there is a control route"),
@@ -239,4 +263,38 @@ fn a_peer_has_two_addresses_and_the_mtu_follows() {
         let refusal = state.add_peer(&new, 0).unwrap_err();
         assert!(refusal.text.contains(part), "{part}: {refusal}");
     }
+}
+
+#[test]
+fn who_may_send_for_whom_is_judged_and_shown() {
+    let mut state = state();
+    let new = |also_from: &[&str], sends_for: &[&str]| NewPeer {
+        also_from: also_from.iter().map(|text| text.parse().unwrap()).collect(),
+        sends_for: sends_for.iter().map(|text| (*text).to_owned()).collect(),
+        ..peer("node-d", "192.0.2.9", &[])
+    };
+    for (also_from, sends_for, part) in [
+        (&["192.0.2.1"][..], &[][..], "also_from: 192.0.2.1 is this node's own"),
+        (&["192.0.2.2"], &[], "also_from: 192.0.2.2 is that of peer node-b"),
+        (&["192.0.2.9"], &[], "also_from: 192.0.2.9 is given twice"),
+        (&["192.0.2.10", "192.0.2.10"], &[], "also_from: 192.0.2.10 is given twice"),
+        (&["224.0.0.1"], &[], "also_from: 224.0.0.1 is multicast"),
+        (&[], &["0.0.0.0/0"], "sends_for: 0.0.0.0/0 would let the node speak for everybody"),
+        (&[], &["10.244.1.0/25"], "sends_for: 10.244.1.0/25 lies inside the route 10.244.1.0/24"),
+        (&[], &["10.8.0.1/24"], "sends_for: "),
+    ] {
+        let refusal = state.add_peer(&new(also_from, sends_for), 0).unwrap_err();
+        assert!(refusal.text.contains(part), "{part}: {refusal}");
+    }
+    state.add_peer(&new(&["192.0.2.10"], &["10.8.0.0/24"]), 0).unwrap();
+    state.publish().unwrap();
+    let id = state.roster.id("node-d");
+    assert_eq!(state.forwarding().pin().sender("192.0.2.10".parse().unwrap()), id);
+    let shown = state.peer_list().pop().unwrap();
+    assert_eq!((shown.also_from.len(), shown.sends_for), (1, vec!["10.8.0.0/24".to_owned()]));
+    let twin = NewPeer { name: "node-e".into(), ..peer("", "192.0.2.10", &[]) };
+    assert!(state.add_peer(&twin, 0).unwrap_err().text.contains("is that of peer node-d"));
+    state.delete_peer("node-d").unwrap();
+    state.publish().unwrap();
+    assert_eq!(state.forwarding().pin().sender("192.0.2.10".parse().unwrap()), None);
 }

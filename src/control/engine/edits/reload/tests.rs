@@ -52,6 +52,8 @@ fn added(name: &str, address: &str) -> NewPeer {
         name: name.to_owned(),
         address: address.parse().unwrap(),
         address6: None,
+        also_from: Vec::new(),
+        sends_for: Vec::new(),
         subnets: vec!["10.244.9.0/24".to_owned()],
         vtep_mac: None,
         port: None,
@@ -119,7 +121,7 @@ fn what_takes_a_restart_is_refused_as_a_whole() {
     let other = format!("{HEAD}{POOL}{B}")
         .replace("node-a", "node-z")
         .replace("192.0.2.1/24", "192.0.2.1/25")
-        .replace("10.244.1.0/24", "10.244.1.0/25")
+        .replace("10.244.1.0/24", "10.244.1.128/25")
         + "[tunnel]\ndevice = \"up9\"\nworkers = 3\n[vxlan]\nport = 8472\n";
     let refusal = reload(&mut state, config::parse(&other, "f").unwrap()).unwrap_err();
     assert_eq!(refusal.kind, Kind::Conflict);
@@ -134,7 +136,7 @@ fn what_takes_a_restart_is_refused_as_a_whole() {
         "`device` under [tunnel]",
         "`workers` under [tunnel]",
         "a key under [vxlan]",
-        "`subnets` under [local]",
+        "the first of `subnets` under [local], the TUN's address,",
     ];
     assert_eq!(keys, expected);
     assert_eq!(way(&state, "10.244.3.1"), by("node-c", Mode::Ipip, "198.51.100.3"));
@@ -146,12 +148,12 @@ fn what_the_api_added_must_fit() {
     let mut state = state();
     state.add_peer(&added("node-x", "192.0.2.9"), 1).unwrap();
     let b = B.replace("192.0.2.2", "192.0.2.9");
-    let wide = "[[pool]]\ncidr = \"192.0.2.8/29\"\n";
+    let wide = C.replace("10.244.3.0/24", "192.0.2.8/29");
     let mac = crate::net::Mac::of_vtep("node-x");
     let twin = format!("{B}vtep_mac = \"{mac}\"\n");
     for (parts, part) in [
         ([POOL, &b, C], "which is that of peer node-b"),
-        ([wide, B, C], "which lies in pool 192.0.2.8/29"),
+        ([POOL, B, &wide], "which lies in subnet 192.0.2.8/29"),
         ([POOL, &twin, C], "have one vtep_mac"),
     ] {
         let refusal = reload(&mut state, config(&parts)).unwrap_err();
@@ -179,4 +181,43 @@ fn without_raw_sockets_only_vxlan_can_be_reloaded() {
     assert!(refusal.culprits[1].contains("10.244.3.0/24 of peer node-c would travel by ipip"), "{refusal:?}");
     reload(&mut state, config(&[&vxlan, B, C])).unwrap();
     assert_eq!(way(&state, "10.244.3.1").unwrap().1, Mode::Vxlan);
+}
+
+#[test]
+fn an_address_moves_between_nodes_and_no_other_route_is_touched() {
+    let mut state = state();
+    let here = |list: &str| {
+        config::parse(&format!("{HEAD}{POOL}{B}{C}").replacen("\"10.244.1.0/24\"", list, 1), "f").unwrap()
+    };
+    let there = |list: &str| {
+        config::parse(&format!("{HEAD}{POOL}{B}{C}").replacen("\"10.244.2.0/24\"", list, 1), "f").unwrap()
+    };
+    let lookup = |state: &Node, address: &str| state.forwarding().pin().lookup(address.parse().unwrap());
+    let before = ["10.244.1.9", "10.244.2.9", "10.244.3.9"].map(|address| lookup(&state, address));
+    for _ in 0..3 {
+        reload(&mut state, here("\"10.244.1.0/24\", \"10.9.9.9/32\"")).unwrap();
+        assert_eq!(lookup(&state, "10.9.9.9"), Some(crate::route::NextHop::Local));
+        reload(&mut state, there("\"10.244.2.0/24\", \"10.9.9.9/32\"")).unwrap();
+        assert_eq!(way(&state, "10.9.9.9").unwrap().0, "node-b");
+        assert_eq!(["10.244.1.9", "10.244.2.9", "10.244.3.9"].map(|address| lookup(&state, address)), before);
+    }
+    reload(&mut state, config(&[POOL, B, C])).unwrap();
+    assert_eq!(lookup(&state, "10.9.9.9"), None);
+    let kept = state.rib.get("10.244.1.0/24".parse().unwrap(), Source::Local).unwrap();
+    assert_eq!(kept.since, 0, "a route that stays keeps its age");
+}
+
+#[test]
+fn a_pool_with_nodes_in_it_is_no_kernel_route() {
+    let wide = POOL.replace("10.244.0.0/16", "192.0.0.0/8");
+    let mut state = state();
+    reload(&mut state, config(&[POOL, &wide, B, C])).unwrap();
+    let pods: Vec<crate::net::Prefix> = vec!["10.244.0.0/16".parse().unwrap()];
+    assert_eq!(state.new_pools.take(), Some(pods.clone()));
+    // Nodes come and go by the API, too.
+    state.add_peer(&NewPeer { subnets: Vec::new(), ..added("node-x", "10.244.99.9") }, 1).unwrap();
+    assert_eq!(state.new_pools.take(), Some(vec![]));
+    state.publish().unwrap();
+    state.delete_peer("node-x").unwrap();
+    assert_eq!(state.new_pools.take(), Some(pods));
 }
