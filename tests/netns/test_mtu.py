@@ -193,8 +193,8 @@ class PathShrinks6(Shrinking):
         self.lab.tcp_transfer("podA", "podC", C, MIB)
         wire = self.tap("n3", "eth0")
         self.forge(quoted, 1300)
-        is_probe = lambda frame: frame[20:21] == b"\x3a" and frame[54:55] == b"\x80"  # noqa: E731
-        wait_until(lambda: any(is_probe(frame) for frame in wire.incoming()), 3, "a probe")
+        echo_request = (b"\x3a", b"\x80")
+        wait_until(lambda: echo_request in [(one[20:21], one[54:55]) for one in wire.incoming()], 3, "a probe")
         self.assertEqual(self.route_mtu(), 1500 - 40)
         self.lab.tcp_transfer("podA", "podC", C, MIB)
         self.assertEqual(self.route_mtu(), 1500 - 40)
@@ -268,7 +268,11 @@ class Reports(Shrinking):
                 "no MTU": (sent, 0, {}),
                 "an impossible MTU": (sent, 67, {}),
                 "a short quote": (sent, 700, {"quote": 27}),
-                "another length": (sent[:24] + b"\x01" + sent[25:] if mode == "vxlan" else sent[:22] + sent[23:], 700, {}),
+                "another length": (
+                    sent[:24] + b"\x01" + sent[25:] if mode == "vxlan" else sent[:22] + sent[23:],
+                    700,
+                    {},
+                ),
             }
             if mode == "vxlan":
                 cases["unknown port"] = (sent[:20] + struct.pack("!H", sport ^ 1) + sent[22:], 700, {})
@@ -302,7 +306,6 @@ class Reports(Shrinking):
         wire = self.tap("sw", "port-n1")
         self.lab.tcp_transfer("podA", "podC", C, MIB)
         known = self.sent_packet(wire)
-
 
         def believed() -> bool:
             self.lab.ping("podA", C, "-s", "1452", "-M", "dont", count=1)

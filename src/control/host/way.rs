@@ -12,6 +12,7 @@ use rtnetlink::packet_route::route::{
 };
 
 use super::{Host, sysctl};
+use crate::control::engine::port::Link;
 
 /// Where packets to an address go first.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -31,12 +32,12 @@ pub struct PeerWay {
     pub mtu: u16,
 }
 
-/// Interfaces as of one look: name and MTU by index.
+/// MTUs as of one look, by interface and whether they are for IPv6.
 #[derive(Debug, Default)]
-pub struct Interfaces(BTreeMap<u32, Option<(String, u32)>>);
+pub struct Interfaces(BTreeMap<(u32, bool), Option<u32>>);
 
 impl Host {
-    /// The kernel's way to `address` from `source`; `None` when there is none. What it says of interfaces is
+    /// The kernel's way to `address` from `source`; `None` when there is none that leaves this host. What it says of interfaces is
     /// kept in `interfaces`, so that many peers behind one cost one question.
     ///
     /// The route itself is asked for and not what the kernel has cached for the address: path MTUs that
@@ -50,7 +51,7 @@ impl Host {
         };
         let mut mtu = own_mtu(&route).unwrap_or(u32::MAX);
         for index in next_hops(&route).chain([hop.index]) {
-            mtu = mtu.min(self.mtu_of(index, address, interfaces).await);
+            mtu = mtu.min(self.mtu_of(index, address.is_ipv6(), interfaces).await?);
         }
         Some(PeerWay { hop, mtu: u16::try_from(mtu).unwrap_or(u16::MAX) })
     }
@@ -71,18 +72,19 @@ impl Host {
         answers.try_next().await.ok().flatten()
     }
 
-    /// The MTU of an interface for packets of the family of `address`; IPv6 has one of its own, which router
-    /// advertisements lower.
-    async fn mtu_of(&self, index: u32, address: IpAddr, interfaces: &mut Interfaces) -> u32 {
-        let interface = match interfaces.0.entry(index) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(place) => {
-                place.insert(self.link_by_index(index).await.map(|link| (link.name, link.mtu)))
-            }
+    /// The MTU of an interface for packets of one family; IPv6 has one of its own, which router advertisements
+    /// lower. `None` where no packet leaves the host by it.
+    async fn mtu_of(&self, index: u32, ipv6: bool, interfaces: &mut Interfaces) -> Option<u32> {
+        let place = match interfaces.0.entry((index, ipv6)) {
+            Entry::Occupied(known) => return *known.get(),
+            Entry::Vacant(place) => place,
         };
-        let Some((name, mtu)) = interface else { return u32::MAX };
-        let own = address.is_ipv6().then(|| sysctl::read::<u32>(&format!("ipv6/conf/{name}/mtu"))).flatten();
-        own.map_or(*mtu, |own| own.min(*mtu))
+        let link = self.link_by_index(index).await.filter(|link| !link.dead_end);
+        let mtu = link.map(|Link { name, mtu, .. }| {
+            let own = ipv6.then(|| sysctl::read::<u32>(&format!("ipv6/conf/{name}/mtu"))).flatten();
+            own.map_or(mtu, |own| own.min(mtu))
+        });
+        *place.insert(mtu)
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use super::{address6, peer, underlay};
+use crate::dataplane::encap::frame::Hop;
 use crate::dataplane::forward::{Choice, Forwarding, Peer, TapLink, Underlay, Way};
 use crate::dataplane::packet::Family;
 use crate::net::{EncapMode, Mac, Prefix};
@@ -196,6 +197,26 @@ fn a_peer_behind_a_smaller_path_is_not_reached_by_the_tap() {
     let forwarding = Forwarding::build(underlay, &peers, &EncapPolicy::default(), &Rib::default()).unwrap();
     let by_tap = |id| forwarding.peer(PeerId(id)).map(|peer| (peer.tap.is_some(), peer.tap_ipip.is_some()));
     assert_eq!((by_tap(0), by_tap(1)), (Some((true, true)), Some((false, false))));
+}
+
+/// A report that the kernel may have believed keeps super-packets from it, and a policy whatever does not pass it.
+#[test]
+fn rumours_and_policies_leave_the_sockets() {
+    let tap = Some(TapLink { mac: Mac([2; 6]), ipip: true });
+    let underlay = Underlay { tap, ..underlay(1, 1500) };
+    let way = Way {
+        interface: "u0".to_owned(),
+        vxlan: Choice::tap("by features"),
+        ipip: Choice::tap("by features"),
+    };
+    let hop = Some(Hop { destination: Mac([2; 6]), source: Mac([4; 6]) });
+    let with = |node| Peer { way: Some(Arc::new(way.clone())), hop, ..peer(node) };
+    let peers = [with(2), Peer { rumoured: true, ..with(3) }, Peer { policed: true, ..with(4) }];
+    let forwarding = Forwarding::build(underlay, &peers, &EncapPolicy::default(), &Rib::default()).unwrap();
+    let ways = |id| forwarding.peer(PeerId(id)).map(|peer| (peer.tap.is_some(), peer.frame.is_some()));
+    assert_eq!([0, 1, 2].map(ways), [(true, true), (false, true), (false, false)].map(Some));
+    // Bare packets have the addresses of pods; what is decided about those comes before the tunnel.
+    assert!(forwarding.peer(PeerId(2)).unwrap().bare[Family::V4].frame.is_some());
 }
 
 /// Each mode goes the way of its own, and without any decision none goes to the TAP.
