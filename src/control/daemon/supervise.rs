@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
-use tokio::sync::{Notify, broadcast, mpsc, watch};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 
@@ -18,6 +18,7 @@ use super::runner::{self, Inbox, Ports};
 use super::start::{Ready, take_down};
 use super::tap_watch::TapWatch;
 use super::uplink_watch::UplinkWatch;
+use super::watchdog;
 use crate::config::{self, Config};
 use crate::control::engine::port::{HostRequest, Notice};
 use crate::control::engine::{EffectId, Event, Snapshot, tun_addresses};
@@ -57,6 +58,7 @@ pub struct Running {
     uplink_watch: JoinHandle<()>,
     services: Vec<JoinHandle<()>>,
     stop: watch::Sender<()>,
+    stuck: Option<oneshot::Receiver<pump::Failure>>,
 }
 
 impl Running {
@@ -90,6 +92,7 @@ impl Running {
             Ports { forwarding, snapshots, host: requests, shrunk: Arc::clone(&shrunk) },
         )
         .context("cannot start the engine")?;
+        let (failed, stuck) = oneshot::channel();
         let (reloads, wishes) = mpsc::channel(RELOADS);
         let handle = Handle::new(inbox.clone(), seen.clone(), reloads, counters.clone(), choices);
         let fallbacks = Arc::<Mutex<Fallbacks>>::default();
@@ -100,6 +103,7 @@ impl Running {
         let (guarded, more) = mpsc::unbounded_channel();
         watchers.spawn(guard(host.clone(), std::mem::take(&mut ready.lanes.guarded), more, inbox.clone()));
         watchers.spawn(follow_file(host.clone(), source, wishes, inbox.clone(), seen.clone()));
+        watchers.spawn(watchdog::watch(counters.clone(), pump.wakers(), failed));
         watchers.spawn(housekeeping::give_memory_back(shrunk));
         watchers.spawn(housekeeping::tidy(ready.forwarding, Arc::clone(&fallbacks), counters.clone()));
         learn_path_mtus(&mut watchers, config, &ports, &inbox);
@@ -132,6 +136,7 @@ impl Running {
             uplink_watch,
             services: Vec::new(),
             stop,
+            stuck: Some(stuck),
         };
         match running.serve(config, ready.socket, stopped).await {
             Ok(()) => Ok(running),
@@ -168,6 +173,20 @@ impl Running {
     /// Workers that ended by themselves.
     pub fn failures(&self) -> crossbeam::channel::Receiver<pump::Failure> {
         self.pump.failures()
+    }
+
+    /// Completes with a worker that makes no progress.
+    pub fn stuck(&mut self) -> impl Future<Output = pump::Failure> + use<> {
+        let stuck = self.stuck.take();
+        async move {
+            match stuck {
+                Some(stuck) => match stuck.await {
+                    Ok(failure) => failure,
+                    Err(_) => std::future::pending().await,
+                },
+                None => std::future::pending().await,
+            }
+        }
     }
 
     /// The way to everything that the API shows and changes.
