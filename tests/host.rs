@@ -375,14 +375,14 @@ fn preflight_sees_the_namespace() {
             direct: true,
             ..Needs::default()
         };
-        let verdict = judge(&needs, &gather(&host, &needs).await.unwrap());
+        let verdict = judge(&needs, &gather(&host, &needs).await.unwrap(), |_| false);
         assert_eq!((verdict.errors, verdict.warnings), (vec![], vec![]));
 
         sysctl("ipv4/conf/all/rp_filter", "1");
         sysctl("ipv4/ip_forward", "0");
         ip("link add tunl0 type veth peer name tunl1");
         ip("link set tunl0 up");
-        let verdict = judge(&needs, &gather(&host, &needs).await.unwrap());
+        let verdict = judge(&needs, &gather(&host, &needs).await.unwrap(), |_| false);
         assert_eq!(
             verdict.errors,
             [PreflightError::KernelIpip, PreflightError::StrictReversePath { uplink: "eth0".to_owned() }]
@@ -391,7 +391,7 @@ fn preflight_sees_the_namespace() {
 
         sysctl("ipv4/conf/eth0/rp_filter", "2");
         ip("link set tunl0 down");
-        let verdict = judge(&needs, &gather(&host, &needs).await.unwrap());
+        let verdict = judge(&needs, &gather(&host, &needs).await.unwrap(), |_| false);
         assert_eq!(verdict.errors, [], "loose on the uplink wins over strict on all");
     });
 }
@@ -435,10 +435,10 @@ async fn deprived() {
     let mut errors = Vec::new();
     for device in ["up0", "up1", "alien"] {
         let needs = needs(device);
-        errors.extend(judge(&needs, &gather(&host, &needs).await.unwrap()).errors);
+        errors.extend(judge(&needs, &gather(&host, &needs).await.unwrap(), |_| false).errors);
     }
     let raw = Needs { ipip: true, ..needs("up0") };
-    errors.extend(judge(&raw, &gather(&host, &raw).await.unwrap()).errors);
+    errors.extend(judge(&raw, &gather(&host, &raw).await.unwrap(), |_| false).errors);
     let alien =
         PreflightError::NotOurTun { device: "alien".to_owned(), owner: Some(1234), group: None, uid: 0 };
     let expected = [

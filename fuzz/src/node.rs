@@ -112,6 +112,7 @@ fn build(mode: Mode, ipv6: bool, fast: bool) -> Forwarding {
             mtu: MTU,
             address: Some(Ipv4Addr::new(10, 244, 1, 0)),
             address6: Some(Ipv6Addr::new(0xfd00, 0x10, 0x244, 1, 0, 0, 0, 0)),
+            answers_as_target: false,
         },
         tap: fast.then_some(TapLink { mac: mac(0xa), ipip: true }),
     };

@@ -44,6 +44,12 @@ pub struct Status {
     /// Received TCP super-packets whose segment size nobody knew, cut to what every path carries.
     #[serde(default)]
     pub recut_super_packets: u64,
+    /// Reads of the TUN that the kernel refused since the start, which cost no packet by themselves.
+    #[serde(default)]
+    pub device_read_errors: u64,
+    /// Numbers of the workers that make no progress; after 10 s the daemon ends.
+    #[serde(default)]
+    pub stuck_workers: Vec<usize>,
     /// What is left to an administrator, strangers at the devices first.
     #[serde(default)]
     pub missing: Vec<Missing>,

@@ -73,6 +73,14 @@ fn overview(status: &api::Status) -> Table {
             &format!("{} not taken by the kernel{now}", text::plural(status.socket_drops, "packet")),
         ]);
     }
+    if !status.stuck_workers.is_empty() {
+        let numbers: Vec<_> = status.stuck_workers.iter().map(ToString::to_string).collect();
+        overview.add_row(["stuck", &format!("worker {}: no progress", numbers.join(", "))]);
+    }
+    if status.device_read_errors > 0 {
+        let reads = format!("{} reads of the TUN were refused", status.device_read_errors);
+        overview.add_row(["errors", &reads]);
+    }
     if status.log_lines_lost > 0 {
         let lines = text::plural(status.log_lines_lost, "line");
         overview.add_row(["log", &format!("{lines} lost: stderr was full or not read in time")]);

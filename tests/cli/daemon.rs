@@ -68,6 +68,8 @@ impl Backend for Fixed {
             icmp_errors: (3, 1).into(),
             tunnel_control: (4, 5).into(),
             recut_super_packets: 2,
+            device_read_errors: 3,
+            stuck_workers: vec![1],
             missing: vec![Missing {
                 what: "packets for 10.9.0.0/16 do not reach the tunnel".into(),
                 command: "ip route add 10.9.0.0/16 dev up0".into(),

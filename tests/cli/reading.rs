@@ -57,6 +57,8 @@ fn status_as_json() {
         ("/drops/ttl", json!(0)),
         ("/missing/0/command", json!("ip route add 10.9.0.0/16 dev up0")),
         ("/recut_super_packets", json!(2)),
+        ("/device_read_errors", json!(3)),
+        ("/stuck_workers", json!([1])),
         ("/log_lines_lost", json!(17)),
         ("/socket_drops", json!(3)),
         ("/strangers_refused", json!(true)),

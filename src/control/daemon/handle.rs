@@ -148,6 +148,8 @@ impl Backend for Handle {
             icmp_errors: self.counters.icmp_errors().into(),
             tunnel_control: self.counters.tunnel_control().into(),
             recut_super_packets: self.counters.recut_super_packets(),
+            device_read_errors: self.counters.device_read_errors(),
+            stuck_workers: self.counters.stuck(),
             missing: snapshot.requirements.iter().cloned().map(Missing::from).collect(),
             log_lines_lost: log::lines_lost(),
             socket_drops: self.links.gate.dropped(),

@@ -23,6 +23,7 @@ mod start;
 mod supervise;
 mod sys;
 mod watch;
+mod watchdog;
 
 use std::path::PathBuf;
 
@@ -60,9 +61,10 @@ pub fn run(file: PathBuf) -> anyhow::Result<()> {
         let mut signals = Signals::catch()?;
         let host = Host::connect()?;
         let ready = start::ready(&host, &config).await?;
-        let running = Running::begin(host, &config, source, ready).await?;
+        let mut running = Running::begin(host, &config, source, ready).await?;
         tracing::info!("ready; control socket {}", config.control.socket.display());
-        let ended = wait(running.failures(), &mut signals, running.handle()).await;
+        let stuck = running.stuck();
+        let ended = wait(running.failures(), stuck, &mut signals, running.handle()).await;
         running.end().await;
         ended
     })
@@ -89,9 +91,11 @@ impl Signals {
 /// Waits for a signal to end, following the configuration file at each SIGHUP, or for a worker that ended by itself.
 async fn wait(
     failures: crossbeam::channel::Receiver<pump::Failure>,
+    stuck: impl Future<Output = pump::Failure>,
     signals: &mut Signals,
     handle: &Handle,
 ) -> anyhow::Result<()> {
+    let mut stuck = std::pin::pin!(stuck);
     let mut failed = tokio::task::spawn_blocking(move || failures.recv());
     loop {
         tokio::select! {
@@ -103,6 +107,7 @@ async fn wait(
                 tokio::spawn(async move { handle.reload(false).await });
                 continue;
             }
+            failure = &mut stuck => return Err(failure.into()),
             failure = &mut failed => match failure {
                 Ok(Ok(failure)) => return Err(failure.into()),
                 _ => bail!("all workers stopped"),

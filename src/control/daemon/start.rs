@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::control::engine::judge::{self, Facts};
 use crate::control::engine::port::{HostError, HostRequest, LinkChange, Uplink};
 use crate::control::engine::{
-    Effect, Engine, Event, Failure, Setup, Start, StartError, look, needs, tun_addresses,
+    Effect, Engine, Event, Failure, Setup, Start, StartError, is_peer, look, needs, tun_addresses,
 };
 use crate::control::host::{self, Host, Interfaces};
 use crate::control::server::socket::ControlSocket;
@@ -155,7 +155,7 @@ async fn find_uplink(host: &Host, config: &Config, ways: &Ways) -> anyhow::Resul
 async fn preflight(host: &Host, config: &Config, uplink: &Uplink) -> anyhow::Result<Facts> {
     let needs = needs(config, &uplink.name);
     let facts = host::gather(host, &needs).await?;
-    let verdict = judge::judge(&needs, &facts);
+    let verdict = judge::judge(&needs, &facts, |address| is_peer(config, address));
     for warning in &verdict.warnings {
         tracing::warn!("{warning}");
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
-use tokio::sync::{Notify, broadcast, mpsc, watch};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 
@@ -22,6 +22,7 @@ use super::watch::policy_watch::PolicyWatch;
 use super::watch::strays;
 use super::watch::tap_watch::TapWatch;
 use super::watch::uplink_watch::UplinkWatch;
+use super::watchdog;
 use crate::config::{self, Config};
 use crate::control::engine::port::{HostRequest, Notice};
 use crate::control::engine::{EffectId, Event, Snapshot, tun_addresses};
@@ -61,6 +62,7 @@ pub struct Running {
     uplink_watch: JoinHandle<()>,
     services: Vec<JoinHandle<()>>,
     stop: watch::Sender<()>,
+    stuck: Option<oneshot::Receiver<pump::Failure>>,
 }
 
 impl Running {
@@ -104,6 +106,7 @@ impl Running {
             },
         )
         .context("cannot start the engine")?;
+        let (failed, stuck) = oneshot::channel();
         let (reloads, wishes) = mpsc::channel(RELOADS);
         let parts = Links { inbox: inbox.clone(), snapshots: seen.clone(), reloads, gate: Arc::clone(&gate) };
         let handle = Handle::new(parts, counters.clone(), choices);
@@ -118,6 +121,7 @@ impl Running {
         watchers.spawn(follow_file(host.clone(), source, wishes, inbox.clone(), seen.clone()));
         watchers.spawn(gate::watch(gate, counters.clone()));
         watchers.spawn(strays::watch(host.clone(), inbox.clone(), seen.clone()));
+        watchers.spawn(watchdog::watch(counters.clone(), pump.wakers(), failed));
         watchers.spawn(housekeeping::give_memory_back(shrunk));
         watchers.spawn(housekeeping::tidy(ready.forwarding, Arc::clone(&fallbacks), counters.clone()));
         let around = || Around { inbox: inbox.clone(), snapshots: seen.clone(), counters: counters.clone() };
@@ -152,6 +156,7 @@ impl Running {
             uplink_watch,
             services: Vec::new(),
             stop,
+            stuck: Some(stuck),
         };
         match running.serve(config, ready.socket, stopped).await {
             Ok(()) => Ok(running),
@@ -188,6 +193,20 @@ impl Running {
     /// Workers that ended by themselves.
     pub fn failures(&self) -> crossbeam::channel::Receiver<pump::Failure> {
         self.pump.failures()
+    }
+
+    /// Completes with a worker that makes no progress.
+    pub fn stuck(&mut self) -> impl Future<Output = pump::Failure> + use<> {
+        let stuck = self.stuck.take();
+        async move {
+            match stuck {
+                Some(stuck) => match stuck.await {
+                    Ok(failure) => failure,
+                    Err(_) => std::future::pending().await,
+                },
+                None => std::future::pending().await,
+            }
+        }
     }
 
     /// The way to everything that the API shows and changes.

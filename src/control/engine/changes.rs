@@ -1,6 +1,7 @@
 //! Following sources and clients: each change is judged, made, and answered.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use super::edits::transaction::Before;
@@ -149,7 +150,8 @@ impl Engine {
             let mut against: Vec<String> = Vec::new();
             if let Some(view) = view {
                 let needs = needs(&config, &self.uplink.name);
-                let verdict = judge::judge_settings(&needs, &view.settings);
+                let verdict =
+                    judge::judge_settings(&needs, &view.settings, |address| is_peer(&config, address));
                 against.extend(verdict.errors.iter().map(ToString::to_string));
                 against.extend(conflicts(&config, view).iter().map(ToString::to_string));
             }
@@ -164,6 +166,11 @@ impl Engine {
             Err(refusal) => Err(refusal),
         }
     }
+}
+
+/// Whether another node of `config` has this underlay address.
+pub fn is_peer(config: &Config, address: IpAddr) -> bool {
+    config.peers.iter().any(|peer| peer.addresses(&config.node).any(|its| its == address))
 }
 
 /// The routes of others that keep out what `config` needs.

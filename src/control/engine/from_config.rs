@@ -142,6 +142,7 @@ pub(super) fn needs_of(config: &Config, uplink: &str, (ipip, direct): (bool, boo
         direct,
         ipv6: config.local_subnets.iter().any(|subnet| !subnet.is_ipv4()),
         ipv6_underlay: config.node.address6.is_some(),
+        own: config.node.addresses().map(|own| own.addr()).collect(),
     }
 }
 

@@ -51,6 +51,7 @@ use crate::dataplane::packet::Offloaded;
 use crate::net::Prefix;
 use crate::route::PeerId;
 use changes::conflicts;
+pub use changes::is_peer;
 use path_mtu::PathMtus;
 use port::{HostError, HostRequest, HostView, Requirement, Uplink};
 use publisher::Publisher;

@@ -105,7 +105,8 @@ impl Engine {
         }
         let shown = self.host.show(self.settings());
         self.effects.extend(shown);
-        self.state.hold_mtu(held);
+        self.state.hold_mtu(held.mtu);
+        self.state.hold_error_source(held.accept_local);
     }
 
     /// What an administrator has to change beside our devices and routes.
@@ -113,7 +114,9 @@ impl Engine {
         let reached = |mode| !self.state.peers_by(mode).is_empty();
         let modes = (reached(Mode::Ipip), reached(Mode::Direct));
         let needs = needs_of(&self.state.config, &self.uplink.name, modes);
-        let verdict = judge::judge_settings(&needs, &self.host.view().settings);
+        let is_peer =
+            |address| self.state.peers.iter().any(|peer| peer.addresses().any(|its| its == address));
+        let verdict = judge::judge_settings(&needs, &self.host.view().settings, is_peer);
         let seen = self.policies.iter().chain(&self.strays).cloned();
         verdict.requirements().chain(seen).chain(self.narrow_path()).collect()
     }

@@ -237,6 +237,13 @@ impl State {
         ))
     }
 
+    /// Has ICMP errors sent in the name of whom their packets are for, where the host takes none from itself.
+    pub(super) fn hold_error_source(&mut self, held: bool) {
+        if std::mem::replace(&mut self.underlay.tun.answers_as_target, held) != held {
+            self.publish_now();
+        }
+    }
+
     /// Takes the TUN's MTU as it is, because it cannot be set; with `None` it is as it is meant to be.
     pub(super) fn hold_mtu(&mut self, mtu: Option<u16>) {
         self.held_mtu = mtu;

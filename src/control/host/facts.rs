@@ -21,21 +21,24 @@ pub async fn gather(host: &Host, needs: &Needs) -> Result<Facts, HostError> {
         uid: identity.uid,
         groups: identity.groups,
         device: host.link_by_name(&needs.device).await?.and_then(|link| link.tun),
-        settings: settings(host, &needs.uplink).await?,
+        settings: settings(host, &needs.uplink, true).await?,
     })
 }
 
-/// What administrators set, on a host whose uplink is `uplink`.
+/// What administrators set, on a host whose uplink is `uplink`. Only a look at the `whole` lists all devices.
 ///
 /// # Errors
 /// [`HostError::Netlink`].
-pub(super) async fn settings(host: &Host, uplink: &str) -> Result<Settings, HostError> {
+pub(super) async fn settings(host: &Host, uplink: &str, whole: bool) -> Result<Settings, HostError> {
     let up = async |name: &str| Ok(host.link_by_name(name).await?.is_some_and(|link| link.up));
     Ok(Settings {
         tunl0_up: up("tunl0").await?,
         ip6tnl0_up: up("ip6tnl0").await?,
         rp_filter_all: sysctl::read(&Sysctl::ReversePath.key("all")).unwrap_or(0),
         rp_filter_uplink: sysctl::read(&Sysctl::ReversePath.key(uplink)).unwrap_or(0),
+        tunnels: if whole { Some(host.kernel_tunnels().await?) } else { None },
+        drop_forwarded: host.dropping_chains(),
+        forward_uplink: sysctl::read::<u8>(&Sysctl::Forwarding.key(uplink)) != Some(0),
         ip_forward: sysctl::read("ipv4/ip_forward") != Some(0_u8),
         ip6_forward: sysctl::read("ipv6/conf/all/forwarding") != Some(0_u8),
     })

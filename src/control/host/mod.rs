@@ -15,9 +15,11 @@ mod execute;
 mod facts;
 mod features;
 mod guard;
+mod ip_tunnel;
 mod link;
 mod neighbour;
 mod neighbour_table;
+mod netfilter;
 mod netlink;
 mod notices;
 mod observe;
@@ -39,17 +41,27 @@ pub use open::{Tap as OpenTap, Tun as OpenTun};
 pub use policies::{Policies, Policy};
 pub use way::{FirstHop, Interfaces, PeerWay};
 
+use std::sync::{Arc, Mutex};
+
 use rtnetlink::Handle;
 
 use crate::control::engine::port::HostError;
+use netfilter::Netfilter;
 
 /// A connection to the kernel's rtnetlink in the network namespace of the thread that made it.
 #[derive(Clone, Debug)]
 pub struct Host {
     handle: Handle,
+    netfilter: Arc<Mutex<Netfilter>>,
 }
 
 impl Host {
+    /// Chains of the firewall that drop every forwarded packet.
+    fn dropping_chains(&self) -> Vec<String> {
+        let found = self.netfilter.lock().map(|mut netfilter| netfilter.dropping()).unwrap_or_default();
+        found.into_iter().map(|one| format!("{} {} {}", one.family, one.table, one.chain)).collect()
+    }
+
     /// Opens a netlink socket and serves it by a task on the current tokio runtime. The task ends
     /// when the last clone of the `Host` is dropped.
     ///
@@ -60,6 +72,6 @@ impl Host {
         let (connection, handle, _unsolicited) =
             rtnetlink::new_connection().map_err(|e| HostError::Connect(e.to_string()))?;
         runtime.spawn(connection);
-        Ok(Self { handle })
+        Ok(Self { handle, netfilter: Arc::default() })
     }
 }

@@ -26,7 +26,7 @@ impl Host {
         let begun = Instant::now();
         let tun = self.device(Some(&look.tun)).await?;
         let tap = self.device(look.tap.as_deref()).await?;
-        let settings = facts::settings(self, &look.uplink).await?;
+        let settings = facts::settings(self, &look.uplink, look.routes.is_some()).await?;
         let routes = match &look.routes {
             Some(interest) => Some(Arc::new(self.table(interest).await?)),
             None => None,

@@ -21,7 +21,7 @@ pub(super) fn read<T: FromStr>(key: &str) -> Option<T> {
 pub(super) fn effective(sysctl: Sysctl, name: &str) -> Option<u8> {
     let own = read(&sysctl.key(name));
     match sysctl {
-        Sysctl::AcceptLocal => own.max(read(&sysctl.key("all"))),
+        Sysctl::AcceptLocal | Sysctl::ReversePath => own.max(read(&sysctl.key("all"))),
         _ => own,
     }
 }

@@ -89,6 +89,9 @@ impl<F: Fn() -> Now + Send + Sync + 'static> Collector for Snapshot<F> {
         let recut = self.counters.recut_super_packets();
         let help = "Received TCP super-packets whose segment size nobody knew";
         ConstCounter::new(recut).encode(counter(&mut encoder, "recut_super_packets", help)?)?;
+        let help = "Reads of the TUN that the kernel refused";
+        let errors = self.counters.device_read_errors();
+        ConstCounter::new(errors).encode(counter(&mut encoder, "device_read_errors", help)?)?;
         let (sent, suppressed) = self.counters.icmp_errors();
         let mut errors =
             counter(&mut encoder, "icmp_errors", "ICMP errors to the senders of dropped packets")?;
@@ -113,6 +116,8 @@ impl<F: Fn() -> Now + Send + Sync + 'static> Collector for Snapshot<F> {
         )?;
         gauge(&mut encoder, "routes", "Routes in the forwarding table", routes)?;
         gauge(&mut encoder, "peers", "Known peers", peers)?;
+        let help = "Workers that make no progress";
+        gauge(&mut encoder, "stuck_workers", help, self.counters.stuck().len())?;
         let help = "Whether the configuration file could be followed when it was last to be read";
         gauge(&mut encoder, "config_last_reload_successful", help, usize::from(reloaded))
     }
@@ -229,6 +234,8 @@ mod tests {
             "underpass_log_lines_lost_total 9",
             "underpass_socket_drops_total 5",
             "underpass_strangers_refused 1",
+            "underpass_device_read_errors_total 0",
+            "underpass_stuck_workers 0",
             "underpass_routes 4",
             "underpass_peers 3",
             concat!(r#"underpass_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::inputs::TunLink;
 use crate::dataplane::observe::WorkerCounters;
 use crate::dataplane::packet::Delivery;
+use crate::wire::Ipv4;
 use crate::wire::icmp::{self, Problem};
 
 /// Errors a second of one kind to one sender, by one worker.
@@ -57,6 +58,9 @@ impl IcmpErrors {
         counters: &WorkerCounters,
     ) {
         let source = match sender {
+            IpAddr::V4(_) if tun.answers_as_target => {
+                Ipv4::parse(packet).ok().map(|packet| packet.destination().into())
+            }
             IpAddr::V4(_) => tun.address.map(IpAddr::V4),
             IpAddr::V6(_) => tun.address6.map(IpAddr::V6),
         };

@@ -161,6 +161,9 @@ pub struct TunLink {
     pub address: Option<Ipv4Addr>,
     /// The same for IPv6.
     pub address6: Option<Ipv6Addr>,
+    /// Whether ICMP errors over IPv4 come in the name of whom the packet was for, as those of the kernel's own
+    /// tunnels in bridges do: the host drops what has an address of its own as the source.
+    pub answers_as_target: bool,
 }
 
 /// The TAP, as far as frames for it go.

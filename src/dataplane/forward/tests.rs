@@ -156,6 +156,7 @@ fn forwarding_to(peer: impl Fn(u8) -> Peer, number: u8, mode: Mode, extra: Optio
         mtu: 1500,
         address: Some(Ipv4Addr::new(10, 244, number, 0)),
         address6: Some(Ipv6Addr::new(0xfd00, 0x10, 0x244, number.into(), 0, 0, 0, 0)),
+        answers_as_target: false,
     };
     forwarding_with(peer, number, mode, extra, tun)
 }

@@ -1,7 +1,7 @@
 //! What one worker counts.
 
 use std::io;
-use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering::Relaxed};
 
 use crate::net::DropReason;
 
@@ -54,6 +54,11 @@ pub struct WorkerCounters {
     pub questions: Counter,
     /// Messages that the kernel refused to send as too large: the way they took carries less than was known.
     pub too_large_sends: Counter,
+    /// Reads of the TUN that failed, but for those that say that it is gone.
+    pub device_read_errors: Counter,
+    /// Grows each time the worker comes by its edges: one that does not although it is woken is stuck.
+    pub beat: Counter,
+    stuck: AtomicBool,
     /// ICMP errors written to the TUN. They are no traffic of others, so no edge counts them.
     pub icmp_sent: Counter,
     /// ICMP errors kept back: too many already, or the TUN could not take them.
@@ -114,6 +119,16 @@ impl WorkerCounters {
         refusals.errno.store(error.raw_os_error().unwrap_or_default(), Relaxed);
         refusals.standing.store(GIVEN_UP, Relaxed);
         refusals.count.add(1);
+    }
+
+    /// Says whether the worker makes no progress; returns what was said before. The control plane says it.
+    pub fn set_stuck(&self, stuck: bool) -> bool {
+        self.stuck.swap(stuck, Relaxed)
+    }
+
+    /// Whether the worker makes no progress.
+    pub fn is_stuck(&self) -> bool {
+        self.stuck.load(Relaxed)
     }
 
     /// Whether the worker goes on without an offload.

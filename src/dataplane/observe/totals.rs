@@ -98,6 +98,17 @@ impl Counters {
         self.each().map(|worker| worker.too_large_sends.get()).sum()
     }
 
+    /// The workers that make no progress.
+    pub fn stuck(&self) -> Vec<usize> {
+        let all = self.each().enumerate();
+        all.filter(|(_, worker)| worker.is_stuck()).map(|(index, _)| index).collect()
+    }
+
+    /// Reads of the TUN that failed, all workers together.
+    pub fn device_read_errors(&self) -> u64 {
+        self.each().map(|worker| worker.device_read_errors.get()).sum()
+    }
+
     /// ICMP errors sent and kept back, all workers together.
     pub fn icmp_errors(&self) -> (u64, u64) {
         let each = self.each().map(|worker| (worker.icmp_sent.get(), worker.icmp_suppressed.get()));

@@ -8,6 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 
@@ -17,6 +18,10 @@ use crate::dataplane::segment::merge::Rules;
 use crate::sync::Published;
 pub use lane::Lane;
 use worker::WorkerThread;
+
+/// How long a worker may take to its end, and from one look at it to the next.
+const PATIENCE: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// A worker that ended without being stopped.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +34,28 @@ pub enum Failure {
         /// Why; part of the text already, so not its source.
         error: io::Error,
     },
+    /// It does not come by its edges although it is woken.
+    #[error("worker {worker} has made no progress for {seconds} s")]
+    Stuck {
+        /// Which one.
+        worker: usize,
+        /// For how long.
+        seconds: u64,
+    },
+}
+
+/// Wakes the workers that sleep.
+#[derive(Clone, Debug)]
+pub struct Wakers(Vec<Arc<mio::Waker>>);
+
+impl Wakers {
+    /// Has each worker come by its edges.
+    pub fn wake(&self) {
+        for waker in &self.0 {
+            // A worker that cannot be woken has ended already.
+            let _ = waker.wake();
+        }
+    }
 }
 
 /// Running workers.
@@ -78,19 +105,28 @@ impl Pump {
         self.failures.clone()
     }
 
-    /// Lets every worker finish its batch, and waits for all of them; dropping does the same.
+    /// What wakes the workers.
+    pub fn wakers(&self) -> Wakers {
+        Wakers(self.wakers.clone())
+    }
+
+    /// Lets every worker finish its batch, and waits for all of them that make progress; dropping does the same.
     pub fn stop(self) {}
 }
 
 impl Drop for Pump {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
-        for waker in &self.wakers {
-            // A worker that cannot be woken has ended already.
-            let _ = waker.wake();
-        }
+        self.wakers().wake();
+        let patience = Instant::now() + PATIENCE;
         for thread in self.threads.drain(..) {
-            let _ = thread.join();
+            while !thread.is_finished() && Instant::now() < patience {
+                std::thread::sleep(PAUSE);
+            }
+            // One that is stuck ends with the process.
+            if thread.is_finished() {
+                let _ = thread.join();
+            }
         }
     }
 }

@@ -35,6 +35,9 @@ const RECEIVE_ERRORS: usize = 8;
 /// Every packet starts at a multiple of this, a cache line.
 const ALIGN: usize = 64;
 
+/// From a read of the device that failed to the next one.
+const RETRY: Duration = Duration::from_millis(10);
+
 const WAKER: Token = Token(usize::MAX);
 const DEVICE: Token = Token(usize::MAX - 1);
 
@@ -52,6 +55,8 @@ pub struct WorkerThread {
     counters: Counters,
     /// Which edges may have something: the device first, then the receivers.
     ready: Vec<bool>,
+    /// Whether the last read from the device failed.
+    faulty: bool,
 }
 
 impl WorkerThread {
@@ -79,6 +84,7 @@ impl WorkerThread {
             index,
             counters,
             ready: vec![true; edges],
+            faulty: false,
         };
         Ok((worker, waker))
     }
@@ -91,7 +97,10 @@ impl WorkerThread {
         let mut events = Events::with_capacity(16);
         while !stop.load(Ordering::Acquire) {
             let busy = self.ready.contains(&true);
-            self.wait(&mut events, if busy { Some(Duration::ZERO) } else { None })?;
+            let retry = std::mem::take(&mut self.faulty);
+            self.wait(&mut events, if busy { Some(Duration::ZERO) } else { retry.then_some(RETRY) })?;
+            self.ready[0] |= retry;
+            self.counters.handle(self.index).counters.beat.add(1);
             let tables = forwarding.pin();
             if self.ready[0] {
                 self.ready[0] = self.outbound_batch(&tables)?;
@@ -142,7 +151,13 @@ impl WorkerThread {
                     break;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
+                Err(error) if is_gone(&error) => return Err(error),
+                Err(_) => {
+                    // Packets may wait all the same, and nothing tells when it is over.
+                    worker.counters.device_read_errors.add(1);
+                    (more, self.faulty) = (false, true);
+                    break;
+                }
             };
             if watched {
                 capture_tap::read(worker, &cx.arena[at..at + len]);
@@ -188,6 +203,11 @@ impl WorkerThread {
         }
         Ok(more)
     }
+}
+
+/// Whether the device is no more: the kernel has detached its queues, or its driver is gone.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EBADFD | libc::EBADF | libc::ENODEV | libc::ENXIO))
 }
 
 /// A batch of receives.

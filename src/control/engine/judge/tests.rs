@@ -1,7 +1,9 @@
 //! Judgements by made-up facts, and their texts.
 
-use super::{Facts, Needs, PreflightError, TunNode, Verdict, Warning, judge, judge_settings};
-use crate::control::engine::port::{Settings, TunDetails};
+use std::net::IpAddr;
+
+use super::{Facts, Needs, PreflightError, TunNode, Verdict, Warning, judge_settings};
+use crate::control::engine::port::{KernelTunnel, Settings, TunDetails};
 
 const ALL: u64 = 1 << 12 | 1 << 13;
 
@@ -13,6 +15,7 @@ fn needs() -> Needs {
         direct: true,
         ipv6: true,
         ipv6_underlay: true,
+        own: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
     }
 }
 
@@ -25,6 +28,14 @@ fn good() -> Facts {
         device: None,
         settings: Settings { rp_filter_uplink: 2, ..Settings::default() },
     }
+}
+
+fn is_peer(address: IpAddr) -> bool {
+    address == IpAddr::from([192, 0, 2, 2])
+}
+
+fn judge(needs: &Needs, facts: &Facts) -> Verdict {
+    super::judge(needs, facts, is_peer)
 }
 
 fn errors(facts: &Facts) -> Vec<PreflightError> {
@@ -48,6 +59,7 @@ fn every_obstacle_is_reported_at_once() {
             rp_filter_uplink: 0,
             ip_forward: false,
             ip6_forward: false,
+            ..Settings::default()
         },
         ..good()
     };
@@ -162,9 +174,10 @@ fn what_appears_later_becomes_a_requirement() {
         rp_filter_uplink: 0,
         ip_forward: false,
         ip6_forward: false,
+        ..Settings::default()
     };
     let commands: Vec<String> =
-        judge_settings(&needs(), &settings).requirements().map(|open| open.command).collect();
+        judge_settings(&needs(), &settings, is_peer).requirements().map(|open| open.command).collect();
     let expected = [
         "ip link set tunl0 down",
         "ip link set ip6tnl0 down",
@@ -173,5 +186,51 @@ fn what_appears_later_becomes_a_requirement() {
         "sysctl -w net.ipv6.conf.all.forwarding=1",
     ];
     assert_eq!(commands, expected);
-    assert_eq!(judge_settings(&needs(), &Settings::default()).requirements().count(), 0);
+    assert_eq!(judge_settings(&needs(), &Settings::default(), is_peer).requirements().count(), 0);
+}
+
+#[test]
+fn devices_that_would_deliver_twice() {
+    let tunnel = |name: &str, local: Option<&str>, remote: Option<&str>| KernelTunnel {
+        name: name.to_owned(),
+        ipv6: false,
+        local: local.map(|text| text.parse().unwrap()),
+        remote: remote.map(|text| text.parse().unwrap()),
+    };
+    let of = |needs: &Needs, tunnel: KernelTunnel| {
+        let settings = Settings { tunnels: Some(vec![tunnel]), tunl0_up: true, ..Settings::default() };
+        let found = judge_settings(needs, &settings, is_peer).errors;
+        found.iter().any(|error| matches!(error, PreflightError::KernelTunnel { .. }))
+    };
+    assert!(of(&needs(), tunnel("any", None, None)));
+    assert!(of(&needs(), tunnel("t1", Some("192.0.2.1"), Some("192.0.2.2"))));
+    assert!(!of(&needs(), tunnel("t1", None, Some("192.0.2.3"))), "somebody else");
+    assert!(!of(&needs(), tunnel("t1", Some("198.51.100.1"), None)), "another address of this host");
+    assert!(!of(&needs(), tunnel("tunl0", None, None)), "it is judged by its name");
+    let vxlan = Needs { ipip: false, ..needs() };
+    assert!(!of(&vxlan, tunnel("any", None, None)));
+    let settings = Settings { tunl0_up: true, ip6tnl0_up: true, ..Settings::default() };
+    assert_eq!(judge_settings(&vxlan, &settings, is_peer), Verdict::default());
+    let over6 = KernelTunnel { ipv6: true, ..tunnel("six", None, None) };
+    assert!(of(&needs(), over6.clone()));
+    let only4 = Needs { own: vec!["192.0.2.1".parse().unwrap()], ..needs() };
+    assert!(!of(&only4, over6));
+}
+
+#[test]
+fn what_keeps_forwarded_packets_out_is_told() {
+    let settings = Settings {
+        forward_uplink: false,
+        drop_forwarded: vec!["ip filter FORWARD".to_owned()],
+        ..Settings::default()
+    };
+    let verdict = judge_settings(&needs(), &settings, is_peer);
+    let commands: Vec<String> = verdict.requirements().map(|open| open.command).collect();
+    assert_eq!(
+        commands,
+        ["sysctl -w net/ipv4/conf/eth0/forwarding=1", "nft chain ip filter FORWARD '{ policy accept; }'"]
+    );
+    // Tunnels come in by the TUN.
+    let tunnels = Needs { direct: false, ..needs() };
+    assert_eq!(judge_settings(&tunnels, &settings, is_peer).warnings.len(), 1);
 }

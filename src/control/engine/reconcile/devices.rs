@@ -69,7 +69,7 @@ fn of_tun_sysctls(desired: Desired<'_>, tun: &DeviceView, host_forwards: bool) -
     let name = &tun.link.name;
     let has_ipv4 = desired.addresses.iter().any(IpAddr::is_ipv4);
     let local =
-        format!("{name} does not accept local addresses: pods do not get ICMP errors from the tunnel");
+        format!("{name} does not accept local addresses: pods get ICMP errors in the name of their targets");
     let forwarding =
         format!("{name} does not forward: packets of other nodes do not reach the pods of this one");
     let wanted = [
@@ -79,7 +79,12 @@ fn of_tun_sysctls(desired: Desired<'_>, tun: &DeviceView, host_forwards: bool) -
         // Where the host does not forward at all, that is for the administrator to decide.
         (Sysctl::Forwarding, 1, has_ipv4 && host_forwards, Some(forwarding)),
     ];
-    let wanted = wanted.into_iter().filter(|(_, _, needed, _)| *needed);
+    // A strict check would drop what another node or an external one sends in its own name.
+    let strict = tun.sysctls.get(&Sysctl::ReversePath) == Some(&1);
+    let loose =
+        format!("strict reverse path filtering on {name} drops packets whose sources are not routed to it");
+    let wanted = wanted.into_iter().chain([(Sysctl::ReversePath, 2, has_ipv4 && strict, Some(loose))]);
+    let wanted = wanted.filter(|(_, _, needed, _)| *needed);
     wanted.filter_map(|(sysctl, value, _, what)| of_sysctl(Role::Tun, tun, sysctl, value, what)).collect()
 }
 

@@ -61,6 +61,15 @@ pub(super) struct Own {
     brought_up: bool,
 }
 
+/// What of the TUN is for others to set, and packets have to be handled accordingly.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::control::engine) struct Held {
+    /// Its MTU as it is.
+    pub mtu: Option<u16>,
+    /// Whether it does not take packets that have an address of this host as their source.
+    pub accept_local: bool,
+}
+
 /// How the TUN should be, and what should point at it.
 #[derive(Clone, Copy)]
 pub(in crate::control::engine) struct Wish<'a> {
@@ -196,6 +205,9 @@ impl HostSide {
         self.looks.end(view.took, now);
         let len = |view: &HostView| view.routes.as_ref().map_or(0, |table| table.routes().len());
         let before = len(&self.view);
+        if view.settings.tunnels.is_none() {
+            view.settings.tunnels = self.view.settings.tunnels.take();
+        }
         if view.routes.is_none() {
             view.routes = self.view.routes.take();
         }
@@ -277,7 +289,7 @@ impl HostSide {
         &mut self,
         wish: Wish<'_>,
         now: Instant,
-    ) -> (Vec<Effect>, Option<u16>) {
+    ) -> (Vec<Effect>, Held) {
         let addresses = Arc::clone(&self.addresses);
         let desired =
             Desired { mtu: wish.state.wanted_mtu(), addresses: &addresses, tap: self.tap.as_deref() };
@@ -285,7 +297,10 @@ impl HostSide {
         let plan = self.mender.plan(differences, self.capabilities.net_admin, now);
         self.again = plan.again;
         let held = self.view.tun.as_ref().filter(|_| plan.mtu_is_held).map(|tun| tun.link.mtu);
-        let held = held.map(|mtu| u16::try_from(mtu).unwrap_or(u16::MAX));
+        let held = Held {
+            mtu: held.map(|mtu| u16::try_from(mtu).unwrap_or(u16::MAX)),
+            accept_local: plan.accept_local_is_held,
+        };
         self.device_requirements = plan.requirements;
         let asked = plan.requests.into_iter().map(|(key, request)| {
             let open = Open::Mend(key, request.clone());

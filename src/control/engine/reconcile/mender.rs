@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::devices::{Difference, Key};
-use crate::control::engine::port::{HostError, HostRequest, Requirement};
+use super::devices::{Difference, Key, Role};
+use crate::control::engine::port::{HostError, HostRequest, Requirement, Sysctl};
 
 /// From one time that a difference is mended to the next: somebody else may insist on his value.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -34,6 +34,8 @@ pub(in crate::control::engine) struct Plan {
     pub requirements: Vec<Requirement>,
     /// Whether the MTU is among them.
     pub mtu_is_held: bool,
+    /// Whether what has local addresses as its source is not taken from the TUN.
+    pub accept_local_is_held: bool,
     /// When something that has to wait may be mended.
     pub again: Option<Instant>,
 }
@@ -76,6 +78,7 @@ impl Mender {
         for difference in differences {
             if let Some(requirement) = difference.requirement {
                 plan.mtu_is_held |= difference.key == Key::Mtu;
+                plan.accept_local_is_held |= difference.key == Key::Sysctl(Role::Tun, Sysctl::AcceptLocal);
                 plan.requirements.push(requirement);
             }
         }

@@ -102,7 +102,7 @@ impl Model {
             Arc::new(Table::new(self.routes.iter().filter(matter).copied().collect(), names))
         });
         let tap = self.tap.clone().filter(|tap| look.tap.as_ref() == Some(&tap.link.name));
-        HostView { tun: self.tun.clone(), tap, settings: self.settings, routes, took: Duration::ZERO }
+        HostView { tun: self.tun.clone(), tap, settings: self.settings.clone(), routes, took: Duration::ZERO }
     }
 
     fn execute(&mut self, request: &HostRequest) -> Vec<Failure> {

@@ -6,6 +6,10 @@
 
 use crate::wire::{Tcp, be16, checksum, ipv6, put16, tcp};
 
+/// Bytes of both headers without options.
+const HEADERS: u16 = 60;
+const _: () = assert!(HEADERS as usize == ipv6::LEN + tcp::LEN);
+
 /// Lowers the maximum segment size in `packet`, IPv6 with its TCP header at `l4`, to what a path of `mtu` bytes
 /// carries. `unfinished`: its checksum is still to be made.
 #[cold]
@@ -13,7 +17,7 @@ pub fn limit_segment_size(packet: &mut [u8], l4: usize, mtu: u16, unfinished: bo
     let Ok(view) = Tcp::parse(&packet[l4..]) else { return };
     let (is_syn, header) = (view.flags() & tcp::SYN != 0, l4..l4 + view.header_len());
     let Some(at) = tcp::segment_size_at(&packet[header]).filter(|_| is_syn) else { return };
-    let limit = mtu.saturating_sub((ipv6::LEN + tcp::LEN) as u16);
+    let limit = mtu.saturating_sub(HEADERS);
     let old = be16(packet, l4 + at);
     if old <= limit {
         return;

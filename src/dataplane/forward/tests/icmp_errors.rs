@@ -66,7 +66,12 @@ fn a_smaller_path_counts_where_there_is_an_outer_header() {
     }
 }
 
-const TUN: TunLink = TunLink { mtu: 1500, address: Some(Ipv4Addr::new(10, 244, 1, 0)), address6: None };
+const TUN: TunLink = TunLink {
+    mtu: 1500,
+    address: Some(Ipv4Addr::new(10, 244, 1, 0)),
+    address6: None,
+    answers_as_target: false,
+};
 
 /// One error for all segments of a super-packet, by the size of the segments.
 #[test]
