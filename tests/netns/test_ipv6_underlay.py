@@ -227,8 +227,11 @@ class Refused(SilentPeer6):
     def test_s2_s4_inner_addresses(self) -> None:
         for form in FORMATS:
             spoofed = [inner(source=source) for source in ("10.244.1.2", "10.244.3.2", "8.8.8.8", "192.0.2.2")]
-            spoofed += [inner6(src=source) for source in (A6, "fd00:244:3::2", ADDRESSES6["n2"], "2001:db8::7")]
+            spoofed += [inner6(src=source) for source in (A6, "fd00:244:3::2", ADDRESSES6["n1"], "2001:db8::7")]
             self.refused(form, [outer6(form, packet) for packet in spoofed], spoofed_source=len(spoofed))
+            # A node speaks for itself.
+            with self.moves("n1", underlay_rx=1, device_tx=1):
+                self.inject([outer6(form, inner6(src=ADDRESSES6["n2"]))])
             foreign = [inner(target=target) for target in ("10.244.3.2", "8.8.8.8", "127.0.0.1", "224.0.0.1")]
             foreign += [inner6(dst=target) for target in (B6, "2001:db8::1", "ff02::1", "::1", "2001:4860::8")]
             self.refused(form, [outer6(form, packet) for packet in foreign], not_local=len(foreign))

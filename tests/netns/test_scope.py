@@ -118,7 +118,7 @@ class Loops(SharedLab):
         both = ["10.244.2.0/24", "192.0.2.0/29"]
         for config in (
             {"peers": {"n2": (ADDRESSES["n2"], both)}},
-            {"peers": {"n2": ("10.244.7.7", ["10.244.2.0/24"])}},
+            {"peers": {"n2": ("10.244.2.7", ["10.244.2.0/24"])}},
         ):
             with self.subTest(config):
-                self.assertRegex(self.check(**config), r"loop\.toml:\d+:\d+: .*(192\.0\.2|10\.244\.7\.7)")
+                self.assertRegex(self.check(**config), r"loop\.toml:\d+:\d+: .*(192\.0\.2|10\.244\.2\.7)")
