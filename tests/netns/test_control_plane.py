@@ -120,8 +120,7 @@ class ControlPlane(SharedLab):
         self.assertLess(self.resident(daemon.pid) - memory, 20 << 20)
         # One by one it ends at the same number.
         few = "".join(f"172.16.{n >> 8}.{n & 255}/32 via n2\n" for n in range(990))
-        self.lines("add", few)
-        self.lines("add", "172.17.0.0/24 via n2\n")
+        self.lines("add", "172.16.0.0/12 via n2\n" + few)
         more = "".join(f"172.18.0.{n}/32 via n2\n" for n in range(20))
         refused = daemon.command("route", "add", "--file", self.text(more), check=False)
         self.assertEqual(refused.returncode, 1)
@@ -137,7 +136,8 @@ class ControlPlane(SharedLab):
         names = [f"p{n}" for n in range(3, 20)]
 
         def sets(numbers: range) -> str:
-            rows = []
+            # One wide route, so that the kernel needs no other.
+            rows = ["10.128.0.0/9 via n2\n"]
             for bits in numbers:
                 owners = [name for place, name in enumerate(names) if bits >> place & 1]
                 if len(owners) > 1:
@@ -164,6 +164,8 @@ class ControlPlane(SharedLab):
         self.addCleanup(self.restart)
         lines = self.lab.dir / "million.txt"
         with lines.open("w", encoding="utf-8") as out:
+            # One wide route, so that the kernel needs no other.
+            out.write("11.0.0.0/8 via big\n")
             out.writelines(f"11.{n >> 16}.{n >> 8 & 255}.{n & 255}/32 via big\n" for n in range(MANY))
         daemon.command("route", "add", "--file", lines, timeout=120)
         deleted = daemon.command("peer", "del", "big", timeout=120, check=False)
