@@ -70,7 +70,10 @@ fn overview(status: &api::Status) -> Table {
         let now = if status.strangers_refused { "; it refuses strangers now" } else { "" };
         overview.add_row([
             "sockets",
-            &format!("{} not taken by the kernel{now}", text::plural(status.socket_drops as usize, "packet")),
+            &format!(
+                "{} not taken by the kernel{now}",
+                text::plural(usize::try_from(status.socket_drops).unwrap_or(usize::MAX), "packet")
+            ),
         ]);
     }
     if status.log_lines_lost > 0 {

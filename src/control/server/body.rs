@@ -50,7 +50,7 @@ pub async fn routes(body: Body, kinds: Kinds, most: usize) -> Result<Batch, Refu
             linger(&mut body).await;
             break;
         }
-        if reader.len() > most {
+        if reader.changes() > most {
             let text = format!(
                 "more than {most} routes in one request, nothing has changed; `max_routes` under [control] allows no \
                  more"

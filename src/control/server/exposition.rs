@@ -67,7 +67,7 @@ impl Form {
         for part in parts {
             match part.split_once('=') {
                 Some(("q", value)) => {
-                    weight = value.parse::<f32>().map_or(0, |q| (q.clamp(0.0, 1.0) * 1000.0) as u16)
+                    weight = thousandths(value);
                 }
                 Some(("version", value)) if value.trim_matches('"') == version => exact = 1,
                 Some(("version", _)) => return None,
@@ -75,6 +75,17 @@ impl Form {
             }
         }
         Some((precision + exact, weight))
+    }
+}
+
+/// A weight, `0` to `1` with up to three decimals (RFC 9110 §12.4.2); 0 where it is none.
+fn thousandths(weight: &str) -> u16 {
+    let (whole, decimals) = weight.split_once('.').unwrap_or((weight, ""));
+    let decimals: String = decimals.chars().chain("000".chars()).take(3).collect();
+    match (whole, decimals.parse::<u16>()) {
+        ("1", Ok(0)) => 1000,
+        ("0", Ok(decimals)) => decimals,
+        _ => 0,
     }
 }
 

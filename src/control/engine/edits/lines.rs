@@ -93,7 +93,7 @@ impl Reader {
     }
 
     /// The number of changes so far.
-    pub fn len(&self) -> usize {
+    pub fn changes(&self) -> usize {
         self.batch.len()
     }
 
