@@ -23,7 +23,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use crate::client::ClientError;
-use crate::control::daemon::log::style;
+use crate::control::daemon::log::{self, style};
 
 /// Userspace tunnel dataplane: joins the pod networks of nodes by IPIP, VXLAN or direct routing
 #[derive(Debug, Parser)]
@@ -61,7 +61,7 @@ pub fn main() -> ExitCode {
     let Err(error) = cli.execute() else { return ExitCode::SUCCESS };
     if is_daemon {
         // Whoever supervises it waits for its end, and may well be the one who does not read.
-        let words = style::with_priority(&words(&error), style::ERROR, style::is_journal());
+        let words = style::with_priority(&words(&error), style::ERROR, log::is_journal());
         out::complain_within(words, LAST_WORDS);
     } else {
         out::complain(&words(&error));

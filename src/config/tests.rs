@@ -248,7 +248,7 @@ fn broken_syntax_is_reported_alone_but_wholly() {
     assert_eq!(
         errors(text),
         "f:2:8: string values must be quoted, expected literal string\n\
-         f:3:8: string values must be quoted, expected literal string\n\
+         f:3:8: abc is a string, which needs quotes; write \"abc\"\n\
          f:4:8: unclosed table, expected `]`"
     );
 }

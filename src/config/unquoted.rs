@@ -14,9 +14,9 @@ pub(super) fn unquoted(text: &str, at: usize) -> Option<(usize, String)> {
     })?;
     let before = line.get(..place)?;
     let quoted = before.matches('"').count() % 2 == 1 || before.matches('\'').count() % 2 == 1;
-    // What is no value is no string.
-    let is_value =
-        before.contains('=') || before.trim().is_empty() || before.trim_end().ends_with([',', '[']);
+    // A line that begins with it may be one of a list; a key has neither of these characters.
+    let in_list = before.trim().is_empty() || before.trim_end().ends_with(',');
+    let is_value = before.contains('=') || in_list && word.contains(['/', ':']);
     let is_key = line.get(place + word.len()..)?.trim_start().starts_with('=');
     if quoted || !is_value || is_key || before.contains('#') || is_fine(word) {
         return None;

@@ -93,7 +93,7 @@ impl Groups {
     fn add(&mut self, set: Arc<[PeerId]>) {
         let hole = self.free.iter().next().map(|(id, ())| *id);
         // Without a hole the ids are those below the number of sets.
-        let id = hole.unwrap_or(u16::try_from(self.sets.len()).unwrap_or(u16::MAX));
+        let Some(id) = hole.or_else(|| u16::try_from(self.sets.len()).ok()) else { return };
         self.free.remove(&id);
         self.sets.insert(id, Arc::clone(&set));
         self.ids.insert(set, GroupId(id));

@@ -115,12 +115,12 @@ class Socket(SharedLab):
 
     def test_c1_a_stale_socket_is_replaced(self) -> None:
         daemon = self.lab.daemons.pop("n1")
-        before = os.lstat(daemon.socket).st_ino
+        before = os.lstat(daemon.socket).st_ctime_ns
         daemon.process.kill()
         daemon.process.wait()
         self.assertTrue(stat.S_ISSOCK(os.lstat(daemon.socket).st_mode), "the killed daemon leaves its socket")
         daemon = self.start("n1")
-        self.assertNotEqual(os.lstat(daemon.socket).st_ino, before)
+        self.assertNotEqual(os.lstat(daemon.socket).st_ctime_ns, before)
         self.assertEqual(self.lab.status("n1")["node"], "n1")
 
     def test_c1_a_second_daemon_is_refused_and_the_first_goes_on(self) -> None:

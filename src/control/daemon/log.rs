@@ -75,7 +75,7 @@ impl Drop for Guard {
 /// # Errors
 /// When the thread cannot be made.
 pub fn start() -> io::Result<Guard> {
-    let journal = style::is_journal();
+    let journal = is_journal();
     let log = Log::over(io::stderr(), journal)?;
     let log = LOG.get_or_init(|| log).clone();
     std::panic::set_hook(Box::new(report_panic));
@@ -97,6 +97,11 @@ pub fn start() -> io::Result<Guard> {
         );
     }
     Ok(Guard(log))
+}
+
+/// Whether the journal reads what is written to stderr.
+pub fn is_journal() -> bool {
+    style::is_journal(io::stderr())
 }
 
 /// Lines that did not reach stderr since the start.

@@ -1,5 +1,7 @@
 //! Reading what clients send, queries and bodies, within bounds.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::Query;
 use axum::extract::rejection::QueryRejection;
@@ -7,6 +9,7 @@ use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 
 use crate::control::engine::edits::batch::Batch;
 use crate::control::engine::edits::lines::{Kinds, Reader};
@@ -14,6 +17,8 @@ use crate::control::engine::refusal::{Kind, Refusal};
 
 /// Bytes of a text of routes; about fifteen million of them.
 const MOST_TEXT: usize = 256 << 20;
+/// How long what nobody reads any more is taken.
+const LINGER: Duration = Duration::from_secs(1);
 /// Bytes of a JSON document.
 const MOST_JSON: usize = 16 << 20;
 /// A query that could be understood; `advice` says what was expected.
@@ -42,6 +47,7 @@ pub async fn routes(body: Body, kinds: Kinds, most: usize) -> Result<Batch, Refu
         if let Some(piece) = frame.data_ref()
             && !reader.push(piece)
         {
+            linger(&mut body).await;
             break;
         }
         if reader.changes() > most {
@@ -49,10 +55,18 @@ pub async fn routes(body: Body, kinds: Kinds, most: usize) -> Result<Batch, Refu
                 "more than {most} routes in one request, nothing has changed; `max_routes` under [control] allows no \
                  more"
             );
+            linger(&mut body).await;
             return Err(Refusal::new(Kind::TooLarge, text));
         }
     }
     reader.finish().map_err(|culprits| Refusal::of(Kind::Malformed, culprits))
+}
+
+/// Takes what a client still sends, for a while: most clients read an answer only when they have sent
+/// everything.
+async fn linger(body: &mut Limited<Body>) {
+    let rest = async { while let Some(Ok(_)) = body.frame().await {} };
+    let _ = timeout(LINGER, rest).await;
 }
 
 /// A JSON document.

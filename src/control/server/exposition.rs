@@ -76,12 +76,13 @@ impl Form {
     }
 }
 
-/// A weight of RFC 9110 §12.4.2, such as `0.5` or `1`, in thousandths; 0 for what is none.
+/// A weight, `0` to `1` with up to three decimals (RFC 9110 §12.4.2); 0 where it is none.
 fn thousandths(weight: &str) -> u16 {
-    let (whole, digits) = weight.split_once('.').unwrap_or((weight, ""));
-    match whole {
-        "1" => 1000,
-        "0" => format!("{digits:0<3}").parse().ok().filter(|thousandths| *thousandths < 1000).unwrap_or(0),
+    let (whole, decimals) = weight.split_once('.').unwrap_or((weight, ""));
+    let decimals: String = decimals.chars().chain("000".chars()).take(3).collect();
+    match (whole, decimals.parse::<u16>()) {
+        ("1", Ok(0)) => 1000,
+        ("0", Ok(decimals)) => decimals,
         _ => 0,
     }
 }

@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -26,6 +27,8 @@ pub struct SocketFile {
     path: PathBuf,
     device: u64,
     inode: u64,
+    /// When it was made, where the file system knows: numbers of files are used again.
+    born: Option<SystemTime>,
     access: Access,
 }
 
@@ -100,7 +103,7 @@ impl ControlSocket {
         let (device, inode) = (metadata.dev(), metadata.ino());
         Ok(Self {
             listener: socket.into(),
-            file: SocketFile { path: path.to_owned(), device, inode, access },
+            file: SocketFile { path: path.to_owned(), device, inode, born: metadata.created().ok(), access },
         })
     }
 
@@ -135,7 +138,7 @@ impl SocketFile {
     }
 
     fn is_ours(&self, metadata: &Metadata) -> bool {
-        metadata.dev() == self.device && metadata.ino() == self.inode
+        (metadata.dev(), metadata.ino()) == (self.device, self.inode) && metadata.created().ok() == self.born
     }
 }
 

@@ -109,7 +109,7 @@ impl Door {
         let len = steps.len();
         let step = |(place, step)| match step {
             Step::Do(instruction) => instruction,
-            Step::Pass => op(libc::BPF_JMP | libc::BPF_JA, (len - 1 - place) as u32),
+            Step::Pass => over(len - 1 - place),
         };
         let mut program: Vec<SockFilter> = steps.into_iter().enumerate().map(step).collect();
         match self.share {
@@ -203,11 +203,16 @@ fn search(ranges: &[(u32, u32)], steps: &mut Vec<Step>) {
             let mut below = Vec::new();
             search(lower, &mut below);
             steps.push(Step::Do(jump(libc::BPF_JGE, upper[0].0, 0, 1)));
-            steps.push(Step::Do(op(libc::BPF_JMP | libc::BPF_JA, below.len() as u32)));
+            steps.push(Step::Do(over(below.len())));
             steps.extend(below);
             search(upper, steps);
         }
     }
+}
+
+/// Over so many instructions, of which no program has more than 4096.
+fn over(instructions: usize) -> SockFilter {
+    op(libc::BPF_JMP | libc::BPF_JA, u32::try_from(instructions).unwrap_or(u32::MAX))
 }
 
 #[cfg(test)]

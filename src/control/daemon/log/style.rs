@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
@@ -26,11 +25,11 @@ pub(super) fn has_colours(is_terminal: bool, variable: impl Fn(&str) -> Option<s
     is_terminal && !refused && variable("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// Whether stderr is the journal's, which then reads the priority of a line from its begin
+/// Whether `stderr` is the journal's, which then reads the priority of a line from its begin
 /// (`JOURNAL_STREAM`, systemd.exec(5); sd-daemon(3)).
-pub fn is_journal() -> bool {
+pub(super) fn is_journal(stderr: impl AsFd) -> bool {
     let Some(stream) = std::env::var_os("JOURNAL_STREAM") else { return false };
-    let stderr = io::stderr().as_fd().try_clone_to_owned().map(File::from);
+    let stderr = stderr.as_fd().try_clone_to_owned().map(File::from);
     let Ok(metadata) = stderr.and_then(|stderr| stderr.metadata()) else { return false };
     stream == *format!("{}:{}", metadata.dev(), metadata.ino())
 }
