@@ -8,6 +8,7 @@
 
 mod errors;
 mod fallback;
+mod sockets;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -23,11 +24,12 @@ use super::tap::Tap;
 use crate::dataplane::encap::ipip;
 use crate::dataplane::observe::capture::Point;
 use crate::dataplane::observe::{Fallback, Worker};
-use crate::dataplane::packet::{Batch, Channel, Datagram, Family, Message, Outbox, Paths};
+use crate::dataplane::packet::{Batch, Channel, Datagram, Message, Outbox, Paths};
 use crate::net::DropReason;
 use crate::wire::protocol;
 use errors::{full, gone, reason_of, refused};
 use fallback::{Bare, Uncut, raw_takes};
+pub use sockets::SendSockets;
 
 /// What a sender can lose and get back.
 const LOSABLE: [Fallback; 3] = [Fallback::UdpGso, Fallback::Tap, Fallback::PacketSocket];
@@ -53,39 +55,6 @@ pub struct Sender {
     batch: sys::SendBatch,
     /// Where refused super-packets are cut.
     spare: Outbox,
-}
-
-/// What a sender is made of.
-#[derive(Default)]
-pub struct SendSockets {
-    /// IPv4 UDP sockets with the ports they are bound to.
-    pub udp: Vec<(Socket, u16)>,
-    /// IPv6 UDP sockets, likewise.
-    pub udp6: Vec<(Socket, u16)>,
-    /// Takes whole IPv4 packets.
-    pub raw: Option<Socket>,
-    /// Takes whole IPv6 packets.
-    pub raw6: Option<Socket>,
-    /// Takes frames on the uplink.
-    pub packet: Option<Socket>,
-}
-
-impl SendSockets {
-    /// The UDP sockets of one family.
-    pub fn udp_of(&mut self, family: Family) -> &mut Vec<(Socket, u16)> {
-        match family {
-            Family::V4 => &mut self.udp,
-            Family::V6 => &mut self.udp6,
-        }
-    }
-
-    /// The raw socket of one family.
-    pub fn raw_of(&mut self, family: Family) -> &mut Option<Socket> {
-        match family {
-            Family::V4 => &mut self.raw,
-            Family::V6 => &mut self.raw6,
-        }
-    }
 }
 
 impl Sender {

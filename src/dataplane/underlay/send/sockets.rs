@@ -1,0 +1,38 @@
+//! The sockets that a sender sends through.
+
+use socket2::Socket;
+
+use crate::dataplane::packet::Family;
+
+/// What a sender is made of.
+#[derive(Default)]
+pub struct SendSockets {
+    /// IPv4 UDP sockets with the ports they are bound to.
+    pub udp: Vec<(Socket, u16)>,
+    /// IPv6 UDP sockets, likewise.
+    pub udp6: Vec<(Socket, u16)>,
+    /// Takes whole IPv4 packets.
+    pub raw: Option<Socket>,
+    /// Takes whole IPv6 packets.
+    pub raw6: Option<Socket>,
+    /// Takes frames on the uplink.
+    pub packet: Option<Socket>,
+}
+
+impl SendSockets {
+    /// The UDP sockets of one family.
+    pub fn udp_of(&mut self, family: Family) -> &mut Vec<(Socket, u16)> {
+        match family {
+            Family::V4 => &mut self.udp,
+            Family::V6 => &mut self.udp6,
+        }
+    }
+
+    /// The raw socket of one family.
+    pub fn raw_of(&mut self, family: Family) -> &mut Option<Socket> {
+        match family {
+            Family::V4 => &mut self.raw,
+            Family::V6 => &mut self.raw6,
+        }
+    }
+}
