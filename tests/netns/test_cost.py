@@ -6,13 +6,12 @@ import bootstrap
 import ipaddress
 import json
 import time
-from typing import Any
 
 from fast import MODES, cpu_seconds
 from rootless import NO_RIGHTS, hand_over, prepare_tun
 from shared import METRICS, SharedLab
 from underpass_lab.command import wait_until
-from underpass_lab.nodes import ADDRESSES, pod_address, subnet
+from underpass_lab.nodes import ADDRESSES, subnet
 
 PEERS = 5_000
 KERNEL_ROUTES = 1 << 18
