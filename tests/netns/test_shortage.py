@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from fast import FORCED, MODES, await_tap, bulk, tap_packets
 from shared import METRICS, SharedLab
 from underpass_lab.command import wait_until
+from underpass_lab.daemon import binary
 
 CLIENTS = 64
 SOFT = 1024
@@ -89,7 +90,7 @@ class Descriptors(SharedLab):
     def tap_is_used(self) -> bool:
         before = tap_packets(self.lab, "n1")
         bulk(self.lab, MIB, [("podA", "podB")])
-        return tap_packets(self.lab, "n1") - before >= MIB // 65536
+        return bool(tap_packets(self.lab, "n1") - before >= MIB // 65536)
 
     def test_a_limit_that_is_too_low_is_refused(self) -> None:
         self.stop("n1")
@@ -97,15 +98,9 @@ class Descriptors(SharedLab):
         config = self.lab.dir / "low.toml"
         config.write_text(self.lab.config("n1", **self.config, extra=METRICS), encoding="utf-8")
         try:
-            command = ["prlimit", f"--nofile={SOFT}:{SOFT}", *self.program("run", "--config", str(config))]
+            command = ["prlimit", f"--nofile={SOFT}:{SOFT}", binary(), "run", "--config", str(config)]
             answer = self.lab.exec("n1", *command, check=False)
             self.assertEqual(answer.returncode, 1)
             self.assertIn(f"the limit of open files is {SOFT}, and", answer.stderr)
         finally:
             self.start("n1", **self.config)
-
-    @staticmethod
-    def program(*arguments: str) -> list[str]:
-        from underpass_lab.daemon import binary
-
-        return [binary(), *arguments]

@@ -2,21 +2,25 @@
 
 import bootstrap
 
-import ctypes
 import os
+import subprocess
+import sys
 
-from fast import MODES, metric_samples
+from fast import MODES
 from shared import SharedLab
 from underpass_lab.command import wait_until
 
-_PTRACE_SEIZE, _PTRACE_INTERRUPT, _PTRACE_DETACH = 0x4206, 0x4207, 17
-_WALL = 0x40000000
-
-
-def ptrace(request: int, thread: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.ptrace(request, thread, None, None) != 0:
-        raise OSError(ctypes.get_errno(), "ptrace")
+# Stops one thread of a process, as no signal can, for as long as this runs; a tracer also has to take note of its end.
+_STOP = """
+import ctypes, os, sys
+SEIZE, INTERRUPT, WALL = 0x4206, 0x4207, 0x40000000
+thread, libc = int(sys.argv[1]), ctypes.CDLL(None)
+if libc.ptrace(SEIZE, thread, None, None) or libc.ptrace(INTERRUPT, thread, None, None):
+    sys.exit("ptrace")
+print("stopped", flush=True)
+while True:
+    os.waitpid(thread, WALL)
+"""
 
 
 def worker_of(pid: int) -> int:
@@ -28,13 +32,6 @@ def worker_of(pid: int) -> int:
     raise AssertionError("no worker")
 
 
-def stop(thread: int) -> None:
-    """Stops one thread of a process, as no signal can."""
-    ptrace(_PTRACE_SEIZE, thread)
-    ptrace(_PTRACE_INTERRUPT, thread)
-    os.waitpid(thread, _WALL)
-
-
 class Stuck(SharedLab):
     config = {**MODES["vxlan"], "tunnel": {"workers": 2}}
 
@@ -42,17 +39,25 @@ class Stuck(SharedLab):
         found: list[int] = self.lab.status(node)["stuck_workers"]
         return found
 
+    def stopped(self, thread: int) -> subprocess.Popen[str]:
+        """Stops a thread until the process that this returns is killed."""
+        command = [sys.executable, "-c", _STOP, str(thread)]
+        tracer = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.addCleanup(tracer.communicate)
+        self.addCleanup(tracer.kill)
+        assert tracer.stdout
+        self.assertEqual(tracer.stdout.readline(), "stopped\n")
+        return tracer
+
     def test_d9_a_worker_that_is_stopped(self) -> None:
         first, second = (self.lab.daemons[node] for node in ("n1", "n2"))
         threads = {node: worker_of(self.lab.daemons[node].pid) for node in ("n1", "n2")}
-        for thread in threads.values():
-            stop(thread)
+        tracers = {node: self.stopped(thread) for node, thread in threads.items()}
         for node in threads:
             wait_until(lambda: self.stuck(node) == [0], 8, f"a word about the worker of {node}")
-        self.assertEqual(metric_samples(self.lab, "n1", "stuck_workers"), {})
         self.assertIn("worker 0 makes no progress", first.log())
         # One is only late.
-        ptrace(_PTRACE_DETACH, threads["n2"])
+        tracers["n2"].kill()
         wait_until(lambda: self.stuck("n2") == [], 8, "progress")
         self.assertIn("worker 0 makes progress again", second.log())
         wait_until(lambda: first.process.poll() is not None, 20, "the end of the daemon")

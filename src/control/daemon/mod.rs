@@ -26,6 +26,7 @@ mod watch;
 mod watchdog;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -35,6 +36,9 @@ use super::source::file::FileSource;
 use crate::dataplane::pump;
 use handle::Handle;
 use supervise::Running;
+
+/// How long threads that wait for something may take to their end.
+const LAST_THREADS: Duration = Duration::from_millis(500);
 
 /// Runs the daemon with the configuration in `file` until SIGTERM or SIGINT.
 ///
@@ -56,7 +60,7 @@ pub fn run(file: PathBuf) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the control plane")?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         // From here on a signal no longer kills us half-way through a start: it waits for its end.
         let mut signals = Signals::catch()?;
         let host = Host::connect()?;
@@ -67,7 +71,10 @@ pub fn run(file: PathBuf) -> anyhow::Result<()> {
         let ended = wait(running.failures(), stuck, &mut signals, running.handle()).await;
         running.end().await;
         ended
-    })
+    });
+    // A thread that waits for a worker which is stuck would wait for ever.
+    runtime.shutdown_timeout(LAST_THREADS);
+    ended
 }
 
 /// The signals that ask for an end, and the one that asks for a reload.

@@ -169,8 +169,8 @@ impl PeerWays {
     pub fn leads_by(&self, (index, via): (u32, IpAddr)) -> bool {
         // A neighbour is mostly the peer itself.
         let direct = self.entries.get(&via).and_then(|entry| entry.way);
-        direct.is_some_and(|way| way.hop.index == index)
-            || self.iter().any(|(_, way)| (way.hop.index, way.hop.via) == (index, via))
+        let is_it = |way: PeerWay| (way.hop.index, way.hop.via) == (index, via);
+        direct.is_some_and(is_it) || self.iter().any(|(_, way)| is_it(way))
     }
 }
 
