@@ -4,9 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::edits::pending::Pending;
+use super::edits::pending::{Pending, Publication};
 use super::edits::roster::Roster;
-use super::edits::transaction::Publication;
 use super::from_config::{foreign_pools, peer, scope, tun_mtu, underlay};
 use super::port::{Capabilities, Table};
 use super::reached::Reached;

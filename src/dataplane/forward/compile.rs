@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use super::inputs::{Inputs, MIN_MTU, Peer, Underlay};
 use super::scope::Scope;
-use super::speakers::sorted;
-use super::tables::{Forwarding, PeerHeaders};
+use super::tables::{Forwarding, PeerHeaders, sorted};
 use crate::dataplane::packet::Family;
 use crate::net::{Mode, Prefix};
 use crate::route::{EncapPolicy, FibEditor, HopsFull, PeerId, Rib, Route, Target, Ways};

@@ -7,9 +7,8 @@
 //! All of it but one look at an address that has an owner is off the usual path.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
-use super::tables::{Forwarding, OuterSource};
+use super::tables::{Forwarding, OuterSource, sorted};
 use crate::route::{NextHop, PeerId};
 
 impl Forwarding {
@@ -83,12 +82,4 @@ impl Forwarding {
             |address: &IpAddr| matches!(self.lookup(*address), Some(NextHop::Peer(_) | NextHop::Group(_)));
         self.exempt = sorted(&hosts.filter(to_peers).collect::<Vec<_>>());
     }
-}
-
-/// The same addresses in order, each once.
-pub(super) fn sorted(addresses: &[IpAddr]) -> Arc<[IpAddr]> {
-    let mut addresses = addresses.to_vec();
-    addresses.sort_unstable();
-    addresses.dedup();
-    addresses.into()
 }

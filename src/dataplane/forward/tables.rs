@@ -153,7 +153,7 @@ impl Forwarding {
     #[cfg(test)]
     #[must_use]
     pub fn with_host(mut self, host: &[IpAddr]) -> Self {
-        self.host = super::speakers::sorted(host);
+        self.host = sorted(host);
         self.find_exempt();
         self
     }
@@ -300,4 +300,12 @@ impl Bare {
         let frame = hop.map(|hop| frame::template(hop, family.ethertype()));
         Self { to, frame, raw: direct::by_raw_socket(Family::of(to), family) }
     }
+}
+
+/// The same addresses in order, each once.
+pub(super) fn sorted(addresses: &[IpAddr]) -> Arc<[IpAddr]> {
+    let mut addresses = addresses.to_vec();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses.into()
 }

@@ -12,7 +12,6 @@
 //! The filter may let through more than peers, never less: who it lets through is judged by a worker as
 //! before. So an IPv6 address is folded to 32 bits, and where there are more addresses than a program has
 //! room for, near ones are one range.
-#![expect(clippy::cast_possible_truncation, reason = "lengths of this program, which are checked")]
 
 use std::io;
 use std::net::IpAddr;

@@ -1,5 +1,6 @@
 //! What was edited since the last publication.
 
+use crate::dataplane::forward::Forwarding;
 use crate::net::Prefix;
 
 /// From so many changes on it may be quicker to compile everything anew.
@@ -53,4 +54,12 @@ impl Pending {
             _ => Self::Everything,
         }
     }
+}
+
+/// A compiled table.
+pub struct Publication {
+    /// The table.
+    pub forwarding: Forwarding,
+    /// The prefixes in which it differs from what is published.
+    pub changed: Pending,
 }

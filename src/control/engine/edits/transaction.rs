@@ -6,23 +6,15 @@
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::control::engine::edits::pending::Pending;
+use crate::control::engine::edits::pending::{Pending, Publication};
 use crate::control::engine::edits::roster::Roster;
 use crate::control::engine::from_config::scope;
 use crate::control::engine::reached::Reached;
 use crate::control::engine::refusal::{Kind, Refusal};
 use crate::control::engine::state::State;
-use crate::dataplane::forward::{Forwarding, Inputs, Peer, Underlay};
+use crate::dataplane::forward::{Inputs, Peer, Underlay};
 use crate::net::{Mode, Prefix};
 use crate::route::{EncapPolicy, HopsFull, Rib};
-
-/// A compiled table.
-pub struct Publication {
-    /// The table.
-    pub forwarding: Forwarding,
-    /// The prefixes in which it differs from what is published.
-    pub changed: Pending,
-}
 
 /// Everything that an edit may change.
 #[derive(Clone)]
