@@ -185,7 +185,8 @@ class LinkAddresses(Host):
                 tap = self.tap("n2", "eth0")
 
                 def seen(tap: Any = tap, number: int = number, mac: str = mac) -> bool:
-                    self.pings()
+                    # The answer may be lost on its way: the other end learns the address later.
+                    self.pings("-W", "0.1")
                     frames = [frame for frame in tap.incoming() if frame[12:14] == b"\x08\x00"]
                     tap.drain()
                     place = slice(6, 12) if number == 1 else slice(0, 6)
