@@ -24,6 +24,8 @@ dropped   12 (no_route 7, spoofed_source 5)
 cut anew  2 super-packets of unknown segment size
 missing   packets for 10.9.0.0/16 do not reach the tunnel; run `ip route add 10.9.0.0/16 dev up0`
 sockets   3 packets not taken by the kernel; it refuses strangers now
+stuck     worker 1: no progress
+errors    3 reads of the TUN were refused
 log       17 lines lost: stderr was full or not read in time
 
 EDGE      RX PACKETS  RX BYTES  TX PACKETS  TX BYTES

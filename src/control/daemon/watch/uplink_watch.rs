@@ -29,8 +29,10 @@ use crate::net::Mode;
 
 /// From one count of traffic to the next, and from one look at the uplink.
 const TICK: Duration = Duration::from_secs(1);
-/// How often neighbours are kept in use, the TAP is tested, and everything is told again.
+/// How often neighbours are kept in use, the TAP is tested, and everything is told again, where there is traffic.
 const SLOW: Duration = Duration::from_secs(5);
+/// How often everything is told again where there is none: that costs something for each peer.
+const IDLE_SLOW: Duration = Duration::from_secs(30);
 /// From a notification to the look that it causes: one change comes in several.
 const NEWS_PAUSE: Duration = Duration::from_millis(20);
 /// From some ways that are looked up to the next ones. With many of them this is at most one part in [`IDLE`]
@@ -77,7 +79,7 @@ impl UplinkWatch {
     pub async fn run(mut self, found: Ways) {
         let mut before = Arc::clone(&self.snapshots.borrow());
         self.follow_peers(&before, &found);
-        let mut next_slow = Instant::now();
+        let (mut next_slow, mut next_full) = (Instant::now(), Instant::now());
         // Whether something was told that may concern the ways or who is behind them.
         let mut news = true;
         loop {
@@ -95,6 +97,10 @@ impl UplinkWatch {
             if slow {
                 next_slow = begun + SLOW;
             }
+            let full = begun >= next_full || slow && self.ways.used(begun).next().is_some();
+            if full {
+                next_full = begun + IDLE_SLOW;
+            }
             let moved = self.follow(slow || news).await;
             if moved {
                 self.ways.expire();
@@ -103,7 +109,7 @@ impl UplinkWatch {
                 self.ways.expire_used(begun);
             }
             self.ways.count(begun);
-            news |= self.look_up(&snapshot).await | moved | slow;
+            news |= self.look_up(&snapshot).await | moved | full;
             self.keep_in_use(&snapshot).await;
             // First hops and the TAP come after: nothing leaves past a policy.
             if let Some(event) = self.policies.look(&snapshot) {
@@ -112,7 +118,7 @@ impl UplinkWatch {
             if news {
                 self.tell_hops();
             }
-            self.look_at_tap(&snapshot, news, slow, moved).await;
+            self.look_at_tap(&snapshot, news, full, moved).await;
             before = snapshot;
             news = self.wait(&before, begun.elapsed()).await;
         }
@@ -271,13 +277,13 @@ impl UplinkWatch {
     }
 
     /// Has the TAP looked at where there may be something new about it.
-    async fn look_at_tap(&mut self, snapshot: &Snapshot, news: bool, slow: bool, moved: bool) {
+    async fn look_at_tap(&mut self, snapshot: &Snapshot, news: bool, full: bool, moved: bool) {
         let Some(tap) = self.tap.as_mut().filter(|tap| news || tap.is_waiting()) else { return };
         let ways: Ways = self.ways.iter().collect();
         let resolved = ways.iter().filter(|(_, way)| self.neighbours.get(key(way)).is_some());
         let resolved: HashSet<IpAddr> = resolved.map(|(peer, _)| *peer).collect();
         // One that never carried anything has nothing to lose, and the wire stays quiet.
-        let all = moved || slow && self.counters.tap_frames() > 0;
+        let all = moved || full && self.counters.tap_frames() > 0;
         let said = tap.look(snapshot, &self.host, &ways, &resolved, all).await;
         self.inbox.send(Event::Tap(said));
     }
