@@ -93,6 +93,10 @@ impl Backend for Fixed {
         (lines.to_owned(), None)
     }
 
+    fn most_routes(&self) -> usize {
+        1 << 20
+    }
+
     fn route_get(&self, address: IpAddr) -> Option<RouteEntry> {
         let page = Page { after: None, scope: Scope::Best, most: 1 };
         address.is_ipv4().then(|| self.routes(page).0.remove(0))
