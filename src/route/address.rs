@@ -14,14 +14,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::{BitAnd, BitOr, Not};
 
 /// Bits that index the root.
-pub const ROOT: u8 = 16;
+pub(super) const ROOT: u8 = 16;
 /// Bits of one stage.
-pub const STAGE: u8 = 48;
+pub(super) const STAGE: u8 = 48;
 /// The distance between neighbouring words of a stage.
-pub const STEP: u64 = 1 << (64 - STAGE as u32);
+pub(super) const STEP: u64 = 1 << (64 - STAGE as u32);
 
 /// An address as a number, first bit highest.
-pub trait Address:
+pub(super) trait Address:
     Copy
     + Debug
     + Hash
@@ -124,11 +124,11 @@ impl Address for u128 {
 }
 
 /// Leading bits that are fixed where `stage` begins.
-pub const fn stage_start(stage: u8) -> u8 {
+pub(super) const fn stage_start(stage: u8) -> u8 {
     ROOT + STAGE * stage
 }
 
 /// Leading bits that are fixed where `stage` ends: the longest prefix it holds.
-pub fn stage_end<A: Address>(stage: u8) -> u8 {
+pub(super) fn stage_end<A: Address>(stage: u8) -> u8 {
     stage_start(stage + 1).min(A::BITS)
 }

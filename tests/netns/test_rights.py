@@ -3,6 +3,7 @@ everything with that."""
 
 import bootstrap
 
+import os
 import pathlib
 from collections.abc import Iterator
 
@@ -12,7 +13,7 @@ from startup import refused
 from underpass_lab.command import run, wait_until
 from underpass_lab.nodes import pod_address
 
-NET_BIND_SERVICE, NET_ADMIN, NET_RAW, BPF = 10, 12, 13, 39
+DAC_OVERRIDE, NET_BIND_SERVICE, NET_ADMIN, NET_RAW, BPF = 1, 10, 12, 13, 39
 KEPT = 1 << NET_ADMIN | 1 << NET_RAW | 1 << BPF
 
 
@@ -56,6 +57,14 @@ class Rights(SharedLab):
         self.addCleanup(self.restart)
         self.assert_given_up("n1", KEPT | 1 << NET_BIND_SERVICE)
         self.assertTrue(self.lab.ping("podA", pod_address("n2")))
+
+    def test_c5_files_of_another_user_are_no_obstacle(self) -> None:
+        self.addCleanup(self.restart)
+        self.addCleanup(os.chown, self.lab.dir, 0, 0)
+        os.chown(self.lab.dir, 1000, 1000)
+        self.restart()
+        self.assert_given_up("n1", KEPT | 1 << DAC_OVERRIDE)
+        self.lab.daemons["n1"].command("reload")
 
     def test_c5_the_host_is_still_mended(self) -> None:
         self.restart()

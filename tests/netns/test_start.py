@@ -96,9 +96,9 @@ class Refusals(SharedLab):
     def test_tunl0_up(self) -> None:
         self.lab.ip("n1", "link add name tunl0 type veth peer name tunl0-peer", "link set tunl0 up")
         self.addCleanup(self.lab.ip, "n1", "link del tunl0")
-        for config in ({}, VXLAN):
-            with self.subTest(config):
-                self.assertRegex(refused(self.lab, "n1", self.text(**config)), r"tunl0 is up.*ip link set tunl0 down")
+        self.assertRegex(refused(self.lab, "n1", self.text()), r"tunl0 is up.*ip link set tunl0 down")
+        # It is in the way of IP-in-IP alone.
+        self.starts(**VXLAN)
         self.lab.ip("n1", "link set tunl0 down")
         self.starts()
 

@@ -1,4 +1,4 @@
 //! `underpass route`: edits and lists.
 
-pub mod edit;
-pub mod list;
+pub(super) mod edit;
+pub(super) mod list;

@@ -11,7 +11,7 @@ const FORGIVEN: Duration = Duration::from_secs(60);
 
 /// When to try next.
 #[derive(Debug, Default)]
-pub struct Backoff {
+pub(super) struct Backoff {
     /// The pause after the last failure, and when it is over.
     waiting: Option<(Duration, Instant)>,
     /// When it last began to work.
@@ -20,12 +20,12 @@ pub struct Backoff {
 
 impl Backoff {
     /// Whether to try now.
-    pub fn is_due(&self, now: Instant) -> bool {
+    pub(super) fn is_due(&self, now: Instant) -> bool {
         self.waiting.is_none_or(|(_, until)| until <= now)
     }
 
     /// It has failed at `now`: waits for longer than the last time.
-    pub fn failed(&mut self, now: Instant) {
+    pub(super) fn failed(&mut self, now: Instant) {
         let forgiven = self.working.take().is_some_and(|since| now >= since + FORGIVEN);
         let last = self.waiting.filter(|_| !forgiven).map(|(pause, _)| pause);
         let pause = last.map_or(FIRST, |pause| (2 * pause).min(LONGEST));
@@ -33,7 +33,7 @@ impl Backoff {
     }
 
     /// It works from `now` on.
-    pub fn succeeded(&mut self, now: Instant) {
+    pub(super) fn succeeded(&mut self, now: Instant) {
         self.working.get_or_insert(now);
     }
 }

@@ -22,7 +22,7 @@ use crate::net::Mode;
 const MAX_AUTO_WORKERS: u16 = 8;
 
 /// The opened edges and what was chosen on the way.
-pub struct Lanes {
+pub(super) struct Lanes {
     /// One for each worker.
     pub lanes: Vec<Lane>,
     /// `offload` or `plain`.
@@ -49,7 +49,12 @@ pub struct Lanes {
 ///
 /// # Errors
 /// What the kernel refuses, with the next step.
-pub async fn lanes(host: &Host, config: &Config, facts: &Facts, uplink: &Uplink) -> anyhow::Result<Lanes> {
+pub(super) async fn lanes(
+    host: &Host,
+    config: &Config,
+    facts: &Facts,
+    uplink: &Uplink,
+) -> anyhow::Result<Lanes> {
     let (workers, workers_reason) = workers(config);
     descriptors::allow(workers, config.node.addresses().count())?;
     let switches = config.tunnel.offload;

@@ -24,7 +24,7 @@ const OTHERS: usize = 64;
 ///
 /// # Errors
 /// When it is not.
-pub fn allow(workers: u16, families: usize) -> anyhow::Result<()> {
+pub(super) fn allow(workers: u16, families: usize) -> anyhow::Result<()> {
     let needed = needed(usize::from(workers), families);
     let limit = getrlimit(Resource::Nofile);
     if let Some(maximum) = limit.maximum.filter(|maximum| *maximum < needed) {

@@ -11,7 +11,7 @@ const SETTLED: Duration = Duration::from_secs(60);
 
 /// What is known of each offload.
 #[derive(Default)]
-pub struct Fallbacks([Known; Fallback::ALL.len()]);
+pub(super) struct Fallbacks([Known; Fallback::ALL.len()]);
 
 #[derive(Default)]
 struct Known {
@@ -25,7 +25,7 @@ struct Known {
 
 impl Fallbacks {
     /// Logs which offloads were given up, and which have been in use again for a while.
-    pub fn tell(&mut self, counters: &Counters, now: Instant) {
+    pub(super) fn tell(&mut self, counters: &Counters, now: Instant) {
         for fallback in Fallback::ALL {
             let known = &mut self.0[fallback as usize];
             // Also those that were taken up again since the last look.
@@ -48,7 +48,7 @@ impl Fallbacks {
     }
 
     /// Offers again what was given up, at longer and longer intervals. The TAP is offered by who tests it.
-    pub fn offer(&mut self, counters: &Counters, now: Instant) {
+    pub(super) fn offer(&mut self, counters: &Counters, now: Instant) {
         for fallback in Fallback::ALL.into_iter().filter(|fallback| *fallback != Fallback::Tap) {
             let offers = &mut self.0[fallback as usize].offers;
             if !counters.has_given_up(fallback) || !offers.is_due(now) {

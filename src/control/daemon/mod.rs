@@ -50,10 +50,10 @@ pub fn run(file: PathBuf) -> anyhow::Result<()> {
     let config = source.read()?;
     sys::map_large();
     // Before there is another thread.
-    let refused = rights::give_up(&config);
+    let refused = rights::give_up(&config, source.path());
     // Ends last: whatever is dropped before may still log.
     let _log = log::start().context("cannot start the log")?;
-    for refused in refused.into_iter().chain(rights::check_file(source.path())) {
+    for refused in refused {
         tracing::warn!("{refused}");
     }
     let runtime = tokio::runtime::Builder::new_current_thread()

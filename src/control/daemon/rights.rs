@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{
@@ -26,9 +27,10 @@ fn needed(config: &Config) -> CapabilitySet {
     if reserved { always | CapabilitySet::NET_BIND_SERVICE } else { always }
 }
 
-/// Gives up everything that `config` does not need, for this thread and those that it starts. Call it before
+/// Gives up everything that `config`, which is in the file `configuration`, does not need, for this thread and those that it starts. Call it before
 /// there are others. Returns what should be logged: a step that the kernel refuses is no reason to end.
-pub fn give_up(config: &Config) -> Vec<String> {
+pub(super) fn give_up(config: &Config, configuration: &Path) -> Vec<String> {
+    let files = Files { configuration, socket: &config.control.socket };
     // Without CAP_SETPCAP the bounding set stays; as no program is run, that matters little.
     for number in 0..u64::BITS {
         let capability = CapabilitySet::from_bits_retain(1 << number);
@@ -38,7 +40,7 @@ pub fn give_up(config: &Config) -> Vec<String> {
     }
     let steps: [(&str, Result<(), Errno>); 4] = [
         ("the ambient capabilities", clear_ambient_capability_set()),
-        ("capabilities that are not needed", drop_capabilities(needed(config))),
+        ("capabilities that are not needed", drop_capabilities(needed(config), &files)),
         ("new privileges by running programs", set_no_new_privs(true)),
         ("being read by other processes of its user", set_dumpable_behavior(DumpableBehavior::NotDumpable)),
     ];
@@ -46,26 +48,48 @@ pub fn give_up(config: &Config) -> Vec<String> {
     refused.map(|(what, error)| format!("the daemon cannot give up {what}: {error}")).collect()
 }
 
-fn drop_capabilities(needed: CapabilitySet) -> Result<(), Errno> {
-    let CapabilitySets { effective, permitted, .. } = capabilities(None)?;
-    let kept = CapabilitySets {
-        effective: effective & needed,
-        permitted: permitted & needed,
-        inheritable: CapabilitySet::empty(),
+/// Keeps `needed` of what there is, and what `files` take besides.
+fn drop_capabilities(needed: CapabilitySet, files: &Files<'_>) -> Result<(), Errno> {
+    let CapabilitySets { permitted, .. } = capabilities(None)?;
+    let keep = |permitted, effective| {
+        set_capabilities(None, CapabilitySets { effective, permitted, inheritable: CapabilitySet::empty() })
     };
-    set_capabilities(None, kept)
+    // What the modes of the files allow shows once the rights are not in effect.
+    keep(permitted, permitted & needed)?;
+    let kept = permitted & (needed | files.needed());
+    keep(kept, kept)
 }
 
-/// What should be logged where `file` could be read only with rights that are gone.
-pub fn check_file(file: &Path) -> Option<String> {
-    // A pipe would make us wait, and is refused by a reload anyhow.
-    let opened =
-        if std::fs::metadata(file).ok()?.is_file() { std::fs::File::open(file) } else { return None };
-    let denied = opened.err().filter(|error| error.kind() == std::io::ErrorKind::PermissionDenied);
-    denied.map(|error| {
-        let file = file.display();
-        format!("{file}: a reload will be refused, because the daemon no longer reads other users' files ({error}); make it readable for the daemon's user")
-    })
+/// What the daemon opens by name while it runs.
+struct Files<'a> {
+    /// The configuration, which a reload reads.
+    configuration: &'a Path,
+    /// The control socket, which is made again where it is removed.
+    socket: &'a Path,
+}
+
+impl Files<'_> {
+    /// What it takes to use them where they belong to another user.
+    fn needed(&self) -> CapabilitySet {
+        let mut needed = CapabilitySet::empty();
+        if is_denied(self.configuration, Access::READ_OK) {
+            needed |= CapabilitySet::DAC_READ_SEARCH;
+        }
+        // The nearest directory that is there: those below it are made by the daemon.
+        let directory = self.socket.ancestors().skip(1).find(|path| !is_missing(path));
+        if directory.is_some_and(|path| is_denied(path, Access::WRITE_OK | Access::EXEC_OK)) {
+            needed |= CapabilitySet::DAC_OVERRIDE;
+        }
+        needed
+    }
+}
+
+fn is_denied(path: &Path, access: Access) -> bool {
+    accessat(CWD, path, access, AtFlags::EACCESS) == Err(Errno::ACCESS)
+}
+
+fn is_missing(path: &Path) -> bool {
+    accessat(CWD, path, Access::EXISTS, AtFlags::EACCESS) == Err(Errno::NOENT)
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use crate::dataplane::underlay::RECEIVE_BUFFER;
 use crate::sync::Published;
 
 /// A host that is ready: devices made and configured, sockets open, nothing running yet.
-pub struct Ready {
+pub(super) struct Ready {
     /// The engine, which has brought the host to what it should be.
     pub engine: Engine,
     /// The first table.
@@ -43,7 +43,7 @@ pub struct Ready {
 ///
 /// # Errors
 /// What cannot work on this host, in words. What was changed has been taken back.
-pub async fn ready(host: &Host, config: &Config) -> anyhow::Result<Ready> {
+pub(super) async fn ready(host: &Host, config: &Config) -> anyhow::Result<Ready> {
     if tun_addresses(config).is_empty() {
         bail!("there is no local subnet to take the TUN address from");
     }
@@ -114,7 +114,7 @@ fn is_needed(request: &HostRequest) -> bool {
 }
 
 /// Takes back what was changed on the host. Everything is tried.
-pub async fn take_down(host: &Host, requests: Vec<HostRequest>) {
+pub(super) async fn take_down(host: &Host, requests: Vec<HostRequest>) {
     for request in requests {
         if let Err(failures) = host.execute(request).await {
             for failure in failures.iter().filter(|failure| !failure.error.is_denied()) {

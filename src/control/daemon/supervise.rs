@@ -48,7 +48,7 @@ const RECONNECT: Duration = Duration::from_millis(100);
 const RELOADS: usize = 16;
 
 /// The running daemon.
-pub struct Running {
+pub(super) struct Running {
     host: Host,
     handle: Handle,
     inbox: Inbox,
@@ -70,7 +70,7 @@ impl Running {
     ///
     /// # Errors
     /// When threads or listeners cannot be started. What was changed has been taken back.
-    pub async fn begin(
+    pub(super) async fn begin(
         host: Host,
         config: &Config,
         source: FileSource,
@@ -191,12 +191,12 @@ impl Running {
     }
 
     /// Workers that ended by themselves.
-    pub fn failures(&self) -> crossbeam::channel::Receiver<pump::Failure> {
+    pub(super) fn failures(&self) -> crossbeam::channel::Receiver<pump::Failure> {
         self.pump.failures()
     }
 
     /// Completes with a worker that makes no progress.
-    pub fn stuck(&mut self) -> impl Future<Output = pump::Failure> + use<> {
+    pub(super) fn stuck(&mut self) -> impl Future<Output = pump::Failure> + use<> {
         let stuck = self.stuck.take();
         async move {
             match stuck {
@@ -210,12 +210,12 @@ impl Running {
     }
 
     /// The way to everything that the API shows and changes.
-    pub fn handle(&self) -> &Handle {
+    pub(super) fn handle(&self) -> &Handle {
         &self.handle
     }
 
     /// Ends everything. Routes go first, so that the kernel hands over nothing new; then the workers drain.
-    pub async fn end(self) {
+    pub(super) async fn end(self) {
         drop(self.stop);
         let _ = tokio::time::timeout(LAST_ANSWERS, futures_util::future::join_all(self.services)).await;
         let changes = self.inbox.stop().await;

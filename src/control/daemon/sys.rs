@@ -10,7 +10,7 @@ const MAPPED_FROM: libc::c_int = 1 << 20;
 /// Has large allocations mapped, however large those were that were freed before: the default
 /// threshold grows with them, and the heap below a long-lived one is never given back. All threads share one
 /// heap: what one of them frees another can use, and workers allocate nothing.
-pub fn map_large() {
+pub(super) fn map_large() {
     #[cfg(target_env = "gnu")]
     // SAFETY: mallopt takes two integers and is called before other threads exist.
     unsafe {
@@ -20,7 +20,7 @@ pub fn map_large() {
 }
 
 /// Gives free memory back to the system.
-pub fn trim() {
+pub(super) fn trim() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim takes an integer and locks the heap itself.
     unsafe {

@@ -34,7 +34,7 @@ impl Pulse {
 }
 
 /// Watches for ever. Tells of a worker that is stuck for good.
-pub async fn watch(counters: Counters, wakers: Wakers, failed: oneshot::Sender<Failure>) {
+pub(super) async fn watch(counters: Counters, wakers: Wakers, failed: oneshot::Sender<Failure>) {
     let begun = Instant::now();
     let beat = |worker: usize| counters.worker(worker).beat.get();
     let mut pulses: Vec<Pulse> =

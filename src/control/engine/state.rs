@@ -39,7 +39,7 @@ pub enum StateError {
 
 /// Routes and peers, as they are edited. What snapshots share is behind an [`Arc`] and copied when it is
 /// edited while a snapshot holds it.
-pub struct State {
+pub(super) struct State {
     pub(super) config: Arc<Config>,
     pub(super) policy: Arc<EncapPolicy>,
     /// Indexed by [`PeerId`].
@@ -86,7 +86,7 @@ impl State {
     ///
     /// # Errors
     /// When two local subnets are one, which a checked configuration excludes.
-    pub fn alone(config: &Config, setup: Setup) -> Result<Self, StateError> {
+    pub(super) fn alone(config: &Config, setup: Setup) -> Result<Self, StateError> {
         let config = Config { peers: Vec::new(), pools: Vec::new(), ..config.clone() };
         let policy = EncapPolicy::new(&config.pools, config.node.address, config.node.address6);
         let mut rib = Rib::default();
@@ -123,7 +123,7 @@ impl State {
     ///
     /// # Errors
     /// See [`State::alone`].
-    pub fn new(config: Config, setup: Setup) -> Result<Self, StateError> {
+    pub(super) fn new(config: Config, setup: Setup) -> Result<Self, StateError> {
         let mut state = Self::alone(&config, setup)?;
         state.follow(config, 0);
         Ok(state)
@@ -149,7 +149,7 @@ impl State {
     }
 
     /// Bytes that the TUN's MTU is meant to be: it is, or will be in a moment, or somebody else sets it.
-    pub fn wanted_mtu(&self) -> u16 {
+    pub(super) fn wanted_mtu(&self) -> u16 {
         self.wanted_mtu
     }
 

@@ -15,7 +15,7 @@ use super::Host;
 use super::neighbour::{Neighbour, entry, key};
 
 /// Interface and address of an entry.
-pub type Key = (u32, IpAddr);
+pub(super) type Key = (u32, IpAddr);
 
 /// The entries that can be sent to.
 #[derive(Default)]

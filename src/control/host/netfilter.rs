@@ -41,7 +41,7 @@ const BUFFER: usize = 64 * 1024;
 
 /// A base chain that drops every forwarded packet.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Dropping {
+pub(super) struct Dropping {
     /// `ip`, `ip6` or `inet`.
     pub family: &'static str,
     /// Its table.
@@ -52,7 +52,7 @@ pub struct Dropping {
 
 /// What was found last, and of which generation of the rule set.
 #[derive(Debug, Default)]
-pub struct Netfilter {
+pub(super) struct Netfilter {
     socket: Option<Socket>,
     last: Option<(u32, Vec<Dropping>)>,
 }
@@ -60,7 +60,7 @@ pub struct Netfilter {
 impl Netfilter {
     /// The chains that drop all forwarded packets; none where that cannot be read: without nf_tables or
     /// CAP_NET_ADMIN. The chains are only read again when the rule set is another one.
-    pub fn dropping(&mut self) -> Vec<Dropping> {
+    pub(super) fn dropping(&mut self) -> Vec<Dropping> {
         let found = self.look();
         if found.is_err() {
             (self.socket, self.last) = (None, None);

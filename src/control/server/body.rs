@@ -22,7 +22,7 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Bytes of a JSON document.
 const MOST_JSON: usize = 16 << 20;
 /// A query that could be understood; `advice` says what was expected.
-pub fn query_of<T>(query: Result<Query<T>, QueryRejection>, advice: &str) -> Result<T, Refusal> {
+pub(super) fn query_of<T>(query: Result<Query<T>, QueryRejection>, advice: &str) -> Result<T, Refusal> {
     let refused = |rejection: QueryRejection| {
         Refusal::new(Kind::Malformed, format!("{}; {advice}", rejection.body_text()))
     };
@@ -30,7 +30,7 @@ pub fn query_of<T>(query: Result<Query<T>, QueryRejection>, advice: &str) -> Res
 }
 
 /// Whether the body is text, by its type.
-pub fn is_text(headers: &HeaderMap) -> bool {
+pub(super) fn is_text(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
     kind.get(..10).is_some_and(|kind| kind.eq_ignore_ascii_case(b"text/plain"))
 }
@@ -39,7 +39,7 @@ pub fn is_text(headers: &HeaderMap) -> bool {
 ///
 /// # Errors
 /// Every line that cannot be understood; [`Kind::TooLarge`] as soon as there are more.
-pub async fn routes(body: Body, kinds: Kinds, most: usize) -> Result<Batch, Refusal> {
+pub(super) async fn routes(body: Body, kinds: Kinds, most: usize) -> Result<Batch, Refusal> {
     let mut reader = Reader::new(kinds);
     let mut body = Limited::new(body, MOST_TEXT);
     while let Some(frame) = body.frame().await {
@@ -73,7 +73,7 @@ async fn linger(body: &mut Limited<Body>) {
 ///
 /// # Errors
 /// When it is none of a `T`; `example` shows one.
-pub async fn json<T: DeserializeOwned>(body: Body, example: &str) -> Result<T, Refusal> {
+pub(super) async fn json<T: DeserializeOwned>(body: Body, example: &str) -> Result<T, Refusal> {
     let body = Limited::new(body, MOST_JSON).collect().await;
     let bytes = body.map_err(|error| refused(&*error, MOST_JSON))?.to_bytes();
     serde_json::from_slice(&bytes).map_err(|error| {

@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Packets in one piece of the stream.
 const PIECE: usize = 256;
 /// The media type of the stream.
-pub const PCAPNG: &str = "application/x-pcapng";
+pub(super) const PCAPNG: &str = "application/x-pcapng";
 /// Bytes of each packet that are kept unless the client says otherwise.
 const SNAPLEN: usize = 2048;
 
@@ -51,7 +51,7 @@ pub(super) async fn capture<D: Backend>(
 
 /// The query.
 #[derive(Debug, Default, Deserialize, IntoParams)]
-pub struct Query {
+pub(super) struct Query {
     /// Names of points, `device`, `underlay` or `drop`, separated by commas; all without.
     #[param(example = "device,drop")]
     point: Option<String>,
@@ -70,7 +70,7 @@ impl Query {
     ///
     /// # Errors
     /// What is wrong with it, for the client.
-    pub fn wanted(&self, vxlan_ports: Vec<u16>) -> Result<Wanted, String> {
+    pub(super) fn wanted(&self, vxlan_ports: Vec<u16>) -> Result<Wanted, String> {
         let names = self.point.as_deref().into_iter().flat_map(|names| names.split(','));
         let filter = self.filter.as_deref().map(str::parse::<Filter>).transpose();
         Ok(Wanted {
@@ -86,7 +86,7 @@ impl Query {
     }
 
     /// Packets until the end of the capture.
-    pub fn count(&self) -> u64 {
+    pub(super) fn count(&self) -> u64 {
         self.count.unwrap_or(u64::MAX)
     }
 }
@@ -102,7 +102,7 @@ fn point(name: &str) -> Result<Point, String> {
 /// The response: the head of a file at once, then packets, until `count` of them or until nobody
 /// reads. Dropping the body ends the capture. Until then the client waits for packets, which
 /// `working` says for it: a capture may be silent, or left unread, for as long as the client likes.
-pub fn respond(capture: Capture, count: u64, working: Working) -> Response {
+pub(super) fn respond(capture: Capture, count: u64, working: Working) -> Response {
     let mut head = Vec::new();
     pcapng::begin(&mut head, capture.snaplen());
     let first =

@@ -20,7 +20,7 @@ use crate::control::engine::refusal::{Kind, Refusal};
 
 /// The query of other changes.
 #[derive(Deserialize, IntoParams)]
-pub struct Wait {
+pub(super) struct Wait {
     /// Whether to answer only when packets see the change.
     #[serde(default)]
     wait: bool,
@@ -28,7 +28,7 @@ pub struct Wait {
 
 /// The query of a `POST` of routes.
 #[derive(Deserialize, IntoParams)]
-pub struct Edit {
+pub(super) struct Edit {
     /// Whether every line of a text is the removal of its route.
     #[serde(default)]
     delete: bool,
@@ -39,7 +39,7 @@ pub struct Edit {
 
 /// The query of a `DELETE`.
 #[derive(Deserialize, IntoParams)]
-pub struct Delete {
+pub(super) struct Delete {
     /// The route's destination.
     #[param(example = "10.9.0.0/24")]
     prefix: String,
@@ -50,7 +50,7 @@ pub struct Delete {
 
 /// The parameter of the path of one peer.
 #[derive(Deserialize, IntoParams)]
-pub struct Name {
+pub(super) struct Name {
     /// The node's name.
     name: String,
 }
@@ -60,7 +60,7 @@ const EXAMPLE: &str = r#"{"add":[{"prefix":"10.9.0.0/24","via":["node-b"]}],"del
 const PEER_EXAMPLE: &str = r#"{"name":"node-d","address":"192.0.2.4","subnets":["10.244.4.0/24"]}"#;
 
 /// `POST /v1/routes`
-pub async fn edit<D: Backend>(
+pub(super) async fn edit<D: Backend>(
     State(api): State<Arc<Api<D>>>,
     query: Result<Query<Edit>, QueryRejection>,
     headers: HeaderMap,
@@ -81,7 +81,7 @@ pub async fn edit<D: Backend>(
 }
 
 /// `PUT /v1/routes`
-pub async fn replace<D: Backend>(
+pub(super) async fn replace<D: Backend>(
     State(api): State<Arc<Api<D>>>,
     query: Result<Query<Wait>, QueryRejection>,
     headers: HeaderMap,
@@ -98,7 +98,7 @@ pub async fn replace<D: Backend>(
 }
 
 /// `DELETE /v1/routes`
-pub async fn delete<D: Backend>(
+pub(super) async fn delete<D: Backend>(
     State(api): State<Arc<Api<D>>>,
     query: Result<Query<Delete>, QueryRejection>,
 ) -> Result<Json<RoutesChanged>, Refusal> {
@@ -110,7 +110,7 @@ pub async fn delete<D: Backend>(
 }
 
 /// `POST /v1/peers`
-pub async fn add_peer<D: Backend>(
+pub(super) async fn add_peer<D: Backend>(
     State(api): State<Arc<Api<D>>>,
     query: Result<Query<Wait>, QueryRejection>,
     headers: HeaderMap,
@@ -123,7 +123,7 @@ pub async fn add_peer<D: Backend>(
 }
 
 /// `POST /v1/reload`
-pub async fn reload<D: Backend>(
+pub(super) async fn reload<D: Backend>(
     State(api): State<Arc<Api<D>>>,
     query: Result<Query<Wait>, QueryRejection>,
 ) -> Result<Json<Reloaded>, Refusal> {
@@ -132,7 +132,7 @@ pub async fn reload<D: Backend>(
 }
 
 /// `DELETE /v1/peers/NAME`
-pub async fn delete_peer<D: Backend>(
+pub(super) async fn delete_peer<D: Backend>(
     State(api): State<Arc<Api<D>>>,
     path: Result<Path<Name>, PathRejection>,
     query: Result<Query<Wait>, QueryRejection>,

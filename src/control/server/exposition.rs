@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 /// A form of the text.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Form {
+pub(super) enum Form {
     /// OpenMetrics 1.0.0.
     OpenMetrics,
     /// Prometheus 0.0.4.
@@ -18,7 +18,7 @@ pub enum Form {
 impl Form {
     /// The form that a client with this value of `Accept` (RFC 9110 §12.5.1) wants most; of two that it
     /// wants as much, the newer one. A client that wants neither gets what every scraper reads.
-    pub fn accepted(accept: &str) -> Self {
+    pub(super) fn accepted(accept: &str) -> Self {
         if accept.trim().is_empty() {
             return Self::OpenMetrics;
         }
@@ -31,7 +31,7 @@ impl Form {
     }
 
     /// The value of `Content-Type`.
-    pub const fn media_type(self) -> &'static str {
+    pub(super) const fn media_type(self) -> &'static str {
         match self {
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
             Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
@@ -39,7 +39,7 @@ impl Form {
     }
 
     /// `text`, which is OpenMetrics, in this form.
-    pub fn of(self, text: String) -> String {
+    pub(super) fn of(self, text: String) -> String {
         match self {
             Self::OpenMetrics => text,
             Self::Prometheus => prometheus(&text),

@@ -25,7 +25,7 @@ const PAGE: usize = 512;
 
 /// The query of `GET /v1/routes`.
 #[derive(Deserialize, IntoParams)]
-pub struct Listing {
+pub(super) struct Listing {
     /// All routes of this source, in use or not; without it the one in use for each prefix.
     source: Option<String>,
     /// JSON, or lines in the form in which routes are added.
@@ -44,7 +44,7 @@ enum Format {
 const ADVICE: &str = "there are ?source=SOURCE and ?format=json or text";
 
 /// `GET /v1/routes`
-pub async fn routes<D: Backend>(
+pub(super) async fn routes<D: Backend>(
     State(api): State<Arc<Api<D>>>,
     query: Result<Query<Listing>, QueryRejection>,
 ) -> Result<Response, Refusal> {

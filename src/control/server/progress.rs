@@ -15,7 +15,7 @@ const MILESTONE: usize = 1 << 20;
 
 /// How one connection gets on.
 #[derive(Clone, Debug)]
-pub struct Progress(Arc<Mutex<State>>);
+pub(super) struct Progress(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
@@ -40,7 +40,7 @@ impl State {
 
 impl Progress {
     /// That of a connection which begins now and has `patience` from milestone to milestone.
-    pub fn new(patience: Duration) -> Self {
+    pub(super) fn new(patience: Duration) -> Self {
         let now = Instant::now();
         let deadline = now + patience;
         let state = State { patience, deadline, last_moved: now, moved: 0, working: 0, reading: false };
@@ -52,7 +52,7 @@ impl Progress {
     }
 
     /// Says that something was achieved, such as a request.
-    pub fn milestone(&self) {
+    pub(super) fn milestone(&self) {
         let mut state = self.state();
         state.deadline = Instant::now() + state.patience;
         state.moved = 0;
@@ -70,7 +70,7 @@ impl Progress {
     }
 
     /// Says that the client waits for us, for as long as the result lives.
-    pub fn working(&self) -> Working {
+    pub(super) fn working(&self) -> Working {
         self.state().working += 1;
         Working(self.clone())
     }
@@ -81,13 +81,13 @@ impl Progress {
     }
 
     /// When a byte last went over the connection; now, while the client waits for us.
-    pub fn last_moved(&self) -> Instant {
+    pub(super) fn last_moved(&self) -> Instant {
         let state = self.state();
         if state.is_working() { Instant::now() } else { state.last_moved }
     }
 
     /// Completes when the time for the next milestone is over.
-    pub async fn stalled(&self) {
+    pub(super) async fn stalled(&self) {
         loop {
             let deadline = self.state().deadline;
             sleep_until(deadline).await;
@@ -103,7 +103,7 @@ impl Progress {
 
 /// Work for a client.
 #[derive(Debug)]
-pub struct Working(Progress);
+pub(super) struct Working(Progress);
 
 impl Drop for Working {
     fn drop(&mut self) {
@@ -114,14 +114,14 @@ impl Drop for Working {
 
 /// The body of a request, which tells when it is waited for: that time is the client's own.
 #[derive(Debug)]
-pub struct Awaited<B> {
+pub(super) struct Awaited<B> {
     body: B,
     progress: Progress,
 }
 
 impl<B> Awaited<B> {
     /// Tells `progress` when `body` is waited for.
-    pub fn new(body: B, progress: Progress) -> Self {
+    pub(super) fn new(body: B, progress: Progress) -> Self {
         Self { body, progress }
     }
 }
@@ -156,14 +156,14 @@ impl<B: Body + Unpin> Body for Awaited<B> {
 
 /// A stream that reports what goes over it.
 #[derive(Debug)]
-pub struct Metered<S> {
+pub(super) struct Metered<S> {
     stream: S,
     progress: Progress,
 }
 
 impl<S> Metered<S> {
     /// Reports what goes over `stream` to `progress`.
-    pub fn new(stream: S, progress: Progress) -> Self {
+    pub(super) fn new(stream: S, progress: Progress) -> Self {
         Self { stream, progress }
     }
 }

@@ -20,7 +20,7 @@ const TENURE: Duration = Duration::from_secs(15);
 const MARGIN: Duration = Duration::from_secs(5);
 
 /// Permissions to send large bodies.
-pub struct Uploads {
+pub(super) struct Uploads {
     permits: Semaphore,
     /// Those under way, oldest first.
     running: Mutex<Vec<(Instant, Arc<Notify>)>>,
@@ -35,7 +35,7 @@ impl Default for Uploads {
 
 impl Uploads {
     /// No upload is under way; each gives way after `tenure`.
-    pub fn new(tenure: Duration) -> Self {
+    pub(super) fn new(tenure: Duration) -> Self {
         Self { permits: Semaphore::new(AT_ONCE), running: Mutex::default(), tenure }
     }
 
@@ -43,7 +43,7 @@ impl Uploads {
     ///
     /// # Errors
     /// [`Kind::Busy`] when many others wait too.
-    pub async fn admit(&self, headers: &HeaderMap) -> Result<Upload<'_>, Refusal> {
+    pub(super) async fn admit(&self, headers: &HeaderMap) -> Result<Upload<'_>, Refusal> {
         let announced =
             headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         if announced.is_some_and(|bytes| bytes <= SMALL) {
@@ -88,7 +88,7 @@ impl Uploads {
 }
 
 /// The permission to read one body.
-pub struct Upload<'a> {
+pub(super) struct Upload<'a> {
     large: Option<Large<'a>>,
 }
 
@@ -97,7 +97,7 @@ impl Upload<'_> {
     ///
     /// # Errors
     /// Those of `work`; [`Kind::Busy`] when it took long and others waited.
-    pub async fn read<T>(self, work: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
+    pub(super) async fn read<T>(self, work: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
         let Some(large) = &self.large else { return work.await };
         tokio::select! {
             done = work => done,

@@ -17,7 +17,7 @@ const LOOK: Duration = Duration::from_millis(500);
 const SHORTAGE: Duration = Duration::from_millis(100);
 
 /// The control socket while it is served.
-pub struct Watched {
+pub(super) struct Watched {
     listener: UnixListener,
     file: SocketFile,
     looks: Interval,
@@ -30,7 +30,7 @@ impl Watched {
     ///
     /// # Errors
     /// When the listener cannot be handed to tokio.
-    pub fn new(socket: ControlSocket) -> io::Result<Self> {
+    pub(super) fn new(socket: ControlSocket) -> io::Result<Self> {
         let (listener, file) = socket.into_parts();
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -22,7 +22,7 @@ const MAX_IOVECS: usize = 2 + MAX_PIECES;
 
 /// What kind of device a queue belongs to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// IP packets, ten-byte vnet header.
     Tun,
     /// Ethernet frames, vnet header with tunnel fields (Linux 6.17).
@@ -31,14 +31,14 @@ pub enum Kind {
 
 /// Opens one queue of the device `name`, non-blocking, with a little-endian vnet header. With
 /// [`Origin::New`] the device is made, and EBUSY where there is one of this name.
-pub fn open_queue(name: &str, kind: Kind, origin: Origin) -> io::Result<OwnedFd> {
+pub(crate) fn open_queue(name: &str, kind: Kind, origin: Origin) -> io::Result<OwnedFd> {
     let queue = open_unattached()?;
     attach(queue.as_raw_fd(), name, kind, origin)?;
     Ok(queue)
 }
 
 /// A queue of no device yet, non-blocking: reads and writes fail with EBADFD until it is attached.
-pub fn open_unattached() -> io::Result<OwnedFd> {
+pub(crate) fn open_unattached() -> io::Result<OwnedFd> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -48,7 +48,7 @@ pub fn open_unattached() -> io::Result<OwnedFd> {
 }
 
 /// Makes `fd`, a queue of no device or of one that is gone, a queue of the device `name`; see [`open_queue`].
-pub fn attach(fd: RawFd, name: &str, kind: Kind, origin: Origin) -> io::Result<()> {
+pub(crate) fn attach(fd: RawFd, name: &str, kind: Kind, origin: Origin) -> io::Result<()> {
     // SAFETY: `ifreq` is plain old data for which all-zero bytes are a valid value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if name.is_empty() || name.len() >= request.ifr_name.len() {
@@ -72,13 +72,13 @@ pub fn attach(fd: RawFd, name: &str, kind: Kind, origin: Origin) -> io::Result<(
 
 /// Makes `user`, as this process's user namespace numbers him, the one who may attach to the device
 /// without CAP_NET_ADMIN. Applies to the whole device; any process that is attached may do it.
-pub fn set_owner(fd: RawFd, user: u32) -> io::Result<()> {
+pub(crate) fn set_owner(fd: RawFd, user: u32) -> io::Result<()> {
     // SAFETY: TUNSETOWNER takes its argument by value and touches no memory of ours.
     check(unsafe { libc::ioctl(fd, libc::TUNSETOWNER as _, libc::c_ulong::from(user)) }).map(drop)
 }
 
 /// One more descriptor of the same queue.
-pub fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
+pub(crate) fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: F_DUPFD_CLOEXEC touches no memory.
     let copy = check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0) })?;
     // SAFETY: the kernel just made this descriptor for us, and nothing else has it.
@@ -86,19 +86,19 @@ pub fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
 }
 
 /// Says which super-packets we accept (`TUN_F_*`). Applies to the whole device.
-pub fn set_offload(fd: RawFd, mask: c_uint) -> io::Result<()> {
+pub(crate) fn set_offload(fd: RawFd, mask: c_uint) -> io::Result<()> {
     // SAFETY: TUNSETOFFLOAD takes its argument by value and touches no memory of ours.
     check(unsafe { libc::ioctl(fd, libc::TUNSETOFFLOAD as _, libc::c_ulong::from(mask)) }).map(drop)
 }
 
 /// Lets an eBPF program choose the queue of each packet that comes out of the device; -1 for the
 /// kernel's own choice. Applies to the whole device.
-pub fn set_steering(fd: RawFd, program: RawFd) -> io::Result<()> {
+pub(crate) fn set_steering(fd: RawFd, program: RawFd) -> io::Result<()> {
     set_int(fd, libc::TUNSETSTEERINGEBPF as _, program)
 }
 
 /// Name of the device that `fd` is a queue of; `None` when it is of none.
-pub fn device_name(fd: RawFd) -> Option<String> {
+pub(crate) fn device_name(fd: RawFd) -> Option<String> {
     // SAFETY: `ifreq` is plain old data for which all-zero bytes are a valid value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     // SAFETY: TUNGETIFF writes one `ifreq`, which `request` is and outlives the call.
@@ -108,7 +108,7 @@ pub fn device_name(fd: RawFd) -> Option<String> {
 }
 
 /// The link address of the TAP behind `fd`.
-pub fn hardware_address(fd: RawFd) -> io::Result<Mac> {
+pub(crate) fn hardware_address(fd: RawFd) -> io::Result<Mac> {
     // SAFETY: `ifreq` is plain old data for which all-zero bytes are a valid value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     // SAFETY: on a tun descriptor SIOCGIFHWADDR writes one `ifreq`, which `request` is.
@@ -123,7 +123,7 @@ pub fn hardware_address(fd: RawFd) -> io::Result<Mac> {
 }
 
 /// Writes `head` and `body` as one frame.
-pub fn write_frame(fd: RawFd, head: &[u8], body: &[u8]) -> io::Result<()> {
+pub(crate) fn write_frame(fd: RawFd, head: &[u8], body: &[u8]) -> io::Result<()> {
     let iovecs = [iovec(head), iovec(body)];
     // SAFETY: both iovecs were just made from slices that outlive the call; writev only reads.
     let written = unsafe { libc::writev(fd, iovecs.as_ptr(), iovecs.len() as c_int) };
@@ -131,7 +131,7 @@ pub fn write_frame(fd: RawFd, head: &[u8], body: &[u8]) -> io::Result<()> {
 }
 
 /// Makes reads and writes return instead of waiting.
-pub fn set_nonblocking(fd: RawFd) -> io::Result<()> {
+pub(crate) fn set_nonblocking(fd: RawFd) -> io::Result<()> {
     // SAFETY: F_GETFL and F_SETFL touch no memory.
     let flags = check(unsafe { libc::fcntl(fd, libc::F_GETFL) })?;
     // SAFETY: as above.
@@ -148,7 +148,7 @@ fn check(result: c_int) -> io::Result<c_int> {
 }
 
 /// Reads one packet with its vnet header; the packet goes to the start of `buffer`.
-pub fn read_packet(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<(VnetHdr, usize)> {
+pub(crate) fn read_packet(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<(VnetHdr, usize)> {
     let mut header = [0u8; vnet_hdr::LEN];
     let iovecs = [iovec_mut(&mut header), iovec_mut(buffer)];
     // SAFETY: both iovecs describe live, exclusively borrowed memory of the given lengths.
@@ -167,7 +167,7 @@ fn iovec(bytes: &[u8]) -> libc::iovec {
 }
 
 /// A reusable array for gathered writes.
-pub struct Iovecs([libc::iovec; MAX_IOVECS]);
+pub(crate) struct Iovecs([libc::iovec; MAX_IOVECS]);
 
 // SAFETY: the pointers inside are only meaningful during one `write`, which takes `&mut self`.
 unsafe impl Send for Iovecs {}
@@ -180,7 +180,7 @@ impl Default for Iovecs {
 
 impl Iovecs {
     /// Writes `delivery` with its vnet header in one call.
-    pub fn write(&mut self, fd: &OwnedFd, delivery: &Delivery<'_>) -> io::Result<()> {
+    pub(crate) fn write(&mut self, fd: &OwnedFd, delivery: &Delivery<'_>) -> io::Result<()> {
         let header = delivery.vnet.emit();
         let count = 2 + delivery.pieces.len();
         if count > MAX_IOVECS {

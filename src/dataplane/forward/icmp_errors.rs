@@ -15,11 +15,11 @@ use crate::wire::Ipv4;
 use crate::wire::icmp::{self, Problem};
 
 /// Errors a second of one kind to one sender, by one worker.
-pub const PER_SENDER: u32 = 20;
+pub(super) const PER_SENDER: u32 = 20;
 /// Errors a second by one worker.
-pub const PER_WORKER: u32 = 500;
+pub(super) const PER_WORKER: u32 = 500;
 /// Errors at once, to one sender and to all: as many as may wait for the end of a batch.
-pub const BURST: u32 = 32;
+pub(super) const BURST: u32 = 32;
 
 /// Senders and kinds told apart.
 const BUCKETS: usize = 256;

@@ -33,7 +33,7 @@ impl Scope {
 /// Whether an inner packet may have `address` neither as source nor as destination: "this network",
 /// loopback, link-local, multicast, broadcast, IPv4-mapped (RFC 6890).
 #[inline]
-pub fn is_special(address: IpAddr) -> bool {
+pub(super) fn is_special(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(a) => match a.octets() {
             [0 | 127 | 224..=239, ..] | [169, 254, ..] => true,
@@ -54,7 +54,12 @@ pub fn is_special(address: IpAddr) -> bool {
 /// A later fragment of a UDP datagram does not tell; its first one is refused, so that the datagram never
 /// becomes whole.
 #[inline]
-pub fn judge(flow: &Flow, packet: &[u8], vxlan_port: u16, allow_nested: bool) -> Result<(), DropReason> {
+pub(super) fn judge(
+    flow: &Flow,
+    packet: &[u8],
+    vxlan_port: u16,
+    allow_nested: bool,
+) -> Result<(), DropReason> {
     let tunnel = match flow.protocol {
         protocol::TCP | protocol::ICMP | protocol::ICMPV6 => return Ok(()),
         protocol::UDP => !is_later_fragment(packet) && is_port(&packet[flow.l4..], vxlan_port),

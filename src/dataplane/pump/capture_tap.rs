@@ -10,14 +10,14 @@ use crate::dataplane::underlay::Receiver;
 
 /// Shows a packet or super-packet read from the device.
 #[cold]
-pub fn read(worker: &Worker, packet: &[u8]) {
+pub(super) fn read(worker: &Worker, packet: &[u8]) {
     let seen = Seen { point: Point::Device, direction: Direction::Outbound, reason: None };
     worker.capture.record(seen, [packet].into_iter());
 }
 
 /// Shows the outer packets of a batch of `count` receives.
 #[cold]
-pub fn received(worker: &Worker, tables: &Forwarding, receiver: &mut Receiver, count: usize) {
+pub(super) fn received(worker: &Worker, tables: &Forwarding, receiver: &mut Receiver, count: usize) {
     let seen = Seen { point: Point::Underlay, direction: Direction::Inbound, reason: None };
     let format = receiver.format();
     for index in 0..count {
@@ -34,7 +34,7 @@ pub fn received(worker: &Worker, tables: &Forwarding, receiver: &mut Receiver, c
 }
 
 /// Shows what it delivers.
-pub struct Shown<'a>(pub Deliver<'a>);
+pub(super) struct Shown<'a>(pub Deliver<'a>);
 
 impl Sink for Shown<'_> {
     fn deliver(&mut self, delivery: &Delivery<'_>) {

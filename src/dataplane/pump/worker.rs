@@ -42,7 +42,7 @@ const WAKER: Token = Token(usize::MAX);
 const DEVICE: Token = Token(usize::MAX - 1);
 
 /// Everything one thread owns.
-pub struct WorkerThread {
+pub(super) struct WorkerThread {
     poll: Poll,
     device: Box<dyn Device>,
     sockets: Sockets,
@@ -61,7 +61,12 @@ pub struct WorkerThread {
 
 impl WorkerThread {
     /// A worker and the handle that wakes it.
-    pub fn new(lane: Lane, rules: Rules, index: usize, counters: Counters) -> io::Result<(Self, mio::Waker)> {
+    pub(super) fn new(
+        lane: Lane,
+        rules: Rules,
+        index: usize,
+        counters: Counters,
+    ) -> io::Result<(Self, mio::Waker)> {
         let poll = Poll::new()?;
         let waker = mio::Waker::new(poll.registry(), WAKER)?;
         if let Some(fd) = lane.device.fd() {
@@ -93,7 +98,11 @@ impl WorkerThread {
     ///
     /// # Errors
     /// When the device or the poll fails for good.
-    pub fn run(&mut self, forwarding: &Arc<Published<Forwarding>>, stop: &AtomicBool) -> io::Result<()> {
+    pub(super) fn run(
+        &mut self,
+        forwarding: &Arc<Published<Forwarding>>,
+        stop: &AtomicBool,
+    ) -> io::Result<()> {
         let mut events = Events::with_capacity(16);
         while !stop.load(Ordering::Acquire) {
             let busy = self.ready.contains(&true);

@@ -1,7 +1,7 @@
 //! The hash, as both programs make it.
 
 /// The odd number next to 2^32 over the golden ratio, for multiplicative hashing.
-pub const FACTOR: u32 = 0x9e37_79b1;
+pub(super) const FACTOR: u32 = 0x9e37_79b1;
 
 /// The hash of the IP packet at the start of `packet`, before it is reduced to the number of workers;
 /// `None` where there is no whole IP header. It is what the programs are compared with.

@@ -9,7 +9,7 @@ use crate::net::DropReason;
 use crate::wire::protocol;
 
 /// What the kernel adds to a datagram of this sender.
-pub struct Framing<'a> {
+pub(super) struct Framing<'a> {
     /// Outer source address over IPv4.
     pub address: Ipv4Addr,
     /// Outer source address over IPv6.
@@ -23,7 +23,7 @@ pub struct Framing<'a> {
 impl Framing<'_> {
     /// Shows every datagram of the batch as sent.
     #[cold]
-    pub fn show_all(&self, hub: &Hub, batch: Batch<'_>) {
+    pub(super) fn show_all(&self, hub: &Hub, batch: Batch<'_>) {
         let seen = Seen { point: Point::Underlay, direction: Direction::Outbound, reason: None };
         for message in batch.outbox.messages() {
             self.show(hub, seen, message, batch.datagrams(message), batch);
@@ -32,7 +32,7 @@ impl Framing<'_> {
 
     /// Shows the datagrams of a message that was refused.
     #[cold]
-    pub fn show_dropped(
+    pub(super) fn show_dropped(
         &self,
         hub: &Hub,
         reason: DropReason,

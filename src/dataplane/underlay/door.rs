@@ -42,7 +42,7 @@ pub struct Door {
 
 /// One of several shares of what comes to a raw socket.
 #[derive(Clone, Copy, Debug)]
-pub struct Share {
+pub(super) struct Share {
     /// Whether packets begin with their outer header.
     pub outer: bool,
     /// Which one.
@@ -53,7 +53,7 @@ pub struct Share {
 
 impl Share {
     /// The filter that lets through this share.
-    pub fn filter(self) -> Vec<SockFilter> {
+    pub(super) fn filter(self) -> Vec<SockFilter> {
         socket_cbpf::share(self.outer, self.index, self.of)
     }
 }

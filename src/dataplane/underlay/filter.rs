@@ -10,7 +10,7 @@ use crate::dataplane::steering::cbpf::{ALL, jump, load, op};
 use crate::wire::icmp;
 
 /// Lets through ICMP errors that quote a packet sent by `source`, and answers to echo requests with this identifier.
-pub fn icmp_for(socket: &Socket, source: Ipv4Addr, echo_id: u16) -> io::Result<()> {
+pub(super) fn icmp_for(socket: &Socket, source: Ipv4Addr, echo_id: u16) -> io::Result<()> {
     let (kind, id, quoted_source) = (0, 4, icmp::LEN as u32 + 12);
     socket.attach_filter(&[
         // X = outer header length; a load beyond the end drops the packet.
@@ -29,7 +29,7 @@ pub fn icmp_for(socket: &Socket, source: Ipv4Addr, echo_id: u16) -> io::Result<(
 }
 
 /// The same for `ICMPv6`; the socket sees packets from their ICMP header on.
-pub fn icmp6_for(socket: &Socket, source: Ipv6Addr, echo_id: u16) -> io::Result<()> {
+pub(super) fn icmp6_for(socket: &Socket, source: Ipv6Addr, echo_id: u16) -> io::Result<()> {
     let at = |size, offset| op(libc::BPF_LD | size | libc::BPF_ABS, offset);
     let octets = source.octets();
     let (words, _) = octets.as_chunks::<4>();
@@ -53,7 +53,7 @@ pub fn icmp6_for(socket: &Socket, source: Ipv6Addr, echo_id: u16) -> io::Result<
 }
 
 /// Lets through packets whose fields, of a size at an offset, all have their value.
-pub fn all_equal(socket: &Socket, fields: &[(u32, u32, u32)]) -> io::Result<()> {
+pub(super) fn all_equal(socket: &Socket, fields: &[(u32, u32, u32)]) -> io::Result<()> {
     let mut program = Vec::new();
     for (left, (size, offset, value)) in fields.iter().enumerate() {
         let to_end = 2 * (fields.len() - left) - 1;

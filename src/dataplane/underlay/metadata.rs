@@ -145,7 +145,7 @@ fn open(wanted: &Wanted) -> io::Result<Socket> {
 }
 
 /// Whether this kernel lets us have such a socket.
-pub fn is_supported() -> bool {
+pub(super) fn is_supported() -> bool {
     open(&Wanted::default()).is_ok()
 }
 

@@ -20,7 +20,7 @@ use crate::wire::{ethernet, ipv6, protocol, tcp, udp, vxlan};
 
 /// What a metadata socket is for.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Wanted {
+pub(super) struct Wanted {
     /// This node's IPv4 underlay address, an outer destination.
     pub address: Option<Ipv4Addr>,
     /// Its IPv6 underlay address.
@@ -56,7 +56,7 @@ const BARE: [u16; 5] =
     [libc::ARPHRD_NONE, libc::ARPHRD_PPP, libc::ARPHRD_TUNNEL, libc::ARPHRD_TUNNEL6, libc::ARPHRD_IPGRE];
 
 /// Bytes of link header in front of what a packet socket shows of a device of this type; `None` where it is unknown.
-pub fn link_header(device_type: u16) -> Option<usize> {
+pub(super) fn link_header(device_type: u16) -> Option<usize> {
     if WITH_ETHERNET.contains(&device_type) {
         Some(ethernet::LEN)
     } else {
@@ -68,7 +68,7 @@ pub fn link_header(device_type: u16) -> Option<usize> {
 const VXLAN_INNER: usize = udp::LEN + vxlan::LEN + ethernet::LEN;
 
 /// Where the inner packet of the tunnel packet `packet`, an outer IP packet, begins; also where its end is missing.
-pub fn inner_at(packet: &[u8]) -> Option<usize> {
+pub(super) fn inner_at(packet: &[u8]) -> Option<usize> {
     let first = *packet.first()?;
     let (number, at) = if first >> 4 == 4 {
         (*packet.get(9)?, usize::from(first & 0xf) * 4)
@@ -91,7 +91,7 @@ pub fn inner_at(packet: &[u8]) -> Option<usize> {
 const DESTINATION_OPTIONS: u8 = 60;
 
 /// Lets `socket`, a packet socket, take what is wanted.
-pub fn attach(socket: &Socket, wanted: &Wanted) -> io::Result<()> {
+pub(super) fn attach(socket: &Socket, wanted: &Wanted) -> io::Result<()> {
     socket.attach_filter(&program(wanted))
 }
 

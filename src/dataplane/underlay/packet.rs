@@ -15,7 +15,7 @@ use super::sys;
 ///
 /// # Errors
 /// The kernel's: EPERM without CAP_NET_RAW.
-pub fn send(index: u32) -> Result<Socket, OpenError> {
+pub(super) fn send(index: u32) -> Result<Socket, OpenError> {
     let open = || -> io::Result<Socket> {
         // Protocol 0: no frame is ever delivered to this socket.
         let socket = Socket::new(Domain::PACKET, Type::RAW.nonblocking(), Some(Protocol::from(0)))?;

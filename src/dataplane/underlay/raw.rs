@@ -12,11 +12,11 @@ use crate::dataplane::packet::Format;
 use crate::wire::protocol;
 
 /// Outer protocol numbers that carry IP: IPv4 and IPv6 inside.
-pub const PROTOCOLS: [u8; 2] = [protocol::IPIP, protocol::IPV6];
+pub(super) const PROTOCOLS: [u8; 2] = [protocol::IPIP, protocol::IPV6];
 
 /// What the receiving socket for protocol `number` on `address` hands over: over IPv6 without the
 /// outer header.
-pub fn format(address: IpAddr, number: u8) -> Format {
+pub(super) fn format(address: IpAddr, number: u8) -> Format {
     match address {
         IpAddr::V4(_) => Format::Ipip,
         IpAddr::V6(_) if number == protocol::IPIP => Format::Ipip6V4,
@@ -28,7 +28,7 @@ pub fn format(address: IpAddr, number: u8) -> Format {
 /// both families), and routes them by the address given to `sendto`, which for direct traffic is the peer
 /// and not the packet's destination. It is bound, so that rules about the source (`ip rule from …`) apply as
 /// they do to a kernel tunnel with that `local` address.
-pub fn send(address: IpAddr) -> Result<Socket, OpenError> {
+pub(super) fn send(address: IpAddr) -> Result<Socket, OpenError> {
     let open = || {
         let socket = unbound(address)?;
         sys::set_send_buffer(&socket, SEND_BUFFER)?;
@@ -47,7 +47,7 @@ pub fn send(address: IpAddr) -> Result<Socket, OpenError> {
 }
 
 /// A socket that takes whole packets of the family of `address`, from whatever source.
-pub fn unbound(address: IpAddr) -> io::Result<Socket> {
+pub(super) fn unbound(address: IpAddr) -> io::Result<Socket> {
     let protocol = Protocol::from(libc::IPPROTO_RAW);
     Socket::new(domain(address), Type::RAW.nonblocking(), Some(protocol))
 }
@@ -56,7 +56,7 @@ pub fn unbound(address: IpAddr) -> io::Result<Socket> {
 ///
 /// The kernel gives every raw socket a copy of every packet, so with several workers each socket
 /// filters out all flows but its share.
-pub fn receive(setup: &Setup, address: IpAddr, number: u8, index: u16) -> Result<Socket, OpenError> {
+pub(super) fn receive(setup: &Setup, address: IpAddr, number: u8, index: u16) -> Result<Socket, OpenError> {
     let open = || -> io::Result<Socket> {
         let protocol = Protocol::from(i32::from(number));
         let socket = Socket::new(domain(address), Type::RAW.nonblocking(), Some(protocol))?;
@@ -85,7 +85,7 @@ pub fn receive(setup: &Setup, address: IpAddr, number: u8, index: u16) -> Result
 }
 
 /// The share of worker `index` of packets in `format`, where there are other workers.
-pub fn share(setup: &Setup, format: Format, index: u16) -> Option<Share> {
+pub(super) fn share(setup: &Setup, format: Format, index: u16) -> Option<Share> {
     (setup.workers > 1).then(|| Share { outer: format == Format::Ipip, index, of: setup.workers })
 }
 

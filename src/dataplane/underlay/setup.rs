@@ -11,7 +11,7 @@ pub const SOURCE_PORTS: u16 = 256;
 pub const RECEIVE_BUFFER: usize = 8 << 20;
 
 /// Bytes of kernel buffer that each sending socket asks for: a burst of super-packets waits here, not in us.
-pub const SEND_BUFFER: usize = 4 << 20;
+pub(super) const SEND_BUFFER: usize = 4 << 20;
 
 /// What the sockets are opened for.
 #[derive(Clone, Copy, Debug, Default)]

@@ -20,7 +20,7 @@ const SMALLEST_BUFFER: usize = 1;
 
 /// The receiving socket of one worker, bound to this node's `address`: an outer destination that is
 /// not ours never arrives.
-pub fn receive(setup: &Setup, address: IpAddr) -> Result<Socket, OpenError> {
+pub(super) fn receive(setup: &Setup, address: IpAddr) -> Result<Socket, OpenError> {
     let to = SocketAddr::new(address, setup.vxlan_port);
     let open = || {
         let socket = open(to, Type::DGRAM.nonblocking())?;
@@ -58,7 +58,7 @@ fn open(address: SocketAddr, kind: Type) -> io::Result<Socket> {
 
 /// Fails while anybody has the VXLAN port: with SO_REUSEPORT a second daemon of the same user could
 /// bind it, too, and each would get half of the flows.
-pub fn ensure_free(setup: &Setup) -> Result<(), OpenError> {
+pub(super) fn ensure_free(setup: &Setup) -> Result<(), OpenError> {
     setup.addresses().try_for_each(|address| {
         let to = SocketAddr::new(address, setup.vxlan_port);
         let alone = || open(to, Type::DGRAM)?.bind(&to.into());
@@ -74,7 +74,7 @@ fn vxlan_socket(address: SocketAddr, error: io::Error) -> OpenError {
 /// same ports: the port then depends on the flow alone, and stays when the kernel moves the flow to
 /// another queue, as it does without a steering program. They are drawn from all of that range at each
 /// start, so that a stranger does not know which packets to claim that we sent (RFC 5927 §4.2, RFC 6056).
-pub fn send_all(setup: &Setup, address: IpAddr) -> Result<Vec<(Socket, u16)>, OpenError> {
+pub(super) fn send_all(setup: &Setup, address: IpAddr) -> Result<Vec<(Socket, u16)>, OpenError> {
     let mut ports = shuffled(setup.port_seed).into_iter();
     let mut sockets = Vec::with_capacity(usize::from(SOURCE_PORTS));
     while sockets.len() < usize::from(SOURCE_PORTS) {

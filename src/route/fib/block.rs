@@ -8,7 +8,7 @@ use super::slot::{Place, Slot};
 use crate::route::address::{Address, STEP, stage_end, stage_start};
 
 /// A border: where it is, in the high bits, and the id that holds from there on in the low 16.
-pub trait Border: Copy + Ord {
+pub(super) trait Border: Copy + Ord {
     /// Its id.
     fn id(self) -> HopId;
 }
@@ -31,7 +31,7 @@ impl Border for u32 {
 /// The id that holds at `needle`, whose low 16 bits are set, and the place of its border. The first
 /// border is where the slot starts, so one of them is always at or below a needle of that slot.
 #[inline]
-pub fn find<B: Border>(borders: &[B], needle: B) -> (HopId, usize) {
+pub(super) fn find<B: Border>(borders: &[B], needle: B) -> (HopId, usize) {
     let count = borders.len();
     if count == 0 {
         return (NONE, 0);
@@ -55,7 +55,7 @@ pub fn find<B: Border>(borders: &[B], needle: B) -> (HopId, usize) {
 
 /// The id that holds at `needle` among so few borders that each is compared.
 #[inline]
-pub fn find_few<const N: usize>(borders: &[u32; N], needle: u32) -> HopId {
+pub(super) fn find_few<const N: usize>(borders: &[u32; N], needle: u32) -> HopId {
     let mut found = borders[0];
     for border in &borders[1..] {
         found = if *border <= needle { *border } else { found };
@@ -68,19 +68,19 @@ const FIXED: [usize; 5] = [16, 8, 4, 2, 1];
 
 /// The needle for a word of a stage.
 #[inline]
-pub fn needle(word: u64) -> u64 {
+pub(super) fn needle(word: u64) -> u64 {
     word | (STEP - 1)
 }
 
 /// The 16 bits behind the first `skip` bits of a stage, as the high half of a short border.
 #[inline]
-pub fn shorten(word: u64, skip: u8) -> u32 {
+pub(super) fn shorten(word: u64, skip: u8) -> u32 {
     (word << skip >> 32) as u32 & !(STEP as u32 - 1)
 }
 
 /// Borders, with the tables of prefixes that are longer than the stage.
 #[derive(Default)]
-pub struct Block {
+pub(super) struct Block {
     pub borders: Vec<u64>,
     /// By the place of their border.
     pub below: Vec<(usize, Slot)>,
@@ -92,7 +92,7 @@ pub struct Block {
 
 impl Block {
     /// The borders of `routes`, which are in order and all longer than `place` and within it.
-    pub fn build<A: Address>(place: Place<A>, routes: &[Route<A>]) -> Self {
+    pub(super) fn build<A: Address>(place: Place<A>, routes: &[Route<A>]) -> Self {
         let (stage, end) = (place.stage, stage_end::<A>(place.stage));
         let start = place.address.word(stage);
         let last = start | u64::MAX.checked_shr((place.len - stage_start(stage)).into()).unwrap_or(0);
@@ -169,7 +169,7 @@ impl Block {
 }
 
 /// How many of the first `routes` share the first one's first `len` bits.
-pub fn group<A: Address>(routes: &[Route<A>], len: u8) -> usize {
+pub(super) fn group<A: Address>(routes: &[Route<A>], len: u8) -> usize {
     let Some(first) = routes.first() else { return 0 };
     routes.partition_point(|route| route.address <= first.address.last(len))
 }

@@ -61,7 +61,7 @@ pub enum Ways {
 }
 
 /// Most different next hops.
-pub const MOST: usize = NONE as usize;
+pub(super) const MOST: usize = NONE as usize;
 
 /// More different next hops than ids.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -70,7 +70,7 @@ pub struct HopsFull;
 
 /// The next hops of a table by their ids.
 #[derive(Clone)]
-pub struct HopTable {
+pub(super) struct HopTable {
     hops: Arc<[NextHop]>,
     members: Arc<[Via]>,
 }
@@ -83,19 +83,19 @@ impl Default for HopTable {
 
 impl HopTable {
     #[inline]
-    pub fn get(&self, id: HopId) -> Option<NextHop> {
+    pub(super) fn get(&self, id: HopId) -> Option<NextHop> {
         self.hops.get(usize::from(id)).copied()
     }
 
     #[inline]
-    pub fn members(&self, group: Group) -> &[Via] {
+    pub(super) fn members(&self, group: Group) -> &[Via] {
         self.members.get(group.first as usize..).and_then(|tail| tail.get(..group.len.into())).unwrap_or(&[])
     }
 }
 
 /// Ids of ways, given out as they appear.
 #[derive(Default)]
-pub struct Hops {
+pub(super) struct Hops {
     ids: HashMap<Ways, HopId>,
     ways: Vec<Ways>,
 }
@@ -105,7 +105,7 @@ impl Hops {
     ///
     /// # Errors
     /// When it is new and no id is left.
-    pub fn id(&mut self, ways: Ways) -> Result<HopId, HopsFull> {
+    pub(super) fn id(&mut self, ways: Ways) -> Result<HopId, HopsFull> {
         if let Some(id) = self.ids.get(&ways) {
             return Ok(*id);
         }
@@ -117,12 +117,12 @@ impl Hops {
     }
 
     /// The number of ids given out.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.ways.len()
     }
 
     /// The peers that packets go to by `mode`.
-    pub fn reached(&self, mode: Mode) -> impl Iterator<Item = PeerId> + '_ {
+    pub(super) fn reached(&self, mode: Mode) -> impl Iterator<Item = PeerId> + '_ {
         let peers = self.ways.iter().flat_map(|ways| match ways {
             Ways::Local => &[][..],
             Ways::Peers { peers, .. } => peers,
@@ -131,7 +131,7 @@ impl Hops {
     }
 
     /// The next hops with the MTUs that `mtu` gives for a peer and mode now.
-    pub fn table(&self, mtu: impl Fn(PeerId, Mode) -> u16) -> HopTable {
+    pub(super) fn table(&self, mtu: impl Fn(PeerId, Mode) -> u16) -> HopTable {
         let mut members = Vec::new();
         let hops = self.ways.iter().map(|ways| match ways {
             Ways::Local => NextHop::Local,

@@ -21,11 +21,11 @@ const SPREAD: usize = 4;
 const MAX_BITS: u8 = 8;
 
 /// All routes of a family, in the order address, length.
-pub type Routes<A> = BTreeMap<(A, u8), HopId>;
+pub(super) type Routes<A> = BTreeMap<(A, u8), HopId>;
 
 /// Where a slot is: the addresses it covers.
 #[derive(Clone, Copy, Debug)]
-pub struct Place<A> {
+pub(super) struct Place<A> {
     /// The first address.
     pub address: A,
     /// The bits all its addresses share.
@@ -36,7 +36,7 @@ pub struct Place<A> {
 
 /// The addresses of one place. Everything is shared with earlier tables until it is edited.
 #[derive(Clone)]
-pub enum Slot {
+pub(super) enum Slot {
     /// No longer prefix.
     Nothing(HopId),
     /// Few longer prefixes: see [`block`].
@@ -56,7 +56,7 @@ pub enum Slot {
 // Packed: a slot stays within 24 bytes.
 #[derive(Clone, Copy)]
 #[repr(C, packed)]
-pub struct Taken {
+pub(super) struct Taken {
     parts: u32,
     /// Bits of the stage that come before those of the part.
     skip: u8,
@@ -64,7 +64,7 @@ pub struct Taken {
 
 /// The bits of a word that index the slots of a level.
 #[derive(Clone, Copy)]
-pub struct Bits {
+pub(super) struct Bits {
     /// Where they end.
     shift: u8,
     /// How many they are.
@@ -73,7 +73,7 @@ pub struct Bits {
 
 /// Borders, and at each of them the slot of prefixes longer than the stage.
 #[derive(Clone)]
-pub struct Deep {
+pub(super) struct Deep {
     borders: Box<[u64]>,
     below: Box<[Slot]>,
 }
@@ -83,11 +83,11 @@ const _: () = assert!(size_of::<Slot>() == 24);
 
 impl Slot {
     /// Nothing at all.
-    pub const EMPTY: Self = Self::Nothing(NONE);
+    pub(super) const EMPTY: Self = Self::Nothing(NONE);
 
     /// The id that holds where no longer prefix matches; [`NONE`] leaves it to the slot above.
     #[inline]
-    pub fn id(&self) -> HopId {
+    pub(super) fn id(&self) -> HopId {
         match self {
             Self::Nothing(id)
             | Self::Block(id, ..)
@@ -99,7 +99,7 @@ impl Slot {
     }
 
     /// Changes that id.
-    pub fn set_id(&mut self, new: HopId) {
+    pub(super) fn set_id(&mut self, new: HopId) {
         match self {
             Self::Nothing(id)
             | Self::Block(id, ..)
@@ -112,7 +112,7 @@ impl Slot {
 
     /// The id of the longest match of `address`, a slot of the root; [`NONE`] without any.
     #[inline]
-    pub fn lookup<A: Address>(&self, address: A) -> HopId {
+    pub(super) fn lookup<A: Address>(&self, address: A) -> HopId {
         let (mut slot, mut best, mut stage) = (self, NONE, 0);
         let mut word = address.word(0);
         loop {
@@ -147,7 +147,7 @@ impl Slot {
 
     /// The slot of `place` with its own `id` and `routes`, which are in order and all longer than
     /// the place and within it.
-    pub fn build<A: Address>(place: Place<A>, id: HopId, routes: &[Route<A>]) -> Self {
+    pub(super) fn build<A: Address>(place: Place<A>, id: HopId, routes: &[Route<A>]) -> Self {
         if routes.is_empty() {
             return Self::Nothing(id);
         }
@@ -183,7 +183,13 @@ impl Slot {
 
     /// Brings the slot of `place` up to date after the route of `prefix`, longer than the place,
     /// was set or `removed`.
-    pub fn edit<A: Address>(&mut self, place: Place<A>, prefix: (A, u8), removed: bool, routes: &Routes<A>) {
+    pub(super) fn edit<A: Address>(
+        &mut self,
+        place: Place<A>,
+        prefix: (A, u8),
+        removed: bool,
+        routes: &Routes<A>,
+    ) {
         let done = match self {
             Self::Level(_, bits, slots) => bits.edit(Arc::make_mut(slots), place, prefix, removed, routes),
             Self::Deep(_, _, deep) if prefix.1 > stage_end::<A>(place.stage) => {
@@ -340,7 +346,7 @@ impl Bits {
 
 /// The ids of the places at `addresses`, all of which `prefix` covers: of the routes longer than
 /// `above` and at most `end` bits, the longest that covers the place. The addresses are in order.
-pub fn refill<A: Address>(
+pub(super) fn refill<A: Address>(
     addresses: impl Iterator<Item = A>,
     prefix: (A, u8),
     above: u8,

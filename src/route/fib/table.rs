@@ -28,7 +28,7 @@ struct Shelf([Arc<Page>; SHELF]);
 
 /// An immutable table.
 #[derive(Clone)]
-pub struct Snapshot(Arc<[Arc<Shelf>; SHELVES]>);
+pub(super) struct Snapshot(Arc<[Arc<Shelf>; SHELVES]>);
 
 impl Default for Snapshot {
     fn default() -> Self {
@@ -39,7 +39,7 @@ impl Default for Snapshot {
 impl Snapshot {
     /// The id of the longest match; [`NONE`] without any.
     #[inline]
-    pub fn lookup<A: Address>(&self, address: A) -> HopId {
+    pub(super) fn lookup<A: Address>(&self, address: A) -> HopId {
         self.slot(address.root()).lookup(address)
     }
 
@@ -57,7 +57,7 @@ impl Snapshot {
 
 /// A table that is edited.
 #[derive(Clone)]
-pub struct Table<A> {
+pub(super) struct Table<A> {
     routes: Routes<A>,
     snapshot: Snapshot,
 }
@@ -70,23 +70,23 @@ impl<A> Default for Table<A> {
 
 impl<A: Address> Table<A> {
     /// The table as it is now.
-    pub fn snapshot(&self) -> Snapshot {
+    pub(super) fn snapshot(&self) -> Snapshot {
         self.snapshot.clone()
     }
 
     /// The number of routes.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.routes.len()
     }
 
     /// Replaces all routes.
-    pub fn replace(&mut self, routes: Vec<((A, u8), HopId)>) {
+    pub(super) fn replace(&mut self, routes: Vec<((A, u8), HopId)>) {
         self.routes = routes.into_iter().collect();
         self.rebuild();
     }
 
     /// Sets (`Some`) or removes (`None`) the routes of these prefixes.
-    pub fn apply(&mut self, changes: &[((A, u8), Option<HopId>)]) {
+    pub(super) fn apply(&mut self, changes: &[((A, u8), Option<HopId>)]) {
         if changes.len() >= REBUILD_MIN.max(self.routes.len() / REBUILD_SHARE) {
             for &(prefix, hop) in changes {
                 self.set(prefix, hop);

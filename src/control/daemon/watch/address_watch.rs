@@ -16,7 +16,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 const SLOW: Duration = Duration::from_secs(30);
 
 /// Tells of the addresses for ever, whenever `news` says that they may be others.
-pub async fn run(host: Host, inbox: Inbox, mut news: broadcast::Receiver<Notice>) {
+pub(crate) async fn run(host: Host, inbox: Inbox, mut news: broadcast::Receiver<Notice>) {
     let mut told = None;
     loop {
         // What cannot be read stays as it was known.

@@ -26,7 +26,7 @@ use tokio::time::sleep;
 
 use self::probe::Probes;
 use self::relay::Relay;
-pub use self::report::Ours;
+pub(crate) use self::report::Ours;
 use self::report::{Message, Quote, What};
 use crate::control::daemon::runner::{Inbox, ProbeWish};
 use crate::control::engine::{Event, PathMtu, Probed, Snapshot};
@@ -39,7 +39,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 const LARGEST: usize = 65535;
 
 /// What the listener needs to know of the daemon.
-pub struct Around {
+pub(crate) struct Around {
     /// Where reports go.
     pub inbox: Inbox,
     /// Who is known.
@@ -49,7 +49,7 @@ pub struct Around {
 }
 
 /// The listener for one family.
-pub struct IcmpListener {
+pub(crate) struct IcmpListener {
     socket: UdpSocket,
     around: Around,
     ours: Ours,
@@ -63,7 +63,11 @@ impl IcmpListener {
     ///
     /// # Errors
     /// The kernel's: EPERM without CAP_NET_RAW.
-    pub fn new(around: Around, ours: Ours, wishes: mpsc::UnboundedReceiver<ProbeWish>) -> io::Result<Self> {
+    pub(crate) fn new(
+        around: Around,
+        ours: Ours,
+        wishes: mpsc::UnboundedReceiver<ProbeWish>,
+    ) -> io::Result<Self> {
         let probes = Probes::new(ours.address)?;
         // tokio's name for a datagram socket; the address family is no matter to it.
         let socket = UdpSocket::from_std(icmp::listen(ours.address, probes.id())?.into())?;
@@ -71,7 +75,7 @@ impl IcmpListener {
     }
 
     /// Listens for ever.
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         let mut buffer = vec![0; LARGEST];
         loop {
             tokio::select! {

@@ -2,12 +2,12 @@
 //!
 //! Each is a task of its own that sends events to the engine and decides nothing.
 
-pub mod address_watch;
-pub mod icmp;
-pub mod peer_ways;
-pub mod policy_watch;
-pub mod strays;
-pub mod tap_device;
+pub(super) mod address_watch;
+pub(super) mod icmp;
+pub(super) mod peer_ways;
+pub(super) mod policy_watch;
+pub(super) mod strays;
+pub(super) mod tap_device;
 mod tap_test;
-pub mod tap_watch;
-pub mod uplink_watch;
+pub(super) mod tap_watch;
+pub(super) mod uplink_watch;

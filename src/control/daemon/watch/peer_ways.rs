@@ -13,7 +13,7 @@ use crate::control::host::PeerWay;
 use crate::dataplane::observe::PeerCounters;
 
 /// Ways to addresses of peers.
-pub type Ways = Vec<(IpAddr, PeerWay)>;
+pub(crate) type Ways = Vec<(IpAddr, PeerWay)>;
 
 /// How often a way with traffic is looked up.
 const ACTIVE: Duration = Duration::from_secs(5);
@@ -22,11 +22,11 @@ const USED: Duration = Duration::from_secs(30);
 /// Ways without traffic that are looked up in one tick.
 const ROUND: usize = 4;
 /// Ways that are looked up together.
-pub const TOGETHER: usize = 256;
+pub(crate) const TOGETHER: usize = 256;
 
 /// All ways.
 #[derive(Default)]
-pub struct PeerWays {
+pub(crate) struct PeerWays {
     entries: BTreeMap<IpAddr, Entry>,
     /// To be looked up as soon as possible.
     due: BTreeSet<IpAddr>,
@@ -46,7 +46,7 @@ struct Entry {
 
 impl PeerWays {
     /// Follows who is known; `before` are ways that were found already.
-    pub fn follow(&mut self, peers: impl Iterator<Item = (IpAddr, PeerCounters)>, before: &Ways) {
+    pub(crate) fn follow(&mut self, peers: impl Iterator<Item = (IpAddr, PeerCounters)>, before: &Ways) {
         let mut entries = BTreeMap::new();
         for (address, counters) in peers {
             let entry = match self.entries.remove(&address) {
@@ -70,7 +70,7 @@ impl PeerWays {
     }
 
     /// Finds who has traffic. Ways with traffic that were not looked up for a while are due.
-    pub fn count(&mut self, now: Instant) {
+    pub(crate) fn count(&mut self, now: Instant) {
         for (address, entry) in &mut self.entries {
             let sent = entry.counters.sent();
             if std::mem::replace(&mut entry.sent, sent) != sent {
@@ -92,7 +92,7 @@ impl PeerWays {
     }
 
     /// The kernel told of a change; returns whether it may concern a way.
-    pub fn hear(&mut self, notice: Notice) -> bool {
+    pub(crate) fn hear(&mut self, notice: Notice) -> bool {
         let before = self.due.len();
         let concerned = match notice {
             Notice::Link(index) | Notice::Address(index) => {
@@ -111,12 +111,12 @@ impl PeerWays {
     }
 
     /// All ways may be others.
-    pub fn expire(&mut self) {
+    pub(crate) fn expire(&mut self) {
         self.expect(self.entries.keys().copied().collect());
     }
 
     /// The ways with traffic may be others.
-    pub fn expire_used(&mut self, now: Instant) {
+    pub(crate) fn expire_used(&mut self, now: Instant) {
         let used = self.entries.iter().filter(|(_, entry)| entry.is_used(now));
         self.expect(used.map(|(address, _)| *address).collect());
     }
@@ -126,12 +126,12 @@ impl PeerWays {
     }
 
     /// Whether there is something to look up.
-    pub fn is_due(&self) -> bool {
+    pub(crate) fn is_due(&self) -> bool {
         !self.due.is_empty()
     }
 
     /// What to look up now, those with traffic first.
-    pub fn take_due(&mut self, now: Instant) -> Vec<IpAddr> {
+    pub(crate) fn take_due(&mut self, now: Instant) -> Vec<IpAddr> {
         let is_used = |address: &&IpAddr| self.entries.get(address).is_some_and(|entry| entry.is_used(now));
         let used = self.due.iter().filter(is_used);
         let others = self.due.iter().filter(|address| !is_used(address));
@@ -143,30 +143,30 @@ impl PeerWays {
     }
 
     /// The way to `address` is this one; returns whether it was another.
-    pub fn set(&mut self, address: IpAddr, way: Option<PeerWay>, now: Instant) -> bool {
+    pub(crate) fn set(&mut self, address: IpAddr, way: Option<PeerWay>, now: Instant) -> bool {
         let Some(entry) = self.entries.get_mut(&address) else { return false };
         entry.looked = Some(now);
         std::mem::replace(&mut entry.way, way) != way
     }
 
     /// The way to `address`, where there is one.
-    pub fn get(&self, address: IpAddr) -> Option<PeerWay> {
+    pub(crate) fn get(&self, address: IpAddr) -> Option<PeerWay> {
         self.entries.get(&address)?.way
     }
 
     /// All that are known.
-    pub fn iter(&self) -> impl Iterator<Item = (IpAddr, PeerWay)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (IpAddr, PeerWay)> {
         self.entries.iter().filter_map(|(address, entry)| Some((*address, entry.way?)))
     }
 
     /// Those with traffic.
-    pub fn used(&self, now: Instant) -> impl Iterator<Item = (IpAddr, PeerWay)> {
+    pub(crate) fn used(&self, now: Instant) -> impl Iterator<Item = (IpAddr, PeerWay)> {
         let used = self.entries.iter().filter(move |(_, entry)| entry.is_used(now));
         used.filter_map(|(address, entry)| Some((*address, entry.way?)))
     }
 
     /// Whether some way has this first hop.
-    pub fn leads_by(&self, (index, via): (u32, IpAddr)) -> bool {
+    pub(crate) fn leads_by(&self, (index, via): (u32, IpAddr)) -> bool {
         // A neighbour is mostly the peer itself.
         let direct = self.entries.get(&via).and_then(|entry| entry.way);
         let is_it = |way: PeerWay| (way.hop.index, way.hop.via) == (index, via);

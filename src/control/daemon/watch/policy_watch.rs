@@ -10,7 +10,7 @@ use crate::net::Mode;
 use crate::wire::protocol;
 
 /// What is known of the policies.
-pub struct PolicyWatch {
+pub(crate) struct PolicyWatch {
     /// `None` where the kernel has none, or does not tell us.
     policies: Option<Policies>,
     told: (BTreeSet<IpAddr>, Vec<Requirement>),
@@ -18,12 +18,12 @@ pub struct PolicyWatch {
 
 impl PolicyWatch {
     /// Watches those of this network namespace.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { policies: Policies::connect().ok(), told: Default::default() }
     }
 
     /// Looks at them; returns what is new.
-    pub fn look(&mut self, snapshot: &Snapshot) -> Option<Event> {
+    pub(crate) fn look(&mut self, snapshot: &Snapshot) -> Option<Event> {
         let found = match self.policies.as_mut()?.read() {
             Ok(policies) => judge(&policies, snapshot),
             Err(error) => {

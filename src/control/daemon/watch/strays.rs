@@ -28,7 +28,7 @@ const MOST: usize = 4096;
 const SHOWN: Duration = Duration::from_secs(30);
 
 /// Watches the filter of the uplink for ever.
-pub async fn watch(host: Host, inbox: Inbox, snapshots: watch::Receiver<Arc<Snapshot>>) {
+pub(crate) async fn watch(host: Host, inbox: Inbox, snapshots: watch::Receiver<Arc<Snapshot>>) {
     let mut before = host.reverse_path(&snapshots.borrow().uplink).dropped;
     let mut shown: (Vec<Requirement>, Instant) = (Vec::new(), Instant::now());
     loop {

@@ -15,7 +15,7 @@ use crate::control::host::{Answer, Guarded, Host};
 use crate::dataplane::underlay::tap::{PushHeader, Tap};
 
 /// The TAP and what it is made of.
-pub struct TapDevice {
+pub(crate) struct TapDevice {
     name: String,
     /// One queue for each worker and, as the last one, that of the test.
     queues: Vec<Tap>,
@@ -33,45 +33,45 @@ impl TapDevice {
     ///
     /// # Errors
     /// When /dev/net/tun cannot be opened so often.
-    pub fn new(name: String, workers: usize, source: Ipv4Addr) -> anyhow::Result<Self> {
+    pub(crate) fn new(name: String, workers: usize, source: Ipv4Addr) -> anyhow::Result<Self> {
         let queues = Tap::unattached(workers + 1).context("cannot open the queues of the TAP")?;
         let reason = "not made yet".to_owned();
         Ok(Self { name, queues, source, test: None, reason, retry: Backoff::default() })
     }
 
     /// The queue of the worker with this number.
-    pub fn queue(&self, worker: usize) -> Option<Tap> {
+    pub(crate) fn queue(&self, worker: usize) -> Option<Tap> {
         self.queues.get(worker).cloned()
     }
 
     /// What tests it; `None` while it is not there.
-    pub fn test(&mut self) -> Option<&mut TapTest> {
+    pub(crate) fn test(&mut self) -> Option<&mut TapTest> {
         self.test.as_mut()
     }
 
     /// Its name, while it is there.
-    pub fn own_name(&self) -> Option<&str> {
+    pub(crate) fn own_name(&self) -> Option<&str> {
         self.test.as_ref().map(|_| self.name.as_str())
     }
 
     /// Whether it can carry IP-in-IP; yes while that is not known.
-    pub fn carries_ipip(&self) -> bool {
+    pub(crate) fn carries_ipip(&self) -> bool {
         self.test.as_ref().is_none_or(|test| test.link().ipip)
     }
 
     /// Whether it has to be made, and that may be tried.
-    pub fn is_waiting(&self, now: Instant) -> bool {
+    pub(crate) fn is_waiting(&self, now: Instant) -> bool {
         let there = self.test.is_some() && self.attached_to().as_deref() == Some(&self.name);
         !there && self.retry.is_due(now)
     }
 
     /// Why it is not there.
-    pub fn reason(&self) -> &str {
+    pub(crate) fn reason(&self) -> &str {
         &self.reason
     }
 
     /// Sees to it that it is there. Returns what guards it when it was made just now.
-    pub async fn ensure(&mut self, host: &Host) -> Option<Guarded> {
+    pub(crate) async fn ensure(&mut self, host: &Host) -> Option<Guarded> {
         let now = Instant::now();
         if self.test.is_some() {
             if self.attached_to().as_deref() == Some(&self.name) {
@@ -105,7 +105,7 @@ impl TapDevice {
     ///
     /// # Errors
     /// Why it is not there; nothing is left of it then.
-    pub async fn make(&mut self, host: &Host) -> anyhow::Result<Guarded> {
+    pub(crate) async fn make(&mut self, host: &Host) -> anyhow::Result<Guarded> {
         // One under another name.
         self.remove(host).await;
         // The kernel would share the TAP of another daemon with us.
@@ -158,13 +158,13 @@ impl TapDevice {
 }
 
 /// The first thing that the kernel refused.
-pub fn first(failures: Vec<Failure>) -> HostError {
+pub(crate) fn first(failures: Vec<Failure>) -> HostError {
     let unknown = || HostError::Open { error: "the kernel refused without a reason".to_owned(), errno: None };
     failures.into_iter().next().map_or_else(unknown, |failure| failure.error)
 }
 
 /// Name of the TAP beside the TUN `device`, with room for the suffix in the kernel's 15 bytes.
-pub fn tap_name(device: &str) -> String {
+pub(crate) fn tap_name(device: &str) -> String {
     let end = device.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= 13).last();
     format!("{}-x", &device[..end.unwrap_or(0)])
 }

@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What came of a test.
 #[derive(Debug)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// A probe left the uplink.
     Passed,
     /// It did not, for this reason.
@@ -36,7 +36,7 @@ pub enum Outcome {
 }
 
 /// A queue of the TAP and what to test it with.
-pub struct TapTest {
+pub(crate) struct TapTest {
     tap: Tap,
     link: TapLink,
     /// Pushes outer headers; detached with this.
@@ -49,7 +49,7 @@ pub struct TapTest {
 impl TapTest {
     /// Tests `tap`, whose link address is `mac` and which pushes outer headers by `push`; `source` is
     /// our underlay address.
-    pub fn new(tap: Tap, mac: Mac, push: Option<PushHeader>, source: Ipv4Addr) -> Self {
+    pub(crate) fn new(tap: Tap, mac: Mac, push: Option<PushHeader>, source: Ipv4Addr) -> Self {
         Self {
             tap,
             link: TapLink { mac, ipip: push.is_some() },
@@ -61,13 +61,13 @@ impl TapTest {
     }
 
     /// The TAP as the packet path needs to know it.
-    pub fn link(&self) -> TapLink {
+    pub(crate) fn link(&self) -> TapLink {
         self.link
     }
 
     /// Tests whether super-packets of `mode` for the peer with this address and VXLAN port leave by the
     /// interface with index `uplink`.
-    pub async fn run(&mut self, mode: Mode, uplink: u32, peer: (Ipv4Addr, u16)) -> Outcome {
+    pub(crate) async fn run(&mut self, mode: Mode, uplink: u32, peer: (Ipv4Addr, u16)) -> Outcome {
         match self.probe(mode, uplink, peer).await {
             Ok(()) => Outcome::Passed,
             Err(Fault::Way(reason)) => Outcome::Failed(reason),

@@ -31,7 +31,7 @@ const NOT_TESTED: &str = "not tested yet";
 type Pair = (Mode, u32);
 
 /// The TAP with all that decides about its use.
-pub struct TapWatch {
+pub(crate) struct TapWatch {
     tap: TapDevice,
     judge: Judge,
     trials: HashMap<Pair, Trial>,
@@ -109,7 +109,7 @@ impl Trial {
 
 impl TapWatch {
     /// Watches over `tap`; it is used whatever the features where `forced`. What is made again goes to `made`.
-    pub fn new(
+    pub(crate) fn new(
         tap: TapDevice,
         forced: bool,
         counters: Counters,
@@ -131,12 +131,12 @@ impl TapWatch {
     }
 
     /// Whether there is something to do although nothing was told.
-    pub fn is_waiting(&self) -> bool {
+    pub(crate) fn is_waiting(&self) -> bool {
         self.due || self.tap.is_waiting(now()) || self.is_refused()
     }
 
     /// Peers whose neighbours are wanted for a test, a few of them.
-    pub fn take_unresolved(&mut self) -> impl Iterator<Item = IpAddr> + use<> {
+    pub(crate) fn take_unresolved(&mut self) -> impl Iterator<Item = IpAddr> + use<> {
         std::mem::take(&mut self.unresolved).into_iter()
     }
 
@@ -147,7 +147,7 @@ impl TapWatch {
 
     /// Looks at the interfaces of `ways` and says what follows. Tests what is due, and with `all`
     /// everything; only a peer in `resolved` can be asked.
-    pub async fn look(
+    pub(crate) async fn look(
         &mut self,
         snapshot: &Snapshot,
         host: &Host,

@@ -45,7 +45,7 @@ const AT_ONCE: usize = 16;
 const KEPT: usize = 64;
 
 /// What is watched.
-pub struct UplinkWatch {
+pub(crate) struct UplinkWatch {
     /// The kernel's side.
     pub host: Host,
     /// Where what was seen goes.
@@ -76,7 +76,7 @@ pub struct UplinkWatch {
 
 impl UplinkWatch {
     /// Watches for ever; `found` are ways that were looked up before.
-    pub async fn run(mut self, found: Ways) {
+    pub(crate) async fn run(mut self, found: Ways) {
         let mut before = Arc::clone(&self.snapshots.borrow());
         self.follow_peers(&before, &found);
         let (mut next_slow, mut next_full) = (Instant::now(), Instant::now());
@@ -294,13 +294,13 @@ fn key(way: &PeerWay) -> (u32, IpAddr) {
 }
 
 /// The MTU of each way.
-pub fn mtus_of(ways: &Ways) -> HashMap<IpAddr, u16> {
+pub(crate) fn mtus_of(ways: &Ways) -> HashMap<IpAddr, u16> {
     ways.iter().map(|(peer, way)| (*peer, way.mtu)).collect()
 }
 
 /// The uplink of a node whose address `owner` has. Where packets cannot leave by that one, an interface that leads
 /// to a peer: `before` for as long as it does.
-pub async fn stand_in(host: &Host, owner: Uplink, ways: &Ways, before: u32) -> Uplink {
+pub(crate) async fn stand_in(host: &Host, owner: Uplink, ways: &Ways, before: u32) -> Uplink {
     if !owner.dead_end {
         return owner;
     }

@@ -30,7 +30,7 @@ impl State {
     ///
     /// # Errors
     /// Everything that is wrong with it.
-    pub fn edit(&mut self, source: Source, batch: &mut Batch, now: u32) -> Result<Changed, Refusal> {
+    pub(crate) fn edit(&mut self, source: Source, batch: &mut Batch, now: u32) -> Result<Changed, Refusal> {
         batch.sort();
         let nodes = self.judge(source, batch)?;
         let targets = self.targets(&nodes, |rib| {
@@ -62,7 +62,12 @@ impl State {
     ///
     /// # Errors
     /// Everything that is wrong with it; the routes are then as before.
-    pub fn replace(&mut self, source: Source, batch: &mut Batch, now: u32) -> Result<Changed, Refusal> {
+    pub(crate) fn replace(
+        &mut self,
+        source: Source,
+        batch: &mut Batch,
+        now: u32,
+    ) -> Result<Changed, Refusal> {
         batch.sort();
         let nodes = self.judge(source, batch)?;
         let before = self.rib.count(source);

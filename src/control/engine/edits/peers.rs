@@ -25,7 +25,7 @@ impl State {
     ///
     /// # Errors
     /// Everything that speaks against it; nothing has changed then.
-    pub fn add_peer(&mut self, new: &NewPeer, now: u32) -> Result<(), Refusal> {
+    pub(crate) fn add_peer(&mut self, new: &NewPeer, now: u32) -> Result<(), Refusal> {
         let mut culprits = Culprits::default();
         let name = self.new_name(&new.name).map_err(|text| culprits.push(|| text)).ok();
         let addresses = self.new_addresses(new, &mut culprits);
@@ -76,7 +76,7 @@ impl State {
     ///
     /// # Errors
     /// When there is no such node.
-    pub fn delete_peer(&mut self, name: &str) -> Result<PeerId, Refusal> {
+    pub(crate) fn delete_peer(&mut self, name: &str) -> Result<PeerId, Refusal> {
         let Some(id) = self.roster.id(name) else {
             return Err(Refusal::new(Kind::Missing, unknown_peer(name)));
         };

@@ -7,13 +7,13 @@ use crate::net::Prefix;
 const MANY: usize = 4096;
 
 /// Whether it is quicker to compile everything anew than `changes` among so many routes.
-pub fn is_many(changes: usize, routes: usize) -> bool {
+pub(crate) fn is_many(changes: usize, routes: usize) -> bool {
     changes > MANY && changes > routes / 8
 }
 
 /// What was edited and not yet published.
 #[derive(Debug, Default)]
-pub enum Pending {
+pub(crate) enum Pending {
     /// Nothing.
     #[default]
     Nothing,
@@ -25,7 +25,7 @@ pub enum Pending {
 
 impl Pending {
     /// Notes that the route of `prefix` changed.
-    pub fn add(&mut self, prefix: Prefix) {
+    pub(crate) fn add(&mut self, prefix: Prefix) {
         match self {
             Self::Nothing => *self = Self::Some(vec![prefix]),
             Self::Some(prefixes) => prefixes.push(prefix),
@@ -34,7 +34,7 @@ impl Pending {
     }
 
     /// Notes that the routes of `prefixes` changed, some of `routes` that there were.
-    pub fn add_all(&mut self, prefixes: Vec<Prefix>, routes: usize) {
+    pub(crate) fn add_all(&mut self, prefixes: Vec<Prefix>, routes: usize) {
         if prefixes.is_empty() {
             return;
         }
@@ -44,7 +44,7 @@ impl Pending {
     }
 
     /// These and `later` ones.
-    pub fn and(self, later: Self) -> Self {
+    pub(crate) fn and(self, later: Self) -> Self {
         match (self, later) {
             (Self::Nothing, one) | (one, Self::Nothing) => one,
             (Self::Some(mut all), Self::Some(later)) => {
@@ -57,7 +57,7 @@ impl Pending {
 }
 
 /// A compiled table.
-pub struct Publication {
+pub(crate) struct Publication {
     /// The table.
     pub forwarding: Forwarding,
     /// The prefixes in which it differs from what is published.

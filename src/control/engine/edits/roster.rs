@@ -12,7 +12,7 @@ use crate::route::PeerId;
 
 /// Who is known.
 #[derive(Clone, Debug, Default)]
-pub struct Roster {
+pub(crate) struct Roster {
     names: HashMap<Box<str>, PeerId>,
     /// Every node's underlay address; `None` is this node.
     addresses: BTreeMap<IpAddr, Option<PeerId>>,
@@ -23,18 +23,18 @@ pub struct Roster {
 
 impl Roster {
     /// Only this node, at `own`.
-    pub fn new(own: impl IntoIterator<Item = IpAddr>) -> Self {
+    pub(crate) fn new(own: impl IntoIterator<Item = IpAddr>) -> Self {
         Self { addresses: own.into_iter().map(|address| (address, None)).collect(), ..Self::default() }
     }
 
     /// The place of the next node; `None` when all are taken.
-    pub fn next(&self) -> Option<PeerId> {
+    pub(crate) fn next(&self) -> Option<PeerId> {
         let fresh = || u16::try_from(self.subnets.len()).ok().map(PeerId);
         self.free.last().copied().or_else(fresh)
     }
 
     /// Adds a node at the place [`Roster::next`] gave.
-    pub fn add(
+    pub(crate) fn add(
         &mut self,
         id: PeerId,
         name: &str,
@@ -52,7 +52,7 @@ impl Roster {
     }
 
     /// Removes a node; its place is not free yet.
-    pub fn remove(&mut self, name: &str) {
+    pub(crate) fn remove(&mut self, name: &str) {
         if let Some(id) = self.names.remove(name) {
             self.subnets[usize::from(id.0)] = Box::default();
             self.addresses.retain(|_, whose| *whose != Some(id));
@@ -60,32 +60,32 @@ impl Roster {
     }
 
     /// Says that nothing refers to the place of a removed node any more.
-    pub fn release(&mut self, id: PeerId) {
+    pub(crate) fn release(&mut self, id: PeerId) {
         self.free.push(id);
     }
 
     /// The number of a node.
-    pub fn id(&self, name: &str) -> Option<PeerId> {
+    pub(crate) fn id(&self, name: &str) -> Option<PeerId> {
         self.names.get(name).copied()
     }
 
     /// The number of nodes.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.names.len()
     }
 
     /// What a node was given as its own when it was made known.
-    pub fn subnets(&self, id: PeerId) -> &[Prefix] {
+    pub(crate) fn subnets(&self, id: PeerId) -> &[Prefix] {
         self.subnets.get(usize::from(id.0)).map_or(&[], |subnets| subnets)
     }
 
     /// The node whose underlay address is `address`; `Some(None)` is this node.
-    pub fn at(&self, address: IpAddr) -> Option<Option<PeerId>> {
+    pub(crate) fn at(&self, address: IpAddr) -> Option<Option<PeerId>> {
         self.addresses.get(&address).copied()
     }
 
     /// The first underlay address in `prefix`, and whose it is.
-    pub fn within(&self, prefix: Prefix) -> Option<(IpAddr, Option<PeerId>)> {
+    pub(crate) fn within(&self, prefix: Prefix) -> Option<(IpAddr, Option<PeerId>)> {
         let range = prefix.address()..=prefix.last();
         self.addresses.range(range).next().map(|(address, id)| (*address, *id))
     }

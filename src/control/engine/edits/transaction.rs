@@ -18,7 +18,7 @@ use crate::route::{EncapPolicy, HopsFull, Rib};
 
 /// Everything that an edit may change.
 #[derive(Clone)]
-pub struct Before {
+pub(crate) struct Before {
     config: Arc<Config>,
     policy: Arc<EncapPolicy>,
     peers: Arc<Vec<Peer>>,
@@ -34,7 +34,7 @@ pub struct Before {
 
 impl Before {
     /// The number of prefixes.
-    pub fn routes(&self) -> usize {
+    pub(crate) fn routes(&self) -> usize {
         self.rib.len()
     }
 }
@@ -133,7 +133,7 @@ impl State {
     ///
     /// # Errors
     /// See [`State::compile`].
-    pub fn publish(&mut self) -> Result<Option<Publication>, HopsFull> {
+    pub(crate) fn publish(&mut self) -> Result<Option<Publication>, HopsFull> {
         let compiled = self.compile();
         self.urgent = false;
         compiled.map(|()| self.ready.take())

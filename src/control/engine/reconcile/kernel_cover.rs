@@ -11,14 +11,14 @@ use crate::route::{Rib, Route, Target};
 
 /// The kernel routes that must point at the TUN.
 #[derive(Debug)]
-pub struct KernelCover {
+pub(crate) struct KernelCover {
     pools: Vec<Prefix>,
     routes: BTreeSet<Prefix>,
 }
 
 /// What to change, in this order, so that nothing is without a route in between.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Steps {
+pub(crate) struct Steps {
     /// Routes to add.
     pub add: Vec<Prefix>,
     /// Routes to remove.
@@ -27,17 +27,17 @@ pub struct Steps {
 
 impl KernelCover {
     /// Only `pools` so far.
-    pub fn new(pools: Vec<Prefix>) -> Self {
+    pub(crate) fn new(pools: Vec<Prefix>) -> Self {
         Self { pools, routes: BTreeSet::new() }
     }
 
     /// All of them, in order.
-    pub fn all(&self) -> BTreeSet<Prefix> {
+    pub(crate) fn all(&self) -> BTreeSet<Prefix> {
         self.pools.iter().chain(&self.routes).copied().collect()
     }
 
     /// Follows the change of some prefixes.
-    pub fn update(&mut self, rib: &Rib, changed: &[Prefix]) -> Steps {
+    pub(crate) fn update(&mut self, rib: &Rib, changed: &[Prefix]) -> Steps {
         let mut before = Change::default();
         for prefix in changed {
             if self.in_pool(*prefix) {
@@ -58,7 +58,7 @@ impl KernelCover {
     }
 
     /// Computes everything again.
-    pub fn renew(&mut self, rib: &Rib) -> Steps {
+    pub(crate) fn renew(&mut self, rib: &Rib) -> Steps {
         let mut widest: Option<Prefix> = None;
         let mut needed = BTreeSet::new();
         for route in rib.best().filter(to_others) {
@@ -78,7 +78,7 @@ impl KernelCover {
     }
 
     /// Computes everything again for other pools.
-    pub fn follow_pools(&mut self, pools: Vec<Prefix>, rib: &Rib) -> Steps {
+    pub(crate) fn follow_pools(&mut self, pools: Vec<Prefix>, rib: &Rib) -> Steps {
         let before = self.all();
         self.pools = pools;
         self.renew(rib);

@@ -32,7 +32,7 @@ pub(in crate::control::engine) struct Wanted<'a> {
 
 impl Wanted<'_> {
     /// The source of routes to `prefix`.
-    pub fn source(&self, prefix: Prefix) -> Option<IpAddr> {
+    pub(crate) fn source(&self, prefix: Prefix) -> Option<IpAddr> {
         self.sources.iter().copied().find(|source| source.is_ipv4() == prefix.is_ipv4())
     }
 

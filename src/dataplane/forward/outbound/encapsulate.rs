@@ -11,11 +11,11 @@ use crate::net::Mode;
 use crate::wire::{VnetHdr, vnet_hdr};
 
 /// Most bytes of outer headers in front of an inner packet.
-pub const MAX_TEMPLATE: usize = tunnel_gso::TEMPLATE;
+pub(super) const MAX_TEMPLATE: usize = tunnel_gso::TEMPLATE;
 
 /// UDP source ports of one worker, by number of the socket.
 #[derive(Debug)]
-pub struct SourcePorts(pub Vec<u16>);
+pub(super) struct SourcePorts(pub Vec<u16>);
 
 impl SourcePorts {
     /// The same socket, and so source port, for the same flow; all equally likely (RFC 7348 §5).
@@ -26,7 +26,7 @@ impl SourcePorts {
 }
 
 /// A super-packet as it lies in the arena.
-pub struct SuperPacket<'a> {
+pub(super) struct SuperPacket<'a> {
     /// What is left to do to it.
     pub vnet: &'a VnetHdr,
     /// Bytes of its IP and transport header.
@@ -37,7 +37,7 @@ pub struct SuperPacket<'a> {
 
 impl<'a> Ready<'a> {
     /// The channel of a packet that fits its path as it is.
-    pub fn channel(&self, paths: Paths, ports: &SourcePorts) -> Channel {
+    pub(super) fn channel(&self, paths: Paths, ports: &SourcePorts) -> Channel {
         let outer = Family::of(self.peer.address);
         match (self.via.mode, outer) {
             (Mode::Vxlan, Family::V4) => Channel::Udp(ports.socket(self.flow.hash)),
@@ -58,13 +58,13 @@ impl<'a> Ready<'a> {
     }
 
     /// Bytes around an inner packet on the wire.
-    pub fn overhead(&self) -> usize {
+    pub(super) fn overhead(&self) -> usize {
         usize::from(self.via.mode.overhead(self.peer.address))
     }
 
     /// Where a socket sends the packet to, and the UDP port there: 0 without UDP, because a raw IPv6
     /// socket takes any other for a protocol that is not its own.
-    pub fn next_hop(&self) -> SocketAddr {
+    pub(super) fn next_hop(&self) -> SocketAddr {
         match self.via.mode {
             Mode::Direct => SocketAddr::new(self.peer.bare[self.family].to, 0),
             Mode::Ipip => SocketAddr::new(self.peer.address, 0),
@@ -75,7 +75,7 @@ impl<'a> Ready<'a> {
 
 /// Whether a channel takes a super-packet as it is. UDP ones never go through the TAP: a receiver
 /// on a virtual link would get them whole and could not know their datagrams' size.
-pub fn takes_whole(ready: &Ready<'_>, paths: Paths, vnet: &VnetHdr, len: usize) -> bool {
+pub(super) fn takes_whole(ready: &Ready<'_>, paths: Paths, vnet: &VnetHdr, len: usize) -> bool {
     let tap = paths.tap && vnet.gso_type != vnet_hdr::GSO_UDP_L4;
     match ready.via.mode {
         Mode::Vxlan => tap && ready.peer.tap.is_some() && len <= tunnel_gso::MAX_INNER,
@@ -89,7 +89,7 @@ pub fn takes_whole(ready: &Ready<'_>, paths: Paths, vnet: &VnetHdr, len: usize) 
 /// Puts the outer headers for an inner packet of `inner_len` bytes into the slab, with room for
 /// `extra` bytes of inner headers behind them. Returns the whole piece and that room.
 #[inline]
-pub fn encapsulate<'a>(
+pub(super) fn encapsulate<'a>(
     ready: &Ready<'_>,
     channel: Channel,
     inner_len: usize,
@@ -121,7 +121,7 @@ pub fn encapsulate<'a>(
 
 /// Puts everything in front of a super-packet that its channel takes whole into the slab; `None` where
 /// none does.
-pub fn encapsulate_whole(
+pub(super) fn encapsulate_whole(
     ready: &Ready<'_>,
     whole: &SuperPacket<'_>,
     ports: &SourcePorts,

@@ -13,7 +13,7 @@ const _: () = assert!(HEADERS as usize == ipv6::LEN + tcp::LEN);
 /// Lowers the maximum segment size in `packet`, IPv6 with its TCP header at `l4`, to what a path of `mtu` bytes
 /// carries. `unfinished`: its checksum is still to be made.
 #[cold]
-pub fn limit_segment_size(packet: &mut [u8], l4: usize, mtu: u16, unfinished: bool) {
+pub(super) fn limit_segment_size(packet: &mut [u8], l4: usize, mtu: u16, unfinished: bool) {
     let Ok(view) = Tcp::parse(&packet[l4..]) else { return };
     let (is_syn, header) = (view.flags() & tcp::SYN != 0, l4..l4 + view.header_len());
     let Some(at) = tcp::segment_size_at(&packet[header]).filter(|_| is_syn) else { return };

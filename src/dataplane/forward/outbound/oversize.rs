@@ -16,7 +16,7 @@ use crate::wire::VnetHdr;
 /// Cuts a packet that is too large for its path and queues the fragments. Like a super-packet it
 /// counts as what it is cut into.
 #[cold]
-pub fn packet(
+pub(super) fn packet(
     ready: &Ready<'_>,
     channel: Channel,
     cx: &mut OutboundCx<'_>,
@@ -53,7 +53,7 @@ pub fn packet(
 /// Cuts a super-packet in `at` whose segments are too large for their path, and the segments into fragments,
 /// as the kernel does where it forwards one (`ip_finish_output_gso`).
 #[cold]
-pub fn segments(
+pub(super) fn segments(
     ready: &Ready<'_>,
     channel: Channel,
     mut split: Split<'_>,

@@ -12,7 +12,7 @@ use crate::wire::Malformed;
 use crate::wire::icmp::Problem;
 
 /// A packet ready to be encapsulated.
-pub struct Ready<'a> {
+pub(super) struct Ready<'a> {
     /// What it is.
     pub flow: Flow,
     /// How it travels.
@@ -27,7 +27,7 @@ pub struct Ready<'a> {
 
 /// Why a packet is not sent, and what its sender is told.
 #[derive(Clone, Copy)]
-pub struct Refused {
+pub(super) struct Refused {
     /// The drop reason.
     pub reason: DropReason,
     /// Who sent it, and what the ICMP error says.
@@ -45,7 +45,7 @@ impl From<DropReason> for Refused {
 /// Steps 1 to 3. `largest` is the longest segment where the packet is a super-packet. What is longer than its
 /// path carries comes out only where it may be fragmented.
 #[inline]
-pub fn prepare<'a>(
+pub(super) fn prepare<'a>(
     tables: &'a Forwarding,
     paths: Paths,
     packet: &[u8],

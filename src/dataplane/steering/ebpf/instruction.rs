@@ -10,7 +10,7 @@ pub struct Instruction {
 }
 
 /// The instruction of these fields.
-pub const fn instruction(code: u8, dst: u8, src: u8, offset: i16, immediate: i32) -> Instruction {
+pub(super) const fn instruction(code: u8, dst: u8, src: u8, offset: i16, immediate: i32) -> Instruction {
     Instruction { code, registers: dst | src << 4, offset, immediate }
 }
 

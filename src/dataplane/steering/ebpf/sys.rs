@@ -20,7 +20,7 @@ const VERIFIER_LOG: usize = 64 << 10;
 
 /// What a program is for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// It looks at packets (BPF_PROG_TYPE_SOCKET_FILTER).
     SocketFilter,
     /// It changes packets on the ingress of an interface (BPF_PROG_TYPE_SCHED_CLS by TCX).
@@ -60,7 +60,7 @@ struct LinkCreate {
 
 /// Loads `program` under `name`, of which the kernel keeps 15 bytes. Where the verifier refuses it, the
 /// error ends with the last lines of its log.
-pub fn load(kind: Kind, name: &str, program: &[Instruction]) -> io::Result<OwnedFd> {
+pub(crate) fn load(kind: Kind, name: &str, program: &[Instruction]) -> io::Result<OwnedFd> {
     let code: Vec<[u8; 8]> = program.iter().map(Instruction::bytes).collect();
     let (prog_type, expected_attach_type) = match kind {
         Kind::SocketFilter => (BPF_PROG_TYPE_SOCKET_FILTER, 0),
@@ -88,7 +88,7 @@ pub fn load(kind: Kind, name: &str, program: &[Instruction]) -> io::Result<Owned
 }
 
 /// Attaches `program` to the ingress of interface `index`; closing the result detaches it.
-pub fn attach_tcx_ingress(program: &OwnedFd, index: u32) -> io::Result<OwnedFd> {
+pub(crate) fn attach_tcx_ingress(program: &OwnedFd, index: u32) -> io::Result<OwnedFd> {
     let mut attr = LinkCreate {
         prog_fd: program.as_raw_fd() as u32,
         target_ifindex: index,

@@ -7,7 +7,7 @@ const LINES: usize = 3;
 
 /// `error` with the last lines of `log`; as it is where the log is empty, since the kernel then refused
 /// before the verifier ran.
-pub fn explain(error: io::Error, log: &[u8]) -> io::Error {
+pub(super) fn explain(error: io::Error, log: &[u8]) -> io::Error {
     let said = log.split(|byte| *byte == 0).next().unwrap_or_default();
     let said = String::from_utf8_lossy(said);
     let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();

@@ -14,7 +14,7 @@ use crate::wire::{VnetHdr, be16, ethernet, ipv6, udp, vnet_hdr};
 
 /// How to cut a super-packet whose whole form was refused.
 #[derive(Clone, Copy)]
-pub struct Uncut {
+pub(super) struct Uncut {
     channel: Channel,
     /// Outer headers of each segment: `outer[..outer_len]`.
     outer: [u8; vxlan::TEMPLATE],
@@ -37,7 +37,7 @@ impl Uncut {
 
     /// Of a frame for the TAP: VXLAN datagrams from the UDP socket with the same source port, or
     /// raw IP-in-IP packets.
-    pub fn of_tap(head: &[u8], ports: &[u16], ipip: &[u8; ipip::OVERHEAD]) -> Option<Self> {
+    pub(super) fn of_tap(head: &[u8], ports: &[u16], ipip: &[u8; ipip::OVERHEAD]) -> Option<Self> {
         if head.len() == ipip_gso::TEMPLATE {
             let (vnet, tos) = ipip_gso::unpatch(head)?;
             return Some(Self::new(Channel::Raw, ipip, vnet, tos));
@@ -56,19 +56,19 @@ impl Uncut {
     }
 
     /// Of a frame for the packet socket: bare packets.
-    pub fn of_frame(head: &[u8]) -> Option<Self> {
+    pub(super) fn of_frame(head: &[u8]) -> Option<Self> {
         let vnet = VnetHdr::parse(head.first_chunk()?);
         let csum_start = vnet.csum_start.checked_sub(ethernet::LEN as u16)?;
         Some(Self::new(Channel::Raw, &[], VnetHdr { csum_start, ..vnet }, 0))
     }
 
     /// The segments of `datagram`; `None` where it can have none.
-    pub fn split<'a>(&self, datagram: &Datagram, arena: &'a [u8]) -> Option<Split<'a>> {
+    pub(super) fn split<'a>(&self, datagram: &Datagram, arena: &'a [u8]) -> Option<Split<'a>> {
         Split::new(datagram.body.resolve(&[], arena), &self.vnet).ok()
     }
 
     /// Queues the segments of `datagram`.
-    pub fn queue(&self, mut split: Split<'_>, to: SocketAddr, datagram: &Datagram, out: &mut Outbox) {
+    pub(super) fn queue(&self, mut split: Split<'_>, to: SocketAddr, datagram: &Datagram, out: &mut Outbox) {
         let header = split.header_len();
         let packets = usize::from(datagram.packets);
         let overhead = (datagram.wire_bytes as usize)
@@ -90,7 +90,7 @@ impl Uncut {
 }
 
 /// A plain packet in a frame of the packet socket.
-pub struct Bare<'a> {
+pub(super) struct Bare<'a> {
     /// The head of the frame: link header, and outer IP header if there is one.
     pub frame: &'a [u8],
     /// The next hop.
@@ -99,7 +99,7 @@ pub struct Bare<'a> {
 
 impl Bare<'_> {
     /// Queues it for the raw socket, without its link header.
-    pub fn queue(&self, datagram: &Datagram, out: &mut Outbox) {
+    pub(super) fn queue(&self, datagram: &Datagram, out: &mut Outbox) {
         let (head, bytes) = out.head(self.frame.len() - frame::TEMPLATE);
         bytes.copy_from_slice(&self.frame[frame::TEMPLATE..]);
         let channel = match self.to {
@@ -113,7 +113,7 @@ impl Bare<'_> {
 /// Whether the raw socket can send what a frame for the packet socket towards `to` holds. The ethertype
 /// tells the family; of IPv6, only tunnel packets have an outer header in `head` that is addressed
 /// to the next hop itself.
-pub fn raw_takes(head: &[u8], to: IpAddr) -> bool {
+pub(super) fn raw_takes(head: &[u8], to: IpAddr) -> bool {
     let ethertype = be16(head, frame::TEMPLATE - 2);
     match to {
         IpAddr::V4(_) => ethertype == ethernet::IPV4,

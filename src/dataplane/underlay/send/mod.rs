@@ -28,13 +28,13 @@ use crate::dataplane::observe::{Fallback, Worker};
 use crate::dataplane::packet::{Batch, Channel, Datagram, Message, Outbox, Paths};
 use crate::net::DropReason;
 use crate::wire::protocol;
-pub use sockets::SendSockets;
+pub(super) use sockets::SendSockets;
 
 use errors::{full, gone, reason_of, refused};
 use fallback::{Bare, Uncut, raw_takes};
 
 /// The sending sockets of one worker.
-pub struct Sender {
+pub(super) struct Sender {
     udp: Vec<Socket>,
     udp6: Vec<Socket>,
     ports: Vec<u16>,
@@ -64,7 +64,7 @@ impl Sender {
     }
 
     /// A sender over `sockets`.
-    pub fn new(setup: &Setup, sockets: SendSockets) -> Self {
+    pub(super) fn new(setup: &Setup, sockets: SendSockets) -> Self {
         let paths = Paths { tap: false, packet: sockets.packet.is_some() };
         let (udp, ports): (Vec<_>, Vec<_>) = sockets.udp.into_iter().unzip();
         let (udp6, ports6): (Vec<_>, Vec<_>) = sockets.udp6.into_iter().unzip();
@@ -90,22 +90,22 @@ impl Sender {
 
     /// The source ports of the UDP sockets, in order: as many of either family, and the numbers
     /// themselves matter to the TAP, which is IPv4 only.
-    pub fn ports(&self) -> &[u16] {
+    pub(super) fn ports(&self) -> &[u16] {
         if self.ports.is_empty() { &self.ports6 } else { &self.ports }
     }
 
     /// What the kernel puts around this sender's datagrams.
-    pub fn framing(&self) -> Framing<'_> {
+    pub(super) fn framing(&self) -> Framing<'_> {
         Framing { address: self.address, address6: self.address6, ports: &self.ports, ports6: &self.ports6 }
     }
 
     /// The optional ways still open.
-    pub fn paths(&self) -> Paths {
+    pub(super) fn paths(&self) -> Paths {
         self.paths
     }
 
     /// Sends everything, in order within each channel.
-    pub fn send(&mut self, batch: Batch<'_>, worker: &Worker) {
+    pub(super) fn send(&mut self, batch: Batch<'_>, worker: &Worker) {
         let mut rest = batch.outbox.messages();
         while let Some(first) = rest.first() {
             let same = rest.iter().take_while(|message| message.channel == first.channel).count();

@@ -6,7 +6,7 @@ use crate::dataplane::packet::Family;
 
 /// What a sender is made of.
 #[derive(Default)]
-pub struct SendSockets {
+pub(crate) struct SendSockets {
     /// IPv4 UDP sockets with the ports they are bound to.
     pub udp: Vec<(Socket, u16)>,
     /// IPv6 UDP sockets, likewise.
@@ -21,7 +21,7 @@ pub struct SendSockets {
 
 impl SendSockets {
     /// The UDP sockets of one family.
-    pub fn udp_of(&mut self, family: Family) -> &mut Vec<(Socket, u16)> {
+    pub(crate) fn udp_of(&mut self, family: Family) -> &mut Vec<(Socket, u16)> {
         match family {
             Family::V4 => &mut self.udp,
             Family::V6 => &mut self.udp6,
@@ -29,7 +29,7 @@ impl SendSockets {
     }
 
     /// The raw socket of one family.
-    pub fn raw_of(&mut self, family: Family) -> &mut Option<Socket> {
+    pub(crate) fn raw_of(&mut self, family: Family) -> &mut Option<Socket> {
         match family {
             Family::V4 => &mut self.raw,
             Family::V6 => &mut self.raw6,

@@ -11,7 +11,7 @@ const LOSABLE: [Fallback; 3] = [Fallback::UdpGso, Fallback::Tap, Fallback::Packe
 impl Sender {
     /// Has the packet socket follow the uplink to the interface with index `uplink`.
     #[inline]
-    pub fn follow(&mut self, uplink: u32, worker: &Worker) {
+    pub(crate) fn follow(&mut self, uplink: u32, worker: &Worker) {
         if self.uplink.is_some_and(|bound| bound != uplink) {
             self.rebind(uplink, worker);
         }
@@ -19,7 +19,7 @@ impl Sender {
 
     /// Takes up again what was given up and is offered.
     #[inline]
-    pub fn take_up(&mut self, worker: &Worker) {
+    pub(crate) fn take_up(&mut self, worker: &Worker) {
         if self.lacks {
             self.look_for_offers(worker);
         }

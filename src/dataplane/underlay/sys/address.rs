@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 /// A socket address of one of the families we use; the family is the first field of each.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub union Address {
+pub(super) union Address {
     v4: libc::sockaddr_in,
     v6: libc::sockaddr_in6,
     link: libc::sockaddr_ll,
@@ -16,7 +16,7 @@ pub union Address {
 
 impl Address {
     /// `to`, and how many bytes of it count.
-    pub fn of(to: SocketAddr) -> (Self, libc::socklen_t) {
+    pub(super) fn of(to: SocketAddr) -> (Self, libc::socklen_t) {
         match to {
             SocketAddr::V4(to) => {
                 let v4 = libc::sockaddr_in {
@@ -41,20 +41,20 @@ impl Address {
     }
 
     /// The UDP port.
-    pub fn port(&self) -> u16 {
+    pub(super) fn port(&self) -> u16 {
         // SAFETY: as in `ip`. The port is at the same place in both variants (RFC 3493 §3.3).
         u16::from_be(unsafe { self.v4 }.sin_port)
     }
 
     /// The type of device that a packet socket names; `None` for other families.
-    pub fn device_type(&self) -> Option<u16> {
+    pub(super) fn device_type(&self) -> Option<u16> {
         // SAFETY: as in `ip`.
         let link = unsafe { self.link };
         (c_int::from(link.sll_family) == libc::AF_PACKET).then_some(link.sll_hatype)
     }
 
     /// The IP address; `None` for other families.
-    pub fn ip(&self) -> Option<IpAddr> {
+    pub(super) fn ip(&self) -> Option<IpAddr> {
         // SAFETY: all variants are plain old data, valid for all bytes, and all bytes of the largest
         // one are initialised: they were zeroed, and the kernel writes to them.
         let (v4, v6) = unsafe { (self.v4, self.v6) };

@@ -5,15 +5,15 @@ use std::mem::size_of;
 
 /// Bytes of control data of one message: UDP_SEGMENT and IP_TOS or IPV6_TCLASS, or UDP_GRO and one of
 /// these, each aligned.
-pub const CONTROL: usize = 64;
+pub(super) const CONTROL: usize = 64;
 
 /// Control data, aligned as `cmsghdr` wants it.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
-pub struct Control(pub [u8; CONTROL]);
+pub(super) struct Control(pub [u8; CONTROL]);
 
 /// Writes one control message to `buffer` and returns the bytes it takes, padding included.
-pub fn control_message(buffer: &mut [u8], level: c_int, kind: c_int, data: &[u8]) -> usize {
+pub(super) fn control_message(buffer: &mut [u8], level: c_int, kind: c_int, data: &[u8]) -> usize {
     let header = size_of::<libc::cmsghdr>();
     let len = header + data.len();
     buffer[..size_of::<usize>()].copy_from_slice(&len.to_ne_bytes());
@@ -24,7 +24,7 @@ pub fn control_message(buffer: &mut [u8], level: c_int, kind: c_int, data: &[u8]
 }
 
 /// The TOS or traffic class byte and the UDP_GRO segment size among the control messages; 0 where absent.
-pub fn read_control(mut control: &[u8]) -> (u8, usize) {
+pub(super) fn read_control(mut control: &[u8]) -> (u8, usize) {
     let header = size_of::<libc::cmsghdr>();
     let (mut tos, mut segment) = (0, 0);
     while let Some(head) = control.get(..header) {

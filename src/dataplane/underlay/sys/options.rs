@@ -10,42 +10,42 @@ use std::os::fd::AsRawFd;
 use socket2::{SockFilter, Socket};
 
 /// Sets a segment size for all sends; only to see whether the kernel knows how (udp(7), Linux 4.18).
-pub fn set_udp_segment(socket: &Socket) -> io::Result<()> {
+pub(crate) fn set_udp_segment(socket: &Socket) -> io::Result<()> {
     set_option(socket, libc::SOL_UDP, libc::UDP_SEGMENT, 1200)
 }
 
 /// Lets the kernel coalesce received datagrams (udp(7), Linux 5.0).
-pub fn set_udp_gro(socket: &Socket) -> io::Result<()> {
+pub(crate) fn set_udp_gro(socket: &Socket) -> io::Result<()> {
     set_option(socket, libc::SOL_UDP, libc::UDP_GRO, 1)
 }
 
 /// Puts a ten-byte vnet header in front of every frame of a packet socket (packet(7)).
-pub fn set_packet_vnet_header(socket: &Socket) -> io::Result<()> {
+pub(crate) fn set_packet_vnet_header(socket: &Socket) -> io::Result<()> {
     set_option(socket, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)
 }
 
 /// Binds a packet socket to the interface `index` for sending.
-pub fn bind_to_interface(socket: &Socket, index: u32) -> io::Result<()> {
+pub(crate) fn bind_to_interface(socket: &Socket, index: u32) -> io::Result<()> {
     bind_packet(socket, index, 0)
 }
 
 /// Binds a packet socket to everything that crosses the interface `index`, both ways.
-pub fn bind_to_all_of_interface(socket: &Socket, index: u32) -> io::Result<()> {
+pub(crate) fn bind_to_all_of_interface(socket: &Socket, index: u32) -> io::Result<()> {
     bind_packet(socket, index, libc::ETH_P_ALL as u16)
 }
 
 /// Binds a packet socket to the IPv4 packets that arrive at the interface `index`.
-pub fn bind_to_ipv4_of_interface(socket: &Socket, index: u32) -> io::Result<()> {
+pub(crate) fn bind_to_ipv4_of_interface(socket: &Socket, index: u32) -> io::Result<()> {
     bind_packet(socket, index, libc::ETH_P_IP as u16)
 }
 
 /// Binds a packet socket to everything that crosses any interface.
-pub fn bind_to_all(socket: &Socket) -> io::Result<()> {
+pub(crate) fn bind_to_all(socket: &Socket) -> io::Result<()> {
     bind_packet(socket, 0, libc::ETH_P_ALL as u16)
 }
 
 /// Keeps what this host sends away from a packet socket (packet(7), Linux 4.20).
-pub fn ignore_outgoing(socket: &Socket) -> io::Result<()> {
+pub(crate) fn ignore_outgoing(socket: &Socket) -> io::Result<()> {
     set_option(socket, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
 }
 
@@ -66,28 +66,28 @@ fn bind_packet(socket: &Socket, index: u32, protocol: u16) -> io::Result<()> {
 
 /// Sets DF on everything and ignores the kernel's idea of the path MTU: what is too large for the
 /// link is an error here, not a fragment there.
-pub fn set_dont_fragment(socket: &Socket) -> io::Result<()> {
+pub(crate) fn set_dont_fragment(socket: &Socket) -> io::Result<()> {
     set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)
 }
 
 /// The same over IPv6, where only the sender can fragment.
-pub fn set_dont_fragment6(socket: &Socket) -> io::Result<()> {
+pub(crate) fn set_dont_fragment6(socket: &Socket) -> io::Result<()> {
     set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)
 }
 
 /// Lets receives tell the traffic class of IPv6 (RFC 3542 §6.5).
-pub fn set_receive_traffic_class(socket: &Socket) -> io::Result<()> {
+pub(crate) fn set_receive_traffic_class(socket: &Socket) -> io::Result<()> {
     set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)
 }
 
 /// Keeps groups that others on this host have joined away from a raw socket, which otherwise takes
 /// them although it is bound to a unicast address (Linux 4.20).
-pub fn refuse_multicast6(socket: &Socket) -> io::Result<()> {
+pub(crate) fn refuse_multicast6(socket: &Socket) -> io::Result<()> {
     set_option(socket, libc::IPPROTO_IPV6, IPV6_MULTICAST_ALL, 0)
 }
 
 /// Accepts UDP over IPv6 without a checksum (RFC 6936), which the kernel drops otherwise.
-pub fn accept_zero_checksum6(socket: &Socket) -> io::Result<()> {
+pub(crate) fn accept_zero_checksum6(socket: &Socket) -> io::Result<()> {
     set_option(socket, libc::SOL_UDP, UDP_NO_CHECK6_RX, 1)
 }
 
@@ -107,7 +107,7 @@ fn ignore_path_mtu6(socket: &Socket) -> io::Result<()> {
 }
 
 /// The same for the family of `address`.
-pub fn ignore_path_mtu_of(socket: &Socket, address: IpAddr) -> io::Result<()> {
+pub(crate) fn ignore_path_mtu_of(socket: &Socket, address: IpAddr) -> io::Result<()> {
     match address {
         IpAddr::V4(_) => ignore_path_mtu(socket),
         IpAddr::V6(_) => ignore_path_mtu6(socket),
@@ -115,20 +115,20 @@ pub fn ignore_path_mtu_of(socket: &Socket, address: IpAddr) -> io::Result<()> {
 }
 
 /// Sets the receive buffer, beyond the system's limit where we may.
-pub fn set_receive_buffer(socket: &Socket, bytes: usize) -> io::Result<()> {
+pub(crate) fn set_receive_buffer(socket: &Socket, bytes: usize) -> io::Result<()> {
     set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes as c_int)
         .or_else(|_| socket.set_recv_buffer_size(bytes))
 }
 
 /// Sets the send buffer, beyond the system's limit where we may.
-pub fn set_send_buffer(socket: &Socket, bytes: usize) -> io::Result<()> {
+pub(crate) fn set_send_buffer(socket: &Socket, bytes: usize) -> io::Result<()> {
     set_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, bytes as c_int)
         .or_else(|_| socket.set_send_buffer_size(bytes))
 }
 
 /// Lets a classic program pick the socket for each datagram among all that share the port of
 /// `socket` (socket(7), Linux 4.5).
-pub fn attach_reuseport_filter(socket: &Socket, program: &[SockFilter]) -> io::Result<()> {
+pub(crate) fn attach_reuseport_filter(socket: &Socket, program: &[SockFilter]) -> io::Result<()> {
     let program = libc::sock_fprog {
         len: program.len() as u16,
         // `SockFilter` is a transparent `sock_filter`.
@@ -143,7 +143,7 @@ pub fn attach_reuseport_filter(socket: &Socket, program: &[SockFilter]) -> io::R
 }
 
 /// Packets that were not put into the receive buffer so far (sock_diag(7), `SK_MEMINFO_DROPS`; Linux 4.12).
-pub fn drops(socket: &Socket) -> io::Result<u32> {
+pub(crate) fn drops(socket: &Socket) -> io::Result<u32> {
     let mut words = [0_u32; MEMINFO_WORDS];
     let mut len = size_of_val(&words) as libc::socklen_t;
     let (level, name) = (libc::SOL_SOCKET, SO_MEMINFO);

@@ -13,7 +13,7 @@ use crate::dataplane::packet::Received;
 const GAP: usize = 192;
 
 /// A reusable `recvmmsg` argument: one arena, one fixed place for each message.
-pub struct ReceiveBatch {
+pub(crate) struct ReceiveBatch {
     /// Bytes of each place.
     room: usize,
     arena: Box<[u8]>,
@@ -29,7 +29,7 @@ unsafe impl Send for ReceiveBatch {}
 
 impl ReceiveBatch {
     /// Room for `count` messages of up to `room` bytes; what is beyond that is lost.
-    pub fn new(count: usize, room: usize) -> Self {
+    pub(crate) fn new(count: usize, room: usize) -> Self {
         // SAFETY: plain old data for which all-zero bytes are a valid value.
         let (header, address, piece) = unsafe { (zeroed(), zeroed(), zeroed()) };
         Self {
@@ -43,17 +43,17 @@ impl ReceiveBatch {
     }
 
     /// Most messages in a batch.
-    pub fn capacity(&self) -> usize {
+    pub(crate) fn capacity(&self) -> usize {
         self.headers.len()
     }
 
     /// The buffers.
-    pub fn arena(&mut self) -> &mut [u8] {
+    pub(crate) fn arena(&mut self) -> &mut [u8] {
         &mut self.arena
     }
 
     /// Receives without waiting; returns how many messages came.
-    pub fn receive(&mut self, fd: RawFd) -> io::Result<usize> {
+    pub(crate) fn receive(&mut self, fd: RawFd) -> io::Result<usize> {
         self.prepare();
         let count = self.headers.len() as u32;
         // SAFETY: `prepare` pointed every header at places inside this batch's boxes with their
@@ -79,12 +79,12 @@ impl ReceiveBatch {
     }
 
     /// UDP source port of message `index` of the last receive.
-    pub fn port(&self, index: usize) -> u16 {
+    pub(crate) fn port(&self, index: usize) -> u16 {
         self.addresses.get(index).map_or(0, Address::port)
     }
 
     /// Describes message `index` of the last receive.
-    pub fn packet(&self, index: usize) -> Option<Received> {
+    pub(crate) fn packet(&self, index: usize) -> Option<Received> {
         let (header, from) = (self.headers.get(index)?, self.addresses.get(index)?);
         let source = from.ip()?;
         let control = &self.controls[index].0[..header.msg_hdr.msg_controllen.min(CONTROL)];
@@ -93,7 +93,7 @@ impl ReceiveBatch {
     }
 
     /// Message `index` of the last receive from a packet socket, and the type of device it came from (`ARPHRD_`).
-    pub fn frame(&self, index: usize) -> Option<(&[u8], u16)> {
+    pub(crate) fn frame(&self, index: usize) -> Option<(&[u8], u16)> {
         let (header, from) = (self.headers.get(index)?, self.addresses.get(index)?);
         let bytes = self.arena.get(self.at(index)..self.at(index) + self.len(header))?;
         Some((bytes, from.device_type()?))

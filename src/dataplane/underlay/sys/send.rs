@@ -18,7 +18,7 @@ const PIECES: usize = 4096;
 
 /// What a message counts as, kept for after the send.
 #[derive(Clone, Copy, Default)]
-pub struct Load {
+pub(crate) struct Load {
     /// Outer packets on the wire.
     pub packets: u32,
     /// Bytes of them on the wire.
@@ -27,7 +27,7 @@ pub struct Load {
 }
 
 /// A reusable `sendmmsg` argument. The arrays never grow, so pointers between them stay valid.
-pub struct SendBatch {
+pub(crate) struct SendBatch {
     headers: Box<[libc::mmsghdr]>,
     addresses: Box<[Address]>,
     controls: Box<[Control]>,
@@ -63,13 +63,13 @@ impl Default for SendBatch {
 
 impl SendBatch {
     /// Messages in the batch.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     /// Fills the batch with as many of `messages` as it holds, one kernel message each (several
     /// datagrams by UDP_SEGMENT), and returns how many it took.
-    pub fn fill(&mut self, batch: Batch<'_>, messages: &[Message]) -> usize {
+    pub(crate) fn fill(&mut self, batch: Batch<'_>, messages: &[Message]) -> usize {
         self.start(batch);
         for message in messages {
             if !self.add(batch, message, batch.datagrams(message)) {
@@ -80,7 +80,7 @@ impl SendBatch {
     }
 
     /// Fills the batch with the datagrams of `message`, a kernel message each.
-    pub fn fill_unsegmented(&mut self, batch: Batch<'_>, message: &Message) {
+    pub(crate) fn fill_unsegmented(&mut self, batch: Batch<'_>, message: &Message) {
         self.start(batch);
         for datagram in batch.datagrams(message) {
             self.add(batch, message, std::slice::from_ref(datagram));
@@ -154,7 +154,7 @@ impl SendBatch {
     ///
     /// # Errors
     /// The kernel's; `InvalidInput` for another batch.
-    pub fn send(&mut self, fd: RawFd, from: usize, batch: Batch<'_>) -> io::Result<usize> {
+    pub(crate) fn send(&mut self, fd: RawFd, from: usize, batch: Batch<'_>) -> io::Result<usize> {
         let buffers: [*const [u8]; 2] = [batch.outbox.slab(), batch.arena];
         if !std::iter::zip(buffers, self.buffers).all(|(now, then)| std::ptr::eq(now, then)) {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -168,17 +168,17 @@ impl SendBatch {
     }
 
     /// Whether message `index` relies on UDP_SEGMENT.
-    pub fn is_segmented(&self, index: usize) -> bool {
+    pub(crate) fn is_segmented(&self, index: usize) -> bool {
         self.loads[index].segmented
     }
 
     /// What the messages of `range` count as.
-    pub fn loads(&self, range: Range<usize>) -> &[Load] {
+    pub(crate) fn loads(&self, range: Range<usize>) -> &[Load] {
         &self.loads[range]
     }
 
     /// What kernel message `index` of this batch, filled from `messages`, stands for.
-    pub fn what<'a>(
+    pub(crate) fn what<'a>(
         &self,
         index: usize,
         batch: Batch<'a>,

@@ -30,7 +30,7 @@ struct Sent {
 }
 
 /// The probes from one address.
-pub struct Probes {
+pub(super) struct Probes {
     socket: Socket,
     own: IpAddr,
     random: RandomState,
@@ -43,19 +43,19 @@ impl Probes {
     ///
     /// # Errors
     /// The kernel's: EPERM without CAP_NET_RAW.
-    pub fn new(own: IpAddr) -> io::Result<Self> {
+    pub(super) fn new(own: IpAddr) -> io::Result<Self> {
         let (random, sent) = (RandomState::new(), VecDeque::with_capacity(MOST));
         Ok(Self { socket: icmp::send(own)?, own, random, number: 0, sent })
     }
 
     /// The identifier of all of them.
-    pub fn id(&self) -> u16 {
+    pub(super) fn id(&self) -> u16 {
         let [high, low, ..] = self.random.hash_one("identifier").to_be_bytes();
         u16::from_be_bytes([high, low])
     }
 
     /// Sends one of `size` bytes to `peer`. A refusal is like a probe that is lost: there will be no answer.
-    pub fn send(&mut self, peer: IpAddr, size: u16) {
+    pub(super) fn send(&mut self, peer: IpAddr, size: u16) {
         let Some((sent, packet)) = self.make(peer, size) else { return };
         if self.sent.len() == MOST {
             self.sent.pop_front();
@@ -65,12 +65,12 @@ impl Probes {
     }
 
     /// The peer that has answered with `body` in a packet of `size` bytes.
-    pub fn answered(&mut self, size: u16, body: &[u8]) -> Option<IpAddr> {
+    pub(super) fn answered(&mut self, size: u16, body: &[u8]) -> Option<IpAddr> {
         self.take(|sent| sent.size == size && body.get(..LEN + RANDOM - 4) == Some(&sent.head[4..]))
     }
 
     /// The peer that the quoted probe was for.
-    pub fn quoted(&mut self, quote: &Quote<'_>) -> Option<IpAddr> {
+    pub(super) fn quoted(&mut self, quote: &Quote<'_>) -> Option<IpAddr> {
         let echo = matches!(quote.protocol, protocol::ICMP | protocol::ICMPV6);
         let first = quote.rest.get(..TRANSPORT).filter(|_| echo)?;
         self.take(|sent| sent.peer == quote.to && sent.size == quote.len && sent.head[..TRANSPORT] == *first)

@@ -23,7 +23,7 @@ use crate::wire::{Ipv4, Ipv6, udp};
 const RATE: u32 = 100;
 
 /// The way back to the pods.
-pub struct Relay {
+pub(super) struct Relay {
     v4: Socket,
     v6: Socket,
     /// What may be passed on before more time has passed.
@@ -36,14 +36,14 @@ impl Relay {
     ///
     /// # Errors
     /// The kernel's: EPERM without CAP_NET_RAW.
-    pub fn new() -> io::Result<Self> {
+    pub(super) fn new() -> io::Result<Self> {
         let open = |any: IpAddr| sockets::to_pods(any);
         let (v4, v6) = (open(Ipv4Addr::UNSPECIFIED.into())?, open(Ipv6Addr::UNSPECIFIED.into())?);
         Ok(Self { v4, v6, left: RATE, since: Instant::now() })
     }
 
     /// Tells the sender of the packet in `quote`, where it is a pod's for a peer.
-    pub fn relay(&mut self, snapshot: &Snapshot, ours: &Ours, quote: &Quote<'_>) {
+    pub(super) fn relay(&mut self, snapshot: &Snapshot, ours: &Ours, quote: &Quote<'_>) {
         let Some((mode, _)) = ours.mode(quote) else { return };
         let mut error = [0; icmp::MAX_V6];
         let Some((pod, len)) = answer(&mut error, snapshot, mode, quote) else { return };

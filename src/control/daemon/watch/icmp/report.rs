@@ -13,13 +13,13 @@ use crate::wire::{Ipv4, be16, be32, checksum, ipv4, ipv6, protocol, udp};
 /// nothing. That of IPv6 is [`ipv6::MIN_MTU`] (RFC 8201 §4).
 const LEAST_MTU: u16 = 68;
 /// Bytes behind the quoted IP header that a router quotes at least (RFC 792).
-pub const TRANSPORT: usize = 8;
+pub(super) const TRANSPORT: usize = 8;
 /// The code of "source route failed", which is no matter of the destination's.
 const SOURCE_ROUTE_FAILED: u8 = 5;
 
 /// What our outer packets look like.
 #[derive(Clone, Debug)]
-pub struct Ours {
+pub(crate) struct Ours {
     /// Their source.
     pub address: IpAddr,
     /// UDP source ports of VXLAN.
@@ -28,7 +28,7 @@ pub struct Ours {
 
 /// A whole ICMP message.
 #[derive(Debug, Eq, PartialEq)]
-pub enum Message<'a> {
+pub(super) enum Message<'a> {
     /// An answer to an echo request.
     Echo {
         /// Bytes of the IP packet that it came in.
@@ -47,7 +47,7 @@ pub enum Message<'a> {
 
 /// What is wrong with a packet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum What {
+pub(super) enum What {
     /// It is larger than this MTU.
     TooBig(u16),
     /// It does not get to its destination.
@@ -56,7 +56,7 @@ pub enum What {
 
 /// The beginning of a packet from our address.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Quote<'a> {
+pub(crate) struct Quote<'a> {
     /// Where it was for.
     pub to: IpAddr,
     /// Protocol number of what follows its IP header.
@@ -68,7 +68,7 @@ pub struct Quote<'a> {
 }
 
 /// Reads what [`listen`](crate::dataplane::underlay::icmp::listen) received on our address `own`.
-pub fn read(packet: &[u8], own: IpAddr) -> Option<Message<'_>> {
+pub(super) fn read(packet: &[u8], own: IpAddr) -> Option<Message<'_>> {
     match own {
         IpAddr::V4(own) => read_v4(packet, own),
         IpAddr::V6(own) => read_v6(packet, own),
@@ -139,7 +139,7 @@ fn read_v6(message: &[u8], own: Ipv6Addr) -> Option<Message<'_>> {
 
 impl Ours {
     /// The mode and UDP port of a quoted packet of ours; `None` when it is none, or contradicts itself.
-    pub fn mode(&self, quote: &Quote<'_>) -> Option<(Mode, Option<u16>)> {
+    pub(crate) fn mode(&self, quote: &Quote<'_>) -> Option<(Mode, Option<u16>)> {
         let outer = if quote.to.is_ipv4() { ipv4::LEN } else { ipv6::LEN };
         let (rest, payload) = (quote.rest, usize::from(quote.len).checked_sub(outer)?);
         match quote.protocol {
