@@ -22,7 +22,7 @@
 // Tests may: a test that panics has said what is wrong.
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable))]
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
-#![warn(unreachable_pub)]
+#![cfg_attr(not(test), warn(unreachable_pub))]
 
 pub mod api;
 pub mod cli;

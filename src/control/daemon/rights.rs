@@ -71,16 +71,16 @@ struct Files<'a> {
 impl Files<'_> {
     /// What it takes to use them where they belong to another user.
     fn needed(&self) -> CapabilitySet {
-        let mut needed = CapabilitySet::empty();
-        if is_denied(self.configuration, Access::READ_OK) {
-            needed |= CapabilitySet::DAC_READ_SEARCH;
-        }
         // The nearest directory that is there: those below it are made by the daemon.
         let directory = self.socket.ancestors().skip(1).find(|path| !is_missing(path));
         if directory.is_some_and(|path| is_denied(path, Access::WRITE_OK | Access::EXEC_OK)) {
-            needed |= CapabilitySet::DAC_OVERRIDE;
+            // That is for reading, too.
+            CapabilitySet::DAC_OVERRIDE
+        } else if is_denied(self.configuration, Access::READ_OK) {
+            CapabilitySet::DAC_READ_SEARCH
+        } else {
+            CapabilitySet::empty()
         }
-        needed
     }
 }
 
