@@ -167,7 +167,7 @@ pub fn write(out: &mut [u8], source: IpAddr, packet: &[u8], problem: Problem) ->
 /// The same about a packet of which only the beginning is there, as another error quotes it.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_quoted(
     out: &mut [u8],
     source: IpAddr,

@@ -1,7 +1,7 @@
 //! Many strangers at the tunnel's ports are refused by the kernel, before they take the peers' place in the
 //! receive buffers.
 //!
-//! A few are received, and dropped and counted as `unknown_peer` one by one. From [`MANY`] in one look on the
+//! A few are received, and dropped and counted as `unknown_peer` one by one. From `MANY` in one look on the
 //! sockets let only those through who may send (`underlay/door.rs`); what is refused then is in the kernel's
 //! own count of the sockets. That is taken back after a while. Strangers who are there still are seen by it
 //! at the next look, and then it stays for twice as long.

@@ -158,7 +158,7 @@ impl Forwarding {
         self
     }
 
-    /// Judges what an inner packet carries: see [`scope::judge`].
+    /// Judges what an inner packet carries: see `scope::judge`.
     ///
     /// # Errors
     /// `Nested` where it is itself one of a tunnel, `Malformed` where its headers do not say.
