@@ -237,8 +237,10 @@ class Device(Heals):
             self.healed(f"{OTHER} flushed", self.change(f"route flush exact {OTHER} proto 117"))
 
     def test_link_down(self) -> None:
-        with self.interrupted("ip link set up0 down"):
-            self.healed("ip link set up0 down", self.change("link set up0 down"))
+        """Whoever sets the device down means it; up again, everything is as before."""
+        with self.interrupted("ip link set up0 down, then up"):
+            down, up = self.change("link set up0 down"), self.change("link set up0 up")
+            self.told("ip link set up0 down", down, "up0 is down", up)
 
     def test_mtu_and_queue(self) -> None:
         with self.unharmed():

@@ -101,10 +101,9 @@ fn a_start_brings_the_host_to_what_it_should_be() {
 #[test]
 fn what_others_change_is_mended() {
     let mut recorder = started();
-    let changes: [fn(&mut Model); 9] = [
+    let changes: [fn(&mut Model); 8] = [
         |model| model.routes.clear(),
         |model| model.tun().addresses.clear(),
-        |model| model.tun().link.up = false,
         |model| model.tun().link.mtu = 1300,
         |model| model.tun().link.txqueuelen = 1,
         |model| _ = model.tun().sysctls.insert(Sysctl::AcceptLocal, 0),
@@ -223,6 +222,18 @@ fn a_refused_privilege_ends_all_attempts() {
 }
 
 #[test]
+fn a_device_that_was_set_down_stays_down_and_is_shown() {
+    let mut recorder = started();
+    let good = recorder.model.ours();
+    recorder.change(|model| model.tun().link.up = false);
+    recorder.pass(Duration::from_secs(35));
+    assert!(!recorder.model.tun().link.up);
+    assert_eq!(recorder.open()[0], "ip link set dev up0 up");
+    recorder.change(|model| model.tun().link.up = true);
+    assert_eq!((recorder.model.ours(), recorder.open()), (good, Vec::new()));
+}
+
+#[test]
 fn other_refusals_are_explained_and_tried_again() {
     let mut recorder = started();
     recorder.model.refuses = |request| match request {
@@ -233,8 +244,8 @@ fn other_refusals_are_explained_and_tried_again() {
     let open = recorder.engine.snapshot().requirements;
     assert_eq!(open.len(), 2);
     assert!(open[0].what.contains("do not reach the tunnel: cannot do that: no"), "{open:?}");
-    recorder.change(|model| model.tun().link.up = false);
-    assert_eq!(recorder.open()[0], "ip link set dev up0 up");
+    recorder.change(|model| model.tap.as_mut().unwrap().link.up = false);
+    assert_eq!(recorder.open()[0], "ip link set dev up0-x up");
     recorder.model.refuses = |_| None;
     recorder.pass(Duration::from_secs(65));
     assert_eq!(recorder.open(), [""; 0]);
@@ -454,7 +465,11 @@ fn disturb(model: &mut Model, what: u8) {
         0 => model.routes.retain(|route| !route.is_ours(TUN)),
         1 => model.foreign("10.244.7.0/24", ETH),
         2 => model.routes.retain(|route| route.device != Some(ETH)),
-        3 => model.tun().link.up = false,
+        3 => {
+            model.tun().link.up = false;
+            model.settle();
+            model.tun().link.up = true;
+        }
         4 => model.tun().link.mtu = 1234,
         5 => model.tun().addresses.clear(),
         6 => model.settings.ip_forward = !model.settings.ip_forward,

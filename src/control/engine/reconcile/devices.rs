@@ -15,6 +15,8 @@ pub(in crate::control::engine) struct Desired<'a> {
     pub addresses: &'a [IpAddr],
     /// Name of the TAP, where there is one.
     pub tap: Option<&'a str>,
+    /// Whether the TUN was up before: who sets it down then means it, and it stays down.
+    pub tun_was_up: bool,
 }
 
 /// A device of ours.
@@ -40,10 +42,17 @@ pub(in crate::control::engine) enum Key {
 pub(in crate::control::engine) struct Difference {
     /// What it is about.
     pub key: Key,
-    /// What mends it, in this order.
+    /// What mends it, in this order; nothing where it is an administrator's whatever the daemon may do.
     pub requests: Vec<HostRequest>,
     /// What an administrator is told where the daemon may not mend it; `None` for what only adds noise.
     pub requirement: Option<Requirement>,
+}
+
+impl Difference {
+    /// The same, but not for the daemon to mend.
+    fn left(self) -> Self {
+        Self { requests: Vec::new(), ..self }
+    }
 }
 
 /// All differences, in the order in which the daemon mends them: what must hold before packets flow
@@ -54,7 +63,7 @@ pub(in crate::control::engine) fn differences(desired: Desired<'_>, view: &HostV
         found.extend(of_tun_sysctls(desired, tun, view.settings.ip_forward));
         found.extend(of_tun_link(desired, tun));
         found.extend(of_addresses(desired, tun));
-        found.extend(of_up(Role::Tun, tun));
+        found.extend(of_up(Role::Tun, tun).map(|down| if desired.tun_was_up { down.left() } else { down }));
     }
     if let Some(tap) = view.tap.as_ref().filter(|tap| desired.tap == Some(&tap.link.name)) {
         found.extend(of_tap_sysctls(tap));
@@ -207,7 +216,7 @@ mod tests {
     }
 
     fn desired(addresses: &[IpAddr]) -> Desired<'_> {
-        Desired { mtu: 1450, addresses, tap: Some("up0-x") }
+        Desired { mtu: 1450, addresses, tap: Some("up0-x"), tun_was_up: false }
     }
 
     fn good() -> HostView {

@@ -28,6 +28,8 @@ pub(in crate::control::engine) struct HostSide {
     /// Name of the TAP, where there is one.
     pub(super) tap: Option<String>,
     pub(super) view: HostView,
+    /// Whether the TUN was up at some time since the start.
+    tun_was_up: bool,
     pub(super) looks: Looks,
     pub(super) mender: Mender,
     pub(super) requirements: Requirements,
@@ -61,6 +63,10 @@ pub(super) struct Own {
     brought_up: bool,
 }
 
+fn is_up(view: &HostView) -> bool {
+    view.tun.as_ref().is_some_and(|tun| tun.link.up)
+}
+
 /// What of the TUN is for others to set, and packets have to be handled accordingly.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::control::engine) struct Held {
@@ -90,6 +96,7 @@ impl HostSide {
             capabilities,
             addresses: addresses.into(),
             tap,
+            tun_was_up: is_up(&view),
             view,
             looks: Looks::new(now),
             mender: Mender::default(),
@@ -211,7 +218,12 @@ impl HostSide {
         if view.routes.is_none() {
             view.routes = self.view.routes.take();
         }
+        if is_up(&view) && !is_up(&self.view) {
+            // Routes could not be there before.
+            self.refused.clear();
+        }
         self.view = *view;
+        self.tun_was_up |= is_up(&self.view);
         before.saturating_sub(len(&self.view))
     }
 
@@ -265,6 +277,7 @@ impl HostSide {
         match request {
             HostRequest::Link { index, change, .. } => {
                 self.own.brought_up |= *change == LinkChange::Up && *index == tun;
+                self.tun_was_up |= self.own.brought_up;
                 devices
                     .filter(|device| device.link.index == *index)
                     .for_each(|device| apply(device, *change));
@@ -291,8 +304,12 @@ impl HostSide {
         now: Instant,
     ) -> (Vec<Effect>, Held) {
         let addresses = Arc::clone(&self.addresses);
-        let desired =
-            Desired { mtu: wish.state.wanted_mtu(), addresses: &addresses, tap: self.tap.as_deref() };
+        let desired = Desired {
+            mtu: wish.state.wanted_mtu(),
+            addresses: &addresses,
+            tap: self.tap.as_deref(),
+            tun_was_up: self.tun_was_up,
+        };
         let differences = devices::differences(desired, &self.view);
         let plan = self.mender.plan(differences, self.capabilities.net_admin, now);
         self.again = plan.again;

@@ -50,6 +50,9 @@ impl Mender {
     ) -> Plan {
         let mut plan = Plan::default();
         for difference in &mut differences {
+            if difference.requests.is_empty() {
+                continue;
+            }
             let key = difference.key;
             let asked = self.asked.get(&key);
             if asked.is_some_and(|asked| asked.open > 0) {
