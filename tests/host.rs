@@ -197,7 +197,6 @@ fn configures_heals_and_forgets_a_transient_tun() {
             "route flush proto 117",
             "-6 route flush proto 117",
             "address flush dev up0",
-            "link set up0 down",
             "link set up0 mtu 1300",
             "link set up0 txqueuelen 10",
             "route del 172.16.2.0/24",
@@ -208,6 +207,16 @@ fn configures_heals_and_forgets_a_transient_tun() {
             assert_configured();
             assert_eq!(node.open(), [""; 0], "{change}");
         }
+        // Who sets the TUN down means it: it is shown, and once it is up again everything is mended.
+        ip("link set up0 down");
+        node.notice().await;
+        assert_eq!(node.open()[0], "ip link set dev up0 up");
+        let down = ip_json("link show dev up0");
+        assert!(!down[0]["flags"].as_array().unwrap().contains(&"UP".into()), "{down:?}");
+        ip("link set up0 up");
+        node.notice().await;
+        assert_configured();
+        assert_eq!(node.open(), [""; 0]);
         sysctl("ipv4/conf/up0/accept_local", "0");
         node.notice().await;
         let value = std::fs::read_to_string("/proc/sys/net/ipv4/conf/up0/accept_local").unwrap();
