@@ -119,24 +119,6 @@ impl<'a> Tcp<'a> {
     }
 }
 
-/// Offset in `header`, a TCP header with its options, of the maximum segment size that it announces (RFC 9293 §3.7.1).
-pub fn segment_size_at(header: &[u8]) -> Option<usize> {
-    const END: u8 = 0;
-    const NO_OPERATION: u8 = 1;
-    const SEGMENT_SIZE: u8 = 2;
-    let mut at = LEN;
-    while let Some(kind) = header.get(at) {
-        match (*kind, usize::from(*header.get(at + 1).unwrap_or(&0))) {
-            (END, _) => return None,
-            (NO_OPERATION, _) => at += 1,
-            (SEGMENT_SIZE, 4) if at + 4 <= header.len() => return Some(at + 2),
-            (_, 0 | 1) => return None,
-            (_, len) => at += len,
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::{ACK, PSH, Tcp};

@@ -4,12 +4,13 @@ too narrow for IPv6."""
 import bootstrap
 
 import re
+import socket
 import subprocess
 from typing import Any
 
 from fast import BOTH_WAYS, MIB, bulk
 from shared import SharedLab, own_routes
-from underlay6 import ADDRESS6, SixLab
+from underlay6 import ADDRESS6, SixLab, receiver
 from underpass_lab.command import wait_until
 from underpass_lab.nodes import ADDRESSES, PODS, pod_address, subnet
 
@@ -102,18 +103,52 @@ class Floating(SharedLab):
 
 
 class Narrow(SixLab):
-    """IPv6 pods on an underlay of 1280 bytes, which leaves them less than IPv6 demands of every link."""
+    """IPv6 pods on an underlay of 1280 bytes, which leaves them less than IPv6 demands of every link: what does not
+    fit leaves in fragments of the outer packet, as from the kernel's tunnels."""
 
     options = {"ipv6": True, "mtu": 1280}
     underlay = "both"
+    header = 20
+    # In a datagram of 1280 bytes, the longest packet that every link has to carry.
+    longest = b"\x5a" * (1280 - 48)
 
-    def test_tcp_works_and_the_path_is_shown(self) -> None:
-        for mode, mtu, needed in (("vxlan", 1230, 1330), ("ipip", 1260, 1300)):
+    def test_everything_gets_through_and_the_path_is_shown(self) -> None:
+        for mode, overhead in (("vxlan", self.header + 30), ("ipip", self.header)):
             with self.subTest(mode):
                 type(self).mode = mode
                 self.restart()
                 bulk(self.lab, MIB, BOTH_WAYS, addresses=ADDRESS6)
+                wire = self.tap("sw", "port-n1")
+                for pod, other in BOTH_WAYS:
+                    server = receiver(self, other, ADDRESS6[other], 5300)
+                    client = self.lab.socket(pod, socket.AF_INET6)
+                    self.addCleanup(client.close)
+                    for data in (self.longest, self.longest[:100], self.longest[1:]):
+                        client.sendto(data, (ADDRESS6[other], 5300))
+                        self.assertEqual(server.recv(2000), data)
+                    server.close()
+                frames = wire.incoming()
+                self.assertLessEqual(max(map(len, frames)), 14 + 1280)
+                # The first fragments of two datagrams, one of them with all but a byte.
+                self.assertEqual(sum(self.begins(frame) for frame in frames), 2)
+                self.assertEqual([self.lab.drops(node)["too_big"] for node in ("n1", "n2")], [0, 0])
                 missing = self.lab.status("n1")["missing"]
                 commands = [one["command"] for one in missing if "IPv6 demands 1280" in one["what"]]
-                self.assertEqual(commands, [f"ip link set eth0 mtu {needed}"])
-                self.assertIn(f"carries IPv6 packets of {mtu} bytes by {mode}", self.lab.daemons["n1"].log())
+                self.assertEqual(commands, [f"ip link set eth0 mtu {1280 + overhead}"])
+                log = self.lab.daemons["n1"].log()
+                self.assertIn(f"carries IPv6 packets of {1280 - overhead} bytes by {mode}", log)
+
+    def begins(self, frame: bytes) -> bool:
+        """Whether this is the first fragment of an IPv4 packet."""
+        return frame[12:14] == b"\x08\x00" and frame[20:22] == b"\x20\x00"
+
+
+class Narrow6(Narrow):
+    """The same over IPv6, where nobody but the sender fragments."""
+
+    underlay = "ipv6"
+    header = 40
+
+    def begins(self, frame: bytes) -> bool:
+        """Whether the header behind the first one is that of a first fragment (RFC 8200 §4.5)."""
+        return frame[12:14] == b"\x86\xdd" and frame[20] == 44 and frame[56:58] == b"\x00\x01"

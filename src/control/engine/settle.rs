@@ -139,7 +139,7 @@ impl Engine {
         Some(Requirement {
             what: format!(
                 "the way to peer {} carries IPv6 packets of {mtu} bytes by {mode}, and IPv6 demands 1280: \
-                 larger ones are lost; new TCP connections are told to send smaller ones",
+                 larger ones leave in two fragments, at the cost of speed",
                 peer.name
             ),
             command: format!("ip link set {} mtu {needed}", self.uplink.name),

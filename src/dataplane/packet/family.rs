@@ -1,7 +1,7 @@
 //! The two versions of IP, and what there is one of for each.
 
 use std::net::IpAddr;
-use std::ops::Index;
+use std::ops::{Index, IndexMut};
 
 use crate::wire::ethernet;
 
@@ -65,6 +65,13 @@ impl<T> Index<Family> for PerFamily<T> {
     #[inline]
     fn index(&self, family: Family) -> &T {
         &self.0[family as usize]
+    }
+}
+
+impl<T> IndexMut<Family> for PerFamily<T> {
+    #[inline]
+    fn index_mut(&mut self, family: Family) -> &mut T {
+        &mut self.0[family as usize]
     }
 }
 

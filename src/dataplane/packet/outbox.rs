@@ -7,6 +7,7 @@
 use std::net::SocketAddr;
 
 use super::delivery::Piece;
+use super::family::Family;
 
 /// Bytes of headers one batch may need: the worst super-packet (1365 segments of the smallest
 /// size with the longest headers) fits several times.
@@ -33,12 +34,26 @@ pub enum Channel {
     Packet,
     /// The TAP, which takes VXLAN and IP-in-IP super-packets as frames with a tunnel vnet header.
     Tap,
+    /// The UDP socket over this family whose outer packets the kernel fragments.
+    FragmentingUdp(Family),
+    /// The raw socket for IPv6 in this family whose outer packets the kernel fragments.
+    FragmentingRaw(Family),
 }
 
 impl Channel {
-    /// Whether this is a UDP socket.
+    /// Whether this is a UDP socket that takes several datagrams in one message.
     pub const fn is_udp(self) -> bool {
         matches!(self, Self::Udp(_) | Self::Udp6(_))
+    }
+
+    /// The family of the outer IP header where the kernel makes it.
+    pub const fn kernel_header(self) -> Option<Family> {
+        match self {
+            Self::Udp(_) => Some(Family::V4),
+            Self::Udp6(_) => Some(Family::V6),
+            Self::FragmentingUdp(family) | Self::FragmentingRaw(family) => Some(family),
+            Self::Raw | Self::Raw6 | Self::Packet | Self::Tap => None,
+        }
     }
 }
 

@@ -1,10 +1,10 @@
 //! Outer packets as captures show them: IP packets, whatever the channel wants in front.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::dataplane::encap::{frame, ipip_gso, tunnel_gso};
 use crate::dataplane::observe::capture::{Hub, Outer, Point, Seen};
-use crate::dataplane::packet::{Batch, Channel, Datagram, Direction, Message};
+use crate::dataplane::packet::{Batch, Channel, Datagram, Direction, Family, Message, PerFamily};
 use crate::net::DropReason;
 use crate::wire::protocol;
 
@@ -18,6 +18,8 @@ pub(super) struct Framing<'a> {
     pub ports: &'a [u16],
     /// The same over IPv6.
     pub ports6: &'a [u16],
+    /// Outer UDP source ports of what the kernel fragments.
+    pub fragmenting: PerFamily<Option<u16>>,
 }
 
 impl Framing<'_> {
@@ -51,6 +53,13 @@ impl Framing<'_> {
         }
     }
 
+    fn source(&self, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => self.address.into(),
+            Family::V6 => self.address6.into(),
+        }
+    }
+
     fn show_datagram(&self, hub: &Hub, seen: Seen, message: &Message, head: &[u8], body: &[u8]) {
         let len = head.len() + body.len();
         match message.channel {
@@ -62,6 +71,16 @@ impl Framing<'_> {
             Channel::Udp6(socket) => {
                 let from = SocketAddr::new(self.address6.into(), port(self.ports6, socket));
                 let outer = Outer::udp(from, message.to, message.tos, len);
+                hub.record(seen, [outer.bytes(), head, body].into_iter());
+            }
+            Channel::FragmentingUdp(family) => {
+                let from = SocketAddr::new(self.source(family), self.fragmenting[family].unwrap_or_default());
+                let outer = Outer::udp(from, message.to, message.tos, len);
+                hub.record(seen, [outer.bytes(), head, body].into_iter());
+            }
+            Channel::FragmentingRaw(family) => {
+                let (from, to) = (self.source(family), message.to.ip());
+                let outer = Outer::ipip(from, to, protocol::IPV6, message.tos, len);
                 hub.record(seen, [outer.bytes(), head, body].into_iter());
             }
             Channel::Raw | Channel::Raw6 => hub.record(seen, [head, body].into_iter()),

@@ -9,6 +9,11 @@ use socket2::Socket;
 use crate::dataplane::steering::cbpf::{ALL, jump, load, op};
 use crate::wire::icmp;
 
+/// Lets nothing through.
+pub(super) fn refuse_all(socket: &Socket) -> io::Result<()> {
+    socket.attach_filter(&[op(libc::BPF_RET | libc::BPF_K, 0)])
+}
+
 /// Lets through ICMP errors that quote a packet sent by `source`, and answers to echo requests with this identifier.
 pub(super) fn icmp_for(socket: &Socket, source: Ipv4Addr, echo_id: u16) -> io::Result<()> {
     let (kind, id, quoted_source) = (0, 4, icmp::LEN as u32 + 12);

@@ -1,7 +1,7 @@
 //! The network edge: the sockets of one worker.
 //!
 //! Outbound there is one UDP socket for each VXLAN source port and one raw socket that takes whole
-//! packets (IP-in-IP and direct). Inbound there is one UDP socket for VXLAN and a raw socket
+//! packets (IP-in-IP and direct); two more send what leaves in fragments. Inbound there is one UDP socket for VXLAN and a raw socket
 //! each for protocols 4 and 41, and a packet socket that learns the segment sizes of what these receive.
 //! All of these exist for each family in which this node has an address.
 //! A worker owns all of its sockets.
@@ -35,7 +35,7 @@ pub use door::{Door, Range};
 pub use metadata::MetadataSocket;
 pub use probe::Supported;
 pub use receive::Receiver;
-use send::{SendSockets, Sender};
+use send::{Fragmenting, SendSockets, Sender};
 pub use setup::{OpenError, RECEIVE_BUFFER, SOURCE_PORTS, Setup};
 
 use crate::dataplane::observe::Worker;
@@ -69,7 +69,10 @@ impl Sockets {
             let socket = udp::receive(setup, address)?;
             doors.push(door(&socket, Format::Vxlan, address, None)?);
             receivers.push(Receiver::new(socket, Format::Vxlan));
-            *sockets.udp_of(Family::of(address)) = udp::send_all(setup, address)?;
+            let family = Family::of(address);
+            let (ports, fragmenting) = udp::send_all(setup, address)?;
+            *sockets.udp_of(family) = ports;
+            sockets.fragmenting[family] = Fragmenting { udp: Some(fragmenting), raw: None };
             if setup.raw {
                 for protocol in raw::PROTOCOLS {
                     let socket = raw::receive(setup, address, protocol, index)?;
@@ -77,7 +80,8 @@ impl Sockets {
                     doors.push(door(&socket, format, address, raw::share(setup, format, index))?);
                     receivers.push(Receiver::new(socket, format));
                 }
-                *sockets.raw_of(Family::of(address)) = Some(raw::send(address)?);
+                *sockets.raw_of(family) = Some(raw::send(address)?);
+                sockets.fragmenting[family].raw = Some(raw::fragmenting(address)?);
             }
         }
         Ok(Self { sender: Sender::new(setup, sockets), receivers, metadata, doors })

@@ -7,8 +7,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::door::Share;
 use super::setup::{OpenError, RECEIVE_BUFFER, SEND_BUFFER, Setup};
-use super::sys;
-use crate::dataplane::packet::Format;
+use super::{filter, sys};
+use crate::dataplane::encap::OUTER_TTL;
+use crate::dataplane::packet::{Family, Format};
 use crate::wire::protocol;
 
 /// Outer protocol numbers that carry IP: IPv4 and IPv6 inside.
@@ -44,6 +45,33 @@ pub(super) fn send(address: IpAddr) -> Result<Socket, OpenError> {
         Ok(socket)
     };
     open().map_err(|error| OpenError { what: "the raw sending socket (CAP_NET_RAW)".to_owned(), error })
+}
+
+/// The socket on this node's `address` that takes inner IPv6 packets and leaves the outer header, and with it
+/// fragmentation, to the kernel.
+pub(super) fn fragmenting(address: IpAddr) -> Result<Socket, OpenError> {
+    let open = || {
+        let socket =
+            Socket::new(domain(address), Type::RAW.nonblocking(), Some(i32::from(protocol::IPV6).into()))?;
+        // It is only sent from, and would get a copy of every packet with this protocol.
+        filter::refuse_all(&socket)?;
+        sys::set_send_buffer(&socket, SEND_BUFFER)?;
+        sys::let_fragment(&socket, Family::of(address))?;
+        match address {
+            IpAddr::V4(_) => socket.set_ttl_v4(u32::from(OUTER_TTL))?,
+            IpAddr::V6(_) => {
+                socket.set_unicast_hops_v6(u32::from(OUTER_TTL))?;
+                // As in udp.rs: the address may be new.
+                socket.set_freebind_v6(true)?;
+            }
+        }
+        socket.bind(&SocketAddr::new(address, 0).into())?;
+        Ok(socket)
+    };
+    open().map_err(|error| OpenError {
+        what: "the raw socket for IPv6 packets in fragments (CAP_NET_RAW)".to_owned(),
+        error,
+    })
 }
 
 /// A socket that takes whole packets of the family of `address`, from whatever source.

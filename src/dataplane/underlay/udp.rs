@@ -13,6 +13,7 @@ use super::setup::{OpenError, RECEIVE_BUFFER, SEND_BUFFER, SOURCE_PORTS, Setup};
 use super::sys;
 use crate::dataplane::encap::OUTER_TTL;
 use crate::dataplane::encap::vxlan::FIRST_SOURCE_PORT;
+use crate::dataplane::packet::Family;
 use crate::dataplane::steering::socket_cbpf;
 
 /// Bytes of receive buffer of a socket that only sends: less than the least that the kernel allows (socket(7)).
@@ -70,28 +71,37 @@ fn vxlan_socket(address: SocketAddr, error: io::Error) -> OpenError {
     OpenError { what: format!("the VXLAN socket {address}/udp"), error }
 }
 
+/// A socket and the port it is bound to.
+type Bound = (Socket, u16);
+
 /// The sending sockets of one worker on `address`, each bound to another port in 49152–65535. All workers use the
 /// same ports: the port then depends on the flow alone, and stays when the kernel moves the flow to
 /// another queue, as it does without a steering program. They are drawn from all of that range at each
 /// start, so that a stranger does not know which packets to claim that we sent (RFC 5927 §4.2, RFC 6056).
-pub(super) fn send_all(setup: &Setup, address: IpAddr) -> Result<Vec<(Socket, u16)>, OpenError> {
+/// Beside them the one whose packets the kernel may fragment.
+pub(super) fn send_all(setup: &Setup, address: IpAddr) -> Result<(Vec<Bound>, Bound), OpenError> {
     let mut ports = shuffled(setup.port_seed).into_iter();
     let mut sockets = Vec::with_capacity(usize::from(SOURCE_PORTS));
-    while sockets.len() < usize::from(SOURCE_PORTS) {
+    loop {
         let Some(port) = ports.next() else {
             let error = io::Error::from_raw_os_error(libc::EADDRINUSE);
             return Err(OpenError { what: "enough UDP source ports from 49152 to 65535".to_owned(), error });
         };
         let from = SocketAddr::new(address, port);
         match send_from(from, setup.workers > 1) {
-            Ok(socket) => sockets.push((socket, port)),
+            Ok(socket) if sockets.len() < usize::from(SOURCE_PORTS) => sockets.push((socket, port)),
+            Ok(socket) => {
+                let what = || format!("a sending socket on {from}/udp that lets the kernel fragment");
+                sys::let_fragment(&socket, Family::of(address))
+                    .map_err(|error| OpenError { what: what(), error })?;
+                return Ok((sockets, (socket, port)));
+            }
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
             Err(error) => {
                 return Err(OpenError { what: format!("a sending socket on {from}/udp"), error });
             }
         }
     }
-    Ok(sockets)
 }
 
 /// All source ports in an order that follows from `seed` (Fisher–Yates over splitmix64).
@@ -166,8 +176,8 @@ mod tests {
         let setup = two_workers(Ipv4Addr::LOCALHOST, 4789);
         let port = |(socket, _): &(Socket, u16)| socket.local_addr().unwrap().as_socket().unwrap().port();
         for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
-            let first = send_all(&setup, address).unwrap();
-            let second = send_all(&setup, address).unwrap();
+            let (first, _) = send_all(&setup, address).unwrap();
+            let (second, _) = send_all(&setup, address).unwrap();
             let ports: Vec<u16> = first.iter().map(port).collect();
             assert_eq!(ports, second.iter().map(port).collect::<Vec<_>>());
             let distinct: std::collections::BTreeSet<&u16> = ports.iter().collect();
@@ -188,14 +198,17 @@ mod tests {
 
     #[test]
     fn what_is_sent_to_a_sending_socket_fills_no_memory() {
-        let sockets = send_all(&two_workers(Ipv4Addr::LOCALHOST, 4789), Ipv4Addr::LOCALHOST.into()).unwrap();
-        let (socket, _) = &sockets[0];
-        assert!(socket.recv_buffer_size().unwrap() < 4096);
-        let stranger = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        for _ in 0..100 {
-            stranger.send_to(&[0; 1000], socket.local_addr().unwrap().as_socket().unwrap()).unwrap();
+        let setup = two_workers(Ipv4Addr::LOCALHOST, 4789);
+        let (sockets, fragmenting) = send_all(&setup, Ipv4Addr::LOCALHOST.into()).unwrap();
+        for (socket, _) in [&sockets[0], &fragmenting] {
+            assert!(socket.recv_buffer_size().unwrap() < 4096);
+            let stranger = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            for _ in 0..100 {
+                stranger.send_to(&[0; 1000], socket.local_addr().unwrap().as_socket().unwrap()).unwrap();
+            }
+            let waiting =
+                std::iter::from_fn(|| socket.recv(&mut [std::mem::MaybeUninit::uninit(); 1000]).ok());
+            assert!(waiting.count() < 4);
         }
-        let waiting = std::iter::from_fn(|| socket.recv(&mut [std::mem::MaybeUninit::uninit(); 1000]).ok());
-        assert!(waiting.count() < 4);
     }
 }

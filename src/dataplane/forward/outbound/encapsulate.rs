@@ -40,6 +40,8 @@ impl<'a> Ready<'a> {
     pub(super) fn channel(&self, paths: Paths, ports: &SourcePorts) -> Channel {
         let outer = Family::of(self.peer.address);
         match (self.via.mode, outer) {
+            (Mode::Vxlan, _) if self.in_fragments => Channel::FragmentingUdp(outer),
+            (Mode::Ipip, _) if self.in_fragments => Channel::FragmentingRaw(outer),
             (Mode::Vxlan, Family::V4) => Channel::Udp(ports.socket(self.flow.hash)),
             (Mode::Vxlan, Family::V6) => Channel::Udp6(ports.socket(self.flow.hash)),
             (Mode::Ipip | Mode::Direct, _) if paths.packet && self.frame().is_some() => Channel::Packet,
@@ -55,6 +57,11 @@ impl<'a> Ready<'a> {
             Mode::Direct => self.peer.bare[self.family].frame.as_ref(),
             Mode::Ipip | Mode::Vxlan => self.peer.frame.as_ref(),
         }
+    }
+
+    /// Whether a packet or segment of `len` bytes has to be fragmented before it is encapsulated.
+    pub(super) fn is_oversize(&self, len: usize) -> bool {
+        len > usize::from(self.via.mtu) && !self.in_fragments
     }
 
     /// Bytes around an inner packet on the wire.
@@ -76,7 +83,7 @@ impl<'a> Ready<'a> {
 /// Whether a channel takes a super-packet as it is. UDP ones never go through the TAP: a receiver
 /// on a virtual link would get them whole and could not know their datagrams' size.
 pub(super) fn takes_whole(ready: &Ready<'_>, paths: Paths, vnet: &VnetHdr, len: usize) -> bool {
-    let tap = paths.tap && vnet.gso_type != vnet_hdr::GSO_UDP_L4;
+    let tap = paths.tap && !ready.in_fragments && vnet.gso_type != vnet_hdr::GSO_UDP_L4;
     match ready.via.mode {
         Mode::Vxlan => tap && ready.peer.tap.is_some() && len <= tunnel_gso::MAX_INNER,
         Mode::Ipip => {
@@ -101,6 +108,7 @@ pub(super) fn encapsulate<'a>(
         _ => &[],
     };
     let template: &[u8] = match ready.via.mode {
+        Mode::Ipip if ready.in_fragments => &[],
         Mode::Ipip => ready.peer.ipip.header(ready.family),
         Mode::Vxlan => &ready.peer.vxlan[ready.family],
         Mode::Direct => &[],
@@ -110,7 +118,7 @@ pub(super) fn encapsulate<'a>(
     let (outer, inner) = bytes.split_at_mut(template.len());
     link.copy_from_slice(frame);
     outer.copy_from_slice(template);
-    if ready.via.mode == Mode::Ipip {
+    if ready.via.mode == Mode::Ipip && !ready.in_fragments {
         match ready.peer.ipip {
             OuterIp::V4(_) => ipip::patch(outer, ready.tos, inner_len),
             OuterIp::V6(_) => ipip6::patch(outer, ready.tos, ready.flow.hash, inner_len),

@@ -5,13 +5,13 @@
 //! 3. route: who owns the destination, how does the packet travel, does it fit (prepare.rs);
 //! 4. choose the channel: the fastest the worker has for this mode and this packet;
 //! 5. split: a super-packet becomes segments, unless the channel takes it whole; a packet or segment
-//!    that is too large for its path and may be fragmented becomes fragments (oversize.rs);
+//!    that is too large for its path and may be fragmented becomes fragments (oversize.rs), and of IPv6, where
+//!    the path carries less than IPv6 demands, the outer packet does, in the kernel;
 //! 6. encapsulate: a copy of the peer's header template, patched (encapsulate.rs).
 //!
 //! The sender of a packet that goes nowhere or does not fit is told by ICMP ([`IcmpErrors`]).
 
 mod encapsulate;
-mod narrow;
 mod oversize;
 mod prepare;
 
@@ -21,11 +21,11 @@ use std::ops::Range;
 use super::icmp_errors::IcmpErrors;
 use super::tables::Forwarding;
 use crate::dataplane::observe::Worker;
-use crate::dataplane::packet::{Channel, Datagram, Direction, Family, Full, Outbox, Paths, Piece};
+use crate::dataplane::packet::{Channel, Datagram, Direction, Full, Outbox, Paths, Piece};
 use crate::dataplane::segment::Split;
 use crate::dataplane::segment::{split, unfinished};
 use crate::net::DropReason;
-use crate::wire::{Malformed, VnetHdr, ipv6, protocol};
+use crate::wire::{Malformed, VnetHdr};
 use encapsulate::{MAX_TEMPLATE, SourcePorts, SuperPacket, encapsulate, encapsulate_whole, takes_whole};
 use prepare::{Ready, Refused, prepare};
 
@@ -83,20 +83,13 @@ impl Outbound {
         let offset = at.start;
         let packet = &mut cx.arena[at.clone()];
         match prepare(cx.tables, cx.paths, packet, None) {
-            Ok(ready) if ready.flow.total_len > usize::from(ready.via.mtu) => {
+            Ok(ready) if ready.is_oversize(ready.flow.total_len) => {
                 let channel = ready.channel(cx.paths, &self.ports);
                 return oversize::packet(&ready, channel, cx, vnet, at);
             }
             Ok(ready) => {
                 count(cx.worker, Weight { packets: 1, bytes: packet.len() });
                 let len = ready.flow.total_len;
-                if ready.via.mtu < ipv6::MIN_MTU
-                    && ready.family == Family::V6
-                    && ready.flow.protocol == protocol::TCP
-                {
-                    let (l4, mtu) = (ready.flow.l4, ready.via.mtu);
-                    narrow::limit_segment_size(&mut packet[..len], l4, mtu, vnet.needs_csum());
-                }
                 // Not over what may lie behind the packet: only the packet leaves.
                 if finish_checksum(&ready, vnet, &mut packet[..len]).is_err() {
                     dropped(cx.worker, DropReason::Malformed, 1, packet);
@@ -133,7 +126,7 @@ impl Outbound {
         let largest = split.largest();
         let prepared = prepare(cx.tables, cx.paths, packet, Some(largest));
         if let Ok(ready) = &prepared
-            && largest > usize::from(ready.via.mtu)
+            && ready.is_oversize(largest)
         {
             let channel = ready.channel(cx.paths, &self.ports);
             return oversize::segments(ready, channel, split, at, (cx.out, cx.worker));
@@ -230,6 +223,7 @@ fn sent(ready: &Ready<'_>, worker: &Worker, weight: Weight, largest: usize) {
     if let Some(peer) = ready.peer.counters.worker(worker.index) {
         peer.tx_packets.add(weight.packets as u64);
         peer.tx_bytes.add(weight.bytes as u64);
-        peer.largest.note(worker.clock.now(), largest);
+        // No packet on the wire is longer than its path, in fragments or not.
+        peer.largest.note(worker.clock.now(), largest.min(usize::from(ready.via.mtu)));
     }
 }

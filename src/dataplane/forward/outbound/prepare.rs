@@ -8,8 +8,8 @@ use crate::dataplane::packet::{Family, Paths};
 use crate::dataplane::segment::{Flow, fragment};
 use crate::net::{DropReason, Mode};
 use crate::route::{NextHop, PeerId, Via};
-use crate::wire::Malformed;
 use crate::wire::icmp::Problem;
+use crate::wire::{Malformed, ipv6};
 
 /// A packet ready to be encapsulated.
 pub(super) struct Ready<'a> {
@@ -23,6 +23,8 @@ pub(super) struct Ready<'a> {
     pub family: Family,
     /// Outer TOS byte.
     pub tos: u8,
+    /// Whether its outer packet leaves in fragments.
+    pub in_fragments: bool,
 }
 
 /// Why a packet is not sent, and what its sender is told.
@@ -62,13 +64,23 @@ pub(super) fn prepare<'a>(
     if via.mode == Mode::Direct {
         peer.bare[family].usable(paths.packet).map_err(refused)?;
     }
-    let too_big = largest.unwrap_or(flow.total_len) > usize::from(via.mtu);
-    if too_big && !fragment::allowed(packet) {
+    let largest = largest.unwrap_or(flow.total_len);
+    let too_big = largest > usize::from(via.mtu);
+    let in_fragments = too_big && family == Family::V6 && demanded(via.mode, largest);
+    if too_big && !in_fragments && !fragment::allowed(packet) {
         let problem = Problem::TooBig { mtu: via.mtu };
         return Err(Refused { problem: Some((flow.source, problem)), ..refused(DropReason::TooBig) });
     }
     let tos = tables.underlay().marking.outer(flow.tos);
-    Ok(Ready { flow, via, peer, family, tos })
+    Ok(Ready { flow, via, peer, family, tos, in_fragments })
+}
+
+/// Whether IPv6 demands of every link that it carries `len` bytes (RFC 8200 §5), and a tunnel can: in fragments of
+/// the outer packet (RFC 2473 §7.1 and, over IPv4, `ipip6_tunnel_xmit` in net/ipv6/sit.c). No node on the way may
+/// fragment the inner one, and no ICMP error makes a host send less (RFC 8201 §4).
+#[cold]
+fn demanded(mode: Mode, len: usize) -> bool {
+    mode != Mode::Direct && len <= usize::from(ipv6::MIN_MTU)
 }
 
 /// Only our own pods, the TUN's own address among them, this node itself and whom it may send for may send

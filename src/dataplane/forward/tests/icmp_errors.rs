@@ -2,10 +2,12 @@
 
 use std::net::Ipv4Addr;
 
+use super::sent::Sent;
 use super::{Node, forwarding_with, peer, plain};
 use crate::dataplane::device::memory::Memory;
 use crate::dataplane::forward::icmp_errors::BURST;
 use crate::dataplane::forward::{Peer, TunLink};
+use crate::dataplane::packet::{Channel, Family};
 use crate::net::{DropReason, Mode};
 use crate::wire::icmp::{Problem, write};
 use crate::wire::testing::{Spec, Transport};
@@ -64,6 +66,50 @@ fn a_smaller_path_counts_where_there_is_an_outer_header() {
         let mut node = Node::with(forwarding_with(narrow(9000), 1, mode, None, TUN));
         assert_eq!(node.send(&[plain(Spec::udp4(&[1; 1473]).build())]), []);
     }
+}
+
+fn udp6(payload: &[u8]) -> Spec {
+    Spec::udp4(payload).v6()
+}
+
+/// What IPv6 demands of every link is carried: in fragments of the outer packet, which the kernel makes.
+#[test]
+fn a_path_too_narrow_for_ipv6_carries_1280_bytes_in_fragments() {
+    let tun = TunLink { address6: Some("fd00:10:244:1::".parse().unwrap()), ..TUN };
+    let head = 8 + 14;
+    for (mode, udp, overhead) in [(Mode::Ipip, false, 0), (Mode::Vxlan, true, head)] {
+        let way = if udp { Channel::FragmentingUdp(Family::V4) } else { Channel::FragmentingRaw(Family::V4) };
+        let new = || Node::with(forwarding_with(narrow(1280), 1, mode, None, tun));
+        let inner = |sent: &[Sent]| sent.iter().map(|one| one.bytes[overhead..].to_vec()).collect::<Vec<_>>();
+        let of = |packet: usize| udp6(&vec![1; packet - 48]);
+
+        let mut node = new();
+        let sent = node.send(&[plain(of(1280).build())]);
+        assert_eq!((sent[0].channel, inner(&sent)), (way, vec![of(1280).build()]));
+        assert_ne!(node.send(&[plain(of(1200).build())])[0].channel, way);
+        assert_eq!((node.replies(), node.drops()), (Vec::<Vec<u8>>::new(), vec![]));
+
+        // One more than that is an error, as everywhere.
+        let packet = of(1281).build();
+        assert_eq!(node.send(&[plain(packet.clone())]), []);
+        let mtu = if udp { 1230 } else { 1260 };
+        assert_eq!(node.replies(), [expected(&packet, Problem::TooBig { mtu })]);
+
+        for (spec, size) in [(Spec::tcp6(&[1; 9000]), 1220), (udp6(&[1; 9000]), 1232)] {
+            let mut node = new();
+            let sent = node.send(&[spec.build_gso(size)]);
+            let segments: Vec<_> = spec.segments(size).iter().map(Spec::build).collect();
+            assert_eq!(inner(&sent), segments);
+            assert!(sent.iter().all(|one| one.channel == way));
+            assert_eq!(node.send(&[spec.build_gso(size + 1)]), []);
+        }
+        // IPv4 has its own way: an error, or fragments inside.
+        let mut node = new();
+        assert_eq!(node.send(&[plain(Spec::udp4(&[1; 1252]).build())]), []);
+        assert_eq!(node.replies().len(), 1);
+    }
+    let mut node = Node::with(forwarding_with(narrow(9000), 1, Mode::Direct, None, tun));
+    assert_eq!(node.send(&[plain(udp6(&[1; 1501 - 48]).build())]), []);
 }
 
 const TUN: TunLink = TunLink {

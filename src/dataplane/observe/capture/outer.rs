@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Addresses, ports, TOS and lengths are those on the wire. What the socket does not say is not:
-//! TTL and hop limit are 64, DF is set, UDP checksum and flow label are 0, and there are no options.
+//! TTL and hop limit are 64, DF is set (also where the kernel fragments the packet afterwards), UDP checksum and
+//! flow label are 0, and there are no options.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -25,10 +25,10 @@ use super::tap::Tap;
 use crate::dataplane::encap::ipip;
 use crate::dataplane::observe::capture::Point;
 use crate::dataplane::observe::{Fallback, Worker};
-use crate::dataplane::packet::{Batch, Channel, Datagram, Message, Outbox, Paths};
+use crate::dataplane::packet::{Batch, Channel, Datagram, Message, Outbox, Paths, PerFamily};
 use crate::net::DropReason;
 use crate::wire::protocol;
-pub(super) use sockets::SendSockets;
+pub(super) use sockets::{Fragmenting, SendSockets};
 
 use errors::{full, gone, reason_of, refused};
 use fallback::{Bare, Uncut, raw_takes};
@@ -42,6 +42,7 @@ pub(super) struct Sender {
     raw: Option<Socket>,
     raw6: Option<Socket>,
     packet: Option<Socket>,
+    fragmenting: PerFamily<Fragmenting>,
     /// Index of the interface that the packet socket is bound to.
     uplink: Option<u32>,
     tap: Option<Tap>,
@@ -76,6 +77,7 @@ impl Sender {
             raw: sockets.raw,
             raw6: sockets.raw6,
             packet: sockets.packet,
+            fragmenting: sockets.fragmenting,
             uplink: setup.packet,
             tap: None,
             address: setup.address.unwrap_or(Ipv4Addr::UNSPECIFIED),
@@ -96,7 +98,14 @@ impl Sender {
 
     /// What the kernel puts around this sender's datagrams.
     pub(super) fn framing(&self) -> Framing<'_> {
-        Framing { address: self.address, address6: self.address6, ports: &self.ports, ports6: &self.ports6 }
+        let port = |family| self.fragmenting[family].udp.as_ref().map(|(_, port)| *port);
+        Framing {
+            address: self.address,
+            address6: self.address6,
+            ports: &self.ports,
+            ports6: &self.ports6,
+            fragmenting: PerFamily::from_fn(port),
+        }
     }
 
     /// The optional ways still open.
@@ -330,6 +339,10 @@ impl Sender {
             Channel::Raw => self.raw.as_ref(),
             Channel::Raw6 => self.raw6.as_ref(),
             Channel::Packet => self.packet.as_ref(),
+            Channel::FragmentingUdp(family) => {
+                self.fragmenting[family].udp.as_ref().map(|(socket, _)| socket)
+            }
+            Channel::FragmentingRaw(family) => self.fragmenting[family].raw.as_ref(),
             Channel::Tap => None,
         }
     }

@@ -2,7 +2,7 @@
 
 use socket2::Socket;
 
-use crate::dataplane::packet::Family;
+use crate::dataplane::packet::{Family, PerFamily};
 
 /// What a sender is made of.
 #[derive(Default)]
@@ -17,6 +17,17 @@ pub(crate) struct SendSockets {
     pub raw6: Option<Socket>,
     /// Takes frames on the uplink.
     pub packet: Option<Socket>,
+    /// For what may leave in fragments.
+    pub fragmenting: PerFamily<Fragmenting>,
+}
+
+/// The sockets whose outer packets the kernel fragments.
+#[derive(Default)]
+pub(crate) struct Fragmenting {
+    /// For VXLAN, with the port it is bound to.
+    pub udp: Option<(Socket, u16)>,
+    /// For IPv6 inside; takes inner packets.
+    pub raw: Option<Socket>,
 }
 
 impl SendSockets {

@@ -28,7 +28,8 @@ fn peer(address: Ipv4Addr, port: u16) -> (UdpSocket, u16) {
 fn sender(udp_gso: bool) -> Sender {
     // The tests run at the same time.
     let setup = Setup { address: Some(US), workers: 2, udp_gso, ..Setup::default() };
-    let ways = SendSockets { udp: udp::send_all(&setup, US.into()).unwrap(), ..SendSockets::default() };
+    let (udp, _) = udp::send_all(&setup, US.into()).unwrap();
+    let ways = SendSockets { udp, ..SendSockets::default() };
     Sender::new(&setup, ways)
 }
 

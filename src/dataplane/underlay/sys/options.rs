@@ -9,6 +9,8 @@ use std::os::fd::AsRawFd;
 
 use socket2::{SockFilter, Socket};
 
+use crate::dataplane::packet::Family;
+
 /// Sets a segment size for all sends; only to see whether the kernel knows how (udp(7), Linux 4.18).
 pub(crate) fn set_udp_segment(socket: &Socket) -> io::Result<()> {
     set_option(socket, libc::SOL_UDP, libc::UDP_SEGMENT, 1200)
@@ -73,6 +75,16 @@ pub(crate) fn set_dont_fragment(socket: &Socket) -> io::Result<()> {
 /// The same over IPv6, where only the sender can fragment.
 pub(crate) fn set_dont_fragment6(socket: &Socket) -> io::Result<()> {
     set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)
+}
+
+/// Lets the kernel fragment what is longer than the path carries, and routers on the way, too, in IPv4.
+pub(crate) fn let_fragment(socket: &Socket, family: Family) -> io::Result<()> {
+    match family {
+        Family::V4 => set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT),
+        Family::V6 => {
+            set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)
+        }
+    }
 }
 
 /// Lets receives tell the traffic class of IPv6 (RFC 3542 §6.5).

@@ -9,7 +9,7 @@ use std::os::fd::RawFd;
 
 use super::address::Address;
 use super::control::{CONTROL, Control, control_message};
-use crate::dataplane::packet::{Batch, Channel, Datagram, Message};
+use crate::dataplane::packet::{Batch, Channel, Datagram, Family, Message};
 
 /// Messages in one `sendmmsg`.
 const MESSAGES: usize = 256;
@@ -138,11 +138,13 @@ impl SendBatch {
             );
         }
         // A zero TOS is the socket's default; naming it would cost a route lookup each time.
-        if message.tos != 0 && message.channel.is_udp() {
+        if message.tos != 0
+            && let Some(family) = message.channel.kernel_header()
+        {
             let tos = c_int::from(message.tos).to_ne_bytes();
-            let (level, kind) = match message.channel {
-                Channel::Udp6(_) => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
-                _ => (libc::IPPROTO_IP, libc::IP_TOS),
+            let (level, kind) = match family {
+                Family::V4 => (libc::IPPROTO_IP, libc::IP_TOS),
+                Family::V6 => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
             };
             used += control_message(&mut buffer[used..], level, kind, &tos);
         }
