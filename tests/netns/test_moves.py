@@ -2,6 +2,7 @@
 
 import bootstrap
 
+import subprocess
 import time
 from typing import Any
 
@@ -99,3 +100,32 @@ class AddressMoves(SharedLab):
         wait_until(lambda: self.lab.ping("podA", B, "-W", "0.2", count=1) == 1, 5, "traffic within 5 s")
         n1 = self.lab.daemons["n1"]
         wait_until(lambda: n1.json("route", "get", B)["mtu"] == mtu, 5, f"the new link's MTU, {mtu}")
+
+    def test_h9_another_name_of_the_uplink(self) -> None:
+        for mode, config in self.MODES.items():
+            with self.subTest(mode):
+                self.restart(**config, tunnel=FORCED)
+                if mode != "direct":
+                    await_tap(self.lab, "n1")
+                offloads = self.lab.status("n1")["offloads"]
+                overhead = {"direct": 0, "ipip": 20, "vxlan": 50}[mode]
+                pings = self.lab.popen("podA", "ping", "-i", "0.01", "-c", "100", B, stdout=subprocess.PIPE)
+                self.lab.ip("n1", "link set eth0 name wan0")
+                self.addCleanup(self.lab.exec, "n1", "ip", "link", "set", "wan0", "name", "eth0", check=False)
+                self.assertRegex(pings.communicate(timeout=20)[0], r"100 packets transmitted, 100 received")
+                for mtu in (1400, 1500):
+                    self.lab.ip("n1", f"link set wan0 mtu {mtu}")
+                    self.follows(mtu - overhead)
+                    self.assertIn(f"wan0 has an MTU of {mtu}", self.lab.daemons["n1"].log())
+                if mode == "direct":
+                    # What an administrator is told names it.
+                    self.lab.sysctl("n1", {"ipv4/conf/wan0/rp_filter": 1})
+                    wait_until(lambda: "strict reverse path filtering on wan0" in self.missing(), 5, "the new name")
+                    self.lab.sysctl("n1", {"ipv4/conf/wan0/rp_filter": 0})
+                    wait_until(lambda: not self.missing(), 5, "nothing missing")
+                self.assertEqual(self.lab.status("n1")["offloads"], offloads)
+                self.lab.ip("n1", "link set wan0 name eth0")
+                self.lab.tcp_transfer("podA", "podB", B, 4 * MIB)
+
+    def missing(self) -> str:
+        return "\n".join(one["what"] for one in self.lab.status("n1")["missing"])
