@@ -57,6 +57,8 @@ class Fairness(SharedLab):
     # A probe may be lost where the stream has filled a queue, which is the kernel's choice.
     ANSWERED = 0.9
     ANSWER_MS = 200
+    # A machine that is busy with other things delays a probe as a starved flow would: some try has to keep the limit.
+    PROBE_MS, TRIES = 5, 8
 
     def setUp(self) -> None:
         self.stream: list[Any] = []
@@ -87,6 +89,18 @@ class Fairness(SharedLab):
         text = self.lab.exec("podA", *command, check=False, timeout=60).stdout
         return sorted(float(value) for value in re.findall(r"time=([\d.]+) ms", text))
 
+    def tries(self, target: str) -> list[Any]:
+        """The round trips of the first try that keeps the limit, or of the best."""
+        best: list[Any] = []
+        for _ in range(self.TRIES):
+            values = self.probe(target)
+            if len(values) < self.PROBES * self.ANSWERED:
+                return values
+            best = min(best or values, values, key=lambda values: at(values, 0.99))
+            if at(best, 0.99) < self.PROBE_MS:
+                break
+        return best
+
     def asked(self, end: Any, answers: Any) -> None:
         """Asks the control socket again and again, each time anew."""
         while not end.is_set():
@@ -106,7 +120,7 @@ class Fairness(SharedLab):
             asking.start()
             before, begun = self.carried(), time.monotonic()
             try:
-                times = {name: self.probe(pod_address(node)) for name, node in (("beside", "n2"), ("in the way", "n3"))}
+                times = {name: self.tries(pod_address(node)) for name, node in (("beside", "n2"), ("in the way", "n3"))}
             finally:
                 end.set()
                 asking.join()
@@ -115,6 +129,7 @@ class Fairness(SharedLab):
             for name, values in times.items():
                 with self.subTest(mode, probes=name):
                     self.assertGreaterEqual(len(values), self.PROBES * self.ANSWERED)
+                    self.assertLess(at(values, 0.99), self.PROBE_MS)
             answers.sort()
             lists = {f"probes {name}": values for name, values in times.items()} | {"control": answers}
             print(
