@@ -13,6 +13,7 @@ from scapy.packet import Raw
 from fast import MODES
 from shared import METRICS, SharedLab
 from startup import refused
+from underlay6 import B6, SixLab
 from underpass_lab.command import wait_until
 from underpass_lab.daemon import binary
 from underpass_lab.nodes import ADDRESSES, pod_address
@@ -193,6 +194,20 @@ class LinkAddresses(Host):
                     return any(frame[place] == bytes.fromhex(mac.replace(":", "")) for frame in frames)
 
                 wait_until(seen, 2, "frames with the other address")
+
+
+class Ipv6Disabled(SixLab):
+    underlay = "both"
+    config = {"tunnel": {"workers": 1}}
+
+    def test_on_devices_by_default_and_on_the_tun_later(self) -> None:
+        self.lab.sysctl("n1", {"ipv6/conf/default/disable_ipv6": 1})
+        self.addCleanup(self.lab.sysctl, "n1", {"ipv6/conf/default/disable_ipv6": 0})
+        self.restart()
+        for _ in range(2):
+            wait_until(lambda: self.lab.ping("podA", B6, "-W", "0.2", count=1) == 1, 5, "a ping")
+            wait_until(lambda: not self.lab.status("n1")["missing"], 5, "nothing missing")
+            self.lab.sysctl("n1", {"ipv6/conf/up0/disable_ipv6": 1})
 
 
 if __name__ == "__main__":

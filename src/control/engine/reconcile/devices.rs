@@ -77,13 +77,17 @@ pub(in crate::control::engine) fn differences(desired: Desired<'_>, view: &HostV
 fn of_tun_sysctls(desired: Desired<'_>, tun: &DeviceView, host_forwards: bool) -> Vec<Difference> {
     let name = &tun.link.name;
     let has_ipv4 = desired.addresses.iter().any(IpAddr::is_ipv4);
+    let has_ipv6 = desired.addresses.iter().any(IpAddr::is_ipv6);
     let local =
         format!("{name} does not accept local addresses: pods get ICMP errors in the name of their targets");
+    let disabled = format!("IPv6 is disabled on {name}: IPv6 packets of pods do not reach the tunnel");
     let forwarding =
         format!("{name} does not forward: packets of other nodes do not reach the pods of this one");
     let wanted = [
         (Sysctl::AddressGeneration, 1, true, None),
         (Sysctl::RouterAdvertisements, 0, true, None),
+        // Behind these two, so that IPv6 begins without a link-local address; before addresses and routes.
+        (Sysctl::DisableIpv6, 0, has_ipv6, Some(disabled)),
         (Sysctl::AcceptLocal, 1, has_ipv4, Some(local)),
         // Where the host does not forward at all, that is for the administrator to decide.
         (Sysctl::Forwarding, 1, has_ipv4 && host_forwards, Some(forwarding)),
@@ -281,6 +285,7 @@ mod tests {
             tun.sysctls.insert(Sysctl::AcceptLocal, 0);
             tun.sysctls.insert(Sysctl::Forwarding, 0);
             tun.sysctls.insert(Sysctl::RouterAdvertisements, 1);
+            tun.sysctls.insert(Sysctl::DisableIpv6, 1);
         });
         let tap = view.tap.as_mut().unwrap();
         tap.sysctls.insert(Sysctl::ReversePath, 1);
@@ -291,6 +296,7 @@ mod tests {
                 "ip link set dev up0-x up",
                 "sysctl -w net/ipv4/conf/up0/accept_local=1",
                 "sysctl -w net/ipv4/conf/up0/forwarding=1",
+                "sysctl -w net/ipv6/conf/up0/disable_ipv6=0",
                 "sysctl -w net/ipv4/conf/up0-x/rp_filter=0",
             ]
         );
