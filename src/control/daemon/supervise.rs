@@ -237,8 +237,8 @@ async fn execute(host: Host, mut requests: mpsc::UnboundedReceiver<(EffectId, Ho
     }
 }
 
-/// Passes on what the kernel tells of. A connection whose buffer overflowed ends; the next one begins with
-/// a look at everything.
+/// Passes on what the kernel tells of, also that a buffer overflowed ([`Notice::Overrun`]). A connection that
+/// ends is followed by another one, which begins with a look at everything.
 async fn notice(inbox: Inbox, news: broadcast::Sender<Notice>) {
     let mut told = false;
     loop {
