@@ -18,10 +18,12 @@ use super::Host;
 use super::netlink::{errno, failed, tolerate_gone};
 use crate::control::engine::Failure;
 use crate::control::engine::port::{
-    Found, HostError, Interest, ROUTE_PROTOCOL, Table, TunRoute, default_metric,
+    Found, HostError, Interest, Link, ROUTE_PROTOCOL, Table, TunRoute, default_metric,
 };
 use crate::net::Prefix;
 
+/// The main table.
+pub(super) const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 /// Requests under way together.
 const TOGETHER: usize = 64;
 
@@ -112,9 +114,9 @@ impl Host {
         refused.into_iter().next().map_or(Ok(()), |failure| Err(failure.error))
     }
 
-    /// The routes of the main table that matter, with the names of all interfaces.
-    pub(super) async fn table(&self, interest: &Interest) -> Result<Table, HostError> {
-        let names = self.links().await?.into_iter().map(|link| (link.index, link.name)).collect();
+    /// The routes of the main table that matter, with the names of `links`, which are all interfaces.
+    pub(super) async fn table(&self, interest: &Interest, links: Vec<Link>) -> Result<Table, HostError> {
+        let names = links.into_iter().map(|link| (link.index, link.name)).collect();
         Ok(Table::new(self.main_table(interest).await?, names))
     }
 
@@ -145,6 +147,11 @@ fn failure(prefix: Prefix, error: HostError) -> Failure {
 
 /// A route of the main table; `None` for those of other tables and for what is no IP route.
 pub(super) fn found(message: &RouteMessage) -> Option<Found> {
+    parse(message).filter(|(table, _)| *table == MAIN).map(|(_, found)| found)
+}
+
+/// The table of a route, and the route; `None` for what is no IP route.
+pub(super) fn parse(message: &RouteMessage) -> Option<(u32, Found)> {
     let mut table = u32::from(message.header.table);
     let mut address: IpAddr = match message.header.address_family {
         AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
