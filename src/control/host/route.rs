@@ -55,13 +55,14 @@ impl Host {
     /// What to do about routes that stand in the way: ours are replaced, as their source may be another
     /// one; those of others are an error.
     async fn settle_existing(&self, index: u32, routes: &[(TunRoute, rtnetlink::Error)]) -> Vec<Failure> {
-        let table =
-            match self.table(&Interest::overlapping(routes.iter().map(|(route, _)| route.prefix))).await {
-                Ok(table) => table,
-                Err(error) => {
-                    return routes.iter().map(|(route, _)| failure(route.prefix, error.clone())).collect();
-                }
-            };
+        let interest = Interest::overlapping(routes.iter().map(|(route, _)| route.prefix));
+        let table = async { self.table(&interest, self.links().await?).await };
+        let table = match table.await {
+            Ok(table) => table,
+            Err(error) => {
+                return routes.iter().map(|(route, _)| failure(route.prefix, error.clone())).collect();
+            }
+        };
         let mut refused = Vec::new();
         for (route, error) in routes {
             let metric = default_metric(route.prefix);
@@ -173,31 +174,8 @@ pub(super) fn parse(message: &RouteMessage) -> Option<(u32, Found)> {
     }
     let prefix = Prefix::containing(address, message.header.destination_prefix_length)?;
     let protocol = message.header.protocol.into();
-    (table == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(Found {
-        prefix,
-        metric,
-        protocol,
-        device,
-        source,
-        kind: u8::from(message.header.kind).into(),
-    })
-}
-
-/// The destination of a route, whatever its table.
-pub(super) fn destination(message: &RouteMessage) -> Option<Prefix> {
-    let mut address: IpAddr = match message.header.address_family {
-        AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
-        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
-        _ => return None,
-    };
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(a)) => address = (*a).into(),
-            RouteAttribute::Destination(RouteAddress::Inet6(a)) => address = (*a).into(),
-            _ => {}
-        }
-    }
-    Prefix::containing(address, message.header.destination_prefix_length)
+    let kind = message.header.kind.into();
+    Some((table, Found { prefix, metric, protocol, device, source, kind }))
 }
 
 /// The route as the kernel is asked for it.

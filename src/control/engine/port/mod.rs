@@ -13,7 +13,7 @@ use std::time::Duration;
 
 pub use error::HostError;
 pub use settings::{KernelTunnel, Settings};
-pub use table::{Found, Interest, RouteKind, Table, widest};
+pub use table::{Found, Interest, Table, widest};
 
 use crate::dataplane::device::Origin;
 use crate::dataplane::underlay::Setup;
