@@ -8,7 +8,7 @@ use super::{C, NODE, POOL, batch, edit};
 use crate::api::NewPeer;
 use crate::control::engine::edits::pending::Pending;
 use crate::control::engine::refusal::Kind;
-use crate::control::engine::{Event, Reply, Request};
+use crate::control::engine::{Changed, Event, Reply, Request};
 use crate::route::Source;
 
 /// Host routes with more combinations of node and MTU than there are ids.
@@ -165,6 +165,17 @@ fn sets_of_nodes_can_be_other_ones_for_ever() {
         recorder.ask(edit(&format!("del {}/32\n", std::net::Ipv4Addr::from_bits(0x0A80_0000 + bits))), true);
     }
     assert!(recorder.answers.iter().all(|(_, answer)| answer.is_ok()));
+}
+
+#[test]
+fn what_is_replaced_is_counted_however_short_ids_are() {
+    let mut recorder = many_peers();
+    recorder.ask(Request::Replace(batch(&sets(0..50_000))), true);
+    recorder.ask(Request::Replace(batch(&sets(20_000..80_000))), true);
+    let count = |range: std::ops::Range<u32>| range.filter(|bits| bits.count_ones() > 1).count();
+    let changed = Changed { added: count(50_000..80_000), deleted: count(0..20_000) };
+    let expected = Reply::Routes(changed, recorder.engine.state.rib.len());
+    assert_eq!(recorder.answers.pop().unwrap().1, Ok(expected));
 }
 
 #[test]
