@@ -68,32 +68,34 @@ impl<A: Address> Family<A> {
     }
 
     /// Adds a candidate or replaces that of the same source, whose age it keeps where it says the
-    /// same.
-    pub(super) fn set(&mut self, key: Key<A>, mut new: Candidate) {
+    /// same. False when it says the same.
+    pub(super) fn set(&mut self, key: Key<A>, mut new: Candidate) -> bool {
         let Some(mut best) = self.best(key) else {
             self.best.insert(key, new);
-            return;
+            return true;
         };
         if best.source == new.source {
-            if !best.says(new) {
-                self.best.insert(key, Candidate { others: best.others, ..new });
+            if best.says(new) {
+                return false;
             }
-            return;
+            self.best.insert(key, Candidate { others: best.others, ..new });
+            return true;
         }
         if self.get(key, new.source).is_some_and(|other| other.says(new)) {
-            return;
+            return false;
         }
         let first = !best.others;
         if new.source < best.source {
             std::mem::swap(&mut best, &mut new);
         } else if !first {
             self.others.insert((key, new.source), new);
-            return;
+            return true;
         }
         best.others = true;
         new.others = false;
         self.others.insert((key, new.source), new);
         self.best.insert(key, best);
+        true
     }
 
     /// Removes what `source` says; the next best takes over. False when it said nothing.
@@ -112,20 +114,24 @@ impl<A: Address> Family<A> {
         true
     }
 
-    /// Replaces everything `source` says; of equal keys the last counts.
-    pub(super) fn replace(&mut self, source: Source, mut routes: Vec<(Key<A>, Candidate)>) {
+    /// Replaces everything `source` says; of equal keys the last counts. Returns how many candidates are new
+    /// or say something else, and how many are gone.
+    pub(super) fn replace(&mut self, source: Source, mut routes: Vec<(Key<A>, Candidate)>) -> (usize, usize) {
         // What comes last goes first, so that it is the one that stays.
         routes.reverse();
         routes.sort_by_key(|(key, _)| *key);
         routes.dedup_by_key(|(key, _)| *key);
         let (alone, shared) = self.changes(source, routes);
+        let mut new = alone.iter().filter(|(_, change)| change.is_some()).count();
+        let mut gone = alone.len() - new;
         self.best.merge(alone);
         for (key, change) in shared {
             match change {
-                Some(new) => self.set(key, new),
-                None => drop(self.remove(key, source)),
+                Some(one) => new += usize::from(self.set(key, one)),
+                None => gone += usize::from(self.remove(key, source)),
             }
         }
+        (new, gone)
     }
 
     /// What replacing by `routes`, in order, changes: first the prefixes that only `source` has or
@@ -158,12 +164,6 @@ impl<A: Address> Family<A> {
         (alone, shared)
     }
 
-    /// The number of candidates of `source`.
-    pub(super) fn count(&self, source: Source) -> usize {
-        let (best, others) = (self.best.iter(), self.others.iter());
-        best.map(|(_, one)| one).chain(others.map(|(_, one)| one)).filter(|one| one.source == source).count()
-    }
-
     /// The targets of all candidates.
     pub(super) fn targets(&self) -> impl Iterator<Item = Target> + '_ {
         let (best, others) = (self.best.iter(), self.others.iter());
@@ -190,8 +190,8 @@ impl<A: Address> Family<A> {
         for (key, before, target) in shared {
             match target {
                 Some(target) => self.set(key, Candidate { target, others: false, ..before }),
-                None => drop(self.remove(key, before.source)),
-            }
+                None => self.remove(key, before.source),
+            };
         }
         changed
     }

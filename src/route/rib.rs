@@ -52,7 +52,7 @@ impl Rib {
         match Key::from(route.prefix) {
             Key::V4(key) => self.v4.set(key, route.into()),
             Key::V6(key) => self.v6.set(key, route.into()),
-        }
+        };
     }
 
     /// Removes the route of a prefix and source; the next best source takes over. False when there
@@ -64,8 +64,9 @@ impl Rib {
         }
     }
 
-    /// Replaces all routes of one source; of equal prefixes the last counts.
-    pub fn replace(&mut self, source: Source, routes: impl IntoIterator<Item = Route>) {
+    /// Replaces all routes of one source; of equal prefixes the last counts. Returns how many routes are new or
+    /// say something else than before, and how many are gone.
+    pub fn replace(&mut self, source: Source, routes: impl IntoIterator<Item = Route>) -> (usize, usize) {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for route in routes {
             let candidate = Candidate::from(Route { source, ..route });
@@ -74,8 +75,8 @@ impl Rib {
                 Key::V6(key) => v6.push((key, candidate)),
             }
         }
-        self.v4.replace(source, v4);
-        self.v6.replace(source, v6);
+        let (v4, v6) = (self.v4.replace(source, v4), self.v6.replace(source, v6));
+        (v4.0 + v6.0, v4.1 + v6.1)
     }
 
     /// The targets of routes to these sets of nodes at equal cost, each of at least one node, whose order
@@ -126,17 +127,6 @@ impl Rib {
             Key::V6(key) => self.v6.get(key, source),
         };
         Some(candidate?.route(prefix))
-    }
-
-    /// Whether exactly this is said already, however long ago.
-    pub fn says(&self, new: &Route) -> bool {
-        let said = self.get(new.prefix, new.source);
-        said.is_some_and(|old| (old.target, old.mtu) == (new.target, new.mtu))
-    }
-
-    /// The number of routes of one source, in use or not.
-    pub fn count(&self, source: Source) -> usize {
-        self.v4.count(source) + self.v6.count(source)
     }
 
     /// What all sources say about exactly `prefix`, best first.
@@ -261,13 +251,14 @@ mod tests {
         rib.set(Route { since: 7, ..route("10.2.0.0/16", Source::Control, to(2)) });
         rib.set(Route { since: 7, ..route("fd00::/16", Source::Control, to(2)) });
         let new = |text, peer| Route { since: 9, ..route(text, Source::Control, to(peer)) };
-        rib.replace(Source::Control, [new("10.1.0.0/16", 3), new("10.2.0.0/16", 2), new("10.3.0.0/16", 3)]);
+        let routes = [new("10.1.0.0/16", 3), new("10.2.0.0/16", 2), new("10.3.0.0/16", 3)];
+        assert_eq!(rib.replace(Source::Control, routes), (2, 1));
         let all: Vec<_> =
             rib.best().map(|route| (route.prefix.to_string(), route.target, route.since)).collect();
         let expected = [("10.1.0.0/16", to(1), 0), ("10.2.0.0/16", to(2), 7), ("10.3.0.0/16", to(3), 9)];
         assert_eq!(all, expected.map(|(text, target, since)| (text.to_owned(), target, since)));
         assert_eq!(rib.get(prefix("10.1.0.0/16"), Source::Control).unwrap().target, to(3));
-        rib.replace(Source::Control, []);
+        assert_eq!(rib.replace(Source::Control, []), (0, 3));
         assert_eq!(rib.len(), 1);
         assert_eq!(rib.candidates(prefix("10.1.0.0/16")).len(), 1);
     }
@@ -328,7 +319,7 @@ mod tests {
         let prefix = |number: u32| Prefix::containing(IpAddr::from((number << 8).to_be_bytes()), 24).unwrap();
         let of = |number, peer| Route::new(prefix(number), Source::Control, Target::Peer(PeerId(peer)));
         let mut rib = Rib::default();
-        let kept = measure(|| rib.replace(Source::Control, (0..1_000_000).map(|number| of(number, 1))));
+        let kept = measure(|| _ = rib.replace(Source::Control, (0..1_000_000).map(|number| of(number, 1))));
         assert!(kept.bytes_current < 24 * 1_000_000, "{kept:?}");
         let mut snapshot = Rib::default();
         let cloned = measure(|| snapshot = rib.clone());
@@ -393,9 +384,17 @@ mod tests {
                 assert_eq!(rib.remove(*prefix, *source), gone);
             }
             Edit::Replace(source, routes) => {
-                rib.replace(*source, routes.iter().copied());
+                let counted = rib.replace(*source, routes.iter().copied());
                 oracle.retain(|(_, other), _| other != source);
                 routes.iter().for_each(|route| say(oracle, &before, Route { source: *source, ..*route }));
+                let of = |oracle: &Oracle| -> BTreeMap<Prefix, Target> {
+                    let own = oracle.values().filter(|route| route.source == *source);
+                    own.map(|route| (route.prefix, route.target)).collect()
+                };
+                let (old, now) = (of(&before), of(oracle));
+                let new = now.iter().filter(|(prefix, target)| old.get(prefix) != Some(*target)).count();
+                let gone = old.keys().filter(|prefix| !now.contains_key(prefix)).count();
+                assert_eq!(counted, (new, gone));
             }
         }
     }

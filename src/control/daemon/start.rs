@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
+use futures_util::{StreamExt, stream};
 
 use super::bring_up::{self, Lanes};
 use super::runner;
@@ -22,6 +23,9 @@ use crate::control::server::socket::ControlSocket;
 use crate::dataplane::forward::Forwarding;
 use crate::dataplane::underlay::RECEIVE_BUFFER;
 use crate::sync::Published;
+
+/// Ways that are looked up together.
+const AT_ONCE: usize = 16;
 
 /// A host that is ready: devices made and configured, sockets open, nothing running yet.
 pub(super) struct Ready {
@@ -126,13 +130,14 @@ pub(super) async fn take_down(host: &Host, requests: Vec<HostRequest>) {
 
 /// The kernel's ways to the peers' addresses.
 async fn find_ways(host: &Host, config: &Config) -> Ways {
-    let (mut ways, mut interfaces) = (Ways::new(), Interfaces::default());
-    for peer in config.peers.iter().flat_map(|peer| peer.addresses(&config.node)) {
-        let own = config.node.addresses().map(|own| own.addr()).find(|own| own.is_ipv4() == peer.is_ipv4());
-        let Some(own) = own else { continue };
-        ways.extend(host.way(peer, own, &mut interfaces).await.map(|way| (peer, way)));
-    }
-    ways
+    let interfaces = &Interfaces::default();
+    let peers = config.peers.iter().flat_map(|peer| peer.addresses(&config.node));
+    let looks = peers.map(|peer| async move {
+        let mut own = config.node.addresses().map(|own| own.addr());
+        let own = own.find(|own| own.is_ipv4() == peer.is_ipv4())?;
+        host.way(peer, own, interfaces).await.map(|way| (peer, way))
+    });
+    stream::iter(looks).buffered(AT_ONCE).filter_map(std::future::ready).collect().await
 }
 
 /// The interface with this node's first underlay address, and the smallest MTU where it has one.

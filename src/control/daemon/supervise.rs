@@ -237,8 +237,8 @@ async fn execute(host: Host, mut requests: mpsc::UnboundedReceiver<(EffectId, Ho
     }
 }
 
-/// Passes on what the kernel tells of. A connection whose buffer overflowed ends; the next one begins with
-/// a look at everything.
+/// Passes on what the kernel tells of, also that a buffer overflowed ([`Notice::Overrun`]). A connection that
+/// ends is followed by another one, which begins with a look at everything.
 async fn notice(inbox: Inbox, news: broadcast::Sender<Notice>) {
     let mut told = false;
     loop {
@@ -272,7 +272,7 @@ async fn pass_on(mut notices: Notices, inbox: &Inbox, news: &broadcast::Sender<N
         let _ = news.send(notice);
         // A hundred thousand routes that come and go are one thing to look at.
         gathered = inbox.waiting() > NOTICES;
-        if !gathered {
+        if !gathered && !matches!(notice, Notice::Elsewhere(_) | Notice::Policy) {
             inbox.send(Event::Noticed(notice));
         }
     }

@@ -146,7 +146,7 @@ impl Engine {
         now: Instant,
     ) -> Result<Reply, Refusal> {
         let second = self.second(now);
-        let done = config.and_then(|config| {
+        let gone = config.and_then(|config| {
             let mut against: Vec<String> = Vec::new();
             if let Some(view) = view {
                 let needs = needs(&config, &self.uplink.name);
@@ -156,21 +156,16 @@ impl Engine {
                 against.extend(conflicts(&config, view).iter().map(ToString::to_string));
             }
             self.state.reload(*config, against.into_iter(), second)
-        });
-        match done {
-            Ok(gone) => {
-                self.leaving.extend(gone);
-                self.host.look_at_once(now);
-                Ok(Reply::Reloaded { peers: self.state.roster.len(), routes: self.state.rib.len() })
-            }
-            Err(refusal) => Err(refusal),
-        }
+        })?;
+        self.leaving.extend(gone);
+        self.host.look_at_once(now);
+        Ok(Reply::Reloaded { peers: self.state.roster.len(), routes: self.state.rib.len() })
     }
 }
 
-/// Whether another node of `config` has this underlay address.
+/// Whether another node of `config` sends from this underlay address.
 pub fn is_peer(config: &Config, address: IpAddr) -> bool {
-    config.peers.iter().any(|peer| peer.addresses(&config.node).any(|its| its == address))
+    config.peers.iter().any(|peer| peer.senders(&config.node).any(|its| its == address))
 }
 
 /// The routes of others that keep out what `config` needs.

@@ -212,7 +212,8 @@ impl Path {
 
 /// The place of the peer that has outer packets sent to `address`.
 fn place(state: &State, address: IpAddr) -> Option<usize> {
-    state.peers.iter().position(|peer| peer.address == address)
+    let place = usize::from(state.roster.at(address).flatten()?.0);
+    state.peers.get(place).is_some_and(|peer| peer.address == address).then_some(place)
 }
 
 /// Takes `mtu` as that of a path.

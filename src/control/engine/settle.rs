@@ -10,6 +10,7 @@ use super::port::{Interest, Look, Requirement};
 use super::reconcile::host_side::Wish;
 use super::reconcile::kernel_cover::Steps;
 use super::{Engine, judge};
+use crate::dataplane::forward::Underlay;
 use crate::net::Mode;
 use crate::wire::ipv6;
 
@@ -114,15 +115,15 @@ impl Engine {
         let reached = |mode| !self.state.peers_by(mode).is_empty();
         let modes = (reached(Mode::Ipip), reached(Mode::Direct));
         let needs = needs_of(&self.state.config, &self.uplink.name, modes);
-        let is_peer =
-            |address| self.state.peers.iter().any(|peer| peer.addresses().any(|its| its == address));
+        let is_peer = |address| self.state.roster.at(address).flatten().is_some();
         let verdict = judge::judge_settings(&needs, &self.host.view().settings, is_peer);
         let seen = self.policies.iter().chain(&self.strays).cloned();
         verdict.requirements().chain(seen).chain(self.narrow_path()).collect()
     }
 
-    /// The way to the peer that carries least, where pods use IPv6 and it carries less than that demands of every
-    /// link (RFC 8200 §5): no ICMP error makes a host send less.
+    /// The way to the peer whose first link carries least, where pods use IPv6 and it carries less than that demands
+    /// of every link (RFC 8200 §5): no ICMP error makes a host send less. What limits a path behind its first link
+    /// cannot be set here.
     fn narrow_path(&self) -> Option<Requirement> {
         let state = &self.state;
         if state.config.local_subnets.iter().all(|subnet| subnet.is_ipv4()) {
@@ -130,7 +131,10 @@ impl Engine {
         }
         let modes = [Mode::Ipip, Mode::Vxlan];
         let known = state.peers.iter().filter(|peer| !peer.is_gone());
-        let paths = known.flat_map(|peer| modes.map(|mode| (state.underlay.mtu_to(peer, mode), mode, peer)));
+        let paths = known.flat_map(|peer| {
+            let link = Underlay { mtu: state.underlay.link_mtu(peer), ..state.underlay };
+            modes.map(|mode| (link.path_mtu(mode, peer.address), mode, peer))
+        });
         let narrow = paths.filter(|(mtu, mode, peer)| {
             *mtu < ipv6::MIN_MTU && state.peers_by(*mode).contains(&peer.address)
         });
@@ -138,9 +142,10 @@ impl Engine {
         let needed = ipv6::MIN_MTU + mode.overhead(peer.address);
         Some(Requirement {
             what: format!(
-                "the way to peer {} carries IPv6 packets of {mtu} bytes by {mode}, and IPv6 demands 1280: \
+                "the way to peer {} carries IPv6 packets of {mtu} bytes by {mode}, and IPv6 demands {}: \
                  larger ones leave in two fragments, at the cost of speed",
-                peer.name
+                peer.name,
+                ipv6::MIN_MTU
             ),
             command: format!("ip link set {} mtu {needed}", self.uplink.name),
         })

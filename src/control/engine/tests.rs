@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use self::model::{ETH, Model, Recorder, TUN, persistent};
 use super::edits::batch::{Batch, Places};
 use super::edits::lines::{Kinds, Reader};
-use super::port::{HostRequest, LinkChange, Requirement, Settings, Sysctl, Uplink};
+use super::port::{HostRequest, KernelTunnel, LinkChange, Requirement, Settings, Sysctl, Uplink};
 use super::refusal::{Kind, Refusal};
 use super::{
     Asked, Effect, EffectId, Event, Failure, PathMtu, Probed, Reply, Request, RequestId, TapUse, Update, look,
@@ -191,6 +191,26 @@ fn settings_of_the_host_become_requirements() {
     // Routes outside of every pool travel bare.
     recorder.change(|model| model.settings.rp_filter_uplink = 1);
     assert_eq!(recorder.open(), ["sysctl -w net/ipv4/conf/eth0/rp_filter=2"]);
+}
+
+#[test]
+fn kernel_tunnels_from_any_address_of_a_peer_are_shown() {
+    let config =
+        [NODE, &POOL.replace("vxlan_mode", "ipip_mode"), "also_from = [\"192.0.2.22\"]\n", C].concat();
+    let mut recorder = Recorder::start(&config, Model::new(), true).unwrap();
+    let tunnel = |remote: &str| KernelTunnel {
+        name: "t1".to_owned(),
+        ipv6: false,
+        local: None,
+        remote: Some(remote.parse().unwrap()),
+    };
+    for (remote, shown) in [("192.0.2.9", 0), ("192.0.2.2", 1), ("192.0.2.22", 1), ("192.0.2.1", 0)] {
+        recorder.change(|model| model.settings.tunnels = Some(vec![tunnel(remote)]));
+        recorder.pass(Duration::from_secs(31));
+        assert_eq!(recorder.open().len(), shown, "{remote}");
+        let config = crate::config::parse(&config, "test.toml").unwrap();
+        assert_eq!(super::is_peer(&config, remote.parse().unwrap()), shown > 0, "{remote}");
+    }
 }
 
 #[test]
@@ -400,6 +420,24 @@ fn the_uplink_is_followed() {
     let links = |mtu| Event::LinkMtus(HashMap::from([("192.0.2.2".parse().unwrap(), mtu)]));
     recorder.follow(links(1200));
     assert_eq!((mtu(&recorder), recorder.engine.snapshot().underlay.tun.mtu), (1150, 1350));
+}
+
+#[test]
+fn a_first_link_too_small_for_ipv6_is_shown_and_a_path_behind_it_is_not() {
+    let config = [&NODE.replace("24\"]", "24\", \"fd00:1::/64\"]"), POOL].concat();
+    let mut recorder = Recorder::start(&config, Model::new(), true).unwrap();
+    let peer = "192.0.2.2".parse().unwrap();
+    let link = |mtu| Event::LinkMtus(HashMap::from([(peer, mtu)]));
+    recorder.follow(link(1500));
+    let (mode, port) = (Mode::Vxlan, Some(4789));
+    recorder.follow(Event::PathMtu(PathMtu { peer, mode, port, mtu: 1300, quoted: 1500, sent: 1500 }));
+    recorder.follow(Event::Probed(peer, Probed::TooBig(1300)));
+    let route = recorder.engine.snapshot().route_get("10.244.2.1".parse().unwrap(), recorder.now);
+    assert_eq!((route.unwrap().mtu, recorder.open()), (1250, Vec::new()));
+    recorder.follow(link(1300));
+    assert_eq!(recorder.open(), ["ip link set eth0 mtu 1330"]);
+    let what = &recorder.engine.snapshot().requirements[0].what;
+    assert!(what.contains("carries IPv6 packets of 1250 bytes by vxlan, and IPv6 demands 1280:"), "{what}");
 }
 
 #[test]

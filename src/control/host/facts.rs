@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 
 use super::{Host, sysctl};
 use crate::control::engine::judge::{Facts, Needs, PreflightError, TunNode};
-use crate::control::engine::port::{HostError, Settings, Sysctl};
+use crate::control::engine::port::{HostError, Link, Settings, Sysctl};
 
 /// Looks at the host. Opens and closes /dev/net/tun, changes nothing.
 ///
@@ -21,22 +21,29 @@ pub async fn gather(host: &Host, needs: &Needs) -> Result<Facts, HostError> {
         uid: identity.uid,
         groups: identity.groups,
         device: host.link_by_name(&needs.device).await?.and_then(|link| link.tun),
-        settings: settings(host, &needs.uplink, true).await?,
+        settings: settings(host, &needs.uplink, Some(&host.links().await?)).await?,
     })
 }
 
-/// What administrators set, on a host whose uplink is `uplink`. Only a look at the `whole` lists all devices.
+/// What administrators set, on a host whose uplink is `uplink`. `links` are all devices, where they were listed.
 ///
 /// # Errors
 /// [`HostError::Netlink`].
-pub(super) async fn settings(host: &Host, uplink: &str, whole: bool) -> Result<Settings, HostError> {
-    let up = async |name: &str| Ok(host.link_by_name(name).await?.is_some_and(|link| link.up));
+pub(super) async fn settings(
+    host: &Host,
+    uplink: &str,
+    links: Option<&[Link]>,
+) -> Result<Settings, HostError> {
+    let up = async |name: &str| match links {
+        Some(links) => Ok(links.iter().any(|link| link.up && link.name == name)),
+        None => host.link_by_name(name).await.map(|link| link.is_some_and(|link| link.up)),
+    };
     Ok(Settings {
         tunl0_up: up("tunl0").await?,
         ip6tnl0_up: up("ip6tnl0").await?,
         rp_filter_all: sysctl::read(&Sysctl::ReversePath.key("all")).unwrap_or(0),
         rp_filter_uplink: sysctl::read(&Sysctl::ReversePath.key(uplink)).unwrap_or(0),
-        tunnels: if whole { Some(host.kernel_tunnels().await?) } else { None },
+        tunnels: links.map(|links| links.iter().filter_map(|link| link.ip_tunnel.clone()).collect()),
         drop_forwarded: host.dropping_chains(),
         forward_uplink: sysctl::read::<u8>(&Sysctl::Forwarding.key(uplink)) != Some(0),
         ip_forward: sysctl::read("ipv4/ip_forward") != Some(0_u8),

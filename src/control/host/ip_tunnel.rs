@@ -1,27 +1,15 @@
 //! The kernel's own devices that take IP-in-IP packets: each of them, and not only `tunl0`, delivers what it takes
 //! beside us, so that it arrives twice.
 
-use futures_util::TryStreamExt;
 use rtnetlink::packet_route::IpProtocol;
 use rtnetlink::packet_route::link::{
     InfoData, InfoIpTunnel, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 
-use super::Host;
-use super::netlink::failed;
-use crate::control::engine::port::{HostError, KernelTunnel};
-
-impl Host {
-    /// Those that are up.
-    pub(super) async fn kernel_tunnels(&self) -> Result<Vec<KernelTunnel>, HostError> {
-        let links = self.handle.link().get().execute();
-        let found = links.try_filter_map(|message| std::future::ready(Ok(tunnel(&message))));
-        found.try_collect().await.map_err(|error| failed("list the network devices", &error))
-    }
-}
+use crate::control::engine::port::KernelTunnel;
 
 /// A device that takes packets of protocol 4 or 41 with an IP packet inside, if the message is about one that is up.
-fn tunnel(message: &LinkMessage) -> Option<KernelTunnel> {
+pub(super) fn tunnel(message: &LinkMessage) -> Option<KernelTunnel> {
     if !message.header.flags.contains(LinkFlags::Up) {
         return None;
     }

@@ -11,6 +11,7 @@ use rtnetlink::packet_route::link::{
 };
 
 use super::Host;
+use super::ip_tunnel::tunnel;
 use super::netlink::{errno, failed};
 use crate::control::engine::port::{HostError, Link, TunDetails, Uplink};
 use crate::net::Mac;
@@ -159,6 +160,7 @@ fn link(message: &LinkMessage) -> Link {
     let mut link = Link {
         index: message.header.index,
         up: message.header.flags.contains(LinkFlags::Up),
+        ip_tunnel: tunnel(message),
         dead_end: message.header.flags.contains(LinkFlags::Loopback),
         ..Link::default()
     };

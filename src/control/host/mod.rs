@@ -25,6 +25,7 @@ mod notices;
 mod observe;
 mod open;
 mod policies;
+mod raw_netlink;
 mod reverse_path;
 mod route;
 mod sysctl;

@@ -27,10 +27,7 @@ impl Host {
         let request = self.handle.neighbours().get().set_address_family(AddressFamily::Unspec);
         let messages: Vec<NeighbourMessage> =
             request.execute().try_collect().await.map_err(|e| failed("list the neighbours", &e))?;
-        let entries = messages.iter().filter_map(|message| {
-            let (address, neighbour) = entry(message)?;
-            Some(((message.header.ifindex, address), neighbour))
-        });
+        let entries = messages.iter().filter_map(|message| Some((key(message)?, entry(message)?)));
         Ok(entries.collect())
     }
 
@@ -64,8 +61,8 @@ pub(super) fn key(message: &NeighbourMessage) -> Option<(u32, IpAddr)> {
     Some((message.header.ifindex, address?))
 }
 
-/// Address and content of an entry that can be sent to.
-pub(super) fn entry(message: &NeighbourMessage) -> Option<(IpAddr, Neighbour)> {
+/// An entry that can be sent to.
+pub(super) fn entry(message: &NeighbourMessage) -> Option<Neighbour> {
     use NeighbourState::{Delay, Noarp, Permanent, Probe, Reachable, Stale};
     let fixed = match message.header.state {
         Reachable | Stale | Delay | Probe => false,
@@ -76,6 +73,5 @@ pub(super) fn entry(message: &NeighbourMessage) -> Option<(IpAddr, Neighbour)> {
         NeighbourAttribute::LinkLayerAddress(bytes) => bytes.as_slice().try_into().ok().map(Mac),
         _ => None,
     });
-    let (_, address) = key(message)?;
-    Some((address, Neighbour { mac: mac.filter(|mac| mac.is_unicast())?, fixed }))
+    Some(Neighbour { mac: mac.filter(|mac| mac.is_unicast())?, fixed })
 }

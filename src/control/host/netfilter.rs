@@ -4,23 +4,19 @@
 //! Only a chain is found that drops everything: hooked into `forward`, with the policy `drop` and without a rule.
 //! What rules do is not judged, nor are the tables of the older iptables.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use rtnetlink::packet_core::NLM_F_DUMP;
 
-const NETLINK_NETFILTER: i32 = 12;
+use super::raw_netlink::{RawNetlink, find};
+
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFT_MSG_NEWCHAIN: u16 = 3;
 const NFT_MSG_GETCHAIN: u16 = 4;
 const NFT_MSG_NEWGEN: u16 = 15;
 const NFT_MSG_GETGEN: u16 = 16;
-const NLM_F_REQUEST: u16 = 1;
-const NLM_F_DUMP: u16 = 0x300;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-/// Bytes of `nlmsghdr` and `nfgenmsg`.
-const HEADER: usize = 16;
+/// Bytes of `nfgenmsg`.
 const FAMILY_HEADER: usize = 4;
 
 const NFTA_GEN_ID: u16 = 1;
@@ -32,12 +28,8 @@ const NFTA_CHAIN_USE: u16 = 6;
 const NFTA_HOOK_HOOKNUM: u16 = 1;
 const NF_INET_FORWARD: u32 = 2;
 const NF_DROP: u32 = 0;
-/// The flags in an attribute's type.
-const NLA_TYPE_MASK: u16 = 0x3fff;
-
 /// The kernel answers while it is asked.
 const PATIENCE: Duration = Duration::from_millis(200);
-const BUFFER: usize = 64 * 1024;
 
 /// A base chain that drops every forwarded packet.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -53,7 +45,7 @@ pub(super) struct Dropping {
 /// What was found last, and of which generation of the rule set.
 #[derive(Debug, Default)]
 pub(super) struct Netfilter {
-    socket: Option<Socket>,
+    socket: Option<RawNetlink>,
     last: Option<(u32, Vec<Dropping>)>,
 }
 
@@ -71,7 +63,7 @@ impl Netfilter {
     fn look(&mut self) -> io::Result<Vec<Dropping>> {
         let mut socket = match self.socket.take() {
             Some(socket) => socket,
-            None => connect()?,
+            None => RawNetlink::connect(libc::NETLINK_NETFILTER, PATIENCE)?,
         };
         let mut generation = 0;
         ask(&mut socket, NFT_MSG_GETGEN, 0, |kind, message| {
@@ -99,54 +91,15 @@ impl Netfilter {
     }
 }
 
-fn connect() -> io::Result<Socket> {
-    let socket =
-        Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW, Some(Protocol::from(NETLINK_NETFILTER)))?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    Ok(socket)
-}
-
 /// Asks and gives each answer to `take`, with its kind, until that says that it was the last one.
 fn ask(
-    socket: &mut Socket,
+    socket: &mut RawNetlink,
     kind: u16,
     flags: u16,
     mut take: impl FnMut(u16, &[u8]) -> bool,
 ) -> io::Result<()> {
-    let mut request = Vec::new();
-    request.extend(20_u32.to_ne_bytes());
-    request.extend((NFNL_SUBSYS_NFTABLES << 8 | kind).to_ne_bytes());
-    request.extend((NLM_F_REQUEST | flags).to_ne_bytes());
-    request.extend([0; 8]);
-    request.extend([0; FAMILY_HEADER]);
-    socket.write_all(&request)?;
-    let mut buffer = vec![0; BUFFER];
-    loop {
-        let len = socket.read(&mut buffer)?;
-        let mut rest = &buffer[..len];
-        while let Some((kind, body, next)) = message(rest) {
-            match kind {
-                NLMSG_ERROR => return Err(refusal(body)),
-                NLMSG_DONE => return Ok(()),
-                _ if take(kind & 0xff, body) => return Ok(()),
-                _ => rest = next,
-            }
-        }
-    }
-}
-
-fn refusal(body: &[u8]) -> io::Error {
-    let code = body.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
-    io::Error::from_raw_os_error(code.saturating_neg())
-}
-
-/// Kind and body of the first message in `bytes`, and what follows it.
-fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
-    let len = u32::from_ne_bytes(*bytes.first_chunk()?);
-    let len = usize::try_from(len).ok().filter(|len| *len >= HEADER)?;
-    let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
-    let body = bytes.get(HEADER..len)?;
-    Some((kind, body, bytes.get(len.next_multiple_of(4)..).unwrap_or_default()))
+    let kind = NFNL_SUBSYS_NFTABLES << 8 | kind;
+    socket.ask(kind, flags, &[0; FAMILY_HEADER], |kind, body| take(kind & 0xff, body))
 }
 
 /// A chain that drops everything, if the message is about such a one.
@@ -172,19 +125,6 @@ fn attribute(message: &[u8], kind: u16) -> Option<&[u8]> {
     find(message.get(FAMILY_HEADER..)?, kind)
 }
 
-/// The value of the first attribute of this kind.
-fn find(mut bytes: &[u8], kind: u16) -> Option<&[u8]> {
-    loop {
-        let len = usize::from(u16::from_ne_bytes(*bytes.first_chunk()?));
-        let found = u16::from_ne_bytes(*bytes.get(2..)?.first_chunk()?) & NLA_TYPE_MASK;
-        let value = bytes.get(4..len)?;
-        if found == kind {
-            return Some(value);
-        }
-        bytes = bytes.get(len.next_multiple_of(4)..)?;
-    }
-}
-
 /// nf_tables has its numbers in network order.
 fn number(value: &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(*value.first_chunk()?))
@@ -192,7 +132,8 @@ fn number(value: &[u8]) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Dropping, chain, find, message, number};
+    use super::{Dropping, chain, number};
+    use crate::control::host::raw_netlink::{find, message};
 
     fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
         let len = 4 + value.len();

@@ -1,6 +1,6 @@
 //! The kernel's notifications: interfaces (`ethtool -K`, down, up, another MTU, gone), addresses and
-//! routes (RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE and those of IPv6), and the rules that choose
-//! a table (RTNLGRP_IPV4_RULE).
+//! routes, and the rules that choose a table (RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE,
+//! RTNLGRP_IPV4_RULE and those of IPv6).
 
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
@@ -8,7 +8,7 @@ use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::{Handle, MulticastGroup};
 
-use super::route;
+use super::route::{self, MAIN};
 use crate::control::engine::port::{Found, HostError, Notice};
 
 const GROUPS: [MulticastGroup; 7] = [
@@ -58,8 +58,8 @@ fn notice(message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<Notice> {
             Some(Notice::Address(address.header.index))
         }
         NetlinkPayload::InnerMessage(NewRoute(message) | DelRoute(message)) => {
-            let in_main = |found: Found| Notice::Route { prefix: found.prefix, device: found.device };
-            route::found(message).map(in_main).or_else(|| route::destination(message).map(Notice::Elsewhere))
+            let (table, Found { prefix, device, .. }) = route::parse(message)?;
+            Some(if table == MAIN { Notice::Route { prefix, device } } else { Notice::Elsewhere(prefix) })
         }
         NetlinkPayload::InnerMessage(NewRule(_) | DelRule(_)) => Some(Notice::Policy),
         NetlinkPayload::Overrun(_) => Some(Notice::Overrun),
@@ -74,6 +74,7 @@ mod tests {
     use rtnetlink::packet_route::address::AddressMessage;
     use rtnetlink::packet_route::link::LinkMessage;
     use rtnetlink::packet_route::neighbour::NeighbourMessage;
+    use rtnetlink::packet_route::route::RouteAttribute;
     use rtnetlink::packet_route::rule::RuleMessage;
 
     use super::notice;
@@ -95,7 +96,11 @@ mod tests {
         let prefix = "10.244.0.0/16".parse().unwrap();
         let message = route::message(9, &TunRoute { prefix, source: None });
         let expected = Notice::Route { prefix, device: Some(9) };
-        assert_eq!(said(inner(RouteNetlinkMessage::DelRoute(message))), Some(expected));
+        assert_eq!(said(inner(RouteNetlinkMessage::DelRoute(message.clone()))), Some(expected));
+        let mut elsewhere = message;
+        elsewhere.attributes.push(RouteAttribute::Table(1000));
+        let expected = Notice::Elsewhere(prefix);
+        assert_eq!(said(inner(RouteNetlinkMessage::NewRoute(elsewhere))), Some(expected));
         assert_eq!(said(inner(RouteNetlinkMessage::NewRule(RuleMessage::default()))), Some(Notice::Policy));
         let other = RouteNetlinkMessage::NewNeighbour(NeighbourMessage::default());
         assert_eq!(said(inner(other)), None);

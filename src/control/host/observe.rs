@@ -26,10 +26,14 @@ impl Host {
         let begun = Instant::now();
         let tun = self.device(Some(&look.tun)).await?;
         let tap = self.device(look.tap.as_deref()).await?;
-        let settings = facts::settings(self, &look.uplink, look.routes.is_some()).await?;
-        let routes = match &look.routes {
-            Some(interest) => Some(Arc::new(self.table(interest).await?)),
+        let links = match look.routes {
+            Some(_) => Some(self.links().await?),
             None => None,
+        };
+        let settings = facts::settings(self, &look.uplink, links.as_deref()).await?;
+        let routes = match (&look.routes, links) {
+            (Some(interest), Some(links)) => Some(Arc::new(self.table(interest, links).await?)),
+            _ => None,
         };
         Ok(HostView { tun, tap, settings, routes, took: begun.elapsed() })
     }

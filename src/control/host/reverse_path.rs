@@ -17,8 +17,7 @@ pub struct ReversePath {
 impl Host {
     /// Looks at the filter of the interface `name`.
     pub fn reverse_path(&self, name: &str) -> ReversePath {
-        let value = |name: &str| sysctl::read::<u8>(&Sysctl::ReversePath.key(name)).unwrap_or(0);
-        let strict = value("all").max(value(name)) == 1;
+        let strict = sysctl::effective(Sysctl::ReversePath, name) == Some(1);
         // One that is not strict drops nothing of interest, and the file is long.
         let text = if strict { fs::read_to_string(COUNTERS).unwrap_or_default() } else { String::new() };
         ReversePath { strict, dropped: dropped(&text).unwrap_or(0) }

@@ -18,10 +18,12 @@ use super::Host;
 use super::netlink::{errno, failed, tolerate_gone};
 use crate::control::engine::Failure;
 use crate::control::engine::port::{
-    Found, HostError, Interest, ROUTE_PROTOCOL, Table, TunRoute, default_metric,
+    Found, HostError, Interest, Link, ROUTE_PROTOCOL, Table, TunRoute, default_metric,
 };
 use crate::net::Prefix;
 
+/// The main table.
+pub(super) const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 /// Requests under way together.
 const TOGETHER: usize = 64;
 
@@ -53,13 +55,14 @@ impl Host {
     /// What to do about routes that stand in the way: ours are replaced, as their source may be another
     /// one; those of others are an error.
     async fn settle_existing(&self, index: u32, routes: &[(TunRoute, rtnetlink::Error)]) -> Vec<Failure> {
-        let table =
-            match self.table(&Interest::overlapping(routes.iter().map(|(route, _)| route.prefix))).await {
-                Ok(table) => table,
-                Err(error) => {
-                    return routes.iter().map(|(route, _)| failure(route.prefix, error.clone())).collect();
-                }
-            };
+        let interest = Interest::overlapping(routes.iter().map(|(route, _)| route.prefix));
+        let table = async { self.table(&interest, self.links().await?).await };
+        let table = match table.await {
+            Ok(table) => table,
+            Err(error) => {
+                return routes.iter().map(|(route, _)| failure(route.prefix, error.clone())).collect();
+            }
+        };
         let mut refused = Vec::new();
         for (route, error) in routes {
             let metric = default_metric(route.prefix);
@@ -112,9 +115,9 @@ impl Host {
         refused.into_iter().next().map_or(Ok(()), |failure| Err(failure.error))
     }
 
-    /// The routes of the main table that matter, with the names of all interfaces.
-    pub(super) async fn table(&self, interest: &Interest) -> Result<Table, HostError> {
-        let names = self.links().await?.into_iter().map(|link| (link.index, link.name)).collect();
+    /// The routes of the main table that matter, with the names of `links`, which are all interfaces.
+    pub(super) async fn table(&self, interest: &Interest, links: Vec<Link>) -> Result<Table, HostError> {
+        let names = links.into_iter().map(|link| (link.index, link.name)).collect();
         Ok(Table::new(self.main_table(interest).await?, names))
     }
 
@@ -145,6 +148,11 @@ fn failure(prefix: Prefix, error: HostError) -> Failure {
 
 /// A route of the main table; `None` for those of other tables and for what is no IP route.
 pub(super) fn found(message: &RouteMessage) -> Option<Found> {
+    parse(message).filter(|(table, _)| *table == MAIN).map(|(_, found)| found)
+}
+
+/// The table of a route, and the route; `None` for what is no IP route.
+pub(super) fn parse(message: &RouteMessage) -> Option<(u32, Found)> {
     let mut table = u32::from(message.header.table);
     let mut address: IpAddr = match message.header.address_family {
         AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
@@ -166,31 +174,8 @@ pub(super) fn found(message: &RouteMessage) -> Option<Found> {
     }
     let prefix = Prefix::containing(address, message.header.destination_prefix_length)?;
     let protocol = message.header.protocol.into();
-    (table == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(Found {
-        prefix,
-        metric,
-        protocol,
-        device,
-        source,
-        kind: u8::from(message.header.kind).into(),
-    })
-}
-
-/// The destination of a route, whatever its table.
-pub(super) fn destination(message: &RouteMessage) -> Option<Prefix> {
-    let mut address: IpAddr = match message.header.address_family {
-        AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
-        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
-        _ => return None,
-    };
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(a)) => address = (*a).into(),
-            RouteAttribute::Destination(RouteAddress::Inet6(a)) => address = (*a).into(),
-            _ => {}
-        }
-    }
-    Prefix::containing(address, message.header.destination_prefix_length)
+    let kind = message.header.kind.into();
+    Some((table, Found { prefix, metric, protocol, device, source, kind }))
 }
 
 /// The route as the kernel is asked for it.

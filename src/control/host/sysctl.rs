@@ -11,13 +11,13 @@ const LONGEST: usize = 16;
 
 /// The value at `key`, a path below `net`; `None` when it cannot be read.
 pub(super) fn read<T: FromStr>(key: &str) -> Option<T> {
-    // All of them in one call: this is done every second. What is longer is none of the values below.
+    // All of them in one call: this is done every second. What is longer is none of the values that matter.
     let mut text = [0; LONGEST];
     let length = File::open(path(key)).ok()?.read(&mut text).ok()?;
     std::str::from_utf8(text.get(..length)?).ok()?.trim().parse().ok()
 }
 
-/// The value that takes effect: the kernel takes the larger of `accept_local` of all and of one interface.
+/// The value that takes effect: of some the kernel takes the larger of that of all and that of one interface.
 pub(super) fn effective(sysctl: Sysctl, name: &str) -> Option<u8> {
     let own = read(&sysctl.key(name));
     match sysctl {

@@ -2,8 +2,8 @@
 //! source-based rules (`ip rule from …`) apply to it as they do to our sockets, which are bound to that address.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::net::IpAddr;
+use std::sync::Mutex;
 
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
@@ -34,15 +34,15 @@ pub struct PeerWay {
 
 /// MTUs as of one look, by interface and whether they are for IPv6.
 #[derive(Debug, Default)]
-pub struct Interfaces(BTreeMap<(u32, bool), Option<u32>>);
+pub struct Interfaces(Mutex<BTreeMap<(u32, bool), Option<u32>>>);
 
 impl Host {
-    /// The kernel's way to `address` from `source`; `None` when there is none that leaves this host. What it says of interfaces is
-    /// kept in `interfaces`, so that many peers behind one cost one question.
+    /// The kernel's way to `address` from `source`; `None` when there is none that leaves this host. What it says of
+    /// interfaces is kept in `interfaces`, so that many peers behind one do not cost a question each.
     ///
     /// The route itself is asked for and not what the kernel has cached for the address: path MTUs that
     /// the kernel learned are not facts, anybody can forge a report.
-    pub async fn way(&self, address: IpAddr, source: IpAddr, interfaces: &mut Interfaces) -> Option<PeerWay> {
+    pub async fn way(&self, address: IpAddr, source: IpAddr, interfaces: &Interfaces) -> Option<PeerWay> {
         let route = self.ask(address, source, RouteFlags::FibMatch).await?;
         let hop = match first_hop(&route, address) {
             Some(hop) => hop,
@@ -74,17 +74,20 @@ impl Host {
 
     /// The MTU of an interface for packets of one family; IPv6 has one of its own, which router advertisements
     /// lower. `None` where no packet leaves the host by it.
-    async fn mtu_of(&self, index: u32, ipv6: bool, interfaces: &mut Interfaces) -> Option<u32> {
-        let place = match interfaces.0.entry((index, ipv6)) {
-            Entry::Occupied(known) => return *known.get(),
-            Entry::Vacant(place) => place,
-        };
+    async fn mtu_of(&self, index: u32, ipv6: bool, interfaces: &Interfaces) -> Option<u32> {
+        let known = interfaces.0.lock().ok().and_then(|known| known.get(&(index, ipv6)).copied());
+        if let Some(known) = known {
+            return known;
+        }
         let link = self.link_by_index(index).await.filter(|link| !link.dead_end);
         let mtu = link.map(|Link { name, mtu, .. }| {
             let own = ipv6.then(|| sysctl::read::<u32>(&format!("ipv6/conf/{name}/mtu"))).flatten();
             own.map_or(mtu, |own| own.min(mtu))
         });
-        *place.insert(mtu)
+        if let Ok(mut known) = interfaces.0.lock() {
+            known.insert((index, ipv6), mtu);
+        }
+        mtu
     }
 }
 

@@ -58,9 +58,7 @@ impl FileSource {
         };
         FileUpdate { generation: self.generation, update: Update::Configuration { config, view } }
     }
-}
 
-impl FileSource {
     /// Reads the file in a thread of its own, which nothing waits for when it does not come back, not even
     /// the end of the daemon.
     async fn read_again(&mut self) -> Result<Config, Refusal> {

@@ -22,7 +22,7 @@ use super::tap_watch::TapWatch;
 use crate::control::daemon::runner::Inbox;
 use crate::control::engine::port::{HostRequest, Notice, Uplink};
 use crate::control::engine::{Event, Snapshot};
-use crate::control::host::{Host, NeighbourTable, PeerWay};
+use crate::control::host::{Host, Interfaces, NeighbourTable, PeerWay};
 use crate::dataplane::encap::frame::Hop;
 use crate::dataplane::observe::Counters;
 use crate::net::Mode;
@@ -219,10 +219,10 @@ impl UplinkWatch {
     /// Looks up the ways that are due; returns whether one is another than before.
     async fn look_up(&mut self, snapshot: &Snapshot) -> bool {
         let now = Instant::now();
-        let host = &self.host;
+        let (host, interfaces) = (&self.host, &Interfaces::default());
         let due = self.ways.take_due(now).into_iter();
         let looks = due.map(|peer| async move {
-            (peer, host.way(peer, snapshot.underlay.facing(peer), &mut Default::default()).await)
+            (peer, host.way(peer, snapshot.underlay.facing(peer), interfaces).await)
         });
         let found: Vec<(IpAddr, Option<PeerWay>)> =
             stream::iter(looks).buffer_unordered(AT_ONCE).collect().await;

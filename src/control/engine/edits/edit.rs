@@ -6,7 +6,7 @@
 use crate::config;
 use crate::control::engine::edits::batch::{Batch, Change};
 use crate::control::engine::edits::lines::Culprits;
-use crate::control::engine::edits::pending::{Pending, is_many};
+use crate::control::engine::edits::pending::Pending;
 use crate::control::engine::refusal::{Kind, Refusal};
 use crate::control::engine::state::State;
 use crate::dataplane::forward::MIN_MTU;
@@ -38,10 +38,7 @@ impl State {
                 rib.remove(change.prefix, source);
             }
         })?;
-        let mut changed = Changed::default();
-        if is_many(batch.len(), self.rib.len()) {
-            self.pending = Pending::Everything;
-        }
+        let (mut changed, routes) = (Changed::default(), self.rib.len());
         for change in batch.changes() {
             match route(change, &targets, source, now) {
                 Some(route) => {
@@ -53,8 +50,8 @@ impl State {
                     changed.deleted += 1;
                 }
             }
-            self.pending.add(change.prefix);
         }
+        self.pending.add_all(batch.changes().map(|change| change.prefix).collect(), routes);
         Ok(changed)
     }
 
@@ -70,16 +67,30 @@ impl State {
     ) -> Result<Changed, Refusal> {
         batch.sort();
         let nodes = self.judge(source, batch)?;
-        let before = self.rib.count(source);
-        let stay = batch.changes().filter(|change| self.rib.get(change.prefix, source).is_some()).count();
-        let targets = self.targets(&nodes, |rib| rib.replace(source, []))?;
-        let mut added = 0;
-        let routes = batch.changes().filter_map(|change| route(change, &targets, source, now));
-        let routes = routes.inspect(|new| added += usize::from(!self.rib.says(new)));
-        let routes: Vec<Route> = routes.collect();
-        self.rib.replace(source, routes);
+        let mut before = None;
+        let targets = self.targets(&nodes, |rib| {
+            let old = rib.clone();
+            before = Some((old, rib.replace(source, []).1));
+        })?;
+        let mut routes: Vec<Route> =
+            batch.changes().filter_map(|change| route(change, &targets, source, now)).collect();
+        let (mut same, mut gone_before) = (0, 0);
+        if let Some((old, gone)) = before {
+            // They are gone already, and what had their ids may be others.
+            gone_before = gone;
+            for route in &mut routes {
+                let Some(was) = old.get(route.prefix, source) else { continue };
+                gone_before -= 1;
+                if was.mtu == route.mtu && old.peers(&was.target) == self.rib.peers(&route.target) {
+                    same += 1;
+                    route.since = was.since;
+                }
+            }
+        }
+        let (new, gone) = self.rib.replace(source, routes);
+        let (added, deleted) = (new - same, gone + gone_before);
         self.pending = Pending::Everything;
-        Ok(Changed { added, deleted: before - stay })
+        Ok(Changed { added, deleted })
     }
 
     /// The targets of routes to these sets of nodes. Where ids are short, those of the routes that are about

@@ -43,6 +43,25 @@ impl Pending {
         *self = before.and(if many { Self::Everything } else { Self::Some(prefixes) });
     }
 
+    /// The number of prefixes; `None` where everything is compiled anew.
+    pub(crate) fn prefixes(&self) -> Option<usize> {
+        match self {
+            Self::Nothing => Some(0),
+            Self::Some(prefixes) => Some(prefixes.len()),
+            Self::Everything => None,
+        }
+    }
+
+    /// Forgets what came after the first `prefixes`, as [`Self::prefixes`] has told of them.
+    pub(crate) fn cut(&mut self, prefixes: Option<usize>) {
+        match (self, prefixes) {
+            (all, Some(0)) => *all = Self::Nothing,
+            (Self::Some(all), Some(prefixes)) => all.truncate(prefixes),
+            // Which they were is not known any more.
+            (all, _) => *all = Self::Everything,
+        }
+    }
+
     /// These and `later` ones.
     pub(crate) fn and(self, later: Self) -> Self {
         match (self, later) {

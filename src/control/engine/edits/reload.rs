@@ -57,8 +57,6 @@ impl State {
         self.set_scope(scope(&new));
         self.underlay.marking = marking(new.tunnel.dscp);
         self.config = Arc::new(new);
-        self.kernel_pools = self.foreign_pools();
-        self.new_pools = Some(self.kernel_pools.clone());
         self.pending = Pending::Everything;
         self.follow_peers();
         gone

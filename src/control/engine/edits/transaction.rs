@@ -29,7 +29,8 @@ pub(crate) struct Before {
     new_pools: Option<Vec<Prefix>>,
     peers_changed: bool,
     urgent: bool,
-    pending: bool,
+    /// How many prefixes were pending; `None` is everything.
+    pending: Option<usize>,
 }
 
 impl Before {
@@ -53,7 +54,7 @@ impl State {
             new_pools: self.new_pools.clone(),
             peers_changed: self.peers_changed,
             urgent: self.urgent,
-            pending: !matches!(self.pending, Pending::Nothing),
+            pending: self.pending.prefixes(),
         }
     }
 
@@ -70,8 +71,8 @@ impl State {
         self.new_pools = before.new_pools;
         self.peers_changed = before.peers_changed;
         self.urgent = before.urgent;
-        // Which prefixes were pending is not known any more.
-        self.pending = if before.pending { Pending::Everything } else { Pending::Nothing };
+        self.pending.cut(before.pending);
+        self.kernel_pools = self.foreign_pools();
     }
 
     /// Why there are too many routes for what a request has led to since `before`.
@@ -102,14 +103,12 @@ impl State {
     /// Compiles what is pending; it is published next.
     ///
     /// # Errors
-    /// When there are more different next hops than the forwarding table has ids. The state can only be put
-    /// back then.
+    /// When there are more different next hops than the forwarding table has ids. Everything is still pending
+    /// then.
     pub(in crate::control::engine) fn compile(&mut self) -> Result<(), HopsFull> {
-        let peers_changed = std::mem::take(&mut self.peers_changed);
-        let changed = std::mem::take(&mut self.pending);
-        let Self { underlay, peers, policy, rib, compiler, .. } = self;
-        let inputs = Inputs { underlay: *underlay, peers, policy, rib };
-        let forwarding = match &changed {
+        let Self { underlay, peers, policy, rib, compiler, pending, peers_changed, .. } = self;
+        let (inputs, peers_changed) = (Inputs { underlay: *underlay, peers, policy, rib }, *peers_changed);
+        let forwarding = match pending {
             Pending::Nothing if peers_changed => compiler.set_peers(inputs),
             Pending::Nothing => return Ok(()),
             // Ids of next hops that nothing uses any more are only free again after compiling anew.
@@ -120,6 +119,8 @@ impl State {
             },
             Pending::Everything => compiler.compile(inputs)?,
         };
+        self.peers_changed = false;
+        let changed = std::mem::take(&mut self.pending);
         let [ipip, vxlan, direct] =
             [Mode::Ipip, Mode::Vxlan, Mode::Direct].map(|mode| self.addresses_by(mode));
         self.reached = Arc::new(Reached { ipip, vxlan, direct });

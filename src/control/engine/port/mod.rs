@@ -13,7 +13,7 @@ use std::time::Duration;
 
 pub use error::HostError;
 pub use settings::{KernelTunnel, Settings};
-pub use table::{Found, Interest, RouteKind, Table, widest};
+pub use table::{Found, Interest, Table, widest};
 
 use crate::dataplane::device::Origin;
 use crate::dataplane::underlay::Setup;
@@ -285,6 +285,8 @@ pub struct Link {
     pub tun: Option<TunDetails>,
     /// UDP port, when this is a VXLAN device.
     pub vxlan_port: Option<u16>,
+    /// What it takes, when this is a device for IP-in-IP that is up.
+    pub ip_tunnel: Option<KernelTunnel>,
     /// Whether no packet leaves the host by it: `lo`, or a dummy.
     pub dead_end: bool,
 }

@@ -20,39 +20,8 @@ pub struct Found {
     pub device: Option<u32>,
     /// Source address of traffic that the host itself sends there.
     pub source: Option<IpAddr>,
-    /// What becomes of packets.
-    pub kind: RouteKind,
-}
-
-/// What a route does with packets (`rtm_type` of rtnetlink(7)).
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum RouteKind {
-    /// Sends them on.
-    #[default]
-    Unicast,
-    /// Drops them without a word.
-    Blackhole,
-    /// Drops them with an ICMP "unreachable".
-    Unreachable,
-    /// Drops them with an ICMP "prohibited".
-    Prohibit,
-    /// Ends the search in this table.
-    Throw,
-    /// Something else, by its number.
-    Other(u8),
-}
-
-impl From<u8> for RouteKind {
-    fn from(number: u8) -> Self {
-        match number {
-            1 => Self::Unicast,
-            6 => Self::Blackhole,
-            7 => Self::Unreachable,
-            8 => Self::Prohibit,
-            9 => Self::Throw,
-            other => Self::Other(other),
-        }
-    }
+    /// What becomes of packets, by its number (`rtm_type` of rtnetlink(7)).
+    pub kind: u8,
 }
 
 impl Found {
@@ -65,14 +34,11 @@ impl Found {
     pub fn describe(&self, names: &BTreeMap<u32, String>) -> String {
         let name = |index| names.get(&index).map_or("?", String::as_str);
         let way = match (self.kind, self.device) {
-            (RouteKind::Unicast, Some(index)) => format!("dev {}", name(index)),
-            (RouteKind::Unicast, None) => "over several next hops".to_owned(),
-            // IPv6 has a device for these, too, which no packet goes to.
-            (RouteKind::Blackhole, _) => "a blackhole".to_owned(),
-            (RouteKind::Unreachable, _) => "of the type unreachable".to_owned(),
-            (RouteKind::Prohibit, _) => "of the type prohibit".to_owned(),
-            (RouteKind::Throw, _) => "of the type throw".to_owned(),
-            (RouteKind::Other(number), _) => format!("of the type {number}"),
+            (libc::RTN_UNICAST, Some(index)) => format!("dev {}", name(index)),
+            (libc::RTN_UNICAST, None) => "over several next hops".to_owned(),
+            // IPv6 has a device for the others, too, which no packet goes to.
+            (libc::RTN_BLACKHOLE, _) => "a blackhole".to_owned(),
+            (kind, _) => format!("of the type {}", kind_name(kind)),
         };
         format!("{way} proto {} metric {}", protocol_name(self.protocol), self.metric)
     }
@@ -171,6 +137,15 @@ impl Table {
     }
 }
 
+fn kind_name(kind: u8) -> String {
+    match kind {
+        libc::RTN_UNREACHABLE => "unreachable".to_owned(),
+        libc::RTN_PROHIBIT => "prohibit".to_owned(),
+        libc::RTN_THROW => "throw".to_owned(),
+        other => other.to_string(),
+    }
+}
+
 fn protocol_name(protocol: u8) -> String {
     match protocol {
         1 => "redirect".to_owned(),
@@ -193,7 +168,7 @@ fn protocol_name(protocol: u8) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::{Found, Interest, ROUTE_PROTOCOL, RouteKind, Table, protocol_name};
+    use super::{Found, Interest, ROUTE_PROTOCOL, Table, protocol_name};
     use crate::net::Prefix;
 
     fn prefix(text: &str) -> Prefix {
@@ -201,7 +176,7 @@ mod tests {
     }
 
     fn found(text: &str, metric: u32, device: Option<u32>) -> Found {
-        Found { prefix: prefix(text), metric, protocol: 4, device, source: None, kind: RouteKind::Unicast }
+        Found { prefix: prefix(text), metric, protocol: 4, device, source: None, kind: libc::RTN_UNICAST }
     }
 
     #[test]
@@ -269,7 +244,7 @@ mod tests {
             (3, "of the type 3 proto static metric 0"),
         ] {
             for device in [None, Some(2)] {
-                let route = Found { kind: number.into(), ..found("10.0.0.0/8", 0, device) };
+                let route = Found { kind: number, ..found("10.0.0.0/8", 0, device) };
                 assert_eq!(route.describe(&names), words);
             }
         }

@@ -96,7 +96,7 @@ impl HostSide {
             capabilities,
             addresses: addresses.into(),
             tap,
-            tun_was_up: is_up(&view),
+            tun_was_up: false,
             view,
             looks: Looks::new(now),
             mender: Mender::default(),
@@ -223,7 +223,6 @@ impl HostSide {
             self.refused.clear();
         }
         self.view = *view;
-        self.tun_was_up |= is_up(&self.view);
         before.saturating_sub(len(&self.view))
     }
 
@@ -277,7 +276,6 @@ impl HostSide {
         match request {
             HostRequest::Link { index, change, .. } => {
                 self.own.brought_up |= *change == LinkChange::Up && *index == tun;
-                self.tun_was_up |= self.own.brought_up;
                 devices
                     .filter(|device| device.link.index == *index)
                     .for_each(|device| apply(device, *change));
@@ -296,13 +294,14 @@ impl HostSide {
         }
     }
 
-    /// Compares the devices with what they should be. Returns what mends them, and the MTU of the TUN where
-    /// that is for others to set.
+    /// Compares the devices with what they should be. Returns what mends them, and what of the TUN is for others
+    /// to set.
     pub(in crate::control::engine) fn mend_devices(
         &mut self,
         wish: Wish<'_>,
         now: Instant,
     ) -> (Vec<Effect>, Held) {
+        self.tun_was_up |= is_up(&self.view);
         let addresses = Arc::clone(&self.addresses);
         let desired = Desired {
             mtu: wish.state.wanted_mtu(),

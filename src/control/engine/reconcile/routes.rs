@@ -136,7 +136,7 @@ mod tests {
                 protocol: *protocol,
                 device: Some(*device),
                 source: None,
-                kind: crate::control::engine::port::RouteKind::Unicast,
+                kind: libc::RTN_UNICAST,
             }
         };
         Table::new(routes.iter().map(found).collect(), [(ETH, "eth0".to_owned())].into())

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use super::model::{Model, Recorder};
 use super::{C, NODE, POOL, batch, edit};
+use crate::api::NewPeer;
+use crate::control::engine::edits::pending::Pending;
 use crate::control::engine::refusal::Kind;
-use crate::control::engine::{Event, Reply, Request};
+use crate::control::engine::{Changed, Event, Reply, Request};
 use crate::route::Source;
 
 /// Host routes with more combinations of node and MTU than there are ids.
@@ -55,6 +57,74 @@ fn too_many_next_hops_are_refused_and_everything_stays() {
     assert!(recorder.has_way("172.30.0.1"));
 }
 
+#[test]
+fn nobody_is_told_that_something_is_done_which_is_not() {
+    let config = [NODE, POOL, C].concat().replace("10.244.0.0/16", "10.0.0.0/8");
+    let mut recorder = Recorder::start(&config, Model::new(), true).unwrap();
+    recorder.pass(Duration::from_secs(1));
+    recorder.ask(edit("172.29.0.0/16 via b\n"), false);
+    let waits = recorder.ask(edit("172.28.0.0/16 via b\n"), true);
+    recorder.answers.clear();
+    // What does not fit has come past what looks for that.
+    recorder.engine.state.edit(Source::Control, &mut batch(&too_many()), 0).unwrap();
+    recorder.pass(Duration::from_secs(1));
+    assert_eq!((recorder.answers.len(), recorder.has_way("172.28.0.1")), (0, false));
+    recorder.engine.state.replace(Source::Control, &mut batch("172.28.0.0/16 via b\n"), 0).unwrap();
+    recorder.pass(Duration::from_secs(11));
+    assert_eq!((recorder.answers.pop().unwrap().0, recorder.has_way("172.28.0.1")), (waits, true));
+}
+
+/// A node that may have eight routes and has two.
+fn small() -> Recorder {
+    let limit = "[control]\nmax_routes = 8\n";
+    let mut recorder = Recorder::start(&[NODE, limit, POOL].concat(), Model::new(), true).unwrap();
+    recorder.pass(Duration::from_secs(1));
+    recorder
+}
+
+#[test]
+fn a_peer_that_is_refused_leaves_the_kernels_routes_as_they_were() {
+    let mut recorder = small();
+    assert_eq!(recorder.model.ours(), ["10.244.0.0/16"]);
+    // With an address in the pool: only what the nodes have leads into the TUN then.
+    let mut peer = NewPeer {
+        name: "d".to_owned(),
+        address: "10.244.200.1".parse().unwrap(),
+        address6: None,
+        also_from: Vec::new(),
+        sends_for: Vec::new(),
+        subnets: (1..8).map(|n| format!("172.20.{n}.0/24")).collect(),
+        vtep_mac: None,
+        port: None,
+    };
+    recorder.ask(Request::AddPeer(peer.clone()), true);
+    assert_eq!(recorder.answers.pop().unwrap().1.unwrap_err().kind, Kind::Full);
+    assert_eq!(recorder.model.ours(), ["10.244.0.0/16"]);
+    peer.subnets.truncate(1);
+    recorder.ask(Request::AddPeer(peer), true);
+    assert!(recorder.answers.pop().unwrap().1.is_ok());
+    assert_eq!(recorder.model.ours(), ["10.244.2.0/24", "172.20.1.0/24"]);
+}
+
+#[test]
+fn what_is_refused_does_not_have_everything_compiled_anew() {
+    let mut recorder = small();
+    recorder.ask(edit("172.28.0.0/16 via b\n"), false);
+    recorder.ask(edit("172.29.0.0/16 via b\n"), false);
+    let seven: String = (1..8).map(|n| format!("172.20.{n}.0/24 via b\n")).collect();
+    recorder.ask(edit(&seven), true);
+    assert_eq!(recorder.answers.pop().unwrap().1.unwrap_err().kind, Kind::Full);
+    let pending = |recorder: &Recorder| match &recorder.engine.state.pending {
+        Pending::Some(prefixes) => prefixes.iter().map(ToString::to_string).collect(),
+        other => vec![format!("{other:?}")],
+    };
+    assert_eq!(pending(&recorder), ["172.29.0.0/16"]);
+    recorder.pass(Duration::from_secs(1));
+    assert!(recorder.has_way("172.29.0.1") && !recorder.has_way("172.20.1.1"));
+    recorder.ask(edit(&seven), true);
+    assert_eq!(pending(&recorder), ["Nothing"]);
+}
+
 /// A node with pods and the peers p0 to p16.
 fn many_peers() -> Recorder {
     let mut config = NODE.to_owned() + "[[pool]]\ncidr = \"10.0.0.0/8\"\nvxlan_mode = \"Always\"\n";
@@ -95,6 +165,17 @@ fn sets_of_nodes_can_be_other_ones_for_ever() {
         recorder.ask(edit(&format!("del {}/32\n", std::net::Ipv4Addr::from_bits(0x0A80_0000 + bits))), true);
     }
     assert!(recorder.answers.iter().all(|(_, answer)| answer.is_ok()));
+}
+
+#[test]
+fn what_is_replaced_is_counted_however_short_ids_are() {
+    let mut recorder = many_peers();
+    recorder.ask(Request::Replace(batch(&sets(0..50_000))), true);
+    recorder.ask(Request::Replace(batch(&sets(20_000..80_000))), true);
+    let count = |range: std::ops::Range<u32>| range.filter(|bits| bits.count_ones() > 1).count();
+    let changed = Changed { added: count(50_000..80_000), deleted: count(0..20_000) };
+    let expected = Reply::Routes(changed, recorder.engine.state.rib.len());
+    assert_eq!(recorder.answers.pop().unwrap().1, Ok(expected));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::control::engine::port::{
     Capabilities, DeviceView, Found, HostError, HostRequest, HostView, Link, LinkChange, Look, Notice,
-    ROUTE_PROTOCOL, RouteKind, Settings, Sysctl, Table, TunDetails, Uplink, default_metric,
+    ROUTE_PROTOCOL, Settings, Sysctl, Table, TunDetails, Uplink, default_metric,
 };
 use crate::control::engine::refusal::Refusal;
 use crate::control::engine::{
@@ -73,7 +73,7 @@ impl Model {
             protocol: 4,
             device: Some(device),
             source: None,
-            kind: RouteKind::Unicast,
+            kind: libc::RTN_UNICAST,
         });
     }
 
@@ -174,7 +174,7 @@ impl Model {
             protocol: ROUTE_PROTOCOL,
             device: Some(TUN),
             source,
-            kind: RouteKind::Unicast,
+            kind: libc::RTN_UNICAST,
         });
         None
     }
