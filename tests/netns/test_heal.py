@@ -242,6 +242,19 @@ class Device(Heals):
             down, up = self.change("link set up0 down"), self.change("link set up0 up")
             self.told("ip link set up0 down", down, "up0 is down", up)
 
+    def test_another_name(self) -> None:
+        with self.unharmed():
+            self.lab.ip("n1", "link set up0 name tun9")
+            try:
+                self.assertEqual(self.missing(), [])
+                self.lab.ip("n1", "link set tun9 mtu 1300", f"route flush exact {OTHER} proto 117")
+                wait_until(lambda: self.shown("route", "show", "exact", OTHER), 10, "the route")
+                wait_until(lambda: self.shown("link", "show", "dev", "tun9")[0]["mtu"] == 1480, 10, "the MTU")
+                wait_until(lambda: not self.missing(), 10, "nothing missing")
+            finally:
+                self.lab.ip("n1", "link set tun9 name up0")
+        wait_until(self.is_healed, 10, "all well again")
+
     def test_mtu_and_queue(self) -> None:
         with self.unharmed():
             self.healed("MTU of up0", self.change("link set up0 mtu 1300"))
@@ -289,6 +302,23 @@ class Shown(Heals):
                 lambda: self.taken_away(route),
             )
 
+    def test_a_rule_that_leads_elsewhere(self) -> None:
+        table = f"route add default via {ADDRESSES['n2']} table 100"
+        with self.unharmed():
+            for rule in (f"to {OTHER} lookup 100", f"from 10.244.1.0/24 to {OTHER} lookup 100"):
+                self.told(
+                    f"ip rule {rule}",
+                    lambda rule=rule: self.lab.ip("n1", table, f"rule add priority 10 {rule}"),
+                    rf"packets for {re.escape(OTHER)}.* do not reach the tunnel: a rule leads them to table 100",
+                    lambda rule=rule: self.lab.ip("n1", f"rule del priority 10 {rule}", "route flush table 100"),
+                )
+            self.told(
+                "ip rule unreachable",
+                lambda: self.lab.ip("n1", f"rule add priority 10 to {OTHER} unreachable"),
+                rf"packets for {re.escape(OTHER)}.* do not reach the tunnel: a rule refuses them",
+                lambda: self.lab.ip("n1", f"rule del priority 10 to {OTHER} unreachable"),
+            )
+
     def taken_away(self, route: str) -> None:
         """Nobody else than its owner takes a route away."""
         self.assertEqual(len(self.foreign(route)[0]), 1)
@@ -323,6 +353,14 @@ class Shown(Heals):
                 r"net\.ipv4\.ip_forward is 0",
                 lambda: self.lab.sysctl("n1", {"ipv4/ip_forward": 1}),
             )
+
+
+class Moved(Heals):
+    def test_to_another_namespace(self) -> None:
+        self.lab.ip("n1", f"link set up0 netns {self.lab.ns('n2')} name moved0")
+        wait_until(lambda: self.says("up0 is not in this network namespace any more"), 5, "what is missing")
+        self.stop("n1")
+        wait_until(lambda: self.lab.exec("n2", "ip", "link", "show", "moved0", check=False).returncode, 5, "its end")
 
 
 class Reload(Heals):

@@ -272,7 +272,7 @@ async fn pass_on(mut notices: Notices, inbox: &Inbox, news: &broadcast::Sender<N
         let _ = news.send(notice);
         // A hundred thousand routes that come and go are one thing to look at.
         gathered = inbox.waiting() > NOTICES;
-        if !gathered && !matches!(notice, Notice::Elsewhere(_) | Notice::Policy) {
+        if !gathered && !matches!(notice, Notice::Elsewhere(_)) {
             inbox.send(Event::Noticed(notice));
         }
     }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::judge::Needs;
-use super::port::{Interest, Look};
+use super::port::{Device, Interest, Look};
 use crate::config::{self, Config, Dscp};
 use crate::dataplane::encap::ecn::Marking;
 use crate::dataplane::forward::{Peer, Scope, TunLink, Underlay};
@@ -167,10 +167,11 @@ fn uses(config: &Config, mode: Mode) -> bool {
 pub fn look(config: &Config, uplink: &str, tap: Option<String>) -> Look {
     let subnets = config.peers.iter().flat_map(|peer| peer.subnets.iter().copied());
     Look {
-        tun: config.tunnel.device.clone(),
+        tun: Device::Named(config.tunnel.device.clone()),
         tap,
         uplink: uplink.to_owned(),
         routes: Some(Interest::overlapping(configured_pools(config).into_iter().chain(subnets))),
+        led: Vec::new(),
     }
 }
 

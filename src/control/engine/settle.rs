@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::edits::pending::Pending;
 use super::event::Effect;
 use super::from_config::needs_of;
-use super::port::{Interest, Look, Requirement};
+use super::port::{Device, Interest, Look, Requirement};
 use super::reconcile::host_side::Wish;
 use super::reconcile::kernel_cover::Steps;
 use super::{Engine, judge};
@@ -33,18 +33,19 @@ impl Engine {
             // The MTU of the TUN turned out to be another one.
             self.publish(now);
         }
-        let (state, uplink) = (&self.state, &self.uplink);
+        let uplink = &self.uplink;
         let (covered, may) = (&self.covered, self.host.may_change());
         let interest = || match may {
             true => Interest::overlapping(covered.iter().copied()),
             false => Interest::All,
         };
-        let tap = self.host.tap().map(str::to_owned);
-        let look = self.host.look(now, |full| Look {
-            tun: state.config.tunnel.device.clone(),
+        let (tun, tap) = (self.host.tun(), self.host.tap().map(str::to_owned));
+        let look = self.host.look(now, covered, |full| Look {
+            tun: Device::Index(tun),
             tap,
             uplink: uplink.name.clone(),
             routes: full.then(interest),
+            led: Vec::new(),
         });
         self.effects.extend(look);
     }
@@ -117,7 +118,8 @@ impl Engine {
         let needs = needs_of(&self.state.config, &self.uplink.name, modes);
         let is_peer = |address| self.state.roster.at(address).flatten().is_some();
         let verdict = judge::judge_settings(&needs, &self.host.view().settings, is_peer);
-        let seen = self.policies.iter().chain(&self.strays).cloned();
+        let gone = self.host.gone(&self.state.config.tunnel.device);
+        let seen = gone.iter().chain(&self.policies).chain(&self.strays).cloned();
         verdict.requirements().chain(seen).chain(self.narrow_path()).collect()
     }
 

@@ -242,6 +242,36 @@ fn a_refused_privilege_ends_all_attempts() {
 }
 
 #[test]
+fn rules_that_lead_elsewhere_are_shown_once_for_each_table() {
+    let mut recorder = started();
+    let prefix = |text: &str| text.parse().unwrap();
+    recorder.change(|model| {
+        let ruled = ["10.244.0.0/16", "172.16.3.0/24"].map(|text| (prefix(text), Some(100)));
+        model.settings.ruled = Some(ruled.into_iter().chain([(prefix("fd00::/48"), None)]).collect());
+    });
+    let open = recorder.engine.snapshot().requirements;
+    let told: Vec<_> = open.iter().map(|one| (one.what.as_str(), one.command.as_str())).collect();
+    let expected = [
+        ("packets for fd00::/48 do not reach the tunnel: a rule refuses them", "ip -6 rule show"),
+        (
+            "packets for 10.244.0.0/16 and 1 more do not reach the tunnel: a rule leads them to table 100",
+            "ip rule show",
+        ),
+    ];
+    assert_eq!(told, expected);
+    recorder.change(|model| model.settings.ruled = Some(Vec::new()));
+    assert_eq!(recorder.open(), [""; 0]);
+}
+
+#[test]
+fn a_device_that_went_to_another_namespace_is_missed() {
+    let mut recorder = started();
+    recorder.change(|model| model.tun = None);
+    let open = recorder.engine.snapshot().requirements;
+    assert!(open[0].what.starts_with("up0 is not in this network namespace any more"), "{open:?}");
+}
+
+#[test]
 fn a_device_that_was_set_down_stays_down_and_is_shown() {
     let mut recorder = started();
     let good = recorder.model.ours();

@@ -45,6 +45,7 @@ pub(super) async fn settings(
         rp_filter_uplink: sysctl::read(&Sysctl::ReversePath.key(uplink)).unwrap_or(0),
         tunnels: links.map(|links| links.iter().filter_map(|link| link.ip_tunnel.clone()).collect()),
         drop_forwarded: host.dropping_chains(),
+        ruled: None,
         forward_uplink: sysctl::read::<u8>(&Sysctl::Forwarding.key(uplink)) != Some(0),
         ip_forward: sysctl::read("ipv4/ip_forward") != Some(0_u8),
         ip6_forward: sysctl::read("ipv6/conf/all/forwarding") != Some(0_u8),

@@ -28,6 +28,7 @@ mod policies;
 mod raw_netlink;
 mod reverse_path;
 mod route;
+mod rule;
 mod sysctl;
 mod way;
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::Host;
 use super::{facts, sysctl};
-use crate::control::engine::port::{DeviceView, HostError, HostView, Link, Look, Sysctl};
+use crate::control::engine::port::{Device, DeviceView, HostError, HostView, Link, Look, Sysctl};
 
 /// The sysctls of the TUN and the TAP that matter.
 const SYSCTLS: [Sysctl; 6] = [
@@ -24,13 +24,22 @@ impl Host {
     /// [`HostError::Netlink`]. A device that is not there is none, nor is a sysctl that cannot be read.
     pub async fn observe(&self, look: &Look) -> Result<HostView, HostError> {
         let begun = Instant::now();
-        let tun = self.device(Some(&look.tun)).await?;
+        let tun = match &look.tun {
+            Device::Named(name) => self.device(Some(name)).await?,
+            Device::Index(index) => match self.link_by_index(*index).await {
+                Some(link) => Some(self.view_of(link).await?),
+                None => None,
+            },
+        };
         let tap = self.device(look.tap.as_deref()).await?;
         let links = match look.routes {
             Some(_) => Some(self.links().await?),
             None => None,
         };
-        let settings = facts::settings(self, &look.uplink, links.as_deref()).await?;
+        let mut settings = facts::settings(self, &look.uplink, links.as_deref()).await?;
+        if let (Some(tun), Some(_)) = (&tun, &look.routes) {
+            settings.ruled = Some(self.ruled_away(&look.led, tun.link.index).await);
+        }
         let routes = match (&look.routes, links) {
             (Some(interest), Some(links)) => Some(Arc::new(self.table(interest, links).await?)),
             _ => None,

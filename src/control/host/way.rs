@@ -56,7 +56,13 @@ impl Host {
         Some(PeerWay { hop, mtu: u16::try_from(mtu).unwrap_or(u16::MAX) })
     }
 
-    async fn ask(&self, address: IpAddr, source: IpAddr, flags: RouteFlags) -> Option<RouteMessage> {
+    /// The kernel's answer to a question for a route; `None` where it refuses one.
+    pub(super) async fn ask(
+        &self,
+        address: IpAddr,
+        source: IpAddr,
+        flags: RouteFlags,
+    ) -> Option<RouteMessage> {
         let mut query = RouteMessage::default();
         let (family, width) =
             if address.is_ipv4() { (AddressFamily::Inet, 32) } else { (AddressFamily::Inet6, 128) };

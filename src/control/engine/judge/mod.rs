@@ -5,9 +5,12 @@
 
 mod problem;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 pub use problem::{PreflightError, Warning, user};
+
+use crate::net::Prefix;
 
 use super::port::{Capabilities, KernelTunnel, Requirement, Settings, TunDetails};
 
@@ -111,8 +114,19 @@ pub fn judge_settings(needs: &Needs, settings: &Settings, is_peer: impl Fn(IpAdd
         settings.drop_forwarded.iter().map(|chain| Warning::ForwardDropped { chain: chain.clone() });
     Verdict {
         errors: errors.into_iter().flatten().chain(tunnels(needs, settings, is_peer)).collect(),
-        warnings: warnings.into_iter().flatten().chain(dropping).collect(),
+        warnings: warnings.into_iter().flatten().chain(dropping).chain(ruled_away(settings)).collect(),
     }
+}
+
+/// What rules lead elsewhere, told once for each family and table.
+fn ruled_away(settings: &Settings) -> impl Iterator<Item = Warning> {
+    let mut found: BTreeMap<(bool, Option<u32>), (Prefix, usize)> = BTreeMap::new();
+    for (prefix, table) in settings.ruled.iter().flatten() {
+        let known = found.entry((prefix.is_ipv4(), *table));
+        known.and_modify(|(_, others)| *others += 1).or_insert((*prefix, 0));
+    }
+    let told = |((_, table), (prefix, others))| Warning::RuledAway { prefix, others, table };
+    found.into_iter().map(told)
 }
 
 /// Devices that take packets of the tunnel as well. `tunl0` and `ip6tnl0` are judged by their names.

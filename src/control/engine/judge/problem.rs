@@ -1,6 +1,7 @@
 //! What can be wrong with a host, in words, and what to do about it.
 
 use crate::control::engine::port::Requirement;
+use crate::net::Prefix;
 
 /// Why the daemon refuses to start.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -158,6 +159,19 @@ pub enum Warning {
         /// Family, table and chain.
         chain: String,
     },
+    /// A rule takes packets before the main table sees them.
+    #[error(
+        "packets for {prefix}{} do not reach the tunnel: a rule {}; `{}`",
+        more(*others), takes(*table), show_rules(*prefix)
+    )]
+    RuledAway {
+        /// The first destination that it is about.
+        prefix: Prefix,
+        /// How many more there are.
+        others: usize,
+        /// The table that takes them; `None` where they are refused.
+        table: Option<u32>,
+    },
 }
 
 impl PreflightError {
@@ -213,9 +227,29 @@ impl Warning {
                 ),
                 format!("nft chain {chain} '{{ policy accept; }}'"),
             ),
+            Self::RuledAway { prefix, others, table } => (
+                format!(
+                    "packets for {prefix}{} do not reach the tunnel: a rule {}",
+                    more(*others),
+                    takes(*table)
+                ),
+                show_rules(*prefix),
+            ),
         };
         Requirement { what, command }
     }
+}
+
+fn more(others: usize) -> String {
+    if others == 0 { String::new() } else { format!(" and {others} more") }
+}
+
+fn takes(table: Option<u32>) -> String {
+    table.map_or_else(|| "refuses them".to_owned(), |table| format!("leads them to table {table}"))
+}
+
+fn show_rules(prefix: Prefix) -> String {
+    if prefix.is_ipv4() { "ip rule show" } else { "ip -6 rule show" }.to_owned()
 }
 
 /// A user in words. Who has no number in our user namespace is shown by the kernel's overflow number.

@@ -203,17 +203,29 @@ impl Sysctl {
     }
 }
 
+/// Which device.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Device {
+    /// The one with this name.
+    Named(String),
+    /// The one with this index, whatever its name is by now.
+    Index(u32),
+}
+
 /// What to look at.
 #[derive(Clone, Debug)]
 pub struct Look {
-    /// Name of the TUN.
-    pub tun: String,
+    /// The TUN.
+    pub tun: Device,
     /// Name of the TAP, where there is one.
     pub tap: Option<String>,
     /// Name of the uplink.
     pub uplink: String,
     /// Which routes of the main table to report; none are read without.
     pub routes: Option<Interest>,
+    /// Routes of ours, to see whether a rule (ip-rule(8)) leads their packets elsewhere; only looked at
+    /// together with `routes`.
+    pub led: Vec<TunRoute>,
 }
 
 /// What the host looks like.

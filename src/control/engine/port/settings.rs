@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use crate::net::Prefix;
+
 /// What an administrator sets and the tunnel depends on.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Settings {
@@ -17,6 +19,9 @@ pub struct Settings {
     pub tunnels: Option<Vec<KernelTunnel>>,
     /// Chains of the firewall that drop every forwarded packet, as "ip filter FORWARD".
     pub drop_forwarded: Vec<String>,
+    /// Destinations of our routes whose packets a rule leads elsewhere, and the table where that is what it does;
+    /// `None` where that was not looked at.
+    pub ruled: Option<Vec<(Prefix, Option<u32>)>>,
     /// `net.ipv4.conf.*.forwarding` of the uplink; true also when it cannot be read.
     pub forward_uplink: bool,
     /// `net.ipv4.ip_forward`; true also when it cannot be read.
@@ -48,6 +53,7 @@ impl Default for Settings {
             rp_filter_uplink: 0,
             tunnels: Some(Vec::new()),
             drop_forwarded: Vec::new(),
+            ruled: Some(Vec::new()),
             forward_uplink: true,
             ip_forward: true,
             ip6_forward: true,

@@ -24,7 +24,8 @@ impl HostSide {
         let touched = std::mem::take(&mut self.touched);
         let table = self.view.routes.as_ref()?;
         let sources = Arc::clone(&self.addresses);
-        let wanted = self.wanted(wish, &sources);
+        let device = self.tun_name(wish).to_owned();
+        let wanted = self.wanted(wish, &sources, &device);
         let mut found = routes::differences(wanted, table, |prefix| wish.state.is_to_peers(prefix));
         if !self.may_change() {
             let inside = found.foreign.into_iter().filter(|(prefix, _)| !wish.cover.contains(prefix));
@@ -92,13 +93,18 @@ impl HostSide {
     }
 
     /// The route that points `prefix` at the TUN.
-    fn route(&self, prefix: Prefix) -> TunRoute {
+    pub(super) fn route(&self, prefix: Prefix) -> TunRoute {
         let source = self.addresses.iter().copied().find(|source| source.is_ipv4() == prefix.is_ipv4());
         TunRoute { prefix, source }
     }
 
-    fn wanted<'a>(&self, wish: Wish<'a>, sources: &'a [IpAddr]) -> Wanted<'a> {
-        let (device, index) = (wish.state.config.tunnel.device.as_str(), self.tun_index());
-        Wanted { device, index, cover: wish.cover, sources }
+    /// The name of the TUN, which others may change.
+    fn tun_name<'a>(&'a self, wish: Wish<'a>) -> &'a str {
+        let configured = wish.state.config.tunnel.device.as_str();
+        self.view.tun.as_ref().map_or(configured, |tun| tun.link.name.as_str())
+    }
+
+    fn wanted<'a>(&self, wish: Wish<'a>, sources: &'a [IpAddr], device: &'a str) -> Wanted<'a> {
+        Wanted { device, index: self.tun_index(), cover: wish.cover, sources }
     }
 }

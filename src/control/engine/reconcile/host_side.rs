@@ -16,6 +16,8 @@ use crate::control::engine::reconcile::requirements::Requirements;
 use crate::control::engine::state::State;
 use crate::net::Prefix;
 
+/// Routes of ours that the kernel is asked for where others have rules: most clusters have fewer pools.
+const LED: usize = 64;
 /// Refused routes that are remembered, so that each is shown once.
 const REMEMBERED: usize = 10_000;
 
@@ -25,6 +27,8 @@ pub(in crate::control::engine) struct HostSide {
     pub(super) capabilities: Capabilities,
     /// Addresses on the TUN.
     pub(super) addresses: Arc<[IpAddr]>,
+    /// Index of the TUN that the daemon opened.
+    tun: u32,
     /// Name of the TAP, where there is one.
     pub(super) tap: Option<String>,
     pub(super) view: HostView,
@@ -95,6 +99,7 @@ impl HostSide {
         Self {
             capabilities,
             addresses: addresses.into(),
+            tun: view.tun.as_ref().map_or(0, |tun| tun.link.index),
             tap,
             tun_was_up: false,
             view,
@@ -126,6 +131,19 @@ impl HostSide {
     /// What is left to an administrator, strangers at our devices first.
     pub(in crate::control::engine) fn open(&self) -> Arc<[Requirement]> {
         self.requirements.open()
+    }
+
+    /// Index of the TUN that the daemon opened: another one with its name is not ours.
+    pub(in crate::control::engine) fn tun(&self) -> u32 {
+        self.tun
+    }
+
+    /// That the TUN, opened as `name`, is gone while the daemon runs on: somebody has moved it to another namespace.
+    pub(in crate::control::engine) fn gone(&self, name: &str) -> Option<Requirement> {
+        self.view.tun.is_none().then(|| Requirement {
+            what: format!("{name} is not in this network namespace any more: no packet reaches the tunnel"),
+            command: "systemctl restart underpass".to_owned(),
+        })
     }
 
     /// Name of the TAP, where there is one.
@@ -167,8 +185,10 @@ impl HostSide {
             // Also one that we do not know yet, as tunl0.
             Notice::Link(_) | Notice::Overrun => true,
             Notice::Address(index) => ours(index),
+            // A rule may lead packets past the TUN.
+            Notice::Policy => true,
             // That concerns the ways to peers, which are watched elsewhere.
-            Notice::Policy | Notice::Elsewhere(_) => false,
+            Notice::Elsewhere(_) => false,
             Notice::Route { prefix, device } => {
                 device == Some(tun) || overlaps(cover, prefix) || !self.may_change()
             }
@@ -188,17 +208,21 @@ impl HostSide {
         self.looks.begun
     }
 
-    /// Begins a look if one is due; `what` says what to look at, given whether that is everything.
+    /// Begins a look if one is due; `what` says what to look at, given whether that is everything. The kernel
+    /// should lead `cover` into the TUN.
     pub(in crate::control::engine) fn look(
         &mut self,
         now: Instant,
+        cover: &BTreeSet<Prefix>,
         what: impl FnOnce(bool) -> Look,
     ) -> Option<Effect> {
         let full = self.looks.begin(now)?;
+        let mut look = what(full);
         if full {
             self.touched.clear();
+            look.led = cover.iter().take(LED).map(|prefix| self.route(*prefix)).collect();
         }
-        Some(self.ask(Open::Look, HostRequest::Observe(what(full))))
+        Some(self.ask(Open::Look, HostRequest::Observe(look)))
     }
 
     /// A look has shown `view`. Returns how many routes fewer it shows than the one before.
@@ -214,6 +238,9 @@ impl HostSide {
         let before = len(&self.view);
         if view.settings.tunnels.is_none() {
             view.settings.tunnels = self.view.settings.tunnels.take();
+        }
+        if view.settings.ruled.is_none() {
+            view.settings.ruled = self.view.settings.ruled.take();
         }
         if view.routes.is_none() {
             view.routes = self.view.routes.take();
