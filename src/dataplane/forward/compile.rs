@@ -19,6 +19,8 @@ pub struct Compiler {
     senders6: Arc<[(Ipv6Addr, PeerId)]>,
     scope: Arc<Scope>,
     host: Arc<[IpAddr]>,
+    /// The addresses of all hosts, as the last [`Self::set_peers`] found them, sorted.
+    hosts: Arc<[IpAddr]>,
     exempt: Arc<[IpAddr]>,
 }
 
@@ -50,7 +52,7 @@ impl Compiler {
 
     /// Changes the addresses of this host; the tables that [`Self::set_peers`] makes have them.
     pub fn set_host(&mut self, addresses: &[IpAddr]) {
-        self.host = sorted(addresses);
+        self.host = sorted(addresses.to_vec());
     }
 
     /// Compiles everything from scratch.
@@ -81,8 +83,7 @@ impl Compiler {
         }))?;
         let mut forwarding = self.forwarding(inputs);
         if changed.iter().any(|prefix| self.has_host_in(*prefix)) {
-            forwarding.find_exempt();
-            self.exempt = Arc::clone(&forwarding.exempt);
+            self.find_exempt(&mut forwarding);
         }
         Ok(forwarding)
     }
@@ -106,8 +107,8 @@ impl Compiler {
         self.peers = peers.iter().map(|peer| PeerHeaders::new(underlay, peer)).collect();
         self.fib.forget_mtus();
         let mut forwarding = self.forwarding(inputs);
-        forwarding.find_exempt();
-        self.exempt = Arc::clone(&forwarding.exempt);
+        self.hosts = forwarding.hosts();
+        self.find_exempt(&mut forwarding);
         forwarding
     }
 
@@ -138,21 +139,16 @@ impl Compiler {
         }
     }
 
+    /// Finds the addresses of hosts that lie inside routes to peers, for `forwarding` and the tables after it.
+    fn find_exempt(&mut self, forwarding: &mut Forwarding) {
+        forwarding.find_exempt(&self.hosts);
+        self.exempt = Arc::clone(&forwarding.exempt);
+    }
+
     /// Whether the address of a host lies in `prefix`.
     fn has_host_in(&self, prefix: Prefix) -> bool {
-        let (first, host) = (prefix.address(), &self.host);
-        let found = match first {
-            IpAddr::V4(first) => {
-                let at = self.senders.partition_point(|(address, _)| *address < first);
-                self.senders.get(at).map(|(address, _)| IpAddr::V4(*address))
-            }
-            IpAddr::V6(first) => {
-                let at = self.senders6.partition_point(|(address, _)| *address < first);
-                self.senders6.get(at).map(|(address, _)| IpAddr::V6(*address))
-            }
-        };
-        let own = host.get(host.partition_point(|address| *address < first)).copied();
-        [found, own].into_iter().flatten().any(|address| prefix.contains(address))
+        let at = self.hosts.partition_point(|address| *address < prefix.address());
+        self.hosts.get(at).is_some_and(|address| prefix.contains(*address))
     }
 }
 

@@ -7,6 +7,7 @@
 //! All of it but one look at an address that has an owner is off the usual path.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::tables::{Forwarding, OuterSource, sorted};
 use crate::route::{NextHop, PeerId};
@@ -72,14 +73,19 @@ impl Forwarding {
         }
     }
 
-    /// Finds the addresses of hosts that lie inside routes to peers.
-    pub(super) fn find_exempt(&mut self) {
+    /// The addresses of all hosts, this one and the other nodes, sorted.
+    pub(super) fn hosts(&self) -> Arc<[IpAddr]> {
         let own = [self.underlay.address.map(IpAddr::V4), self.underlay.address6.map(IpAddr::V6)];
         let senders = self.senders.iter().map(|(address, _)| IpAddr::V4(*address));
         let senders6 = self.senders6.iter().map(|(address, _)| IpAddr::V6(*address));
         let hosts = own.into_iter().flatten().chain(senders).chain(senders6).chain(self.host.iter().copied());
+        sorted(hosts.collect())
+    }
+
+    /// Finds which of `hosts`, the addresses of all hosts, lie inside routes to peers.
+    pub(super) fn find_exempt(&mut self, hosts: &[IpAddr]) {
         let to_peers =
             |address: &IpAddr| matches!(self.lookup(*address), Some(NextHop::Peer(_) | NextHop::Group(_)));
-        self.exempt = sorted(&hosts.filter(to_peers).collect::<Vec<_>>());
+        self.exempt = hosts.iter().copied().filter(to_peers).collect();
     }
 }

@@ -153,8 +153,8 @@ impl Forwarding {
     #[cfg(test)]
     #[must_use]
     pub fn with_host(mut self, host: &[IpAddr]) -> Self {
-        self.host = sorted(host);
-        self.find_exempt();
+        self.host = sorted(host.to_vec());
+        self.find_exempt(&self.hosts());
         self
     }
 
@@ -303,8 +303,7 @@ impl Bare {
 }
 
 /// The same addresses in order, each once.
-pub(super) fn sorted(addresses: &[IpAddr]) -> Arc<[IpAddr]> {
-    let mut addresses = addresses.to_vec();
+pub(super) fn sorted(mut addresses: Vec<IpAddr>) -> Arc<[IpAddr]> {
     addresses.sort_unstable();
     addresses.dedup();
     addresses.into()
