@@ -76,8 +76,6 @@ pub struct PeerHeaders {
     pub address: IpAddr,
     /// UDP port of VXLAN there.
     pub port: u16,
-    /// Its address of the same family as the inner packet, which must not go into the tunnel.
-    pub own: PerFamily<Option<IpAddr>>,
     /// Inner sources that it may use beside its subnets and addresses, where they have no owner.
     pub sends_for: Arc<[Prefix]>,
     /// Outer headers of IP-in-IP.
@@ -265,7 +263,6 @@ impl PeerHeaders {
             counters: peer.counters.clone(),
             address: peer.address,
             port: peer.port,
-            own: PerFamily::from_fn(|family| peer.address_in(family)),
             sends_for: Arc::clone(&peer.sends_for),
             ipip: outer_ip(&underlay, peer.address),
             vxlan,

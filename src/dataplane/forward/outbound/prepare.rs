@@ -56,7 +56,8 @@ pub(super) fn prepare<'a>(
     let peer = tables.peer(via.peer).ok_or(DropReason::NoRoute)?;
     let family = Family::of(flow.source);
     let refused = |reason| Refused { reason, problem: None, peer: Some(via.peer) };
-    if peer.own[family] == Some(flow.destination) || tables.is_exempt(flow.destination) {
+    // Also the address of the peer itself, whose outer packets would come back here.
+    if tables.is_exempt(flow.destination) {
         return Err(refused(DropReason::Loop));
     }
     if via.mode == Mode::Direct {
