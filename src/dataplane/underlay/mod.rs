@@ -67,14 +67,15 @@ impl Sockets {
             SendSockets { packet: setup.packet.map(packet::send).transpose()?, ..SendSockets::default() };
         for address in setup.addresses() {
             let socket = udp::receive(setup, address)?;
-            doors.push(door(&socket, Format::Vxlan, address, None)?);
+            doors.push(door(&socket, address, None)?);
             receivers.push(Receiver::new(socket, Format::Vxlan));
             *sockets.udp_of(Family::of(address)) = udp::send_all(setup, address)?;
             if setup.raw {
                 for protocol in raw::PROTOCOLS {
-                    let socket = raw::receive(setup, address, protocol, index)?;
                     let format = raw::format(address, protocol);
-                    doors.push(door(&socket, format, address, raw::share(setup, format, index))?);
+                    let share = raw::share(setup, format, index);
+                    let socket = raw::receive(address, protocol, share)?;
+                    doors.push(door(&socket, address, share)?);
                     receivers.push(Receiver::new(socket, format));
                 }
                 *sockets.raw_of(Family::of(address)) = Some(raw::send(address)?);
@@ -144,7 +145,8 @@ impl Sockets {
     }
 }
 
-fn door(socket: &Socket, format: Format, address: IpAddr, share: Option<Share>) -> Result<Door, OpenError> {
-    let made = Door::new(socket, door::family_of(format, address), share);
+/// The door that a receiving socket on this node's `address` is.
+fn door(socket: &Socket, address: IpAddr, share: Option<Share>) -> Result<Door, OpenError> {
+    let made = Door::new(socket, Family::of(address), share);
     made.map_err(|error| OpenError { what: "one more descriptor of a receiving socket".to_owned(), error })
 }
