@@ -26,15 +26,15 @@ impl Forwarding {
         }
     }
 
-    /// Whether this node may send an inner packet from `source`, which is in no local subnet: from its own IPv4
-    /// underlay address, and from what the configuration lists, where no other node owns that. Its IPv6 address has
-    /// to be listed, because the kernel lets a pod forge it: it drops forwarded packets from local addresses in IPv4
-    /// only, and the TUN does not show which packets are forwarded.
+    /// Whether this node may send an inner packet from `source`, which is in no local subnet but has this owner: from
+    /// its own IPv4 underlay address, and from what the configuration lists, where no other node owns that. Its IPv6
+    /// address has to be listed, because the kernel lets a pod forge it: it drops forwarded packets from local
+    /// addresses in IPv4 only, and the TUN does not show which packets are forwarded.
     #[cold]
-    pub(super) fn may_go(&self, source: IpAddr) -> bool {
+    pub(super) fn may_go(&self, source: IpAddr, owner: Option<NextHop>) -> bool {
         source.is_ipv4() && self.is_own(source)
-            || self.scope.sends_for.iter().any(|prefix| prefix.contains(source))
-                && self.lookup(source).is_none()
+            || owner.is_none()
+                && self.scope.sends_for.iter().any(|prefix| prefix.contains(source))
                 && self.sender(source).is_none()
     }
 
