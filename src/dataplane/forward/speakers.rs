@@ -34,7 +34,7 @@ impl Forwarding {
     pub(super) fn may_go(&self, source: IpAddr, owner: Option<NextHop>) -> bool {
         source.is_ipv4() && self.is_own(source)
             || owner.is_none()
-                && self.scope.sends_for.iter().any(|prefix| prefix.contains(source))
+                && self.senders.scope.sends_for.iter().any(|prefix| prefix.contains(source))
                 && self.sender(source).is_none()
     }
 
@@ -76,9 +76,7 @@ impl Forwarding {
     /// The addresses of all hosts, this one and the other nodes, sorted.
     pub(super) fn hosts(&self) -> Arc<[IpAddr]> {
         let own = [self.underlay.address.map(IpAddr::V4), self.underlay.address6.map(IpAddr::V6)];
-        let senders = self.senders.iter().map(|(address, _)| IpAddr::V4(*address));
-        let senders6 = self.senders6.iter().map(|(address, _)| IpAddr::V6(*address));
-        let hosts = own.into_iter().flatten().chain(senders).chain(senders6).chain(self.host.iter().copied());
+        let hosts = own.into_iter().flatten().chain(self.senders.peers()).chain(self.host.iter().copied());
         sorted(hosts.collect())
     }
 
