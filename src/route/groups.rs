@@ -18,7 +18,7 @@ const MOST: usize = 65_535;
 pub(super) struct Groups {
     sets: SharedMap<u16, Arc<[PeerId]>>,
     ids: SharedMap<Arc<[PeerId]>, GroupId>,
-    /// Ids below the largest one in use.
+    /// Ids that were given to sets that are forgotten.
     free: SharedMap<u16, ()>,
 }
 
@@ -66,11 +66,11 @@ impl Groups {
             .collect();
         let mut targets = HashMap::with_capacity(with.len());
         for (id, set) in with {
-            let rest: Vec<PeerId> = set.iter().copied().filter(|other| *other != peer).collect();
+            let rest: Arc<[PeerId]> = set.iter().copied().filter(|other| *other != peer).collect();
             self.ids.remove(&set);
             let Some(target) = self.target(&rest) else {
-                self.ids.insert(rest.as_slice().into(), id);
-                self.sets.insert(id.0, rest.into());
+                self.ids.insert(Arc::clone(&rest), id);
+                self.sets.insert(id.0, rest);
                 targets.insert(id, Target::Group(id));
                 continue;
             };

@@ -15,7 +15,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Malformed, be16, checksum, ipv4, ipv6, protocol, put16};
+use super::chain::{self, End};
+use super::{Malformed, checksum, ipv4, ipv6, protocol, put16};
 
 /// Bytes in front of the quoted packet.
 pub const LEN: usize = 8;
@@ -52,8 +53,6 @@ const TTL: u8 = 64;
 const TOS: u8 = 0xc0;
 /// Bytes behind the IP header that are quoted in any case (RFC 792).
 const LEAST_QUOTE: usize = 8;
-/// Extension headers looked through for a transport header.
-const MAX_EXTENSIONS: usize = 8;
 
 /// What is wrong with a packet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -82,8 +81,8 @@ impl Problem {
     /// The same for IPv6. No MTU below that of IPv6 is announced: hosts ignore it (RFC 8201 §4).
     const fn v6(self) -> (u8, u8, u32) {
         match self {
-            Self::NoRoute => (1, 0, 0),
-            Self::NoHost => (1, 3, 0),
+            Self::NoRoute => (UNREACHABLE6, 0, 0),
+            Self::NoHost => (UNREACHABLE6, 3, 0),
             Self::TooBig { mtu } => {
                 (PACKET_TOO_BIG, 0, if (mtu as usize) < MAX_V6 { MAX_V6 as u32 } else { mtu as u32 })
             }
@@ -91,22 +90,13 @@ impl Problem {
     }
 }
 
-/// Whether an error may be sent about the IP packet `packet`: not about an error, not about a
-/// fragment other than the first, not about what was sent to many or comes from no single host
-/// (RFC 1812 §4.3.2.7, RFC 4443 §2.4 e). Whatever cannot be told may not.
+/// Whether an error may be sent about the IP packet `packet`, of which only the beginning may be there, as another
+/// error quotes it: not about an error, not about a fragment other than the first, not about what was sent to many
+/// or comes from no single host (RFC 1812 §4.3.2.7, RFC 4443 §2.4 e). Whatever cannot be told may not.
 pub fn may_answer(packet: &[u8]) -> bool {
     match packet.first().map(|byte| byte >> 4) {
-        Some(4) => ipv4::Ipv4::parse(packet).is_ok_and(may_answer_v4),
-        Some(6) => ipv6::Ipv6::parse(packet).is_ok_and(may_answer_v6),
-        _ => false,
-    }
-}
-
-/// The same for the beginning of a packet, as an error quotes it.
-pub fn may_answer_quoted(quote: &[u8]) -> bool {
-    match quote.first().map(|byte| byte >> 4) {
-        Some(4) => ipv4::Ipv4::parse_quote(quote).is_ok_and(may_answer_v4),
-        Some(6) => ipv6::Ipv6::parse_quote(quote).is_ok_and(may_answer_v6),
+        Some(4) => ipv4::Ipv4::parse_quote(packet).is_ok_and(may_answer_v4),
+        Some(6) => ipv6::Ipv6::parse_quote(packet).is_ok_and(may_answer_v6),
         _ => false,
     }
 }
@@ -124,32 +114,23 @@ fn may_answer_v4(ip: ipv4::Ipv4<'_>) -> bool {
 
 fn may_answer_v6(ip: ipv6::Ipv6<'_>) -> bool {
     let host = |a: Ipv6Addr| !a.is_unspecified() && !a.is_loopback() && !a.is_multicast();
-    host(ip.source()) && host(ip.destination()) && no_error_v6(ip).unwrap_or(false)
+    host(ip.source()) && host(ip.destination()) && no_error_v6(ip)
 }
 
-/// Whether an IPv6 packet is neither a later fragment nor an ICMPv6 error; `None` where its
-/// extension headers end in nothing.
-fn no_error_v6(ip: ipv6::Ipv6<'_>) -> Option<bool> {
-    let (mut kind, mut rest) = (ip.next_header(), ip.payload());
-    for _ in 0..MAX_EXTENSIONS {
-        let len = match kind {
-            // Hop-by-hop, routing and destination options (RFC 8200 §4).
-            0 | 43 | 60 => 8 + usize::from(*rest.get(1)?) * 8,
-            protocol::IPV6_FRAGMENT if be16(rest.get(..8)?, 2) & 0xfff8 != 0 => return Some(false),
-            protocol::IPV6_FRAGMENT => 8,
-            // Authentication (RFC 4302 §2.2).
-            51 => 8 + usize::from(*rest.get(1)?) * 4,
-            // Errors have types below 128; a redirect has 137.
-            protocol::ICMPV6 => return Some(!matches!(*rest.first()?, 0..=127 | 137)),
-            _ => return Some(true),
-        };
-        (kind, rest) = (*rest.first()?, rest.get(len..)?);
+/// Whether an IPv6 packet is neither a later fragment nor an ICMPv6 error, nor one whose headers do not say.
+fn no_error_v6(ip: ipv6::Ipv6<'_>) -> bool {
+    match chain::follow(ip.bytes(), ip.next_header(), ipv6::LEN) {
+        // Errors have types below 128; a redirect has 137.
+        End::Upper { number: protocol::ICMPV6, at, .. } => {
+            ip.bytes().get(at).is_some_and(|kind| !matches!(*kind, 0..=127 | 137))
+        }
+        End::Upper { .. } => true,
+        End::Later { .. } | End::Cut | End::Long => false,
     }
-    None
 }
 
-/// Writes the error about `packet`, a whole IP packet, from `source` to its sender. Returns the
-/// bytes written, at most [`MAX_V4`] or [`MAX_V6`].
+/// Writes the error about `packet`, an IP packet or the beginning of one as another error quotes it, from `source`
+/// to its sender. Returns the bytes written, at most [`MAX_V4`] or [`MAX_V6`].
 ///
 /// An IPv4 error is no larger than the packet it is about, unless that has less than 28 bytes behind
 /// its IP header: an error about a small packet that quoted all of it would be. IPv6 demands the
@@ -159,24 +140,8 @@ fn no_error_v6(ip: ipv6::Ipv6<'_>) -> Option<bool> {
 /// `Malformed` when `packet` is no IP packet, of another family than `source`, or `out` is too short.
 pub fn write(out: &mut [u8], source: IpAddr, packet: &[u8], problem: Problem) -> Result<usize, Malformed> {
     match source {
-        IpAddr::V4(source) => write_v4(out, source, ipv4::Ipv4::parse(packet)?, problem),
-        IpAddr::V6(source) => write_v6(out, source, ipv6::Ipv6::parse(packet)?, problem),
-    }
-}
-
-/// The same about a packet of which only the beginning is there, as another error quotes it.
-///
-/// # Errors
-/// As [`write()`].
-pub fn write_quoted(
-    out: &mut [u8],
-    source: IpAddr,
-    quote: &[u8],
-    problem: Problem,
-) -> Result<usize, Malformed> {
-    match source {
-        IpAddr::V4(source) => write_v4(out, source, ipv4::Ipv4::parse_quote(quote)?, problem),
-        IpAddr::V6(source) => write_v6(out, source, ipv6::Ipv6::parse_quote(quote)?, problem),
+        IpAddr::V4(source) => write_v4(out, source, ipv4::Ipv4::parse_quote(packet)?, problem),
+        IpAddr::V6(source) => write_v6(out, source, ipv6::Ipv6::parse_quote(packet)?, problem),
     }
 }
 
@@ -232,7 +197,7 @@ fn fill(out: &mut [u8], (kind, code, word): (u8, u8, u32), quote: &[u8], pseudo:
     out[4..LEN].copy_from_slice(&word.to_be_bytes());
     out[LEN..].copy_from_slice(quote);
     let sum = checksum::finish(checksum::sum(out) + pseudo);
-    put16(out, 2, sum);
+    put16(out, FIELD_CHECKSUM, sum);
 }
 
 #[cfg(test)]

@@ -53,15 +53,8 @@ impl<'a> Ipv4<'a> {
     /// `Malformed` unless version is 4 and 20 ≤ header length ≤ total length ≤ `bytes`.
     #[inline]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
-        if bytes.len() < LEN || bytes[0] >> 4 != 4 {
-            return Err(Malformed);
-        }
-        let header = usize::from(bytes[0] & 0x0f) * 4;
-        let total = usize::from(be16(bytes, FIELD_TOTAL_LEN));
-        if header < LEN || total < header || bytes.len() < total {
-            return Err(Malformed);
-        }
-        Ok(Self(&bytes[..total]))
+        let (_, total) = lengths(bytes)?;
+        bytes.get(..total).map(Self).ok_or(Malformed)
     }
 
     /// The beginning of a packet, as an ICMP error quotes it: the header and eight bytes at least. The view ends
@@ -70,12 +63,8 @@ impl<'a> Ipv4<'a> {
     /// # Errors
     /// `Malformed` unless version is 4 and 20 ≤ header length ≤ total length, and so much is there.
     pub fn parse_quote(bytes: &'a [u8]) -> Result<Self, Malformed> {
-        if bytes.len() < LEN || bytes[0] >> 4 != 4 {
-            return Err(Malformed);
-        }
-        let header = usize::from(bytes[0] & 0x0f) * 4;
-        let total = usize::from(be16(bytes, FIELD_TOTAL_LEN));
-        if header < LEN || total < header || bytes.len() < total.min(header + QUOTED) {
+        let (header, total) = lengths(bytes)?;
+        if bytes.len() < total.min(header + QUOTED) {
             return Err(Malformed);
         }
         Ok(Self(&bytes[..total.min(bytes.len())]))
@@ -151,6 +140,17 @@ impl<'a> Ipv4<'a> {
     pub fn checksum_ok(self) -> bool {
         checksum::fold(checksum::sum(&self.0[..self.header_len()])) == 0xffff
     }
+}
+
+/// Header length and total length of the packet at the start of `bytes`, as its header says them.
+#[inline]
+fn lengths(bytes: &[u8]) -> Result<(usize, usize), Malformed> {
+    if bytes.len() < LEN || bytes[0] >> 4 != 4 {
+        return Err(Malformed);
+    }
+    let header = usize::from(bytes[0] & 0x0f) * 4;
+    let total = usize::from(be16(bytes, FIELD_TOTAL_LEN));
+    if header < LEN || total < header { Err(Malformed) } else { Ok((header, total)) }
 }
 
 fn addr(bytes: &[u8], at: usize) -> Ipv4Addr {

@@ -44,14 +44,7 @@ impl<'a> Ipv6<'a> {
     /// `Malformed` unless version is 6 and 40 + payload length ≤ `bytes`.
     #[inline]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
-        if bytes.len() < LEN || bytes[0] >> 4 != 6 {
-            return Err(Malformed);
-        }
-        let total = LEN + usize::from(be16(bytes, FIELD_PAYLOAD_LEN));
-        if bytes.len() < total {
-            return Err(Malformed);
-        }
-        Ok(Self(&bytes[..total]))
+        bytes.get(..total_len(bytes)?).map(Self).ok_or(Malformed)
     }
 
     /// The beginning of a packet, as an ICMP error quotes it: the fixed header at least. The view ends where the
@@ -60,11 +53,7 @@ impl<'a> Ipv6<'a> {
     /// # Errors
     /// `Malformed` unless version is 6 and the fixed header is there.
     pub fn parse_quote(bytes: &'a [u8]) -> Result<Self, Malformed> {
-        if bytes.len() < LEN || bytes[0] >> 4 != 6 {
-            return Err(Malformed);
-        }
-        let total = LEN + usize::from(be16(bytes, FIELD_PAYLOAD_LEN));
-        Ok(Self(&bytes[..total.min(bytes.len())]))
+        Ok(Self(&bytes[..total_len(bytes)?.min(bytes.len())]))
     }
 
     /// Bytes of the packet, header included.
@@ -110,6 +99,15 @@ impl<'a> Ipv6<'a> {
     pub fn destination(self) -> Ipv6Addr {
         addr(self.0, FIELD_DESTINATION)
     }
+}
+
+/// Bytes of the packet at the start of `bytes`, as its header says them.
+#[inline]
+fn total_len(bytes: &[u8]) -> Result<usize, Malformed> {
+    if bytes.len() < LEN || bytes[0] >> 4 != 6 {
+        return Err(Malformed);
+    }
+    Ok(LEN + usize::from(be16(bytes, FIELD_PAYLOAD_LEN)))
 }
 
 fn addr(bytes: &[u8], at: usize) -> Ipv6Addr {

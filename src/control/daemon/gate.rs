@@ -69,7 +69,7 @@ impl Gate {
     pub fn follow(&self) {
         let mut state = self.state();
         let senders = self.forwarding.pin().senders();
-        if state.senders.as_ref().is_some_and(|before| !before.is(&senders)) {
+        if state.senders.as_ref().is_some_and(|before| !before.same_as(&senders)) {
             self.let_through(&mut state, senders);
         }
     }

@@ -1,11 +1,11 @@
 //! From routes, peers and policy to the tables the workers read.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::inputs::{Inputs, MIN_MTU, Peer, Underlay};
 use super::scope::Scope;
-use super::tables::{Forwarding, PeerHeaders, sorted};
+use super::tables::{Forwarding, PeerHeaders, Senders, sorted};
 use crate::dataplane::packet::Family;
 use crate::net::{Mode, Prefix};
 use crate::route::{EncapPolicy, FibEditor, HopsFull, PeerId, Rib, Route, Target, Ways};
@@ -15,10 +15,10 @@ use crate::route::{EncapPolicy, FibEditor, HopsFull, PeerId, Rib, Route, Target,
 pub struct Compiler {
     fib: FibEditor,
     peers: Arc<[PeerHeaders]>,
-    senders: Arc<[(Ipv4Addr, PeerId)]>,
-    senders6: Arc<[(Ipv6Addr, PeerId)]>,
-    scope: Arc<Scope>,
+    senders: Senders,
     host: Arc<[IpAddr]>,
+    /// The addresses of all hosts, as the last [`Self::set_peers`] found them, sorted.
+    hosts: Arc<[IpAddr]>,
     exempt: Arc<[IpAddr]>,
 }
 
@@ -40,17 +40,19 @@ impl Forwarding {
 impl Compiler {
     /// A compiler of tables that make these exceptions from what may cross.
     pub fn new(scope: Scope) -> Self {
-        Self { scope: Arc::new(scope), ..Self::default() }
+        let mut compiler = Self::default();
+        compiler.set_scope(scope);
+        compiler
     }
 
     /// Changes the exceptions from what may cross; the next tables have them.
     pub fn set_scope(&mut self, scope: Scope) {
-        self.scope = Arc::new(scope);
+        self.senders.scope = Arc::new(scope);
     }
 
     /// Changes the addresses of this host; the tables that [`Self::set_peers`] makes have them.
     pub fn set_host(&mut self, addresses: &[IpAddr]) {
-        self.host = sorted(addresses);
+        self.host = sorted(addresses.to_vec());
     }
 
     /// Compiles everything from scratch.
@@ -81,8 +83,7 @@ impl Compiler {
         }))?;
         let mut forwarding = self.forwarding(inputs);
         if changed.iter().any(|prefix| self.has_host_in(*prefix)) {
-            forwarding.find_exempt();
-            self.exempt = Arc::clone(&forwarding.exempt);
+            self.find_exempt(&mut forwarding);
         }
         Ok(forwarding)
     }
@@ -90,24 +91,24 @@ impl Compiler {
     /// Rebuilds the headers towards all peers, and the MTUs of the paths to them.
     pub fn set_peers(&mut self, inputs: Inputs) -> Forwarding {
         let Inputs { underlay, peers, .. } = inputs;
-        let (mut senders, mut senders6) = (Vec::new(), Vec::new());
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for (index, peer) in peers.iter().enumerate().filter(|(_, peer)| !peer.is_gone()) {
             let id = PeerId::at(index);
             for address in peer.senders() {
                 match address {
-                    IpAddr::V4(address) => senders.push((address, id)),
-                    IpAddr::V6(address) => senders6.push((address, id)),
+                    IpAddr::V4(address) => v4.push((address, id)),
+                    IpAddr::V6(address) => v6.push((address, id)),
                 }
             }
         }
-        senders.sort_unstable();
-        senders6.sort_unstable();
-        (self.senders, self.senders6) = (senders.into(), senders6.into());
+        v4.sort_unstable();
+        v6.sort_unstable();
+        (self.senders.v4, self.senders.v6) = (v4.into(), v6.into());
         self.peers = peers.iter().map(|peer| PeerHeaders::new(underlay, peer)).collect();
         self.fib.forget_mtus();
         let mut forwarding = self.forwarding(inputs);
-        forwarding.find_exempt();
-        self.exempt = Arc::clone(&forwarding.exempt);
+        self.hosts = forwarding.hosts();
+        self.find_exempt(&mut forwarding);
         forwarding
     }
 
@@ -130,29 +131,22 @@ impl Compiler {
             underlay,
             fib: self.fib.fib(mtu),
             peers: Arc::clone(&self.peers),
-            senders: Arc::clone(&self.senders),
-            senders6: Arc::clone(&self.senders6),
-            scope: Arc::clone(&self.scope),
+            senders: self.senders.clone(),
             host: Arc::clone(&self.host),
             exempt: Arc::clone(&self.exempt),
         }
     }
 
+    /// Finds the addresses of hosts that lie inside routes to peers, for `forwarding` and the tables after it.
+    fn find_exempt(&mut self, forwarding: &mut Forwarding) {
+        forwarding.find_exempt(&self.hosts);
+        self.exempt = Arc::clone(&forwarding.exempt);
+    }
+
     /// Whether the address of a host lies in `prefix`.
     fn has_host_in(&self, prefix: Prefix) -> bool {
-        let (first, host) = (prefix.address(), &self.host);
-        let found = match first {
-            IpAddr::V4(first) => {
-                let at = self.senders.partition_point(|(address, _)| *address < first);
-                self.senders.get(at).map(|(address, _)| IpAddr::V4(*address))
-            }
-            IpAddr::V6(first) => {
-                let at = self.senders6.partition_point(|(address, _)| *address < first);
-                self.senders6.get(at).map(|(address, _)| IpAddr::V6(*address))
-            }
-        };
-        let own = host.get(host.partition_point(|address| *address < first)).copied();
-        [found, own].into_iter().flatten().any(|address| prefix.contains(address))
+        let at = self.hosts.partition_point(|address| *address < prefix.address());
+        self.hosts.get(at).is_some_and(|address| prefix.contains(*address))
     }
 }
 

@@ -80,11 +80,6 @@ impl Peer {
         [Some(self.address), self.second.map(|(address, _)| address)].into_iter().flatten()
     }
 
-    /// Its address of one family.
-    pub fn address_in(&self, family: Family) -> Option<IpAddr> {
-        self.addresses().find(|address| Family::of(*address) == family)
-    }
-
     /// Sets the first hops towards its addresses.
     pub fn set_hops(&mut self, of: impl Fn(IpAddr) -> Option<Hop>) {
         (self.hop, self.second) = self.hops(of);

@@ -60,6 +60,8 @@ pub(super) fn judge(
     vxlan_port: u16,
     allow_nested: bool,
 ) -> Result<(), DropReason> {
+    // What lies behind a packet is none of it, and whoever sent it chose it.
+    let packet = &packet[..flow.total_len];
     let tunnel = match flow.protocol {
         protocol::TCP | protocol::ICMP | protocol::ICMPV6 => return Ok(()),
         protocol::UDP => !is_later_fragment(packet) && is_port(&packet[flow.l4..], vxlan_port),
@@ -71,12 +73,17 @@ pub(super) fn judge(
 /// The same where the protocol is neither TCP nor UDP nor ICMP.
 #[cold]
 fn judge_rare(flow: &Flow, packet: &[u8], vxlan_port: u16, allow_nested: bool) -> Result<(), DropReason> {
-    let has_chain = flow.source.is_ipv6() || flow.protocol == chain::AUTHENTICATION && !flow.fragment;
+    let has_chain =
+        flow.source.is_ipv6() || flow.protocol == chain::AUTHENTICATION && !is_later_fragment(packet);
     let end = match flow.protocol {
         number if has_chain => chain::follow(packet, number, flow.l4),
         number => End::Upper { number, at: flow.l4, fragment: flow.fragment },
     };
     let tunnel = match end {
+        // An IPv4 fragment that ends before the ports; the chain of an IPv6 one has been held to more.
+        End::Upper { number: protocol::UDP, at, .. } if flow.fragment && packet.len() < at + PORTS => {
+            return Err(DropReason::Malformed);
+        }
         End::Upper { number: protocol::UDP, at, .. } => is_port(&packet[at..], vxlan_port),
         End::Upper { number, .. } | End::Later { number } => is_ip_tunnel(number),
         // To find out has no bounded cost.
@@ -99,8 +106,11 @@ fn is_later_fragment(packet: &[u8]) -> bool {
     packet[0] >> 4 == 4 && be16(packet, 6) & 0x1fff != 0
 }
 
+/// Bytes of the two ports.
+const PORTS: usize = 4;
+
 fn is_port(transport: &[u8], port: u16) -> bool {
-    transport.len() >= 4 && be16(transport, 2) == port
+    transport.len() >= PORTS && be16(transport, 2) == port
 }
 
 #[cfg(test)]
@@ -145,8 +155,14 @@ mod tests {
         verdict(packet) == Err(DropReason::Nested)
     }
 
+    /// The verdict on `packet`, whatever lies behind it.
     fn verdict(packet: &[u8]) -> Result<(), DropReason> {
-        judge(&Flow::of(packet).unwrap(), packet, 4789, false)
+        let judged = |packet: &[u8]| judge(&Flow::of(packet).unwrap(), packet, 4789, false);
+        let alone = judged(packet);
+        for tail in [&TO_VXLAN[..], &FROM_VXLAN, &[4; 24], &[6, 0, 1, 4, 0, 0, 0, 0]] {
+            assert_eq!(judged(&[packet, tail].concat()), alone, "{tail:02x?} behind {packet:02x?}");
+        }
+        alone
     }
 
     fn v4(protocol: u8, flags: u16, payload: &[u8]) -> Vec<u8> {
@@ -195,6 +211,9 @@ mod tests {
             v4(17, 0, &FROM_VXLAN),
             v4(17, 100, &TO_VXLAN),
             v4(17, 0, b"abc"),
+            v4(17, 0, b""),
+            v6(17, b""),
+            v6(60, &[17, 0, 1, 4, 0, 0, 0, 0]),
             v4(6, 0, &TO_VXLAN),
             v4(1, 0, &TO_VXLAN),
             v4(50, 0, &TO_VXLAN),
@@ -231,6 +250,23 @@ mod tests {
         let ah = [&[4, 2][..], &[0; 14]].concat();
         assert!(nested(&v4(51, 0, &ah)) && nested(&v6(51, &ah)), "IP behind AH");
         assert!(!nested(&v4(51, 0, &[&[6, 2][..], &[0; 14]].concat())));
+    }
+
+    #[test]
+    fn a_first_fragment_with_an_authentication_header_is_judged() {
+        let behind = |number: u8, rest: &[u8]| [&[number, 4][..], &[0; 22], rest].concat();
+        for (number, rest, expected) in [
+            (4, &[0x45, 0, 0, 0, 0, 0, 0, 0][..], Err(DropReason::Nested)),
+            (17, &TO_VXLAN, Err(DropReason::Nested)),
+            (17, &FROM_VXLAN, Ok(())),
+            (17, &[], Err(DropReason::Malformed)),
+            (6, &[], Ok(())),
+        ] {
+            let fragment = v4(51, ipv4::MF, &behind(number, rest));
+            assert_eq!(verdict(&fragment), expected, "{number} {rest:02x?}");
+        }
+        assert_eq!(verdict(&v4(51, ipv4::MF, &behind(4, &[])[..8])), Err(DropReason::Malformed));
+        assert_eq!(verdict(&v4(51, ipv4::MF | 4, &behind(4, &[]))), Ok(()), "the first one was refused");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! All of it but one look at an address that has an owner is off the usual path.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::tables::{Forwarding, OuterSource, sorted};
 use crate::route::{NextHop, PeerId};
@@ -25,15 +26,15 @@ impl Forwarding {
         }
     }
 
-    /// Whether this node may send an inner packet from `source`, which is in no local subnet: from its own IPv4
-    /// underlay address, and from what the configuration lists, where no other node owns that. Its IPv6 address has
-    /// to be listed, because the kernel lets a pod forge it: it drops forwarded packets from local addresses in IPv4
-    /// only, and the TUN does not show which packets are forwarded.
+    /// Whether this node may send an inner packet from `source`, which is in no local subnet but has this owner: from
+    /// its own IPv4 underlay address, and from what the configuration lists, where no other node owns that. Its IPv6
+    /// address has to be listed, because the kernel lets a pod forge it: it drops forwarded packets from local
+    /// addresses in IPv4 only, and the TUN does not show which packets are forwarded.
     #[cold]
-    pub(super) fn may_go(&self, source: IpAddr) -> bool {
+    pub(super) fn may_go(&self, source: IpAddr, owner: Option<NextHop>) -> bool {
         source.is_ipv4() && self.is_own(source)
-            || self.scope.sends_for.iter().any(|prefix| prefix.contains(source))
-                && self.lookup(source).is_none()
+            || owner.is_none()
+                && self.senders.scope.sends_for.iter().any(|prefix| prefix.contains(source))
                 && self.sender(source).is_none()
     }
 
@@ -72,14 +73,17 @@ impl Forwarding {
         }
     }
 
-    /// Finds the addresses of hosts that lie inside routes to peers.
-    pub(super) fn find_exempt(&mut self) {
+    /// The addresses of all hosts, this one and the other nodes, sorted.
+    pub(super) fn hosts(&self) -> Arc<[IpAddr]> {
         let own = [self.underlay.address.map(IpAddr::V4), self.underlay.address6.map(IpAddr::V6)];
-        let senders = self.senders.iter().map(|(address, _)| IpAddr::V4(*address));
-        let senders6 = self.senders6.iter().map(|(address, _)| IpAddr::V6(*address));
-        let hosts = own.into_iter().flatten().chain(senders).chain(senders6).chain(self.host.iter().copied());
+        let hosts = own.into_iter().flatten().chain(self.senders.peers()).chain(self.host.iter().copied());
+        sorted(hosts.collect())
+    }
+
+    /// Finds which of `hosts`, the addresses of all hosts, lie inside routes to peers.
+    pub(super) fn find_exempt(&mut self, hosts: &[IpAddr]) {
         let to_peers =
             |address: &IpAddr| matches!(self.lookup(*address), Some(NextHop::Peer(_) | NextHop::Group(_)));
-        self.exempt = sorted(&hosts.filter(to_peers).collect::<Vec<_>>());
+        self.exempt = hosts.iter().copied().filter(to_peers).collect();
     }
 }

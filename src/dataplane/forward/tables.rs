@@ -20,12 +20,8 @@ pub struct Forwarding {
     pub(super) fib: Fib,
     /// Indexed by [`PeerId`].
     pub(super) peers: Arc<[PeerHeaders]>,
-    /// Outer IPv4 addresses of all peers, sorted.
-    pub(super) senders: Arc<[(Ipv4Addr, PeerId)]>,
-    /// Outer IPv6 addresses of all peers, sorted.
-    pub(super) senders6: Arc<[(Ipv6Addr, PeerId)]>,
-    /// The exceptions from what may cross.
-    pub(super) scope: Arc<Scope>,
+    /// Who may send, and the exceptions from what may cross.
+    pub(super) senders: Senders,
     /// All addresses of this host, sorted: nothing from the underlay has one as its inner source.
     pub(super) host: Arc<[IpAddr]>,
     /// Addresses of this host and of the other nodes inside routes to peers, sorted; they are no pods. Mostly
@@ -43,16 +39,19 @@ pub enum OuterSource {
 }
 
 /// All who may send tunnel packets to us: those for whom [`Forwarding::outer_source`] has an answer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Senders {
-    v4: Arc<[(Ipv4Addr, PeerId)]>,
-    v6: Arc<[(Ipv6Addr, PeerId)]>,
-    scope: Arc<Scope>,
+    /// Outer IPv4 addresses of all peers, sorted.
+    pub(super) v4: Arc<[(Ipv4Addr, PeerId)]>,
+    /// Outer IPv6 addresses of all peers, sorted.
+    pub(super) v6: Arc<[(Ipv6Addr, PeerId)]>,
+    /// Who else, among the exceptions from what may cross.
+    pub(super) scope: Arc<Scope>,
 }
 
 impl Senders {
     /// Whether both are of one making.
-    pub fn is(&self, other: &Self) -> bool {
+    pub fn same_as(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.v4, &other.v4)
             && Arc::ptr_eq(&self.v6, &other.v6)
             && Arc::ptr_eq(&self.scope, &other.scope)
@@ -60,10 +59,30 @@ impl Senders {
 
     /// The first and the last address of each range of them.
     pub fn ranges(&self) -> Vec<(IpAddr, IpAddr)> {
-        let v4 = self.v4.iter().map(|(address, _)| (IpAddr::V4(*address), IpAddr::V4(*address)));
-        let v6 = self.v6.iter().map(|(address, _)| (IpAddr::V6(*address), IpAddr::V6(*address)));
+        let peers = self.peers().map(|address| (address, address));
         let external = self.scope.external_nodes.iter().map(|prefix| (prefix.address(), prefix.last()));
-        v4.chain(v6).chain(external).collect()
+        peers.chain(external).collect()
+    }
+
+    /// The addresses of all peers.
+    pub(super) fn peers(&self) -> impl Iterator<Item = IpAddr> {
+        let v4 = self.v4.iter().map(|(address, _)| IpAddr::V4(*address));
+        v4.chain(self.v6.iter().map(|(address, _)| IpAddr::V6(*address)))
+    }
+
+    /// The peer that sends from `source`.
+    #[inline]
+    fn peer(&self, source: IpAddr) -> Option<PeerId> {
+        match source {
+            IpAddr::V4(source) => {
+                let index = self.v4.binary_search_by_key(&source, |(address, _)| *address).ok()?;
+                Some(self.v4[index].1)
+            }
+            IpAddr::V6(source) => {
+                let index = self.v6.binary_search_by_key(&source, |(address, _)| *address).ok()?;
+                Some(self.v6[index].1)
+            }
+        }
     }
 }
 
@@ -76,8 +95,6 @@ pub struct PeerHeaders {
     pub address: IpAddr,
     /// UDP port of VXLAN there.
     pub port: u16,
-    /// Its address of the same family as the inner packet, which must not go into the tunnel.
-    pub own: PerFamily<Option<IpAddr>>,
     /// Inner sources that it may use beside its subnets and addresses, where they have no owner.
     pub sends_for: Arc<[Prefix]>,
     /// Outer headers of IP-in-IP.
@@ -145,16 +162,17 @@ impl Bare {
 impl Forwarding {
     /// The same with exceptions from what may cross.
     #[must_use]
-    pub fn with_scope(self, scope: Scope) -> Self {
-        Self { scope: Arc::new(scope), ..self }
+    pub fn with_scope(mut self, scope: Scope) -> Self {
+        self.senders.scope = Arc::new(scope);
+        self
     }
 
     /// The same on a host with these addresses.
     #[cfg(test)]
     #[must_use]
     pub fn with_host(mut self, host: &[IpAddr]) -> Self {
-        self.host = sorted(host);
-        self.find_exempt();
+        self.host = sorted(host.to_vec());
+        self.find_exempt(&self.hosts());
         self
     }
 
@@ -164,7 +182,7 @@ impl Forwarding {
     /// `Nested` where it is itself one of a tunnel, `Malformed` where its headers do not say.
     #[inline]
     pub fn judge_content(&self, flow: &Flow, packet: &[u8]) -> Result<(), DropReason> {
-        scope::judge(flow, packet, self.underlay.vxlan_port, self.scope.allow_nested)
+        scope::judge(flow, packet, self.underlay.vxlan_port, self.senders.scope.allow_nested)
     }
 
     /// This node's side of the underlay.
@@ -206,16 +224,7 @@ impl Forwarding {
     /// The peer that sends from the underlay address `source`.
     #[inline]
     pub fn sender(&self, source: IpAddr) -> Option<PeerId> {
-        match source {
-            IpAddr::V4(source) => {
-                let index = self.senders.binary_search_by_key(&source, |(address, _)| *address).ok()?;
-                Some(self.senders[index].1)
-            }
-            IpAddr::V6(source) => {
-                let index = self.senders6.binary_search_by_key(&source, |(address, _)| *address).ok()?;
-                Some(self.senders6[index].1)
-            }
-        }
+        self.senders.peer(source)
     }
 
     /// Who sends from the underlay address `source`; `None` where that is not allowed.
@@ -223,17 +232,13 @@ impl Forwarding {
     pub fn outer_source(&self, source: IpAddr) -> Option<OuterSource> {
         match self.sender(source) {
             Some(peer) => Some(OuterSource::Peer(peer)),
-            None => self.scope.is_external(source).then_some(OuterSource::External),
+            None => self.senders.scope.is_external(source).then_some(OuterSource::External),
         }
     }
 
     /// All who may send, to be kept beside the table.
     pub fn senders(&self) -> Senders {
-        Senders {
-            v4: Arc::clone(&self.senders),
-            v6: Arc::clone(&self.senders6),
-            scope: Arc::clone(&self.scope),
-        }
+        self.senders.clone()
     }
 
     /// The prebuilt headers towards `peer`.
@@ -265,7 +270,6 @@ impl PeerHeaders {
             counters: peer.counters.clone(),
             address: peer.address,
             port: peer.port,
-            own: PerFamily::from_fn(|family| peer.address_in(family)),
             sends_for: Arc::clone(&peer.sends_for),
             ipip: outer_ip(&underlay, peer.address),
             vxlan,
@@ -303,8 +307,7 @@ impl Bare {
 }
 
 /// The same addresses in order, each once.
-pub(super) fn sorted(addresses: &[IpAddr]) -> Arc<[IpAddr]> {
-    let mut addresses = addresses.to_vec();
+pub(super) fn sorted(mut addresses: Vec<IpAddr>) -> Arc<[IpAddr]> {
     addresses.sort_unstable();
     addresses.dedup();
     addresses.into()

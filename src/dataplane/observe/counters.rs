@@ -136,6 +136,12 @@ impl WorkerCounters {
         self.fallbacks[fallback as usize].standing.load(Relaxed) == GIVEN_UP
     }
 
+    /// Whether the worker uses an offload, as far as it has one: it neither gave it up nor has yet to take up an
+    /// offer.
+    pub fn is_in_use(&self, fallback: Fallback) -> bool {
+        self.fallbacks[fallback as usize].standing.load(Relaxed) == IN_USE
+    }
+
     /// Offers the worker an offload again that it gave up.
     pub fn offer(&self, fallback: Fallback) {
         let standing = &self.fallbacks[fallback as usize].standing;
@@ -146,7 +152,8 @@ impl WorkerCounters {
     /// Takes up an offload that was offered; the worker itself asks.
     pub fn takes_up(&self, fallback: Fallback) -> bool {
         let standing = &self.fallbacks[fallback as usize].standing;
-        standing.compare_exchange(OFFERED, IN_USE, Relaxed, Relaxed).is_ok()
+        standing.load(Relaxed) == OFFERED
+            && standing.compare_exchange(OFFERED, IN_USE, Relaxed, Relaxed).is_ok()
     }
 
     /// The worker found by itself that it can use an offload again.

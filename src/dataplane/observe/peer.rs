@@ -58,7 +58,7 @@ impl PeerCounters {
     }
 
     /// Packets that were for the peer, sent or not, by all workers. It changes where there is traffic towards it.
-    pub fn sent(&self) -> u64 {
+    pub fn offered(&self) -> u64 {
         let sum =
             |worker: &CachePadded<PeerWorkerCounters>| worker.tx_packets.get() + worker.tx_dropped.get();
         self.0.iter().map(sum).sum()

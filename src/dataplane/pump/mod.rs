@@ -61,7 +61,7 @@ impl Wakers {
 /// Running workers.
 pub struct Pump {
     threads: Vec<JoinHandle<()>>,
-    wakers: Vec<Arc<mio::Waker>>,
+    wakers: Wakers,
     stop: Arc<AtomicBool>,
     failures: Receiver<Failure>,
 }
@@ -80,13 +80,13 @@ impl Pump {
         let (report, failures) = unbounded();
         let mut pump = Self {
             threads: Vec::new(),
-            wakers: Vec::new(),
+            wakers: Wakers(Vec::new()),
             stop: Arc::new(AtomicBool::new(false)),
             failures,
         };
         for (index, lane) in lanes.into_iter().enumerate() {
             let (mut worker, waker) = WorkerThread::new(lane, rules, index, counters.clone())?;
-            pump.wakers.push(Arc::new(waker));
+            pump.wakers.0.push(Arc::new(waker));
             let forwarding = Arc::clone(forwarding);
             let (stop, report): (_, Sender<Failure>) = (Arc::clone(&pump.stop), report.clone());
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
@@ -107,7 +107,7 @@ impl Pump {
 
     /// What wakes the workers.
     pub fn wakers(&self) -> Wakers {
-        Wakers(self.wakers.clone())
+        self.wakers.clone()
     }
 
     /// Lets every worker finish its batch, and waits for all of them that make progress; dropping does the same.
@@ -117,7 +117,7 @@ impl Pump {
 impl Drop for Pump {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
-        self.wakers().wake();
+        self.wakers.wake();
         let patience = Instant::now() + PATIENCE;
         for thread in self.threads.drain(..) {
             while !thread.is_finished() && Instant::now() < patience {

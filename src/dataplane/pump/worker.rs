@@ -35,7 +35,7 @@ const RECEIVE_ERRORS: usize = 8;
 /// Every packet starts at a multiple of this, a cache line.
 const ALIGN: usize = 64;
 
-/// From a read of the device that failed to the next one.
+/// From a read of the device that failed to the next one, at most.
 const RETRY: Duration = Duration::from_millis(10);
 
 const WAKER: Token = Token(usize::MAX);

@@ -11,13 +11,22 @@ use crate::wire::{Ipv4, Malformed, ipv4};
 /// Most fragments of one packet: 64 KiB on the smallest path the tables know.
 pub const MAX_FRAGMENTS: usize = 144;
 
-/// A packet being cut into fragments.
+/// A packet, or a segment of a super-packet, being cut into fragments.
 #[derive(Debug)]
 pub struct Fragments<'a> {
-    ip: Ipv4<'a>,
-    /// Payload bytes of each fragment but the last.
+    /// IPv4 header, and of a segment the transport header, too, which is elsewhere than the payload.
+    header: &'a [u8],
+    /// Bytes of the IPv4 header.
+    ip: usize,
+    /// Where the rest lies.
+    payload: Range<usize>,
+    /// Offset in the datagram of what is cut, in bytes.
+    at: usize,
+    /// The flag of the last fragment that says whether more follow.
+    more: u16,
+    /// Bytes behind the IP header of each fragment but the last.
     chunk: usize,
-    /// Payload bytes done.
+    /// Bytes behind the IP header done.
     done: usize,
 }
 
@@ -25,68 +34,6 @@ pub struct Fragments<'a> {
 #[inline]
 pub fn allowed(packet: &[u8]) -> bool {
     Ipv4::parse(packet).is_ok_and(|ip| ip.flags() & ipv4::DF == 0)
-}
-
-impl<'a> Fragments<'a> {
-    /// Prepares to cut `packet` for a path of `mtu` bytes. It may be a fragment already.
-    ///
-    /// # Errors
-    /// `Malformed` when it is no IPv4 packet, sets DF, ends beyond what a fragment offset can say, or
-    /// needs more than [`MAX_FRAGMENTS`].
-    pub fn new(packet: &'a [u8], mtu: usize) -> Result<Self, Malformed> {
-        let ip = Ipv4::parse(packet)?;
-        let fragments = Self { ip, chunk: chunk(mtu, ip.header_len()), done: 0 };
-        let end = offset(ip) + ip.payload().len();
-        let possible = fragments.chunk > 0 && end <= MAX_PACKET && ip.flags() & ipv4::DF == 0;
-        if possible && fragments.count() <= MAX_FRAGMENTS { Ok(fragments) } else { Err(Malformed) }
-    }
-
-    /// Number of fragments.
-    pub fn count(&self) -> usize {
-        self.ip.payload().len().div_ceil(self.chunk)
-    }
-
-    /// Bytes of the IP header in front of each.
-    pub fn header_len(&self) -> usize {
-        self.ip.header_len()
-    }
-
-    /// Bytes of the next fragment, header included; `None` when all are done.
-    pub fn next_len(&self) -> Option<usize> {
-        let rest = self.ip.payload().len() - self.done;
-        (rest > 0).then(|| self.header_len() + rest.min(self.chunk))
-    }
-
-    /// Writes the header of the next fragment to `out` (exactly [`Self::header_len`] bytes) and
-    /// returns where its payload lies in the packet; `None` when all are done.
-    pub fn next_fragment(&mut self, out: &mut [u8]) -> Option<Range<usize>> {
-        let (len, header) = (self.next_len()?, self.header_len());
-        out.copy_from_slice(&self.ip.bytes()[..header]);
-        let (at, payload) = (offset(self.ip) + self.done, len - header);
-        if self.done > 0 {
-            blank_options(&mut out[ipv4::LEN..]);
-        }
-        let last = self.done + payload == self.ip.payload().len();
-        let more = if last { self.ip.flags() & ipv4::MF } else { ipv4::MF };
-        ipv4::finish_fragment(out, len as u16, (at / 8) as u16 | more);
-        let from = header + self.done;
-        self.done += payload;
-        Some(from..from + payload)
-    }
-}
-
-/// A segment of a super-packet being cut into fragments: its headers are elsewhere than its payload.
-#[derive(Debug)]
-pub struct SegmentFragments<'a> {
-    /// IPv4 and transport header.
-    header: &'a [u8],
-    /// Bytes of the IPv4 header.
-    ip: usize,
-    /// Where the payload lies.
-    payload: Range<usize>,
-    /// Bytes behind the IP header of each fragment but the last.
-    chunk: usize,
-    done: usize,
 }
 
 /// Bytes behind the IP header of each fragment but the last, on a path of `mtu` bytes.
@@ -98,19 +45,45 @@ fn chunk(mtu: usize, ip: usize) -> usize {
 /// on a path of `mtu` bytes; `None` where the path does not carry even the headers.
 pub fn fragments_of(header: usize, ip: usize, payload: usize, mtu: usize) -> Option<usize> {
     let chunk = chunk(mtu, ip);
-    (chunk > 0 && header - ip <= chunk).then(|| (header - ip + payload).div_ceil(chunk).max(1))
+    (chunk > 0 && header - ip <= chunk).then(|| (header - ip + payload).div_ceil(chunk))
 }
 
-impl<'a> SegmentFragments<'a> {
-    /// Prepares to cut a segment that [`fragments_of`] has counted, with finished headers.
-    pub fn new(header: &'a [u8], ip: usize, payload: Range<usize>, mtu: usize) -> Self {
-        Self { header, ip, payload, chunk: chunk(mtu, ip), done: 0 }
+impl<'a> Fragments<'a> {
+    /// Prepares to cut `packet` for a path of `mtu` bytes. It may be a fragment already.
+    ///
+    /// # Errors
+    /// `Malformed` when it is no IPv4 packet, sets DF, ends beyond what a fragment offset can say, or
+    /// needs more than [`MAX_FRAGMENTS`].
+    pub fn new(packet: &'a [u8], mtu: usize) -> Result<Self, Malformed> {
+        let ip = Ipv4::parse(packet)?;
+        let (header, len) = (ip.header_len(), ip.total_len());
+        let (at, more) = (offset(ip), ip.flags() & ipv4::MF);
+        let fragments =
+            Self { at, more, ..Self::of_segment(&ip.bytes()[..header], header, header..len, mtu) };
+        let possible = fragments.chunk > 0 && at + (len - header) <= MAX_PACKET && ip.flags() & ipv4::DF == 0;
+        if possible && fragments.count() <= MAX_FRAGMENTS { Ok(fragments) } else { Err(Malformed) }
     }
 
-    /// Bytes of the headers of the next fragment and of the whole of it; `None` when all are done.
+    /// Prepares to cut a segment that [`fragments_of`] has counted, with finished headers, `ip` bytes of them
+    /// IPv4's.
+    pub fn of_segment(header: &'a [u8], ip: usize, payload: Range<usize>, mtu: usize) -> Self {
+        Self { header, ip, payload, at: 0, more: 0, chunk: chunk(mtu, ip), done: 0 }
+    }
+
+    /// Number of fragments.
+    pub fn count(&self) -> usize {
+        self.len().div_ceil(self.chunk)
+    }
+
+    /// Bytes of the IP header in front of each.
+    pub fn header_len(&self) -> usize {
+        self.ip
+    }
+
+    /// Bytes of the headers of the next fragment and of the whole of it; `None` when all are done. The first one
+    /// of a segment has its transport header among the headers.
     pub fn next_lens(&self) -> Option<(usize, usize)> {
-        let transport = self.header.len() - self.ip;
-        let rest = transport + self.payload.len() - self.done;
+        let rest = self.len() - self.done;
         let head = if self.done == 0 { self.header.len() } else { self.ip };
         (rest > 0).then(|| (head, self.ip + rest.min(self.chunk)))
     }
@@ -123,13 +96,18 @@ impl<'a> SegmentFragments<'a> {
         if self.done > 0 {
             blank_options(&mut out[ipv4::LEN..]);
         }
-        let transport = self.header.len() - self.ip;
         let end = self.done + (len - self.ip);
-        let more = if end == transport + self.payload.len() { 0 } else { ipv4::MF };
-        ipv4::finish_fragment(&mut out[..self.ip], len as u16, (self.done / 8) as u16 | more);
+        let more = if end == self.len() { self.more } else { ipv4::MF };
+        ipv4::finish_fragment(&mut out[..self.ip], len as u16, ((self.at + self.done) / 8) as u16 | more);
+        let transport = self.header.len() - self.ip;
         let from = self.payload.start + self.done.saturating_sub(transport);
         self.done = end;
         Some(from..self.payload.start + (end - transport))
+    }
+
+    /// Bytes behind the IP header of what is cut.
+    fn len(&self) -> usize {
+        self.header.len() - self.ip + self.payload.len()
     }
 }
 
@@ -173,7 +151,8 @@ mod tests {
         let mut fragments = Fragments::new(packet, mtu).unwrap();
         let (count, mut all) = (fragments.count(), Vec::new());
         let mut head = vec![0xa5; fragments.header_len()];
-        while let Some(len) = fragments.next_len() {
+        while let Some((head_len, len)) = fragments.next_lens() {
+            assert_eq!(head_len, head.len());
             let payload = fragments.next_fragment(&mut head).unwrap();
             all.push([&head[..], &packet[payload]].concat());
             assert_eq!(all.last().unwrap().len(), len);

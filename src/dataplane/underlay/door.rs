@@ -19,7 +19,7 @@ use std::net::IpAddr;
 use socket2::{SockFilter, Socket};
 
 use super::sys;
-use crate::dataplane::packet::{Family, Format};
+use crate::dataplane::packet::Family;
 use crate::dataplane::steering::cbpf::{ALL, jump, op};
 use crate::dataplane::steering::socket_cbpf;
 
@@ -116,15 +116,6 @@ impl Door {
             None => program.push(op(libc::BPF_RET | libc::BPF_K, ALL)),
         }
         program
-    }
-}
-
-/// The family of the outer header of packets in `format`, where the format says it.
-pub(super) fn family_of(format: Format, address: IpAddr) -> Family {
-    match format {
-        Format::Ipip => Family::V4,
-        Format::Ipip6V4 | Format::Ipip6V6 => Family::V6,
-        Format::Vxlan => Family::of(address),
     }
 }
 

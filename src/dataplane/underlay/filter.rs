@@ -4,7 +4,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use socket2::Socket;
+use socket2::{SockFilter, Socket};
 
 use crate::dataplane::steering::cbpf::{ALL, jump, load, op};
 use crate::wire::icmp;
@@ -35,37 +35,46 @@ pub(super) fn icmp_for(socket: &Socket, source: Ipv4Addr, echo_id: u16) -> io::R
 
 /// The same for `ICMPv6`; the socket sees packets from their ICMP header on.
 pub(super) fn icmp6_for(socket: &Socket, source: Ipv6Addr, echo_id: u16) -> io::Result<()> {
-    let at = |size, offset| op(libc::BPF_LD | size | libc::BPF_ABS, offset);
     let octets = source.octets();
     let (words, _) = octets.as_chunks::<4>();
-    let quoted_source = icmp::LEN as u32 + 8;
+    let word = |(place, word): (u32, &[u8; 4])| {
+        (libc::BPF_W, icmp::LEN as u32 + 8 + 4 * place, u32::from_be_bytes(*word))
+    };
+    let errors = equal(&(0..).zip(words).map(word).collect::<Vec<_>>());
+    // The last instruction refuses.
+    let refuse = errors.len() - 1;
     let mut program = vec![
         at(libc::BPF_B, 0),
         jump(libc::BPF_JEQ, icmp::ECHO_REPLY6.into(), 0, 3),
         at(libc::BPF_H, 4),
-        jump(libc::BPF_JEQ, echo_id.into(), 0, 11),
+        jump(libc::BPF_JEQ, echo_id.into(), 0, 2 + refuse),
         op(libc::BPF_RET | libc::BPF_K, ALL),
         // Errors have types below 128 (RFC 4443 §2.1).
-        jump(libc::BPF_JGE, 128, 9, 0),
+        jump(libc::BPF_JGE, 128, refuse, 0),
     ];
-    for (left, (place, word)) in (0..).zip(words).enumerate() {
-        program.push(at(libc::BPF_W, quoted_source + 4 * place));
-        program.push(jump(libc::BPF_JEQ, u32::from_be_bytes(*word), 0, 7 - 2 * left));
-    }
-    program.push(op(libc::BPF_RET | libc::BPF_K, ALL));
-    program.push(op(libc::BPF_RET | libc::BPF_K, 0));
+    program.extend(errors);
     socket.attach_filter(&program)
 }
 
 /// Lets through packets whose fields, of a size at an offset, all have their value.
 pub(super) fn all_equal(socket: &Socket, fields: &[(u32, u32, u32)]) -> io::Result<()> {
+    socket.attach_filter(&equal(fields))
+}
+
+/// The program that lets through packets whose fields all have their value; its last instruction refuses.
+fn equal(fields: &[(u32, u32, u32)]) -> Vec<SockFilter> {
     let mut program = Vec::new();
     for (left, (size, offset, value)) in fields.iter().enumerate() {
         let to_end = 2 * (fields.len() - left) - 1;
-        program.push(op(libc::BPF_LD | *size | libc::BPF_ABS, *offset));
+        program.push(at(*size, *offset));
         program.push(jump(libc::BPF_JEQ, *value, 0, to_end));
     }
     program.push(op(libc::BPF_RET | libc::BPF_K, ALL));
     program.push(op(libc::BPF_RET | libc::BPF_K, 0));
-    socket.attach_filter(&program)
+    program
+}
+
+/// A = what is at `offset`.
+fn at(size: u32, offset: u32) -> SockFilter {
+    op(libc::BPF_LD | size | libc::BPF_ABS, offset)
 }

@@ -67,7 +67,7 @@ impl Sockets {
             SendSockets { packet: setup.packet.map(packet::send).transpose()?, ..SendSockets::default() };
         for address in setup.addresses() {
             let socket = udp::receive(setup, address)?;
-            doors.push(door(&socket, Format::Vxlan, address, None)?);
+            doors.push(door(&socket, address, None)?);
             receivers.push(Receiver::new(socket, Format::Vxlan));
             let family = Family::of(address);
             let (ports, fragmenting) = udp::send_all(setup, address)?;
@@ -75,9 +75,10 @@ impl Sockets {
             sockets.fragmenting[family] = Fragmenting { udp: Some(fragmenting), raw: None };
             if setup.raw {
                 for protocol in raw::PROTOCOLS {
-                    let socket = raw::receive(setup, address, protocol, index)?;
                     let format = raw::format(address, protocol);
-                    doors.push(door(&socket, format, address, raw::share(setup, format, index))?);
+                    let share = raw::share(setup, format, index);
+                    let socket = raw::receive(address, protocol, share)?;
+                    doors.push(door(&socket, address, share)?);
                     receivers.push(Receiver::new(socket, format));
                 }
                 *sockets.raw_of(family) = Some(raw::send(address)?);
@@ -148,7 +149,8 @@ impl Sockets {
     }
 }
 
-fn door(socket: &Socket, format: Format, address: IpAddr, share: Option<Share>) -> Result<Door, OpenError> {
-    let made = Door::new(socket, door::family_of(format, address), share);
+/// The door that a receiving socket on this node's `address` is.
+fn door(socket: &Socket, address: IpAddr, share: Option<Share>) -> Result<Door, OpenError> {
+    let made = Door::new(socket, Family::of(address), share);
     made.map_err(|error| OpenError { what: "one more descriptor of a receiving socket".to_owned(), error })
 }

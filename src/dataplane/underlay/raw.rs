@@ -80,16 +80,16 @@ pub(super) fn unbound(address: IpAddr) -> io::Result<Socket> {
     Socket::new(domain(address), Type::RAW.nonblocking(), Some(protocol))
 }
 
-/// The receiving socket of worker `index` for `number`, bound to this node's `address`.
+/// The receiving socket of a worker for protocol `number`, bound to this node's `address`.
 ///
 /// The kernel gives every raw socket a copy of every packet, so with several workers each socket
 /// filters out all flows but its share.
-pub(super) fn receive(setup: &Setup, address: IpAddr, number: u8, index: u16) -> Result<Socket, OpenError> {
+pub(super) fn receive(address: IpAddr, number: u8, share: Option<Share>) -> Result<Socket, OpenError> {
     let open = || -> io::Result<Socket> {
         let protocol = Protocol::from(i32::from(number));
         let socket = Socket::new(domain(address), Type::RAW.nonblocking(), Some(protocol))?;
         sys::set_receive_buffer(&socket, RECEIVE_BUFFER)?;
-        if let Some(share) = share(setup, format(address, number), index) {
+        if let Some(share) = share {
             socket.attach_filter(&share.filter())?;
         }
         // An ICMP error about an outer packet comes to this socket, and it may be forged.

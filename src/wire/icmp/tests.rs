@@ -191,6 +191,33 @@ fn no_error_about_an_error_behind_extension_headers() {
     assert!(!may_answer(&chain(&[OPTIONS; 9], 17, &echo)), "more than anybody looks through");
 }
 
+/// Of a packet that another error quotes only the beginning is there.
+#[test]
+fn errors_about_the_beginning_of_a_packet() {
+    let options = chain(&[(60, &[0, 1, 4, 0, 0, 0, 0])], 17, &[1; 100]);
+    for (packet, least) in [
+        (Spec::tcp4(&[0xee; 100]).build(), 28),
+        (Spec { options: vec![1; 8], ..Spec::udp4(&[0xee; 100]) }.build(), 36),
+        (Spec::tcp6(&[0xee; 100]).build(), 40),
+        (options, 48),
+    ] {
+        let mut out = [0; MAX_V6];
+        for len in 0..packet.len() {
+            let quote = &packet[..len];
+            assert_eq!(may_answer(quote), len >= least, "{least}: {len}");
+            if may_answer(quote) {
+                let written = write(&mut out, source(&packet), quote, Problem::NoHost).unwrap();
+                let headers = if packet[0] >> 4 == 4 { 28 } else { 48 };
+                assert_eq!(out[headers..written], packet[..written - headers], "{least}: {len}");
+            }
+        }
+    }
+    let mut echo = Spec { transport: Transport::Echo(1, 1), ..Spec::tcp4(&[0; 20]) }.build();
+    assert!(may_answer(&echo[..28]));
+    echo[20] = 3;
+    assert!(!may_answer(&echo[..28]), "an error");
+}
+
 #[test]
 fn no_error_about_later_fragments() {
     let mut packet = Spec::udp4(&[0; 20]).build();

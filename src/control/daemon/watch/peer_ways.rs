@@ -37,7 +37,7 @@ pub(crate) struct PeerWays {
 struct Entry {
     way: Option<PeerWay>,
     counters: PeerCounters,
-    /// What was sent, as of the last count.
+    /// What was sent or dropped, as of the last count.
     sent: u64,
     /// When a count last found that more was sent.
     used: Option<Instant>,
@@ -54,7 +54,7 @@ impl PeerWays {
                 Some(entry) if entry.counters == counters => entry,
                 _ => {
                     self.due.insert(address);
-                    let sent = counters.sent();
+                    let sent = counters.offered();
                     Entry { way: None, counters, sent, used: None, looked: None }
                 }
             };
@@ -72,7 +72,7 @@ impl PeerWays {
     /// Finds who has traffic. Ways with traffic that were not looked up for a while are due.
     pub(crate) fn count(&mut self, now: Instant) {
         for (address, entry) in &mut self.entries {
-            let sent = entry.counters.sent();
+            let sent = entry.counters.offered();
             if std::mem::replace(&mut entry.sent, sent) != sent {
                 entry.used = Some(now);
             }

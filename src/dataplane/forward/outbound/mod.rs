@@ -19,7 +19,7 @@ use std::iter::once;
 use std::ops::Range;
 
 use super::icmp_errors::IcmpErrors;
-use super::tables::Forwarding;
+use super::tables::{Forwarding, PeerHeaders};
 use crate::dataplane::observe::Worker;
 use crate::dataplane::packet::{Channel, Datagram, Direction, Full, Outbox, Paths, Piece};
 use crate::dataplane::segment::Split;
@@ -92,7 +92,7 @@ impl Outbound {
                 let len = ready.flow.total_len;
                 // Not over what may lie behind the packet: only the packet leaves.
                 if finish_checksum(&ready, vnet, &mut packet[..len]).is_err() {
-                    dropped(cx.worker, DropReason::Malformed, 1, packet);
+                    dropped(cx.worker, Some(ready.peer), DropReason::Malformed, 1, packet);
                     return Ok(());
                 }
                 sent(&ready, cx.worker, Weight { packets: 1, bytes: len }, len);
@@ -117,7 +117,7 @@ impl Outbound {
         let packet = &cx.arena[at.clone()];
         let Ok(split) = Split::new(packet, vnet) else {
             count(cx.worker, Weight { packets: 1, bytes: packet.len() });
-            dropped(cx.worker, DropReason::Malformed, 1, packet);
+            dropped(cx.worker, None, DropReason::Malformed, 1, packet);
             return Ok(());
         };
         let (segments, header) = (split.segments(), split.header_len());
@@ -150,11 +150,8 @@ impl Outbound {
     /// Counts the packet in `cx.arena[at]`, which stands for `packets`, as dropped and tells its sender.
     fn refuse(&mut self, refused: Refused, cx: &OutboundCx<'_>, at: Range<usize>, packets: usize) {
         let packet = &cx.arena[at];
-        dropped(cx.worker, refused.reason, packets, packet);
-        let headers = refused.peer.and_then(|peer| cx.tables.peer(peer));
-        if let Some(peer) = headers.and_then(|headers| headers.counters.worker(cx.worker.index)) {
-            peer.tx_dropped.add(packets as u64);
-        }
+        let peer = refused.peer.and_then(|peer| cx.tables.peer(peer));
+        dropped(cx.worker, peer, refused.reason, packets, packet);
         if let Some((sender, problem)) = refused.problem {
             self.errors.answer(&cx.tables.underlay().tun, sender, packet, problem, &cx.worker.counters);
         }
@@ -214,8 +211,12 @@ fn count(worker: &Worker, weight: Weight) {
     worker.counters.device.rx_bytes.add(weight.bytes as u64);
 }
 
-fn dropped(worker: &Worker, reason: DropReason, packets: usize, packet: &[u8]) {
+/// Counts `packet`, which stands for `packets`, as dropped, also for the peer that it was for where that is known.
+fn dropped(worker: &Worker, peer: Option<&PeerHeaders>, reason: DropReason, packets: usize, packet: &[u8]) {
     worker.dropped_packet(reason, packets as u64, Direction::Outbound, once(packet));
+    if let Some(peer) = peer.and_then(|peer| peer.counters.worker(worker.index)) {
+        peer.tx_dropped.add(packets as u64);
+    }
 }
 
 /// Counts packets for their peer, the largest of which has `largest` bytes.

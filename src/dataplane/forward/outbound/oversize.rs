@@ -8,7 +8,7 @@ use super::{OutboundCx, Weight, count, dropped, finish_checksum, push, sent};
 use crate::dataplane::observe::Worker;
 use crate::dataplane::packet::{Channel, Full, Outbox, Piece};
 use crate::dataplane::segment::Split;
-use crate::dataplane::segment::fragment::{Fragments, SegmentFragments, fragments_of};
+use crate::dataplane::segment::fragment::{Fragments, fragments_of};
 use crate::dataplane::segment::split::MAX_HEADER;
 use crate::net::DropReason;
 use crate::wire::VnetHdr;
@@ -29,24 +29,19 @@ pub(super) fn packet(
     let cut = Fragments::new(packet, mtu).map(|cut| (cut.count(), cut.header_len()));
     let Ok((fragments, header)) = cut else {
         count(cx.worker, Weight { packets: 1, bytes: packet.len() });
-        dropped(cx.worker, DropReason::TooBig, 1, packet);
+        dropped(cx.worker, Some(ready.peer), DropReason::TooBig, 1, packet);
         return Ok(());
     };
     cx.out.reserve(fragments, MAX_TEMPLATE + header)?;
     let weight = Weight { packets: fragments, bytes: packet.len() + (fragments - 1) * header };
     count(cx.worker, weight);
     if finish_checksum(ready, vnet, packet).is_err() {
-        dropped(cx.worker, DropReason::Malformed, fragments, packet);
+        dropped(cx.worker, Some(ready.peer), DropReason::Malformed, fragments, packet);
         return Ok(());
     }
     sent(ready, cx.worker, weight, mtu);
-    let Ok(mut cut) = Fragments::new(packet, mtu) else { return Ok(()) };
-    while let Some(len) = cut.next_len() {
-        let (head, inner) = encapsulate(ready, channel, len, header, cx.out);
-        let Some(payload) = cut.next_fragment(inner) else { break };
-        let body = Piece::arena(offset + payload.start, payload.len());
-        push(ready, channel, head, body, len, cx.out);
-    }
+    let Ok(cut) = Fragments::new(packet, mtu) else { return Ok(()) };
+    push_fragments(ready, channel, cut, offset, cx.out);
     Ok(())
 }
 
@@ -65,7 +60,7 @@ pub(super) fn segments(
     let Some(weight) = weight(&split, mtu) else {
         let weight = Weight { packets: split.segments(), bytes: at.len() + (split.segments() - 1) * header };
         count(worker, weight);
-        dropped(worker, DropReason::TooBig, weight.packets, split.packet());
+        dropped(worker, Some(ready.peer), DropReason::TooBig, weight.packets, split.packet());
         return Ok(());
     };
     out.reserve(weight.packets, MAX_TEMPLATE + header)?;
@@ -73,15 +68,26 @@ pub(super) fn segments(
     sent(ready, worker, weight, mtu);
     let mut headers = [0; MAX_HEADER];
     while let Some(payload) = split.next_segment(&mut headers[..header]) {
-        let mut cut = SegmentFragments::new(&headers[..header], ip, payload, mtu);
-        while let Some((head_len, len)) = cut.next_lens() {
-            let (head, inner) = encapsulate(ready, channel, len, head_len, out);
-            let Some(payload) = cut.next_fragment(inner) else { break };
-            let body = Piece::arena(at.start + payload.start, payload.len());
-            push(ready, channel, head, body, len, out);
-        }
+        let cut = Fragments::of_segment(&headers[..header], ip, payload, mtu);
+        push_fragments(ready, channel, cut, at.start, out);
     }
     Ok(())
+}
+
+/// Queues the fragments of what begins at `offset`.
+fn push_fragments(
+    ready: &Ready<'_>,
+    channel: Channel,
+    mut cut: Fragments<'_>,
+    offset: usize,
+    out: &mut Outbox,
+) {
+    while let Some((head_len, len)) = cut.next_lens() {
+        let (head, inner) = encapsulate(ready, channel, len, head_len, out);
+        let Some(payload) = cut.next_fragment(inner) else { break };
+        let body = Piece::arena(offset + payload.start, payload.len());
+        push(ready, channel, head, body, len, out);
+    }
 }
 
 /// What the super-packet stands for in fragments; `None` where its path carries none.

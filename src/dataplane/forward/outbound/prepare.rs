@@ -58,7 +58,8 @@ pub(super) fn prepare<'a>(
     let peer = tables.peer(via.peer).ok_or(DropReason::NoRoute)?;
     let family = Family::of(flow.source);
     let refused = |reason| Refused { reason, problem: None, peer: Some(via.peer) };
-    if peer.own[family] == Some(flow.destination) || tables.is_exempt(flow.destination) {
+    // Also the address of the peer itself, whose outer packets would come back here.
+    if tables.is_exempt(flow.destination) {
         return Err(refused(DropReason::Loop));
     }
     if via.mode == Mode::Direct {
@@ -96,24 +97,20 @@ fn admit(tables: &Forwarding, flow: &Flow, packet: &[u8]) -> Result<Via, Refused
     let nowhere =
         |problem| Refused { problem: Some((flow.source, problem)), ..Refused::from(DropReason::NoRoute) };
     // A special address has no owner, even where a subnet covers it.
-    let owner = match tables.lookup(flow.source) {
-        Some(NextHop::Local) => Some(NextHop::Local),
-        _ if tables.may_go(flow.source) => Some(NextHop::Local),
-        other => other,
-    };
-    let owner = owner.filter(|_| !is_special(flow.source));
-    let target = tables.lookup(flow.destination);
-    if owner == Some(NextHop::Local) || owner.is_some() && target == Some(NextHop::Local) {
-        tables.judge_content(flow, packet)?;
+    if is_special(flow.source) {
+        return Err(DropReason::SpoofedSource.into());
     }
-    match (owner, target) {
-        // Our own subnets are the kernel's to route; it has no such pod if it gave us the packet, be
-        // it a pod's or one that has just come through the tunnel.
-        (Some(_), Some(NextHop::Local)) => Err(nowhere(Problem::NoHost)),
-        (Some(NextHop::Local), Some(hop)) => {
-            tables.choose(hop, flow.hash).ok_or_else(|| nowhere(Problem::NoRoute))
-        }
-        (Some(NextHop::Local), None) => Err(nowhere(Problem::NoRoute)),
-        _ => Err(DropReason::SpoofedSource.into()),
+    let (owner, target) = (tables.lookup(flow.source), tables.lookup(flow.destination));
+    let is_ours = owner == Some(NextHop::Local) || tables.may_go(flow.source, owner);
+    // What is for here and has an owner may have just come through the tunnel.
+    if !is_ours && (owner.is_none() || target != Some(NextHop::Local)) {
+        return Err(DropReason::SpoofedSource.into());
+    }
+    tables.judge_content(flow, packet)?;
+    match target {
+        // Our own subnets are the kernel's to route; it has no such pod if it gave us the packet.
+        Some(NextHop::Local) => Err(nowhere(Problem::NoHost)),
+        Some(hop) => tables.choose(hop, flow.hash).ok_or_else(|| nowhere(Problem::NoRoute)),
+        None => Err(nowhere(Problem::NoRoute)),
     }
 }

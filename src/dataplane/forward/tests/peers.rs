@@ -1,11 +1,12 @@
 //! What is counted for each peer.
 
-use super::{Node, address, plain};
+use super::{Node, address, forwarding, plain};
 use crate::dataplane::device::memory::Memory;
 use crate::dataplane::observe::PeerTotals;
-use crate::net::Mode;
+use crate::net::{DropReason, Mode};
 use crate::route::PeerId;
 use crate::wire::testing::Spec;
+use crate::wire::{ipv4, put16};
 
 fn totals(node: &Node, peer: u16) -> PeerTotals {
     node.forwarding.peer(PeerId(peer)).unwrap().counters.totals()
@@ -49,4 +50,30 @@ fn drops_are_counted_for_the_peer_they_concern() {
     // Of strangers nobody keeps a count but the drop itself.
     there.receive(address(9), &sent, false, &mut Memory::default());
     assert_eq!((there.dropped(), totals(&there, 1).rx_dropped), (2, 1));
+}
+
+/// What is found to be wrong only once the way is known.
+#[test]
+fn drops_behind_the_routing_are_counted_for_the_peer() {
+    let lying = |spec: Spec| {
+        let (mut vnet, packet) = spec.build_partial();
+        vnet.csum_start += 2;
+        (vnet, packet)
+    };
+    let far = {
+        let mut packet = Spec { df: false, ..Spec::udp4(&[7; 4000]) }.build();
+        put16(&mut packet, 6, ipv4::MF | 0x1ff0);
+        plain(packet)
+    };
+    let cut = lying(Spec { df: false, ..Spec::udp4(&[7; 4000]) });
+    for (input, reason, packets) in [
+        (lying(Spec::tcp4(&[7; 100])), DropReason::Malformed, 1),
+        (far, DropReason::TooBig, 1),
+        (cut, DropReason::Malformed, 3),
+    ] {
+        let mut here = Node::with(forwarding(1, Mode::Vxlan, None));
+        assert_eq!(here.send(&[input]), []);
+        assert_eq!(here.drops(), [(reason, packets)]);
+        assert_eq!(totals(&here, 0), PeerTotals { tx_dropped: packets, ..PeerTotals::default() });
+    }
 }

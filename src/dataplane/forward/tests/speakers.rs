@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 
 use super::sent::Sent;
-use super::{Node, address, forwarding, forwarding_to, peer, plain};
+use super::{Node, address, forwarding, forwarding_to, peer, plain, policy, underlay};
 use crate::dataplane::device::memory::Memory;
-use crate::dataplane::forward::{Forwarding, Peer, Scope};
+use crate::dataplane::forward::{Compiler, Forwarding, Inputs, Peer, Scope};
 use crate::dataplane::packet::Channel;
 use crate::net::{DropReason, Mode, Prefix};
+use crate::route::{PeerId, Rib, Source, Target};
 use crate::wire::testing::Spec;
 
 const DELIVERED: Option<DropReason> = None;
@@ -162,5 +163,28 @@ fn the_addresses_of_hosts_inside_a_route_are_no_pods() {
         [("192.0.2.1", DELIVERED), ("192.0.2.9", DELIVERED), ("192.0.2.3", SPOOFED), ("192.0.2.2", SPOOFED)]
     {
         assert_eq!(fate(&inward, address(1), source), expected, "{source}");
+    }
+}
+
+/// A route that is added later covers the address of a host as one that was there before, and leaves it again.
+#[test]
+fn the_addresses_of_hosts_inside_a_new_route_are_no_pods() {
+    let (peers, policy) = ([peer(2), peer(3)], policy(Mode::Ipip));
+    let other: IpAddr = [172, 17, 0, 1].into();
+    for inside in [address(1), address(2), address(3), other] {
+        let mut compiler = Compiler::default();
+        compiler.set_host(&[other]);
+        let mut without = Rib::default();
+        without.insert("10.244.1.0/24".parse().unwrap(), Source::Local, Target::Local).unwrap();
+        let route = Prefix::containing(inside, 31).unwrap();
+        let mut with = without.clone();
+        with.insert(route, Source::Static, Target::Peer(PeerId(0))).unwrap();
+        let inputs = |rib| Inputs { underlay: underlay(1, 1500), peers: &peers, policy: &policy, rib };
+        compiler.compile(inputs(&without)).unwrap();
+        let tables = compiler.apply(inputs(&with), &[route]).unwrap();
+        let looped = Err(vec![(DropReason::Loop, 1)]);
+        assert_eq!(sent(&mut Node::with(tables), "10.244.1.10", &inside.to_string()), looped, "{inside}");
+        let tables = compiler.apply(inputs(&without), &[route]).unwrap();
+        assert!(!tables.is_exempt(inside), "{inside}");
     }
 }

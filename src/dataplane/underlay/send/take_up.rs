@@ -3,7 +3,7 @@
 use std::io;
 
 use super::{Sender, sys};
-use crate::dataplane::observe::{Fallback, Worker};
+use crate::dataplane::observe::{Fallback, Worker, WorkerCounters};
 
 /// What a sender can lose and get back.
 const LOSABLE: [Fallback; 3] = [Fallback::UdpGso, Fallback::Tap, Fallback::PacketSocket];
@@ -36,7 +36,7 @@ impl Sender {
             // An interface that went took the binding with it.
             self.rebind(uplink, worker);
         }
-        self.lacks = LOSABLE.iter().any(|fallback| counters.has_given_up(*fallback));
+        self.lacks = lacks(counters);
     }
 
     #[cold]
@@ -56,4 +56,9 @@ impl Sender {
         worker.counters.fell_back(fallback, error);
         self.lacks = true;
     }
+}
+
+/// Whether there is something to look for. An offer that came after the look at it is: nobody would look again.
+pub(super) fn lacks(counters: &WorkerCounters) -> bool {
+    LOSABLE.iter().any(|fallback| !counters.is_in_use(*fallback))
 }

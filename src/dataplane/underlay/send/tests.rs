@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::time::Duration;
 
+use super::take_up::lacks;
 use super::{SendSockets, Sender, raw_takes};
 use crate::dataplane::encap::frame::{self, Hop};
 use crate::dataplane::encap::{ipip6, tunnel_gso, vxlan};
@@ -174,4 +175,32 @@ fn datagrams_reach_each_its_own_port() {
         assert_eq!(received(&receiver).0, [[1; 100], [2; 100]]);
     }
     assert_eq!(counters.totals().underlay.tx_packets, 4);
+}
+
+/// The control plane may offer a way between the worker's look for offers and its decision whether to look again.
+#[test]
+fn offers_are_looked_for_until_they_are_taken() {
+    for fallback in [Fallback::UdpGso, Fallback::Tap, Fallback::PacketSocket] {
+        let counters = Counters::new(1);
+        let worker = counters.worker(0);
+        assert!(!lacks(worker), "{fallback:?}");
+        worker.fell_back(fallback, &std::io::Error::from_raw_os_error(libc::EIO));
+        assert!(!worker.takes_up(fallback) && lacks(worker), "{fallback:?}");
+        counters.offer(fallback);
+        assert!(lacks(worker), "{fallback:?} is offered, and not taken up");
+        assert!(worker.takes_up(fallback) && !lacks(worker), "{fallback:?}");
+    }
+}
+
+#[test]
+fn what_was_offered_is_used_again() {
+    let (mut sender, counters) = (sender(true), Counters::new(1));
+    let worker = counters.handle(0);
+    sender.gso = false;
+    sender.give_up(Fallback::UdpGso, &std::io::Error::from_raw_os_error(libc::EIO), worker);
+    sender.take_up(worker);
+    assert!(!sender.gso && sender.lacks);
+    counters.offer(Fallback::UdpGso);
+    sender.take_up(worker);
+    assert!(sender.gso && !sender.lacks);
 }

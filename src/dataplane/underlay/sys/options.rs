@@ -108,22 +108,14 @@ const IPV6_MULTICAST_ALL: c_int = 29;
 /// From linux/udp.h.
 const UDP_NO_CHECK6_RX: c_int = 102;
 
-/// Keeps the kernel from believing path MTUs for what this socket is said to have sent.
-fn ignore_path_mtu(socket: &Socket) -> io::Result<()> {
-    set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_INTERFACE)
-}
-
-/// The same over IPv6.
-fn ignore_path_mtu6(socket: &Socket) -> io::Result<()> {
-    set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_INTERFACE)
-}
-
-/// The same for the family of `address`.
+/// Keeps the kernel from believing path MTUs for what this socket, one of the family of `address`, is said to have
+/// sent.
 pub(crate) fn ignore_path_mtu_of(socket: &Socket, address: IpAddr) -> io::Result<()> {
-    match address {
-        IpAddr::V4(_) => ignore_path_mtu(socket),
-        IpAddr::V6(_) => ignore_path_mtu6(socket),
-    }
+    let (level, name, value) = match address {
+        IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_INTERFACE),
+        IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_INTERFACE),
+    };
+    set_option(socket, level, name, value)
 }
 
 /// Sets the receive buffer, beyond the system's limit where we may.

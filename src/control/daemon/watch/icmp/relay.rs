@@ -78,8 +78,8 @@ fn answer(out: &mut [u8], snapshot: &Snapshot, mode: Mode, quote: &Quote<'_>) ->
         IpAddr::V6(_) => snapshot.underlay.tun.address6.map(IpAddr::V6),
     };
     let known = snapshot.carries(source, destination, (mode, quote.to));
-    let own = own.filter(|_| known && icmp::may_answer_quoted(inner))?;
-    let len = icmp::write_quoted(out, own, inner, Problem::NoHost).ok()?;
+    let own = own.filter(|_| known && icmp::may_answer(inner))?;
+    let len = icmp::write(out, own, inner, Problem::NoHost).ok()?;
     Some((source, len))
 }
 
