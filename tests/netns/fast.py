@@ -295,12 +295,9 @@ def tap_packets(lab: NodeLab, node: str) -> Any:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time that the threads of a process have used, to the nanosecond: a clock tick is 10 ms."""
-    total = 0
-    for thread in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{thread}/schedstat", encoding="ascii") as schedstat:
-            total += int(schedstat.read().split()[0])
-    return total / 1e9
+    """Processor time that a process has used, with its threads that have ended, to the nanosecond."""
+    # The number of a process's clock, as clock_getcpuclockid makes it.
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 def resident_bytes(pid: int) -> Any:
