@@ -1,5 +1,5 @@
 //! The architecture as a test: which room of `src/` may use which, as the table in docs/architecture.md has it;
-//! no circles of files; no file and no room that is too large.
+//! no circles of files; no file and no room that is too large; and that docs/reliability.md names tests that exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -206,6 +206,47 @@ fn no_room_is_above_a_tenth_of_the_code() {
     let all: usize = lines.values().sum();
     for (folder, lines) in lines {
         assert!(10 * lines <= all, "the files of src/{folder} have {lines} of {all} lines");
+    }
+}
+
+#[test]
+fn the_tests_that_reliability_names_exist() {
+    let document = fs::read_to_string(root().join("docs/reliability.md")).unwrap();
+    let rows = document.lines().filter(|line| line.starts_with("| ") && !line.contains("| Test |"));
+    let tests: Vec<&str> =
+        rows.map(|row| row.trim_end_matches(" |").rsplit("| ").next().unwrap_or_default()).collect();
+    assert!(tests.len() > 50, "{}", tests.len());
+    for test in tests.iter().flat_map(|cell| cell.split(", ")) {
+        let name = test.strip_prefix('`').and_then(|name| name.strip_suffix('`'));
+        let found = name.is_some_and(|name| match name.starts_with("test_") {
+            true => python_test_exists(name),
+            false => rust_test_exists(name),
+        });
+        assert!(found, "docs/reliability.md names a test that is not there: {test}");
+    }
+}
+
+/// Whether there is `test_file.Class.test_name`, or as much of it as is given.
+fn python_test_exists(name: &str) -> bool {
+    let mut parts = name.split('.');
+    let file = parts.next().unwrap_or_default();
+    let Ok(text) = fs::read_to_string(root().join(format!("tests/netns/{file}.py"))) else { return false };
+    let mut classes = text.split("\nclass ").skip(1);
+    let class = match parts.next() {
+        Some(class) => classes.find(|text| text.split(['(', ':']).next() == Some(class)),
+        None => Some(text.as_str()),
+    };
+    class.is_some_and(|class| parts.all(|test| class.contains(&format!("    def {test}("))))
+}
+
+/// Whether there is `path::test`, or a test in the file at `path`: below `src/`, but for paths in `tests/`.
+fn rust_test_exists(name: &str) -> bool {
+    let (path, test) = name.split_once("::").unwrap_or((name, ""));
+    let folder = if path.starts_with("tests/") { "" } else { "src/" };
+    let Ok(text) = fs::read_to_string(root().join(format!("{folder}{path}"))) else { return false };
+    match test {
+        "" => ["#[test]", "#[tokio::test"].iter().any(|mark| text.contains(mark)),
+        test => text.contains(&format!("fn {test}(")),
     }
 }
 

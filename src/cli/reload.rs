@@ -9,10 +9,12 @@ use crate::client::Target;
 
 /// Have the daemon read its configuration file again
 #[derive(Args, Debug)]
-#[command(after_help = "Pools, peers, `mtu`, `dscp`, `allow_nested`, `external_nodes` and `max_routes`
-can change; everything else takes a restart, and a file that changes it is
-refused as a whole. So is one with an error. Returns when packets see the
-change. SIGHUP does the same; its outcome is in the log.
+#[command(after_help = "Pools, peers, `subnets` and `sends_for` of [local] (but for the first subnet
+where it gives the TUN its address), `mtu`, `dscp`, `allow_nested`,
+`external_nodes` and `max_routes` can change; everything else takes a restart,
+and a file that changes it is refused as a whole. So is one with an error.
+Returns when packets see the change. SIGHUP does the same; its outcome is in
+the log.
 
 Examples:
   underpass check /etc/underpass/config.toml && underpass reload")]

@@ -1,4 +1,4 @@
-//! Who claims which prefix, and the rule that no node's own address may be among them.
+//! Who claims which prefix, and the rule that no node's own address may be in a subnet.
 //!
 //! A tunnel packet is addressed to a node. If that address lies in a prefix that is routed into
 //! the tunnel, the packet comes back to us instead of leaving, for ever. A pool may have nodes in it: the
@@ -84,20 +84,24 @@ impl Owners {
         }
     }
 
-    /// A default route is at fault itself, rather than all the addresses in it. That of a family in
+    /// A default route is at fault itself, rather than all the addresses in it: as a subnet it would lead the
+    /// packets to nodes into the tunnel, as a pool it says nothing of where pods are. That of a family in
     /// which no node has an underlay address is fine: an exit node over the other one.
     fn refuse_defaults(&self, has_nodes: impl Fn(bool) -> bool, log: &mut Log<'_>) {
         for claim in self.pools.values().chain(self.subnets.values()) {
             if !claim.prefix.is_default() || !has_nodes(claim.prefix.is_ipv4()) {
                 continue;
             }
-            let message = format!(
-                "{}: {} contains every node's address; packets to them would be routed into the tunnel; \
-                 list the prefixes without node addresses instead",
-                claim.owner.key(),
-                claim.prefix
-            );
-            log.push(claim.at, message);
+            let reason = match claim.owner {
+                Owner::Pool => {
+                    "is every address, not only those of pods; list the prefixes of the pods instead"
+                }
+                Owner::Local | Owner::Peer(_) => {
+                    "contains every node's address; packets to them would be routed into the tunnel; list the \
+                     prefixes without node addresses instead"
+                }
+            };
+            log.push(claim.at, format!("{}: {} {reason}", claim.owner.key(), claim.prefix));
         }
     }
 }

@@ -239,8 +239,7 @@ pub(super) fn socket_path(value: &DeValue<'_>) -> Result<PathBuf, String> {
     Err(format!("\"{}\" {reason}; write one like /run/underpass/underpass.sock", clip(path)))
 }
 
-/// `metrics.listen`.
-/// A number of routes that memory can hold.
+/// `control.max_routes`: a number of routes that memory can hold.
 pub(super) fn max_routes(value: &DeValue<'_>) -> Result<usize, String> {
     const MOST: i64 = 100_000_000;
     let number = integer(value)?;
@@ -248,6 +247,7 @@ pub(super) fn max_routes(value: &DeValue<'_>) -> Result<usize, String> {
     fits.ok_or_else(|| format!("{number} is out of range; use 0 to {MOST}"))
 }
 
+/// `metrics.listen`.
 pub(super) fn listen(value: &DeValue<'_>) -> Result<Option<SocketAddr>, String> {
     let given = text(value)?;
     given.parse().map(Some).map_err(|_| {

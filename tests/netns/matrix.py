@@ -12,10 +12,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from fast import ADDRESS, Datagrams, bulk
+from fast import ADDRESS, MIB, Datagrams, bulk
 from underpass_lab.nodes import NodeLab
-
-MIB = 1 << 20
 
 # How the uplinks receive: nothing joined; joined; UDP too; all as lists of packets with their own headers.
 RECEIVE = {

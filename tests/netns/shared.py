@@ -22,7 +22,8 @@ from scapy.layers.l2 import Ether
 from underpass_lab.command import wait_until
 from underpass_lab.nodes import PODS, NodeLab
 
-METRICS = '\n[metrics]\nlisten = "127.0.0.1:9091"\n'
+METRICS_AT = "127.0.0.1:9091"
+METRICS = f'\n[metrics]\nlisten = "{METRICS_AT}"\n'
 SINK_PORT = 9
 
 _ETH_P_ALL = 3
@@ -106,6 +107,16 @@ class Tap:
         return self._seen
 
 
+def scrape(lab: NodeLab, node: str) -> str:
+    """What the metrics endpoint of a node shows."""
+
+    def fetch() -> str:
+        with urllib.request.urlopen(f"http://{METRICS_AT}/metrics", timeout=5) as answer:
+            return str(answer.read().decode())
+
+    return str(lab.inside(node, fetch))
+
+
 class Counters:
     """The packet counters of one daemon: `device_rx`, `device_tx`, `underlay_rx`, `underlay_tx`, drops."""
 
@@ -126,7 +137,7 @@ class Counters:
     def metrics(self, unit: str = "packets") -> dict[str, int]:
         """The same from the metrics endpoint, all workers added up."""
         values: dict[str, int] = {}
-        for name, label, value in self._samples():
+        for name, label, value in self.samples():
             if name == unit:
                 key = f"{label['edge']}_{label['direction']}"
             elif name == "drops":
@@ -139,17 +150,12 @@ class Counters:
     def by_worker(self, edge: str, direction: str) -> list[int]:
         """The packets of one edge and direction, worker by worker."""
         wanted = {"edge": edge, "direction": direction}
-        samples = self._samples()
+        samples = self.samples()
         return [value for name, label, value in samples if name == "packets" and wanted.items() <= label.items()]
 
-    def _samples(self) -> Iterator[tuple[str, dict[str, str], int]]:
+    def samples(self) -> Iterator[tuple[str, dict[str, str], int]]:
         """(name, labels, value) of each counter that the metrics endpoint shows."""
-
-        def fetch() -> str:
-            with urllib.request.urlopen("http://127.0.0.1:9091/metrics", timeout=5) as answer:
-                return str(answer.read().decode())
-
-        text = self._lab.inside(self._node, fetch)
+        text = scrape(self._lab, self._node)
         for name, labels, value in re.findall(r"^underpass_(\w+)_total\{(.*)\} (\d+)$", text, re.M):
             yield name, dict(re.findall(r'(\w+)="(.*?)"', labels)), int(value)
 
@@ -227,6 +233,14 @@ class SharedLab(unittest.TestCase):
     def counters(self, node: str) -> Counters:
         """The counters of the daemon on a node."""
         return Counters(self.lab, node)
+
+    def missing(self, key: str = "what") -> list[str]:
+        """What n1 leaves to an administrator; with `command`, how that is done."""
+        return [one[key] for one in self.lab.status("n1")["missing"]]
+
+    def shows(self, pattern: str) -> bool:
+        """Whether n1 leaves such a thing to an administrator."""
+        return any(re.search(pattern, what) for what in self.missing())
 
     @contextlib.contextmanager
     def moves(self, node: str, timeout: float = 3.0, **expected: Any) -> Iterator[None]:

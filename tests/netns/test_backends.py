@@ -7,14 +7,14 @@ import json
 import struct
 from typing import Any
 
+from fast import MIB, MODES
 from shared import SharedLab, large_buffer, own_routes
 from startup import device_exists, refused
+from tunnel import FORMATS
 from underpass_lab.command import run, wait_until
 from underpass_lab.nodes import pod_address
 
 A, B = pod_address("n1"), pod_address("n2")
-MODES = {"ipip": {"ipip": "Always", "vxlan": "Never"}, "vxlan": {"ipip": "Never", "vxlan": "Always"}}
-MIB = 1 << 20
 
 
 class Persistent(SharedLab):
@@ -88,7 +88,8 @@ class Transfers(SharedLab):
     SIZE = 64 * MIB
 
     def transfer(self, backend: str) -> None:
-        for mode, config in MODES.items():
+        for mode in FORMATS:
+            config = MODES[mode]
             self.restart(**config, tunnel={"backend": backend})
             self.assertEqual({self.lab.status(node)["backend"] for node in ("n1", "n2")}, {backend})
             for on in (True, False):
@@ -123,7 +124,8 @@ class ManyWorkers(SharedLab):
         cls.lab.ip("podA", *(f"address add {address}/24 dev eth0" for address in cls.SOURCES[1:]))
 
     def test_order_and_completeness(self) -> None:
-        for mode, config in MODES.items():
+        for mode in FORMATS:
+            config = MODES[mode]
             with self.subTest(mode):
                 self.restart(**config, tunnel={"workers": 4})
                 for node in ("n1", "n2"):

@@ -14,11 +14,11 @@ import time
 
 from fast import ADDRESS, BOTH_WAYS, FORCED, MIB, MODES, await_tap, bulk, pod_socket
 from shared import SharedLab
+from tunnel import VXLAN_PORT
 from underpass_lab.command import run, wait_until
 
 SECONDS = float(os.environ.get("UNDERPASS_SOAK_S", "9"))
 _PORT = 5300
-_VXLAN_PORT = 4789
 # The way of a packet to each node: the links at whose ends it may be left.
 _LINKS = {"n1": (("sw", "port-n2"), ("n1", "eth0")), "n2": (("sw", "port-n1"), ("n2", "eth0"))}
 
@@ -40,8 +40,10 @@ class Conservation(SharedLab):
                         self.conserved(node, other, before[other])
                 books = {node: self.accounts(node) for node in ("n1", "n2")}
                 print(f"\n{mode}: {books}", flush=True)
-                for node in books:
+                for node, other in (("n1", "n2"), ("n2", "n1")):
                     self.assertGreater(books[node]["device_rx"], 1000)
+                    if mode != "direct":
+                        self.assertGreater(books[other]["underlay_rx"], books[node]["underlay_tx"] * 0.5)
 
     def conserved(self, node: str, other: str, before: int) -> None:
         """What one daemon has sent the other has received, but for what the kernels counted as lost between them."""
@@ -64,7 +66,7 @@ class Conservation(SharedLab):
 
         def read() -> int:
             total = 0
-            for name, number in (("udp", _VXLAN_PORT), ("raw", 4), ("raw", 41)):
+            for name, number in (("udp", VXLAN_PORT), ("raw", 4), ("raw", 41)):
                 with open(f"/proc/thread-self/net/{name}", encoding="ascii") as lines:
                     sockets = [line.split() for line in list(lines)[1:]]
                 total += sum(int(words[-1]) for words in sockets if words[1].endswith(f":{number:04X}"))

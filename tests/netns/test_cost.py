@@ -77,12 +77,11 @@ class Unprivileged(SharedLab):
         routes.write_text("".join(lines), encoding="ascii")
         self.lab.exec("n1", "ip", "-batch", str(routes), timeout=60)
         daemon = self.start("n1", command=[*NO_RIGHTS, program], **MODES["vxlan"])
-        missing = [one["command"] for one in self.lab.status("n1")["missing"]]
-        self.assertEqual(missing, ["ip route add 10.244.0.0/16 dev up0"])
+        self.assertEqual(self.missing("command"), ["ip route add 10.244.0.0/16 dev up0"])
         wait_until(lambda: idle_share(daemon.pid, 0.5) < 0.2, 30, "the end of the start")
         share = idle_share(daemon.pid, 2 * SECONDS)
         print(f"{KERNEL_ROUTES} kernel routes: {share:.2%} of a processor")
         self.assertLess(share, SHARE)
         # And yet what matters is seen at once.
         self.lab.ip("n1", "route add 10.244.0.0/16 dev up0")
-        wait_until(lambda: self.lab.status("n1")["missing"] == [], 5, "the end of the requirement")
+        wait_until(lambda: self.missing() == [], 5, "the end of the requirement")

@@ -13,15 +13,15 @@ from scapy.packet import Raw
 
 from fast import MODES
 from shared import SharedLab
-from tunnel import outer
+from tunnel import FORMATS, outer
+from underlay6 import add_addresses6, over6
 from underpass_lab.command import wait_until
-from underpass_lab.nodes import ADDRESSES, pod_address
+from underpass_lab.nodes import ADDRESSES, pod_address, subnet
 
 A, B, C = (pod_address(node) for node in ("n1", "n2", "n3"))
 PORT = 7020
 # The kernel asks for a neighbour three times, a second apart; what it asks about was sent before, or is sent again.
 LIMIT_S = 10
-TUNNELS = ("ipip", "vxlan")
 
 
 class Down(SharedLab):
@@ -80,14 +80,14 @@ class OnOurLink(Down):
 class BehindARouter(Down):
     def test_p4_the_router_does_not_find_it(self) -> None:
         self.away("n3")
-        for mode in TUNNELS:
+        for mode in FORMATS:
             with self.subTest(mode):
                 self.restart(**MODES[mode])
                 self.unreachable(C)
 
     def test_a_node_without_its_daemon(self) -> None:
         """Nobody is at the port, or knows the protocol."""
-        for mode in TUNNELS:
+        for mode in FORMATS:
             with self.subTest(mode):
                 self.restart(**MODES[mode])
                 self.unreachable(C)
@@ -97,9 +97,9 @@ class BehindARouter(Down):
         self.addCleanup(self.lab.ip, "R", "route del prohibit 203.0.113.0/24")
         self.lab.ip("n1", "route add 203.0.113.0/24 via 192.0.2.254")
         self.addCleanup(self.lab.ip, "n1", "route del 203.0.113.0/24")
-        for mode in TUNNELS:
+        for mode in FORMATS:
             with self.subTest(mode):
-                peers = {"n3": ("203.0.113.3", ["10.244.3.0/24"])}
+                peers = {"n3": ("203.0.113.3", [subnet("n3")])}
                 self.restart(**MODES[mode], peers=peers)
                 self.unreachable(C)
 
@@ -113,13 +113,12 @@ class OverIpv6(Down):
 
     @classmethod
     def prepare(cls) -> None:
-        cls.lab.ip("n1", "address add 2001:db8::1/64 dev eth0 nodad")
+        add_addresses6(cls.lab, "n1")
 
     def test_p4_nobody_answers(self) -> None:
-        for mode in TUNNELS:
+        for mode in FORMATS:
             with self.subTest(mode):
-                peers = {"n2": ("2001:db8::2", ["10.244.2.0/24"])}
-                self.start("n1", own={"address6": "2001:db8::1/64"}, peers=peers, **MODES[mode])
+                self.start("n1", **over6("n1", "n2"), **MODES[mode])
                 self.unreachable(B)
 
 

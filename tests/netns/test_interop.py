@@ -10,9 +10,10 @@ from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptDstLLAddr, I
 from scapy.layers.l2 import ARP, Ether
 from scapy.layers.vxlan import VXLAN
 
+from fast import MIB
 from shared import METRICS, SharedLab
 from silent import SilentPeer
-from tunnel import VNI, outer_vxlan, strip
+from tunnel import VNI, VXLAN_PORT, outer_vxlan, strip
 from underlay6 import A6, B6, SixLab
 from underpass_lab.command import run, wait_until
 from underpass_lab.nodes import ADDRESSES, KERNEL_VNI, NodeLab, pod_address
@@ -20,7 +21,6 @@ from underpass_lab.paths import REPO
 from underpass_lab.vtep import vtep_mac
 
 A, B = pod_address("n1"), pod_address("n2")
-MIB = 1 << 20
 
 
 def neighbours(lab: NodeLab, node: str, device: str) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class Solicitations(SixLab):
     def test_w5_a_kernel_device_without_entries(self) -> None:
         self.lab.ip(
             "n2",
-            f"link add vx0 address {vtep_mac('n2')} type vxlan id 4096 dstport 4789"
+            f"link add vx0 address {vtep_mac('n2')} type vxlan id 4096 dstport {VXLAN_PORT}"
             " local 2001:db8::2 remote 2001:db8::1",
             "link set vx0 mtu 1430 up",
             "address add 10.244.2.0/32 dev vx0",
@@ -123,7 +123,7 @@ class Questions(SilentPeer):
             frames = wait_until(lambda: [f for f in wire.incoming() if f[12:14] == b"\x08\x00"], 3, "an answer")
         self.assertEqual(len(frames), 1)
         ip, _ = strip("vxlan", frames[0])
-        self.assertEqual((ip.src, ip.dst, ip.dport), (ADDRESSES["n1"], ADDRESSES["n2"], 4789))
+        self.assertEqual((ip.src, ip.dst, ip.dport), (ADDRESSES["n1"], ADDRESSES["n2"], VXLAN_PORT))
         # The option with an address makes an advertisement longer than the shortest question.
         self.assertLessEqual(len(frames[0]), len(bytes(question)) + 14 + 8, "no amplification")
         frame = ip[VXLAN].payload

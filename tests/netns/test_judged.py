@@ -10,6 +10,7 @@ from scapy.layers.inet import IP, UDP, fragment
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
+from fast import MODES
 from shared import SharedLab
 from silent import SilentPeer
 from tunnel import FORMATS, inner, outer, outer_ipip, outer_vxlan
@@ -23,10 +24,16 @@ _NEEDS_CSUM, _GSO_TCPV4, _GSO_UDP_L4 = 1, 1, 5
 _ETHERNET, _IP = 14, 20
 
 
+def pseudo_sum(source: str, target: str, size: int) -> int:
+    """The sum of the pseudo-header of a UDP packet of `size` bytes, which an unfinished checksum field holds."""
+    total: int = sum(struct.unpack("!4H", socket.inet_aton(source) + socket.inet_aton(target))) + 17 + size
+    return (total & 0xFFFF) + (total >> 16)
+
+
 class Unfinished(SharedLab):
     """S4: a pod with CAP_NET_RAW names the two bytes that are written after the daemon has judged the packet."""
 
-    config = {"ipip": "Never", "vxlan": "Always"}
+    config = MODES["vxlan"]
 
     def send_unfinished(
         self, packet: Any, start: int, offset: int, gso: int = 0, size: int = 0, flags: int = _NEEDS_CSUM
@@ -53,8 +60,7 @@ class Unfinished(SharedLab):
         sink.settimeout(3)
         with self.moves("n1", device_rx=1, underlay_tx=1):
             # The field holds the pseudo-header sum, as a kernel leaves it.
-            pseudo = sum(struct.unpack("!4H", socket.inet_aton(A) + socket.inet_aton(B))) + 17 + 68
-            packet[UDP].chksum = (pseudo & 0xFFFF) + (pseudo >> 16)
+            packet[UDP].chksum = pseudo_sum(A, B, 68)
             self.send_unfinished(packet, _IP, 6)
         self.assertEqual(sink.recv(100), bytes(60))
 
@@ -73,9 +79,7 @@ class Checksums(SilentPeer):
     def datagram(self, size: int, right: bool) -> Any:
         """A UDP packet for the receiver whose checksum field holds the pseudo-header sum."""
         packet = IP(src=B, dst=A, ttl=63) / UDP(sport=1000, dport=PORT) / Raw(bytes(size))
-        addresses = socket.inet_aton(B) + socket.inet_aton(A)
-        pseudo = sum(struct.unpack("!4H", addresses)) + 17 + 8 + size
-        pseudo = (pseudo & 0xFFFF) + (pseudo >> 16)
+        pseudo = pseudo_sum(B, A, 8 + size)
         packet[UDP].chksum = pseudo
         if right:
             rest = sum(struct.unpack(f"!{4 + size // 2}H", bytes(packet)[_IP:]))
@@ -128,7 +132,7 @@ class Probes(SilentPeer):
 
         def both() -> Any:
             control = self.lab.status("n1")["tunnel_control"]
-            samples = self.counters("n1")._samples()
+            samples = self.counters("n1").samples()
             metrics = {label["kind"] + "s": value for name, label, value in samples if name == "tunnel_control_packets"}
             return control if control == metrics else None
 

@@ -9,17 +9,16 @@ import re
 import signal
 import threading
 import time
-import urllib.request
 from typing import Any
 
-from shared import SharedLab
+from fast import MIB
+from shared import SharedLab, scrape
 from underpass_lab.api import Api
 from underpass_lab.command import wait_until
 from underpass_lab.daemon import binary
 from underpass_lab.nodes import pod_address
 
 B = pod_address("n2")
-MIB = 1 << 20
 BROKEN = "nonsense\n"
 STORM = 3000
 LOST = re.compile(r"underpass: log lines lost: (\d+);")
@@ -63,12 +62,7 @@ class Log(SharedLab):
 
     def lost(self) -> Any:
         """Lines that n1 has lost, as both ways of reading it say."""
-
-        def fetch() -> str:
-            with urllib.request.urlopen("http://127.0.0.1:9091/metrics", timeout=5) as answer:
-                return str(answer.read().decode())
-
-        text = self.lab.inside("n1", fetch)
+        text = scrape(self.lab, "n1")
         (metric,) = map(int, re.findall(r"^underpass_log_lines_lost_total (\d+)$", text, re.M))
         shown = self.lab.status("n1")["log_lines_lost"]
         # With RUST_LOG=trace the questions themselves are worth hundreds of lines.

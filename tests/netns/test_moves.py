@@ -9,13 +9,12 @@ from typing import Any
 from scapy.layers.inet import IP
 from scapy.layers.l2 import Ether
 
-from fast import FORCED, await_tap
+from fast import FORCED, MIB, await_tap
 from shared import SharedLab
 from underpass_lab.command import wait_until
 from underpass_lab.nodes import ADDRESSES, pod_address
 
 A, B = pod_address("n1"), pod_address("n2")
-MIB = 1 << 20
 
 
 class NodeMoves(SharedLab):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import stranger
+from fast import MODES
 from public import everybody_may_run
 from rootless import NO_RIGHTS, OPEN_TUN, USER, hand_over, prepare_tun
 from shared import SharedLab
@@ -21,7 +22,7 @@ from underpass_lab.paths import PYTHON
 from unprivileged import RootlessLab
 
 B = pod_address("n2")
-VXLAN: dict[str, Any] = {"ipip": "Never", "vxlan": "Always"}
+VXLAN = MODES["vxlan"]
 NOBODY = 65534
 # A user without groups and without capabilities.
 AS_NOBODY = (
@@ -89,7 +90,7 @@ class Everybody(Strangers):
         self.assertKept("n1", "up0-x", "tap", "several")
         self.assertEqual((self.tun("n1")["user"], self.tun("n1")["numqueues"]), ("root", 2))
         self.assertEqual(self.tun("n1", "up0-x")["user"], "root")
-        self.assertEqual(self.lab.status("n1")["missing"], [])
+        self.assertEqual(self.missing(), [])
 
     def test_the_tun_of_the_plain_backend(self) -> None:
         self.start("n1", tunnel={"backend": "plain"}, **VXLAN)
@@ -101,9 +102,6 @@ class Root(Strangers, SharedLab):
     """Nothing keeps root away; he is noticed, and so is his end."""
 
     QUEUES = "another process than {pid} gets a part of the packets"
-
-    def missing(self) -> list[Any]:
-        return [chore["what"] for chore in self.lab.status("n1")["missing"]]
 
     def noticed(self, device: str, kind: Any) -> None:
         daemon = self.lab.daemons["n1"]
@@ -167,7 +165,7 @@ class Prepared(Strangers):
         prepare_tun(self.lab, "n1", "multi_queue", "vnet_hdr")
         self.start_user()
         self.assertKept("n1", "up0", "tun", "several")
-        self.assertEqual(self.lab.status("n1")["missing"], [])
+        self.assertEqual(self.missing(), [])
 
     def test_one_without_an_owner_is_the_daemons_from_then_on(self) -> None:
         for flags, queues in (("multi_queue vnet_hdr", "several"), ("", "one")):
@@ -219,7 +217,7 @@ class InAUserNamespace(Strangers, SharedLab):
         self.restart(tunnel={"workers": 2}, **VXLAN)
         self.assertEqual(self.lab.ping("podA", B, count=3), 3)
         self.assertEqual(self.tun("n1")["user"], "root")
-        self.assertEqual(self.lab.status("n1")["missing"], [])
+        self.assertEqual(self.missing(), [])
         self.assertEqual(self.lab.daemons["n1"].log().count("taken back"), 0)
         # Somebody whom the namespace does not know: he enters its network alone.
         enter = ("nsenter", f"--net={self.lab.names / self.lab.ns('n1')}", "--")

@@ -12,12 +12,13 @@ from scapy.packet import Raw
 
 from fast import MODES, await_tap
 from shared import SharedLab
+from tunnel import FORMATS
+from underlay6 import ADDRESSES6, add_addresses6, over6
 from underpass_lab.command import wait_until
 from underpass_lab.nodes import ADDRESSES, pod_address
 
 A, B = pod_address("n1"), pod_address("n2")
 N1, N2 = ADDRESSES["n1"], ADDRESSES["n2"]
-TUNNELS = ("ipip", "vxlan")
 UPLINKS = ("auto", "socket", "tap")
 
 
@@ -27,12 +28,10 @@ class Policies(SharedLab):
     options = {"ipv6": True}
     multicast_reports = True
     daemons: Sequence[str] = ("n1", "n2")
-    UNDERLAY6 = {"n1": "2001:db8::1", "n2": "2001:db8::2"}
 
     @classmethod
     def prepare(cls) -> None:
-        for node, address in cls.UNDERLAY6.items():
-            cls.lab.ip(node, f"address add {address}/64 dev eth0 nodad")
+        add_addresses6(cls.lab, "n1", "n2")
 
     def policy(self, verb: str, source: str, target: str, *more: str) -> None:
         self.lab.exec("n1", "ip", "xfrm", "policy", verb, "src", source, "dst", target, *more)
@@ -41,30 +40,30 @@ class Policies(SharedLab):
         self.policy("add", source, target, "dir", "out", "action", "block")
         self.addCleanup(self.lab.exec, "n1", "ip", "xfrm", "policy", "flush")
 
-    def sent(self, wire: Any, target: str) -> list[bytes]:
-        """Tunnel packets from n1 to n2 that passed so far."""
-        place, numbers = (23, (4, 17)) if "." in target else (20, (4, 41, 17))
-        frames = [frame for frame in wire.incoming() if frame[12:14] in (b"\x08\x00", b"\x86\xdd")]
-        return [
-            frame for frame in frames if frame[place] in numbers and (frame[12:14] == b"\x08\x00") == ("." in target)
-        ]
+    def sent(self, wire: Any) -> list[bytes]:
+        """Tunnel packets from n1 that passed so far, over IPv4."""
+        return [frame for frame in wire.incoming() if frame[12:14] == b"\x08\x00" and frame[23] in (4, 17)]
+
+    def sent6(self, wire: Any) -> list[bytes]:
+        """And over IPv6."""
+        return [frame for frame in wire.incoming() if frame[12:14] == b"\x86\xdd" and frame[20] in (4, 41, 17)]
 
     def test_p7_nothing_leaves_past_a_policy(self) -> None:
-        for mode in TUNNELS:
+        for mode in FORMATS:
             for uplink in UPLINKS:
                 with self.subTest(mode, uplink=uplink):
                     self.block()
                     self.restart(**MODES[mode], tunnel={"uplink": uplink})
                     wire = self.tap("sw", "port-n1")
                     self.assertEqual(self.lab.ping("podA", B, "-W", "0.2"), 0)
-                    self.assertEqual(self.sent(wire, N2), [])
+                    self.assertEqual(self.sent(wire), [])
                     self.assertGreaterEqual(self.lab.drops("n1")["underlay_down"], 3)
                     self.policy("delete", N1, N2, "dir", "out")
                     wait_until(lambda: self.lab.ping("podA", B, "-W", "0.2", count=1) == 1, 5, "traffic without it")
                     wire.close()
 
     def test_one_that_comes_later(self) -> None:
-        for mode in TUNNELS:
+        for mode in FORMATS:
             with self.subTest(mode):
                 self.restart(**MODES[mode], tunnel={"uplink": "tap"})
                 await_tap(self.lab, "n1")
@@ -74,21 +73,20 @@ class Policies(SharedLab):
                 wait_until(lambda: self.lab.ping("podA", B, "-W", "0.2", count=1) == 0, 5, "the policy to hold")
                 wire = self.tap("sw", "port-n1")
                 self.lab.ping("podA", B, "-W", "0.2", "-s", "1000")
-                self.assertEqual(self.sent(wire, N2), [])
+                self.assertEqual(self.sent(wire), [])
                 wire.close()
                 self.policy("delete", N1, N2, "dir", "out")
                 wait_until(lambda: self.lab.ping("podA", B, "-W", "0.2", count=1) == 1, 5, "traffic without it")
 
     def test_over_ipv6(self) -> None:
-        for mode in TUNNELS:
+        for mode in FORMATS:
             with self.subTest(mode):
-                self.block(*self.UNDERLAY6.values())
+                self.block(ADDRESSES6["n1"], ADDRESSES6["n2"])
                 for node, other in (("n1", "n2"), ("n2", "n1")):
-                    peers = {other: (self.UNDERLAY6[other], [f"10.244.{other[1:]}.0/24"])}
-                    self.start(node, own={"address6": f"{self.UNDERLAY6[node]}/64"}, peers=peers, **MODES[mode])
+                    self.start(node, **over6(node, other), **MODES[mode])
                 wire = self.tap("sw", "port-n1")
                 self.assertEqual(self.lab.ping("podA", B, "-W", "0.2"), 0)
-                self.assertEqual(self.sent(wire, "2001:db8::2"), [])
+                self.assertEqual(self.sent6(wire), [])
                 self.lab.exec("n1", "ip", "xfrm", "policy", "flush")
                 wait_until(lambda: self.lab.ping("podA", B, "-W", "0.2", count=1) == 1, 5, "traffic without it")
                 wire.close()
@@ -97,13 +95,10 @@ class Policies(SharedLab):
         self.restart(**MODES["ipip"])
         self.policy("add", N1, N2, "proto", "4", "dir", "out", "action", "block")
         self.addCleanup(self.lab.exec, "n1", "ip", "xfrm", "policy", "flush")
-        wait_until(lambda: any("xfrm policy delete" in one for one in self.missing()), 5, "the requirement")
-        (command,) = self.missing()
+        wait_until(lambda: any("xfrm policy delete" in one for one in self.missing("command")), 5, "the requirement")
+        (command,) = self.missing("command")
         self.lab.exec("n1", *command.split())
         wait_until(lambda: self.missing() == [], 5, "nothing missing")
-
-    def missing(self) -> list[str]:
-        return [one["command"] for one in self.lab.status("n1")["missing"]]
 
 
 class Strays(SharedLab):
@@ -118,18 +113,18 @@ class Strays(SharedLab):
         self.start("n2", ipip="CrossSubnet", address=f"{N2}/16")
         self.assertEqual(self.lab.daemons["n1"].json("route", "get", B)["mode"], "ipip")
         self.assertEqual(self.lab.daemons["n2"].json("route", "get", A)["mode"], "direct")
-        self.assertEqual(self.lab.status("n1")["missing"], [])
+        self.assertEqual(self.missing(), [])
 
         def shown() -> Any:
             self.lab.ping("podB", A, "-W", "0.2", "-i", "0.1", count=5)
-            return self.lab.status("n1")["missing"]
+            return self.missing()
 
         wait_until(shown, 15, "the requirement")
-        (missing,) = self.lab.status("n1")["missing"]
-        self.assertIn("peer n2 sends without encapsulation", missing["what"])
-        self.lab.exec("n1", *missing["command"].split())
+        (what,), (command,) = self.missing(), self.missing("command")
+        self.assertIn("peer n2 sends without encapsulation", what)
+        self.lab.exec("n1", *command.split())
         self.assertEqual(self.lab.ping("podB", A), 3)
-        wait_until(lambda: self.lab.status("n1")["missing"] == [], 5, "nothing missing")
+        wait_until(lambda: self.missing() == [], 5, "nothing missing")
 
     def test_the_noise_of_others_is_not(self) -> None:
         self.lab.sysctl("n1", {"ipv4/conf/eth0/rp_filter": 1})
@@ -143,7 +138,7 @@ class Strays(SharedLab):
             self.lab.send("n2", "eth0", [stranger] * 5)
             time.sleep(0.1)
         self.assertEqual(self.dropped(), before + 100)
-        self.assertEqual(self.lab.status("n1")["missing"], [])
+        self.assertEqual(self.missing(), [])
 
     def dropped(self) -> int:
         lines = self.lab.exec("n1", "cat", "/proc/net/netstat").stdout.splitlines()

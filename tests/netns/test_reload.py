@@ -8,7 +8,6 @@ import signal
 import struct
 import threading
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.layers.vxlan import VXLAN
 
-from shared import METRICS, SharedLab, large_buffer
+from shared import METRICS, SharedLab, large_buffer, scrape
 from underpass_lab.command import wait_until
 from underpass_lab.nodes import ADDRESSES, NodeLab, pod_address
 
@@ -97,11 +96,7 @@ class Reload(SharedLab):
         return self.lab.daemons[node].json("route", "get", address)["mode"]
 
     def metric(self, node: str, name: str) -> Any:
-        def fetch() -> str:
-            with urllib.request.urlopen("http://127.0.0.1:9091/metrics", timeout=5) as answer:
-                return str(answer.read().decode())
-
-        lines = self.lab.inside(node, fetch).splitlines()
+        lines = scrape(self.lab, node).splitlines()
         return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
 
 

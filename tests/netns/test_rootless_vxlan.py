@@ -7,6 +7,7 @@ from typing import Any
 
 from scapy.layers.inet import IP, UDP
 
+from fast import MODES
 from rootless import AS_USER, NO_RIGHTS, OPEN_TUN, USER, hand_over, prepare_tun, rights, shell
 from shared import METRICS, SharedLab, own_routes
 from startup import refused
@@ -15,7 +16,7 @@ from underpass_lab.command import run, wait_until
 from underpass_lab.nodes import ADDRESSES, pod_address, subnet
 
 A, B = pod_address("n1"), pod_address("n2")
-VXLAN: dict[str, Any] = {"ipip": "Never", "vxlan": "Always"}
+VXLAN = MODES["vxlan"]
 SIZE = 20 << 20
 NOTHING = {"CapInh": 0, "CapPrm": 0, "CapEff": 0, "CapBnd": 0, "CapAmb": 0, "Uid": USER, "NoNewPrivs": 1}
 MULTI_QUEUE = ("multi_queue", "vnet_hdr")
@@ -43,12 +44,13 @@ class WithoutRights(SharedLab):
     def start_user(self, wrapper: Any = NO_RIGHTS, **config: Any) -> Any:
         return self.start("n1", command=[*wrapper, self.program], **VXLAN | config)
 
-    def missing(self) -> list[Any]:
-        """The commands that the daemon leaves to an administrator."""
-        return [chore["command"] for chore in self.lab.status("n1")["missing"]]
-
     def wait_missing(self, *commands: Any) -> None:
-        wait_until(lambda: self.missing() == list(commands), 15, f"{commands}, not {self.missing()}")
+        """Waits until these commands are what is left to an administrator."""
+
+        def left() -> list[str]:
+            return self.missing("command")
+
+        wait_until(lambda: left() == list(commands), 15, f"{commands}, not {left()}")
 
 
 class Carries(WithoutRights):
@@ -128,7 +130,7 @@ class LeftToAnAdministrator(WithoutRights):
         wait_until(lambda: said in daemon.log(), 5, "the warning")
         self.assertIn(f"run `{command}`", daemon.command("status").stdout)
         self.assertEqual(self.lab.ping("podA", B, "-W", "0.2", count=1), 0)
-        shell(self.lab, "n1", self.missing()[0])
+        shell(self.lab, "n1", self.missing("command")[0])
         self.assertEqual(self.lab.ping("podA", B, count=3), 3)
         self.wait_missing()
         self.assertIn(f"no longer needed: `{command}`", daemon.log())
@@ -188,7 +190,7 @@ class LeftToAnAdministrator(WithoutRights):
         self.addCleanup(self.lab.ip, "n1", "link set eth0 mtu 1500")
         self.lab.ip("n1", "link set eth0 mtu 1400")
         self.wait_missing("ip link set dev up0 mtu 1350")
-        shell(self.lab, "n1", self.missing()[0])
+        shell(self.lab, "n1", self.missing("command")[0])
         self.wait_missing()
         self.assertEqual(self.lab.status("n1")["tunnel"]["mtu"], 1350)
 
@@ -202,7 +204,7 @@ class LeftToAnAdministrator(WithoutRights):
         daemon.command("reload")
         self.wait_missing("ip route add 10.50.0.0/16 dev up0")
         self.assertEqual(daemon.json("peer", "list")[0]["port"], 4790)
-        shell(self.lab, "n1", self.missing()[0])
+        shell(self.lab, "n1", self.missing("command")[0])
         self.wait_missing()
         wire = self.tap("sw", "port-n1")
         self.send_from_pod([IP(src=A, dst="10.50.2.7") / UDP(sport=1, dport=9) / b"where to"])

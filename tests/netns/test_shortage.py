@@ -9,14 +9,13 @@ import resource
 import socket
 from collections.abc import Iterator
 
-from fast import FORCED, MODES, await_tap, bulk, tap_packets
+from fast import FORCED, MIB, MODES, await_tap, bulk, tap_packets
 from shared import METRICS, SharedLab
 from underpass_lab.command import wait_until
 from underpass_lab.daemon import binary
 
 CLIENTS = 64
 SOFT = 1024
-MIB = 1 << 20
 
 
 class Descriptors(SharedLab):
@@ -94,7 +93,6 @@ class Descriptors(SharedLab):
 
     def test_a_limit_that_is_too_low_is_refused(self) -> None:
         self.stop("n1")
-        resource.setrlimit(resource.RLIMIT_NOFILE, (SOFT, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         config = self.lab.dir / "low.toml"
         config.write_text(self.lab.config("n1", **self.config, extra=METRICS), encoding="utf-8")
         try:

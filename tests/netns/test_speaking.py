@@ -7,19 +7,15 @@ from typing import Any
 
 from scapy.layers.inet import IP, UDP
 
+from fast import MODES, listen
 from shared import SINK_PORT, SharedLab
 from silent import SilentPeer
 from tunnel import FORMATS, inner, outer
-from underpass_lab.command import run, wait_until
-from underpass_lab.daemon import binary
+from underpass_lab.command import wait_until
 from underpass_lab.nodes import ADDRESSES, pod_address, subnet
 
 A, B = pod_address("n1"), pod_address("n2")
 N1, N2 = ADDRESSES["n1"], ADDRESSES["n2"]
-MODES: dict[str, dict[str, Any]] = {
-    "ipip": {"ipip": "Always", "vxlan": "Never"},
-    "vxlan": {"ipip": "Never", "vxlan": "Always"},
-}
 
 
 class OurHost(SilentPeer):
@@ -136,8 +132,8 @@ class Honest(SharedLab):
             return asker[0]
 
     def test_between_pods_and_the_addresses_of_nodes(self) -> None:
-        for mode, config in MODES.items():
-            self.restart(**config)
+        for mode in FORMATS:
+            self.restart(**MODES[mode])
             with self.subTest(mode, what="pod to another node, not masqueraded"):
                 self.assertEqual(self.exchange("podA", A, "n2", N2), A)
             with self.subTest(mode, what="a socket bound to the node's address"):
@@ -148,10 +144,7 @@ class Honest(SharedLab):
                 self.tcp("podA", A, "n2", N2)
 
     def tcp(self, source: str, address: str, target: str, at: str) -> None:
-        with self.lab.socket(target, kind=socket.SOCK_STREAM) as server:
-            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            server.bind((at, 7778))
-            server.listen()
+        with listen(self.lab, target, at, 7778) as server:
             server.settimeout(3)
             with self.lab.socket(source, kind=socket.SOCK_STREAM) as client:
                 client.settimeout(3)
@@ -197,23 +190,3 @@ class Honest(SharedLab):
             self.send_from_pod([IP(src=N2, dst=B) / UDP(sport=1, dport=SINK_PORT) / b"forged"])
         sink.setblocking(False)
         self.assertRaises(BlockingIOError, sink.recv, 100)
-
-
-class Check(SharedLab):
-    """`check` refuses lists that cannot be meant."""
-
-    daemons = ()
-
-    def test_what_is_refused(self) -> None:
-        for more, part in (
-            ({"sends_for": ["0.0.0.0/0"]}, "would let the node speak for everybody"),
-            ({"sends_for": ["10.244.1.128/25"]}, "lies inside local subnet 10.244.1.0/24"),
-            ({"sends_for": ["169.254.0.0/16"]}, "is link-local"),
-            ({"also_from": [N1]}, "is this node's own address"),
-        ):
-            with self.subTest(part):
-                file = self.lab.dir / "check.toml"
-                text = self.lab.config("n1", peers={"n2": (N2, [subnet("n2")], more)})
-                file.write_text(text, encoding="utf-8")
-                result = run(binary(), "check", file, check=False)
-                self.assertEqual((result.returncode, part in result.stderr), (1, True), result.stderr)

@@ -7,15 +7,16 @@ import subprocess
 import time
 from typing import Any
 
+from fast import MODES
 from shared import SharedLab, own_routes
 from startup import device_exists, refused
+from tunnel import VXLAN_PORT
 from underpass_lab.command import run, wait_until
 from underpass_lab.daemon import binary
 from underpass_lab.nodes import ADDRESSES, pod_address, subnet
 
 B = pod_address("n2")
-VXLAN: dict[str, Any] = {"ipip": "Never", "vxlan": "Always"}
-DIRECT: dict[str, Any] = {"ipip": "Never", "vxlan": "Never"}
+VXLAN, DIRECT = MODES["vxlan"], MODES["direct"]
 
 
 class Refusals(SharedLab):
@@ -88,7 +89,7 @@ class Refusals(SharedLab):
 
     def test_port_taken_by_a_process(self) -> None:
         with self.lab.socket("n1") as other:
-            other.bind((ADDRESSES["n1"], 4789))
+            other.bind((ADDRESSES["n1"], VXLAN_PORT))
             said = refused(self.lab, "n1", self.text(**VXLAN))
         self.assertRegex(said, r"UDP port 4789 is in use; see who has it with `ss -ulpn")
         self.starts(**VXLAN)

@@ -8,13 +8,14 @@ from collections.abc import Iterator, Sequence
 
 from scapy.layers.l2 import Ether
 
-from fast import MIB, MODES
+from fast import MIB, MODES, OVERHEAD
 from shared import SharedLab, is_resolution
+from tunnel import FORMATS
+from underlay6 import ADDRESSES6, ROUTER6, add_addresses6, over6
 from underpass_lab.command import wait_until
 from underpass_lab.nodes import ADDRESSES, pod_address
 
 A, B, C = (pod_address(node) for node in ("n1", "n2", "n3"))
-OVERHEAD = {"ipip": 20, "vxlan": 50, "direct": 0}
 RAW = {"packet_socket": "off"}
 
 
@@ -93,7 +94,7 @@ class EachItsOwn(Ways):
         cls.lab.ip("sw", "link set port-n1b master br0")
 
     def test_two_interfaces_and_the_mtu_of_a_route(self) -> None:
-        for mode in ("ipip", "vxlan"):
+        for mode in FORMATS:
             overhead = OVERHEAD[mode]
             with self.subTest(mode), self.changed(self.NEAR, "route del 192.0.2.2/32"):
                 self.restart(**MODES[mode])
@@ -127,29 +128,24 @@ class SourceRules(Ways):
     daemons: Sequence[str] = ("n1", "n3")
     options = {"ipv6": True}
     multicast_reports = True
-    UNDERLAY6 = {"n1": "2001:db8::1", "n3": "2001:db8:3::3"}
 
     @classmethod
     def prepare(cls) -> None:
-        for node in ("R", "n1", "n3"):
-            cls.lab.sysctl(node, {"ipv6/conf/all/forwarding": 1})
+        add_addresses6(cls.lab, "n1", "n3")
         # Nothing is behind it.
         cls.lab.add_host("W", "192.0.2.253/24")
         cls.lab.ip("W", "address add 2001:db8::fd/64 dev eth0 nodad")
-        cls.lab.ip("R", "address add 2001:db8::ff/64 dev eth0 nodad", "address add 2001:db8:3::ff/64 dev eth1 nodad")
-        cls.lab.ip("n3", "address add 2001:db8:3::3/64 dev eth0 nodad", "route add 2001:db8::/64 via 2001:db8:3::ff")
         for node in ("n1", "n3"):
             cls.lab.ip("R", f"route replace 10.244.{node[1:]}.0/24 via {ADDRESSES[node]}")
         cls.lab.ip(
             "n1",
-            "address add 2001:db8::1/64 dev eth0 nodad",
             "route replace 198.51.100.0/24 via 192.0.2.253",
             "route replace 2001:db8:3::/64 via 2001:db8::fd",
             "route add 198.51.100.0/24 via 192.0.2.254 table 100",
-            "route add 2001:db8:3::/64 via 2001:db8::ff table 100",
+            f"route add 2001:db8:3::/64 via {ROUTER6} table 100",
             "rule add from 192.0.2.1 lookup 100",
         )
-        cls.lab.exec("n1", "ip", "-6", "rule", "add", "from", "2001:db8::1", "lookup", "100")
+        cls.lab.exec("n1", "ip", "-6", "rule", "add", "from", ADDRESSES6["n1"], "lookup", "100")
 
     def test_p8_every_mode_by_every_socket(self) -> None:
         for mode, config in MODES.items():
@@ -159,13 +155,11 @@ class SourceRules(Ways):
                     self.passes_by_the_right_one()
 
     def test_p8_over_ipv6(self) -> None:
-        for mode in ("ipip", "vxlan"):
+        for mode in FORMATS:
             for tunnel in ({}, RAW):
                 with self.subTest(mode, tunnel=tunnel):
                     for node, other in (("n1", "n3"), ("n3", "n1")):
-                        peers = {other: (self.UNDERLAY6[other], [f"10.244.{other[1:]}.0/24"])}
-                        own = {"address6": f"{self.UNDERLAY6[node]}/64"}
-                        self.start(node, own=own, peers=peers, tunnel=tunnel, **MODES[mode])
+                        self.start(node, **over6(node, other), tunnel=tunnel, **MODES[mode])
                     self.passes_by_the_right_one()
 
     def passes_by_the_right_one(self) -> None:

@@ -14,12 +14,13 @@ from scapy.layers.inet6 import IPv6
 from fast import ADDRESS
 from shared import SINK_PORT, SharedLab
 from silent import SilentPeer
-from tunnel import inner, outer
+from tunnel import VNI, VXLAN_PORT, inner, outer
 from underpass_lab.command import run
 from underpass_lab.nodes import ADDRESSES, PODS, NodeLab, pod_address, subnet
 from underpass_lab.vtep import vtep_mac
 
-ADDRESSES6 = {"n1": "2001:db8::1", "n2": "2001:db8::2"}
+ADDRESSES6 = {"n1": "2001:db8::1", "n2": "2001:db8::2", "n3": "2001:db8:3::3"}
+ROUTER6, FAR_ROUTER6 = "2001:db8::ff", "2001:db8:3::ff"
 ADDRESS6 = {"podA": "fd00:244:1::2", "podB": "fd00:244:2::2"}
 FAMILIES = (ADDRESS, ADDRESS6)
 A, B = pod_address("n1"), pod_address("n2")
@@ -35,6 +36,25 @@ def pools(mode: str) -> list[Any]:
 def subnets(node: str) -> list[Any]:
     """The pod subnets of a node."""
     return [subnet(node), f"fd00:244:{node[1:]}::/64"]
+
+
+def over6(node: str, *others: str) -> dict[str, Any]:
+    """What `NodeLab.config` takes for a node whose underlay is IPv6 alone, with IPv4 pods."""
+    peers = {other: (ADDRESSES6[other], [subnet(other)]) for other in others}
+    return {"own": {"address6": f"{ADDRESSES6[node]}/64"}, "peers": peers}
+
+
+def add_addresses6(lab: NodeLab, *nodes: str) -> None:
+    """Gives nodes their IPv6 addresses, on T3 with the router between them, and leaves the pods as they are."""
+    if "n3" in nodes:
+        lab.ip("R", f"address add {ROUTER6}/64 dev eth0 nodad", f"address add {FAR_ROUTER6}/64 dev eth1 nodad")
+        lab.sysctl("R", {"ipv6/conf/all/forwarding": 1})
+    for node in nodes:
+        lab.sysctl(node, {"ipv6/conf/all/forwarding": 1})
+        lab.ip(node, f"address add {ADDRESSES6[node]}/64 dev eth0 nodad")
+        if "n3" in nodes:
+            far, router = ("2001:db8::", FAR_ROUTER6) if node == "n3" else ("2001:db8:3::", ROUTER6)
+            lab.ip(node, f"route add {far}/64 via {router}")
 
 
 class SixLab(SharedLab):
@@ -137,7 +157,7 @@ def add_kernel_vxlan6(lab: NodeLab, node: str, peer: str, *options: Any) -> None
     """The kernel's VXLAN device over IPv6, with static entries for pods of both families."""
     lab.ip(
         node,
-        f"link add vx0 address {vtep_mac(node)} type vxlan id 4096 dstport 4789"
+        f"link add vx0 address {vtep_mac(node)} type vxlan id {VNI} dstport {VXLAN_PORT}"
         f" local {ADDRESSES6[node]} nolearning {' '.join(options)}",
         f"link set vx0 mtu {lab.mtu - 70} up",
     )

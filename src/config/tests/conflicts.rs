@@ -180,10 +180,11 @@ fn node_addresses_are_never_routed_into_the_tunnel() {
 fn a_default_route_holds_every_node() {
     let reason = "contains every node's address; packets to them would be routed into the tunnel; list the prefixes \
                   without node addresses instead";
+    let pool = "is every address, not only those of pods; list the prefixes of the pods instead";
     let zero = "0.0.0.0/0";
     assert_eq!(errors_when("10.2.0.0/24", zero), format!("f:11:12: subnets: 0.0.0.0/0 {reason}"));
     assert_eq!(errors_when("10.1.0.0/24", zero), format!("f:5:12: subnets: 0.0.0.0/0 {reason}"));
-    assert_eq!(errors_when("10.0.0.0/8", zero), format!("f:7:8: cidr: 0.0.0.0/0 {reason}"));
+    assert_eq!(errors_when("10.0.0.0/8", zero), format!("f:7:8: cidr: 0.0.0.0/0 {pool}"));
     // Over IPv4, an exit for all of IPv6 loops nothing.
     let exit = BASE.replace("10.2.0.0/24", "::/0");
     assert!(good(&exit).peers[0].subnets[0].is_default());
@@ -284,6 +285,10 @@ fn a_list_of_senders_is_about_what_nobody_owns() {
     for (prefix, reason) in [
         ("0.0.0.0/0", "0.0.0.0/0 would let the node speak for everybody; list the networks behind it"),
         ("127.0.0.0/8", "127.0.0.0/8 is loopback, which is never routed to pods; use a unicast prefix"),
+        (
+            "169.254.0.0/16",
+            "169.254.0.0/16 is link-local, which is never routed to pods; use a unicast prefix",
+        ),
         (
             "10.1.0.0/25",
             "10.1.0.0/25 lies inside local subnet 10.1.0.0/24 (line 5), whose owner alone may send from there; \

@@ -2,7 +2,7 @@
 //! hops for the packet socket, and who may be reached through the TAP.
 //!
 //! What the kernel tells of is looked at at once, and what it does not tell of every few seconds
-//! (`daemon/peer_ways.rs`). Ways with traffic are looked up and their neighbours kept in use; a peer without
+//! (`watch/peer_ways.rs`). Ways with traffic are looked up and their neighbours kept in use; a peer without
 //! traffic is left alone, and the kernel resolves it with its first packet. Where there is a TAP, so are the
 //! features of the interfaces that the ways lead by. The TAP is tested at start, and every few seconds once it
 //! has carried traffic.
