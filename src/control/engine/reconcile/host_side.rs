@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::control::engine::event::{Effect, EffectId, Failure};
 use crate::control::engine::port::{
-    Capabilities, DeviceView, HostError, HostRequest, HostView, LinkChange, Look, Notice, Requirement,
+    Capabilities, DeviceView, HostError, HostRequest, HostView, LinkChange, Requirement,
 };
 use crate::control::engine::reconcile::devices::{self, Desired, Key, Role};
 use crate::control::engine::reconcile::looks::Looks;
@@ -16,8 +16,6 @@ use crate::control::engine::reconcile::requirements::Requirements;
 use crate::control::engine::state::State;
 use crate::net::Prefix;
 
-/// Routes of ours that the kernel is asked for where others have rules: most clusters have fewer pools.
-const LED: usize = 64;
 /// Refused routes that are remembered, so that each is shown once.
 const REMEMBERED: usize = 10_000;
 
@@ -67,7 +65,7 @@ pub(super) struct Own {
     brought_up: bool,
 }
 
-fn is_up(view: &HostView) -> bool {
+pub(super) fn is_up(view: &HostView) -> bool {
     view.tun.as_ref().is_some_and(|tun| tun.link.up)
 }
 
@@ -169,88 +167,6 @@ impl HostSide {
     /// Others are at our devices.
     pub(in crate::control::engine) fn set_strangers(&mut self, strangers: Vec<Requirement>) {
         self.strangers = strangers;
-    }
-
-    /// The kernel told of a change.
-    pub(in crate::control::engine) fn notice(
-        &mut self,
-        notice: Notice,
-        cover: &BTreeSet<Prefix>,
-        now: Instant,
-    ) {
-        let tun = self.tun_index();
-        let ours =
-            |index: u32| index == tun || self.view.tap.as_ref().is_some_and(|tap| tap.link.index == index);
-        let matters = match notice {
-            // Also one that we do not know yet, as tunl0.
-            Notice::Link(_) | Notice::Overrun => true,
-            Notice::Address(index) => ours(index),
-            // A rule may lead packets past the TUN.
-            Notice::Policy => true,
-            // That concerns the ways to peers, which are watched elsewhere.
-            Notice::Elsewhere(_) => false,
-            Notice::Route { prefix, device } => {
-                device == Some(tun) || overlaps(cover, prefix) || !self.may_change()
-            }
-        };
-        if matters {
-            self.looks.news(now);
-        }
-    }
-
-    /// Has the host looked at from now on. Returns the number of that look.
-    pub(in crate::control::engine) fn look_at_once(&mut self, now: Instant) -> u64 {
-        self.looks.at_once(now)
-    }
-
-    /// The number of the last look at everything that has begun.
-    pub(in crate::control::engine) fn looks_begun(&self) -> u64 {
-        self.looks.begun
-    }
-
-    /// Begins a look if one is due; `what` says what to look at, given whether that is everything. The kernel
-    /// should lead `cover` into the TUN.
-    pub(in crate::control::engine) fn look(
-        &mut self,
-        now: Instant,
-        cover: &BTreeSet<Prefix>,
-        what: impl FnOnce(bool) -> Look,
-    ) -> Option<Effect> {
-        let full = self.looks.begin(now)?;
-        let mut look = what(full);
-        if full {
-            self.touched.clear();
-            look.led = cover.iter().take(LED).map(|prefix| self.route(*prefix)).collect();
-        }
-        Some(self.ask(Open::Look, HostRequest::Observe(look)))
-    }
-
-    /// A look has shown `view`. Returns how many routes fewer it shows than the one before.
-    pub(in crate::control::engine) fn observed(
-        &mut self,
-        id: EffectId,
-        mut view: Box<HostView>,
-        now: Instant,
-    ) -> usize {
-        self.asked.remove(&id);
-        self.looks.end(view.took, now);
-        let len = |view: &HostView| view.routes.as_ref().map_or(0, |table| table.routes().len());
-        let before = len(&self.view);
-        if view.settings.tunnels.is_none() {
-            view.settings.tunnels = self.view.settings.tunnels.take();
-        }
-        if view.settings.ruled.is_none() {
-            view.settings.ruled = self.view.settings.ruled.take();
-        }
-        if view.routes.is_none() {
-            view.routes = self.view.routes.take();
-        }
-        if is_up(&view) && !is_up(&self.view) {
-            // Routes could not be there before.
-            self.refused.clear();
-        }
-        self.view = *view;
-        before.saturating_sub(len(&self.view))
     }
 
     /// A request has ended. Returns whether it was about routes.
@@ -397,10 +313,4 @@ fn apply(device: &mut DeviceView, change: LinkChange) {
         LinkChange::QueueLength(len) => device.link.txqueuelen = len,
         LinkChange::NoQueue => {}
     }
-}
-
-/// Whether something in `cover` has addresses in common with `prefix`.
-fn overlaps(cover: &BTreeSet<Prefix>, prefix: Prefix) -> bool {
-    prefix.and_wider().any(|wider| cover.contains(&wider))
-        || cover.range(prefix..).next().is_some_and(|next| prefix.covers(*next))
 }

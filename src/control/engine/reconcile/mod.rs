@@ -9,6 +9,7 @@
 //! Nothing is remembered as "already sent": a difference is there for as long as looks show it.
 
 pub(super) mod devices;
+mod host_look;
 mod host_routes;
 pub(super) mod host_side;
 pub(super) mod kernel_cover;

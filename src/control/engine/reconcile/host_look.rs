@@ -1,0 +1,102 @@
+//! When the host is looked at, and what is kept of a look.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use super::host_side::{HostSide, Open, is_up};
+use crate::control::engine::event::{Effect, EffectId};
+use crate::control::engine::port::{HostRequest, HostView, Look, Notice};
+use crate::net::Prefix;
+
+/// Routes of ours that the kernel is asked for where others have rules: most clusters have fewer pools.
+const LED: usize = 64;
+
+impl HostSide {
+    /// The kernel told of a change.
+    pub(in crate::control::engine) fn notice(
+        &mut self,
+        notice: Notice,
+        cover: &BTreeSet<Prefix>,
+        now: Instant,
+    ) {
+        let tun = self.tun_index();
+        let ours =
+            |index: u32| index == tun || self.view.tap.as_ref().is_some_and(|tap| tap.link.index == index);
+        let matters = match notice {
+            // Also one that we do not know yet, as tunl0.
+            Notice::Link(_) | Notice::Overrun => true,
+            Notice::Address(index) => ours(index),
+            // A rule may lead packets past the TUN.
+            Notice::Policy => true,
+            // That concerns the ways to peers, which are watched elsewhere.
+            Notice::Elsewhere(_) => false,
+            Notice::Route { prefix, device } => {
+                device == Some(tun) || overlaps(cover, prefix) || !self.may_change()
+            }
+        };
+        if matters {
+            self.looks.news(now);
+        }
+    }
+
+    /// Has the host looked at from now on. Returns the number of that look.
+    pub(in crate::control::engine) fn look_at_once(&mut self, now: Instant) -> u64 {
+        self.looks.at_once(now)
+    }
+
+    /// The number of the last look at everything that has begun.
+    pub(in crate::control::engine) fn looks_begun(&self) -> u64 {
+        self.looks.begun
+    }
+
+    /// Begins a look if one is due; `what` says what to look at, given whether that is everything. The kernel
+    /// should lead `cover` into the TUN.
+    pub(in crate::control::engine) fn look(
+        &mut self,
+        now: Instant,
+        cover: &BTreeSet<Prefix>,
+        what: impl FnOnce(bool) -> Look,
+    ) -> Option<Effect> {
+        let full = self.looks.begin(now)?;
+        let mut look = what(full);
+        if full {
+            self.touched.clear();
+            look.led = cover.iter().take(LED).map(|prefix| self.route(*prefix)).collect();
+        }
+        Some(self.ask(Open::Look, HostRequest::Observe(look)))
+    }
+
+    /// A look has shown `view`. Returns how many routes fewer it shows than the one before.
+    pub(in crate::control::engine) fn observed(
+        &mut self,
+        id: EffectId,
+        mut view: Box<HostView>,
+        now: Instant,
+    ) -> usize {
+        self.asked.remove(&id);
+        self.looks.end(view.took, now);
+        let len = |view: &HostView| view.routes.as_ref().map_or(0, |table| table.routes().len());
+        let before = len(&self.view);
+        if view.settings.tunnels.is_none() {
+            view.settings.tunnels = self.view.settings.tunnels.take();
+        }
+        if view.settings.ruled.is_none() {
+            view.settings.ruled = self.view.settings.ruled.take();
+        }
+        if view.routes.is_none() {
+            view.routes = self.view.routes.take();
+        }
+        if is_up(&view) && !is_up(&self.view) {
+            // Routes could not be there before.
+            self.refused.clear();
+        }
+        self.view = *view;
+        before.saturating_sub(len(&self.view))
+    }
+}
+
+/// Whether something in `cover` has addresses in common with `prefix`.
+fn overlaps(cover: &BTreeSet<Prefix>, prefix: Prefix) -> bool {
+    prefix.and_wider().any(|wider| cover.contains(&wider))
+        || cover.range(prefix..).next().is_some_and(|next| prefix.covers(*next))
+}
