@@ -10,9 +10,9 @@ use crate::dataplane::underlay::SOURCE_PORTS;
 /// Of each worker, whatever the families: its queues of the TUN and the TAP, its poll instance and what wakes
 /// it, the packet socket and the metadata socket.
 const PER_WORKER: usize = 6;
-/// Of each worker in each family beside the source ports: sockets for VXLAN and two protocols of IP-in-IP, and
-/// the raw one for sending.
-const PER_FAMILY: usize = 4;
+/// Of each worker in each family beside the source ports: sockets for VXLAN and two protocols of IP-in-IP, each a
+/// second time to say whom the kernel lets through, and the raw one for sending.
+const PER_FAMILY: usize = 2 * 3 + 1;
 /// The control socket and the metrics endpoint, each with its clients, and some that are being closed.
 const SERVERS: usize = 2 * (1 + CONNECTIONS + CONNECTIONS / 4);
 /// Everything else: the log, signals, the runtime, netlink, the programs on TUN and TAP, tests of the TAP,
@@ -50,7 +50,7 @@ mod tests {
 
     #[test]
     fn every_worker_and_every_client_has_its_own() {
-        assert_eq!(needed(8, 1), 8 * (256 + 4 + 6) + 2 * (1 + 64 + 16) + 64);
-        assert_eq!(needed(2, 2) - needed(1, 2), 2 * 260 + 6);
+        assert_eq!(needed(8, 1), 8 * (256 + 7 + 6) + 2 * (1 + 64 + 16) + 64);
+        assert_eq!(needed(2, 2) - needed(1, 2), 2 * 263 + 6);
     }
 }
