@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 const FIRST: Duration = Duration::from_secs(1);
 /// At most.
 const LONGEST: Duration = Duration::from_secs(64);
-/// What has worked for so long begins with [`FIRST`] at its next failure.
-const FORGIVEN: Duration = Duration::from_secs(60);
+/// What has worked for so long begins with [`FIRST`] at its next failure; what fails at each try never does.
+const FORGIVEN: Duration = Duration::from_secs(2 * LONGEST.as_secs());
 
 /// When to try next.
 #[derive(Debug, Default)]
@@ -35,6 +35,13 @@ impl Backoff {
     /// It works from `now` on.
     pub(super) fn succeeded(&mut self, now: Instant) {
         self.working.get_or_insert(now);
+    }
+
+    /// It is tried at `now`, and whether it works shows later: the next try, if there is one, comes as if this one
+    /// had failed.
+    pub(super) fn tried(&mut self, now: Instant) {
+        self.failed(now);
+        self.succeeded(now);
     }
 }
 

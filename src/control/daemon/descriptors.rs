@@ -10,9 +10,10 @@ use crate::dataplane::underlay::SOURCE_PORTS;
 /// Of each worker, whatever the families: its queues of the TUN and the TAP, its poll instance and what wakes
 /// it, the packet socket and the metadata socket.
 const PER_WORKER: usize = 6;
-/// Of each worker in each family beside the source ports: sockets for VXLAN and two protocols of IP-in-IP, and
-/// the raw one for sending; a UDP and a raw one for what may leave in fragments.
-const PER_FAMILY: usize = 6;
+/// Of each worker in each family beside the source ports: sockets for VXLAN and two protocols of IP-in-IP, each a
+/// second time to say whom the kernel lets through, the raw one for sending, and a UDP and a raw one for what may
+/// leave in fragments.
+const PER_FAMILY: usize = 2 * 3 + 1 + 2;
 /// The control socket and the metrics endpoint, each with its clients, and some that are being closed.
 const SERVERS: usize = 2 * (1 + CONNECTIONS + CONNECTIONS / 4);
 /// Everything else: the log, signals, the runtime, netlink, the programs on TUN and TAP, tests of the TAP,
@@ -50,7 +51,7 @@ mod tests {
 
     #[test]
     fn every_worker_and_every_client_has_its_own() {
-        assert_eq!(needed(8, 1), 8 * (256 + 6 + 6) + 2 * (1 + 64 + 16) + 64);
-        assert_eq!(needed(2, 2) - needed(1, 2), 2 * 262 + 6);
+        assert_eq!(needed(8, 1), 8 * (256 + 9 + 6) + 2 * (1 + 64 + 16) + 64);
+        assert_eq!(needed(2, 2) - needed(1, 2), 2 * 265 + 6);
     }
 }

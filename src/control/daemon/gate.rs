@@ -74,9 +74,13 @@ impl Gate {
         }
     }
 
-    fn close(&self) {
+    /// Lets only those through who may send; returns whether every socket does that.
+    fn close(&self) -> bool {
+        // First: a table that is published after this one was looked at is followed afterwards.
+        let mut state = self.state();
         let senders = self.forwarding.pin().senders();
-        self.let_through(&mut self.state(), senders);
+        self.let_through(&mut state, senders);
+        state.senders.is_some()
     }
 
     fn let_through(&self, state: &mut State, senders: Senders) {
@@ -108,10 +112,13 @@ pub async fn watch(gate: Arc<Gate>, counters: Counters) {
     loop {
         let strangers = |worker| counters.worker(worker).drops(DropReason::UnknownPeer);
         match watch.look((0..counters.workers()).map(strangers)) {
-            Some(Turn::Close) => {
-                gate.close();
+            Some(Turn::Close) if gate.close() => {
                 tracing::warn!("strangers send many tunnel packets: the kernel refuses them until they stop");
             }
+            Some(Turn::Close) => tracing::warn!(
+                "strangers send many tunnel packets, and the kernel takes no filter that refuses them: they take the \
+                 peers' place in the receive buffers"
+            ),
             Some(Turn::Open) => gate.open(&mut gate.state()),
             Some(Turn::Over) => tracing::info!("strangers have stopped sending tunnel packets"),
             None => {}
@@ -172,7 +179,51 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
-    use super::{CLOSED, LONGEST, MANY, Turn, Watch};
+    use std::net::Ipv4Addr;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::{CLOSED, Gate, LONGEST, MANY, Turn, Watch};
+    use crate::dataplane::encap::ecn::Marking;
+    use crate::dataplane::forward::{Forwarding, TunLink, Underlay};
+    use crate::net::{Mac, Vni};
+    use crate::route::{EncapPolicy, Rib};
+    use crate::sync::Published;
+
+    fn table() -> Forwarding {
+        let underlay = Underlay {
+            address: Some(Ipv4Addr::new(192, 0, 2, 1)),
+            address6: None,
+            vtep_mac: Mac([2; 6]),
+            vni: Vni::CALICO,
+            vxlan_port: 4789,
+            mtu: 1500,
+            marking: Marking::INHERIT,
+            moved_to: None,
+            tun: TunLink::default(),
+            tap: None,
+        };
+        Forwarding::build(underlay, &[], &EncapPolicy::default(), &Rib::default()).unwrap()
+    }
+
+    #[test]
+    fn a_table_published_while_the_gate_closes_is_followed() {
+        let forwarding = Arc::new(Published::new(table()));
+        let gate = Arc::new(Gate::new(Vec::new(), Arc::clone(&forwarding)));
+        let held = gate.state();
+        let closing = std::thread::spawn({
+            let gate = Arc::clone(&gate);
+            move || gate.close()
+        });
+        // It waits for the state, and has seen no table yet.
+        std::thread::sleep(Duration::from_millis(100));
+        forwarding.publish(table());
+        drop(held);
+        gate.follow();
+        assert!(closing.join().unwrap());
+        let senders = forwarding.pin().senders();
+        assert!(gate.state().senders.as_ref().is_some_and(|through| through.is(&senders)));
+    }
 
     /// Looks until there is something to do, while so many strangers come at each; how many looks it took.
     fn until(watch: &mut Watch, seen: &mut u64, each: u64) -> (u32, Turn) {

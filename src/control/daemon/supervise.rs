@@ -141,7 +141,7 @@ impl Running {
             ways: PeerWays::default(),
             neighbours: NeighbourTable::default(),
             kept: HashMap::new(),
-            policies: PolicyWatch::new(),
+            policies: PolicyWatch::default(),
         };
         let uplink_watch = tokio::spawn(uplink_watch.run(std::mem::take(&mut ready.ways)));
         let (stop, stopped) = watch::channel(());

@@ -257,8 +257,7 @@ impl TapWatch {
     fn offer(&mut self) {
         if self.trials.values().any(|trial| trial.outcome == Outcome::Passed && trial.failures == 0) {
             self.counters.offer(Fallback::Tap);
-            self.offers.failed(now());
-            self.offers.succeeded(now());
+            self.offers.tried(now());
         }
     }
 
