@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::connection::ClientArgs;
 use super::out;
-use super::text::plural;
+use super::text::{self, plural};
 use crate::api::{self, CapturePoint, ErrorCode};
 use crate::client::{ClientError, Stream, Tally, Target};
 
@@ -40,8 +40,10 @@ pub(super) struct Capture {
         value_name = "POINT",
         value_enum,
         hide_possible_values = true,
-        help = "Where to look: at the TUN, at the sockets, or at what is dropped; everywhere by default\n\
-                [possible values: device, underlay, drop]"
+        help = text::choice::<PointName>(
+            "Where to look: at the TUN, at the sockets, or at what is dropped; everywhere by default",
+            None,
+        )
     )]
     point: Vec<PointName>,
     /// Which packets

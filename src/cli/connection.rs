@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::out;
+use super::{out, text};
 use crate::client::{Client, ClientError, Target};
 
 /// Which daemon is meant.
@@ -45,7 +45,7 @@ pub(super) struct ClientArgs {
         default_value_t = Output::Text,
         hide_default_value = true,
         hide_possible_values = true,
-        help = "Tables for people or JSON for programs\n[default: text] [possible values: text, json]"
+        help = text::choice("Tables for people or JSON for programs", Some(&Output::Text))
     )]
     output: Output,
 }

@@ -1,8 +1,10 @@
 //! How commands lay out their text.
 
+use std::fmt::Display;
+
+use clap::ValueEnum;
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
-use std::fmt::Display;
 
 use super::out;
 
@@ -95,9 +97,18 @@ impl Columns {
     }
 }
 
+/// The help of an argument that is one of several words.
+pub(super) fn choice<T: ValueEnum>(what: &str, default: Option<&T>) -> String {
+    let name = |value: &T| value.to_possible_value().map(|value| value.get_name().to_owned());
+    let names: Vec<String> = T::value_variants().iter().filter_map(name).collect();
+    let default = default.and_then(name).map(|name| format!("[default: {name}] ")).unwrap_or_default();
+    format!("{what}\n{default}[possible values: {}]", names.join(", "))
+}
+
 /// `1 peer`, `2 peers`.
-pub(super) fn plural<N: Display + From<bool> + PartialEq>(count: N, noun: &str) -> String {
-    let s = if count == N::from(true) { "" } else { "s" };
+pub(super) fn plural(count: impl Display, noun: &str) -> String {
+    let count = count.to_string();
+    let s = if count == "1" { "" } else { "s" };
     format!("{count} {noun}{s}")
 }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Method, Request, Response, StatusCode};
@@ -70,7 +70,7 @@ impl Client {
         Self { socket: socket.to_owned(), patience: PATIENCE }
     }
 
-    /// The answer to a GET of `target`. Blocks for at most five seconds.
+    /// The answer to a GET of `target`. It must begin within five seconds, and never pause for as long.
     ///
     /// # Errors
     /// See [`ClientError`].
@@ -163,10 +163,7 @@ impl Client {
     ) -> Result<(), ClientError> {
         self.block_on(async {
             let mut stream = self.stream(target).await?;
-            let next = async |stream: &mut Stream| {
-                self.within(stream.next()).await?.map_err(|error| self.garbled(error))
-            };
-            while let Some(piece) = next(&mut stream).await? {
+            while let Some(piece) = self.piece(&mut stream).await? {
                 if !take(&piece).map_err(ClientError::Output)? {
                     break;
                 }
@@ -260,14 +257,20 @@ impl Client {
         })
     }
 
+    /// The next piece of an answer, which must come within the time of silence.
+    async fn piece(&self, stream: &mut Stream) -> Result<Option<Bytes>, ClientError> {
+        self.within(stream.next()).await?.map_err(|error| self.garbled(error))
+    }
+
     /// The body of an answer of bounded size.
     async fn whole(&self, response: Response<Incoming>) -> Result<Vec<u8>, ClientError> {
-        let mut body = Limited::new(response.into_body(), MAX_ANSWER);
+        let mut stream = Stream(response.into_body());
         let mut whole = Vec::new();
-        while let Some(frame) = self.within(body.frame()).await? {
-            whole.extend_from_slice(
-                frame.map_err(|error| self.garbled(error))?.data_ref().map_or(&[], |data| data),
-            );
+        while let Some(piece) = self.piece(&mut stream).await? {
+            if whole.len() + piece.len() > MAX_ANSWER {
+                return Err(self.garbled(format!("it has more than {} MiB", MAX_ANSWER >> 20)));
+            }
+            whole.extend_from_slice(&piece);
         }
         Ok(whole)
     }

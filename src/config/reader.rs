@@ -244,9 +244,12 @@ pub(super) fn integer(value: &DeValue<'_>) -> Result<i64, String> {
 }
 
 /// An integer from `low` to `high`.
-pub(super) fn integer_in(value: &DeValue<'_>, low: u16, high: u16) -> Result<u16, String> {
+pub(super) fn integer_in<N>(value: &DeValue<'_>, low: N, high: N) -> Result<N, String>
+where
+    N: TryFrom<i64> + PartialOrd + Display,
+{
     let number = integer(value)?;
-    let fits = u16::try_from(number).ok().filter(|n| (low..=high).contains(n));
+    let fits = N::try_from(number).ok().filter(|number| (&low..=&high).contains(&number));
     fits.ok_or_else(|| format!("{number} is out of range; use {low} to {high}"))
 }
 

@@ -38,7 +38,6 @@ pub(super) fn dscp(value: &DeValue<'_>) -> Result<Dscp, String> {
     match value.as_str() {
         Some("inherit") => Ok(Dscp::Inherit),
         _ => integer_in(value, 0, 63)
-            .and_then(|number| u8::try_from(number).map_err(|error| error.to_string()))
             .map(Dscp::Fixed)
             .map_err(|reason| format!("{reason}; or write \"inherit\"")),
     }
@@ -241,10 +240,7 @@ pub(super) fn socket_path(value: &DeValue<'_>) -> Result<PathBuf, String> {
 
 /// `control.max_routes`: a number of routes that memory can hold.
 pub(super) fn max_routes(value: &DeValue<'_>) -> Result<usize, String> {
-    const MOST: i64 = 100_000_000;
-    let number = integer(value)?;
-    let fits = usize::try_from(number).ok().filter(|_| number <= MOST);
-    fits.ok_or_else(|| format!("{number} is out of range; use 0 to {MOST}"))
+    integer_in(value, 0, 100_000_000)
 }
 
 /// `metrics.listen`.

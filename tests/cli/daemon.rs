@@ -213,7 +213,7 @@ fn real(dir: &Path) -> (Handle, impl Future<Output = ()> + Send + 'static) {
         probes: [mpsc::unbounded_channel().0, mpsc::unbounded_channel().0],
         shrunk: Arc::default(),
     };
-    let (inbox, _thread) = runner::start(engine, ports).unwrap();
+    let inbox = runner::start().unwrap().begin(engine, ports);
     let (reloads, mut wishes) = mpsc::channel(1);
     let choices = Choices { backend: "plain", offloads: Vec::new(), address: "10.244.1.0".parse().unwrap() };
     let handle = Handle::new(

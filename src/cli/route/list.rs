@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 
 use crate::api::{self, RouteEntry};
 use crate::cli::out;
-use crate::cli::text::Columns;
+use crate::cli::text::{self, Columns};
 use crate::client::{Client, ClientError, Target};
 
 /// What `route list` takes beside the socket.
@@ -22,8 +22,10 @@ pub(in crate::cli) struct List {
         default_value_t = Output::Text,
         hide_default_value = true,
         hide_possible_values = true,
-        help = "A table for people, JSON for programs, or lines that `route add --file` reads\n\
-                [default: text] [possible values: text, json, lines]"
+        help = text::choice(
+            "A table for people, JSON for programs, or lines that `route add --file` reads",
+            Some(&Output::Text),
+        )
     )]
     output: Output,
 }

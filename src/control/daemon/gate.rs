@@ -222,7 +222,7 @@ mod tests {
         gate.follow();
         assert!(closing.join().unwrap());
         let senders = forwarding.pin().senders();
-        assert!(gate.state().senders.as_ref().is_some_and(|through| through.is(&senders)));
+        assert!(gate.state().senders.as_ref().is_some_and(|through| through.same_as(&senders)));
     }
 
     /// Looks until there is something to do, while so many strangers come at each; how many looks it took.

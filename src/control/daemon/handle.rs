@@ -179,6 +179,12 @@ impl Backend for Handle {
         self.snapshot().config.control.max_routes
     }
 
+    fn most_changes(&self) -> usize {
+        // What is there can be removed in one request, however few may be added.
+        let snapshot = self.snapshot();
+        snapshot.routes().max(snapshot.config.control.max_routes)
+    }
+
     async fn edit_routes(&self, batch: Batch, wait: bool) -> Result<RoutesChanged, Refusal> {
         self.change_routes(Request::Edit(batch), wait).await
     }

@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 
 use super::host::Host;
 use super::source::file::FileSource;
@@ -67,8 +68,8 @@ pub fn run(file: PathBuf) -> anyhow::Result<()> {
         let ready = start::ready(&host, &config).await?;
         let mut running = Running::begin(host, &config, source, ready).await?;
         tracing::info!("ready; control socket {}", config.control.socket.display());
-        let stuck = running.stuck();
-        let ended = wait(running.failures(), stuck, &mut signals, running.handle()).await;
+        let (failures, handle) = (running.failures(), running.handle().clone());
+        let ended = wait(failures, &mut running.stuck, &mut signals, &handle).await;
         running.end().await;
         ended
     });
@@ -98,11 +99,10 @@ impl Signals {
 /// Waits for a signal to end, following the configuration file at each SIGHUP, or for a worker that ended by itself.
 async fn wait(
     failures: crossbeam::channel::Receiver<pump::Failure>,
-    stuck: impl Future<Output = pump::Failure>,
+    stuck: &mut mpsc::Receiver<pump::Failure>,
     signals: &mut Signals,
     handle: &Handle,
 ) -> anyhow::Result<()> {
-    let mut stuck = std::pin::pin!(stuck);
     let mut failed = tokio::task::spawn_blocking(move || failures.recv());
     loop {
         tokio::select! {
@@ -114,7 +114,7 @@ async fn wait(
                 tokio::spawn(async move { handle.reload(false).await });
                 continue;
             }
-            failure = &mut stuck => return Err(failure.into()),
+            Some(failure) = stuck.recv() => return Err(failure.into()),
             failure = &mut failed => match failure {
                 Ok(Ok(failure)) => return Err(failure.into()),
                 _ => bail!("all workers stopped"),

@@ -6,10 +6,9 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::thread::JoinHandle;
 use std::time::Instant;
 
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::gate::Gate;
@@ -70,6 +69,13 @@ impl Inbox {
         let _ = self.sender.send(Message::Stop(answer));
         answered.await.unwrap_or_default()
     }
+
+    /// One to which nobody listens: what is sent stays where it is for as long as the other value.
+    #[cfg(test)]
+    pub(in crate::control::daemon) fn unheard() -> (Self, impl Sized) {
+        let (sender, receiver) = unbounded();
+        (Self { sender, requests: Arc::default() }, receiver)
+    }
 }
 
 /// A wish to have a path probed: the address of the peer, and the bytes of the packet.
@@ -91,16 +97,31 @@ pub struct Ports {
     pub shrunk: Arc<Notify>,
 }
 
-/// Starts the thread.
+/// The thread, before there is something for it to do.
+pub struct Thread(Sender<(Runner, Receiver<Message>)>);
+
+/// Starts the thread. It waits for its engine, so that nothing is lost with a thread that there cannot be.
 ///
 /// # Errors
 /// The kernel's.
-pub fn start(engine: Engine, ports: Ports) -> std::io::Result<(Inbox, JoinHandle<()>)> {
-    let (sender, receiver) = unbounded();
-    let runner = Runner { engine, ports, answers: HashMap::new() };
-    let thread =
-        std::thread::Builder::new().name("engine".to_owned()).spawn(move || runner.run(&receiver))?;
-    Ok((Inbox { sender, requests: Arc::default() }, thread))
+pub fn start() -> std::io::Result<Thread> {
+    let (hand_over, handed) = bounded::<(Runner, Receiver<Message>)>(1);
+    std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
+        if let Ok((runner, receiver)) = handed.recv() {
+            runner.run(&receiver);
+        }
+    })?;
+    Ok(Thread(hand_over))
+}
+
+impl Thread {
+    /// Hands the thread its engine, and what that has to do with; returns the way to it.
+    pub fn begin(self, engine: Engine, ports: Ports) -> Inbox {
+        let (sender, receiver) = unbounded();
+        // The thread waits for it.
+        let _ = self.0.send((Runner { engine, ports, answers: HashMap::new() }, receiver));
+        Inbox { sender, requests: Arc::default() }
+    }
 }
 
 struct Runner {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
-use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 
@@ -24,7 +24,7 @@ use super::watch::tap_watch::TapWatch;
 use super::watch::uplink_watch::UplinkWatch;
 use super::watchdog;
 use crate::config::{self, Config};
-use crate::control::engine::port::{HostRequest, Notice};
+use crate::control::engine::port::{HostError, HostRequest, Notice};
 use crate::control::engine::{EffectId, Event, Snapshot, tun_addresses};
 use crate::control::host::{self, Guarded, Host, NeighbourTable, Notices};
 use crate::control::server::render::Exporter;
@@ -62,7 +62,8 @@ pub(super) struct Running {
     uplink_watch: JoinHandle<()>,
     services: Vec<JoinHandle<()>>,
     stop: watch::Sender<()>,
-    stuck: Option<oneshot::Receiver<pump::Failure>>,
+    /// A worker that makes no progress.
+    pub(super) stuck: mpsc::Receiver<pump::Failure>,
 }
 
 impl Running {
@@ -82,7 +83,17 @@ impl Running {
         let counters = Counters::new(lanes.len());
         let rules = Rules { tcp: ready.lanes.merge_tcp, udp: ready.lanes.merge_udp };
         let ports = lanes.first().map_or(&[][..], |lane| lane.sockets.source_ports()).to_vec();
-        let pump = Pump::start(lanes, rules, &ready.forwarding, &counters).context("cannot start workers")?;
+        let threads = runner::start().context("cannot start the engine").and_then(|engine| {
+            let pump = Pump::start(lanes, rules, &ready.forwarding, &counters);
+            Ok((engine, pump.context("cannot start workers")?))
+        });
+        let (thread, pump) = match threads {
+            Ok(threads) => threads,
+            Err(error) => {
+                take_down(&host, ready.engine.take_down()).await;
+                return Err(error);
+            }
+        };
         let address = tun_addresses(config).first().copied();
         let choices = Choices {
             backend: ready.lanes.backend,
@@ -94,7 +105,7 @@ impl Running {
         let ((probes, probed), (probes6, probed6)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
         let shrunk = Arc::new(Notify::new());
         let forwarding = Arc::clone(&ready.forwarding);
-        let (inbox, _thread) = runner::start(
+        let inbox = thread.begin(
             ready.engine,
             Ports {
                 forwarding,
@@ -104,9 +115,8 @@ impl Running {
                 probes: [probes, probes6],
                 shrunk: Arc::clone(&shrunk),
             },
-        )
-        .context("cannot start the engine")?;
-        let (failed, stuck) = oneshot::channel();
+        );
+        let (failed, stuck) = mpsc::channel(1);
         let (reloads, wishes) = mpsc::channel(RELOADS);
         let parts = Links { inbox: inbox.clone(), snapshots: seen.clone(), reloads, gate: Arc::clone(&gate) };
         let handle = Handle::new(parts, counters.clone(), choices);
@@ -115,7 +125,7 @@ impl Running {
         let mut watchers = JoinSet::new();
         watchers.spawn(execute(host.clone(), asked, inbox.clone()));
         watchers.spawn(address_watch::run(host.clone(), inbox.clone(), news.subscribe()));
-        watchers.spawn(notice(inbox.clone(), news));
+        watchers.spawn(notice(Notices::connect, inbox.clone(), news));
         let (guarded, more) = mpsc::unbounded_channel();
         watchers.spawn(guard(host.clone(), std::mem::take(&mut ready.lanes.guarded), more, inbox.clone()));
         watchers.spawn(follow_file(host.clone(), source, wishes, inbox.clone(), seen.clone()));
@@ -156,7 +166,7 @@ impl Running {
             uplink_watch,
             services: Vec::new(),
             stop,
-            stuck: Some(stuck),
+            stuck,
         };
         match running.serve(config, ready.socket, stopped).await {
             Ok(()) => Ok(running),
@@ -195,20 +205,6 @@ impl Running {
         self.pump.failures()
     }
 
-    /// Completes with a worker that makes no progress.
-    pub(super) fn stuck(&mut self) -> impl Future<Output = pump::Failure> + use<> {
-        let stuck = self.stuck.take();
-        async move {
-            match stuck {
-                Some(stuck) => match stuck.await {
-                    Ok(failure) => failure,
-                    Err(_) => std::future::pending().await,
-                },
-                None => std::future::pending().await,
-            }
-        }
-    }
-
     /// The way to everything that the API shows and changes.
     pub(super) fn handle(&self) -> &Handle {
         &self.handle
@@ -239,11 +235,21 @@ async fn execute(host: Host, mut requests: mpsc::UnboundedReceiver<(EffectId, Ho
 
 /// Passes on what the kernel tells of, also that a buffer overflowed ([`Notice::Overrun`]). A connection that
 /// ends is followed by another one, which begins with a look at everything.
-async fn notice(inbox: Inbox, news: broadcast::Sender<Notice>) {
-    let mut told = false;
+async fn notice(
+    connect: impl Fn() -> Result<Notices, HostError>,
+    inbox: Inbox,
+    news: broadcast::Sender<Notice>,
+) {
+    let (mut told, mut missed) = (false, false);
     loop {
-        match Notices::connect() {
-            Ok(notices) => pass_on(notices, &inbox, &news).await,
+        match connect() {
+            Ok(notices) => {
+                if missed {
+                    let _ = news.send(Notice::Overrun);
+                    inbox.send(Event::Noticed(Notice::Overrun));
+                }
+                pass_on(notices, &inbox, &news).await;
+            }
             // There are still the looks now and then.
             Err(error) if !told => {
                 told = true;
@@ -251,9 +257,8 @@ async fn notice(inbox: Inbox, news: broadcast::Sender<Notice>) {
             }
             Err(_) => {}
         }
+        missed = true;
         sleep(RECONNECT).await;
-        let _ = news.send(Notice::Overrun);
-        inbox.send(Event::Noticed(Notice::Overrun));
     }
 }
 
@@ -349,4 +354,44 @@ fn listen_to_routers(
 /// Completes when the sender is dropped.
 async fn until(mut stopped: watch::Receiver<()>) {
     while stopped.changed().await.is_ok() {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::time::Duration;
+
+    use tokio::sync::broadcast;
+
+    use super::{NEWS, NOTICES, Notice, Notices, notice};
+    use crate::control::daemon::runner::Inbox;
+    use crate::control::engine::port::HostError;
+
+    #[tokio::test]
+    async fn what_was_missed_is_told_once_there_is_a_connection() {
+        tokio::time::pause();
+        let (inbox, _kept) = Inbox::unheard();
+        let (news, mut heard) = broadcast::channel(NEWS);
+        let tries = Cell::new(0);
+        let connect = || {
+            tries.set(tries.get() + 1);
+            assert_eq!(inbox.waiting(), 0, "try {}", tries.get());
+            if tries.get() <= NOTICES {
+                Err(HostError::Connect("no memory".to_owned()))
+            } else {
+                Notices::connect()
+            }
+        };
+        let told = async {
+            let told = heard.recv().await;
+            assert_eq!(inbox.waiting(), 1);
+            told
+        };
+        tokio::select! {
+            () = notice(connect, inbox.clone(), news) => {}
+            told = told => assert_eq!(told, Ok(Notice::Overrun)),
+            () = tokio::time::sleep(Duration::from_secs(60)) => panic!("nothing was told"),
+        }
+        assert_eq!(tries.get(), NOTICES + 1);
+    }
 }

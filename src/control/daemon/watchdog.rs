@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use crate::dataplane::observe::Counters;
@@ -34,7 +34,7 @@ impl Pulse {
 }
 
 /// Watches for ever. Tells of a worker that is stuck for good.
-pub(super) async fn watch(counters: Counters, wakers: Wakers, failed: oneshot::Sender<Failure>) {
+pub(super) async fn watch(counters: Counters, wakers: Wakers, failed: mpsc::Sender<Failure>) {
     let begun = Instant::now();
     let beat = |worker: usize| counters.worker(worker).beat.get();
     let mut pulses: Vec<Pulse> =
@@ -59,7 +59,7 @@ pub(super) async fn watch(counters: Counters, wakers: Wakers, failed: oneshot::S
             }
             if silent >= FATAL {
                 // Who waits for it ends the daemon, and us.
-                let _ = failed.send(Failure::Stuck { worker, seconds: silent.as_secs() });
+                let _ = failed.send(Failure::Stuck { worker, seconds: silent.as_secs() }).await;
                 return;
             }
         }

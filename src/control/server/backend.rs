@@ -28,6 +28,10 @@ pub trait Backend: Send + Sync + 'static {
     fn peers(&self) -> Vec<PeerStatus>;
     /// The largest number of routes that changes may lead to.
     fn most_routes(&self) -> usize;
+    /// The largest number of changes in one request.
+    fn most_changes(&self) -> usize {
+        self.most_routes()
+    }
     /// Makes all changes of `batch` to the control routes.
     ///
     /// # Errors

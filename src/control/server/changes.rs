@@ -67,7 +67,7 @@ pub(super) async fn edit<D: Backend>(
     body: Body,
 ) -> Result<Json<RoutesChanged>, Refusal> {
     let Edit { delete, wait } = query_of(query, "there are ?wait=true and, for text, ?delete=true")?;
-    let most = api.backend.most_routes();
+    let most = api.backend.most_changes();
     let upload = api.uploads.admit(&headers).await?;
     let read = async {
         if body::is_text(&headers) {

@@ -87,14 +87,15 @@ fn thousandths(weight: &str) -> u16 {
     }
 }
 
+/// What a comment of the kind `what` says: a name, and the rest.
+fn described<'a>(line: &'a str, what: &str) -> Option<(&'a str, &'a str)> {
+    line.strip_prefix(what)?.split_once(' ')
+}
+
 /// The older form of OpenMetrics text.
 fn prometheus(text: &str) -> String {
-    let described = |line: &'_ str, what: &str| -> Option<(String, String)> {
-        let (name, rest) = line.strip_prefix(what)?.split_once(' ')?;
-        Some((name.to_owned(), rest.to_owned()))
-    };
-    let types: HashMap<String, String> = text.lines().filter_map(|line| described(line, "# TYPE ")).collect();
-    let sample = |name: &str| match types.get(name).map(String::as_str) {
+    let types: HashMap<&str, &str> = text.lines().filter_map(|line| described(line, "# TYPE ")).collect();
+    let sample = |name: &str| match types.get(name).copied() {
         Some("counter") => format!("{name}_total"),
         Some("info") => format!("{name}_info"),
         _ => name.to_owned(),
@@ -103,9 +104,9 @@ fn prometheus(text: &str) -> String {
     for line in text.lines() {
         // Writing to a string does not fail.
         let _ = if let Some((name, help)) = described(line, "# HELP ") {
-            writeln!(out, "# HELP {} {help}", sample(&name))
+            writeln!(out, "# HELP {} {help}", sample(name))
         } else if let Some((name, kind)) = described(line, "# TYPE ") {
-            writeln!(out, "# TYPE {} {}", sample(&name), if kind == "info" { "gauge" } else { &kind })
+            writeln!(out, "# TYPE {} {}", sample(name), if kind == "info" { "gauge" } else { kind })
         } else if line.starts_with('#') {
             // The end and the units, which this form has not.
             Ok(())

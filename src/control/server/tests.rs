@@ -73,6 +73,10 @@ impl Backend for OneRoute {
         1000
     }
 
+    fn most_changes(&self) -> usize {
+        3000
+    }
+
     async fn edit_routes(&self, batch: Batch, wait: bool) -> Result<RoutesChanged, Refusal> {
         self.settle(wait).await;
         let deleted = batch.changes().filter(|change| change.to.is_none()).count();
@@ -736,4 +740,17 @@ async fn more_routes_than_allowed_are_refused_while_they_arrive() {
     assert_eq!(status, "HTTP/1.1 413 Payload Too Large");
     assert!(body.contains("more than 1000 routes in one request"), "{body}");
     assert!(body.contains("`max_routes` under [control]"), "{body}");
+}
+
+#[tokio::test]
+async fn what_is_there_can_be_removed_although_fewer_may_be_added() {
+    let server = Server::start(Limits::default());
+    let text = |lead: &str, count| (0..count).map(|n| format!("{lead}{}\n", numbered(n))).collect::<String>();
+    let (status, all) = server.send("POST", "/v1/routes?delete=true", "text/plain", &text("", 3000)).await;
+    assert_eq!((status, &all["deleted"]), (200, &3000.into()), "{all}");
+    let (status, all) = server.send("POST", "/v1/routes", "text/plain", &text("del ", 3000)).await;
+    assert_eq!((status, &all["deleted"]), (200, &3000.into()), "{all}");
+    let (status, refused) =
+        server.send("POST", "/v1/routes?delete=true", "text/plain", &text("", 3001)).await;
+    assert_eq!(status, 413, "{refused}");
 }

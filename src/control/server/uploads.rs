@@ -24,21 +24,15 @@ pub(super) struct Uploads {
     permits: Semaphore,
     /// Those under way, oldest first.
     running: Mutex<Vec<(Instant, Arc<Notify>)>>,
-    tenure: Duration,
 }
 
 impl Default for Uploads {
     fn default() -> Self {
-        Self::new(TENURE)
+        Self { permits: Semaphore::new(AT_ONCE), running: Mutex::default() }
     }
 }
 
 impl Uploads {
-    /// No upload is under way; each gives way after `tenure`.
-    pub(super) fn new(tenure: Duration) -> Self {
-        Self { permits: Semaphore::new(AT_ONCE), running: Mutex::default(), tenure }
-    }
-
     /// The permission to read the body that `headers` announce.
     ///
     /// # Errors
@@ -55,7 +49,7 @@ impl Uploads {
                 never = self.press() => never,
             }
         };
-        match timeout(self.tenure + MARGIN, permitted).await {
+        match timeout(TENURE + MARGIN, permitted).await {
             Ok(Some(permit)) => Ok(Upload { large: Some(self.begin(permit)) }),
             _ => Err(Refusal::new(Kind::Busy, "other large requests are under way; try again")),
         }
@@ -66,8 +60,8 @@ impl Uploads {
         loop {
             let oldest = self.running().first().cloned();
             let (due, notify) = match oldest {
-                Some((begun, notify)) => (begun + self.tenure, Some(notify)),
-                None => (Instant::now() + self.tenure, None),
+                Some((begun, notify)) => (begun + TENURE, Some(notify)),
+                None => (Instant::now() + TENURE, None),
             };
             sleep_until(due.max(Instant::now() + Duration::from_millis(10))).await;
             if let Some(notify) = notify {
@@ -102,7 +96,7 @@ impl Upload<'_> {
         tokio::select! {
             done = work => done,
             () = large.give_way.notified() => {
-                let seconds = large.uploads.tenure.as_secs();
+                let seconds = TENURE.as_secs();
                 let text = format!("the body took longer than {seconds} s and others wait; nothing has changed");
                 Err(Refusal::new(Kind::Busy, text))
             }
@@ -162,8 +156,12 @@ mod tests {
         for slow in slow.into_iter().filter(|slow| slow.is_finished()) {
             assert_eq!(slow.await.unwrap().unwrap_err().kind, Kind::Busy);
         }
-        // One that has only begun is left alone for its time.
-        let held = uploads.admit(&HeaderMap::new()).await.unwrap();
-        drop(held);
+        // One that has only begun is left alone for its time, and the one that stayed is told first.
+        let young = endless(2);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let begin = Instant::now();
+        uploads.admit(&HeaderMap::new()).await.unwrap();
+        assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+        assert!(!young.is_finished());
     }
 }

@@ -1,6 +1,7 @@
 //! The watchers: what may change while the daemon runs, and is followed.
 //!
-//! Each is a task of its own that sends events to the engine and decides nothing.
+//! Addresses, strays, routers and the uplink with all that belongs to it are a task each. They tell the engine by
+//! events what they see.
 
 pub(super) mod address_watch;
 pub(super) mod icmp;

@@ -45,7 +45,8 @@ struct Entry {
 }
 
 impl PeerWays {
-    /// Follows who is known; `before` are ways that were found already.
+    /// Follows who is known; `before` are ways that were found already. These are due all the same: what changed
+    /// since was told to nobody.
     pub(crate) fn follow(&mut self, peers: impl Iterator<Item = (IpAddr, PeerCounters)>, before: &Ways) {
         let mut entries = BTreeMap::new();
         for (address, counters) in peers {

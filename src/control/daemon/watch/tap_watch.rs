@@ -7,9 +7,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use super::tap_device::TapDevice;
 use super::tap_test::Outcome as TestOutcome;
@@ -132,7 +132,7 @@ impl TapWatch {
 
     /// Whether there is something to do although nothing was told.
     pub(crate) fn is_waiting(&self) -> bool {
-        self.due || self.tap.is_waiting(now()) || self.is_refused()
+        self.due || self.tap.is_waiting(Instant::now()) || self.is_refused()
     }
 
     /// Peers whose neighbours are wanted for a test, a few of them.
@@ -142,7 +142,7 @@ impl TapWatch {
 
     /// Whether workers gave the TAP up and are to try it again.
     fn is_refused(&self) -> bool {
-        self.counters.has_given_up(Fallback::Tap) && self.offers.is_due(now())
+        self.counters.has_given_up(Fallback::Tap) && self.offers.is_due(Instant::now())
     }
 
     /// Looks at the interfaces of `ways` and says what follows. Tests what is due, and with `all`
@@ -257,7 +257,7 @@ impl TapWatch {
     fn offer(&mut self) {
         if self.trials.values().any(|trial| trial.outcome == Outcome::Passed && trial.failures == 0) {
             self.counters.offer(Fallback::Tap);
-            self.offers.tried(now());
+            self.offers.tried(Instant::now());
         }
     }
 
@@ -295,10 +295,6 @@ impl TapWatch {
         };
         format!("{ipip}{ipv6}")
     }
-}
-
-fn now() -> std::time::Instant {
-    std::time::Instant::now()
 }
 
 /// Reads features, by a connection that is made where there is none: for want of descriptors or memory there may

@@ -12,9 +12,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::{StreamExt, stream};
-use tokio::sync::{broadcast, watch};
-use tokio::time::sleep;
+use futures_util::{FutureExt, StreamExt, stream};
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::watch;
+use tokio::time::{sleep, sleep_until};
 
 use super::peer_ways::{PeerWays, Ways};
 use super::policy_watch::PolicyWatch;
@@ -127,28 +128,29 @@ impl UplinkWatch {
     /// Waits until there is something to do; returns whether something was told.
     async fn wait(&mut self, before: &Snapshot, took: Duration) -> bool {
         let pause = if self.ways.is_due() { DUE_PAUSE.max(took * IDLE) } else { TICK };
-        let told = tokio::select! {
-            () = sleep(pause) => return false,
-            () = other_peers(&mut self.snapshots, before) => return true,
-            told = self.news.recv() => told,
-            key = self.neighbours.changed() => {
-                return key.is_none_or(|key| self.ways.leads_by(key));
-            }
-        };
-        let mut concerns = self.hear(told);
-        sleep(NEWS_PAUSE.max(took * IDLE)).await;
+        let end = tokio::time::Instant::now() + pause;
         loop {
-            match self.news.try_recv() {
-                Ok(notice) => concerns |= self.hear(Ok(notice)),
-                Err(broadcast::error::TryRecvError::Lagged(_)) => concerns |= self.hear(Ok(Notice::Overrun)),
-                Err(_) => return concerns,
+            let concerns = tokio::select! {
+                () = sleep_until(end) => return false,
+                () = other_peers(&mut self.snapshots, before) => return true,
+                notice = next(&mut self.news) => self.hear(notice),
+                key = self.neighbours.changed() => key.is_none_or(|key| self.ways.leads_by(key)),
+            };
+            if concerns {
+                break;
             }
         }
+        sleep(NEWS_PAUSE.max(took * IDLE)).await;
+        while let Some(notice) = next(&mut self.news).now_or_never() {
+            self.hear(notice);
+        }
+        // The table takes them over.
+        while self.neighbours.changed().now_or_never().is_some() {}
+        true
     }
 
     /// Takes in what the kernel told of; returns whether it may matter here.
-    fn hear(&mut self, told: Result<Notice, broadcast::error::RecvError>) -> bool {
-        let notice = told.unwrap_or(Notice::Overrun);
+    fn hear(&mut self, notice: Notice) -> bool {
         let uplink = match notice {
             Notice::Link(index) => index == self.uplink.index,
             Notice::Address(_) => true,
@@ -311,6 +313,16 @@ pub(crate) async fn stand_in(host: &Host, owner: Uplink, ways: &Ways, before: u3
         None => None,
     };
     found.unwrap_or(owner)
+}
+
+/// The next thing that the kernel tells of.
+async fn next(news: &mut broadcast::Receiver<Notice>) -> Notice {
+    match news.recv().await {
+        Ok(notice) => notice,
+        Err(RecvError::Lagged(_)) => Notice::Overrun,
+        // Who passes it on is gone, and soon so are we.
+        Err(RecvError::Closed) => std::future::pending().await,
+    }
 }
 
 /// Completes when other peers are known than `before`.
