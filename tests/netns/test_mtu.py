@@ -18,7 +18,7 @@ import fast
 from fast import MIB, Stream, await_tap
 from shared import SharedLab
 from tunnel import FORMATS, VXLAN_PORT, outer
-from underlay6 import ADDRESSES6, ROUTER6, add_addresses6, over6
+from underlay6 import ADDRESSES6, ROUTER6, add_addresses6, over6, pools, receiver, subnets
 from underpass_lab.command import run, wait_until
 from underpass_lab.nodes import ADDRESSES, pod_address
 
@@ -180,6 +180,38 @@ class PathShrinks6(Shrinking):
                 wait_until(whole, 5, "a large ping that is answered")
                 self.assertEqual(self.lab.ping("podA", C, "-M", "dont", "-s", "3000"), 3)
 
+    def test_what_ipv6_demands_of_every_link_crosses_one_that_has_no_more(self) -> None:
+        """Pods with IPv6: packets of 1280 bytes need fragments outside where a link behind the first has 1280 bytes."""
+        address = {"podA": "fd00:244:1::2", "podC": "fd00:244:3::2"}
+        for node, pod in (("n1", "podA"), ("n3", "podC")):
+            self.lab.ip(node, f"address add fd00:244:{node[1:]}::1/64 dev pod0 nodad")
+            gateway = f"route add default via fd00:244:{node[1:]}::1"
+            self.lab.ip(pod, f"address add {address[pod]}/64 dev eth0 nodad", gateway)
+        self.addCleanup(self.link_to_n3, 1500)
+        data = bytes(1280 - 48)
+        for mode in MODES:
+            with self.subTest(mode):
+                self.link_to_n3(1280)
+                for node, other in (("n1", "n3"), ("n3", "n1")):
+                    own = {"address6": f"{ADDRESSES6[node]}/64"}
+                    peers = {other: (ADDRESSES6[other], subnets(other))}
+                    self.start(node, own=own, local=subnets(node), peers=peers, pools=pools(mode))
+                server = receiver(self, "podC", address["podC"], 5300)
+                server.settimeout(0.2)
+                client = self.lab.socket("podA", socket.AF_INET6)
+                self.addCleanup(client.close)
+
+                def crosses(server: Any = server, client: Any = client) -> bool:
+                    client.sendto(data, (address["podC"], 5300))
+                    try:
+                        return bool(server.recv(2000) == data)
+                    except TimeoutError:
+                        return False
+
+                wait_until(crosses, 10, "a datagram of 1280 bytes")
+                self.assertTrue(all(crosses() for _ in range(5)))
+                server.close()
+
     def test_forged_reports_are_refuted(self) -> None:
         """S3 over IPv6: the quoted packet looks like those that n1 sends, but n3 answers to a probe of its size."""
         self.start_both(MODES["ipip"][0])
@@ -287,13 +319,13 @@ class Reports(Shrinking):
         return re.findall(r"a report of (\d+) was wrong", self.lab.daemons["n1"].log().split("ready;")[-1])
 
     def test_s3_source_ports_are_not_predictable(self) -> None:
-        """256 of 16384, others at each start."""
+        """256 of 16384, and one for what leaves in fragments, others at each start."""
         seen = []
         for _ in range(2):
             self.restart_idle("vxlan", tunnel={"uplink": "socket"})
             said = self.lab.exec("n1", "ss", "-Hnulp", f"src {ADDRESSES['n1']} and sport >= :49152").stdout
             seen.append({int(line.split()[3].rsplit(":", 1)[1]) for line in said.splitlines()})
-        self.assertEqual([len(ports) for ports in seen], [256, 256])
+        self.assertEqual([len(ports) for ports in seen], [257, 257])
         self.assertLess(len(seen[0] & seen[1]), 64)
         self.assertGreater(max(seen[0]) - min(seen[0]), 8192)
 

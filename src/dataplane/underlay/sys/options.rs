@@ -77,14 +77,15 @@ pub(crate) fn set_dont_fragment6(socket: &Socket) -> io::Result<()> {
     set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)
 }
 
-/// Lets the kernel fragment what is longer than the path carries, and routers on the way, too, in IPv4.
+/// Lets the kernel fragment what is longer than the link carries. Over IPv4 routers on the way may, too, because DF is
+/// clear, and ICMP errors are ignored: the kernel would believe forged ones and apply them to what leaves by the TAP.
+/// Over IPv6 nobody else fragments, so it has to believe them, but never below the 1280 bytes of every path.
 pub(crate) fn let_fragment(socket: &Socket, family: Family) -> io::Result<()> {
-    match family {
-        Family::V4 => set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT),
-        Family::V6 => {
-            set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)
-        }
-    }
+    let (level, name, value) = match family {
+        Family::V4 => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_OMIT),
+        Family::V6 => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT),
+    };
+    set_option(socket, level, name, value)
 }
 
 /// Lets receives tell the traffic class of IPv6 (RFC 3542 §6.5).
