@@ -9,10 +9,10 @@
 use underpass::dataplane::encap::{frame, ipip, ipip_gso, ipip6, tunnel_gso, vxlan};
 use underpass::dataplane::forward::{Forwarding, Outbound, OutboundCx};
 use underpass::dataplane::observe::Worker;
-use underpass::dataplane::packet::{Channel, Datagram, Outbox, Paths};
+use underpass::dataplane::packet::{Channel, Datagram, Family, Outbox, Paths};
 use underpass::dataplane::segment::Flow;
 use underpass::net::Mode;
-use underpass::wire::{Ipv4, Ipv6, VnetHdr, ethernet, vnet_hdr, vxlan as header};
+use underpass::wire::{Ipv4, Ipv6, VnetHdr, ethernet, ipv6, vnet_hdr, vxlan as header};
 
 use crate::input::Input;
 use crate::node::{MTU, address, dropped, expand, forwarding, is_pod_of, repair_ip};
@@ -106,7 +106,10 @@ impl Run {
             assert_eq!(flow.total_len, packet.len());
             assert!(is_pod_of(1, flow.source), "{}", flow.source);
             assert!(is_pod_of(2, flow.destination) || is_pod_of(3, flow.destination), "{}", flow.destination);
-            assert!(packet.len() + overhead <= usize::from(MTU), "larger than the path carries");
+            let fits = packet.len() + overhead <= usize::from(MTU);
+            let in_fragments = matches!(channel, Channel::FragmentingUdp(_) | Channel::FragmentingRaw(_));
+            let demanded = packet.len() <= usize::from(ipv6::MIN_MTU) && flow.source.is_ipv6();
+            assert!(fits || in_fragments && demanded, "larger than the path carries");
             wire += packet.len() + overhead;
             self.sent_bytes += packet.len() as u64;
         }
@@ -122,12 +125,13 @@ impl Run {
             ..vnet
         };
         match channel {
-            Channel::Udp(_) | Channel::Udp6(_) => {
-                assert_eq!(self.ipv6, matches!(channel, Channel::Udp6(_)));
+            Channel::Udp(_) | Channel::Udp6(_) | Channel::FragmentingUdp(_) => {
+                assert_eq!(Some(self.ipv6), channel.kernel_header().map(|family| family == Family::V6));
                 let (vni, _) = header::parse(&whole).expect("a VXLAN header");
                 assert_eq!(vni, Some(4096));
                 (VnetHdr::default(), whole[vxlan::TEMPLATE..].to_vec())
             }
+            Channel::FragmentingRaw(_) => (VnetHdr::default(), whole),
             Channel::Raw | Channel::Raw6 => (VnetHdr::default(), self.strip_raw(&whole)),
             Channel::Packet => {
                 let vnet = VnetHdr::parse(whole.first_chunk().expect("a vnet header"));

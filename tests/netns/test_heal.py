@@ -9,6 +9,7 @@ at all, a stream of the other pool must lose nothing.
 import bootstrap
 
 import contextlib
+import functools
 import json
 import re
 import struct
@@ -305,9 +306,9 @@ class Shown(Heals):
             for rule in (f"to {OTHER} lookup 100", f"from 10.244.1.0/24 to {OTHER} lookup 100"):
                 self.told(
                     f"ip rule {rule}",
-                    lambda rule=rule: self.lab.ip("n1", table, f"rule add priority 10 {rule}"),
+                    functools.partial(self.lab.ip, "n1", table, f"rule add priority 10 {rule}"),
                     rf"packets for {re.escape(OTHER)}.* do not reach the tunnel: a rule leads them to table 100",
-                    lambda rule=rule: self.lab.ip("n1", f"rule del priority 10 {rule}", "route flush table 100"),
+                    functools.partial(self.lab.ip, "n1", f"rule del priority 10 {rule}", "route flush table 100"),
                 )
             self.told(
                 "ip rule unreachable",
@@ -355,7 +356,7 @@ class Shown(Heals):
 class Moved(Heals):
     def test_to_another_namespace(self) -> None:
         self.lab.ip("n1", f"link set up0 netns {self.lab.ns('n2')} name moved0")
-        wait_until(lambda: self.says("up0 is not in this network namespace any more"), 5, "what is missing")
+        wait_until(lambda: self.shows("up0 is not in this network namespace any more"), 5, "what is missing")
         self.stop("n1")
         wait_until(lambda: self.lab.exec("n2", "ip", "link", "show", "moved0", check=False).returncode, 5, "its end")
 

@@ -119,12 +119,9 @@ class AddressMoves(SharedLab):
                 if mode == "direct":
                     # What an administrator is told names it.
                     self.lab.sysctl("n1", {"ipv4/conf/wan0/rp_filter": 1})
-                    wait_until(lambda: "strict reverse path filtering on wan0" in self.missing(), 5, "the new name")
+                    wait_until(lambda: self.shows("strict reverse path filtering on wan0"), 5, "the new name")
                     self.lab.sysctl("n1", {"ipv4/conf/wan0/rp_filter": 0})
                     wait_until(lambda: not self.missing(), 5, "nothing missing")
                 self.assertEqual(self.lab.status("n1")["offloads"], offloads)
                 self.lab.ip("n1", "link set wan0 name eth0")
                 self.lab.tcp_transfer("podA", "podB", B, 4 * MIB)
-
-    def missing(self) -> str:
-        return "\n".join(one["what"] for one in self.lab.status("n1")["missing"])
