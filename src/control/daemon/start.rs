@@ -56,8 +56,8 @@ pub(super) async fn ready(host: &Host, config: &Config) -> anyhow::Result<Ready>
     let facts = preflight(host, config, &uplink).await?;
     let socket = ControlSocket::bind(&config.control.socket)?;
     let lanes = bring_up::lanes(host, config, &facts, &uplink).await?;
-    let tap = lanes.tap.as_ref().and_then(TapDevice::own_name).map(str::to_owned);
-    let view = host.observe(&look(config, &uplink.name, tap.clone())).await?;
+    let tap = lanes.tap.as_ref().and_then(TapDevice::own_index);
+    let view = host.observe(&look(config, &uplink.name, tap)).await?;
     let start = Start {
         setup: Setup { capabilities: facts.capabilities(), workers: lanes.lanes.len(), uplink_mtu },
         uplink: uplink.clone(),

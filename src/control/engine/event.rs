@@ -98,8 +98,8 @@ pub enum Request {
 /// Which peers may be reached through the TAP.
 #[derive(Clone, Debug, Default)]
 pub struct TapUse {
-    /// Name of the TAP, while it is there.
-    pub device: Option<String>,
+    /// Index of the TAP, while it is there.
+    pub device: Option<u32>,
     /// The TAP, while it is used.
     pub link: Option<TapLink>,
     /// How super-packets leave towards each address of a peer.

@@ -164,7 +164,7 @@ fn uses(config: &Config, mode: Mode) -> bool {
 }
 
 /// What to look at before `config` is followed on a host whose uplink is `uplink`.
-pub fn look(config: &Config, uplink: &str, tap: Option<String>) -> Look {
+pub fn look(config: &Config, uplink: &str, tap: Option<u32>) -> Look {
     let subnets = config.peers.iter().flat_map(|peer| peer.subnets.iter().copied());
     Look {
         tun: Device::Named(config.tunnel.device.clone()),

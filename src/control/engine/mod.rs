@@ -75,8 +75,8 @@ pub struct Start {
     pub uplink: Uplink,
     /// MTUs of the first links towards the peers' addresses.
     pub link_mtus: HashMap<IpAddr, u16>,
-    /// Name of the TAP, where there is one.
-    pub tap: Option<String>,
+    /// Index of the TAP, where there is one.
+    pub tap: Option<u32>,
     /// What `status` says of the TAP.
     pub tap_state: Offloaded,
     /// The host with the devices made.

@@ -39,7 +39,7 @@ impl Engine {
             true => Interest::overlapping(covered.iter().copied()),
             false => Interest::All,
         };
-        let (tun, tap) = (self.host.tun(), self.host.tap().map(str::to_owned));
+        let (tun, tap) = (self.host.tun(), self.host.tap());
         let look = self.host.look(now, covered, |full| Look {
             tun: Device::Index(tun),
             tap,

@@ -242,6 +242,16 @@ fn a_refused_privilege_ends_all_attempts() {
 }
 
 #[test]
+fn another_device_with_the_name_of_the_tap_is_left_alone() {
+    let mut recorder = started();
+    recorder.change(|model| {
+        let tap = model.tap.as_mut().unwrap();
+        (tap.link.index, tap.link.up) = (99, false);
+    });
+    assert!(!recorder.model.tap.as_ref().unwrap().link.up);
+}
+
+#[test]
 fn rules_that_lead_elsewhere_are_shown_once_for_each_table() {
     let mut recorder = started();
     let prefix = |text: &str| text.parse().unwrap();

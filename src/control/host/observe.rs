@@ -24,14 +24,11 @@ impl Host {
     /// [`HostError::Netlink`]. A device that is not there is none, nor is a sysctl that cannot be read.
     pub async fn observe(&self, look: &Look) -> Result<HostView, HostError> {
         let begun = Instant::now();
-        let tun = match &look.tun {
-            Device::Named(name) => self.device(Some(name)).await?,
-            Device::Index(index) => match self.link_by_index(*index).await {
-                Some(link) => Some(self.view_of(link).await?),
-                None => None,
-            },
+        let tun = self.device(&look.tun).await?;
+        let tap = match look.tap {
+            Some(index) => self.device(&Device::Index(index)).await?,
+            None => None,
         };
-        let tap = self.device(look.tap.as_deref()).await?;
         let links = match look.routes {
             Some(_) => Some(self.links().await?),
             None => None,
@@ -47,10 +44,15 @@ impl Host {
         Ok(HostView { tun, tap, settings, routes, took: begun.elapsed() })
     }
 
-    async fn device(&self, name: Option<&str>) -> Result<Option<DeviceView>, HostError> {
-        let Some(name) = name else { return Ok(None) };
-        let Some(link) = self.link_by_name(name).await? else { return Ok(None) };
-        Ok(Some(self.view_of(link).await?))
+    async fn device(&self, device: &Device) -> Result<Option<DeviceView>, HostError> {
+        let link = match device {
+            Device::Named(name) => self.link_by_name(name).await?,
+            Device::Index(index) => self.link_by_index(*index).await,
+        };
+        match link {
+            Some(link) => Ok(Some(self.view_of(link).await?)),
+            None => Ok(None),
+        }
     }
 
     async fn view_of(&self, link: Link) -> Result<DeviceView, HostError> {

@@ -21,6 +21,8 @@ pub(crate) struct TapDevice {
     queues: Vec<Tap>,
     /// Our underlay address.
     source: Ipv4Addr,
+    /// Its index, as of when it was made.
+    index: u32,
     /// What tests it; `None` while it is not there.
     test: Option<TapTest>,
     /// Why there is none now.
@@ -36,7 +38,7 @@ impl TapDevice {
     pub(crate) fn new(name: String, workers: usize, source: Ipv4Addr) -> anyhow::Result<Self> {
         let queues = Tap::unattached(workers + 1).context("cannot open the queues of the TAP")?;
         let reason = "not made yet".to_owned();
-        Ok(Self { name, queues, source, test: None, reason, retry: Backoff::default() })
+        Ok(Self { name, queues, source, index: 0, test: None, reason, retry: Backoff::default() })
     }
 
     /// The queue of the worker with this number.
@@ -49,9 +51,9 @@ impl TapDevice {
         self.test.as_mut()
     }
 
-    /// Its name, while it is there.
-    pub(crate) fn own_name(&self) -> Option<&str> {
-        self.test.as_ref().map(|_| self.name.as_str())
+    /// Its index, while it is there: another device may have its name afterwards.
+    pub(crate) fn own_index(&self) -> Option<u32> {
+        self.test.as_ref().map(|_| self.index)
     }
 
     /// Whether it can carry IP-in-IP; yes while that is not known.
@@ -139,6 +141,7 @@ impl TapDevice {
         if let Err(error) = &push {
             tracing::info!("the TAP {name} is not used for ipip, eBPF is not available: {error}");
         }
+        self.index = link.index;
         let queue = self.queues.last().cloned().context("it has no queue")?;
         self.test = Some(TapTest::new(queue, opened.mac, push.ok(), self.source));
         Ok(guarded)

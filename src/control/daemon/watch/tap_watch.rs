@@ -177,7 +177,7 @@ impl TapWatch {
                 let untested = Trial::default();
                 let trial = self.trials.get(&(mode, *index)).unwrap_or(&untested);
                 if let Some(choice) = way.choice_mut(mode).filter(|choice| choice.tap) {
-                    match self.tap.own_name() {
+                    match self.tap.own_index() {
                         Some(_) => trial.temper(choice),
                         None => *choice = Choice::socket(self.tap.reason()),
                     }
@@ -282,7 +282,7 @@ impl TapWatch {
         let link = link.filter(|_| used.iter().any(|(_, _, choice)| choice.tap));
         let said = (!used.is_empty()).then(|| ways::summary(used.iter().copied(), &self.beside(snapshot)));
         let ways = hops.keys().filter_map(|peer| Some((*peer, Arc::clone(of(peer)?)))).collect();
-        TapUse { device: self.tap.own_name().map(str::to_owned), link, ways, said }
+        TapUse { device: self.tap.own_index(), link, ways, said }
     }
 
     /// What is to be said beside `active`.

@@ -217,8 +217,8 @@ pub enum Device {
 pub struct Look {
     /// The TUN.
     pub tun: Device,
-    /// Name of the TAP, where there is one.
-    pub tap: Option<String>,
+    /// Index of the TAP, where there is one.
+    pub tap: Option<u32>,
     /// Name of the uplink.
     pub uplink: String,
     /// Which routes of the main table to report; none are read without.

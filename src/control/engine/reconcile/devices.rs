@@ -13,8 +13,8 @@ pub(in crate::control::engine) struct Desired<'a> {
     pub mtu: u16,
     /// Its addresses.
     pub addresses: &'a [IpAddr],
-    /// Name of the TAP, where there is one.
-    pub tap: Option<&'a str>,
+    /// Index of the TAP, where there is one.
+    pub tap: Option<u32>,
     /// Whether the TUN was up before: who sets it down then means it, and it stays down.
     pub tun_was_up: bool,
 }
@@ -65,7 +65,7 @@ pub(in crate::control::engine) fn differences(desired: Desired<'_>, view: &HostV
         found.extend(of_addresses(desired, tun));
         found.extend(of_up(Role::Tun, tun).map(|down| if desired.tun_was_up { down.left() } else { down }));
     }
-    if let Some(tap) = view.tap.as_ref().filter(|tap| desired.tap == Some(&tap.link.name)) {
+    if let Some(tap) = view.tap.as_ref().filter(|tap| desired.tap == Some(tap.link.index)) {
         found.extend(of_tap_sysctls(tap));
         found.extend(of_up(Role::Tap, tap));
     }
@@ -220,7 +220,7 @@ mod tests {
     }
 
     fn desired(addresses: &[IpAddr]) -> Desired<'_> {
-        Desired { mtu: 1450, addresses, tap: Some("up0-x"), tun_was_up: false }
+        Desired { mtu: 1450, addresses, tap: Some(8), tun_was_up: false }
     }
 
     fn good() -> HostView {

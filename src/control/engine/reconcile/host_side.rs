@@ -27,8 +27,8 @@ pub(in crate::control::engine) struct HostSide {
     pub(super) addresses: Arc<[IpAddr]>,
     /// Index of the TUN that the daemon opened.
     tun: u32,
-    /// Name of the TAP, where there is one.
-    pub(super) tap: Option<String>,
+    /// Index of the TAP, where there is one.
+    pub(super) tap: Option<u32>,
     pub(super) view: HostView,
     /// Whether the TUN was up at some time since the start.
     tun_was_up: bool,
@@ -90,7 +90,7 @@ impl HostSide {
     pub(in crate::control::engine) fn new(
         capabilities: Capabilities,
         addresses: Vec<IpAddr>,
-        tap: Option<String>,
+        tap: Option<u32>,
         view: HostView,
         now: Instant,
     ) -> Self {
@@ -144,13 +144,13 @@ impl HostSide {
         })
     }
 
-    /// Name of the TAP, where there is one.
-    pub(in crate::control::engine) fn tap(&self) -> Option<&str> {
-        self.tap.as_deref()
+    /// Index of the TAP, where there is one.
+    pub(in crate::control::engine) fn tap(&self) -> Option<u32> {
+        self.tap
     }
 
-    /// Takes this as the name of the TAP: one that is not ours is left alone.
-    pub(in crate::control::engine) fn set_tap(&mut self, tap: Option<String>) {
+    /// Takes this as the index of the TAP: one that is not ours is left alone.
+    pub(in crate::control::engine) fn set_tap(&mut self, tap: Option<u32>) {
         self.tap = tap;
     }
 
@@ -249,7 +249,7 @@ impl HostSide {
         let desired = Desired {
             mtu: wish.state.wanted_mtu(),
             addresses: &addresses,
-            tap: self.tap.as_deref(),
+            tap: self.tap,
             tun_was_up: self.tun_was_up,
         };
         let differences = devices::differences(desired, &self.view);

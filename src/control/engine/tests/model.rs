@@ -101,7 +101,7 @@ impl Model {
             let names = BTreeMap::from([(ETH, "eth0".to_owned()), (TUN, "up0".to_owned())]);
             Arc::new(Table::new(self.routes.iter().filter(matter).copied().collect(), names))
         });
-        let tap = self.tap.clone().filter(|tap| look.tap.as_ref() == Some(&tap.link.name));
+        let tap = self.tap.clone().filter(|tap| look.tap == Some(tap.link.index));
         HostView { tun: self.tun.clone(), tap, settings: self.settings.clone(), routes, took: Duration::ZERO }
     }
 
@@ -202,9 +202,9 @@ impl Recorder {
             setup: Setup { capabilities, workers: 1, uplink_mtu: 1500 },
             uplink: Uplink { name: "eth0".to_owned(), index: ETH, mtu: 1500, ..Uplink::default() },
             link_mtus: std::collections::HashMap::new(),
-            tap: Some("up0-x".to_owned()),
+            tap: Some(TAP),
             tap_state: Offloaded::off("not tested yet"),
-            view: model.view(&look(&config, "eth0", Some("up0-x".to_owned()))),
+            view: model.view(&look(&config, "eth0", Some(TAP))),
             addresses: Vec::new(),
             now,
         };
