@@ -255,17 +255,21 @@ class Reports(Shrinking):
         frames = wire.incoming()
         return [frame for frame in frames if frame[23:24] == b"\x01" and frame[34:35] == b"\x08" and len(frame) > 1200]
 
+    def carried(self, mode: str, uplink: str) -> tuple[Any, bytes]:
+        """A tap on the wire of n1, which has just sent a transfer this way, and one of the packets there."""
+        self.restart_idle(mode, tunnel={"uplink": uplink})
+        if uplink == "tap":
+            await_tap(self.lab, "n1")
+        wire = self.tap("sw", "port-n1")
+        self.lab.tcp_transfer("podA", "podC", C, MIB)
+        return wire, self.sent_packet(wire)
+
     def test_s3_what_the_peer_refutes_changes_nothing(self) -> None:
         """The stranger even knows a packet: the peer answers to a probe as large as it."""
         for mode, (_, overhead) in MODES.items():
             for uplink in ("socket", "tap"):
                 with self.subTest(mode, uplink=uplink):
-                    self.restart_idle(mode, tunnel={"uplink": uplink})
-                    if uplink == "tap":
-                        await_tap(self.lab, "n1")
-                    wire = self.tap("sw", "port-n1")
-                    self.lab.tcp_transfer("podA", "podC", C, MIB)
-                    known = self.sent_packet(wire)
+                    wire, known = self.carried(mode, uplink)
                     far = self.tap("n3", "eth0")
                     self.forge(known, 600)
                     self.forge(known, 100, quote=28)
@@ -336,12 +340,7 @@ class Reports(Shrinking):
         for mode, (_, overhead) in MODES.items():
             for uplink in ("socket", "tap"):
                 with self.subTest(mode, uplink=uplink):
-                    self.restart_idle(mode, tunnel={"uplink": uplink})
-                    if uplink == "tap":
-                        await_tap(self.lab, "n1")
-                    wire = self.tap("sw", "port-n1")
-                    self.lab.tcp_transfer("podA", "podC", C, MIB)
-                    known = self.sent_packet(wire)
+                    wire, known = self.carried(mode, uplink)
 
                     def believed() -> bool:
                         self.lab.ping("podA", C, "-s", 1500 - overhead - 28, "-M", "dont", count=1)

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::edits::pending::Pending;
 use super::event::Effect;
 use super::from_config::needs_of;
-use super::port::{Device, Interest, Look, Requirement};
+use super::port::Requirement;
 use super::reconcile::host_side::Wish;
 use super::reconcile::kernel_cover::Steps;
 use super::{Engine, judge};
@@ -33,21 +33,7 @@ impl Engine {
             // The MTU of the TUN turned out to be another one.
             self.publish(now);
         }
-        let uplink = &self.uplink;
-        let (covered, may) = (&self.covered, self.host.may_change());
-        let interest = || match may {
-            true => Interest::overlapping(covered.iter().copied()),
-            false => Interest::All,
-        };
-        let (tun, tap) = (self.host.tun(), self.host.tap());
-        let look = self.host.look(now, covered, |full| Look {
-            tun: Device::Index(tun),
-            tap,
-            uplink: uplink.name.clone(),
-            routes: full.then(interest),
-            led: Vec::new(),
-        });
-        self.effects.extend(look);
+        self.effects.extend(self.host.look(now, &self.covered, &self.uplink.name));
     }
 
     /// Publishes everything that is pending, and has the kernel's routes follow.

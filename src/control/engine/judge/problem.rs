@@ -160,10 +160,7 @@ pub enum Warning {
         chain: String,
     },
     /// A rule takes packets before the main table sees them.
-    #[error(
-        "packets for {prefix}{} do not reach the tunnel: a rule {}; `{}`",
-        more(*others), takes(*table), show_rules(*prefix)
-    )]
+    #[error("{}; `{}`", ruled_away(*prefix, *others, *table), show_rules(*prefix))]
     RuledAway {
         /// The first destination that it is about.
         prefix: Prefix,
@@ -227,25 +224,19 @@ impl Warning {
                 ),
                 format!("nft chain {chain} '{{ policy accept; }}'"),
             ),
-            Self::RuledAway { prefix, others, table } => (
-                format!(
-                    "packets for {prefix}{} do not reach the tunnel: a rule {}",
-                    more(*others),
-                    takes(*table)
-                ),
-                show_rules(*prefix),
-            ),
+            Self::RuledAway { prefix, others, table } => {
+                (ruled_away(*prefix, *others, *table), show_rules(*prefix))
+            }
         };
         Requirement { what, command }
     }
 }
 
-fn more(others: usize) -> String {
-    if others == 0 { String::new() } else { format!(" and {others} more") }
-}
-
-fn takes(table: Option<u32>) -> String {
-    table.map_or_else(|| "refuses them".to_owned(), |table| format!("leads them to table {table}"))
+fn ruled_away(prefix: Prefix, others: usize, table: Option<u32>) -> String {
+    let more = if others == 0 { String::new() } else { format!(" and {others} more") };
+    let takes =
+        table.map_or_else(|| "refuses them".to_owned(), |table| format!("leads them to table {table}"));
+    format!("packets for {prefix}{more} do not reach the tunnel: a rule {takes}")
 }
 
 fn show_rules(prefix: Prefix) -> String {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::host_side::{HostSide, Open, is_up};
 use crate::control::engine::event::{Effect, EffectId};
-use crate::control::engine::port::{HostRequest, HostView, Look, Notice};
+use crate::control::engine::port::{Device, HostRequest, HostView, Interest, Look, Notice};
 use crate::net::Prefix;
 
 /// Routes of ours that the kernel is asked for where others have rules: most clusters have fewer pools.
@@ -49,18 +49,23 @@ impl HostSide {
         self.looks.begun
     }
 
-    /// Begins a look if one is due; `what` says what to look at, given whether that is everything. The kernel
-    /// should lead `cover` into the TUN.
+    /// Begins a look if one is due, at everything or only at what is cheap. The kernel should lead `cover` into
+    /// the TUN.
     pub(in crate::control::engine) fn look(
         &mut self,
         now: Instant,
         cover: &BTreeSet<Prefix>,
-        what: impl FnOnce(bool) -> Look,
+        uplink: &str,
     ) -> Option<Effect> {
         let full = self.looks.begin(now)?;
-        let mut look = what(full);
+        let (tun, uplink) = (Device::Index(self.tun), uplink.to_owned());
+        let mut look = Look { tun, tap: self.tap, uplink, routes: None, led: Vec::new() };
         if full {
             self.touched.clear();
+            look.routes = Some(match self.may_change() {
+                true => Interest::overlapping(cover.iter().copied()),
+                false => Interest::All,
+            });
             look.led = cover.iter().take(LED).map(|prefix| self.route(*prefix)).collect();
         }
         Some(self.ask(Open::Look, HostRequest::Observe(look)))

@@ -25,8 +25,8 @@ pub(in crate::control::engine) struct HostSide {
     pub(super) capabilities: Capabilities,
     /// Addresses on the TUN.
     pub(super) addresses: Arc<[IpAddr]>,
-    /// Index of the TUN that the daemon opened.
-    tun: u32,
+    /// Index of the TUN that the daemon opened: another one with its name is not ours.
+    pub(super) tun: u32,
     /// Index of the TAP, where there is one.
     pub(super) tap: Option<u32>,
     pub(super) view: HostView,
@@ -131,22 +131,12 @@ impl HostSide {
         self.requirements.open()
     }
 
-    /// Index of the TUN that the daemon opened: another one with its name is not ours.
-    pub(in crate::control::engine) fn tun(&self) -> u32 {
-        self.tun
-    }
-
     /// That the TUN, opened as `name`, is gone while the daemon runs on: somebody has moved it to another namespace.
     pub(in crate::control::engine) fn gone(&self, name: &str) -> Option<Requirement> {
         self.view.tun.is_none().then(|| Requirement {
             what: format!("{name} is not in this network namespace any more: no packet reaches the tunnel"),
             command: "systemctl restart underpass".to_owned(),
         })
-    }
-
-    /// Index of the TAP, where there is one.
-    pub(in crate::control::engine) fn tap(&self) -> Option<u32> {
-        self.tap
     }
 
     /// Takes this as the index of the TAP: one that is not ours is left alone.
