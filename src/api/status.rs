@@ -63,6 +63,9 @@ pub struct Status {
     /// Whether the kernel refuses packets of strangers, because there are many.
     #[serde(default)]
     pub strangers_refused: bool,
+    /// Sources that know more than routes, such as a cluster, and how they do.
+    #[serde(default)]
+    pub sources: Vec<SourceStatus>,
     /// Number of routes in the forwarding table.
     pub routes: usize,
     /// The other nodes, those of the configuration first.
@@ -77,6 +80,38 @@ pub struct TunnelControl {
     pub probes: u64,
     /// Questions of kernel tunnels for the Ethernet address of this end (ARP, neighbour discovery) that were answered.
     pub questions: u64,
+}
+
+/// How a source does that knows pools and peers, such as a cluster.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(default)]
+pub struct SourceStatus {
+    /// Such as `kubernetes`.
+    pub name: String,
+    /// `following`, or `degraded` when it cannot be reached or understood: what was known before stays.
+    pub state: String,
+    /// Why it is degraded.
+    pub reason: String,
+    /// How it is read: `flannel`, `calico` or `native`.
+    pub style: String,
+    /// Nodes that it has, this one among them.
+    pub nodes: usize,
+    /// Number of objects or parts of them that cannot be used.
+    pub refused: usize,
+    /// The first of these.
+    pub refusals: Vec<SourceRefusal>,
+    /// What the daemon may not read or write there.
+    pub problems: Vec<String>,
+}
+
+/// Something that a source says and that cannot be used.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(default)]
+pub struct SourceRefusal {
+    /// The object, such as `node n7`.
+    pub object: String,
+    /// What is wrong with it.
+    pub reason: String,
 }
 
 /// Something that the daemon may not do itself.

@@ -56,6 +56,11 @@ fn overview(status: &api::Status) -> Table {
     for (index, (name, state)) in status.offloads.iter().enumerate() {
         overview.add_row([if index == 0 { "offloads" } else { "" }, &format!("{name} {state}")]);
     }
+    for source in &status.sources {
+        for (index, line) in source_lines(source).iter().enumerate() {
+            overview.add_row([if index == 0 { "source" } else { "" }, line]);
+        }
+    }
     overview.add_row(["routes", &status.routes.to_string()]);
     overview.add_row(["dropped", &dropped(&status.drops)]);
     if status.recut_super_packets > 0 {
@@ -86,6 +91,23 @@ fn overview(status: &api::Status) -> Table {
         overview.add_row(["log", &format!("{lines} lost: stderr was full or not read in time")]);
     }
     overview
+}
+
+/// How a source does, and what is wrong with what it says.
+fn source_lines(source: &api::SourceStatus) -> Vec<String> {
+    let style = if source.style.is_empty() { String::new() } else { format!(" ({})", source.style) };
+    let reason = if source.reason.is_empty() { String::new() } else { format!(": {}", source.reason) };
+    let nodes = text::plural(source.nodes, "node");
+    let mut lines = vec![format!("{}{style}, {nodes}, {}{reason}", source.name, source.state)];
+    lines.extend(source.problems.iter().cloned());
+    lines.extend(
+        source.refusals.iter().map(|refused| format!("{} is left out: {}", refused.object, refused.reason)),
+    );
+    let more = source.refused.saturating_sub(source.refusals.len());
+    if more > 0 {
+        lines.push(format!("and {more} more that are left out"));
+    }
+    lines
 }
 
 /// The total, and the reasons that occurred.

@@ -7,10 +7,12 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use toml::de::DeTable;
 
 use super::diagnostic::Log;
+use super::kubernetes::Kubernetes;
 use super::reader::{At, List, Table, auto_or, boolean, check_sections, integer_in, parsed, word};
 use super::value::{self, BACKENDS, ENCAP_MODES, SWITCHES, UPLINKS};
 use super::{Backend, Config, Control, Dscp, Switch, Uplink, schema};
 use crate::net::{EncapMode, Mac, NodeName, Prefix, Vni};
+use crate::route::Source;
 
 /// A whole file. Wherever a value is `None`, what was wrong with it is in the log.
 pub(super) struct Raw {
@@ -27,6 +29,7 @@ pub(super) struct Raw {
     pub(super) peers: Vec<Peer>,
     socket: Option<At<PathBuf>>,
     max_routes: Option<At<usize>>,
+    pub(super) kubernetes: Option<Kubernetes>,
     listen: Option<At<Option<SocketAddr>>>,
 }
 
@@ -86,8 +89,13 @@ impl Raw {
         let local = Table::single(root, &schema::LOCAL, log);
         let control = Table::single(root, &schema::CONTROL, log);
         let metrics = Table::single(root, &schema::METRICS, log);
+        let kubernetes = Kubernetes::read(root, &vxlan, log);
+        let node = match &kubernetes {
+            Some(kubernetes) => Node::read_beside(&Table::single(root, &schema::NODE, log), kubernetes, log),
+            None => Node::read(&Table::required(root, &schema::NODE, log), log),
+        };
         Self {
-            node: Node::read(&Table::required(root, &schema::NODE, log), log),
+            node,
             tunnel: Tunnel::read(&Table::single(root, &schema::TUNNEL, log), log),
             vxlan_port: vxlan.value_or(log, "port", 4789, value::vxlan_port),
             vni: vxlan.value_or(log, "vni", Vni::CALICO, value::vni),
@@ -99,18 +107,25 @@ impl Raw {
             peers: Table::repeated(root, &schema::PEER, log).iter().map(|t| Peer::read(t, log)).collect(),
             socket: control.value_or(log, "socket", PathBuf::from(Control::SOCKET), value::socket_path),
             max_routes: control.value_or(log, "max_routes", Control::MAX_ROUTES, value::max_routes),
+            kubernetes,
             listen: metrics.value_or(log, "listen", None, value::listen),
         }
     }
 
     /// The checked configuration; `None` when anything was wrong.
     pub(super) fn build(self) -> Option<Config> {
+        let vxlan = (self.vxlan_port?, self.vni?);
+        let kubernetes = match self.kubernetes {
+            Some(kubernetes) => Some(kubernetes.build()?),
+            None => None,
+        };
         Some(Config {
             node: self.node.build()?,
+            kubernetes,
             tunnel: self.tunnel.build()?,
             vxlan: super::Vxlan {
-                port: self.vxlan_port?.value,
-                vni: self.vni?.value,
+                port: vxlan.0.value,
+                vni: vxlan.1.value,
                 udp6_zero_checksum: self.udp6_zero_checksum?.value,
             },
             pools: self.pools.into_iter().map(Pool::build).collect::<Option<_>>()?,
@@ -134,6 +149,18 @@ impl Node {
             let address = table.value(log, "address", value::node_address);
             address.map(|At { value, at }| At { value: Some(value), at })
         };
+        Self { name, address, address6, external_nodes }
+    }
+
+    /// The same of a node that a cluster knows: what is left out is taken from there.
+    fn read_beside(table: &Table<'_>, kubernetes: &Kubernetes, log: &mut Log<'_>) -> Self {
+        let name = match table.has("name") {
+            true => table.value(log, "name", parsed),
+            false => kubernetes.node_name.clone(),
+        };
+        let external_nodes = table.list_or_empty(log, "external_nodes", value::external_nodes);
+        let address6 = table.value_or(log, "address6", None, value::node_address6);
+        let address = table.value_or(log, "address", None, |v| value::node_address(v).map(Some));
         Self { name, address, address6, external_nodes }
     }
 
@@ -267,6 +294,7 @@ impl Peer {
             subnets: self.subnets.build()?,
             sends_for: self.sends_for.build()?,
             also_from: self.also_from.build()?,
+            source: Source::Static,
         })
     }
 }

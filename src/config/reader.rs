@@ -48,17 +48,32 @@ enum Entries<'a> {
 
 /// Reports the keys of the document that are no sections.
 pub(super) fn check_sections(root: &DeTable<'_>, log: &mut Log<'_>) {
-    for key in root.keys() {
-        if !SECTIONS.iter().any(|section| section.name == key.get_ref()) {
-            log.push(key.span().start, unknown_section(key.get_ref()));
+    for (key, value) in root {
+        let inside: Vec<_> = SECTIONS.iter().filter_map(|section| section.inside(key.get_ref())).collect();
+        match value.get_ref() {
+            _ if SECTIONS.iter().any(|section| section.name == key.get_ref()) => {}
+            DeValue::Table(inner) if !inside.is_empty() => {
+                for key in inner.keys().filter(|inner| !inside.contains(&inner.get_ref().as_ref())) {
+                    log.push(key.span().start, unknown_section(key.get_ref()));
+                }
+            }
+            _ => log.push(key.span().start, unknown_section(key.get_ref())),
         }
+    }
+}
+
+/// The value under a section's name, which may have a dot in it.
+fn at_name<'a>(root: &'a DeTable<'a>, name: &str) -> Option<&'a Spanned<DeValue<'a>>> {
+    match name.split_once('.') {
+        Some((outer, inner)) => root.get(outer)?.get_ref().as_table()?.get(inner),
+        None => root.get(name),
     }
 }
 
 impl<'a> Table<'a> {
     /// The section `[name]`, present or not.
     pub(super) fn single(root: &'a DeTable<'a>, section: &'static Section, log: &mut Log<'_>) -> Self {
-        match root.get(section.name) {
+        match at_name(root, section.name) {
             Some(value) => Self::open(value, section, log),
             None => Self { section, at: 0, entries: Entries::Absent },
         }
@@ -165,9 +180,23 @@ impl<'a> Table<'a> {
         self.list_or_empty(log, key, read)
     }
 
+    /// Whether the section was given, right or wrong.
+    pub(super) fn is_there(&self) -> bool {
+        !matches!(self.entries, Entries::Absent)
+    }
+
     /// Whether `key` was given, right or wrong.
     pub(super) fn has(&self, key: &str) -> bool {
         self.find(key).is_some()
+    }
+
+    /// The value of `key`, if it is right; what is wrong is left to others to report.
+    pub(super) fn quietly<T>(
+        &self,
+        key: &str,
+        read: impl FnOnce(&DeValue<'_>) -> Result<T, String>,
+    ) -> Option<T> {
+        self.find(key).and_then(|value| read(value.get_ref()).ok())
     }
 
     fn find(&self, key: &str) -> Option<&'a Spanned<DeValue<'a>>> {

@@ -12,6 +12,11 @@ pub(super) struct Section {
 }
 
 impl Section {
+    /// The rest of its name behind `outer` and a dot.
+    pub(super) fn inside(&self, outer: &str) -> Option<&'static str> {
+        self.name.strip_prefix(outer)?.strip_prefix('.')
+    }
+
     /// As it is written in a file.
     pub(super) fn header(&self) -> String {
         if self.repeats { format!("[[{}]]", self.name) } else { format!("[{}]", self.name) }
@@ -55,11 +60,13 @@ pub(super) static PEER: Section = repeated(
     &["name", "address", "address6", "also_from", "port", "subnets", "sends_for", "vtep_mac"],
 );
 pub(super) static CONTROL: Section = single("control", &["socket", "max_routes"]);
+pub(super) static KUBERNETES: Section =
+    single("source.kubernetes", &["kubeconfig", "node_name", "style", "state_file", "subnet_file"]);
 pub(super) static METRICS: Section = single("metrics", &["listen"]);
 
 /// Every section, in the order of the documentation.
-pub(super) static SECTIONS: [&Section; 8] =
-    [&NODE, &TUNNEL, &VXLAN, &POOL, &LOCAL, &PEER, &CONTROL, &METRICS];
+pub(super) static SECTIONS: [&Section; 9] =
+    [&NODE, &TUNNEL, &VXLAN, &POOL, &LOCAL, &PEER, &KUBERNETES, &CONTROL, &METRICS];
 
 /// What to say about `key`, which `section` does not know.
 pub(super) fn unknown_key(section: &Section, key: &str) -> String {

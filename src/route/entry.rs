@@ -4,7 +4,7 @@ use super::fib::PeerId;
 use crate::net::Prefix;
 
 /// Where a route came from. The order is the precedence, best first: this node's own pods, then
-/// what an operator wrote down, then what he typed.
+/// what an operator wrote down, then what he typed, then what a cluster says.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 #[repr(u8)]
 pub enum Source {
@@ -14,11 +14,13 @@ pub enum Source {
     Static,
     /// The control API.
     Control,
+    /// Nodes and pools of a Kubernetes cluster.
+    Kubernetes,
 }
 
 impl Source {
     /// Every one, best first.
-    pub const ALL: [Self; 3] = [Self::Local, Self::Static, Self::Control];
+    pub const ALL: [Self; 4] = [Self::Local, Self::Static, Self::Control, Self::Kubernetes];
 
     /// The word used in JSON and tables.
     pub const fn name(self) -> &'static str {
@@ -26,6 +28,7 @@ impl Source {
             Self::Local => "local",
             Self::Static => "static",
             Self::Control => "control",
+            Self::Kubernetes => "kubernetes",
         }
     }
 }

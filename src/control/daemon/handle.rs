@@ -154,6 +154,7 @@ impl Backend for Handle {
             log_lines_lost: log::lines_lost(),
             socket_drops: self.links.gate.dropped(),
             strangers_refused: self.links.gate.is_closed(),
+            sources: snapshot.sources.iter().map(|source| (**source).clone()).collect(),
             routes: snapshot.routes(),
             peers: snapshot.peer_list(),
         }

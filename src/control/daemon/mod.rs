@@ -11,6 +11,7 @@
 
 mod backoff;
 mod bring_up;
+mod configuration;
 mod descriptors;
 mod fallbacks;
 pub mod gate;
@@ -30,11 +31,11 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
 
 use super::host::Host;
 use super::source::file::FileSource;
 use crate::dataplane::pump;
+use configuration::Sources;
 use handle::Handle;
 use supervise::Running;
 
@@ -47,11 +48,11 @@ const LAST_THREADS: Duration = Duration::from_millis(500);
 /// What is wrong with the configuration, what cannot work on this host, in words; or the failure that
 /// ended the run.
 pub fn run(file: PathBuf) -> anyhow::Result<()> {
-    let mut source = FileSource::new(file);
-    let config = source.read()?;
+    let mut source = FileSource::new(file.clone());
+    let base = source.read()?;
     sys::map_large();
     // Before there is another thread.
-    let refused = rights::give_up(&config, source.path());
+    let refused = rights::give_up(&base, source.path());
     // Ends last: whatever is dropped before may still log.
     let _log = log::start().context("cannot start the log")?;
     for refused in refused {
@@ -64,17 +65,44 @@ pub fn run(file: PathBuf) -> anyhow::Result<()> {
     let ended = runtime.block_on(async {
         // From here on a signal no longer kills us half-way through a start: it waits for its end.
         let mut signals = Signals::catch()?;
-        let host = Host::connect()?;
-        let ready = start::ready(&host, &config).await?;
-        let mut running = Running::begin(host, &config, source, ready).await?;
-        tracing::info!("ready; control socket {}", config.control.socket.display());
-        let (failures, handle) = (running.failures(), running.handle().clone());
-        let ended = wait(failures, &mut running.stuck, &mut signals, &handle).await;
-        running.end().await;
-        ended
+        let mut sources = Sources::new(source, base, None)?;
+        loop {
+            let cluster = sources.cluster();
+            match live(sources, &mut signals).await? {
+                Ended::Asked => return Ok(()),
+                Ended::Anew(why) => tracing::warn!("beginning anew: {why}"),
+            }
+            let mut source = FileSource::new(file.clone());
+            let base = source.read()?;
+            sources = Sources::new(source, base, cluster)?;
+        }
     });
     // A thread that waits for a worker which is stuck would wait for ever.
     runtime.shutdown_timeout(LAST_THREADS);
+    ended
+}
+
+/// How a run ended that did not fail.
+enum Ended {
+    /// By a signal.
+    Asked,
+    /// Because this node is another one by now, and everything has to begin anew.
+    Anew(String),
+}
+
+/// One run, from the configuration to the end of the last thread.
+async fn live(mut sources: Sources, signals: &mut Signals) -> anyhow::Result<Ended> {
+    let host = Host::connect()?;
+    let config = tokio::select! {
+        config = sources.first(&host) => config?,
+        () = signals.end() => return Ok(Ended::Asked),
+    };
+    let ready = start::ready(&host, &config).await?;
+    let mut running = Running::begin(host, &config, sources, ready).await?;
+    tracing::info!("ready; control socket {}", config.control.socket.display());
+    let (failures, handle) = (running.failures(), running.handle().clone());
+    let ended = wait(failures, &mut running, signals, &handle).await;
+    running.end().await;
     ended
 }
 
@@ -96,13 +124,28 @@ impl Signals {
     }
 }
 
+impl Signals {
+    /// Waits for one that asks for an end.
+    async fn end(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => tracing::info!("SIGTERM: stopping"),
+                _ = self.interrupt.recv() => tracing::info!("SIGINT: stopping"),
+                // There is nothing to reload before the start.
+                _ = self.hangup.recv() => continue,
+            }
+            return;
+        }
+    }
+}
+
 /// Waits for a signal to end, following the configuration file at each SIGHUP, or for a worker that ended by itself.
 async fn wait(
     failures: crossbeam::channel::Receiver<pump::Failure>,
-    stuck: &mut mpsc::Receiver<pump::Failure>,
+    running: &mut Running,
     signals: &mut Signals,
     handle: &Handle,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Ended> {
     let mut failed = tokio::task::spawn_blocking(move || failures.recv());
     loop {
         tokio::select! {
@@ -114,12 +157,13 @@ async fn wait(
                 tokio::spawn(async move { handle.reload(false).await });
                 continue;
             }
-            Some(failure) = stuck.recv() => return Err(failure.into()),
+            Some(failure) = running.stuck.recv() => return Err(failure.into()),
+            Some(why) = running.restarted.recv() => return Ok(Ended::Anew(why)),
             failure = &mut failed => match failure {
                 Ok(Ok(failure)) => return Err(failure.into()),
                 _ => bail!("all workers stopped"),
             },
         }
-        return Ok(());
+        return Ok(Ended::Asked);
     }
 }

@@ -9,9 +9,10 @@ use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 
+use super::configuration::{Follower, Sources};
 use super::fallbacks::Fallbacks;
 use super::gate::{self, Gate};
-use super::handle::{Choices, Handle, Links, ReloadWish};
+use super::handle::{Choices, Handle, Links};
 use super::housekeeping;
 use super::runner::{self, Inbox, Ports, ProbeWish};
 use super::start::{Ready, take_down};
@@ -25,11 +26,10 @@ use super::watch::uplink_watch::UplinkWatch;
 use super::watchdog;
 use crate::config::{self, Config};
 use crate::control::engine::port::{HostError, HostRequest, Notice};
-use crate::control::engine::{EffectId, Event, Snapshot, tun_addresses};
+use crate::control::engine::{EffectId, Event, tun_addresses};
 use crate::control::host::{self, Guarded, Host, NeighbourTable, Notices};
 use crate::control::server::render::Exporter;
 use crate::control::server::{self, metrics_http};
-use crate::control::source::file::FileSource;
 use crate::dataplane::observe::Counters;
 use crate::dataplane::pump::{self, Pump};
 use crate::dataplane::segment::merge::Rules;
@@ -64,6 +64,8 @@ pub(super) struct Running {
     stop: watch::Sender<()>,
     /// A worker that makes no progress.
     pub(super) stuck: mpsc::Receiver<pump::Failure>,
+    /// Why everything has to begin anew.
+    pub(super) restarted: mpsc::Receiver<String>,
 }
 
 impl Running {
@@ -74,7 +76,7 @@ impl Running {
     pub(super) async fn begin(
         host: Host,
         config: &Config,
-        source: FileSource,
+        sources: Sources,
         mut ready: Ready,
     ) -> anyhow::Result<Self> {
         let mut lanes = std::mem::take(&mut ready.lanes.lanes);
@@ -128,7 +130,19 @@ impl Running {
         watchers.spawn(notice(Notices::connect, inbox.clone(), news));
         let (guarded, more) = mpsc::unbounded_channel();
         watchers.spawn(guard(host.clone(), std::mem::take(&mut ready.lanes.guarded), more, inbox.clone()));
-        watchers.spawn(follow_file(host.clone(), source, wishes, inbox.clone(), seen.clone()));
+        let (restart, restarted) = mpsc::channel(1);
+        let follower = Follower {
+            sources,
+            host: host.clone(),
+            inbox: inbox.clone(),
+            snapshots: seen.clone(),
+            wishes,
+            restart,
+            generation: 0,
+            refused: Vec::new(),
+            trouble: None,
+        };
+        watchers.spawn(follower.run());
         watchers.spawn(gate::watch(gate, counters.clone()));
         watchers.spawn(strays::watch(host.clone(), inbox.clone(), seen.clone()));
         watchers.spawn(watchdog::watch(counters.clone(), pump.wakers(), failed));
@@ -167,6 +181,7 @@ impl Running {
             services: Vec::new(),
             stop,
             stuck,
+            restarted,
         };
         match running.serve(config, ready.socket, stopped).await {
             Ok(()) => Ok(running),
@@ -301,31 +316,6 @@ async fn guard(
             inbox.send(Event::Strangers(found));
         }
         sleep(host::GUARD_INTERVAL).await;
-    }
-}
-
-/// Reads the configuration file again whenever somebody wishes.
-async fn follow_file(
-    host: Host,
-    mut source: FileSource,
-    mut wishes: mpsc::Receiver<ReloadWish>,
-    inbox: Inbox,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
-) {
-    while let Some((wait, answer)) = wishes.recv().await {
-        let uplink = snapshots.borrow().uplink.to_string();
-        let update = source.update(&host, &uplink).await;
-        let done = inbox.ask(wait, |asked| update.asked_by(asked)).await;
-        let file = source.path().display();
-        match &done {
-            Ok(_) => tracing::info!("{file}: reloaded"),
-            Err(refusal) => {
-                tracing::error!("{file}: not reloaded, the running configuration stays: {refusal}");
-                refusal.culprits.iter().for_each(|culprit| tracing::error!("{culprit}"));
-            }
-        }
-        // Who wished it may have gone.
-        let _ = answer.send(done);
     }
 }
 

@@ -170,16 +170,22 @@ pub fn is_peer(config: &Config, address: IpAddr) -> bool {
 
 /// The routes of others that keep out what `config` needs.
 pub(super) fn conflicts(config: &Config, view: &HostView) -> Vec<HostError> {
-    let (Some(table), Some(tun)) = (&view.routes, &view.tun) else { return Vec::new() };
+    conflicts_by_prefix(config, view).into_iter().map(|(_, error)| error).collect()
+}
+
+/// The same, each with what it keeps out of the tunnel: a pool, or subnets outside of all pools.
+pub fn conflicts_by_prefix(config: &Config, view: &HostView) -> Vec<(Prefix, HostError)> {
+    let Some(table) = &view.routes else { return Vec::new() };
+    // No route is ours before there is a TUN.
+    let index = view.tun.as_ref().map_or(0, |tun| tun.link.index);
     let pools = configured_pools(config);
     let subnets = config.peers.iter().flat_map(|peer| peer.subnets.iter().copied());
     let outside = widest(subnets.filter(|subnet| !pools.iter().any(|pool| pool.covers(*subnet))));
     let wanted: BTreeSet<Prefix> = pools.into_iter().chain(outside).collect();
-    let index = tun.link.index;
     let conflict = |prefix: &Prefix| {
         let in_place = table.of(*prefix).iter().any(|route| route.device == Some(index));
         let found = table.conflict(*prefix, index).filter(|_| !in_place)?;
-        Some(table.refusal(found, index))
+        Some((*prefix, table.refusal(found, index)))
     };
     wanted.iter().filter_map(conflict).collect()
 }

@@ -8,7 +8,7 @@ use super::edits::batch::Batch;
 use super::edits::edit::Changed;
 use super::port::{HostError, HostRequest, HostView, Notice, Requirement, Uplink};
 use super::refusal::Refusal;
-use crate::api::NewPeer;
+use crate::api::{NewPeer, SourceStatus};
 use crate::config::Config;
 use crate::dataplane::encap::frame::Hop;
 use crate::dataplane::forward::{Forwarding, TapLink, Way};
@@ -52,6 +52,8 @@ pub enum Event {
     Strays(Vec<Requirement>),
     /// Others are at our devices.
     Strangers(Vec<Requirement>),
+    /// How a source is doing.
+    Reported(Arc<SourceStatus>),
     /// The kernel told of a change.
     Noticed(Notice),
     /// A look has shown this.

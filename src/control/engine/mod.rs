@@ -38,6 +38,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use edits::edit::Changed;
+pub use edits::reload::needs_restart;
 pub use event::{
     Asked, Effect, EffectId, Event, Failure, PathMtu, Probed, Reply, Request, RequestId, TapUse, Update,
 };
@@ -51,7 +52,7 @@ use crate::dataplane::packet::Offloaded;
 use crate::net::Prefix;
 use crate::route::PeerId;
 use changes::conflicts;
-pub use changes::is_peer;
+pub use changes::{conflicts_by_prefix, is_peer};
 use path_mtu::PathMtus;
 use port::{HostError, HostRequest, HostView, Requirement, Uplink};
 use publisher::Publisher;
@@ -190,6 +191,7 @@ impl Engine {
                 self.host.set_strangers(strangers);
                 self.unsettled = true;
             }
+            Event::Reported(report) => self.sources.report(report),
             Event::Noticed(notice) => self.host.notice(notice, &self.covered, now),
             Event::Observed(id, view) => self.observed(id, view, now),
             Event::Ended(id, failures) => self.ended(id, failures, now),
@@ -217,6 +219,7 @@ impl Engine {
             requirements: self.host.open(),
             tap_state: self.tap_state.clone(),
             reloaded: self.reloaded,
+            sources: self.sources.reports(),
             uplink: self.uplink.name.as_str().into(),
             started: self.started,
         };

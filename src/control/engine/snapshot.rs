@@ -10,7 +10,9 @@ use super::edits::roster::Roster;
 use super::port::Requirement;
 use super::reached::{Reached, decide};
 use super::state::State;
-use crate::api::{CandidateRoute, NextHop, PeerStatus, PeerUplink, PeerWay, RouteEntry, RouteMode};
+use crate::api::{
+    CandidateRoute, NextHop, PeerStatus, PeerUplink, PeerWay, RouteEntry, RouteMode, SourceStatus,
+};
 use crate::config::Config;
 use crate::dataplane::forward::{Choice, Peer, Underlay};
 use crate::dataplane::packet::{Family, Offloaded};
@@ -29,6 +31,8 @@ pub struct Snapshot {
     pub tap_state: Offloaded,
     /// Whether the last configuration was followed.
     pub reloaded: bool,
+    /// How sources do that know more than routes.
+    pub sources: Vec<Arc<SourceStatus>>,
     /// Name of the interface with our underlay address.
     pub uplink: Arc<str>,
     /// This node's side of the underlay.
@@ -46,6 +50,7 @@ pub(super) struct Beside {
     pub requirements: Arc<[Requirement]>,
     pub tap_state: Offloaded,
     pub reloaded: bool,
+    pub sources: Vec<Arc<SourceStatus>>,
     pub uplink: Arc<str>,
     pub started: Instant,
 }
@@ -73,12 +78,13 @@ pub enum Scope {
 impl Snapshot {
     /// What `state` is like now, with what is known beside it.
     pub(super) fn of(state: &State, beside: Beside) -> Self {
-        let Beside { requirements, tap_state, reloaded, uplink, started } = beside;
+        let Beside { requirements, tap_state, reloaded, sources, uplink, started } = beside;
         Self {
             config: Arc::clone(&state.config),
             requirements,
             tap_state,
             reloaded,
+            sources,
             uplink,
             underlay: state.underlay,
             policy: Arc::clone(&state.policy),

@@ -1,13 +1,17 @@
 //! What is known of each source of routes: how far it is, and whether it can be reached.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use crate::api::SourceStatus;
 use crate::route::Source;
 
 /// All sources that have said something.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sources {
     known: BTreeMap<Source, State>,
+    /// How those do that know more than routes, by name.
+    reports: BTreeMap<String, Arc<SourceStatus>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -26,6 +30,16 @@ impl Sources {
             state.generation = generation;
         }
         newer
+    }
+
+    /// Takes what a source says of itself.
+    pub(super) fn report(&mut self, report: Arc<SourceStatus>) {
+        self.reports.insert(report.name.clone(), report);
+    }
+
+    /// What the sources said last.
+    pub(super) fn reports(&self) -> Vec<Arc<SourceStatus>> {
+        self.reports.values().cloned().collect()
     }
 
     /// The source is there; returns whether it was lost before.

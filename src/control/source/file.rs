@@ -1,4 +1,4 @@
-//! The configuration file as a source: pools, peers and their subnets, read at start and at each reload.
+//! The configuration file, read at start and at each reload.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,15 +9,11 @@ use tokio::time::timeout;
 use crate::config::{self, Config, ConfigErrors};
 use crate::control::engine::edits::lines::Culprits;
 use crate::control::engine::refusal::{Kind, Refusal};
-use crate::control::engine::{Asked, Event, Update, look};
-use crate::control::host::Host;
-use crate::route::Source;
 
-/// The file, and how often it has been read.
+/// The file.
 #[derive(Debug)]
 pub struct FileSource {
     path: PathBuf,
-    generation: u64,
     /// What comes of a reading that has not ended in time.
     reading: Option<oneshot::Receiver<Read>>,
 }
@@ -30,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 impl FileSource {
     /// The file at `path`.
     pub fn new(path: PathBuf) -> Self {
-        Self { path, generation: 0, reading: None }
+        Self { path, reading: None }
     }
 
     /// Where it is.
@@ -43,25 +39,15 @@ impl FileSource {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn read(&mut self) -> Result<Config, ConfigErrors> {
-        self.generation += 1;
         config::load(&self.path)
     }
 
-    /// What it says now, as an update for the engine, with what the host looks like where the new pools
-    /// and subnets are. `uplink` is the name of the uplink.
-    pub async fn update(&mut self, host: &Host, uplink: &str) -> FileUpdate {
-        self.generation += 1;
-        let config = self.read_again().await.map(Box::new);
-        let view = match &config {
-            Ok(config) => host.observe(&look(config, uplink, None)).await.ok().map(Box::new),
-            Err(_) => None,
-        };
-        FileUpdate { generation: self.generation, update: Update::Configuration { config, view } }
-    }
-
-    /// Reads the file in a thread of its own, which nothing waits for when it does not come back, not even
-    /// the end of the daemon.
-    async fn read_again(&mut self) -> Result<Config, Refusal> {
+    /// What it says now. It is read in a thread of its own, which nothing waits for when it does not come back, not
+    /// even the end of the daemon.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it; [`Kind::Busy`] when it cannot be read now.
+    pub async fn read_again(&mut self) -> Result<Config, Refusal> {
         let busy = |text: String| Refusal::new(Kind::Busy, text);
         let path = self.path.display();
         if let Some(Err(TryRecvError::Empty)) = self.reading.as_mut().map(oneshot::Receiver::try_recv) {
@@ -84,20 +70,6 @@ impl FileSource {
                 Err(busy(format!("{path}: not read within {seconds} s; is its file system there?")))
             }
         }
-    }
-}
-
-/// What the file says now.
-pub struct FileUpdate {
-    generation: u64,
-    update: Update,
-}
-
-impl FileUpdate {
-    /// The event for the engine; `asked` is told what came of it.
-    pub fn asked_by(self, asked: Asked) -> Event {
-        let Self { generation, update } = self;
-        Event::Update { source: Source::Static, generation, update, request: Some(asked) }
     }
 }
 

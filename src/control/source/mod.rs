@@ -4,5 +4,13 @@
 //! cannot be reached its routes stay (`Lost`); when it is back it says everything again (`Everything`,
 //! `Configuration`), and what it does not say any more is withdrawn; when it is gone for good all of it is
 //! (`Withdrawn`).
+//!
+//! A cluster knows more than routes: pools, peers, and what this node is. What it says is put together with the file
+//! (`compose`), and the result is followed as a configuration.
 
+pub mod cluster;
+pub mod compose;
+pub mod discovered;
 pub mod file;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;

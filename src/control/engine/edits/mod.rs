@@ -5,6 +5,6 @@ pub(super) mod edit;
 pub mod lines;
 mod peers;
 pub(super) mod pending;
-mod reload;
+pub(super) mod reload;
 pub(super) mod roster;
 pub(super) mod transaction;

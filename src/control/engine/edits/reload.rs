@@ -31,7 +31,9 @@ impl State {
         now: u32,
     ) -> Result<Vec<PeerId>, Refusal> {
         let mut culprits = Culprits::default();
-        fixed_keys(&self.config, &new, &mut culprits);
+        for key in needs_restart(&self.config, &new) {
+            culprits.push(|| format!("{key} has changed, which takes a restart"));
+        }
         let policy = EncapPolicy::new(&new.pools, new.node.address, new.node.address6);
         self.judge_modes(&new, &policy, &mut culprits);
         self.judge_additions(&new, &mut culprits);
@@ -52,7 +54,9 @@ impl State {
         let gone = self.forget_unlisted(&new);
         self.place(&new);
         self.load_local(&new, now);
-        self.load_static(&new, now);
+        for source in [Source::Static, Source::Kubernetes] {
+            self.load_peers(&new, source, now);
+        }
         self.policy = Arc::new(EncapPolicy::new(&new.pools, new.node.address, new.node.address6));
         self.set_scope(scope(&new));
         self.underlay.marking = marking(new.tunnel.dscp);
@@ -131,18 +135,18 @@ impl State {
         self.rib.replace(Source::Local, routes);
     }
 
-    /// Replaces the static routes; those that stay keep their age.
-    fn load_static(&mut self, new: &Config, now: u32) {
+    /// Replaces the routes to the peers of a source; those that stay keep their age.
+    fn load_peers(&mut self, new: &Config, source: Source, now: u32) {
         let mut routes = Vec::new();
-        for peer in &new.peers {
+        for peer in new.peers.iter().filter(|peer| peer.source == source) {
             let Some(target) = self.roster.id(peer.name.as_str()).map(Target::Peer) else { continue };
             for prefix in &peer.subnets {
-                let before = self.rib.get(*prefix, Source::Static).filter(|route| route.target == target);
+                let before = self.rib.get(*prefix, source).filter(|route| route.target == target);
                 let since = before.map_or(now, |route| route.since);
-                routes.push(Route { prefix: *prefix, target, source: Source::Static, mtu: None, since });
+                routes.push(Route { prefix: *prefix, target, source, mtu: None, since });
             }
         }
-        self.rib.replace(Source::Static, routes);
+        self.rib.replace(source, routes);
     }
 }
 
@@ -155,8 +159,8 @@ fn clash(new: &Config, address: IpAddr) -> Option<String> {
     subnets.find(|subnet| subnet.contains(address)).map(|subnet| format!("which lies in subnet {subnet}"))
 }
 
-/// What was used to make sockets and devices, and so cannot change.
-fn fixed_keys(old: &Config, new: &Config, culprits: &mut Culprits) {
+/// What of `new` takes a restart, by where it stands in the file: it was used to make sockets and devices.
+pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let (was, is) = (&old.tunnel, &new.tunnel);
     let keys = [
         ("`name` under [node]", old.node.name != new.node.name),
@@ -175,10 +179,9 @@ fn fixed_keys(old: &Config, new: &Config, culprits: &mut Culprits) {
         ),
         ("`socket` under [control]", old.control.socket != new.control.socket),
         ("`listen` under [metrics]", old.metrics != new.metrics),
+        ("a key under [source.kubernetes]", old.kubernetes != new.kubernetes),
     ];
-    for (key, _) in keys.iter().filter(|(_, changed)| *changed) {
-        culprits.push(|| format!("{key} has changed, which takes a restart"));
-    }
+    keys.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
 }
 
 #[cfg(test)]

@@ -1,0 +1,100 @@
+//! A cluster as its source tells of it, and as the daemon tells it of this node.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::discovered::Discovered;
+use crate::config::{Kubernetes, Style};
+use crate::net::{Mac, Prefix};
+
+/// What is known of a cluster, and how.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Said {
+    /// What it says; `None` before anything was heard.
+    pub found: Option<Arc<Discovered>>,
+    /// How it is read, once that is decided.
+    pub style: Option<Style>,
+    /// Why it cannot be followed now; what is known stays.
+    pub lost: Option<String>,
+    /// Whether all that is known is from the state file.
+    pub is_old: bool,
+    /// Nodes that it has, this one among them.
+    pub nodes: usize,
+    /// What the daemon may not read or write there.
+    pub problems: Vec<String>,
+}
+
+/// What the daemon is like, once it is ready.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Announcement {
+    /// Its Ethernet address inside VXLAN packets.
+    pub vtep_mac: Mac,
+    /// Its IPv4 underlay address.
+    pub address: Option<Ipv4Addr>,
+    /// Its IPv6 underlay address.
+    pub address6: Option<Ipv6Addr>,
+    /// Its pod subnets.
+    pub subnets: Vec<Prefix>,
+    /// The networks of all pods.
+    pub networks: Vec<Prefix>,
+    /// Bytes of the largest packet of a pod.
+    pub mtu: u16,
+    /// Whether what leaves the cluster gets the node's address.
+    pub masquerades: bool,
+}
+
+/// A cluster that is followed until the last of these is dropped.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    said: watch::Receiver<Said>,
+    announcements: Arc<watch::Sender<Option<Announcement>>>,
+}
+
+/// The other end of a [`Cluster`]: where its source tells, and is told.
+#[derive(Debug)]
+pub struct Ends {
+    /// What the cluster says. Closed when nobody wants to know any more.
+    pub tell: watch::Sender<Said>,
+    /// What the daemon is like. Fails when nobody wants to know any more.
+    pub announced: watch::Receiver<Option<Announcement>>,
+}
+
+impl Cluster {
+    /// Follows the cluster of `settings`.
+    ///
+    /// # Errors
+    /// When there can be no thread for it.
+    pub fn follow(settings: &Kubernetes) -> io::Result<Self> {
+        let (tell, said) = watch::channel(Said::default());
+        let (announcements, announced) = watch::channel(None);
+        follow(settings.clone(), Ends { tell, announced })?;
+        Ok(Self { said, announcements: Arc::new(announcements) })
+    }
+
+    /// What it says, and whenever that changes.
+    pub fn said(&self) -> watch::Receiver<Said> {
+        self.said.clone()
+    }
+
+    /// Has the cluster told what this node is like, where its style has words for it.
+    pub fn announce(&self, announcement: Announcement) {
+        self.announcements.send_if_modified(|said| {
+            let news = said.as_ref() != Some(&announcement);
+            *said = Some(announcement);
+            news
+        });
+    }
+}
+
+#[cfg(feature = "kubernetes")]
+fn follow(settings: Kubernetes, ends: Ends) -> io::Result<()> {
+    super::kubernetes::follow(settings, ends)
+}
+
+#[cfg(not(feature = "kubernetes"))]
+fn follow(_: Kubernetes, _: Ends) -> io::Result<()> {
+    Err(io::Error::other("this program was built without the feature `kubernetes`"))
+}

@@ -1,0 +1,285 @@
+//! What the own node says of itself in the cluster, and what flannel writes for others on the host.
+//!
+//! It is compared with what is there and written where that is different, by the daemon alone: in Calico's style the
+//! cluster is only read.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::facts::{Facts, NodeFacts};
+use super::flannel::{self, Backend};
+use super::session::plain;
+use super::state_file;
+use crate::config::Style;
+use crate::control::source::cluster::Announcement;
+use crate::control::source::discovered::Discovered;
+use crate::net::Prefix;
+
+/// From a refused write to the next try, growing.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// Writes what is different from what it should be.
+pub(super) struct Announcer {
+    node: String,
+    subnet_file: PathBuf,
+    problems: BTreeSet<String>,
+    pause: Duration,
+    /// When what was refused is tried again.
+    retry: Option<Instant>,
+}
+
+impl Announcer {
+    /// For the node called `node`.
+    pub(super) fn new(node: &str, subnet_file: &Path) -> Self {
+        let node = node.to_owned();
+        Self {
+            node,
+            subnet_file: subnet_file.into(),
+            problems: BTreeSet::new(),
+            pause: PAUSES.0,
+            retry: None,
+        }
+    }
+
+    /// What could not be written.
+    pub(super) fn problems(&self) -> impl Iterator<Item = &String> {
+        self.problems.iter()
+    }
+
+    /// When what could not be written is tried again.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.retry
+    }
+
+    /// Has the cluster and the host told what `announcement` says, where `facts` say otherwise.
+    pub(super) async fn announce(
+        &mut self,
+        client: &Client,
+        facts: &Facts,
+        found: &Discovered,
+        announcement: &Announcement,
+    ) {
+        if self.retry.is_some_and(|retry| retry > Instant::now()) {
+            return;
+        }
+        let Some(node) = facts.nodes.get(&self.node) else { return };
+        let mut problems = BTreeSet::new();
+        let nodes = Api::<Node>::all(client.clone());
+        let unavailable = match facts.style {
+            Some(Style::Flannel) => {
+                problems.extend(self.annotate(&nodes, facts, node, announcement).await.err());
+                problems.extend(self.write_subnets(facts, found, announcement).err());
+                node.network_unavailable != Some(false)
+            }
+            // Clouds set it until something brings the network up.
+            Some(Style::Native) => node.network_unavailable == Some(true),
+            Some(Style::Calico) | None => false,
+        };
+        if unavailable {
+            problems.extend(self.be_available(&nodes).await.err());
+        }
+        if problems.is_empty() {
+            (self.pause, self.retry) = (PAUSES.0, None);
+        } else {
+            self.retry = Some(Instant::now() + self.pause);
+            self.pause = (self.pause * 2).min(PAUSES.1);
+        }
+        for problem in problems.difference(&self.problems) {
+            tracing::warn!("source kubernetes: {problem}");
+        }
+        self.problems = problems;
+    }
+
+    /// flannel's annotations at the own node.
+    async fn annotate(
+        &self,
+        nodes: &Api<Node>,
+        facts: &Facts,
+        node: &NodeFacts,
+        announcement: &Announcement,
+    ) -> Result<(), String> {
+        let network = flannel::network(facts, &self.node)?;
+        let wanted = annotations(node, &network, announcement);
+        let different = wanted.iter().any(|(key, value)| node.annotations.get(key) != Some(value));
+        if !different {
+            return Ok(());
+        }
+        let patch = json!({ "metadata": { "annotations": wanted } });
+        let done = nodes.patch(&self.node, &PatchParams::default(), &Patch::Merge(patch)).await;
+        done.map(drop).map_err(|error| {
+            let why = plain(&error);
+            format!("node {} cannot be annotated, so flannel's nodes do not know of it: {why}; allow to patch nodes", self.node)
+        })
+    }
+
+    /// The condition that keeps pods away from a node without network is not there.
+    async fn be_available(&self, nodes: &Api<Node>) -> Result<(), String> {
+        let now = Timestamp::now().to_string();
+        let condition = json!({
+            "type": "NetworkUnavailable",
+            "status": "False",
+            "reason": "UnderpassIsUp",
+            "message": "underpass is running on this node",
+            "lastTransitionTime": now,
+            "lastHeartbeatTime": now,
+        });
+        let patch = json!({ "status": { "conditions": [condition] } });
+        let done = nodes.patch_status(&self.node, &PatchParams::default(), &Patch::Strategic(patch)).await;
+        done.map(drop).map_err(|error| {
+            let why = plain(&error);
+            format!(
+                "node {} keeps the condition NetworkUnavailable: {why}; allow to patch nodes/status",
+                self.node
+            )
+        })
+    }
+
+    /// flannel's file for CNI plugins on this host.
+    fn write_subnets(
+        &self,
+        facts: &Facts,
+        found: &Discovered,
+        announcement: &Announcement,
+    ) -> Result<(), String> {
+        let networks = flannel::network(facts, &self.node)?.networks;
+        let networks = if networks.is_empty() { &announcement.networks } else { &networks };
+        let text = subnet_file(networks, found, announcement);
+        let path = &self.subnet_file;
+        if std::fs::read(path).is_ok_and(|there| there == text.as_bytes()) {
+            return Ok(());
+        }
+        let done = state_file::replace(path, text.as_bytes(), 0o644);
+        done.map_err(|error| {
+            format!("{}: {error}; correct `subnet_file` under [source.kubernetes]", path.display())
+        })
+    }
+}
+
+/// What flannel would have at a node that is as `announcement` says.
+fn annotations(
+    node: &NodeFacts,
+    network: &flannel::Network,
+    announcement: &Announcement,
+) -> BTreeMap<String, String> {
+    let mut wanted = BTreeMap::new();
+    let mut say = |key: &str, value: String| drop(wanted.insert(format!("{}{key}", flannel::PREFIX), value));
+    say("kube-subnet-manager", "true".to_owned());
+    say("backend-type", network.backend.name().to_owned());
+    let data = match network.backend {
+        Backend::Vxlan => {
+            let mac = announcement.vtep_mac;
+            // The order and the form of flannel's own (encoding/json).
+            format!("{{\"VNI\":{},\"VtepMAC\":\"{mac}\"}}", network.vni.get())
+        }
+        Backend::Ipip | Backend::HostGateway => "null".to_owned(),
+    };
+    let has = |is_ipv4| announcement.subnets.iter().any(|subnet| subnet.is_ipv4() == is_ipv4);
+    let public = |key: &str, own: String| flannel::annotation(node, key).map_or(own, str::to_owned);
+    if let Some(address) = announcement.address.filter(|_| has(true)) {
+        say("public-ip", public("public-ip-overwrite", address.to_string()));
+        say("backend-data", data.clone());
+    }
+    if let Some(address) = announcement.address6.filter(|_| has(false)) {
+        say("public-ipv6", public("public-ipv6-overwrite", address.to_string()));
+        say("backend-v6-data", data);
+    }
+    wanted
+}
+
+/// flannel's `subnet.env` (pkg/subnet/subnet.go): order and form are read by others.
+fn subnet_file(networks: &[Prefix], found: &Discovered, announcement: &Announcement) -> String {
+    let network = |is_ipv4| networks.iter().find(|network| network.is_ipv4() == is_ipv4);
+    let subnet = |is_ipv4| found.own.subnets.iter().find(|subnet| subnet.is_ipv4() == is_ipv4);
+    let mut text = String::new();
+    let mut say = |key: &str, value: String| text.push_str(&format!("{key}={value}\n"));
+    for (is_ipv4, infix) in [(true, ""), (false, "IPV6_")] {
+        if let (Some(network), Some(subnet)) = (network(is_ipv4), subnet(is_ipv4)) {
+            say(&format!("FLANNEL_{infix}NETWORK"), network.to_string());
+            say(&format!("FLANNEL_{infix}SUBNET"), first_host(*subnet));
+        }
+    }
+    say("FLANNEL_MTU", announcement.mtu.to_string());
+    say("FLANNEL_IPMASQ", announcement.masquerades.to_string());
+    text
+}
+
+/// The address behind the first of `subnet`, with its length: the gateway of its pods.
+fn first_host(subnet: Prefix) -> String {
+    let len = subnet.len();
+    match subnet.address() {
+        std::net::IpAddr::V4(first) => {
+            format!("{}/{len}", Ipv4Addr::from_bits(first.to_bits().saturating_add(1)))
+        }
+        std::net::IpAddr::V6(first) => {
+            format!("{}/{len}", Ipv6Addr::from_bits(first.to_bits().saturating_add(1)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Announcement, annotations, flannel, subnet_file};
+    use crate::control::source::discovered::{Discovered, OwnNode};
+    use crate::control::source::kubernetes::facts::{Facts, NodeFacts};
+
+    fn announcement() -> Announcement {
+        Announcement {
+            vtep_mac: "66:01:02:03:04:05".parse().unwrap(),
+            address: Some("192.0.2.3".parse().unwrap()),
+            address6: Some("2001:db8::3".parse().unwrap()),
+            subnets: vec!["10.244.3.0/24".parse().unwrap(), "fd00:244:0:3::/64".parse().unwrap()],
+            networks: vec!["10.244.0.0/16".parse().unwrap(), "fd00:244::/48".parse().unwrap()],
+            mtu: 1450,
+            masquerades: true,
+        }
+    }
+
+    #[test]
+    fn the_annotations_are_those_of_a_flannel_node() {
+        let facts = Facts::default();
+        let network = flannel::network(&facts, "n3").unwrap();
+        let mut node = NodeFacts::default();
+        let key = |key: &str| format!("flannel.alpha.coreos.com/{key}");
+        node.annotations.insert(key("public-ip-overwrite"), "203.0.113.3".to_owned());
+        let said = annotations(&node, &network, &announcement());
+        let lines: Vec<String> = said.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        assert_eq!(
+            lines,
+            [
+                r#"flannel.alpha.coreos.com/backend-data={"VNI":1,"VtepMAC":"66:01:02:03:04:05"}"#,
+                "flannel.alpha.coreos.com/backend-type=vxlan",
+                r#"flannel.alpha.coreos.com/backend-v6-data={"VNI":1,"VtepMAC":"66:01:02:03:04:05"}"#,
+                "flannel.alpha.coreos.com/kube-subnet-manager=true",
+                "flannel.alpha.coreos.com/public-ip=203.0.113.3",
+                "flannel.alpha.coreos.com/public-ipv6=2001:db8::3",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_subnet_file_is_flannels() {
+        let announcement = announcement();
+        let own = OwnNode { is_known: true, subnets: announcement.subnets.clone(), ..OwnNode::default() };
+        let found = Discovered { own, ..Discovered::default() };
+        assert_eq!(
+            subnet_file(&announcement.networks, &found, &announcement),
+            "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.3.1/24\n\
+             FLANNEL_IPV6_NETWORK=fd00:244::/48\nFLANNEL_IPV6_SUBNET=fd00:244:0:3::1/64\n\
+             FLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
+        );
+        let four = Announcement { networks: vec![announcement.networks[0]], ..announcement.clone() };
+        assert_eq!(
+            subnet_file(&four.networks, &found, &four),
+            "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.3.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
+        );
+    }
+}

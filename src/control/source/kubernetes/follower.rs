@@ -1,0 +1,227 @@
+//! The thread of the source: sessions with the API server, one after the other, and what is known between them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use super::announce::Announcer;
+use super::facts::Facts;
+use super::session::Session;
+use super::state_file::StateFile;
+use super::{discover, style_of};
+use crate::config::{Kubernetes, Style};
+use crate::control::source::cluster::{Announcement, Ends, Said};
+use crate::control::source::discovered::Discovered;
+
+/// How long a connection may take.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Longer than a watch is asked for: one that says nothing for so long is dead.
+const READ: Duration = Duration::from_secs(300);
+/// From the end of a session to the next, growing from the first to the second.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+/// A session that lasted so long was a good one.
+const GOOD: Duration = Duration::from_secs(30);
+/// Writes of the state file come no closer together.
+const WRITES: Duration = Duration::from_secs(1);
+
+/// What is known, and to whom it is told.
+pub(super) struct Follower {
+    pub(super) settings: Kubernetes,
+    pub(super) facts: Facts,
+    pub(super) announcer: Announcer,
+    pub(super) announced: watch::Receiver<Option<Announcement>>,
+    /// What the daemon may not read there, and the last trouble with the state file.
+    pub(super) problems: BTreeSet<String>,
+    file: StateFile,
+    file_trouble: Option<String>,
+    /// When the state file is due.
+    write_at: Option<Instant>,
+    tell: watch::Sender<Said>,
+}
+
+impl Follower {
+    /// Nothing known yet.
+    pub(super) fn new(settings: Kubernetes, Ends { tell, announced }: Ends) -> Self {
+        let node = settings.node_name.as_str();
+        Self {
+            file: StateFile::new(&settings.state_file, node),
+            announcer: Announcer::new(node, &settings.subnet_file),
+            facts: Facts::default(),
+            announced,
+            problems: BTreeSet::new(),
+            file_trouble: None,
+            write_at: None,
+            tell,
+            settings,
+        }
+    }
+
+    /// Follows the cluster until nobody wants to know.
+    pub(super) async fn run(mut self) {
+        self.recall();
+        let mut pause = PAUSES.0;
+        let tell = self.tell.clone();
+        loop {
+            let begun = Instant::now();
+            let why = tokio::select! {
+                why = self.session() => why,
+                () = tell.closed() => return,
+            };
+            let Some(why) = why else { return };
+            self.lose(why);
+            pause = if begun.elapsed() > GOOD { PAUSES.0 } else { (pause * 2).min(PAUSES.1) };
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = tell.closed() => return,
+            }
+        }
+    }
+
+    /// One session with the API server. Returns why it ended; `None` when nobody wants to know any more.
+    async fn session(&mut self) -> Option<String> {
+        let client = match connect(&self.settings).await {
+            Ok(client) => client,
+            Err(why) => return Some(why),
+        };
+        match Session::begin(self, client).await {
+            Ok(session) => session.run().await,
+            Err(why) => Some(why),
+        }
+    }
+
+    /// Takes what the state file has, until the API server says it anew.
+    fn recall(&mut self) {
+        match self.file.read() {
+            Ok(Some(facts)) => {
+                self.facts = facts;
+                if self.settings.style.is_some() {
+                    self.facts.style = self.settings.style;
+                }
+                let Some(style) = self.facts.style else { return };
+                let found = Arc::new(discover(&self.facts, style, self.settings.node_name.as_str()));
+                let nodes = self.facts.nodes.len();
+                self.tell.send_modify(|said| {
+                    *said = Said {
+                        found: Some(found),
+                        style: Some(style),
+                        is_old: true,
+                        nodes,
+                        ..Said::default()
+                    };
+                });
+            }
+            Ok(None) => {}
+            Err(why) => tracing::warn!("what was known of the cluster is lost: {why}"),
+        }
+    }
+
+    /// Tells what the cluster says now, which all of `facts` have been read for.
+    pub(super) fn say(&mut self) {
+        let style = self.decide();
+        let own = self.settings.node_name.as_str();
+        let mut found = discover(&self.facts, style, own);
+        if self.facts.nodes.is_empty() {
+            found.refuse("node", own, "the API server knows no node at all");
+        }
+        let nodes = self.facts.nodes.len();
+        self.write_at.get_or_insert_with(|| Instant::now() + WRITES);
+        let problems = self.problems();
+        self.tell.send_if_modified(|said| {
+            let found = match &said.found {
+                Some(before) if **before == found => Arc::clone(before),
+                _ => Arc::new(found),
+            };
+            let lost = said.lost.clone();
+            let now = Said { found: Some(found), style: Some(style), lost, is_old: false, nodes, problems };
+            let news = *said != now;
+            *said = now;
+            news
+        });
+    }
+
+    /// The style: the configured one, the one decided before, or what there is.
+    fn decide(&mut self) -> Style {
+        if let Some(style) = self.settings.style.or(self.facts.style) {
+            return *self.facts.style.insert(style);
+        }
+        let (style, why) = style_of(&self.facts);
+        tracing::info!("source kubernetes: style {}: {why}", style.name());
+        *self.facts.style.insert(style)
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let all = self.problems.iter().chain(&self.file_trouble).chain(self.announcer.problems());
+        all.cloned().collect()
+    }
+
+    /// Tells what is wrong now, beside what the cluster says.
+    pub(super) fn say_problems(&self) {
+        let problems = self.problems();
+        self.tell.send_if_modified(|said| {
+            let news = said.problems != problems;
+            said.problems = problems;
+            news
+        });
+    }
+
+    /// The cluster cannot be followed for now.
+    pub(super) fn lose(&self, why: String) {
+        self.tell.send_if_modified(|said| {
+            let news = said.lost.as_ref() != Some(&why);
+            said.lost = Some(why);
+            news
+        });
+    }
+
+    /// It can be followed again.
+    pub(super) fn find(&self) {
+        self.tell.send_if_modified(|said| said.lost.take().is_some());
+    }
+
+    /// What was told last.
+    pub(super) fn found(&self) -> Option<Arc<Discovered>> {
+        self.tell.borrow().found.clone()
+    }
+
+    /// When [`Follower::write`] is due.
+    pub(super) fn write_at(&self) -> Option<Instant> {
+        self.write_at
+    }
+
+    /// Writes the state file.
+    pub(super) fn write(&mut self) {
+        self.write_at = None;
+        let trouble = self.file.keep(&self.facts).err();
+        if trouble.is_some() && self.file_trouble != trouble {
+            let why = trouble.as_deref().unwrap_or_default();
+            tracing::warn!("a start without the API server will know nothing of the cluster: {why}");
+        }
+        self.file_trouble = trouble.map(|why| {
+            format!("the state is not kept, so a start needs the API server: {why}; correct `state_file`")
+        });
+        self.say_problems();
+    }
+}
+
+/// A client of the API server that `settings` name.
+async fn connect(settings: &Kubernetes) -> Result<Client, String> {
+    let mut config = match &settings.kubeconfig {
+        Some(path) => {
+            let about = |error: &dyn std::fmt::Display| format!("kubeconfig {}: {error}", path.display());
+            let file = Kubeconfig::read_from(path).map_err(|error| about(&error))?;
+            let options = KubeConfigOptions::default();
+            Config::from_custom_kubeconfig(file, &options).await.map_err(|error| about(&error))?
+        }
+        None => Config::incluster().map_err(|error| {
+            format!("no service account of a pod here ({error}); give `kubeconfig` under [source.kubernetes]")
+        })?,
+    };
+    config.connect_timeout = Some(CONNECT);
+    config.read_timeout = Some(READ);
+    Client::try_from(config).map_err(|error| format!("cannot make a client: {error}"))
+}

@@ -1,0 +1,374 @@
+//! A session with the API server: what is watched, and what follows from what it tells.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::stream::{BoxStream, SelectAll, select_all};
+use futures_util::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::{ConfigMap, Node};
+use kube::api::{ApiResource, DynamicObject, ListParams};
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::{WatchStreamExt, utils::Backoff};
+use kube::{Api, Client, ResourceExt};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::facts::{AffinityFacts, BlockFacts, NodeFacts, PoolFacts};
+use super::follower::Follower;
+use super::objects::{self, CALICO_GROUPS, Kind};
+use super::table::Table;
+use crate::config::Style;
+
+/// Changes that come together are told together.
+const GATHER: Duration = Duration::from_millis(50);
+/// Silence after which the API server is asked whether it is there.
+const SILENCE: Duration = Duration::from_secs(30);
+/// How often it is asked while something fails.
+const ASKED: Duration = Duration::from_secs(2);
+/// How long it may take to answer that.
+const ANSWER: Duration = Duration::from_secs(5);
+/// A watch that has not failed for so long, while the API server answers, is well.
+const WELL: Duration = Duration::from_secs(3);
+/// From a failed watch to the next, growing.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
+/// Where flannel's configuration is: its manifests have used both.
+const NET_CONF: [(&str, &str); 2] =
+    [("kube-flannel", "kube-flannel-cfg"), ("kube-system", "kube-flannel-cfg")];
+
+/// What a watch tells.
+enum Told {
+    Node(Event<Node>),
+    Calico(Kind, Event<DynamicObject>),
+}
+
+/// What is watched.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Watched {
+    Nodes,
+    Calico(Kind),
+}
+
+type Watches = SelectAll<BoxStream<'static, (Watched, watcher::Result<Told>)>>;
+
+/// The watches, and what they have told so far.
+pub(super) struct Session<'a> {
+    follower: &'a mut Follower,
+    client: Client,
+    watches: Watches,
+    nodes: Table<NodeFacts>,
+    pools: Table<PoolFacts>,
+    affinities: Table<AffinityFacts>,
+    blocks: Table<BlockFacts>,
+    clusters: Table<bool>,
+    locks: BTreeMap<String, bool>,
+    /// Kinds of Calico's objects that are watched.
+    kinds: Vec<Kind>,
+    /// When each watch that fails did so last.
+    failing: BTreeMap<Watched, Instant>,
+    heard: Instant,
+    /// When what was told is passed on.
+    due: Option<Instant>,
+}
+
+impl<'a> Session<'a> {
+    /// Finds out what there is to watch, and watches it.
+    ///
+    /// # Errors
+    /// Why the API server cannot be used.
+    pub(super) async fn begin(follower: &'a mut Follower, client: Client) -> Result<Self, String> {
+        let asked = |error: kube::Error| format!("API server: {}", plain(&error));
+        client.apiserver_version().await.map_err(asked)?;
+        follower.problems.clear();
+        let style = follower.settings.style.or(follower.facts.style);
+        let mut watches: Watches = select_all([nodes(&client)]);
+        let mut kinds = Vec::new();
+        if style.is_none_or(|style| style == Style::Calico) {
+            for (kind, resource) in calico_kinds(follower, &client, style.is_some()).await? {
+                watches.push(calico(&client, kind, &resource));
+                kinds.push(kind);
+            }
+        }
+        if style.is_none_or(|style| style == Style::Flannel) {
+            follower.facts.net_conf = net_conf(follower, &client).await;
+        }
+        Ok(Self {
+            follower,
+            client,
+            watches,
+            nodes: Table::new(),
+            pools: Table::new(),
+            affinities: Table::new(),
+            blocks: Table::new(),
+            clusters: Table::new(),
+            locks: BTreeMap::new(),
+            kinds,
+            failing: BTreeMap::new(),
+            heard: Instant::now(),
+            due: None,
+        })
+    }
+
+    /// Follows what is told. Returns why that ended; `None` when nobody wants to know any more.
+    pub(super) async fn run(mut self) -> Option<String> {
+        let mut announced = self.follower.announced.clone();
+        loop {
+            let asked = self.ask_at();
+            tokio::select! {
+                told = self.watches.next() => match told {
+                    Some((watched, Ok(told))) => self.take(watched, told),
+                    Some((watched, Err(error))) => self.failed(watched, &error),
+                    None => return Some("the watches ended".to_owned()),
+                },
+                changed = announced.changed() => match changed {
+                    Ok(()) => self.announce().await,
+                    Err(_) => return None,
+                },
+                () = at(self.due) => {
+                    self.due = None;
+                    self.pass_on().await;
+                }
+                () = at(self.follower.write_at()) => self.follower.write(),
+                () = at(self.follower.announcer.due()) => self.announce().await,
+                () = sleep_until(asked) => {
+                    if let Some(why) = self.ask().await {
+                        return Some(why);
+                    }
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, watched: Watched, told: Told) {
+        self.heard = Instant::now();
+        self.failing.remove(&watched);
+        if self.failing.is_empty() {
+            self.follower.find();
+        }
+        let facts = &mut self.follower.facts;
+        let name = |object: &DynamicObject| object.name_any();
+        let changed = match told {
+            Told::Node(event) => self.nodes.take(
+                &mut facts.nodes,
+                event,
+                |node| node.name_any(),
+                |node| Some(objects::node(node)),
+            ),
+            Told::Calico(Kind::Pool, event) => self.pools.take(&mut facts.pools, event, name, objects::pool),
+            Told::Calico(Kind::Affinity, event) => {
+                self.affinities.take(&mut facts.affinities, event, name, objects::affinity)
+            }
+            Told::Calico(Kind::Block, event) => {
+                self.blocks.take(&mut facts.blocks, event, name, objects::block)
+            }
+            Told::Calico(Kind::Cluster, event) => {
+                let read = |object: DynamicObject| Some(objects::is_locked(&object));
+                let changed = self.clusters.take(&mut self.locks, event, name, read);
+                facts.locked = self.locks.values().any(|locked| *locked);
+                changed
+            }
+        };
+        if changed {
+            self.due.get_or_insert_with(|| Instant::now() + GATHER);
+        }
+    }
+
+    /// Whether everything that is watched has been listed.
+    fn is_synced(&self) -> bool {
+        self.nodes.is_synced
+            && self.kinds.iter().all(|kind| match kind {
+                Kind::Pool => self.pools.is_synced,
+                Kind::Affinity => self.affinities.is_synced,
+                Kind::Block => self.blocks.is_synced,
+                Kind::Cluster => self.clusters.is_synced,
+            })
+    }
+
+    /// Tells what the cluster says now.
+    async fn pass_on(&mut self) {
+        if !self.is_synced() {
+            return;
+        }
+        let too_many =
+            self.nodes.too_many + self.pools.too_many + self.affinities.too_many + self.blocks.too_many;
+        if too_many > 0 {
+            let problem = format!("{too_many} objects of the cluster are too many to be followed");
+            self.follower.problems.insert(problem);
+        }
+        if self.follower.facts.locked {
+            // What a datastore holds while it is moved is not what the nodes do.
+            let problem =
+                "Calico's datastore is locked (datastoreReady is false): what was known before stays";
+            self.follower.problems.insert(problem.to_owned());
+            self.follower.say_problems();
+            return;
+        }
+        self.follower.problems.retain(|problem| !problem.starts_with("Calico's datastore is locked"));
+        self.follower.say();
+        self.announce().await;
+    }
+
+    /// Has the own node say what it should.
+    async fn announce(&mut self) {
+        let Some(announcement) = self.follower.announced.borrow().clone() else { return };
+        let Some(found) = self.follower.found() else { return };
+        if !self.is_synced() {
+            return;
+        }
+        let Follower { announcer, facts, .. } = &mut *self.follower;
+        announcer.announce(&self.client, facts, &found, &announcement).await;
+        self.follower.say_problems();
+    }
+
+    fn failed(&mut self, watched: Watched, error: &watcher::Error) {
+        self.failing.insert(watched, Instant::now());
+        self.follower.lose(format!("API server: {}", explain(error)));
+    }
+
+    /// When the API server is asked next whether it is there.
+    fn ask_at(&self) -> Instant {
+        let last = self.failing.values().max();
+        last.map_or(self.heard + SILENCE, |last| *last.max(&self.heard) + ASKED)
+    }
+
+    /// Asks the API server whether it is there. Returns why the session is to end.
+    async fn ask(&mut self) -> Option<String> {
+        let answer = timeout(ANSWER, self.client.apiserver_version()).await;
+        self.heard = Instant::now();
+        match answer {
+            Ok(Ok(_)) => {
+                let now = Instant::now();
+                self.failing.retain(|_, failed| now.duration_since(*failed) < WELL);
+                if self.failing.is_empty() {
+                    self.follower.find();
+                }
+                None
+            }
+            Ok(Err(error)) => Some(format!("API server: {}", plain(&error))),
+            // What was open is dead, too, though nobody said so.
+            Err(_) => Some(format!("API server: no answer within {} s", ANSWER.as_secs())),
+        }
+    }
+}
+
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn nodes(client: &Client) -> BoxStream<'static, (Watched, watcher::Result<Told>)> {
+    let watch = watcher(Api::<Node>::all(client.clone()), watcher::Config::default()).backoff(Pauses::new());
+    watch.map_ok(Told::Node).map(|told| (Watched::Nodes, told)).boxed()
+}
+
+fn calico(
+    client: &Client,
+    kind: Kind,
+    resource: &ApiResource,
+) -> BoxStream<'static, (Watched, watcher::Result<Told>)> {
+    let objects = Api::<DynamicObject>::all_with(client.clone(), resource);
+    let watch = watcher(objects, watcher::Config::default()).backoff(Pauses::new());
+    watch
+        .map_ok(move |event| Told::Calico(kind, event))
+        .map(move |told| (Watched::Calico(kind), told))
+        .boxed()
+}
+
+/// The kinds of Calico's objects that can be read, as the first API group has them that has any. Where Calico is
+/// `wanted` there must be some.
+async fn calico_kinds(
+    follower: &mut Follower,
+    client: &Client,
+    wanted: bool,
+) -> Result<Vec<(Kind, ApiResource)>, String> {
+    for group in CALICO_GROUPS {
+        let mut kinds = Vec::new();
+        for kind in Kind::ALL {
+            let resource = kind.resource(group);
+            let objects = Api::<DynamicObject>::all_with(client.clone(), &resource);
+            match objects.list(&ListParams::default().limit(1)).await {
+                Ok(_) => kinds.push((kind, resource)),
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                Err(kube::Error::Api(status)) if status.code == 403 => {
+                    let (group, plural) = (group.0, kind.plural());
+                    let problem = format!(
+                        "{plural}.{group} may not be listed; allow the service account list and watch"
+                    );
+                    follower.problems.insert(problem);
+                }
+                Err(error) => return Err(format!("API server: {}", plain(&error))),
+            }
+        }
+        if kinds.iter().any(|(kind, _)| matches!(kind, Kind::Pool | Kind::Affinity)) {
+            return Ok(kinds);
+        }
+    }
+    match wanted {
+        true => {
+            Err("style is \"calico\", but the API server has no IP pools of Calico that may be read"
+                .to_owned())
+        }
+        false => Ok(Vec::new()),
+    }
+}
+
+/// flannel's own configuration, where it can be read: elsewhere the annotations of the nodes have to do.
+async fn net_conf(follower: &mut Follower, client: &Client) -> Option<String> {
+    for (namespace, name) in NET_CONF {
+        match Api::<ConfigMap>::namespaced(client.clone(), namespace).get_opt(name).await {
+            Ok(Some(map)) => {
+                if let Some(conf) = map.data.and_then(|mut data| data.remove("net-conf.json")) {
+                    return Some(conf);
+                }
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::debug!("ConfigMap {namespace}/{name} cannot be read: {}", plain(&error));
+            }
+        }
+    }
+    follower.facts.net_conf.take()
+}
+
+/// An error and its causes in one line.
+pub(super) fn plain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    super::shown(&text)
+}
+
+fn explain(error: &watcher::Error) -> String {
+    plain(error)
+}
+
+/// The pauses of one watch.
+struct Pauses(Duration);
+
+impl Pauses {
+    fn new() -> Self {
+        Self(PAUSES.0)
+    }
+}
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = self.0;
+        self.0 = (pause * 2).min(PAUSES.1);
+        Some(pause)
+    }
+}
+
+impl Backoff for Pauses {
+    fn reset(&mut self) {
+        self.0 = PAUSES.0;
+    }
+}

@@ -1,0 +1,106 @@
+//! What a watch has told of one kind of object so far.
+
+use std::collections::BTreeMap;
+
+use kube::runtime::watcher::Event;
+
+/// Most objects of a kind that are kept: there cannot be more peers.
+const MOST: usize = 1 << 17;
+
+/// The facts of all objects of a kind, by name. A list replaces them at its end, so that nothing is missing meanwhile.
+pub(super) struct Table<F> {
+    /// Those of a list that has begun.
+    coming: BTreeMap<String, F>,
+    /// Whether a list has ended.
+    pub(super) is_synced: bool,
+    /// Objects that are too many to be kept.
+    pub(super) too_many: usize,
+}
+
+impl<F: PartialEq> Table<F> {
+    /// Nothing told yet.
+    pub(super) fn new() -> Self {
+        Self { coming: BTreeMap::new(), is_synced: false, too_many: 0 }
+    }
+
+    /// Takes an event into `live`; `read` takes the facts out of an object, none for one that does not count.
+    /// Returns whether something is other than before.
+    pub(super) fn take<K>(
+        &mut self,
+        live: &mut BTreeMap<String, F>,
+        event: Event<K>,
+        name: impl Fn(&K) -> String,
+        read: impl Fn(K) -> Option<F>,
+    ) -> bool {
+        match event {
+            Event::Init => {
+                self.coming.clear();
+                self.too_many = 0;
+                false
+            }
+            Event::InitApply(object) => {
+                let name = name(&object);
+                match read(object) {
+                    Some(facts) if self.coming.len() < MOST => drop(self.coming.insert(name, facts)),
+                    Some(_) => self.too_many += 1,
+                    None => {}
+                }
+                false
+            }
+            Event::InitDone => {
+                let first = !std::mem::replace(&mut self.is_synced, true);
+                let coming = std::mem::take(&mut self.coming);
+                let changed = *live != coming;
+                *live = coming;
+                changed || first
+            }
+            Event::Apply(object) => {
+                let name = name(&object);
+                match read(object) {
+                    Some(facts) if live.get(&name) == Some(&facts) => false,
+                    Some(_) if live.len() >= MOST && !live.contains_key(&name) => {
+                        self.too_many += 1;
+                        true
+                    }
+                    Some(facts) => {
+                        live.insert(name, facts);
+                        true
+                    }
+                    None => live.remove(&name).is_some(),
+                }
+            }
+            Event::Delete(object) => live.remove(&name(&object)).is_some(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use kube::runtime::watcher::Event;
+
+    use super::Table;
+
+    #[test]
+    fn a_list_replaces_what_was_there_at_its_end() {
+        let (mut table, mut live) = (Table::new(), BTreeMap::new());
+        let mut take = |event| {
+            let changed =
+                table.take(&mut live, event, |text: &&str| (*text).to_owned(), |text| Some(text.len()));
+            (changed, table.is_synced, live.keys().cloned().collect::<Vec<_>>().join(" "))
+        };
+        let told = |changed, synced, names: &str| (changed, synced, names.to_owned());
+        assert_eq!(take(Event::Init), told(false, false, ""));
+        assert_eq!(take(Event::InitApply("a")), told(false, false, ""));
+        assert_eq!(take(Event::InitApply("b")), told(false, false, ""));
+        assert_eq!(take(Event::InitDone), told(true, true, "a b"));
+        assert_eq!(take(Event::Apply("b")), told(false, true, "a b"), "the same again");
+        assert_eq!(take(Event::Delete("b")), told(true, true, "a"));
+        assert_eq!(take(Event::Delete("b")), told(false, true, "a"));
+        // Deleted while nobody watched: the next list does not have it.
+        assert_eq!(take(Event::Init), told(false, true, "a"));
+        assert_eq!(take(Event::InitApply("c")), told(false, true, "a"));
+        assert_eq!(take(Event::InitDone), told(true, true, "c"));
+    }
+}

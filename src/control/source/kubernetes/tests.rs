@@ -1,0 +1,1 @@
+//! What each style makes of the objects of a cluster.
