@@ -35,8 +35,7 @@ def arguments() -> argparse.ArgumentParser:
     new.add_argument("--test-cni", action="store_true", help="ptp and host-local on each node, nothing between nodes")
     verb("down", "end all that runs in a cluster and remove it")
     verb("status", "nodes, and processes with their memory")
-    one = verb("kubectl", "run kubectl as the administrator")
-    one.add_argument("command", metavar="ARG…", nargs=argparse.REMAINDER)
+    verb("kubectl", "run kubectl as the administrator, with the words that follow")
     one = verb("exec", f"run a command on a node, or on {CONTROL}")
     one.add_argument("node", metavar="NODE")
     one.add_argument("command", metavar="CMD…", nargs=argparse.REMAINDER)
@@ -85,8 +84,18 @@ def kubectl(options: argparse.Namespace) -> int:
     return subprocess.run((*command, *options.command), check=False).returncode
 
 
+def parse(words: list[str]) -> argparse.Namespace:
+    """What follows `kubectl` belongs to it, also where it looks like an option of ours."""
+    if words[:1] != ["kubectl"]:
+        return arguments().parse_args(words)
+    own = 3 if words[1:2] == ["--state"] else 1
+    options = arguments().parse_args(words[:own])
+    options.command = words[own:]
+    return options
+
+
 def main() -> int | None:
-    options = arguments().parse_args()
+    options = parse(sys.argv[1:])
     if os.geteuid() != 0 and options.verb != "build":
         raise Failure("root is needed: namespaces, mounts and control groups are made")
     match options.verb:

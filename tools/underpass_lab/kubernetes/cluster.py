@@ -127,7 +127,9 @@ class Cluster:
 
     def _check_services(self) -> None:
         """Failure with what a service said that has ended by itself."""
-        wanted = [(self.control, ("etcd", API_SERVER, "controllers", "scheduler"))]
+        wanted: list[tuple[Machine, tuple[str, ...]]] = [
+            (self.control, ("etcd", API_SERVER, "controllers", "scheduler"))
+        ]
         wanted += [(machine, ("containerd", "kubelet")) for machine in self.nodes.values()]
         for machine, services in wanted:
             for name in services:
@@ -153,12 +155,9 @@ class Cluster:
 
         def ready() -> bool:
             self._check_services()
-            return self._kubectl("get", "--raw", "/readyz", check=False, timeout=10).stdout == "ok"
+            return self.kubectl("get", "--raw", "/readyz", check=False, timeout=10) == "ok"
 
         _wait_slowly(ready, READY_S, f"the API server, see {self.control.log(API_SERVER)}")
-
-    def _kubectl(self, *words: object, **options: Any) -> Any:
-        return run(*self.kubectl_command(), *words, **options)
 
     def kubectl_command(self) -> tuple[str, ...]:
         """The words before the arguments of kubectl, as the administrator, for a process of this host."""
@@ -170,7 +169,7 @@ class Cluster:
 
     def kubectl(self, *words: object, timeout: float = 60, **options: Any) -> str:
         """Runs kubectl as the administrator; what it prints."""
-        return str(self._kubectl(*words, timeout=timeout, **options).stdout)
+        return run(*self.kubectl_command(), *words, timeout=timeout, **options).stdout
 
     def get(self, *words: object) -> list[dict[str, Any]]:
         """Objects of a kind: `get("pods", "--namespace=default")`."""

@@ -20,7 +20,8 @@ def etcd(plan: Plan) -> tuple[str, ...]:
     return (
         *("etcd", f"--data-dir={plan.state}/etcd", "--logger=zap", "--log-level=warn"),
         *(f"--listen-client-urls={ETCD}", f"--advertise-client-urls={ETCD}"),
-        *(f"--listen-peer-urls={peers}", f"--initial-advertise-peer-urls={peers}", f"--initial-cluster=default={peers}"),
+        *(f"--listen-peer-urls={peers}", f"--initial-advertise-peer-urls={peers}"),
+        f"--initial-cluster=default={peers}",
     )
 
 
@@ -47,6 +48,8 @@ def controller_manager(plan: Plan, credentials: Credentials) -> tuple[str, ...]:
         *("kube-controller-manager", f"--kubeconfig={config}", "--leader-elect=false", "--port=0"),
         *("--bind-address=127.0.0.1", f"--cert-dir={credentials.directory}"),
         "--controllers=*,-tokencleaner,-bootstrapsigner,-csrsigning",
+        # By default it would make a directory in /usr.
+        f"--flex-volume-plugin-dir={plan.state}/volume-plugins",
         *("--allocate-node-cidrs", f"--cluster-cidr={plan.both(PODS, PODS6)}"),
         f"--service-cluster-ip-range={plan.both(SERVICES, SERVICES6)}",
         f"--service-account-private-key-file={credentials.file('service-accounts.key')}",

@@ -1,9 +1,7 @@
 """Who may talk to the API server: its certificate, the tokens and the kubeconfig of each user.
 
-    STATE/credentials/ca.crt ca.key server.crt server.key     of the API server
-                     /service-accounts.key .pub               of service accounts
-                     /tokens.csv                              all users
-                     /USER.conf                               a kubeconfig each
+STATE/credentials/ca.crt, ca.key, server.crt and server.key are those of the API server, service-accounts.key and .pub of
+service accounts, tokens.csv has all users, and each has a kubeconfig USER.conf.
 """
 
 import base64

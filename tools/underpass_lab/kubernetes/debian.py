@@ -36,9 +36,7 @@ class Archive:
 
     def source(self, package: str, version: str) -> pathlib.Path:
         """Fetches a source package; the path of its `.dsc`."""
-        run(
-            *(*self._apt, "source", "--download-only", f"{package}={version}"), timeout=FETCH_S, cwd=self.directory
-        )
+        run(*(*self._apt, "source", "--download-only", f"{package}={version}"), timeout=FETCH_S, cwd=self.directory)
         return self.directory / f"{package}_{version}.dsc"
 
     def unpack(self, packages: tuple[str, ...], target: pathlib.Path) -> None:

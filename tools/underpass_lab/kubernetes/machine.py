@@ -1,6 +1,6 @@
 """A machine of a cluster, seen from outside: its keeper, its services, commands in it, its end.
 
-The keeper is found by its command line, which ends in the state directory: there is no record of it that could be stale.
+The keeper is found by its command line, which ends in the state directory: no record of it could be stale.
 """
 
 import contextlib
@@ -116,7 +116,7 @@ class Machine:
 
     def entry(self) -> tuple[str, ...]:
         """The words before a command that shall run in the machine's namespaces."""
-        return ("nsenter", f"--target={self.needed_keeper()}", "--net", "--mount", "--pid", "--wd=/")
+        return ("nsenter", f"--target={self.needed_keeper()}", "--net", "--mount", "--pid")
 
     def run(
         self, *command: object, check: bool = True, timeout: float = 30, **options: Any

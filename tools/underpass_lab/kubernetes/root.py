@@ -28,7 +28,7 @@ SYSCTLS = {
     "kernel/keys/root_maxkeys": 1_000_000,
     "kernel/keys/root_maxbytes": 25_000_000,
 }
-_MS_BIND, _MS_REC = 4096, 16384
+_MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_REC = 1, 32, 4096, 16384
 
 
 def make(root: pathlib.Path) -> None:
@@ -56,6 +56,8 @@ def enter(root: pathlib.Path, programs: pathlib.Path, group: pathlib.PurePath) -
         elif entry.is_dir() and entry.name not in OWN:
             target.mkdir(exist_ok=True)
             _bind(entry.path, target)
+    # Nothing in a node writes to the host's programs.
+    netns.mount("", root / "usr", "", _MS_BIND | _MS_REMOUNT | _MS_RDONLY)
     _bind(programs, root / "opt/kubernetes")
     _bind("/dev", root / "dev", _MS_REC)
     netns.mount("proc", root / "proc", "proc")
