@@ -33,6 +33,8 @@ from underpass_lab.network import ENDING_SIGNALS
 STATE_BYTES = 90
 READY_S = 120
 API_SERVER = "apiserver"
+CONTROL_SERVICES = ("etcd", API_SERVER, "controllers", "scheduler")
+NODE_SERVICES = ("containerd", "kubelet")
 
 
 class Cluster:
@@ -127,12 +129,8 @@ class Cluster:
 
     def _check_services(self) -> None:
         """Failure with what a service said that has ended by itself."""
-        wanted: list[tuple[Machine, tuple[str, ...]]] = [
-            (self.control, ("etcd", API_SERVER, "controllers", "scheduler"))
-        ]
-        wanted += [(machine, ("containerd", "kubelet")) for machine in self.nodes.values()]
-        for machine, services in wanted:
-            for name in services:
+        for machine in (self.control, *self.nodes.values()):
+            for name in CONTROL_SERVICES if machine is self.control else NODE_SERVICES:
                 log = machine.log(name)
                 if log.exists() and name not in machine.services():
                     said = log.read_text(encoding="utf-8", errors="replace").splitlines()

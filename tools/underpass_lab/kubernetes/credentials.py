@@ -1,7 +1,7 @@
 """Who may talk to the API server: its certificate, the tokens and the kubeconfig of each user.
 
-STATE/credentials/ca.crt, ca.key, server.crt and server.key are those of the API server, service-accounts.key and .pub of
-service accounts, tokens.csv has all users, and each has a kubeconfig USER.conf.
+All is in STATE/credentials: ca.crt, ca.key, server.crt and server.key of the API server, service-accounts.key and .pub
+of service accounts, tokens.csv with all users, and a kubeconfig USER.conf for each.
 """
 
 import base64

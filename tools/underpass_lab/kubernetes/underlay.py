@@ -22,6 +22,11 @@ class Underlay(Lab):
         for name in self.plan.names:
             self._add_machine(name, ADDRESSES[name])
 
+    def add_namespace(self, name: str, forward: bool = False) -> None:
+        super().add_namespace(name, forward)
+        if self.ipv6 and forward:
+            self.sysctl(name, {"ipv6/conf/all/forwarding": 1})
+
     def _add_router(self) -> None:
         self.add_namespace("R", forward=True)
         self._plug("R", "port-r")
