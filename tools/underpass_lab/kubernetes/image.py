@@ -14,8 +14,8 @@ from underpass_lab.command import run
 BUSYBOX = "docker.io/local/busybox:1"
 PAUSE = "docker.io/local/pause:1"
 TOOLS = (
-    "awk cat chmod cp cut dd echo env grep head hostname httpd id ifconfig ip kill ln ls mkdir mv nc netstat nslookup"
-    " ping ping6 ps rm route sed seq sh sha256sum sleep sort stat tail tee test timeout touch tr traceroute true wc wget"
+    "awk cat chmod cp cut dd echo env grep head hostname httpd id ifconfig ip kill ln ls mkdir mv nc nslookup"
+    " netstat ping ping6 ps rm route sed seq sh sha256sum sleep sort stat tail tee test timeout touch tr true wc wget"
 ).split()
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _PREFIX = "application/vnd.oci.image"

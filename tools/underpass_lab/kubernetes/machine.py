@@ -168,12 +168,14 @@ class Machine:
 
     def end(self) -> None:
         """Ends the keeper and with it every process of the machine. Harmless where there is none."""
-        pids = [pid for group in self.keepers().values() for pid in group]
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        # The kernel lets the keeper go last, when nothing is left in its pid namespace.
-        wait_until(lambda: all(map(_ended, pids)), END_S, f"the end of {self.name}: {' '.join(map(str, pids))}")
+        # The keeper first: what waits for it takes leave of it, and ends.
+        for is_keeper in (True, False):
+            pids = self.keepers()[is_keeper]
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            # The kernel lets the keeper go last, when nothing is left in its pid namespace.
+            wait_until(lambda: all(map(_ended, pids)), END_S, f"the end of {self.name}: {' '.join(map(str, pids))}")
         if self._started:
             self._started.wait()
 
