@@ -170,14 +170,16 @@ class Machine:
         """Ends the keeper and with it every process of the machine. Harmless where there is none."""
         # The keeper first: what waits for it takes leave of it, and ends.
         for is_keeper in (True, False):
-            pids = self.keepers()[is_keeper]
-            for pid in pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            # The kernel lets the keeper go last, when nothing is left in its pid namespace.
-            wait_until(lambda: all(map(_ended, pids)), END_S, f"the end of {self.name}: {' '.join(map(str, pids))}")
+            self._kill(self.keepers()[is_keeper])
         if self._started:
             self._started.wait()
+
+    def _kill(self, pids: list[int]) -> None:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        # The kernel lets the keeper go last, when nothing is left in its pid namespace.
+        wait_until(lambda: all(map(_ended, pids)), END_S, f"the end of {self.name}: {' '.join(map(str, pids))}")
 
 
 def _ended(pid: int) -> bool:
