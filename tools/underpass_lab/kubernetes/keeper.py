@@ -18,7 +18,7 @@ from typing import Any
 
 from underpass_lab import netns
 from underpass_lab.command import Failure
-from underpass_lab.kubernetes import cgroups, root
+from underpass_lab.kubernetes import root
 
 
 class Keeper:
@@ -82,7 +82,6 @@ def main() -> None:
     directory = pathlib.Path(state, machine)
     if directory.is_dir():
         root.enter(directory, pathlib.Path(programs), pathlib.PurePath(group))
-        cgroups.enter_leaf()
         programs = "/opt/kubernetes"
     else:
         netns.mount("proc", "/proc", "proc")

@@ -66,6 +66,7 @@ class Machine:
         wait_until(lambda: process.poll() is not None or self._listens(), START_S, f"the keeper of {self.name}")
         if process.poll() is not None:
             raise Failure(f"{self.name} ended at once:\n{log.read_text(encoding='utf-8')}")
+        cgroups.settle(self.plan.id, self.name)
         # It may outlive this process; if not, end() takes leave of it.
         self._started = process
 
