@@ -152,6 +152,21 @@ class TwoNodes(unittest.TestCase):
         with self.assertRaisesRegex(Failure, "Read-only file system"):
             node.run("touch", "/usr/file")
 
+    def test_7_a_node_goes_and_comes_back(self) -> None:
+        before = {name: pod["status"]["podIP"] for name, pod in self.pods().items()}
+        self.cluster.kill_node("n2")
+        with self.assertRaisesRegex(Failure, "n2 does not run"):
+            self.cluster.node("n2").run("true")
+        self.assertEqual(self.cluster.underlay.ping("n2", before["n2"], "-W", "0.1"), 0)
+        self.cluster.start_node("n2")
+
+        def is_back() -> bool:
+            status = self.pods().get("n2", {"status": {}})["status"]
+            restarted = status.get("containerStatuses", [{}])[0].get("restartCount", 0)
+            return bool(restarted) and self.cluster.underlay.ping("n2", status["podIP"]) == 3
+
+        wait_until(is_back, POLL_S, "the pod of n2")
+
     def test_9_the_end_leaves_nothing(self) -> None:
         machines = (self.cluster.control, *self.cluster.nodes.values())
         pids = {process.pid for machine in machines for process in machine.processes()}

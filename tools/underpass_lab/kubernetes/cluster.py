@@ -106,20 +106,23 @@ class Cluster:
         self.control.start_service("etcd", *control_plane.etcd(self.plan))
         self.start_api_server(wait=False)
         with ThreadPoolExecutor(len(self.nodes)) as threads:
-            list(threads.map(lambda machine: self._start_runtime(machine, programs, images), self.nodes.values()))
+            list(threads.map(lambda machine: self._begin_node(machine, programs, images), self.nodes.values()))
         self.wait_api_server()
         self.control.start_service("controllers", *control_plane.controller_manager(self.plan, self.credentials))
         self.control.start_service("scheduler", *control_plane.scheduler(self.plan, self.credentials))
-        for machine in self.nodes.values():
-            machine.start_service("kubelet", *node.kubelet(machine))
+        for name in self.nodes:
+            self.start_kubelet(name)
         _wait_slowly(self._registered, READY_S, f"the registration of the nodes, see {self.state}/*.kubelet.log")
 
-    def _start_runtime(self, machine: Machine, programs: pathlib.Path, images: pathlib.Path) -> None:
+    def _begin_node(self, machine: Machine, programs: pathlib.Path, images: pathlib.Path) -> None:
         node.prepare(machine, self.credentials, programs)
         machine.start(programs)
+        self._start_runtime(machine)
+        node.load_image(machine, images)
+
+    def _start_runtime(self, machine: Machine) -> None:
         machine.start_service("containerd", *node.CONTAINERD)
         wait_until(machine.path(node.SOCKET).is_socket, READY_S, f"containerd, see {machine.log('containerd')}")
-        node.load_image(machine, images)
 
     def _registered(self) -> bool:
         self._check_services()
@@ -185,6 +188,23 @@ class Cluster:
         if name not in self.nodes:
             raise Failure(f"there is no node {name}: {', '.join(self.nodes)}")
         return self.nodes[name]
+
+    def kill_node(self, name: str) -> None:
+        """Ends all that runs on a node, as a loss of power does; its network stays plugged in."""
+        self.node(name).end()
+
+    def start_node(self, name: str) -> None:
+        """Starts a node that was killed: its disk is as it was, its /run is empty."""
+        machine = self.node(name)
+        shutil.rmtree(machine.path("/run"))
+        machine.path("/run").mkdir()
+        machine.start(binaries.needed())
+        self._start_runtime(machine)
+        self.start_kubelet(name)
+
+    def start_kubelet(self, name: str) -> None:
+        """Starts the kubelet of a node, after `node(name).end_service("kubelet")`."""
+        self.node(name).start_service("kubelet", *node.kubelet(self.node(name)))
 
     def kubeconfig(self, user: str = "admin") -> pathlib.Path:
         """The kubeconfig of `admin` or of a node, which is found on the host and in the control plane, not in a node:

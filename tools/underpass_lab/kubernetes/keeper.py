@@ -28,7 +28,9 @@ class Keeper:
         self.directory = os.open(state, os.O_PATH | os.O_DIRECTORY)
         self.services: dict[str, int] = {}
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.bind(str(state / f"{machine}.sock"))
+        path = state / f"{machine}.sock"
+        path.unlink(missing_ok=True)
+        self.socket.bind(str(path))
 
     def serve(self) -> None:
         """Answers requests, and takes leave of every process that ends in here, as process 1 has to."""

@@ -69,7 +69,6 @@ def kubelet_config(plan: Plan) -> dict[str, object]:
         "evictionHard": {f"{signal}.available": "0%" for signal in ("memory", "nodefs", "imagefs")},
         "volumePluginDir": "/var/lib/kubelet/exec",
         "imageGCHighThresholdPercent": 100,
-        "nodeStatusReportFrequency": "10s",
         "featureGates": {GATE.partition("=")[0]: True} if plan.dual_stack else {},
     }
 

@@ -26,7 +26,7 @@ SERVICES6 = "fd00:10:96::/112"
 # The first address of SERVICES: the Service `kubernetes`.
 API_SERVICE = "10.96.0.1"
 GATE = "IPv6DualStack=true"
-DEFAULT_STATE = pathlib.Path("/run/underpass-kubernetes")
+DEFAULT_STATE = pathlib.Path("/var/lib/underpass-kubernetes")
 
 
 @dataclass(frozen=True)

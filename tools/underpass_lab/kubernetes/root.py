@@ -48,6 +48,8 @@ def make(root: pathlib.Path) -> None:
 def enter(root: pathlib.Path, programs: pathlib.Path, group: pathlib.PurePath) -> None:
     """Makes `root` the root directory of this mount namespace, whose processes are in the control groups `group`."""
     _bind(root, root)
+    # /run and /tmp may be mounted so that nothing in them can be executed; a node has programs in here.
+    netns.mount("", root, "", _MS_BIND | _MS_REMOUNT)
     for entry in os.scandir("/"):
         target = root / entry.name
         if entry.is_symlink():
