@@ -13,6 +13,8 @@ from underpass_lab.kubernetes import binaries
 from underpass_lab.kubernetes.cluster import Cluster
 from underpass_lab.kubernetes.plan import ADDRESSES, CONTROL, DEFAULT_STATE
 
+TRY = {"kubectl": " get nodes", "exec": " n1 ip route", "down": ""}
+
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -51,7 +53,8 @@ def up(options: argparse.Namespace) -> None:
     if options.test_cni:
         cluster.use_test_cni()
     print(f"{options.nodes} nodes registered after {time.monotonic() - begun:.1f} s; state in {cluster.state}")
-    print("try: scripts/kubernetes kubectl get nodes; scripts/kubernetes exec n1 ip route; scripts/kubernetes down")
+    which = "" if options.state == DEFAULT_STATE else f" --state {options.state}"
+    print("try:", "; ".join(f"scripts/kubernetes {verb}{which}{rest}" for verb, rest in TRY.items()))
 
 
 def existing(options: argparse.Namespace) -> Cluster:

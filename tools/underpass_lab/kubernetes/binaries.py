@@ -150,6 +150,7 @@ class Go:
             "GOROOT": str(go),
             "GOPATH": str(gopath),
             "GOCACHE": str(work / "gocache"),
+            "TMPDIR": str(work),
             "GO111MODULE": "off",
             "GOPROXY": "off",
             "CGO_ENABLED": "0",
