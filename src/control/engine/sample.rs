@@ -51,6 +51,7 @@ impl Node {
 
     pub(super) fn snapshot(&self) -> Snapshot {
         let beside = Beside {
+            sources: Vec::new(),
             requirements: Arc::default(),
             tap_state: Offloaded::Active,
             reloaded: true,

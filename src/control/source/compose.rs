@@ -76,6 +76,7 @@ pub fn compose(
                 config.local_subnets.push(subnet);
             }
         }
+        rules.local.clone_from(&config.local_subnets);
         config.tunnel.address = file.tunnel.address.or(found
             .own
             .tunnel_address
@@ -104,6 +105,8 @@ struct Rules<'a> {
     addresses: BTreeSet<IpAddr>,
     macs: HashSet<Mac>,
     subnets: HashMap<Prefix, String>,
+    /// Of these, our own.
+    local: Vec<Prefix>,
     refused: Vec<Refused>,
 }
 
@@ -126,6 +129,7 @@ impl<'a> Rules<'a> {
             addresses: own.chain(senders).chain(taken.addresses.iter().copied()).collect(),
             macs: peers().map(|peer| peer.vtep_mac).chain([mac]).chain(taken.macs.iter().copied()).collect(),
             subnets: local.chain(given.into_iter().flatten()).collect(),
+            local: config.local_subnets.clone(),
             refused: Vec::new(),
         }
     }
@@ -256,6 +260,12 @@ impl<'a> Rules<'a> {
         if let Some(owner) = self.subnets.get(&subnet) {
             return Some(format!("is that of {owner}"));
         }
+        // A pod that came from elsewhere may keep its address; more is not another's to give.
+        let is_single = subnet == Prefix::host(subnet.address());
+        if let Some(local) = self.local.iter().find(|local| local.covers(subnet)).filter(|_| !is_single) {
+            let owner = self.subnets.get(local).map_or("this node", String::as_str);
+            return Some(format!("lies in {local}, which is that of {owner}"));
+        }
         if let Some(address) = self.addresses.range(subnet.address()..=subnet.last()).next() {
             return Some(format!("contains the address {address} of a node"));
         }
@@ -285,3 +295,6 @@ pub fn own_addresses(
     }
     own
 }
+
+#[cfg(test)]
+mod tests;
