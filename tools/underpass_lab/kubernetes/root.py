@@ -18,7 +18,7 @@ MADE = ("etc/cni/net.d", "etc/kubernetes", "opt/cni/bin", "opt/kubernetes", "pro
 OLD = ".host-root"
 # Configuration of the host that programs look at, without secrets.
 ETC = (
-    *("alternatives", "group", "host.conf", "hosts", "ld.so.cache", "localtime", "nsswitch.conf", "passwd"),
+    *("alternatives", "group", "host.conf", "ld.so.cache", "localtime", "nsswitch.conf", "passwd"),
     *("protocols", "services", "ssl"),
 )
 # What kubelet insists on and would write to the host's kernel: it finds it done.
@@ -45,6 +45,7 @@ def make(root: pathlib.Path) -> None:
         elif source.exists():
             shutil.copy(source, root / "etc" / name)
     (root / "etc/resolv.conf").write_text("", encoding="ascii")
+    (root / "etc/hosts").write_text("127.0.0.1 localhost\n::1 localhost\n", encoding="ascii")
 
 
 def enter(root: pathlib.Path, programs: pathlib.Path, group: pathlib.PurePath) -> None:
