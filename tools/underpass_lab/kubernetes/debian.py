@@ -51,7 +51,9 @@ class Archive:
 
 def mirror() -> str:
     """The archive that this system takes its own packages from."""
-    output = run("apt-get", "indextargets", "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)", "Created-By: Packages")
+    # Of what is configured, not only of what has been fetched: an image may have no package lists.
+    words = ("apt-get", "indextargets", "--no-release-info", "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)")
+    output = run(*words, "Created-By: Packages")
     lines = [line.split() for line in output.stdout.splitlines()]
     found = [words[2] for words in lines if words[1:2] == ["main"] and words[2].rstrip("/").endswith("/debian")]
     of_release = [words[2] for words in lines if words[:2] == [RELEASE, "main"] and words[2] in found]

@@ -14,9 +14,11 @@ from underpass_lab.kubernetes import cgroups
 # Not the host's; all else below / is.
 OWN = ("etc", "var", "run", "opt", "proc", "sys", "dev", "lost+found")
 MADE = ("etc/cni/net.d", "etc/kubernetes", "opt/cni/bin", "opt/kubernetes", "proc", "sys", "dev", "run", "var/lib")
+# Where the host's root directory is for a moment.
+OLD = ".host-root"
 # Configuration of the host that programs look at, without secrets.
 ETC = (
-    *("alternatives", "group", "host.conf", "hosts", "ld.so.cache", "localtime", "nsswitch.conf", "passwd"),
+    *("alternatives", "group", "host.conf", "ld.so.cache", "localtime", "nsswitch.conf", "passwd"),
     *("protocols", "services", "ssl"),
 )
 # What kubelet insists on and would write to the host's kernel: it finds it done.
@@ -43,6 +45,7 @@ def make(root: pathlib.Path) -> None:
         elif source.exists():
             shutil.copy(source, root / "etc" / name)
     (root / "etc/resolv.conf").write_text("", encoding="ascii")
+    (root / "etc/hosts").write_text("127.0.0.1 localhost\n::1 localhost\n", encoding="ascii")
 
 
 def enter(root: pathlib.Path, programs: pathlib.Path, group: pathlib.PurePath) -> None:
@@ -67,12 +70,12 @@ def enter(root: pathlib.Path, programs: pathlib.Path, group: pathlib.PurePath) -
     # A new one: it shows the interfaces of the network namespace that it is mounted in.
     netns.mount("sysfs", root / "sys", "sysfs")
     _mount_cgroups(root, group)
-    old = root / "old"
+    old = root / OLD
     old.mkdir(exist_ok=True)
     run("pivot_root", root, old)
     os.chdir("/")
-    run("umount", "--lazy", "/old")
-    os.rmdir("/old")
+    run("umount", "--lazy", f"/{OLD}")
+    os.rmdir(f"/{OLD}")
 
 
 def _bind(source: object, target: object, flags: int = 0) -> None:
