@@ -2,6 +2,7 @@
 
 mod conflicts;
 mod hostile;
+mod kubernetes;
 mod values;
 
 use std::path::Path;
@@ -150,7 +151,7 @@ fn shipped_files_load() {
 fn example_shows_every_key_and_the_defaults() {
     let uncommented: Vec<_> = EXAMPLE
         .lines()
-        .map(|line| line.strip_prefix("# ").filter(|rest| is_assignment(rest)).unwrap_or(line))
+        .map(|line| line.strip_prefix("# ").filter(|rest| is_code(rest)).unwrap_or(line))
         .collect();
     let text = uncommented.join("\n");
     for section in SECTIONS {
@@ -170,7 +171,10 @@ fn example_shows_every_key_and_the_defaults() {
     assert_eq!(config.control, defaults.control);
 }
 
-fn is_assignment(line: &str) -> bool {
+fn is_code(line: &str) -> bool {
+    if line.starts_with('[') && line.ends_with(']') {
+        return true;
+    }
     let key = line.split(" = ").next().unwrap_or_default();
     key != line && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
@@ -269,7 +273,7 @@ fn unknown_names_come_with_advice() {
         (
             "[bgp]\n",
             "f:13:2: unknown section or key \"bgp\"; known sections: [node], [tunnel], [vxlan], [[pool]], [local], \
-             [[peer]], [control], [metrics]",
+             [[peer]], [source.kubernetes], [control], [metrics]",
         ),
         ("[control]\nlisten = 1\n", "f:14:1: unknown key \"listen\" in [control]; it belongs in [metrics]"),
         ("[control]\nfoo = 1\n", "f:14:1: unknown key \"foo\" in [control]; known keys: socket, max_routes"),
