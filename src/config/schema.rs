@@ -56,10 +56,11 @@ pub(super) static PEER: Section = repeated(
 );
 pub(super) static CONTROL: Section = single("control", &["socket", "max_routes"]);
 pub(super) static METRICS: Section = single("metrics", &["listen"]);
+pub(super) static CNI: Section = single("cni", &["conflist", "plugins"]);
 
 /// Every section, in the order of the documentation.
-pub(super) static SECTIONS: [&Section; 8] =
-    [&NODE, &TUNNEL, &VXLAN, &POOL, &LOCAL, &PEER, &CONTROL, &METRICS];
+pub(super) static SECTIONS: [&Section; 9] =
+    [&NODE, &TUNNEL, &VXLAN, &POOL, &LOCAL, &PEER, &CONTROL, &METRICS, &CNI];
 
 /// What to say about `key`, which `section` does not know.
 pub(super) fn unknown_key(section: &Section, key: &str) -> String {

@@ -175,6 +175,7 @@ fn fixed_keys(old: &Config, new: &Config, culprits: &mut Culprits) {
         ),
         ("`socket` under [control]", old.control.socket != new.control.socket),
         ("`listen` under [metrics]", old.metrics != new.metrics),
+        ("a key under [cni]", old.cni != new.cni),
     ];
     for (key, _) in keys.iter().filter(|(_, changed)| *changed) {
         culprits.push(|| format!("{key} has changed, which takes a restart"));
