@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import socket
 import stat
 import threading
@@ -134,11 +135,11 @@ class CniTest(unittest.TestCase):
         return sorted(link["ifname"] for link in links if link["ifname"].startswith("veth"))
 
     def pod_routes(self, node: str) -> list[str]:
-        """Routes to pods, of both families."""
+        """Routes to pods, of both families; the gateway of a pod has one as well, at each of its interfaces."""
         lines = []
         for family in ("-4", "-6"):
             lines += self.lab.tool("ip", "-n", self.lab.ns(node), family, "route", "show").stdout.splitlines()
-        return [line for line in lines if "dev veth" in line and not line.startswith("fe80")]
+        return [line for line in lines if "dev veth" in line and not re.match("fe80|[0-9a-f:]+::1 ", line)]
 
     def left(self, node: str) -> tuple[list[str], ...]:
         """Everything that there is of pods on a node."""
@@ -189,12 +190,12 @@ class Traffic(CniTest):
         b = addresses(self.pod("n2", "b"))
         self.pod("n1", "a")
         wait_until(lambda: self.lab.ping("a", b[0], count=1), 10, "an answer")
-        self.lab.ip("n1", "link set eth0 mtu 1300")
+        self.lab.ip("n1", "link set eth0 mtu 1400")
         self.addCleanup(self.lab.ip, "n1", "link set eth0 mtu 1500")
-        wait_until(lambda: self.runtimes["n1"].configuration()["mtu"] == 1250, 10, "another MTU in the conflist")
+        wait_until(lambda: self.runtimes["n1"].configuration()["mtu"] == 1350, 10, "another MTU in the conflist")
         self.pod("n1", "late")
         link = json.loads(self.lab.tool("ip", "-n", self.lab.ns("late"), "-j", "link", "show", "eth0").stdout)[0]
-        self.assertEqual(link["mtu"], 1250)
+        self.assertEqual(link["mtu"], 1350)
         # One with the old MTU is told by an ICMP error; what it sends from then on arrives.
         self.lab.ping("a", b[0], "-s", 1400, "-M", "do", count=1)
         self.lab.tcp_transfer("a", "b", b[0], SIZE)
@@ -225,6 +226,7 @@ class Traffic(CniTest):
         for name in names:
             self.namespace(name)
         runtime = self.runtimes["n1"]
+        self.addCleanup(self.delete_all, names)
         with ThreadPoolExecutor(AT_ONCE) as threads:
             results = list(threads.map(runtime.add, names))
             given = [address for result in results for address in addresses(result)]
@@ -242,6 +244,13 @@ class Traffic(CniTest):
             ]))
             self.assertEqual(set(self.endpoints("n1")), set(more))
             list(threads.map(runtime.delete, more))
+
+
+    def delete_all(self, names: list[str]) -> None:
+        """Nothing is left to do here unless the test has failed."""
+        for name in names:
+            if f"{name}:eth0.json" in self.records("n1"):
+                self.runtimes["n1"].delete(name)
 
 
 class Verbs(CniTest):
@@ -326,6 +335,9 @@ class Verbs(CniTest):
         for path in (self.state("n1") / "ipam/underpass").glob("*"):
             path.unlink()
         runtime.delete("f")
+        with self.assertRaises(Refused):
+            runtime.delete("f", plugin="ptp9")
+        self.lab.tool("ip", "netns", "delete", self.lab.ns("f"))
         runtime.delete("f", plugin="ptp9")
 
     def test_status_says_whether_pods_can_start(self) -> None:
@@ -430,7 +442,7 @@ class Conflist(CniTest):
         reader = threading.Thread(target=read)
         reader.start()
         try:
-            for mtu in (1400, 1300, 1500):
+            for mtu in (1400, 1350, 1500):
                 self.lab.ip("n1", f"link set eth0 mtu {mtu}")
                 wait_until(lambda mtu=mtu: self.mtu("n1") == mtu - 50, 10, str(mtu))  # type: ignore[misc]
         finally:
