@@ -168,7 +168,8 @@ fn every_folder_is_in_the_table_and_so_is_the_document() {
         assert!(row.ends_with(&format!("| {uses} |")), "docs/architecture.md says of {room}: {row}");
     }
     for file in sources() {
-        let alone = ["lib.rs", "main.rs", "bin/underpass-cni.rs", "control/mod.rs", "dataplane/mod.rs"].contains(&file.name.as_str());
+        let alone = ["lib.rs", "main.rs", "bin/underpass-cni.rs", "control/mod.rs", "dataplane/mod.rs"]
+            .contains(&file.name.as_str());
         assert!(alone || room_of(&file.name).is_some(), "src/{} is in no room", file.name);
     }
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use axum::serve::Listener;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-use underpass::api::{CniFacts, Endpoint, NewPeer, PeerStatus, Reloaded, RouteEntry, RouteMode, RoutesChanged, Status};
+use underpass::api::{
+    CniFacts, Endpoint, NewPeer, PeerStatus, Reloaded, RouteEntry, RouteMode, RoutesChanged, Status,
+};
 use underpass::control::engine::edits::batch::Batch;
 use underpass::control::engine::refusal::{Kind, Refusal};
 use underpass::control::engine::{Page, Scope};

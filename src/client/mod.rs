@@ -114,7 +114,11 @@ impl Client {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub fn put<T: DeserializeOwned>(&self, target: &Target, value: &impl Serialize) -> Result<T, ClientError> {
+    pub fn put<T: DeserializeOwned>(
+        &self,
+        target: &Target,
+        value: &impl Serialize,
+    ) -> Result<T, ClientError> {
         let body = serde_json::to_vec(value).map_err(|error| ClientError::Output(error.into()))?;
         self.change(Method::PUT, target, JSON, Full::<Bytes>::from(body))
     }

@@ -246,10 +246,9 @@ mod tests {
             let error = conf(wrong).unwrap_err();
             assert!(matches!(&error, Error::InvalidNetworkConfig(said) if said.contains(part)), "{error}");
         }
-        let error = conf(json!({"subnets": ["here"]})).unwrap().delegate(&CniFacts {
-            subnets: vec!["here".into()],
-            ..CniFacts::default()
-        });
+        let error = conf(json!({"subnets": ["here"]}))
+            .unwrap()
+            .delegate(&CniFacts { subnets: vec!["here".into()], ..CniFacts::default() });
         assert!(matches!(error, Err(Error::InvalidNetworkConfig(_))));
     }
 
@@ -268,7 +267,8 @@ mod tests {
             limited: None,
         };
         let delegate = conf.delegate(&facts).unwrap();
-        let ranges = json!([[{"subnet": "10.1.0.0/24"}, {"subnet": "10.2.0.0/24"}], [{"subnet": "fd00::/64"}]]);
+        let ranges =
+            json!([[{"subnet": "10.1.0.0/24"}, {"subnet": "10.2.0.0/24"}], [{"subnet": "fd00::/64"}]]);
         assert_eq!(delegate["ipam"]["ranges"], ranges);
         assert_eq!(delegate["ipam"]["routes"], json!([{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]));
         assert_eq!((&delegate["mtu"], &delegate["type"]), (&json!(1430), &json!("ptp")));
@@ -279,7 +279,10 @@ mod tests {
         assert!(conf.forgotten().get("prevResult").is_none());
         let words = "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0;K8S_POD_UID=u;X";
         let pod = endpoint("c1", "eth0", Some(Path::new("/run/netns/x")), Some(words), &conf);
-        assert_eq!((pod.id.as_str(), pod.namespace.as_str(), pod.pod.as_str()), ("c1:eth0", "default", "web-0"));
+        assert_eq!(
+            (pod.id.as_str(), pod.namespace.as_str(), pod.pod.as_str()),
+            ("c1:eth0", "default", "web-0")
+        );
         assert_eq!((pod.uid.as_str(), pod.labels["app"].as_str()), ("u", "web"));
         assert_eq!(pod.check(), Ok(()));
     }

@@ -124,20 +124,16 @@ impl Delegate {
         }
         let Ok(Said { code, msg, details }) = serde_json::from_slice(output) else {
             let start = String::from_utf8_lossy(&output[..output.len().min(200)]).into_owned();
-            return Error::Custom(
-                FAILED,
-                format!("{} failed", self.name),
-                format!("{status}: {start:?}"),
-            );
+            return Error::Custom(FAILED, format!("{} failed", self.name), format!("{status}: {start:?}"));
         };
         Error::Custom(code, format!("{}: {msg}", self.name), details)
     }
 }
 
 fn is_program(path: &Path) -> bool {
-    File::open(path).and_then(|file| file.metadata()).is_ok_and(|metadata| {
-        metadata.is_file() && metadata.permissions().mode() & 0o111 != 0
-    })
+    File::open(path)
+        .and_then(|file| file.metadata())
+        .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 
 #[cfg(test)]

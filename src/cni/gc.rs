@@ -46,9 +46,9 @@ pub(super) fn collect(
     for endpoint in records.iter().filter(stale) {
         // The namespace may be there still, and its name may be another pod's by now: the record says whose it was.
         let netns = if Path::new(&endpoint.netns).exists() { &endpoint.netns } else { "" };
-        let about =
-            Attachment { container_id: &endpoint.container_id, ifname: &endpoint.ifname, netns };
-        let deleted = delegate.order("DEL", &conf.forgotten(), Some(about)).map_err(|error| error.to_string());
+        let about = Attachment { container_id: &endpoint.container_id, ifname: &endpoint.ifname, netns };
+        let deleted =
+            delegate.order("DEL", &conf.forgotten(), Some(about)).map_err(|error| error.to_string());
         let deleted = deleted.and_then(|()| forget(&endpoint.id).map_err(|error| error.to_string()));
         errors.extend(deleted.err().map(|error| format!("{}: {error}", endpoint.id)));
     }

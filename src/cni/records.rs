@@ -98,7 +98,10 @@ impl Records {
         if Endpoint::is_id(id) {
             Ok(self.0.join(format!("{id}{ENDING}")))
         } else {
-            Err(io::Error::new(io::ErrorKind::InvalidInput, "the name of the container cannot be that of a file"))
+            Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the name of the container cannot be that of a file",
+            ))
         }
     }
 }

@@ -117,9 +117,7 @@ impl Cni for Underpass {
         };
         let delegate = Delegate::find(&conf.plugin, args.path())?;
         let link = Link::new(&conf.socket);
-        gc::collect(&conf, &delegate, valid, |id| {
-            conf.records.remove(id).map(|()| link.forget(id))
-        })
+        gc::collect(&conf, &delegate, valid, |id| conf.records.remove(id).map(|()| link.forget(id)))
     }
 }
 

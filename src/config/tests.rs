@@ -113,7 +113,10 @@ fn an_empty_section_turns_the_network_configuration_on() {
     assert_eq!(cni.conflist, Path::new("/etc/cni/net.d/10-underpass.conflist"));
     assert_eq!(cni.plugins, CniPlugins::default());
     for (wrong, said) in [
-        ("conflist = 'x.conflist'", "conflist: \"x.conflist\" is not an absolute path; write one like /etc/cni/"),
+        (
+            "conflist = 'x.conflist'",
+            "conflist: \"x.conflist\" is not an absolute path; write one like /etc/cni/",
+        ),
         ("conflist = '/x.conf'", "conflist: \"/x.conf\" does not end in .conflist, so no container runtime"),
         ("conflist = '/x/.conflist'", "conflist: \"/x/.conflist\" does not end in .conflist"),
         ("plugins = 'bridge'", "plugins: \"bridge\" is not one of \"ptp\""),

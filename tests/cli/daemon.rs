@@ -12,8 +12,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot, watch};
 use underpass::api::{
-    CniFacts, Drops, Endpoint, Missing, NewPeer, PeerStatus, PeerUplink, PeerWay, Reloaded, RouteEntry, RouteMode, RoutesChanged,
-    Status, TunnelStatus,
+    CniFacts, Drops, Endpoint, Missing, NewPeer, PeerStatus, PeerUplink, PeerWay, Reloaded, RouteEntry,
+    RouteMode, RoutesChanged, Status, TunnelStatus,
 };
 use underpass::client::{Client, Target};
 use underpass::control::daemon::gate::Gate;

@@ -161,7 +161,9 @@ fn peers_are_replaced_and_deleted_as_often_as_one_likes() {
     let known = |daemon: &Daemon| {
         let peers = daemon.ask_json(&["peer", "list"]);
         let peers = peers.as_array().unwrap().iter();
-        peers.map(|peer| format!("{} {} {}", peer["name"], peer["address"], peer["subnets"])).collect::<Vec<_>>()
+        peers
+            .map(|peer| format!("{} {} {}", peer["name"], peer["address"], peer["subnets"]))
+            .collect::<Vec<_>>()
     };
     let before = known(&daemon);
     for _ in 0..2 {

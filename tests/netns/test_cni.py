@@ -239,12 +239,11 @@ class Traffic(CniTest):
             half = names[: MANY // 4]
             list(threads.map(runtime.add, half))
             more = names[MANY // 4 : MANY // 2]
-            list(threads.map(lambda pair: pair[0](pair[1]), [
-                call for old, new in zip(half, more, strict=True) for call in ((runtime.delete, old), (runtime.add, new))
-            ]))
+            pairs = zip(half, more, strict=True)
+            calls = [call for old, new in pairs for call in ((runtime.delete, old), (runtime.add, new))]
+            list(threads.map(lambda call: call[0](call[1]), calls))
             self.assertEqual(set(self.endpoints("n1")), set(more))
             list(threads.map(runtime.delete, more))
-
 
     def delete_all(self, names: list[str]) -> None:
         """Nothing is left to do here unless the test has failed."""
@@ -284,7 +283,8 @@ class Verbs(CniTest):
         self.assert_nothing_is_left()
         # No stock plugin.
         self.namespace("x")
-        self.refused(101, "containernetworking-plugins", "ADD", "x", json.dumps(runtime.configuration() | {"plugin": "ptp9"}))
+        gone = json.dumps(runtime.configuration() | {"plugin": "ptp9"})
+        self.refused(101, "containernetworking-plugins", "ADD", "x", gone)
         self.assert_nothing_is_left()
         # A range that is full.
         small = runtime.configuration() | {"socket": "/nonexistent", "subnets": ["10.244.1.0/30"]}

@@ -12,8 +12,8 @@ use super::log;
 use super::pods::{self, Endpoints};
 use super::runner::Inbox;
 use crate::api::{
-    CniFacts, Drops, EdgeCounters, Endpoint, Missing, NewPeer, PeerStatus, Reloaded, RouteEntry, RoutesChanged, Status,
-    TunnelStatus,
+    CniFacts, Drops, EdgeCounters, Endpoint, Missing, NewPeer, PeerStatus, Reloaded, RouteEntry,
+    RoutesChanged, Status, TunnelStatus,
 };
 use crate::control::engine::edits::batch::Batch;
 use crate::control::engine::refusal::{Kind, Refusal};

@@ -7,8 +7,8 @@ use super::request::Request;
 use super::request::Verb::{Delete, Get, Post, Put};
 use super::{capture, changes, endpoints, listing, reading};
 use crate::api::{
-    self, CniFacts, Drops, Endpoint, EndpointDeleted, ErrorCode, NewPeer, PeerDeleted, PeerStatus, Reloaded, RouteChanges, RouteEntry,
-    RoutesChanged, Status,
+    self, CniFacts, Drops, Endpoint, EndpointDeleted, ErrorCode, NewPeer, PeerDeleted, PeerStatus, Reloaded,
+    RouteChanges, RouteEntry, RoutesChanged, Status,
 };
 
 /// Every request of the API.

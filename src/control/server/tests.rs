@@ -19,7 +19,8 @@ use tokio::time::timeout;
 use super::backend::Backend;
 use super::{ControlSocket, Limits, serve_with};
 use crate::api::{
-    CniFacts, Drops, Endpoint, ErrorCode, NewPeer, PeerStatus, Reloaded, RouteEntry, RouteMode, RoutesChanged, Status,
+    CniFacts, Drops, Endpoint, ErrorCode, NewPeer, PeerStatus, Reloaded, RouteEntry, RouteMode,
+    RoutesChanged, Status,
 };
 use crate::control::engine::Page;
 use crate::control::engine::edits::batch::Batch;
@@ -200,7 +201,13 @@ impl Server {
         let path = dir.path().join("s");
         let socket = ControlSocket::bind(&path).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let backend = Arc::new(OneRoute { counters: Counters::new(1), listed, waited: 0.into(), replaced: 0.into(), takes });
+        let backend = Arc::new(OneRoute {
+            counters: Counters::new(1),
+            listed,
+            waited: 0.into(),
+            replaced: 0.into(),
+            takes,
+        });
         backend.counters.worker(0).dropped(DropReason::NoRoute, 2);
         let task = tokio::spawn(serve_with(socket, Arc::clone(&backend), limits, async {
             _ = stopped.await;
@@ -625,7 +632,13 @@ async fn changes_that_cannot_be_understood_name_every_culprit() {
         ("DELETE", "/v1/routes?prefix=10.0.0.1/8", "", "", "host bits"),
         ("DELETE", "/v1/routes", "", "", "give ?prefix=PREFIX"),
         ("POST", "/v1/peers", "application/json", r#"{"name":"x"}"#, "missing field `address`"),
-        ("POST", "/v1/peers?replace=perhaps", "application/json", "{}", "there are ?wait=true and ?replace=true"),
+        (
+            "POST",
+            "/v1/peers?replace=perhaps",
+            "application/json",
+            "{}",
+            "there are ?wait=true and ?replace=true",
+        ),
     ] {
         let (code, answer) = server.send(method, target, kind, body).await;
         let error = answer["error"].as_str().unwrap();

@@ -49,7 +49,10 @@ impl Files {
     /// Has `endpoints` follow the records.
     pub(crate) fn read(&self, endpoints: &Endpoints) {
         if let Err(error) = endpoints.follow(|| self.records.all()) {
-            tracing::warn!("cannot read the records of pods in {}: {error}", self.records.directory().display());
+            tracing::warn!(
+                "cannot read the records of pods in {}: {error}",
+                self.records.directory().display()
+            );
         }
     }
 
@@ -73,7 +76,12 @@ impl Files {
             }
             match write(path, &wanted) {
                 Ok(()) => {
-                    tracing::info!("{} written: {}, mtu {}", path.display(), facts.subnets.join(", "), facts.mtu);
+                    tracing::info!(
+                        "{} written: {}, mtu {}",
+                        path.display(),
+                        facts.subnets.join(", "),
+                        facts.mtu
+                    );
                     self.written = Some(wanted);
                 }
                 Err(error) => wrong.push(refused(path, &error)),
@@ -165,7 +173,8 @@ fn refused(path: &Path, error: &io::Error) -> Requirement {
 }
 
 fn changed(path: &Path, gone: bool) -> Requirement {
-    let (directory, how) = (path.parent().unwrap_or(path).display(), if gone { "removed" } else { "changed" });
+    let (directory, how) =
+        (path.parent().unwrap_or(path).display(), if gone { "removed" } else { "changed" });
     Requirement {
         what: format!("somebody else {how} {}, which was written again", path.display()),
         command: format!("ls -la --full-time {directory}"),
@@ -175,7 +184,10 @@ fn changed(path: &Path, gone: bool) -> Requirement {
 fn hidden(path: &Path, first: &Path) -> Requirement {
     let first = first.display();
     Requirement {
-        what: format!("container runtimes take {first} instead of {}: it comes first by name", path.display()),
+        what: format!(
+            "container runtimes take {first} instead of {}: it comes first by name",
+            path.display()
+        ),
         command: format!("mv {first} {first}.disabled"),
     }
 }
@@ -232,7 +244,9 @@ mod tests {
         let path = dir.path().join("file/10-underpass.conflist");
         std::fs::write(dir.path().join("file"), "").unwrap();
         let wrong = files(&path).mend(&facts(1450));
-        assert!(wrong[0].what.contains("10-underpass.conflist cannot be written, so new pods get no network"));
+        assert!(
+            wrong[0].what.contains("10-underpass.conflist cannot be written, so new pods get no network")
+        );
         assert_eq!(wrong[0].command, format!("ls -ld {}/file", dir.path().display()));
     }
 }

@@ -65,7 +65,11 @@ impl State {
         kept.iter().for_each(|route| self.rib.set(*route));
         let known = &self.peers[usize::from(id.0)];
         let moved = !is_reached_alike(known, &peer);
-        if !moved && is_known_alike(known, &peer) && before.len() == kept.len() && subnets == roster.subnets(id) {
+        if !moved
+            && is_known_alike(known, &peer)
+            && before.len() == kept.len()
+            && subnets == roster.subnets(id)
+        {
             (self.rib, self.roster) = (rib, roster);
             return Ok(());
         }
@@ -164,7 +168,9 @@ impl State {
             return Err(format!("name: \"{name}\" is this node's own name; a node is not its own peer"));
         }
         match self.roster.id(name.as_str()) {
-            Some(_) => Err(format!("name: there is a peer \"{name}\" already; `peer add --replace` changes it")),
+            Some(_) => {
+                Err(format!("name: there is a peer \"{name}\" already; `peer add --replace` changes it"))
+            }
             None => Ok(name),
         }
     }
