@@ -15,7 +15,8 @@
 //! - ground: [`net`] (values), [`wire`] (headers as bytes), [`sync`], [`route`] (routes and the forwarding table)
 //! - [`dataplane`]: the packet path
 //! - [`control`]: the engine, the host's side, sources, the API's server, the daemon's life
-//! - [`config`] (the file), [`api`] (types of the control API), [`client`], [`cli`] (the command line)
+//! - [`config`] (the file), [`api`] (types of the control API), [`client`], [`cni`] (the plugin of container
+//!   runtimes), [`cli`] (the command line)
 //!
 //! This is a binary with a library for its own tests and benches: nothing here is promised to others.
 
@@ -27,6 +28,7 @@
 pub mod api;
 pub mod cli;
 pub mod client;
+pub mod cni;
 pub mod config;
 pub mod control;
 pub mod dataplane;

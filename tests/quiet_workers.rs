@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders of `src/` that are not the workers'.
-const CONTROL_SIDE: [&str; 5] = ["api", "cli", "client", "config", "control"];
+const CONTROL_SIDE: [&str; 6] = ["api", "cli", "client", "cni", "config", "control"];
 /// The only files that write to stdout or stderr.
-const WRITERS: [&str; 2] = ["cli/out.rs", "control/daemon/log.rs"];
+const WRITERS: [&str; 3] = ["cli/out.rs", "cni/mod.rs", "control/daemon/log.rs"];
 /// What prints or logs.
 const LOUD: [&str; 14] = [
     "tracing::",

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use axum::serve::Listener;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-use underpass::api::{NewPeer, PeerStatus, Reloaded, RouteEntry, RouteMode, RoutesChanged, Status};
+use underpass::api::{
+    CniFacts, Endpoint, NewPeer, PeerStatus, Reloaded, RouteEntry, RouteMode, RoutesChanged, Status,
+};
 use underpass::control::engine::edits::batch::Batch;
 use underpass::control::engine::refusal::{Kind, Refusal};
 use underpass::control::engine::{Page, Scope};
@@ -115,12 +117,33 @@ impl Backend for Fixed {
         Vec::new()
     }
 
-    async fn add_peer(&self, peer: NewPeer, _wait: bool) -> Result<Option<PeerStatus>, Refusal> {
-        if peer.name == "node-b" { Err(Refusal::new(Kind::Conflict, "known")) } else { Ok(None) }
+    async fn add_peer(
+        &self,
+        peer: NewPeer,
+        replace: bool,
+        _wait: bool,
+    ) -> Result<Option<PeerStatus>, Refusal> {
+        if !replace && peer.name == "node-b" { Err(Refusal::new(Kind::Conflict, "known")) } else { Ok(None) }
     }
 
     async fn delete_peer(&self, name: String, _wait: bool) -> Result<(), Refusal> {
         if name == "node-b" { Ok(()) } else { Err(Refusal::new(Kind::Missing, name)) }
+    }
+
+    fn cni(&self) -> CniFacts {
+        CniFacts::default()
+    }
+
+    fn endpoints(&self) -> Vec<Endpoint> {
+        Vec::new()
+    }
+
+    fn put_endpoint(&self, endpoint: Endpoint) -> Result<(), Refusal> {
+        endpoint.check().map_err(|reason| Refusal::new(Kind::Malformed, reason))
+    }
+
+    fn delete_endpoint(&self, id: &str) -> Result<(), Refusal> {
+        Err(Refusal::new(Kind::Missing, id))
     }
 
     async fn reload(&self, _wait: bool) -> Result<Reloaded, Refusal> {

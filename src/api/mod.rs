@@ -4,12 +4,14 @@
 //! default, so that a command line works with a daemon one version older or newer.
 
 mod capture;
+mod endpoints;
 mod error;
 mod peers;
 mod routes;
 mod status;
 
 pub use capture::CapturePoint;
+pub use endpoints::{CniFacts, Endpoint, EndpointDeleted};
 pub use error::{ErrorBody, ErrorCode};
 pub use peers::{NewPeer, PeerDeleted, PeerStatus, PeerTraffic, PeerUplink, PeerWay};
 pub use routes::{CandidateRoute, NewRoute, NextHop, RouteChanges, RouteEntry, RouteMode, RoutesChanged};
@@ -30,6 +32,12 @@ pub const RELOAD: &str = "/v1/reload";
 pub const PEERS: &str = "/v1/peers";
 /// Path of one peer.
 pub const PEER: &str = "/v1/peers/{name}";
+/// Path of the list of all [`Endpoint`]s.
+pub const ENDPOINTS: &str = "/v1/endpoints";
+/// Path of one of them.
+pub const ENDPOINT: &str = "/v1/endpoints/{id}";
+/// Path of [`CniFacts`].
+pub const CNI: &str = "/v1/cni";
 /// Path of [`Drops`].
 pub const DROPS: &str = "/v1/drops";
 /// Path of a capture: a pcapng stream.

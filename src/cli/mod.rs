@@ -9,6 +9,7 @@ mod capture;
 mod check;
 mod connection;
 mod drops;
+mod endpoint;
 pub(crate) mod out;
 mod peer;
 mod reload;
@@ -41,6 +42,7 @@ enum Command {
     Status(status::Status),
     Route(route::edit::Route),
     Peer(peer::Peer),
+    Endpoint(endpoint::Endpoint),
     Drops(drops::Drops),
     Reload(reload::Reload),
     Capture(capture::Capture),
@@ -84,6 +86,7 @@ impl Cli {
             Command::Status(command) => command.execute(),
             Command::Route(command) => command.execute(),
             Command::Peer(command) => command.execute(),
+            Command::Endpoint(command) => command.execute(),
             Command::Drops(command) => command.execute(),
             Command::Reload(command) => command.execute(),
             Command::Capture(command) => command.execute(),

@@ -8,8 +8,8 @@ use comfy_table::Table;
 
 use super::connection::ClientArgs;
 use super::text::{self, table};
-use crate::api::{self, NewPeer, PeerDeleted, PeerStatus};
-use crate::client::Target;
+use crate::api::{self, ErrorCode, NewPeer, PeerDeleted, PeerStatus};
+use crate::client::{ClientError, Target};
 use crate::net::NodeName;
 
 /// Show the other nodes, make one known or forget it
@@ -35,12 +35,16 @@ enum PeerCommand {
     },
     /// Make a node known until the daemon ends
     #[command(after_help = "The subnets become control routes. Returns when packets see the change.
+With --replace a node that is known already is changed to what is given, all of
+it: an option that is left out is as if it had never been given. It keeps its
+counters, and what stays the same loses no packet.
 
 Examples:
   underpass peer add node-d 192.0.2.4
   underpass peer add node-d 192.0.2.4 --subnet 10.244.4.0/24 \\
       --subnet fd00:10:244:4::/64
   underpass peer add node-d 192.0.2.4 --address6 2001:db8::4
+  underpass peer add --replace node-d 192.0.2.5 --subnet 10.244.4.0/24
   underpass peer add node-d 192.0.2.4 --also-from 192.0.2.14 \\
       --sends-for 10.8.0.0/24")]
     Add {
@@ -66,6 +70,9 @@ Examples:
         /// Ethernet address inside VXLAN packets to it; by default made of its name
         #[arg(long, value_name = "MAC")]
         vtep_mac: Option<String>,
+        /// Change a node of that name that is known already
+        #[arg(long)]
+        replace: bool,
         #[command(flatten)]
         client: ClientArgs,
     },
@@ -73,10 +80,14 @@ Examples:
     #[command(after_help = "A peer of the configuration is back after the next start.
 
 Examples:
-  underpass peer del node-d")]
+  underpass peer del node-d
+  underpass peer del --ignore-missing node-d")]
     Del {
         /// The node's name
         name: NodeName,
+        /// Succeed where there is no such node
+        #[arg(long)]
+        ignore_missing: bool,
         #[command(flatten)]
         client: ClientArgs,
     },
@@ -98,22 +109,33 @@ impl Peer {
                 sends_for,
                 port,
                 vtep_mac,
+                replace,
                 client,
             } => {
                 let name = name.to_string();
                 let peer = NewPeer { name, address, address6, also_from, subnets, sends_for, port, vtep_mac };
                 let target = Target::new(api::PEERS).with("wait", "true");
+                let target = if replace { target.with("replace", "true") } else { target };
                 let added: PeerStatus = client.client().post(&target, &peer)?;
                 client.print(&added, |_| String::new())
             }
-            PeerCommand::Del { name, client } => {
+            PeerCommand::Del { name, ignore_missing, client } => {
                 // A node's name has only characters that a path may have.
                 let path = api::PEER.replace("{name}", name.as_str());
-                let deleted: PeerDeleted = client.client().delete(&Target::new(path).with("wait", "true"))?;
+                let deleted = client.client().delete(&Target::new(path).with("wait", "true"));
+                let deleted: Option<PeerDeleted> = match deleted {
+                    Err(error) if ignore_missing && is_missing(&error) => None,
+                    done => Some(done?),
+                };
                 client.print(&deleted, |_| String::new())
             }
         }
     }
+}
+
+/// Whether the daemon says that there is no such node.
+fn is_missing(error: &ClientError) -> bool {
+    matches!(error, ClientError::Refused { code, .. } if code == ErrorCode::NotFound.name())
 }
 
 fn list(peers: &[PeerStatus]) -> Table {

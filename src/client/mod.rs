@@ -44,6 +44,8 @@ pub struct Client {
     socket: PathBuf,
     /// How long the daemon may be silent.
     patience: Duration,
+    /// How long a request may take in all; `None` is for as long as the daemon is there.
+    limit: Option<Duration>,
 }
 
 /// An answer that comes in pieces.
@@ -67,7 +69,12 @@ impl Stream {
 impl Client {
     /// A client of the daemon behind `socket`.
     pub fn new(socket: &Path) -> Self {
-        Self { socket: socket.to_owned(), patience: PATIENCE }
+        Self { socket: socket.to_owned(), patience: PATIENCE, limit: None }
+    }
+
+    /// The same, for requests that may take no longer than `limit`, whatever the daemon does.
+    pub fn limited(socket: &Path, limit: Duration) -> Self {
+        Self { socket: socket.to_owned(), patience: limit, limit: Some(limit) }
     }
 
     /// The answer to a GET of `target`. It must begin within five seconds, and never pause for as long.
@@ -101,6 +108,19 @@ impl Client {
     /// See [`ClientError`].
     pub fn order<T: DeserializeOwned>(&self, target: &Target) -> Result<T, ClientError> {
         self.change(Method::POST, target, "", Full::<Bytes>::default())
+    }
+
+    /// The answer to a `PUT` of `value` as JSON.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn put<T: DeserializeOwned>(
+        &self,
+        target: &Target,
+        value: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(value).map_err(|error| ClientError::Output(error.into()))?;
+        self.change(Method::PUT, target, JSON, Full::<Bytes>::from(body))
     }
 
     /// The answer to a `DELETE`.
@@ -175,7 +195,11 @@ impl Client {
     fn block_on<T>(&self, work: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime: Runtime = runtime.map_err(ClientError::Setup)?;
-        runtime.block_on(work)
+        runtime.block_on(async {
+            let Some(limit) = self.limit else { return work.await };
+            let late = |_| ClientError::Timeout { path: self.socket.clone(), patience: limit };
+            timeout(limit, work).await.map_err(late)?
+        })
     }
 
     async fn within<T>(&self, work: impl Future<Output = T>) -> Result<T, ClientError> {
@@ -335,7 +359,7 @@ mod tests {
                 });
             }
         });
-        let client = Client { socket: path, patience: PATIENCE };
+        let client = Client { socket: path, patience: PATIENCE, limit: None };
         client.delete(&Target::new(api::ROUTES))
     }
 

@@ -54,6 +54,8 @@ pub struct Config {
     pub control: Control,
     /// The metrics listener; off when absent.
     pub metrics: Option<SocketAddr>,
+    /// The network configuration for container runtimes; off when absent.
+    pub cni: Option<Cni>,
 }
 
 /// `[node]`
@@ -283,4 +285,35 @@ impl Control {
     pub const SOCKET: &str = "/run/underpass/underpass.sock";
     /// The default of `max_routes`.
     pub const MAX_ROUTES: usize = 4_000_000;
+}
+
+/// `[cni]`
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Cni {
+    /// `conflist`: path of the file that the daemon writes for container runtimes.
+    pub conflist: PathBuf,
+    /// `plugins`.
+    pub plugins: CniPlugins,
+}
+
+impl Cni {
+    /// The default of `conflist`.
+    pub const CONFLIST: &str = "/etc/cni/net.d/10-underpass.conflist";
+}
+
+/// `[cni] plugins`: which stock plugins make the interfaces of pods.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum CniPlugins {
+    /// `ptp` with `host-local` addresses, then `portmap`.
+    #[default]
+    Ptp,
+}
+
+impl CniPlugins {
+    /// The name of the plugin that makes interfaces.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ptp => "ptp",
+        }
+    }
 }

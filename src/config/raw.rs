@@ -9,8 +9,8 @@ use toml::de::DeTable;
 use super::diagnostic::Log;
 use super::kubernetes::Kubernetes;
 use super::reader::{At, List, Table, auto_or, boolean, check_sections, integer_in, parsed, word};
-use super::value::{self, BACKENDS, ENCAP_MODES, SWITCHES, UPLINKS};
-use super::{Backend, Config, Control, Dscp, Switch, Uplink, schema};
+use super::value::{self, BACKENDS, CNI_PLUGINS, ENCAP_MODES, SWITCHES, UPLINKS};
+use super::{Backend, CniPlugins, Config, Control, Dscp, Switch, Uplink, schema};
 use crate::net::{EncapMode, Mac, NodeName, Prefix, Vni};
 use crate::route::Source;
 
@@ -31,6 +31,7 @@ pub(super) struct Raw {
     max_routes: Option<At<usize>>,
     pub(super) kubernetes: Option<Kubernetes>,
     listen: Option<At<Option<SocketAddr>>>,
+    cni: Cni,
 }
 
 /// `[node]`
@@ -58,6 +59,14 @@ pub(super) struct Tunnel {
     segment_sizes: Option<At<Switch>>,
     packet_socket: Option<At<Switch>>,
     allow_nested: Option<At<bool>>,
+}
+
+/// `[cni]`
+struct Cni {
+    /// Whether the section is there at all.
+    given: bool,
+    conflist: Option<At<PathBuf>>,
+    plugins: Option<At<CniPlugins>>,
 }
 
 /// `[[pool]]`
@@ -109,6 +118,7 @@ impl Raw {
             max_routes: control.value_or(log, "max_routes", Control::MAX_ROUTES, value::max_routes),
             kubernetes,
             listen: metrics.value_or(log, "listen", None, value::listen),
+            cni: Cni::read(root, log),
         }
     }
 
@@ -134,6 +144,7 @@ impl Raw {
             peers: self.peers.into_iter().map(Peer::build).collect::<Option<_>>()?,
             control: Control { socket: self.socket?.value, max_routes: self.max_routes?.value },
             metrics: self.listen?.value,
+            cni: self.cni.build()?,
         })
     }
 }
@@ -219,6 +230,28 @@ impl Tunnel {
             },
             allow_nested: self.allow_nested?.value,
         })
+    }
+}
+
+impl Cni {
+    fn read(root: &DeTable<'_>, log: &mut Log<'_>) -> Self {
+        let table = Table::single(root, &schema::CNI, log);
+        Self {
+            given: root.get(schema::CNI.name).is_some(),
+            conflist: table.value_or(
+                log,
+                "conflist",
+                PathBuf::from(super::Cni::CONFLIST),
+                value::conflist_path,
+            ),
+            plugins: table.value_or(log, "plugins", CniPlugins::Ptp, |v| word(v, &CNI_PLUGINS)),
+        }
+    }
+
+    /// What the section says; `Some(None)` where there is none.
+    fn build(self) -> Option<Option<super::Cni>> {
+        let cni = super::Cni { conflist: self.conflist?.value, plugins: self.plugins?.value };
+        Some(self.given.then_some(cni))
     }
 }
 

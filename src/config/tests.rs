@@ -8,7 +8,7 @@ mod values;
 use std::path::Path;
 
 use super::schema::SECTIONS;
-use super::{Backend, Config, Dscp, Offload, Switch, Uplink, load, parse};
+use super::{Backend, CniPlugins, Config, Dscp, Offload, Switch, Uplink, load, parse};
 use crate::net::{EncapMode, Mac, Vni};
 
 const EXAMPLE: &str = include_str!("../../config/example.toml");
@@ -69,7 +69,7 @@ fn absent_keys_have_the_documented_defaults() {
     assert_eq!(config.pools[0].vxlan_mode, EncapMode::Never);
     assert_eq!(config.peers[0].vtep_mac, Mac::of_vtep("b"));
     assert_eq!(config.control.socket, Path::new("/run/underpass/underpass.sock"));
-    assert_eq!(config.metrics, None);
+    assert_eq!((config.metrics, config.cni), (None, None));
 }
 
 #[test]
@@ -104,6 +104,28 @@ fn given_keys_are_taken() {
     assert_eq!(config.peers[0].vtep_mac, Mac([2, 0, 0, 0, 0, 1]));
     assert_eq!(config.control.socket, Path::new("/s"));
     assert_eq!(config.metrics.unwrap().to_string(), "[::1]:9");
+    let cni = with("[cni]\nconflist='/x/1.conflist'\nplugins='ptp'\n").cni.unwrap();
+    assert_eq!((cni.conflist.as_path(), cni.plugins), (Path::new("/x/1.conflist"), CniPlugins::Ptp));
+}
+
+#[test]
+fn an_empty_section_turns_the_network_configuration_on() {
+    let cni = with("[cni]\n").cni.unwrap();
+    assert_eq!(cni.conflist, Path::new("/etc/cni/net.d/10-underpass.conflist"));
+    assert_eq!(cni.plugins, CniPlugins::default());
+    for (wrong, said) in [
+        (
+            "conflist = 'x.conflist'",
+            "conflist: \"x.conflist\" is not an absolute path; write one like /etc/cni/",
+        ),
+        ("conflist = '/x.conf'", "conflist: \"/x.conf\" does not end in .conflist, so no container runtime"),
+        ("conflist = '/x/.conflist'", "conflist: \"/x/.conflist\" does not end in .conflist"),
+        ("plugins = 'bridge'", "plugins: \"bridge\" is not one of \"ptp\""),
+        ("plugin = 'ptp'", "unknown key \"plugin\" in [cni]; did you mean \"plugins\"?"),
+    ] {
+        let errors = errors_with(&format!("[cni]\n{wrong}\n"));
+        assert!(errors.contains(said), "{errors}");
+    }
 }
 
 #[test]
@@ -273,7 +295,7 @@ fn unknown_names_come_with_advice() {
         (
             "[bgp]\n",
             "f:13:2: unknown section or key \"bgp\"; known sections: [node], [tunnel], [vxlan], [[pool]], [local], \
-             [[peer]], [source.kubernetes], [control], [metrics]",
+             [[peer]], [source.kubernetes], [control], [metrics], [cni]",
         ),
         ("[control]\nlisten = 1\n", "f:14:1: unknown key \"listen\" in [control]; it belongs in [metrics]"),
         ("[control]\nfoo = 1\n", "f:14:1: unknown key \"foo\" in [control]; known keys: socket, max_routes"),

@@ -8,7 +8,7 @@ use toml::de::DeValue;
 
 use super::reader::{integer, integer_in, parsed, text};
 use super::schema::clip;
-use super::{Backend, Dscp, Switch, Uplink};
+use super::{Backend, CniPlugins, Dscp, Switch, Uplink};
 use crate::net::{EncapMode, Prefix, Vni};
 use crate::wire::vxlan::FIRST_SOURCE_PORT;
 
@@ -21,6 +21,8 @@ pub(super) const BACKENDS: [(&str, Backend); 3] =
 /// The words of `uplink`.
 pub(super) const UPLINKS: [(&str, Uplink); 3] =
     [("auto", Uplink::Auto), ("socket", Uplink::Socket), ("tap", Uplink::Tap)];
+/// The words of `plugins`.
+pub(super) const CNI_PLUGINS: [(&str, CniPlugins); 1] = [(CniPlugins::Ptp.name(), CniPlugins::Ptp)];
 /// The words of `ipip_mode` and `vxlan_mode`.
 pub(super) const ENCAP_MODES: [(&str, EncapMode); 3] = [
     (EncapMode::Never.name(), EncapMode::Never),
@@ -30,6 +32,8 @@ pub(super) const ENCAP_MODES: [(&str, EncapMode); 3] = [
 
 /// Room for a path in `sockaddr_un`, its closing NUL taken off (unix(7)).
 const LONGEST_SOCKET_PATH: usize = 107;
+/// Bytes of the path of another file: the kernel takes no more.
+const LONGEST_PATH: usize = 4095;
 /// Room for an interface name, its closing NUL taken off (IFNAMSIZ).
 const LONGEST_DEVICE: usize = 15;
 
@@ -236,6 +240,21 @@ pub(super) fn socket_path(value: &DeValue<'_>) -> Result<PathBuf, String> {
         _ => return Ok(PathBuf::from(path)),
     };
     Err(format!("\"{}\" {reason}; write one like /run/underpass/underpass.sock", clip(path)))
+}
+
+/// `cni.conflist`: the file must have a name that container runtimes look for.
+pub(super) fn conflist_path(value: &DeValue<'_>) -> Result<PathBuf, String> {
+    let path = text(value)?;
+    let reason = match path {
+        _ if !path.starts_with('/') => "is not an absolute path",
+        _ if !path.ends_with(".conflist") || path.ends_with("/.conflist") => {
+            "does not end in .conflist, so no container runtime would read it"
+        }
+        _ if path.contains('\0') => "contains a NUL byte",
+        _ if path.len() > LONGEST_PATH => "is too long",
+        _ => return Ok(PathBuf::from(path)),
+    };
+    Err(format!("\"{}\" {reason}; write one like {}", clip(path), super::Cni::CONFLIST))
 }
 
 /// `control.max_routes`: a number of routes that memory can hold.

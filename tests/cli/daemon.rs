@@ -12,12 +12,13 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot, watch};
 use underpass::api::{
-    Drops, Missing, NewPeer, PeerStatus, PeerUplink, PeerWay, Reloaded, RouteEntry, RouteMode, RoutesChanged,
-    Status, TunnelStatus,
+    CniFacts, Drops, Endpoint, Missing, NewPeer, PeerStatus, PeerUplink, PeerWay, Reloaded, RouteEntry,
+    RouteMode, RoutesChanged, Status, TunnelStatus,
 };
 use underpass::client::{Client, Target};
 use underpass::control::daemon::gate::Gate;
 use underpass::control::daemon::handle::{Choices, Handle, Links};
+use underpass::control::daemon::pods::Endpoints;
 use underpass::control::daemon::runner::{self, Ports};
 use underpass::control::engine::edits::batch::Batch;
 use underpass::control::engine::edits::lines::Culprits;
@@ -128,12 +129,33 @@ impl Backend for Fixed {
         self.status().peers
     }
 
-    async fn add_peer(&self, _peer: NewPeer, _wait: bool) -> Result<Option<PeerStatus>, Refusal> {
+    async fn add_peer(
+        &self,
+        _peer: NewPeer,
+        _replace: bool,
+        _wait: bool,
+    ) -> Result<Option<PeerStatus>, Refusal> {
         Err(Refusal::new(Kind::Busy, "fixed"))
     }
 
     async fn delete_peer(&self, _name: String, _wait: bool) -> Result<(), Refusal> {
         Err(Refusal::new(Kind::Busy, "fixed"))
+    }
+
+    fn cni(&self) -> CniFacts {
+        CniFacts::default()
+    }
+
+    fn endpoints(&self) -> Vec<Endpoint> {
+        Vec::new()
+    }
+
+    fn put_endpoint(&self, endpoint: Endpoint) -> Result<(), Refusal> {
+        endpoint.check().map_err(|reason| Refusal::new(Kind::Malformed, reason))
+    }
+
+    fn delete_endpoint(&self, id: &str) -> Result<(), Refusal> {
+        Err(Refusal::new(Kind::Missing, id))
     }
 
     async fn reload(&self, _wait: bool) -> Result<Reloaded, Refusal> {
@@ -217,7 +239,7 @@ fn real(dir: &Path) -> (Handle, impl Future<Output = ()> + Send + 'static) {
     let (reloads, mut wishes) = mpsc::channel(1);
     let choices = Choices { backend: "plain", offloads: Vec::new(), address: "10.244.1.0".parse().unwrap() };
     let handle = Handle::new(
-        Links { inbox: inbox.clone(), snapshots: seen, reloads, gate },
+        Links { inbox: inbox.clone(), snapshots: seen, reloads, gate, endpoints: Endpoints::default() },
         Counters::new(1),
         choices,
     );

@@ -36,7 +36,11 @@ fn the_api_document_names_every_request() {
     assert!(paths.len() > 5);
     for (path, item) in paths {
         for method in item.as_object().unwrap().keys() {
-            let request = format!("| `{} {}", method.to_uppercase(), path.replace("{name}", "NAME"));
+            let request = format!(
+                "| `{} {}",
+                method.to_uppercase(),
+                path.replace("{name}", "NAME").replace("{id}", "ID")
+            );
             let rows = document
                 .lines()
                 .filter(|line| line.strip_prefix(&request).is_some_and(|rest| rest.starts_with(['`', '?'])));

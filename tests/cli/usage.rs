@@ -20,6 +20,8 @@ fn every_command_has_help_with_an_example() {
         (&["peer", "list"], "List all peers"),
         (&["peer", "add"], "Make a node known"),
         (&["peer", "del"], "Forget a node and its routes"),
+        (&["endpoint"], "Show the pods of this node"),
+        (&["endpoint", "list"], "List all pods with their addresses"),
         (&["drops"], "Show how many packets were not delivered"),
         (&["capture"], "Write packets to a pcapng file while they pass"),
     ] {
@@ -27,7 +29,7 @@ fn every_command_has_help_with_an_example() {
         assert_eq!((code, stderr.as_str()), (0, ""));
         assert!(stdout.starts_with(about), "{stdout}");
         assert!(stdout.contains("Examples:\n  "), "{stdout}");
-        let is_client = !matches!(command, ["run"] | ["check"] | ["route"] | ["peer"]);
+        let is_client = !matches!(command, ["run"] | ["check"] | ["route"] | ["peer"] | ["endpoint"]);
         for option in ["--socket <PATH>", "-o, --output <FORMAT>", "UNDERPASS_SOCKET"] {
             assert_eq!(stdout.contains(option), is_client, "{command:?} {option}\n{stdout}");
         }

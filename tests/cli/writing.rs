@@ -5,7 +5,8 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use assert_cmd::cargo::cargo_bin;
-use serde_json::json;
+use serde_json::{Value, json};
+use underpass::client::{Client, Target};
 
 use super::daemon::{CONFIG, Daemon};
 use super::finish;
@@ -152,6 +153,60 @@ fn peers_come_and_go() {
     assert!(daemon.refused(&["peer", "del", "node-d"]).contains("no peer is called \"node-d\""));
     daemon.ask(&["peer", "del", "node-b"]);
     daemon.refused(&["route", "get", "10.244.2.1"]);
+}
+
+#[test]
+fn peers_are_replaced_and_deleted_as_often_as_one_likes() {
+    let daemon = Daemon::with_state();
+    let known = |daemon: &Daemon| {
+        let peers = daemon.ask_json(&["peer", "list"]);
+        let peers = peers.as_array().unwrap().iter();
+        peers
+            .map(|peer| format!("{} {} {}", peer["name"], peer["address"], peer["subnets"]))
+            .collect::<Vec<_>>()
+    };
+    let before = known(&daemon);
+    for _ in 0..2 {
+        daemon.ask(&["peer", "add", "--replace", "node-d", "192.0.2.4", "--subnet", "10.244.4.0/24"]);
+        assert_eq!(known(&daemon)[2], r#""node-d" "192.0.2.4" ["10.244.4.0/24"]"#);
+    }
+    let stderr = daemon.refused(&["peer", "add", "node-d", "192.0.2.4"]);
+    assert!(stderr.contains("`peer add --replace` changes it"), "{stderr}");
+    daemon.ask(&["peer", "add", "--replace", "node-d", "192.0.2.5", "--subnet", "10.244.5.0/24"]);
+    assert_eq!(known(&daemon)[2], r#""node-d" "192.0.2.5" ["10.244.5.0/24"]"#);
+    assert_eq!(daemon.lines(), "10.244.5.0/24 via node-d\n");
+    let stderr = daemon.refused(&["peer", "add", "--replace", "node-d", "192.0.2.2"]);
+    assert!(stderr.contains("that of peer node-b"), "{stderr}");
+    assert_eq!(daemon.lines(), "10.244.5.0/24 via node-d\n");
+    let deleted = daemon.ask_json(&["peer", "del", "--ignore-missing", "node-d"]);
+    assert_eq!(deleted, json!({"deleted": "node-d"}));
+    assert_eq!(daemon.ask(&["peer", "del", "--ignore-missing", "node-d"]), "");
+    assert_eq!(daemon.ask_json(&["peer", "del", "--ignore-missing", "node-d"]), json!(null));
+    assert_eq!(known(&daemon), before);
+}
+
+#[test]
+fn endpoints_are_told_and_listed() {
+    let daemon = Daemon::with_state();
+    assert_eq!(daemon.ask_json(&["endpoint", "list"]), json!([]));
+    let client = Client::new(&daemon.socket);
+    let target = Target::new("/v1/endpoints/c1:eth0");
+    let endpoint = json!({"container_id": "c1", "ifname": "eth0", "netns": "/run/netns/x",
+        "addresses": ["10.244.1.2", "fd00::2"], "namespace": "default", "pod": "web-0", "labels": {"app": "web"}});
+    let known: Value = client.put(&target, &endpoint).unwrap();
+    assert_eq!(known["id"], "c1:eth0");
+    assert_eq!(daemon.ask_json(&["endpoint", "list"]), json!([known]));
+    let text = daemon.ask(&["endpoint", "list"]);
+    let line = text.lines().nth(1).unwrap();
+    assert_eq!(line, "default    web-0  10.244.1.2,fd00::2  eth0       c1         /run/netns/x");
+    let refused = client.put::<Value>(&Target::new("/v1/endpoints/other"), &endpoint).unwrap_err();
+    assert!(refused.to_string().contains("id: it is not `container_id:ifname`"), "{refused}");
+    let _: Value = client.delete(&target).unwrap();
+    assert_eq!(daemon.ask_json(&["endpoint", "list"]), json!([]));
+    let missing = client.delete::<Value>(&target).unwrap_err();
+    assert!(missing.to_string().contains("there is no endpoint \"c1:eth0\""), "{missing}");
+    let facts = daemon.get("/v1/cni");
+    assert_eq!(facts, json!({"subnets": ["10.244.1.0/24"], "mtu": 1480}));
 }
 
 #[test]

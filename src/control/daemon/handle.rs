@@ -9,10 +9,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::gate::Gate;
 use super::log;
+use super::pods::{self, Endpoints};
 use super::runner::Inbox;
 use crate::api::{
-    Drops, EdgeCounters, Missing, NewPeer, PeerStatus, Reloaded, RouteEntry, RoutesChanged, Status,
-    TunnelStatus,
+    CniFacts, Drops, EdgeCounters, Endpoint, Missing, NewPeer, PeerStatus, Reloaded, RouteEntry,
+    RoutesChanged, Status, TunnelStatus,
 };
 use crate::control::engine::edits::batch::Batch;
 use crate::control::engine::refusal::{Kind, Refusal};
@@ -49,6 +50,8 @@ pub struct Links {
     pub reloads: mpsc::Sender<ReloadWish>,
     /// To who keeps strangers away.
     pub gate: Arc<Gate>,
+    /// The pods of this node.
+    pub endpoints: Endpoints,
 }
 
 /// The way to everything that the API shows and changes.
@@ -194,14 +197,38 @@ impl Backend for Handle {
         self.change_routes(Request::Replace(batch), wait).await
     }
 
-    async fn add_peer(&self, peer: NewPeer, wait: bool) -> Result<Option<PeerStatus>, Refusal> {
+    async fn add_peer(
+        &self,
+        peer: NewPeer,
+        replace: bool,
+        wait: bool,
+    ) -> Result<Option<PeerStatus>, Refusal> {
         let name = peer.name.clone();
-        self.change(Request::AddPeer(peer), wait).await?;
+        let request = if replace { Request::ReplacePeer(peer) } else { Request::AddPeer(peer) };
+        self.change(request, wait).await?;
         Ok(self.peers().into_iter().find(|known| known.name == name))
     }
 
     async fn delete_peer(&self, name: String, wait: bool) -> Result<(), Refusal> {
         self.change(Request::DeletePeer(name), wait).await.map(drop)
+    }
+
+    fn cni(&self) -> CniFacts {
+        let stuck = self.counters.stuck();
+        let limited = || "workers of the daemon make no progress; see `underpass status`".to_owned();
+        CniFacts { limited: (!stuck.is_empty()).then(limited), ..pods::facts(&self.snapshot()) }
+    }
+
+    fn endpoints(&self) -> Vec<Endpoint> {
+        self.links.endpoints.list()
+    }
+
+    fn put_endpoint(&self, endpoint: Endpoint) -> Result<(), Refusal> {
+        self.links.endpoints.put(endpoint)
+    }
+
+    fn delete_endpoint(&self, id: &str) -> Result<(), Refusal> {
+        self.links.endpoints.delete(id)
     }
 
     async fn reload(&self, wait: bool) -> Result<Reloaded, Refusal> {

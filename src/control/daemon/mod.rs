@@ -18,6 +18,7 @@ pub mod gate;
 pub mod handle;
 mod housekeeping;
 pub mod log;
+pub mod pods;
 mod rights;
 pub mod runner;
 mod start;

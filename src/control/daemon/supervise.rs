@@ -14,9 +14,11 @@ use super::fallbacks::Fallbacks;
 use super::gate::{self, Gate};
 use super::handle::{Choices, Handle, Links};
 use super::housekeeping;
+use super::pods::Endpoints;
 use super::runner::{self, Inbox, Ports, ProbeWish};
 use super::start::{Ready, take_down};
 use super::watch::address_watch;
+use super::watch::cni;
 use super::watch::icmp::{Around, IcmpListener, Ours};
 use super::watch::peer_ways::PeerWays;
 use super::watch::policy_watch::PolicyWatch;
@@ -120,7 +122,16 @@ impl Running {
         );
         let (failed, stuck) = mpsc::channel(1);
         let (reloads, wishes) = mpsc::channel(RELOADS);
-        let parts = Links { inbox: inbox.clone(), snapshots: seen.clone(), reloads, gate: Arc::clone(&gate) };
+        let files = cni::Files::new(config);
+        let endpoints = Endpoints::default();
+        files.read(&endpoints);
+        let parts = Links {
+            inbox: inbox.clone(),
+            snapshots: seen.clone(),
+            reloads,
+            gate: Arc::clone(&gate),
+            endpoints: endpoints.clone(),
+        };
         let handle = Handle::new(parts, counters.clone(), choices);
         let fallbacks = Arc::<Mutex<Fallbacks>>::default();
         let (news, changed) = broadcast::channel(NEWS);
@@ -152,6 +163,7 @@ impl Running {
         listen_to_routers(&mut watchers, config, &ports, [probed, probed6], around);
         let forced = config.tunnel.uplink == config::Uplink::Tap;
         let own = config.node.addresses().next().context("this node has no underlay address")?.addr();
+        let snapshots_of_pods = seen.clone();
         let uplink_watch = UplinkWatch {
             host: host.clone(),
             inbox: inbox.clone(),
@@ -184,7 +196,12 @@ impl Running {
             restarted,
         };
         match running.serve(config, ready.socket, stopped).await {
-            Ok(()) => Ok(running),
+            Ok(()) => {
+                // Last: it says that pods can start.
+                let follow = cni::watch(files, endpoints, running.inbox.clone(), snapshots_of_pods);
+                running.watchers.spawn(follow);
+                Ok(running)
+            }
             Err(error) => {
                 running.end().await;
                 Err(error)

@@ -84,6 +84,9 @@ impl Engine {
             Request::AddPeer(peer) => {
                 self.state.add_peer(&peer, second).map(|()| Reply::PeerAdded(peer.name.clone()))
             }
+            Request::ReplacePeer(peer) => {
+                self.state.replace_peer(&peer, second).map(|()| Reply::PeerAdded(peer.name.clone()))
+            }
             Request::DeletePeer(name) => self.state.delete_peer(&name).map(|id| {
                 self.leaving.push(id);
                 Reply::PeerDeleted

@@ -50,6 +50,8 @@ pub enum Event {
     Policies(BTreeSet<IpAddr>, Vec<Requirement>),
     /// Peers send bare packets that the reverse path filter drops.
     Strays(Vec<Requirement>),
+    /// What is wrong with the network configuration for container runtimes.
+    Cni(Vec<Requirement>),
     /// Others are at our devices.
     Strangers(Vec<Requirement>),
     /// How a source is doing.
@@ -93,6 +95,8 @@ pub enum Request {
     Replace(Batch),
     /// A node to make known.
     AddPeer(NewPeer),
+    /// A node to make known as it is given, whatever is known of that name.
+    ReplacePeer(NewPeer),
     /// A node to forget.
     DeletePeer(String),
 }
@@ -191,7 +195,7 @@ pub enum Effect {
 pub enum Reply {
     /// Routes were edited; so many prefixes are known now.
     Routes(Changed, usize),
-    /// A node was made known.
+    /// A node is known as it was given.
     PeerAdded(String),
     /// A node was forgotten.
     PeerDeleted,

@@ -103,6 +103,8 @@ pub struct Engine {
     /// What is wrong with IPsec policies, and who sends what the reverse path filter drops.
     policies: Vec<Requirement>,
     strays: Vec<Requirement>,
+    /// What is wrong with the network configuration for container runtimes.
+    cni: Vec<Requirement>,
     /// Whether the last configuration was followed; so is a start's.
     reloaded: bool,
     /// Peers that went, whose numbers are free once that is published.
@@ -150,6 +152,7 @@ impl Engine {
             tap_state: start.tap_state,
             policies: Vec::new(),
             strays: Vec::new(),
+            cni: Vec::new(),
             reloaded: true,
             leaving: Vec::new(),
             deferred: Vec::new(),
@@ -185,6 +188,10 @@ impl Engine {
             }
             Event::Strays(strays) => {
                 self.strays = strays;
+                self.unsettled = true;
+            }
+            Event::Cni(wrong) => {
+                self.cni = wrong;
                 self.unsettled = true;
             }
             Event::Strangers(strangers) => {

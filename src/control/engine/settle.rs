@@ -105,7 +105,7 @@ impl Engine {
         let is_peer = |address| self.state.roster.at(address).flatten().is_some();
         let verdict = judge::judge_settings(&needs, &self.host.view().settings, is_peer);
         let gone = self.host.gone(&self.state.config.tunnel.device);
-        let seen = gone.iter().chain(&self.policies).chain(&self.strays).cloned();
+        let seen = gone.iter().chain(&self.policies).chain(&self.strays).chain(&self.cni).cloned();
         verdict.requirements().chain(seen).chain(self.narrow_path()).collect()
     }
 

@@ -415,10 +415,22 @@ fn peers_come_and_go() {
         vtep_mac: None,
         port: None,
     };
-    recorder.ask(Request::AddPeer(peer), true);
+    recorder.ask(Request::AddPeer(peer.clone()), true);
     assert_eq!(recorder.answers.pop().unwrap().1, Ok(Reply::PeerAdded("d".to_owned())));
     assert_eq!(recorder.engine.snapshot().peer_count(), 3);
     assert!(recorder.has_way("172.20.0.1"));
+    // Changed in one publication, kernel routes and all; unchanged there is none.
+    let moved = NewPeer { subnets: vec!["172.20.0.0/17".to_owned()], ..peer.clone() };
+    for (peer, published) in [(&peer, 0), (&moved, 1), (&moved, 0)] {
+        recorder.wanted.clear();
+        recorder.ask(Request::ReplacePeer(peer.clone()), true);
+        assert_eq!(recorder.answers.pop().unwrap().1, Ok(Reply::PeerAdded("d".to_owned())));
+        let publications = recorder.wanted.iter().filter(|one| *one == "publish").count();
+        assert_eq!(publications, published, "{:?}", recorder.wanted);
+        assert!(recorder.has_way("172.20.0.1"));
+    }
+    assert!(!recorder.has_way("172.20.128.1"));
+    assert_eq!(recorder.model.ours(), ["10.244.0.0/16", "172.16.3.0/24", "172.20.0.0/17"]);
     recorder.ask(Request::DeletePeer("d".to_owned()), true);
     assert_eq!(recorder.answers.pop().unwrap().1, Ok(Reply::PeerDeleted));
     assert!(!recorder.has_way("172.20.0.1"));

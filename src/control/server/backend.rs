@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::api::{NewPeer, PeerStatus, Reloaded, RouteEntry, RoutesChanged, Status};
+use crate::api::{CniFacts, Endpoint, NewPeer, PeerStatus, Reloaded, RouteEntry, RoutesChanged, Status};
 use crate::control::engine::Page;
 use crate::control::engine::edits::batch::Batch;
 use crate::control::engine::refusal::Refusal;
@@ -50,13 +50,14 @@ pub trait Backend: Send + Sync + 'static {
         batch: Batch,
         wait: bool,
     ) -> impl Future<Output = Result<RoutesChanged, Refusal>> + Send;
-    /// Makes a node known.
+    /// Makes a node known; with `replace` also where one of that name is known already.
     ///
     /// # Errors
     /// When something speaks against it.
     fn add_peer(
         &self,
         peer: NewPeer,
+        replace: bool,
         wait: bool,
     ) -> impl Future<Output = Result<Option<PeerStatus>, Refusal>> + Send;
     /// Forgets a node and its routes.
@@ -64,6 +65,20 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// When there is no such node.
     fn delete_peer(&self, name: String, wait: bool) -> impl Future<Output = Result<(), Refusal>> + Send;
+    /// What it takes to make the interface of a pod.
+    fn cni(&self) -> CniFacts;
+    /// The pods of this node.
+    fn endpoints(&self) -> Vec<Endpoint>;
+    /// Takes an endpoint, in place of what was known of it before.
+    ///
+    /// # Errors
+    /// When it cannot be one, or there are too many.
+    fn put_endpoint(&self, endpoint: Endpoint) -> Result<(), Refusal>;
+    /// Forgets an endpoint.
+    ///
+    /// # Errors
+    /// When there is no such endpoint.
+    fn delete_endpoint(&self, id: &str) -> Result<(), Refusal>;
     /// Reads the configuration file again and follows it.
     ///
     /// # Errors

@@ -37,6 +37,17 @@ pub(super) struct Edit {
     wait: bool,
 }
 
+/// The query of a `POST` of a peer.
+#[derive(Deserialize, IntoParams)]
+pub(super) struct AddPeer {
+    /// Whether a node of that name that is known already is changed to what is given.
+    #[serde(default)]
+    replace: bool,
+    /// Whether to answer only when packets see the change.
+    #[serde(default)]
+    wait: bool,
+}
+
 /// The query of a `DELETE`.
 #[derive(Deserialize, IntoParams)]
 pub(super) struct Delete {
@@ -112,14 +123,14 @@ pub(super) async fn delete<D: Backend>(
 /// `POST /v1/peers`
 pub(super) async fn add_peer<D: Backend>(
     State(api): State<Arc<Api<D>>>,
-    query: Result<Query<Wait>, QueryRejection>,
+    query: Result<Query<AddPeer>, QueryRejection>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Option<PeerStatus>>, Refusal> {
-    let Wait { wait } = query_of(query, WAIT)?;
+    let AddPeer { replace, wait } = query_of(query, "there are ?wait=true and ?replace=true")?;
     let upload = api.uploads.admit(&headers).await?;
     let peer: NewPeer = upload.read(body::json(body, PEER_EXAMPLE)).await?;
-    Ok(Json(api.backend.add_peer(peer, wait).await?))
+    Ok(Json(api.backend.add_peer(peer, replace, wait).await?))
 }
 
 /// `POST /v1/reload`

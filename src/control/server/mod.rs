@@ -8,6 +8,7 @@ mod body;
 mod capture;
 mod changes;
 mod convert;
+mod endpoints;
 mod exposition;
 pub mod http;
 mod listing;

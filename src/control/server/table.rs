@@ -5,17 +5,56 @@ use super::backend::Backend;
 use super::operation::Operation;
 use super::request::Request;
 use super::request::Verb::{Delete, Get, Post, Put};
-use super::{capture, changes, listing, reading};
+use super::{capture, changes, endpoints, listing, reading};
 use crate::api::{
-    self, Drops, ErrorCode, NewPeer, PeerDeleted, PeerStatus, Reloaded, RouteChanges, RouteEntry,
-    RoutesChanged, Status,
+    self, CniFacts, Drops, Endpoint, EndpointDeleted, ErrorCode, NewPeer, PeerDeleted, PeerStatus, Reloaded,
+    RouteChanges, RouteEntry, RoutesChanged, Status,
 };
 
 /// Every request of the API.
 pub(super) fn table<B: Backend>() -> Vec<Request<B>> {
     let mut table = reads();
     table.extend(changes());
+    table.extend(pods());
     table
+}
+
+fn pods<B: Backend>() -> Vec<Request<B>> {
+    use ErrorCode::{Full, NotFound};
+    let about = Operation::new;
+    vec![
+        Request::new(
+            Get,
+            api::CNI,
+            endpoints::facts::<B>,
+            about("cni", "What it takes to make the interface of a pod").answers::<CniFacts>(),
+        ),
+        Request::new(
+            Get,
+            api::ENDPOINTS,
+            endpoints::list::<B>,
+            about("list_endpoints", "The pods of this node").answers_list::<Endpoint>(),
+        ),
+        Request::new(
+            Put,
+            api::ENDPOINT,
+            endpoints::put::<B>,
+            about("put_endpoint", "Tell of a pod of this node")
+                .at::<endpoints::Id>()
+                .takes::<Endpoint>()
+                .answers::<Endpoint>()
+                .fails(&[Full]),
+        ),
+        Request::new(
+            Delete,
+            api::ENDPOINT,
+            endpoints::delete::<B>,
+            about("delete_endpoint", "Tell that a pod of this node is gone")
+                .at::<endpoints::Id>()
+                .answers::<EndpointDeleted>()
+                .fails(&[NotFound]),
+        ),
+    ]
 }
 
 fn reads<B: Backend>() -> Vec<Request<B>> {
@@ -114,7 +153,7 @@ fn changes<B: Backend>() -> Vec<Request<B>> {
             api::PEERS,
             changes::add_peer::<B>,
             about("add_peer", "Make a node known until the daemon ends")
-                .query::<changes::Wait>()
+                .query::<changes::AddPeer>()
                 .takes::<NewPeer>()
                 .answers::<PeerStatus>()
                 .fails(&[Conflict, Full]),

@@ -19,7 +19,8 @@ use tokio::time::timeout;
 use super::backend::Backend;
 use super::{ControlSocket, Limits, serve_with};
 use crate::api::{
-    Drops, ErrorCode, NewPeer, PeerStatus, Reloaded, RouteEntry, RouteMode, RoutesChanged, Status,
+    CniFacts, Drops, Endpoint, ErrorCode, NewPeer, PeerStatus, Reloaded, RouteEntry, RouteMode,
+    RoutesChanged, Status,
 };
 use crate::control::engine::Page;
 use crate::control::engine::edits::batch::Batch;
@@ -35,6 +36,8 @@ struct OneRoute {
     listed: usize,
     /// How often somebody waited for publication.
     waited: AtomicUsize,
+    /// How often a peer was to be replaced.
+    replaced: AtomicUsize,
     /// How long a change takes.
     takes: Duration,
 }
@@ -103,7 +106,13 @@ impl Backend for OneRoute {
         }]
     }
 
-    async fn add_peer(&self, peer: NewPeer, wait: bool) -> Result<Option<PeerStatus>, Refusal> {
+    async fn add_peer(
+        &self,
+        peer: NewPeer,
+        replace: bool,
+        wait: bool,
+    ) -> Result<Option<PeerStatus>, Refusal> {
+        self.replaced.fetch_add(usize::from(replace), Relaxed);
         assert_eq!(peer.name, "node-b");
         self.settle(wait).await;
         Ok(self.peers().pop())
@@ -112,6 +121,22 @@ impl Backend for OneRoute {
     async fn delete_peer(&self, name: String, wait: bool) -> Result<(), Refusal> {
         self.settle(wait).await;
         if name == "node-b" { Ok(()) } else { Err(Refusal::new(Kind::Missing, name)) }
+    }
+
+    fn cni(&self) -> CniFacts {
+        CniFacts { subnets: vec!["10.244.1.0/24".into()], mtu: 1450, limited: None }
+    }
+
+    fn endpoints(&self) -> Vec<Endpoint> {
+        Vec::new()
+    }
+
+    fn put_endpoint(&self, endpoint: Endpoint) -> Result<(), Refusal> {
+        endpoint.check().map_err(|reason| Refusal::new(Kind::Malformed, reason))
+    }
+
+    fn delete_endpoint(&self, id: &str) -> Result<(), Refusal> {
+        if id == "c1:eth0" { Ok(()) } else { Err(Refusal::new(Kind::Missing, id)) }
     }
 
     async fn reload(&self, wait: bool) -> Result<Reloaded, Refusal> {
@@ -176,7 +201,13 @@ impl Server {
         let path = dir.path().join("s");
         let socket = ControlSocket::bind(&path).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let backend = Arc::new(OneRoute { counters: Counters::new(1), listed, waited: 0.into(), takes });
+        let backend = Arc::new(OneRoute {
+            counters: Counters::new(1),
+            listed,
+            waited: 0.into(),
+            replaced: 0.into(),
+            takes,
+        });
         backend.counters.worker(0).dropped(DropReason::NoRoute, 2);
         let task = tokio::spawn(serve_with(socket, Arc::clone(&backend), limits, async {
             _ = stopped.await;
@@ -262,6 +293,9 @@ async fn every_endpoint_answers() {
     assert_eq!((code, &routes[0]["prefix"]), (200, &json!("10.244.2.0/24")));
     let (code, route) = server.get("/v1/routes/get?address=10.244.2.7").await;
     assert_eq!((code, &route), (200, &routes[0]));
+    let (code, facts) = server.get("/v1/cni").await;
+    assert_eq!((code, facts), (200, json!({"subnets": ["10.244.1.0/24"], "mtu": 1450})));
+    assert_eq!(server.get("/v1/endpoints").await, (200, json!([])));
 }
 
 #[tokio::test]
@@ -300,7 +334,7 @@ async fn unknown_paths_and_methods_are_told_what_there_is() {
     let server = Server::start(Limits::default());
     let (_, body) = server.get("/v1/nothing").await;
     let all = "/v1/status, /v1/routes, /v1/routes/get, /v1/peers, /v1/drops, /v1/capture, /v1/openapi.json, \
-               /v1/peers/{name}, /v1/reload";
+               /v1/peers/{name}, /v1/reload, /v1/cni, /v1/endpoints, /v1/endpoints/{id}";
     assert_eq!(body["error"], format!("no such path: /v1/nothing; there are {all}"));
     for (method, path, text, allow) in [
         ("GET", "/v1/reload", "POST", "POST"),
@@ -556,6 +590,7 @@ async fn changes_are_read_in_every_form() {
         ),
         ("DELETE", "/v1/routes?prefix=10.8.0.0/24", "", "", json!({"added": 0, "deleted": 1, "routes": 1})),
         ("DELETE", "/v1/peers/node-b", "", "", json!({"deleted": "node-b"})),
+        ("DELETE", "/v1/endpoints/c1:eth0", "", "", json!({"deleted": "c1:eth0"})),
         ("POST", "/v1/reload", "", "", json!({"peers": 1, "routes": 1})),
     ] {
         assert_eq!(
@@ -566,9 +601,12 @@ async fn changes_are_read_in_every_form() {
     }
     assert_eq!(server.backend.waited.load(Relaxed), 0);
     let peer = r#"{"name":"node-b","address":"192.0.2.2"}"#;
-    let (code, peer) = server.send("POST", "/v1/peers?wait=true", "application/json", peer).await;
-    assert_eq!((code, &peer["name"]), (200, &json!("node-b")));
+    let (code, added) = server.send("POST", "/v1/peers?wait=true", "application/json", peer).await;
+    assert_eq!((code, &added["name"]), (200, &json!("node-b")));
     assert_eq!(server.backend.waited.load(Relaxed), 1);
+    assert_eq!(server.backend.replaced.load(Relaxed), 0);
+    assert_eq!(server.send("POST", "/v1/peers?replace=true", "application/json", peer).await.0, 200);
+    assert_eq!(server.backend.replaced.load(Relaxed), 1);
     assert_eq!(server.get("/v1/peers").await.1[0]["name"], "node-b");
 }
 
@@ -594,6 +632,13 @@ async fn changes_that_cannot_be_understood_name_every_culprit() {
         ("DELETE", "/v1/routes?prefix=10.0.0.1/8", "", "", "host bits"),
         ("DELETE", "/v1/routes", "", "", "give ?prefix=PREFIX"),
         ("POST", "/v1/peers", "application/json", r#"{"name":"x"}"#, "missing field `address`"),
+        (
+            "POST",
+            "/v1/peers?replace=perhaps",
+            "application/json",
+            "{}",
+            "there are ?wait=true and ?replace=true",
+        ),
     ] {
         let (code, answer) = server.send(method, target, kind, body).await;
         let error = answer["error"].as_str().unwrap();
@@ -601,6 +646,10 @@ async fn changes_that_cannot_be_understood_name_every_culprit() {
         assert!(error.contains(part), "{method} {target}: {error}");
     }
     let (code, answer) = server.send("DELETE", "/v1/peers/node-x", "", "").await;
+    assert_eq!((code, &answer["code"]), (404, &json!("not_found")));
+    let (code, answer) = server.send("PUT", "/v1/endpoints/c1:eth0", "application/json", "{}").await;
+    assert_eq!((code, &answer["code"]), (400, &json!("malformed")));
+    let (code, answer) = server.send("DELETE", "/v1/endpoints/c2:eth0", "", "").await;
     assert_eq!((code, &answer["code"]), (404, &json!("not_found")));
     let (code, answer) = server.send("DELETE", "/v1/peers/%ff", "", "").await;
     assert_eq!((code, &answer["code"]), (400, &json!("malformed")));
@@ -716,8 +765,10 @@ async fn whoever_waits_for_a_change_is_answered_however_long_it_takes() {
         ("DELETE", "/v1/peers/{name}", "?wait=true", "", ""),
         ("DELETE", "/v1/peers/{name}", "", "text/plain", "a body that has no meaning"),
         ("POST", "/v1/reload", "?wait=true", "", ""),
+        ("PUT", "/v1/endpoints/{id}", "", "application/json", r#"{"container_id":"c1","ifname":"eth0"}"#),
+        ("DELETE", "/v1/endpoints/{id}", "", "", ""),
     ] {
-        let target = path.replace("{name}", "node-b") + query;
+        let target = path.replace("{name}", "node-b").replace("{id}", "c1:eth0") + query;
         assert_eq!(server.send(method, &target, kind, body).await.0, 200, "{method} {target}");
         changes.insert((path, method));
     }

@@ -26,6 +26,88 @@ impl State {
     /// # Errors
     /// Everything that speaks against it; nothing has changed then.
     pub(crate) fn add_peer(&mut self, new: &NewPeer, now: u32) -> Result<(), Refusal> {
+        let (peer, subnets) = self.judge_peer(new)?;
+        let Some(id) = self.roster.next() else {
+            return Err(Refusal::new(Kind::Full, "there are 65536 peers already; delete one first"));
+        };
+        self.seat(id, peer, &subnets);
+        for prefix in subnets {
+            self.route_to(id, prefix, now);
+        }
+        self.follow_peers();
+        Ok(())
+    }
+
+    /// Makes a node known as it is given: a new one, or one of that name that is known already, which keeps its
+    /// number and its counters. Its subnets are then those that were given; those that it had before stay as they
+    /// are, and further ones become control routes of second `now`. Other routes to it are left alone.
+    ///
+    /// # Errors
+    /// Everything that speaks against it; nothing has changed then.
+    pub(crate) fn replace_peer(&mut self, new: &NewPeer, now: u32) -> Result<(), Refusal> {
+        let Some(id) = self.roster.id(&new.name) else { return self.add_peer(new, now) };
+        let (rib, roster) = (self.rib.clone(), Arc::clone(&self.roster));
+        // What is about to go says nothing against what is to come.
+        let before = self.own_routes(id);
+        for route in &before {
+            self.rib.remove(route.prefix, route.source);
+        }
+        Arc::make_mut(&mut self.roster).remove(&new.name);
+        let (mut peer, subnets) = match self.judge_peer(new) {
+            Ok(judged) => judged,
+            Err(refusal) => {
+                (self.rib, self.roster) = (rib, roster);
+                return Err(refusal);
+            }
+        };
+        let kept: Vec<Route> =
+            before.iter().filter(|route| subnets.contains(&route.prefix)).copied().collect();
+        kept.iter().for_each(|route| self.rib.set(*route));
+        let known = &self.peers[usize::from(id.0)];
+        let moved = !is_reached_alike(known, &peer);
+        if !moved
+            && is_known_alike(known, &peer)
+            && before.len() == kept.len()
+            && subnets == roster.subnets(id)
+        {
+            (self.rib, self.roster) = (rib, roster);
+            return Ok(());
+        }
+        peer.take_over(known);
+        self.seat(id, peer, &subnets);
+        let mut changed: Vec<Prefix> = before.iter().map(|route| route.prefix).collect();
+        changed.retain(|prefix| !subnets.contains(prefix));
+        for prefix in subnets {
+            if !kept.iter().any(|route| route.prefix == prefix) {
+                self.route_to(id, prefix, now);
+            }
+        }
+        if moved {
+            // The mode may be another one now.
+            let to_it = self.rib.best().filter(|route| self.rib.peers(&route.target).contains(&id));
+            changed.extend(to_it.map(|route| route.prefix));
+        }
+        let routes = self.rib.len();
+        self.pending.add_all(changed, routes);
+        self.follow_peers();
+        Ok(())
+    }
+
+    /// The routes that lead to a node alone and are to what it was given as its own, of whatever source.
+    fn own_routes(&self, id: PeerId) -> Vec<Route> {
+        let subnets = self.roster.subnets(id).iter();
+        let candidates = subnets.flat_map(|subnet| self.rib.candidates(*subnet));
+        candidates.filter(|route| route.target == Target::Peer(id)).collect()
+    }
+
+    fn route_to(&mut self, id: PeerId, prefix: Prefix, now: u32) {
+        let target = Target::Peer(id);
+        self.rib.set(Route { prefix, target, source: Source::Control, mtu: None, since: now });
+        self.pending.add(prefix);
+    }
+
+    /// The node that `new` describes and its subnets, where nothing speaks against it.
+    fn judge_peer(&self, new: &NewPeer) -> Result<(Peer, Vec<Prefix>), Refusal> {
         let mut culprits = Culprits::default();
         let name = self.new_name(&new.name).map_err(|text| culprits.push(|| text)).ok();
         let addresses = self.new_addresses(new, &mut culprits);
@@ -37,9 +119,6 @@ impl State {
             (name, mac, addresses.split_first(), culprits.is_empty())
         else {
             return Err(Refusal::of(Kind::Conflict, culprits));
-        };
-        let Some(id) = self.roster.next() else {
-            return Err(Refusal::new(Kind::Full, "there are 65536 peers already; delete one first"));
         };
         let second = others.first().map(|address| (*address, None));
         let counters = PeerCounters::new(self.workers);
@@ -61,14 +140,7 @@ impl State {
             way: None,
             counters,
         };
-        self.seat(id, peer, &subnets);
-        for prefix in subnets {
-            let target = Target::Peer(id);
-            self.rib.set(Route { prefix, target, source: Source::Control, mtu: None, since: now });
-            self.pending.add(prefix);
-        }
-        self.follow_peers();
-        Ok(())
+        Ok((peer, subnets))
     }
 
     /// Forgets a node. Routes that lead to it alone go with it, of whatever source; those it shares
@@ -96,7 +168,9 @@ impl State {
             return Err(format!("name: \"{name}\" is this node's own name; a node is not its own peer"));
         }
         match self.roster.id(name.as_str()) {
-            Some(_) => Err(format!("name: there is a peer \"{name}\" already; delete it first")),
+            Some(_) => {
+                Err(format!("name: there is a peer \"{name}\" already; `peer add --replace` changes it"))
+            }
             None => Ok(name),
         }
     }
@@ -234,4 +308,14 @@ impl State {
             None => Ok(prefix),
         }
     }
+}
+
+/// Whether packets to both travel alike.
+fn is_reached_alike(one: &Peer, other: &Peer) -> bool {
+    one.addresses().eq(other.addresses()) && one.port == other.port && one.vtep_mac == other.vtep_mac
+}
+
+/// Whether both may send the same.
+fn is_known_alike(one: &Peer, other: &Peer) -> bool {
+    one.also_from == other.also_from && one.sends_for == other.sends_for
 }

@@ -180,6 +180,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("`socket` under [control]", old.control.socket != new.control.socket),
         ("`listen` under [metrics]", old.metrics != new.metrics),
         ("a key under [source.kubernetes]", old.kubernetes != new.kubernetes),
+        ("a key under [cni]", old.cni != new.cni),
     ];
     keys.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
 }

@@ -175,6 +175,76 @@ fn a_new_peer_takes_the_place_of_one_that_went() {
 }
 
 #[test]
+fn a_replaced_peer_is_what_was_given_and_keeps_what_was_counted() {
+    let mut state = state();
+    state.replace_peer(&peer("node-d", "192.0.2.4", &["10.244.4.0/24", "10.244.5.0/24"]), 5).unwrap();
+    edit(&mut state, "10.9.0.0/24 via node-d\n").unwrap();
+    assert_eq!(way(&mut state, "10.244.4.1"), Some(("node-d".into(), 1500)));
+    let id = state.roster.id("node-d").unwrap();
+    let counters = |state: &Node| state.peers[usize::from(id.0)].counters.clone();
+    let before = counters(&state);
+
+    // Given again: nothing to publish, and no route is younger.
+    state.replace_peer(&peer("node-d", "192.0.2.4", &["10.244.4.0/24", "10.244.5.0/24"]), 6).unwrap();
+    assert!(!state.has_pending());
+    let since = |state: &Node, prefix: &str| {
+        state.rib.get(prefix.parse().unwrap(), Source::Control).map(|route| route.since)
+    };
+    assert_eq!(since(&state, "10.244.4.0/24"), Some(5));
+
+    // Another address in another subnet: what travelled bare is encapsulated, also what it was not given.
+    state.replace_peer(&peer("node-d", "198.51.100.4", &["10.244.5.0/24", "10.244.6.0/24"]), 7).unwrap();
+    assert_eq!(way(&mut state, "10.244.4.1"), None);
+    assert_eq!(way(&mut state, "10.244.5.1"), Some(("node-d".into(), 1480)));
+    assert_eq!(way(&mut state, "10.244.6.1"), Some(("node-d".into(), 1480)));
+    assert_eq!(way(&mut state, "10.9.0.1").unwrap().0, "node-d");
+    assert_eq!((since(&state, "10.244.5.0/24"), since(&state, "10.244.6.0/24")), (Some(5), Some(7)));
+    assert_eq!(state.roster.id("node-d"), Some(id));
+    assert_eq!(counters(&state), before);
+    let table = state.forwarding().pin();
+    let senders = ["192.0.2.4", "198.51.100.4"].map(|address| table.sender(address.parse().unwrap()));
+    assert_eq!(senders, [None, Some(id)]);
+    drop(table);
+    assert_eq!(state.peer_list().pop().unwrap().subnets, ["10.244.5.0/24", "10.244.6.0/24"]);
+
+    // What cannot be leaves everything as it was.
+    for (address, subnets, part) in [
+        ("192.0.2.2", &["10.244.6.0/24"][..], "is that of peer node-b"),
+        ("10.9.0.7", &[], "lies inside the route 10.9.0.0/24"),
+        ("10.244.5.7", &["10.244.5.0/24"], "contains the peer's own address"),
+        ("192.0.2.9", &["10.9.0.0/24"], "there is a control route 10.9.0.0/24 already"),
+    ] {
+        let refusal = state.replace_peer(&peer("node-d", address, subnets), 8).unwrap_err();
+        assert!(refusal.text.contains(part), "{part}: {refusal}");
+        assert!(!state.has_pending(), "{part}");
+        assert_eq!(way(&mut state, "10.244.5.1").unwrap().0, "node-d");
+        assert_eq!(state.peer_list().pop().unwrap().subnets, ["10.244.5.0/24", "10.244.6.0/24"]);
+    }
+    // Into what was its own subnet it may move.
+    state.replace_peer(&peer("node-d", "10.244.5.7", &[]), 8).unwrap();
+    assert_eq!(way(&mut state, "10.244.5.1"), None);
+}
+
+#[test]
+fn a_replaced_peer_of_the_configuration_keeps_its_routes() {
+    let mut state = state();
+    edit(&mut state, "10.244.2.0/24 via node-c\n10.9.0.0/24 via node-b,node-c\n").unwrap();
+    state.publish().unwrap();
+    state.replace_peer(&peer("node-b", "192.0.2.2", &["10.244.2.0/24"]), 3).unwrap_err();
+    edit(&mut state, "del 10.244.2.0/24\n").unwrap();
+    state.publish().unwrap();
+    state.replace_peer(&peer("node-b", "192.0.2.2", &["10.244.2.0/24"]), 3).unwrap();
+    assert!(!state.has_pending());
+    state.replace_peer(&peer("node-b", "192.0.2.7", &["10.244.2.0/24"]), 3).unwrap();
+    let route = state.rib.exact("10.244.2.0/24".parse().unwrap()).unwrap();
+    assert_eq!((route.source, route.since), (Source::Static, 0));
+    state.replace_peer(&peer("node-b", "192.0.2.7", &[]), 3).unwrap();
+    assert_eq!(way(&mut state, "10.244.2.1"), None);
+    let shared = state.rib.exact("10.9.0.0/24".parse().unwrap()).unwrap();
+    assert_eq!(state.rib.peers(&shared.target).len(), 2, "what is shared stays");
+}
+
+#[test]
 fn a_peer_is_listed_with_the_subnets_that_lead_to_it() {
     let mut state = state();
     state.add_peer(&peer("node-d", "192.0.2.4", &["10.244.4.0/24", "10.244.5.0/24"]), 5).unwrap();
