@@ -42,6 +42,7 @@ fn forwarding(mode: Mode) -> Forwarding {
         cidr: prefix("10.244.0.0/16"),
         ipip_mode: always(Mode::Ipip),
         vxlan_mode: always(Mode::Vxlan),
+        nat_outgoing: false,
     };
     let mut rib = Rib::default();
     rib.insert(prefix("10.244.1.0/24"), Source::Local, Target::Local).expect("the first route");

@@ -74,6 +74,7 @@ pub(super) struct Pool {
     pub(super) cidr: Option<At<Prefix>>,
     pub(super) ipip_mode: Option<At<EncapMode>>,
     pub(super) vxlan_mode: Option<At<EncapMode>>,
+    nat_outgoing: Option<At<bool>>,
 }
 
 /// `[[peer]]`
@@ -259,7 +260,8 @@ impl Pool {
     fn read(table: &Table<'_>, log: &mut Log<'_>) -> Self {
         let mut mode = |key| table.value_or(log, key, EncapMode::Never, |v| word(v, &ENCAP_MODES));
         let [ipip_mode, vxlan_mode] = ["ipip_mode", "vxlan_mode"].map(&mut mode);
-        Self { cidr: table.value(log, "cidr", value::pod_prefix), ipip_mode, vxlan_mode }
+        let nat_outgoing = table.value_or(log, "nat_outgoing", false, boolean);
+        Self { cidr: table.value(log, "cidr", value::pod_prefix), ipip_mode, vxlan_mode, nat_outgoing }
     }
 
     fn build(self) -> Option<super::Pool> {
@@ -267,6 +269,7 @@ impl Pool {
             cidr: self.cidr?.value,
             ipip_mode: self.ipip_mode?.value,
             vxlan_mode: self.vxlan_mode?.value,
+            nat_outgoing: self.nat_outgoing?.value,
         })
     }
 }

@@ -1,5 +1,6 @@
 //! IP prefixes without host bits.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -64,6 +65,23 @@ impl Prefix {
     /// This prefix and those that cover it, the longest first.
     pub fn and_wider(self) -> impl Iterator<Item = Self> {
         (0..=self.len()).rev().filter_map(move |len| Self::containing(self.address(), len))
+    }
+
+    /// The prefixes that together hold the addresses of this one without those of `inner`; all of it where `inner`
+    /// is not inside.
+    pub fn without(self, inner: Self) -> impl Iterator<Item = Self> {
+        let outside = (!self.covers(inner)).then_some(self);
+        // At each step from this prefix towards the inner one, the half that is left behind.
+        let steps = if self.covers(inner) { self.len()..inner.len() } else { 0..0 };
+        let halves = steps.filter_map(move |len| Some((Self::containing(inner.address(), len)?, len + 1)));
+        let halves = halves.flat_map(|(around, len)| around.0.subnets(len).into_iter().flatten().map(Self));
+        outside.into_iter().chain(halves.filter(move |half| !half.covers(inner)))
+    }
+
+    /// The fewest prefixes that hold the same addresses.
+    pub fn aggregate(prefixes: impl IntoIterator<Item = Self>) -> BTreeSet<Self> {
+        let nets: Vec<IpNet> = prefixes.into_iter().map(|prefix| prefix.0).collect();
+        IpNet::aggregate(&nets).into_iter().map(Self).collect()
     }
 
     /// First address and length when this is an IPv4 prefix.
@@ -140,6 +158,25 @@ mod tests {
         for bad in ["10.0.0.0/33", "10.0.0.0", "::/129", "x/8", ""] {
             assert!(matches!(bad.parse::<Prefix>(), Err(PrefixError::Syntax(_))), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_part_is_taken_out_and_put_in_again() {
+        let prefix = |text: &str| text.parse::<Prefix>().unwrap();
+        let shown = |prefixes: &mut dyn Iterator<Item = Prefix>| {
+            prefixes.map(|prefix| prefix.to_string()).collect::<Vec<_>>()
+        };
+        let (whole, part) = (prefix("10.244.0.0/16"), prefix("10.244.64.0/19"));
+        let rest = ["10.244.128.0/17", "10.244.0.0/18", "10.244.96.0/19"];
+        assert_eq!(shown(&mut whole.without(part)), rest);
+        assert_eq!(Prefix::aggregate(whole.without(part).chain([part, part])), [whole].into());
+        assert_eq!(whole.without(whole).count(), 0);
+        for other in ["10.0.0.0/8", "10.245.0.0/24", "fd00::/64"] {
+            assert_eq!(shown(&mut whole.without(prefix(other))), ["10.244.0.0/16"], "{other}");
+        }
+        let (all, one) = (prefix("::/0"), prefix("fd00::1/128"));
+        assert_eq!(all.without(one).count(), 128);
+        assert_eq!(Prefix::aggregate(all.without(one).chain([one])), [all].into());
     }
 
     #[test]

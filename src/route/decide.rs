@@ -19,6 +19,8 @@ pub struct Pool {
     pub ipip_mode: EncapMode,
     /// When to encapsulate in VXLAN.
     pub vxlan_mode: EncapMode,
+    /// Whether what leaves the cluster from these addresses gets the node's address.
+    pub nat_outgoing: bool,
 }
 
 impl Pool {
@@ -148,7 +150,7 @@ mod tests {
     use crate::net::{EncapMode, Mode};
 
     fn pool(cidr: &str, ipip_mode: EncapMode, vxlan_mode: EncapMode) -> Pool {
-        Pool { cidr: cidr.parse().unwrap(), ipip_mode, vxlan_mode }
+        Pool { cidr: cidr.parse().unwrap(), ipip_mode, vxlan_mode, nat_outgoing: false }
     }
 
     fn mode(policy: &EncapPolicy, destination: &str, peer: &str) -> Mode {

@@ -20,9 +20,10 @@ class Rights(SharedLab):
     daemons = ("n1", "n2")
 
     def assert_given_up(self, node: str, kept: int = KEPT) -> None:
-        """Every thread has these rights at most."""
+        """Every thread has these rights at most, and a program that it runs the one that nft takes."""
         names = set()
-        expected = {"CapInh": 0, "CapPrm": kept, "CapEff": kept, "CapBnd": 0, "CapAmb": 0, "Uid": 0, "NoNewPrivs": 1}
+        capabilities = {"CapInh": 1 << NET_ADMIN, "CapPrm": kept, "CapEff": kept, "CapBnd": 0, "CapAmb": 0}
+        expected = {**capabilities, "Uid": 0, "NoNewPrivs": 1}
         for thread in pathlib.Path(f"/proc/{self.lab.daemons[node].pid}/task").iterdir():
             name = (thread / "comm").read_text(encoding="utf-8").strip()
             names.add(name)

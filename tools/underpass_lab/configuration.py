@@ -15,6 +15,7 @@ class Pool:
     cidr: str
     ipip_mode: str = "Never"
     vxlan_mode: str = "Never"
+    nat_outgoing: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

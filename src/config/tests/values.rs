@@ -83,6 +83,11 @@ fn words_are_calicos_and_exact() {
          f:9:14: vxlan_mode: \"yes\" is not one of \"Never\", \"CrossSubnet\", \"Always\""
     );
     assert_eq!(
+        errors_when("[[peer]]", "nat_outgoing = \"true\"\nnatOutgoing = true\n[[peer]]"),
+        "f:8:16: nat_outgoing: expected a boolean; write true without quotes\n\
+         f:9:1: unknown key \"natOutgoing\" in [[pool]]; did you mean \"nat_outgoing\"?"
+    );
+    assert_eq!(
         errors_with("[tunnel]\nbackend = \"tap\"\nuplink = \"sockets\"\ntso = true\ngro = \"ON\""),
         "f:14:11: backend: \"tap\" is not one of \"auto\", \"offload\", \"plain\"\n\
          f:15:10: uplink: \"sockets\" is not one of \"auto\", \"socket\", \"tap\"; did you mean \"socket\"?\n\

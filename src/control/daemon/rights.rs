@@ -3,6 +3,8 @@
 //! Rights are a thread's, and threads begin with those of their maker; so they are given up before there is
 //! a second thread. What stays is what devices, sockets and routes need while the daemon runs, too: a TAP is
 //! made again, an uplink moves, a sysctl is set back.
+//!
+//! One program is run, `nft` for masquerading. It begins with what is inheritable, and that is CAP_NET_ADMIN alone.
 
 use std::path::Path;
 
@@ -31,14 +33,17 @@ fn needed(config: &Config) -> CapabilitySet {
 /// there are others. Returns what should be logged: a step that the kernel refuses is no reason to end.
 pub(super) fn give_up(config: &Config, configuration: &Path) -> Vec<String> {
     let files = Files { configuration, socket: &config.control.socket };
-    // Without CAP_SETPCAP the bounding set stays; as no program is run, that matters little.
+    // While the bounding set has it, as the kernel demands.
+    let inherited = pass_on(CapabilitySet::NET_ADMIN);
+    // Without CAP_SETPCAP the bounding set stays; as only nft is run, that matters little.
     for number in 0..u64::BITS {
         let capability = CapabilitySet::from_bits_retain(1 << number);
         if remove_capability_from_bounding_set(capability).is_err() {
             break;
         }
     }
-    let steps: [(&str, Result<(), Errno>); 4] = [
+    let steps: [(&str, Result<(), Errno>); 5] = [
+        ("what programs that it runs do not need", inherited),
         ("the ambient capabilities", clear_ambient_capability_set()),
         ("capabilities that are not needed", drop_capabilities(needed(config), &files)),
         ("new privileges by running programs", set_no_new_privs(true)),
@@ -48,12 +53,18 @@ pub(super) fn give_up(config: &Config, configuration: &Path) -> Vec<String> {
     refused.map(|(what, error)| format!("the daemon cannot give up {what}: {error}")).collect()
 }
 
+/// Has programs inherit what there is of `inherited`, and nothing else.
+fn pass_on(inherited: CapabilitySet) -> Result<(), Errno> {
+    let sets = capabilities(None)?;
+    let inheritable = sets.permitted & inherited;
+    set_capabilities(None, CapabilitySets { inheritable, ..sets })
+}
+
 /// Keeps `needed` of what there is, and what `files` take besides.
 fn drop_capabilities(needed: CapabilitySet, files: &Files<'_>) -> Result<(), Errno> {
-    let CapabilitySets { permitted, .. } = capabilities(None)?;
-    let keep = |permitted, effective| {
-        set_capabilities(None, CapabilitySets { effective, permitted, inheritable: CapabilitySet::empty() })
-    };
+    let CapabilitySets { permitted, inheritable, .. } = capabilities(None)?;
+    let keep =
+        |permitted, effective| set_capabilities(None, CapabilitySets { effective, permitted, inheritable });
     // What the modes of the files allow shows once the rights are not in effect.
     keep(permitted, permitted & needed)?;
     let kept = permitted & (needed | files.needed());

@@ -108,11 +108,12 @@ async fn settle(
     Ok(())
 }
 
-/// Whether a start is refused where this is. A short queue or a sysctl costs something, but packets flow.
+/// Whether a start is refused where this is. A short queue, a sysctl or masquerading costs something, but packets
+/// between pods flow.
 fn is_needed(request: &HostRequest) -> bool {
     match request {
         HostRequest::Link { change, .. } => matches!(change, LinkChange::Up | LinkChange::Mtu(_)),
-        HostRequest::Sysctl { .. } => false,
+        HostRequest::Sysctl { .. } | HostRequest::Nat { .. } => false,
         _ => true,
     }
 }

@@ -172,6 +172,7 @@ pub fn look(config: &Config, uplink: &str, tap: Option<u32>) -> Look {
         uplink: uplink.to_owned(),
         routes: Some(Interest::overlapping(configured_pools(config).into_iter().chain(subnets))),
         led: Vec::new(),
+        nat: None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod full;
 mod model;
+mod nat;
 mod notices;
 
 use std::collections::HashMap;

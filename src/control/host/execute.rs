@@ -74,6 +74,9 @@ impl Host {
             HostRequest::Sysctl { name, sysctl, value } => {
                 sysctl::write(&name, sysctl, value).map(|()| Answer::Done)
             }
+            HostRequest::Nat { table, rules } => {
+                self.set_nat(&table, rules.as_ref()).await.map(|()| Answer::Done)
+            }
             HostRequest::UseNeighbour { index, address } => {
                 self.use_neighbour(index, address).await;
                 Ok(Answer::Done)

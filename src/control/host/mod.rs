@@ -1,5 +1,5 @@
 //! The host kernel's side of the daemon, and the only door to it: links, addresses, routes, neighbours,
-//! sysctls, devices and sockets.
+//! sysctls, masquerading, devices and sockets.
 //!
 //! ```text
 //! engine ──HostRequest──▶ execute ──▶ kernel
@@ -17,10 +17,12 @@ mod features;
 mod guard;
 mod ip_tunnel;
 mod link;
+mod nat;
 mod neighbour;
 mod neighbour_table;
 mod netfilter;
 mod netlink;
+mod nft;
 mod notices;
 mod observe;
 mod open;

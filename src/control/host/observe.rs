@@ -37,11 +37,15 @@ impl Host {
         if let (Some(tun), Some(_)) = (&tun, &look.routes) {
             settings.ruled = Some(self.ruled_away(&look.led, tun.link.index).await);
         }
+        let nat = match &look.nat {
+            Some(table) => Some(self.nat(table, look.routes.is_some()).await),
+            None => None,
+        };
         let routes = match (&look.routes, links) {
             (Some(interest), Some(links)) => Some(Arc::new(self.table(interest, links).await?)),
             _ => None,
         };
-        Ok(HostView { tun, tap, settings, routes, took: begun.elapsed() })
+        Ok(HostView { tun, tap, settings, routes, nat, took: begun.elapsed() })
     }
 
     async fn device(&self, device: &Device) -> Result<Option<DeviceView>, HostError> {

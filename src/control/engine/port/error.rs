@@ -56,6 +56,14 @@ pub enum HostError {
         /// The errno, if that was the cause.
         errno: Option<i32>,
     },
+    /// `nft` did not do what it was asked.
+    #[error("cannot {action} with nft: {reason}")]
+    Nft {
+        /// What was asked, as "write the table underpass-up0".
+        action: String,
+        /// Why not, with what to do about it.
+        reason: String,
+    },
     /// Somebody else's route stands where ours has to go.
     #[error(
         "cannot add the route {prefix} dev {device}: the kernel already has it {existing}, and routes of others are never replaced; \

@@ -3,6 +3,7 @@
 //! Only values: `control/host` executes the requests and makes the observations.
 
 mod error;
+mod nat;
 mod settings;
 mod table;
 
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::HostError;
+pub use nat::{Blind, NatRules, NatView, nat_table};
 pub use settings::{KernelTunnel, Settings};
 pub use table::{Found, Interest, Table, widest};
 
@@ -109,6 +111,13 @@ pub enum HostRequest {
         sysctl: Sysctl,
         /// The value.
         value: u8,
+    },
+    /// Replace a table of nftables in the family `inet` by one that masquerades, or remove it.
+    Nat {
+        /// Its name.
+        table: String,
+        /// What it does; nothing: it goes.
+        rules: Option<NatRules>,
     },
     /// Tell the kernel that a neighbour is in use, so that it is resolved and stays so.
     UseNeighbour {
@@ -226,6 +235,8 @@ pub struct Look {
     /// Routes of ours, to see whether a rule (ip-rule(8)) leads their packets elsewhere; only looked at
     /// together with `routes`.
     pub led: Vec<TunRoute>,
+    /// Name of the table of nftables that masquerades; not looked at without.
+    pub nat: Option<String>,
 }
 
 /// What the host looks like.
@@ -239,6 +250,8 @@ pub struct HostView {
     pub settings: Settings,
     /// The main table, where it was asked for.
     pub routes: Option<Arc<Table>>,
+    /// What there is in the place of the table that masquerades, where that was looked at.
+    pub nat: Option<NatView>,
     /// How long the look took.
     pub took: Duration,
 }

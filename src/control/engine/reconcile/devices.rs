@@ -35,6 +35,7 @@ pub(in crate::control::engine) enum Key {
     QueueLength,
     Address(IpAddr),
     Sysctl(Role, Sysctl),
+    Nat,
 }
 
 /// Something that is not as it should be.

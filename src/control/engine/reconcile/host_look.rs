@@ -59,7 +59,8 @@ impl HostSide {
     ) -> Option<Effect> {
         let full = self.looks.begin(now)?;
         let (tun, uplink) = (Device::Index(self.tun), uplink.to_owned());
-        let mut look = Look { tun, tap: self.tap, uplink, routes: None, led: Vec::new() };
+        let nat = Some(self.nat.clone());
+        let mut look = Look { tun, tap: self.tap, uplink, routes: None, led: Vec::new(), nat };
         if full {
             self.touched.clear();
             look.routes = Some(match self.may_change() {
@@ -87,6 +88,9 @@ impl HostSide {
         }
         if view.settings.ruled.is_none() {
             view.settings.ruled = self.view.settings.ruled.take();
+        }
+        if view.nat.is_none() {
+            view.nat = self.view.nat.take();
         }
         if view.routes.is_none() {
             view.routes = self.view.routes.take();

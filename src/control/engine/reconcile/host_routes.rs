@@ -99,7 +99,7 @@ impl HostSide {
     }
 
     /// The name of the TUN, which others may change.
-    fn tun_name<'a>(&'a self, wish: Wish<'a>) -> &'a str {
+    pub(super) fn tun_name<'a>(&'a self, wish: Wish<'a>) -> &'a str {
         let configured = wish.state.config.tunnel.device.as_str();
         self.view.tun.as_ref().map_or(configured, |tun| tun.link.name.as_str())
     }

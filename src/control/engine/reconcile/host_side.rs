@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use crate::control::engine::event::{Effect, EffectId, Failure};
 use crate::control::engine::port::{
-    Capabilities, DeviceView, HostError, HostRequest, HostView, LinkChange, Requirement,
+    Capabilities, DeviceView, HostError, HostRequest, HostView, LinkChange, NatView, Requirement, nat_table,
 };
 use crate::control::engine::reconcile::devices::{self, Desired, Key, Role};
 use crate::control::engine::reconcile::looks::Looks;
 use crate::control::engine::reconcile::mender::Mender;
+use crate::control::engine::reconcile::nat;
 use crate::control::engine::reconcile::requirements::Requirements;
 use crate::control::engine::state::State;
 use crate::net::Prefix;
@@ -29,6 +30,8 @@ pub(in crate::control::engine) struct HostSide {
     pub(super) tun: u32,
     /// Index of the TAP, where there is one.
     pub(super) tap: Option<u32>,
+    /// Name of the table of nftables that masquerades.
+    pub(super) nat: String,
     pub(super) view: HostView,
     /// Whether the TUN was up at some time since the start.
     tun_was_up: bool,
@@ -99,6 +102,7 @@ impl HostSide {
             addresses: addresses.into(),
             tun: view.tun.as_ref().map_or(0, |tun| tun.link.index),
             tap,
+            nat: nat_table(view.tun.as_ref().map_or("", |tun| tun.link.name.as_str())),
             tun_was_up: false,
             view,
             looks: Looks::new(now),
@@ -223,12 +227,15 @@ impl HostSide {
                     device.sysctls.insert(*sysctl, *value);
                 }
             }
+            HostRequest::Nat { rules, .. } => {
+                self.view.nat = Some(rules.clone().map_or(NatView::Absent, NatView::Rules));
+            }
             _ => {}
         }
     }
 
-    /// Compares the devices with what they should be. Returns what mends them, and what of the TUN is for others
-    /// to set.
+    /// Compares the devices and masquerading with what they should be. Returns what mends them, and what of the TUN
+    /// is for others to set.
     pub(in crate::control::engine) fn mend_devices(
         &mut self,
         wish: Wish<'_>,
@@ -242,7 +249,9 @@ impl HostSide {
             tap: self.tap,
             tun_was_up: self.tun_was_up,
         };
-        let differences = devices::differences(desired, &self.view);
+        let mut differences = devices::differences(desired, &self.view);
+        let rules = nat::wanted(wish.state, self.tun_name(wish));
+        differences.extend(nat::difference(&self.nat, rules, self.view.nat.as_ref()));
         let plan = self.mender.plan(differences, self.capabilities.net_admin, now);
         self.again = plan.again;
         let held = self.view.tun.as_ref().filter(|_| plan.mtu_is_held).map(|tun| tun.link.mtu);
@@ -275,9 +284,12 @@ impl HostSide {
 
     /// Everything of ours, to be taken back at the end.
     pub(in crate::control::engine) fn take_down(&mut self) -> Vec<HostRequest> {
-        let Some(tun) = self.view.tun.take() else { return Vec::new() };
+        let table = self.view.nat.take().filter(NatView::is_there);
+        let masquerading = table.map(|_| HostRequest::Nat { table: self.nat.clone(), rules: None });
+        let Some(tun) = self.view.tun.take() else { return masquerading.into_iter().collect() };
         let (index, name) = (tun.link.index, tun.link.name.clone());
         let mut requests = vec![HostRequest::FlushRoutes { index, name: name.clone() }];
+        requests.extend(masquerading);
         let addresses = std::mem::take(&mut self.own.addresses).into_iter();
         requests.extend(addresses.map(|address| HostRequest::RemoveAddress { index, address }));
         // A device that goes with its descriptors needs no more.

@@ -15,5 +15,6 @@ pub(super) mod host_side;
 pub(super) mod kernel_cover;
 pub(super) mod looks;
 pub(super) mod mender;
+mod nat;
 pub(super) mod requirements;
 pub(super) mod routes;

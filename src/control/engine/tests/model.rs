@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::control::engine::port::{
-    Capabilities, DeviceView, Found, HostError, HostRequest, HostView, Link, LinkChange, Look, Notice,
-    ROUTE_PROTOCOL, Settings, Sysctl, Table, TunDetails, Uplink, default_metric,
+    Capabilities, DeviceView, Found, HostError, HostRequest, HostView, Link, LinkChange, Look, NatView,
+    Notice, ROUTE_PROTOCOL, Settings, Sysctl, Table, TunDetails, Uplink, default_metric,
 };
 use crate::control::engine::refusal::Refusal;
 use crate::control::engine::{
@@ -32,6 +32,8 @@ pub(super) struct Model {
     pub tap: Option<DeviceView>,
     pub settings: Settings,
     pub routes: Vec<Found>,
+    /// What is in the place of the table that masquerades.
+    pub nat: NatView,
     pub refuses: Refuses,
 }
 
@@ -55,6 +57,7 @@ impl Model {
             tap: Some(device("up0-x", TAP)),
             settings: Settings::default(),
             routes: Vec::new(),
+            nat: NatView::Absent,
             refuses: |_| None,
         }
     }
@@ -102,7 +105,9 @@ impl Model {
             Arc::new(Table::new(self.routes.iter().filter(matter).copied().collect(), names))
         });
         let tap = self.tap.clone().filter(|tap| look.tap == Some(tap.link.index));
-        HostView { tun: self.tun.clone(), tap, settings: self.settings.clone(), routes, took: Duration::ZERO }
+        let nat = look.nat.as_ref().map(|_| self.nat.clone());
+        let (tun, settings) = (self.tun.clone(), self.settings.clone());
+        HostView { tun, tap, settings, routes, nat, took: Duration::ZERO }
     }
 
     fn execute(&mut self, request: &HostRequest) -> Vec<Failure> {
@@ -140,6 +145,9 @@ impl Model {
             HostRequest::Sysctl { name, sysctl, value } => {
                 let slot = if name == "up0" { &mut self.tun } else { &mut self.tap };
                 slot.as_mut().unwrap().sysctls.insert(*sysctl, *value);
+            }
+            HostRequest::Nat { rules, .. } => {
+                self.nat = rules.clone().map_or(NatView::Absent, NatView::Rules);
             }
             HostRequest::FlushRoutes { index, .. } => self.routes.retain(|route| !route.is_ours(*index)),
             HostRequest::Routes { add, remove, .. } => {
@@ -306,6 +314,8 @@ fn words(request: &HostRequest) -> String {
         HostRequest::RemoveAddress { address, .. } => format!("remove {address}"),
         HostRequest::Sysctl { name, sysctl, value } => format!("{name} {sysctl:?}={value}"),
         HostRequest::Routes { add, remove, .. } => format!("routes +{} -{}", add.len(), remove.len()),
+        HostRequest::Nat { table, rules: None } => format!("remove {table}"),
+        HostRequest::Nat { table, .. } => format!("write {table}"),
         HostRequest::FlushRoutes { .. } => "flush".to_owned(),
         HostRequest::Observe(look) => if look.routes.is_some() { "look" } else { "glance" }.to_owned(),
         other => format!("{other:?}"),
