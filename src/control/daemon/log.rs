@@ -112,7 +112,9 @@ pub fn lines_lost() -> u64 {
 /// What RUST_LOG asks for, and why that could not be understood. `EnvFilter` would do more, but it
 /// prints on stderr by itself.
 fn filter(wanted: &str) -> (Targets, Option<String>) {
-    let info = || Targets::new().with_default(LevelFilter::INFO);
+    // What fails in there is told by the source, in its own words.
+    let client = ["kube_client", "kube_runtime"].map(|target| (target, LevelFilter::OFF));
+    let info = || Targets::new().with_default(LevelFilter::INFO).with_targets(client);
     match wanted.trim() {
         "" => (info(), None),
         wanted => Targets::from_str(wanted)

@@ -215,10 +215,10 @@ class Cluster:
         """The pod subnets of a node."""
         return list(json.loads(self.kubectl("get", "node", name, "--output=json"))["spec"]["podCIDRs"])
 
-    def use_test_cni(self) -> None:
+    def use_test_cni(self, mtu: int | None = None) -> None:
         """Gives every node a simple CNI configuration, for tests without underpass."""
         for name, machine in self.nodes.items():
-            cni.write(machine, self.pod_subnets(name))
+            cni.write(machine, self.pod_subnets(name), mtu)
 
     def load_image(
         self, name: str, files: dict[str, pathlib.Path], command: Sequence[str], links: dict[str, str] | None = None

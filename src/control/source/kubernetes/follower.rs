@@ -173,6 +173,9 @@ impl Follower {
     pub(super) fn lose(&self, why: String) {
         self.tell.send_if_modified(|said| {
             let news = said.lost.as_ref() != Some(&why);
+            if said.lost.is_none() && said.found.is_some() {
+                tracing::warn!("source kubernetes: not followed for now, the last state stays: {why}");
+            }
             said.lost = Some(why);
             news
         });
@@ -180,7 +183,13 @@ impl Follower {
 
     /// It can be followed again.
     pub(super) fn find(&self) {
-        self.tell.send_if_modified(|said| said.lost.take().is_some());
+        self.tell.send_if_modified(|said| {
+            let news = said.lost.take().is_some();
+            if news {
+                tracing::info!("source kubernetes: followed again");
+            }
+            news
+        });
     }
 
     /// What was told last.

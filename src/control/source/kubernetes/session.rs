@@ -26,10 +26,11 @@ const SILENCE: Duration = Duration::from_secs(30);
 const ASKED: Duration = Duration::from_secs(2);
 /// How long it may take to answer that.
 const ANSWER: Duration = Duration::from_secs(5);
-/// A watch that has not failed for so long, while the API server answers, is well.
-const WELL: Duration = Duration::from_secs(3);
+/// A watch that has not failed for so long, while the API server answers, is well: longer than the longest of
+/// [`PAUSES`] and a connection that fails after that.
+const WELL: Duration = Duration::from_secs(9);
 /// From a failed watch to the next, growing.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
+const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(3));
 /// Where flannel's configuration is: its manifests have used both.
 const NET_CONF: [(&str, &str); 2] =
     [("kube-flannel", "kube-flannel-cfg"), ("kube-system", "kube-flannel-cfg")];
@@ -38,6 +39,16 @@ const NET_CONF: [(&str, &str); 2] =
 enum Told {
     Node(Event<Node>),
     Calico(Kind, Event<DynamicObject>),
+}
+
+impl Told {
+    /// Whether it is part of a list, which counts at its end.
+    fn is_of_a_list(&self) -> bool {
+        matches!(
+            self,
+            Self::Node(Event::Init | Event::InitApply(_)) | Self::Calico(_, Event::Init | Event::InitApply(_))
+        )
+    }
 }
 
 /// What is watched.
@@ -125,6 +136,7 @@ impl<'a> Session<'a> {
                 () = at(self.due) => {
                     self.due = None;
                     self.pass_on().await;
+                    self.recover();
                 }
                 () = at(self.follower.write_at()) => self.follower.write(),
                 () = at(self.follower.announcer.due()) => self.announce().await,
@@ -139,9 +151,8 @@ impl<'a> Session<'a> {
 
     fn take(&mut self, watched: Watched, told: Told) {
         self.heard = Instant::now();
-        self.failing.remove(&watched);
-        if self.failing.is_empty() {
-            self.follower.find();
+        if !told.is_of_a_list() {
+            self.failing.remove(&watched);
         }
         let facts = &mut self.follower.facts;
         let name = |object: &DynamicObject| object.name_any();
@@ -168,6 +179,14 @@ impl<'a> Session<'a> {
         };
         if changed {
             self.due.get_or_insert_with(|| Instant::now() + GATHER);
+        }
+        self.recover();
+    }
+
+    /// The cluster is followed when all that it told has been passed on, and nothing fails.
+    fn recover(&self) {
+        if self.failing.is_empty() && self.due.is_none() && self.is_synced() {
+            self.follower.find();
         }
     }
 
@@ -237,9 +256,7 @@ impl<'a> Session<'a> {
             Ok(Ok(_)) => {
                 let now = Instant::now();
                 self.failing.retain(|_, failed| now.duration_since(*failed) < WELL);
-                if self.failing.is_empty() {
-                    self.follower.find();
-                }
+                self.recover();
                 None
             }
             Ok(Err(error)) => Some(format!("API server: {}", plain(&error))),

@@ -1,0 +1,237 @@
+"""Daemons on the nodes of a Kubernetes cluster, pods on them, and what flows between the pods."""
+
+import bootstrap
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from underpass_lab.api import Api, status
+from underpass_lab.command import Failure, run, wait_until
+from underpass_lab.daemon import Daemon
+from underpass_lab.kubernetes import binaries
+from underpass_lab.kubernetes.client import Client
+from underpass_lab.kubernetes.cluster import Cluster
+from underpass_lab.kubernetes.image import BUSYBOX
+from underpass_lab.kubernetes.machine import Machine
+from underpass_lab.paths import PYTHON, TRAFFIC
+
+POD_S = 120
+# A node change has to reach packets within this.
+CHANGE_S = 1.0
+# And a daemon has to follow again so soon after the API server has come back.
+BACK_S = 15.0
+PORT = 5001
+PODS = {
+    "apiVersion": "apps/v1",
+    "kind": "DaemonSet",
+    "metadata": {"name": "pods"},
+    "spec": {
+        "selector": {"matchLabels": {"app": "pods"}},
+        "template": {
+            "metadata": {"labels": {"app": "pods"}},
+            "spec": {
+                "terminationGracePeriodSeconds": 1,
+                "tolerations": [{"operator": "Exists"}],
+                "containers": [{"name": "pod", "image": BUSYBOX, "imagePullPolicy": "Never"}],
+            },
+        },
+    },
+}
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod that runs; `namespace` is its network namespace."""
+
+    node: str
+    addresses: tuple[str, ...]
+    namespace: str
+
+    @property
+    def address(self) -> str:
+        return self.addresses[0]
+
+    def entry(self) -> tuple[str, ...]:
+        """The words before a command of this host that shall be in its network."""
+        return ("nsenter", f"--net={self.namespace}")
+
+    def ping(self, address: str, *options: object, count: int = 3) -> int:
+        """How many of `count` pings were answered."""
+        words = ("ping", "-n", "-c", count, "-i", "0.02", "-W", "3", *options, address)
+        found = re.search(r"(\d+) received", run(*self.entry(), *words, check=False).stdout)
+        return int(found[1]) if found else 0
+
+    def transfer(self, target: "Pod", address: str, size: int = 4 << 20) -> None:
+        """Sends random bytes over TCP; Failure unless they arrive with the same hash."""
+        words = (*target.entry(), PYTHON, TRAFFIC, "tcp-receive", str(PORT))
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as receiver:
+            try:
+                listens = (*target.entry(), "ss", "-Hnlt", f"sport = :{PORT}")
+                wait_until(lambda: run(*listens).stdout, 10, f"a listener on {PORT}")
+                sent = run(*self.entry(), PYTHON, TRAFFIC, "tcp-send", address, PORT, size, timeout=60).stdout
+                received, _ = receiver.communicate(timeout=30)
+            finally:
+                receiver.kill()
+        if sent != received or not sent.startswith(f"{size} "):
+            raise Failure(f"{self.node} to {target.node}: sent {sent!r}, received {received!r}")
+
+
+class Stream:
+    """50 pings a second from a pod, while in the `with` block; `lost` afterwards."""
+
+    def __init__(self, pod: Pod, address: str) -> None:
+        self._words = (*pod.entry(), "ping", "-n", "-i", "0.02", "-W", "3", address)
+        self.what = f"{pod.node} to {address}"
+        self.sent = self.lost = 0
+
+    def __enter__(self) -> "Stream":
+        self._said = tempfile.TemporaryFile("w+", encoding="utf-8")
+        self._process = subprocess.Popen(self._words, stdout=self._said, stderr=self._said)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # What is sent last is given the time to be answered.
+        answered = self._answered()
+        wait_until(lambda: len(self._answered()) > len(answered) or self._process.poll() is not None, 5, self.what)
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait(10)
+        numbers = self._answered()
+        self._said.close()
+        self.sent = max(numbers, default=0)
+        self.lost = self.sent - len(numbers)
+
+    def _answered(self) -> set[int]:
+        self._said.flush()
+        text = os.pread(self._said.fileno(), 64 << 20, 0).decode()
+        return {int(number) for number in re.findall(r"icmp_seq=(\d+) ttl=", text)}
+
+
+class Clustered(unittest.TestCase):
+    """Tests that share a cluster, in the order of their names; a failure shows what the daemons have said."""
+
+    nodes: ClassVar[int] = 3
+    dual_stack: ClassVar[bool] = False
+    cluster: ClassVar[Cluster]
+    client: ClassVar[Client]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        binaries.build()
+        with tempfile.TemporaryDirectory(prefix=f"upk{os.getpid()}-") as directory:
+            state = pathlib.Path(directory)
+        cls.cluster = Cluster.up(state, cls.nodes, cls.dual_stack)
+        cls.addClassCleanup(cls.cluster.down)
+        cls.client = Client(cls.cluster)
+        cls.addClassCleanup(cls.client.close)
+
+    def run(self, result: unittest.TestResult | None = None) -> Any:
+        result = self.defaultTestResult() if result is None else result
+        before = len(result.failures) + len(result.errors)
+        super().run(result)
+        if len(result.failures) + len(result.errors) > before:
+            for node, daemon in self.cluster.underlay.daemons.items():
+                print(f"--- {self.id()}: log of {node}\n{daemon.log()}", file=sys.stderr)
+        return result
+
+    # --- daemons ----------------------------------------------------------------------------------
+
+    @classmethod
+    def config(cls, name: str, rest: str, node: str | None = None, kubeconfig: object = None, style: str = "") -> str:
+        """The file of the daemon `name` for the node of the same name, or `node`."""
+        directory = cls.cluster.underlay.dir
+        said = f'style = "{style}"\n' if style else ""
+        return (
+            f'[source.kubernetes]\nkubeconfig = "{kubeconfig or cls.cluster.kubeconfig()}"\n'
+            f'node_name = "{node or name}"\nstate_file = "{directory}/{name}.state.json"\n'
+            f'subnet_file = "{directory}/{name}.subnet.env"\n{said}\n'
+            f'[control]\nsocket = "{directory}/{name}.sock"\n\n{rest}'
+        )
+
+    @classmethod
+    def start(cls, name: str, rest: str, wait: bool = True, namespace: str | None = None, **options: Any) -> Daemon:
+        """Starts a daemon."""
+        underlay = cls.cluster.underlay
+        file = underlay.dir / f"{name}.toml"
+        file.write_text(cls.config(name, rest, **options), encoding="utf-8")
+        daemon = Daemon(underlay, name, file, namespace=namespace)
+        underlay.daemons[name] = daemon
+        if wait:
+            daemon.wait_ready(30)
+        return daemon
+
+    def daemon(self, name: str) -> Daemon:
+        return self.cluster.underlay.daemons[name]
+
+    def source(self, name: str) -> dict[str, Any]:
+        """How a daemon follows the cluster; empty when it does not answer."""
+        answer = status(self.daemon(name).socket)
+        return dict(answer["sources"][0]) if answer and answer["sources"] else {}
+
+    def refusals(self, name: str) -> dict[str, str]:
+        """What a daemon leaves out: reasons by object."""
+        return {refusal["object"]: refusal["reason"] for refusal in self.source(name).get("refusals", [])}
+
+    def route(self, name: str, address: str) -> dict[str, Any]:
+        """The route of a daemon to an address; empty where there is none."""
+        api = Api(self.daemon(name).socket, 5)
+        try:
+            code, answer = api.ask("GET", f"/v1/routes/get?address={address}")
+            return dict(answer) if code == 200 else {}
+        finally:
+            api.close()
+
+    def routes(self, name: str) -> dict[str, tuple[str | None, str, str | None]]:
+        """All routes of a daemon: (peer, mode, next hop) by prefix."""
+        api = Api(self.daemon(name).socket, 5)
+        try:
+            listed = api.get("/v1/routes")
+        finally:
+            api.close()
+        return {route["prefix"]: (route["peer"], route["mode"], route["next_hop"]) for route in listed}
+
+    def soon(self, what: str, predicate: Callable[[], bool], timeout: float = CHANGE_S) -> float:
+        """Waits; the seconds that it took."""
+        begun = time.monotonic()
+        wait_until(predicate, timeout, what)
+        return time.monotonic() - begun
+
+    # --- pods -------------------------------------------------------------------------------------
+
+    @classmethod
+    def start_pods(cls) -> dict[str, Pod]:
+        """A pod on each node, by node."""
+        cls.cluster.apply(json.dumps(PODS))
+
+        def found() -> dict[str, Pod]:
+            time.sleep(0.3)
+            items = cls.client.get("/api/v1/namespaces/default/pods?labelSelector=app%3Dpods")["items"]
+            up = {item["spec"].get("nodeName"): item for item in items if item["status"]["phase"] == "Running"}
+            if not cls.cluster.nodes.keys() <= up.keys():
+                return {}
+            pods = {name: up[name]["status"]["podIPs"] for name in cls.cluster.nodes}
+            all_of = {name: tuple(item["ip"] for item in found) for name, found in pods.items()}
+            return {
+                name: Pod(name, addresses, _namespace(cls.cluster.node(name), addresses[0]))
+                for name, addresses in all_of.items()
+            }
+
+        return wait_until(found, POD_S, "a pod on each node")
+
+
+def _namespace(machine: Machine, address: str) -> str:
+    """The network namespace of a pod on a node: where the runtime of the node has bound it, seen from this host."""
+    for path in pathlib.Path(f"/proc/{machine.needed_keeper()}/root/run/netns").iterdir():
+        if f" {address}/" in run("nsenter", f"--net={path}", "ip", "-o", "address", check=False).stdout:
+            return str(path)
+    raise Failure(f"no pod on {machine.name} has {address}")
