@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot, watch};
 use underpass::api::{
     CniFacts, Drops, Endpoint, Missing, NewPeer, PeerStatus, PeerUplink, PeerWay, Reloaded, RouteEntry,
-    RouteMode, RoutesChanged, Status, TunnelStatus,
+    RouteMode, RoutesChanged, SourceRefusal, SourceStatus, Status, TunnelStatus,
 };
 use underpass::client::{Client, Target};
 use underpass::control::daemon::gate::Gate;
@@ -74,6 +74,19 @@ impl Backend for Fixed {
             missing: vec![Missing {
                 what: "packets for 10.9.0.0/16 do not reach the tunnel".into(),
                 command: "ip route add 10.9.0.0/16 dev up0".into(),
+            }],
+            sources: vec![SourceStatus {
+                name: "kubernetes".into(),
+                state: "degraded".into(),
+                reason: "API server: connection refused".into(),
+                style: "flannel".into(),
+                nodes: 3,
+                refused: 2,
+                refusals: vec![SourceRefusal {
+                    object: "node n7".into(),
+                    reason: "its address 192.0.2.2 is another node's".into(),
+                }],
+                problems: vec!["the state is not kept".into()],
             }],
             log_lines_lost: 17,
             socket_drops: 3,

@@ -19,6 +19,10 @@ vtep mac  66:2f:40:d1:21:2b
 backend   offload, 2 workers
 offloads  tso active
           uso off: kernel too old
+source    kubernetes (flannel), 3 nodes, degraded: API server: connection refused
+          the state is not kept
+          node n7 is left out: its address 192.0.2.2 is another node's
+          and 1 more that are left out
 routes    2
 dropped   12 (no_route 7, spoofed_source 5)
 cut anew  2 super-packets of unknown segment size

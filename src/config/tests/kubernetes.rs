@@ -41,7 +41,9 @@ fn the_name_is_the_environments_or_the_hosts() {
 #[test]
 fn wrong_values_have_a_place() {
     assert_eq!(
-        errors("[source.kubernetes]\nkubeconfig = \"k\"\nnode_name = \"a b\"\nstyle = \"Calico\"\nnode = 1\n"),
+        errors(
+            "[source.kubernetes]\nkubeconfig = \"k\"\nnode_name = \"a b\"\nstyle = \"Calico\"\nnode = 1\n"
+        ),
         "f:2:14: kubeconfig: \"k\" is not an absolute path\n\
          f:3:13: node_name: \"a b\" is not a node name; use 1 to 253 letters, digits, dots, dashes or underscores\n\
          f:4:9: style: \"Calico\" is not one of \"flannel\", \"calico\", \"native\"; did you mean \"calico\"?; or write \"auto\"\n\
@@ -51,8 +53,14 @@ fn wrong_values_have_a_place() {
     for (text, expected) in [
         ("source = 1\n", "f:1:1: unknown section or key \"source\"; "),
         ("[source.kubernets]\n", "f:1:9: unknown section or key \"kubernets\"; "),
-        ("[[source.kubernetes]]\n", "f:1:1: source.kubernetes is a single section; write [source.kubernetes], once"),
-        ("[source]\nkubernetes = 1\n", "f:2:14: source.kubernetes: expected a section [source.kubernetes], found the integer 1"),
+        (
+            "[[source.kubernetes]]\n",
+            "f:1:1: source.kubernetes is a single section; write [source.kubernetes], once",
+        ),
+        (
+            "[source]\nkubernetes = 1\n",
+            "f:2:14: source.kubernetes: expected a section [source.kubernetes], found the integer 1",
+        ),
     ] {
         let errors = errors(text);
         assert!(errors.lines().any(|line| line.starts_with(expected)), "{text} gives\n{errors}");

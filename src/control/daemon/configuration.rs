@@ -377,7 +377,7 @@ impl Follower {
             subnets: config.local_subnets.clone(),
             networks: config.pools.iter().map(|pool| pool.cidr).collect(),
             mtu: snapshot.underlay.tun.mtu,
-            masquerades: false,
+            masquerades: config.pools.iter().any(|pool| pool.nat_outgoing),
         });
     }
 }

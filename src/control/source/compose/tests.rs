@@ -85,12 +85,8 @@ fn the_older_of_two_has_it_and_the_file_before_both() {
     ]);
     let file = file("[[peer]]\nname = \"x\"\naddress = \"192.0.2.9\"\nsubnets = [\"10.9.0.0/24\"]\n");
     let (peers, refused) = made(&file, &found, &Taken::default());
-    let expected = [
-        "x 192.0.2.9 10.9.0.0/24",
-        "b 192.0.2.2 10.2.0.0/24",
-        "d 192.0.2.4 10.4.0.0/24",
-        "f 192.0.2.6",
-    ];
+    let expected =
+        ["x 192.0.2.9 10.9.0.0/24", "b 192.0.2.2 10.2.0.0/24", "d 192.0.2.4 10.4.0.0/24", "f 192.0.2.6"];
     assert_eq!(peers, expected);
     let expected = [
         "node b: there is another node of this name",
@@ -135,7 +131,10 @@ fn nobody_gives_away_parts_of_our_pods_but_single_addresses() {
     let found = cluster(vec![node("b", "192.0.2.2", &["10.1.0.128/25", "10.1.0.7/32", "10.0.0.0/8"])]);
     let (peers, refused) = made(&file(""), &found, &Taken::default());
     assert_eq!(peers, ["b 192.0.2.2 10.1.0.7/32 10.0.0.0/8"]);
-    assert_eq!(refused, ["node b: its pod subnet 10.1.0.128/25 lies in 10.1.0.0/24, which is that of node a"]);
+    assert_eq!(
+        refused,
+        ["node b: its pod subnet 10.1.0.128/25 lies in 10.1.0.0/24, which is that of node a"]
+    );
 }
 
 #[test]
@@ -156,9 +155,18 @@ fn what_was_added_by_request_and_foreign_routes_are_left_alone() {
 
 #[test]
 fn the_file_goes_before_the_cluster() {
-    let pool = |cidr: &str, vxlan_mode| Pool { cidr: cidr.parse().unwrap(), ipip_mode: EncapMode::Never, vxlan_mode };
+    let pool = |cidr: &str, vxlan_mode| Pool {
+        cidr: cidr.parse().unwrap(),
+        ipip_mode: EncapMode::Never,
+        vxlan_mode,
+        nat_outgoing: false,
+    };
     let found = Discovered {
-        pools: vec![pool("10.0.0.0/8", EncapMode::Always), pool("10.0.0.0/8", EncapMode::Never), pool("::/0", EncapMode::Never)],
+        pools: vec![
+            pool("10.0.0.0/8", EncapMode::Always),
+            pool("10.0.0.0/8", EncapMode::Never),
+            pool("::/0", EncapMode::Never),
+        ],
         vxlan_port: Some(8472),
         vni: Some(1.try_into().unwrap()),
         ..cluster(Vec::new())

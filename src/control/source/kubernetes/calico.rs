@@ -85,6 +85,7 @@ fn pools(facts: &Facts, found: &mut Discovered) {
                 cidr: pool.cidr.parse().map_err(|error| format!("cidr: {error}"))?,
                 ipip_mode: mode("ipipMode", &pool.ipip_mode)?,
                 vxlan_mode: mode("vxlanMode", &pool.vxlan_mode)?,
+                nat_outgoing: pool.nat_outgoing,
             })
         };
         match read() {

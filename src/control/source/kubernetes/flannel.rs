@@ -221,6 +221,7 @@ fn usual_backend(facts: &Facts, own: &str) -> String {
     usual.map_or(Backend::Vxlan.name(), |(kind, _)| kind).to_owned()
 }
 
+/// flannel's manifests run it with `--ip-masq`: what leaves the cluster gets the node's address.
 fn pools(network: &Network) -> Vec<Pool> {
     let when = if network.direct_routing { EncapMode::CrossSubnet } else { EncapMode::Always };
     let (ipip_mode, vxlan_mode) = match network.backend {
@@ -228,7 +229,11 @@ fn pools(network: &Network) -> Vec<Pool> {
         Backend::Ipip => (when, EncapMode::Never),
         Backend::HostGateway => (EncapMode::Never, EncapMode::Never),
     };
-    network.networks.iter().map(|cidr| Pool { cidr: *cidr, ipip_mode, vxlan_mode }).collect()
+    network
+        .networks
+        .iter()
+        .map(|cidr| Pool { cidr: *cidr, ipip_mode, vxlan_mode, nat_outgoing: true })
+        .collect()
 }
 
 /// flannel's annotation `key` of a node.

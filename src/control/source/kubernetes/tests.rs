@@ -17,7 +17,10 @@ fn node(created: i64, address: &str, cidrs: &[&str], annotations: &[(&str, &str)
         created,
         addresses: address.split(' ').filter(|address| !address.is_empty()).map(str::to_owned).collect(),
         pod_cidrs: cidrs.iter().map(|cidr| (*cidr).to_owned()).collect(),
-        annotations: annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        annotations: annotations
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect(),
         network_unavailable: None,
     }
 }
@@ -80,7 +83,8 @@ const FLANNEL: [(&str, &str); 4] = [
 ];
 
 fn with(changes: &[(&str, &str)]) -> Vec<(String, String)> {
-    let mut all: BTreeMap<String, String> = FLANNEL.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    let mut all: BTreeMap<String, String> =
+        FLANNEL.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
     for (key, value) in changes {
         let key = format!("flannel.alpha.coreos.com/{key}");
         if value.is_empty() { drop(all.remove(&key)) } else { drop(all.insert(key, (*value).to_owned())) }
@@ -97,19 +101,43 @@ fn flannel_nodes_say_where_they_are_by_annotations() {
     let mut facts = facts([
         ("own", node(5, "192.0.2.1", &["10.244.1.0/24"], &[])),
         ("n2", flannel_node(1, &["10.244.2.0/24"], &[])),
-        ("n3", flannel_node(2, &["10.244.3.0/24"], &[("public-ip", "192.0.2.3"), ("backend-data", r#"{"VtepMAC":"02:00:00:00:00:03"}"#)])),
+        (
+            "n3",
+            flannel_node(
+                2,
+                &["10.244.3.0/24"],
+                &[("public-ip", "192.0.2.3"), ("backend-data", r#"{"VtepMAC":"02:00:00:00:00:03"}"#)],
+            ),
+        ),
         ("wg", flannel_node(3, &["10.244.4.0/24"], &[("backend-type", "wireguard")])),
         ("udp", flannel_node(3, &["10.244.4.0/24"], &[("backend-type", "")])),
-        ("other", flannel_node(3, &["10.244.5.0/24"], &[("backend-data", r#"{"VNI":7,"VtepMAC":"02:00:00:00:00:05"}"#)])),
+        (
+            "other",
+            flannel_node(
+                3,
+                &["10.244.5.0/24"],
+                &[("backend-data", r#"{"VNI":7,"VtepMAC":"02:00:00:00:00:05"}"#)],
+            ),
+        ),
         ("junk", flannel_node(3, &["10.244.6.0/24"], &[("backend-data", "{")])),
         ("null", flannel_node(3, &["10.244.6.0/24"], &[("backend-data", "null")])),
-        ("group", flannel_node(3, &["10.244.6.0/24"], &[("backend-data", r#"{"VNI":1,"VtepMAC":"01:00:5e:00:00:05"}"#)])),
+        (
+            "group",
+            flannel_node(
+                3,
+                &["10.244.6.0/24"],
+                &[("backend-data", r#"{"VNI":1,"VtepMAC":"01:00:5e:00:00:05"}"#)],
+            ),
+        ),
         ("where", flannel_node(3, &["10.244.7.0/24"], &[("public-ip", "nowhere")])),
         ("fresh", node(3, "192.0.2.8", &["10.244.8.0/24"], &[])),
     ]);
     let found = discover(&facts, Style::Flannel, "own");
     let (nodes, refused) = told(&found);
-    assert_eq!(nodes, ["n2 192.0.2.2 02:00:00:00:00:02 10.244.2.0/24", "n3 192.0.2.3 02:00:00:00:00:03 10.244.3.0/24"]);
+    assert_eq!(
+        nodes,
+        ["n2 192.0.2.2 02:00:00:00:00:02 10.244.2.0/24", "n3 192.0.2.3 02:00:00:00:00:03 10.244.3.0/24"]
+    );
     assert_eq!((found.vxlan_port, found.vni.map(|vni| vni.get())), (Some(8472), Some(1)));
     assert!(found.pools.is_empty(), "nothing says what the network is");
     let names: Vec<&str> = refused.iter().map(|line| line.split(':').next().unwrap()).collect();
@@ -125,7 +153,10 @@ fn flannel_nodes_say_where_they_are_by_annotations() {
     let found = discover(&facts, Style::Flannel, "own");
     assert_eq!(words(&found.pools), ["10.244.0.0/16 Never CrossSubnet", "fd00:244::/48 Never CrossSubnet"]);
     assert_eq!((found.vxlan_port, found.vni.map(|vni| vni.get())), (Some(8473), Some(7)));
-    assert_eq!(told(&found).0, ["n3 192.0.2.3 02:00:00:00:00:03 10.244.3.0/24", "other 192.0.2.2 02:00:00:00:00:05 10.244.5.0/24"]);
+    assert_eq!(
+        told(&found).0,
+        ["n3 192.0.2.3 02:00:00:00:00:03 10.244.3.0/24", "other 192.0.2.2 02:00:00:00:00:05 10.244.5.0/24"]
+    );
     for (conf, pools) in [
         (r#"{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}"#, "10.244.0.0/16 Never Never"),
         (r#"{"network":"10.244.0.0/16","backend":{"type":"ipip"}}"#, "10.244.0.0/16 Always Never"),
@@ -136,14 +167,18 @@ fn flannel_nodes_say_where_they_are_by_annotations() {
         facts.net_conf = Some(conf.to_owned());
         let found = discover(&facts, Style::Flannel, "own");
         assert_eq!(words(&found.pools).join(""), pools, "{conf}");
-        assert_eq!(found.refused.iter().any(|refused| refused.object == "flannel's net-conf.json"), pools.is_empty());
+        assert_eq!(
+            found.refused.iter().any(|refused| refused.object == "flannel's net-conf.json"),
+            pools.is_empty()
+        );
         assert!(found.own.is_known);
     }
 }
 
 #[test]
 fn a_flannel_node_of_both_families_is_two_peers() {
-    let both = [("public-ipv6", "2001:db8::2"), ("backend-v6-data", r#"{"VNI":1,"VtepMAC":"02:00:00:00:00:62"}"#)];
+    let both =
+        [("public-ipv6", "2001:db8::2"), ("backend-v6-data", r#"{"VNI":1,"VtepMAC":"02:00:00:00:00:62"}"#)];
     let facts = facts([
         ("own", node(5, "192.0.2.1", &["10.244.1.0/24", "fd00:1::/64"], &[])),
         ("n2", flannel_node(1, &["10.244.2.0/24", "fd00:2::/64"], &both)),
@@ -170,7 +205,10 @@ fn calicos_blocks_and_pools_are_subnets_and_pools() {
         ("projectcalico.org/IPv4Address", "192.0.2.2/24"),
         ("projectcalico.org/VXLANTunnelMACAddr", "02:00:00:00:00:02"),
     ];
-    let six = [("projectcalico.org/IPv6Address", "2001:db8::3/64"), ("projectcalico.org/VXLANTunnelMACAddrV6", "junk")];
+    let six = [
+        ("projectcalico.org/IPv6Address", "2001:db8::3/64"),
+        ("projectcalico.org/VXLANTunnelMACAddrV6", "junk"),
+    ];
     let mut facts = facts([
         ("own", node(5, "203.0.113.1", &["10.99.1.0/24"], &own)),
         ("n2", node(1, "203.0.113.2", &["10.99.2.0/24"], &other)),
@@ -180,7 +218,7 @@ fn calicos_blocks_and_pools_are_subnets_and_pools() {
         cidr: cidr.to_owned(),
         ipip_mode: ipip.to_owned(),
         vxlan_mode: vxlan.to_owned(),
-        nat_outgoing: false,
+        nat_outgoing: true,
         allowed_uses: uses.iter().map(|used| (*used).to_owned()).collect(),
     };
     let pools = [
@@ -200,11 +238,13 @@ fn calicos_blocks_and_pools_are_subnets_and_pools() {
         affinity("gone", "10.244.9.0/26", "confirmed"),
         affinity("n3", "junk", "confirmed"),
     ];
-    facts.affinities = (0..).zip(affinities).map(|(index, affinity)| (format!("{index}"), affinity)).collect();
+    facts.affinities =
+        (0..).zip(affinities).map(|(index, affinity)| (format!("{index}"), affinity)).collect();
     let borrowed = BTreeMap::from([("10.244.1.70".parse().unwrap(), "n2".to_owned())]);
     facts.blocks.insert("10-244-1-64-26".to_owned(), BlockFacts { borrowed });
     let found = discover(&facts, Style::Calico, "own");
     assert_eq!(words(&found.pools), ["10.244.0.0/16 CrossSubnet Never", "fd00:244::/48 Never Always"]);
+    assert!(found.pools.iter().all(|pool| pool.nat_outgoing));
     assert_eq!(found.own.net, Some("192.0.2.1/25".parse().unwrap()));
     assert_eq!(found.own.subnets, ["10.244.1.64/26".parse().unwrap()]);
     assert_eq!(found.own.tunnel_address, Some("10.244.1.64".parse().unwrap()));
@@ -261,12 +301,25 @@ fn calicos_objects_are_read_whatever_they_hold() {
     let borrowed = block.unwrap().borrowed;
     let addresses: Vec<_> = borrowed.iter().map(|(address, node)| format!("{address} {node}")).collect();
     assert_eq!(addresses, ["10.244.1.66 n2", "10.244.1.69 n2"]);
-    for junk in [json!(null), json!(7), json!({"cidr": 7}), json!({"cidr": "10.0.0.0/8", "allocations": [], "attributes": {}})] {
+    for junk in [
+        json!(null),
+        json!(7),
+        json!({"cidr": 7}),
+        json!({"cidr": "10.0.0.0/8", "allocations": [], "attributes": {}}),
+    ] {
         assert!(objects::block(object(junk.clone())).is_none(), "{junk}");
-        let _ = (objects::pool(object(junk.clone())), objects::affinity(object(junk.clone())), objects::is_locked(&object(junk)));
+        let _ = (
+            objects::pool(object(junk.clone())),
+            objects::affinity(object(junk.clone())),
+            objects::is_locked(&object(junk)),
+        );
     }
-    for (deleted, expected) in [(json!("true"), true), (json!(true), true), (json!("false"), false), (json!(null), false)] {
-        let affinity = objects::affinity(object(json!({"node": "n1", "cidr": "10.0.0.0/26", "state": "confirmed", "deleted": deleted})));
+    for (deleted, expected) in
+        [(json!("true"), true), (json!(true), true), (json!("false"), false), (json!(null), false)]
+    {
+        let affinity = objects::affinity(object(
+            json!({"node": "n1", "cidr": "10.0.0.0/26", "state": "confirmed", "deleted": deleted}),
+        ));
         assert_eq!(affinity.unwrap().deleted, expected);
     }
     let long = "x".repeat(10_000);
