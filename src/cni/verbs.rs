@@ -1,6 +1,6 @@
 //! What each verb of CNI does.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use rscni_plugin::cni::Cni;
 use rscni_plugin::error::Error;
@@ -137,7 +137,7 @@ fn attachment(args: &Args, conf: &Conf) -> Result<Endpoint, Error> {
     let (Some(container_id), Some(ifname)) = (args.container_id(), args.ifname()) else {
         return Err(Error::missing_env(&["CNI_CONTAINERID", "CNI_IFNAME"]));
     };
-    let netns = args.netns().map(|path| Path::new(path));
+    let netns = args.netns().map(PathBuf::as_path);
     Ok(conf::endpoint(container_id, ifname, netns, args.args(), conf))
 }
 
