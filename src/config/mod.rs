@@ -6,6 +6,7 @@
 
 mod check;
 mod diagnostic;
+mod overlay;
 mod owners;
 mod parse;
 mod raw;

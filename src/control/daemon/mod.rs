@@ -34,6 +34,7 @@ use tokio::sync::mpsc;
 
 use super::host::Host;
 use super::source::file::FileSource;
+use crate::config::Pool;
 use crate::dataplane::pump;
 use handle::Handle;
 use supervise::Running;
@@ -41,13 +42,14 @@ use supervise::Running;
 /// How long threads that wait for something may take to their end.
 const LAST_THREADS: Duration = Duration::from_millis(500);
 
-/// Runs the daemon with the configuration in `file` until SIGTERM or SIGINT.
+/// Runs the daemon with the configuration in `file`, and with `pool` beside those of the file, until SIGTERM or
+/// SIGINT.
 ///
 /// # Errors
 /// What is wrong with the configuration, what cannot work on this host, in words; or the failure that
 /// ended the run.
-pub fn run(file: PathBuf) -> anyhow::Result<()> {
-    let mut source = FileSource::new(file);
+pub fn run(file: PathBuf, pool: Option<Pool>) -> anyhow::Result<()> {
+    let mut source = FileSource::new(file, pool);
     let config = source.read()?;
     sys::map_large();
     // Before there is another thread.

@@ -6,17 +6,19 @@ use std::time::Duration;
 use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::time::timeout;
 
-use crate::config::{self, Config, ConfigErrors};
+use crate::config::{self, Config, ConfigErrors, Pool};
 use crate::control::engine::edits::lines::Culprits;
 use crate::control::engine::refusal::{Kind, Refusal};
 use crate::control::engine::{Asked, Event, Update, look};
 use crate::control::host::Host;
 use crate::route::Source;
 
-/// The file, and how often it has been read.
+/// The file with what was given beside it, and how often it has been read.
 #[derive(Debug)]
 pub struct FileSource {
     path: PathBuf,
+    /// A pool that the command line adds.
+    pool: Option<Pool>,
     generation: u64,
     /// What comes of a reading that has not ended in time.
     reading: Option<oneshot::Receiver<Read>>,
@@ -28,9 +30,9 @@ type Read = Result<Config, ConfigErrors>;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl FileSource {
-    /// The file at `path`.
-    pub fn new(path: PathBuf) -> Self {
-        Self { path, generation: 0, reading: None }
+    /// The file at `path`, and a pool beside those of the file.
+    pub fn new(path: PathBuf, pool: Option<Pool>) -> Self {
+        Self { path, pool, generation: 0, reading: None }
     }
 
     /// Where it is.
@@ -44,7 +46,7 @@ impl FileSource {
     /// Everything that is wrong with it.
     pub fn read(&mut self) -> Result<Config, ConfigErrors> {
         self.generation += 1;
-        config::load(&self.path)
+        with_pool(config::load(&self.path), self.pool)
     }
 
     /// What it says now, as an update for the engine, with what the host looks like where the new pools
@@ -70,10 +72,10 @@ impl FileSource {
             )));
         }
         let (told, mut read) = oneshot::channel();
-        let file = self.path.clone();
+        let (file, pool) = (self.path.clone(), self.pool);
         let thread = std::thread::Builder::new().name("configuration".to_owned());
         // Who waited may have given up.
-        let thread = thread.spawn(move || drop(told.send(config::load_again(&file))));
+        let thread = thread.spawn(move || drop(told.send(with_pool(config::load_again(&file), pool))));
         thread.map_err(|error| busy(format!("{path}: cannot be read now: {error}")))?;
         match timeout(PATIENCE, &mut read).await {
             Ok(Ok(config)) => config.map_err(|errors| refusal(&errors)),
@@ -98,6 +100,13 @@ impl FileUpdate {
     pub fn asked_by(self, asked: Asked) -> Event {
         let Self { generation, update } = self;
         Event::Update { source: Source::Static, generation, update, request: Some(asked) }
+    }
+}
+
+fn with_pool(read: Read, pool: Option<Pool>) -> Read {
+    match pool {
+        Some(pool) => read.and_then(|config| config.with_pool(pool)),
+        None => read,
     }
 }
 
