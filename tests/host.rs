@@ -47,6 +47,13 @@ fn ip(arguments: &str) {
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// What nft says.
+fn nft(arguments: &str) -> Result<String, String> {
+    let output = Command::new("nft").args(arguments.split_whitespace()).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+}
+
 fn ip_json(arguments: &str) -> Vec<Value> {
     let output = Command::new("ip").arg("-j").args(arguments.split_whitespace()).output().unwrap();
     assert!(output.status.success(), "ip -j {arguments}: {}", String::from_utf8_lossy(&output.stderr));
@@ -226,6 +233,56 @@ fn configures_heals_and_forgets_a_transient_tun() {
         assert_eq!(addresses(), []);
         drop(tun);
         assert_eq!(Host::connect().unwrap().link_by_name("up0").await.unwrap(), None);
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by scripts/test"]
+fn masquerades_in_whatever_form_pools_are() {
+    in_namespace("masquerades_in_whatever_form_pools_are", async || {
+        underlay();
+        let _tun = Iface::without_packet_info("up0", Mode::Tun).unwrap();
+        let others = "table ip others { chain c { type nat hook postrouting priority srcnat ; } ; }";
+        nft(others).unwrap();
+        let pool = |cidr: &str, nat_outgoing| {
+            format!("[[pool]]\ncidr = \"{cidr}\"\nvxlan_mode = \"Always\"\nnat_outgoing = {nat_outgoing}\n")
+        };
+        // Neighbours that are no prefix together, a single address, an exception, the upper end of the addresses.
+        for pools in [
+            &["10.9.1.0/24", "10.9.2.0/23", "10.245.3.7/32"][..],
+            &["10.244.0.0/15", "!10.244.64.0/18", "10.244.64.8/29"],
+            &["fd00:10::/48", "fd00:10:1::/48", "fd00:9::1/128"],
+            &["10.0.0.0/8", "fd00::/8", "!fd00:1::/64", "192.0.0.0/8"],
+            &["198.18.0.0/31", "0.0.0.0/1"],
+        ] {
+            let words = |cidr: &str| match cidr.strip_prefix('!') {
+                Some(cidr) => pool(cidr, false),
+                None => pool(cidr, true),
+            };
+            let config = POOL.replace("[[pool]]\ncidr = \"10.244.0.0/16\"\nvxlan_mode = \"Always\"\n", "");
+            let config = config + &pools.iter().copied().map(words).collect::<String>();
+            let mut node = Node::start(&config).await.unwrap();
+            let table = || nft("-a list table inet underpass-up0");
+            let written = table().unwrap();
+            assert!(written.contains("masquerade"), "{written}");
+            // What nft lists is understood: it is not written again, though the rule set is another one.
+            nft("add chain ip others more").unwrap();
+            node.notice().await;
+            assert_eq!((table().unwrap(), node.open()), (written.clone(), vec![]), "{pools:?}");
+            for change in ["delete table", "flush table"] {
+                nft(&format!("{change} inet underpass-up0")).unwrap();
+                node.notice().await;
+                let plain = |listing: &str| -> Vec<String> {
+                    listing.lines().map(|line| line.split(" # handle").next().unwrap().to_owned()).collect()
+                };
+                assert_eq!(plain(&table().unwrap()), plain(&written), "{change} {pools:?}");
+                assert_eq!(node.open(), [""; 0]);
+            }
+            node.end().await;
+            assert!(table().is_err());
+            nft("delete chain ip others more").unwrap();
+        }
+        assert_eq!(nft("list tables").unwrap(), "table ip others\n");
     });
 }
 

@@ -7,6 +7,7 @@
 mod check;
 mod diagnostic;
 mod kubernetes;
+mod overlay;
 mod owners;
 mod parse;
 mod raw;

@@ -92,6 +92,13 @@ fn wrong_usage_exits_2() {
         &[][..],
         &["fly"],
         &["run"],
+        &["run", "--config", "x", "--ipip-mode", "Always"],
+        &["run", "--config", "x", "--nat-outgoing", "true"],
+        &["run", "--config", "x", "--pool", "10.244.0.1/16"],
+        &["run", "--config", "x", "--pool", "0.0.0.0/0"],
+        &["run", "--config", "x", "--pool", "169.254.0.0/16"],
+        &["run", "--config", "x", "--pool", "10.244.0.0/16", "--vxlan-mode", "always"],
+        &["run", "--config", "x", "--pool", "10.244.0.0/16", "--nat-outgoing", "yes"],
         &["check"],
         &["check", "a", "b"],
         &["status", "--nonsense"],
@@ -188,4 +195,27 @@ fn check_of_a_missing_file_fails() {
     let (code, stdout, stderr) = underpass(&["check", "/nonexistent.toml"]);
     assert_eq!((code, stdout.as_str()), (1, ""));
     assert!(stderr.starts_with("/nonexistent.toml: "), "{stderr}");
+}
+
+#[test]
+fn a_pool_of_the_command_line_is_checked_with_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = dir.path().join("good.toml");
+    fs::write(&good, GOOD).unwrap();
+    let run = ["run", "--config", good.to_str().unwrap(), "--pool"];
+    for (options, said) in [
+        (
+            &["10.245.0.0/16"][..],
+            "--pool 10.245.0.0/16: the configuration file has this pool already; leave out one of them\n",
+        ),
+        (
+            &["10.246.0.0/16", "--ipip-mode", "Always", "--vxlan-mode", "CrossSubnet"],
+            "--pool 10.246.0.0/16: --ipip-mode Always and --vxlan-mode CrossSubnet for one pool; set one of them to Never\n",
+        ),
+    ] {
+        assert_eq!(underpass(&[&run, options].concat()), (1, String::new(), said.to_owned()));
+    }
+    let (code, _, stderr) = underpass(&[&run[..], &["10.244.0.0/16", "--ipip-mode", "crosssubnet"]].concat());
+    assert_eq!(code, 2);
+    assert!(stderr.contains("--ipip-mode") && stderr.contains("CrossSubnet"), "{stderr}");
 }

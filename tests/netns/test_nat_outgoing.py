@@ -166,7 +166,7 @@ class Masquerading(Nat):
                     self.restart(pools=natted(mode), tunnel={"packet_socket": packet_socket})
                     self.await_table()
                     for address, _ in targets:
-                        wait_until(lambda to=address: self.lab.ping("podA", to, "-W", "0.3", count=1) == 1, 5, mode)
+                        wait_until(lambda: self.lab.ping("podA", address, "-W", "0.3", count=1) == 1, 5, mode)
                     for address, own in targets:
                         self.assertEqual(self.seen("podA", "podB", address), {own})
                     self.assertEqual(self.seen("podB", "podA", A), {B})
@@ -221,11 +221,11 @@ class Table(Nat):
         foreign = self.foreign()
         for change in (
             f"delete table {TABLE}",
-            f"flush set {TABLE} pods4",
-            f"add element {TABLE} cluster4 {{ 203.0.113.0/24 }}",
             f"insert rule {TABLE} postrouting accept",
+            f"add rule {TABLE} postrouting ip saddr 10.0.0.0/8 masquerade",
             f"flush chain {TABLE} postrouting",
             f"add chain {TABLE} more",
+            f"add set {TABLE} more {{ type ipv4_addr; }}",
         ):
             with self.subTest(change):
                 self.lab.exec("n1", "nft", change)
@@ -258,7 +258,7 @@ class Table(Nat):
         # One pool of two.
         file.write_text(on.replace("nat_outgoing = true", "nat_outgoing = false", 1), encoding="utf-8")
         daemon.command("reload")
-        wait_until(lambda: "pods4" not in self.table(), 5, "no word of IPv4")
+        wait_until(lambda: "ip saddr" not in self.table(), 5, "no word of IPv4")
         self.assertLeavesAs(A, ADDRESSES6["n1"])
 
     def test_an_end_removes_it_and_a_start_what_was_left(self) -> None:

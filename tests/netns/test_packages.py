@@ -36,7 +36,12 @@ PACKAGES = {
     "bpftool": "bpftool",
     "openssl": "openssl",
 }
-MODULES = {"scapy": "python3-scapy", "matplotlib": "python3-matplotlib", "jsonschema": "python3-jsonschema"}
+MODULES = {
+    "scapy": "python3-scapy",
+    "matplotlib": "python3-matplotlib",
+    "jsonschema": "python3-jsonschema",
+    "yaml": "python3-yaml",
+}
 # Who uses what: a script, and the files that run with it; of the package also all that they import.
 USERS = {
     "test": ["scripts/test", "tests/netns/*.py", "tools/underpass_lab/**/*.py", "config/rootless/*.sh"],

@@ -35,6 +35,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::host::Host;
 use super::source::file::FileSource;
+use crate::config::Pool;
 use crate::dataplane::pump;
 use configuration::Sources;
 use handle::Handle;
@@ -43,13 +44,14 @@ use supervise::Running;
 /// How long threads that wait for something may take to their end.
 const LAST_THREADS: Duration = Duration::from_millis(500);
 
-/// Runs the daemon with the configuration in `file` until SIGTERM or SIGINT.
+/// Runs the daemon with the configuration in `file`, and with `pool` beside those of the file, until SIGTERM or
+/// SIGINT.
 ///
 /// # Errors
 /// What is wrong with the configuration, what cannot work on this host, in words; or the failure that
 /// ended the run.
-pub fn run(file: PathBuf) -> anyhow::Result<()> {
-    let mut source = FileSource::new(file.clone());
+pub fn run(file: PathBuf, pool: Option<Pool>) -> anyhow::Result<()> {
+    let mut source = FileSource::new(file.clone(), pool);
     let base = source.read()?;
     sys::map_large();
     // Before there is another thread.
@@ -73,7 +75,7 @@ pub fn run(file: PathBuf) -> anyhow::Result<()> {
                 Ended::Asked => return Ok(()),
                 Ended::Anew(why) => tracing::warn!("beginning anew: {why}"),
             }
-            let mut source = FileSource::new(file.clone());
+            let mut source = FileSource::new(file.clone(), pool);
             let base = source.read()?;
             sources = Sources::new(source, base, cluster)?;
         }

@@ -2,28 +2,26 @@
 //!
 //! ```text
 //! table inet underpass-up0 {
-//!   set pods4 { type ipv4_addr; flags interval; elements = { 10.244.0.0/16 } }
-//!   set cluster4 { … }
-//!   set tunnel-ports { type inet_service; elements = { 4789 } }
 //!   chain postrouting {
 //!     type nat hook postrouting priority srcnat; policy accept;
 //!     oifname "up0" return
 //!     meta l4proto { 4, 41, 47 } return
-//!     udp dport @tunnel-ports return
-//!     ip saddr @pods4 ip daddr != @cluster4 masquerade
+//!     udp dport 4789 return
+//!     ip saddr 10.244.0.0/16 ip daddr != { 10.244.0.0/16, 172.16.1.0/24 } masquerade
 //!   }
 //! }
 //! ```
+//!
+//! All sets are anonymous: nft 1.0.6 crashes on named ones that a newer nft has made, in whatever table, and the nft of
+//! the daemon's image is another one than the host's.
 
-use std::borrow::Cow;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ipnet::{IpSubnets, Ipv4Subnets, Ipv6Subnets};
 use nftables::batch::Batch;
 use nftables::expr::{self, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, SetItem};
-use nftables::schema::{
-    Chain, NfCmd, NfListObject, NfObject, Nftables, Rule, Set, SetFlag, SetType, SetTypeValue, Table,
-};
+use nftables::schema::{Chain, NfCmd, NfListObject, NfObject, Nftables, Rule, Table};
 use nftables::stmt::{Match, Operator, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
@@ -35,7 +33,6 @@ use crate::net::Prefix;
 const CHAIN: &str = "postrouting";
 /// NF_IP_PRI_NAT_SRC (linux/netfilter_ipv4.h), "srcnat" in nft's words.
 const SOURCE_NAT: i32 = 100;
-const TUNNEL_PORTS: &str = "tunnel-ports";
 /// IP-in-IP, IPv6-in-IP, GRE.
 const TUNNELS: [u32; 3] = [4, 41, 47];
 
@@ -79,103 +76,113 @@ impl Host {
 }
 
 fn table_object(table: &str) -> NfListObject<'static> {
-    NfListObject::Table(Table { family: NfFamily::INet, name: owned(table), handle: None })
+    NfListObject::Table(Table { family: NfFamily::INet, name: table.to_owned().into(), handle: None })
 }
 
-/// The table with everything in it, each thing behind what it refers to.
-fn objects(table: &str, rules: &NatRules) -> Vec<NfListObject<'static>> {
-    let mut objects = vec![table_object(table)];
-    let families = FAMILIES.map(|family| (family, family.sets(rules)));
-    for (family, sets) in families.iter().filter(|(_, [pods, _])| !pods.is_empty()) {
-        for (name, prefixes) in family.names().into_iter().zip(sets) {
-            let elements = prefixes.iter().copied().map(element);
-            let flags = Some(HashSet::from([SetFlag::Interval]));
-            objects.push(set(table, &name, family.set_type, flags, elements.collect()));
-        }
-    }
-    let ports = rules.tunnel_ports.iter().map(|port| Expression::Number(u32::from(*port)));
-    objects.push(set(table, TUNNEL_PORTS, SetType::InetService, None, ports.collect()));
-    objects.push(NfListObject::Chain(Chain {
+fn chain_object(table: &str) -> NfListObject<'static> {
+    NfListObject::Chain(Chain {
         family: NfFamily::INet,
-        table: owned(table),
+        table: table.to_owned().into(),
         name: CHAIN.into(),
         _type: Some(NfChainType::NAT),
         hook: Some(NfHook::Postrouting),
         prio: Some(SOURCE_NAT),
         policy: Some(NfChainPolicy::Accept),
         ..Chain::default()
-    }));
-    let tunnels = TUNNELS.map(|number| SetItem::Element(Expression::Number(number)));
-    let tunnels = Expression::Named(NamedExpression::Set(tunnels.to_vec()));
-    let device = Expression::String(owned(&rules.device));
-    let mut add = |statements| objects.push(rule(table, statements));
-    add(vec![matches(meta(MetaKey::Oifname), Operator::EQ, device), Statement::Return(None)]);
-    add(vec![matches(meta(MetaKey::L4proto), Operator::EQ, tunnels), Statement::Return(None)]);
-    let port = matches(field("udp", "dport"), Operator::EQ, reference(TUNNEL_PORTS));
-    add(vec![port, Statement::Return(None)]);
-    for (family, _) in families.iter().filter(|(_, [pods, _])| !pods.is_empty()) {
-        let [pods, cluster] = family.names();
-        add(vec![
-            matches(field(family.header, "saddr"), Operator::EQ, reference(&pods)),
-            matches(field(family.header, "daddr"), Operator::NEQ, reference(&cluster)),
-            Statement::Masquerade(None),
-        ]);
-    }
-    objects
+    })
 }
 
-/// What differs between IPv4 and IPv6.
-#[derive(Clone, Copy)]
-struct Family {
-    header: &'static str,
-    number: u8,
-    set_type: SetType,
+/// The table with everything in it, in the order in which it is made.
+fn objects(table: &str, rules: &NatRules) -> Vec<NfListObject<'static>> {
+    let rule = |line: Line| {
+        NfListObject::Rule(Rule {
+            family: NfFamily::INet,
+            table: table.to_owned().into(),
+            chain: CHAIN.into(),
+            expr: line.statements().into(),
+            ..Rule::default()
+        })
+    };
+    let head = [table_object(table), chain_object(table)];
+    head.into_iter().chain(lines(rules).into_iter().map(rule)).collect()
 }
 
-const FAMILIES: [Family; 2] = [
-    Family { header: "ip", number: 4, set_type: SetType::Ipv4Addr },
-    Family { header: "ip6", number: 6, set_type: SetType::Ipv6Addr },
-];
+/// One rule.
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum Line {
+    /// What the kernel leads into this device is left alone,
+    Device(String),
+    /// and so are these protocols,
+    Protocols(BTreeSet<u32>),
+    /// and these UDP ports.
+    Ports(BTreeSet<u32>),
+    /// The rest is masqueraded from the first to where the second are not.
+    Masquerade(Family, BTreeSet<Prefix>, BTreeSet<Prefix>),
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Family {
+    V4,
+    V6,
+}
 
 impl Family {
-    /// The names of the sets of sources and of destinations.
-    fn names(self) -> [String; 2] {
-        ["pods", "cluster"].map(|name| format!("{name}{}", self.number))
+    const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The name of the header.
+    fn header(self) -> &'static str {
+        match self {
+            Self::V4 => "ip",
+            Self::V6 => "ip6",
+        }
     }
 
-    /// And what is in them.
-    fn sets(self, rules: &NatRules) -> [Vec<Prefix>; 2] {
-        let of_family = |prefix: &Prefix| prefix.is_ipv4() == (self.number == 4);
-        [&rules.pods, &rules.cluster].map(|set| set.iter().copied().filter(of_family).collect())
+    fn of(self, prefixes: &BTreeSet<Prefix>) -> BTreeSet<Prefix> {
+        prefixes.iter().copied().filter(|prefix| prefix.is_ipv4() == (self == Self::V4)).collect()
     }
 }
 
-fn set(
-    table: &str,
-    name: &str,
-    set_type: SetType,
-    flags: Option<HashSet<SetFlag>>,
-    elements: Vec<Expression<'static>>,
-) -> NfListObject<'static> {
-    NfListObject::Set(Box::new(Set {
-        family: NfFamily::INet,
-        table: owned(table),
-        name: owned(name),
-        set_type: SetTypeValue::Single(set_type),
-        flags,
-        elem: (!elements.is_empty()).then_some(elements.into()),
-        ..Set::default()
-    }))
+/// All that `rules` say.
+fn lines(rules: &NatRules) -> Vec<Line> {
+    let mut lines = vec![
+        Line::Device(rules.device.clone()),
+        Line::Protocols(TUNNELS.into()),
+        Line::Ports(rules.tunnel_ports.iter().copied().map(u32::from).collect()),
+    ];
+    for family in Family::BOTH {
+        let pods = family.of(&rules.pods);
+        if !pods.is_empty() {
+            lines.push(Line::Masquerade(family, pods, family.of(&rules.cluster)));
+        }
+    }
+    lines
 }
 
-fn rule(table: &str, statements: Vec<Statement<'static>>) -> NfListObject<'static> {
-    NfListObject::Rule(Rule {
-        family: NfFamily::INet,
-        table: owned(table),
-        chain: CHAIN.into(),
-        expr: statements.into(),
-        ..Rule::default()
-    })
+// --- writing --------------------------------------------------------------------------------------------------
+
+impl Line {
+    fn statements(self) -> Vec<Statement<'static>> {
+        let numbers = |numbers: BTreeSet<u32>| any_of(numbers.into_iter().map(Expression::Number));
+        let prefixes = |prefixes: BTreeSet<Prefix>| any_of(prefixes.into_iter().map(element));
+        match self {
+            Self::Device(name) => vec![
+                matches(meta(MetaKey::Oifname), Operator::EQ, Expression::String(name.into())),
+                Statement::Return(None),
+            ],
+            Self::Protocols(protocols) => vec![
+                matches(meta(MetaKey::L4proto), Operator::EQ, numbers(protocols)),
+                Statement::Return(None),
+            ],
+            Self::Ports(ports) => {
+                vec![matches(field("udp", "dport"), Operator::EQ, numbers(ports)), Statement::Return(None)]
+            }
+            Self::Masquerade(family, pods, cluster) => vec![
+                matches(field(family.header(), "saddr"), Operator::EQ, prefixes(pods)),
+                matches(field(family.header(), "daddr"), Operator::NEQ, prefixes(cluster)),
+                Statement::Masquerade(None),
+            ],
+        }
+    }
 }
 
 fn matches(left: Expression<'static>, op: Operator, right: Expression<'static>) -> Statement<'static> {
@@ -191,103 +198,136 @@ fn field(protocol: &'static str, field: &'static str) -> Expression<'static> {
     Expression::Named(NamedExpression::Payload(Payload::PayloadField(field)))
 }
 
-fn reference(set: &str) -> Expression<'static> {
-    Expression::String(format!("@{set}").into())
+fn any_of(elements: impl Iterator<Item = Expression<'static>>) -> Expression<'static> {
+    Expression::Named(NamedExpression::Set(elements.map(SetItem::Element).collect()))
 }
 
-/// A prefix as nft lists it: one that is an address is written as that.
 fn element(prefix: Prefix) -> Expression<'static> {
-    let address = prefix.address();
-    if prefix == Prefix::host(address) {
-        return Expression::String(address.to_string().into());
-    }
-    let addr = Box::new(Expression::String(address.to_string().into()));
+    let addr = Box::new(Expression::String(prefix.address().to_string().into()));
     Expression::Named(NamedExpression::Prefix(expr::Prefix { addr, len: prefix.len().into() }))
 }
 
-fn owned(text: &str) -> Cow<'static, str> {
-    text.to_owned().into()
-}
+// --- reading --------------------------------------------------------------------------------------------------
 
 /// The rules that the listed `table` makes; `None` when it is not as the daemon writes it.
 fn read(table: &str, listing: &str) -> Option<NatRules> {
     let listed: Nftables<'_> = serde_json::from_str(listing).ok()?;
-    let listed: Vec<NfListObject<'_>> = listed.objects.iter().filter_map(without_handle).collect();
-    let rules = rules_of(&listed)?;
-    let written = objects(table, &rules);
-    // Sets, whose order is the kernel's, may be listed in another order than they were written; of rules it matters.
-    let (of_rules, others): (Vec<_>, Vec<_>) = listed.iter().partition(|object| is_rule(object));
-    let (our_rules, ours): (Vec<_>, Vec<_>) = written.iter().partition(|object| is_rule(object));
-    let same = others.len() == ours.len() && ours.iter().all(|object| others.contains(object));
-    (same && of_rules == our_rules).then_some(rules)
-}
-
-fn is_rule(object: &NfListObject<'_>) -> bool {
-    matches!(object, NfListObject::Rule(_))
-}
-
-/// The object without the number that the kernel gave it; `None` for what is about the listing.
-fn without_handle<'a>(object: &NfObject<'a>) -> Option<NfListObject<'a>> {
-    let NfObject::ListObject(object) = object else { return None };
-    let mut object = object.clone();
-    match &mut object {
-        NfListObject::MetainfoObject(_) => return None,
-        NfListObject::Table(table) => table.handle = None,
-        NfListObject::Chain(chain) => chain.handle = None,
-        NfListObject::Rule(rule) => rule.handle = None,
-        NfListObject::Set(set) => set.handle = None,
-        _ => {}
-    }
-    Some(object)
-}
-
-/// What the sets and the first rule say.
-fn rules_of(objects: &[NfListObject<'_>]) -> Option<NatRules> {
+    let mut head = Vec::new();
+    let mut found = Vec::new();
     let mut rules = NatRules::default();
-    for object in objects {
+    for object in listed.objects.iter() {
+        let NfObject::ListObject(object) = object else { return None };
         match object {
-            NfListObject::Set(set) => {
-                let elements = set.elem.as_deref().unwrap_or_default();
-                let name = set.name.trim_end_matches(['4', '6']);
-                match name {
-                    "pods" => rules.pods.extend(prefixes(elements)?),
-                    "cluster" => rules.cluster.extend(prefixes(elements)?),
-                    TUNNEL_PORTS => rules.tunnel_ports = ports(elements)?,
-                    _ => return None,
-                }
+            NfListObject::MetainfoObject(_) => {}
+            NfListObject::Table(one) => head.push(NfListObject::Table(Table { handle: None, ..one.clone() })),
+            NfListObject::Chain(one) => head.push(NfListObject::Chain(Chain { handle: None, ..one.clone() })),
+            NfListObject::Rule(rule) if rule.chain == CHAIN && rule.comment.is_none() => {
+                let line = line(&rule.expr)?;
+                take(&line, &mut rules)?;
+                found.push(line);
             }
-            NfListObject::Rule(rule) if rules.device.is_empty() => {
-                let Some(Statement::Match(Match { right: Expression::String(device), .. })) =
-                    rule.expr.first()
-                else {
-                    return None;
-                };
-                rules.device = device.clone().into_owned();
-            }
-            _ => {}
+            _ => return None,
         }
     }
-    Some(rules)
+    let as_written = head == [table_object(table), chain_object(table)] && found == lines(&rules);
+    as_written.then_some(rules)
 }
 
-fn prefixes(elements: &[Expression<'_>]) -> Option<BTreeSet<Prefix>> {
-    let prefix = |element: &Expression<'_>| match element {
-        Expression::String(address) => Some(Prefix::host(address.parse().ok()?)),
-        Expression::Named(NamedExpression::Prefix(expr::Prefix { addr, len })) => {
-            let Expression::String(address) = addr.as_ref() else { return None };
-            Prefix::containing(address.parse::<IpAddr>().ok()?, u8::try_from(*len).ok()?)
+/// Adds what `line` says.
+fn take(line: &Line, rules: &mut NatRules) -> Option<()> {
+    match line {
+        Line::Device(name) => rules.device.clone_from(name),
+        Line::Protocols(_) => {}
+        Line::Ports(ports) => {
+            rules.tunnel_ports = ports.iter().map(|port| u16::try_from(*port).ok()).collect::<Option<_>>()?;
+        }
+        Line::Masquerade(_, pods, cluster) => {
+            rules.pods.extend(pods);
+            rules.cluster.extend(cluster);
+        }
+    }
+    Some(())
+}
+
+/// What a rule says, if it is one that the daemon writes.
+fn line(statements: &[Statement<'_>]) -> Option<Line> {
+    match statements {
+        [Statement::Match(Match { left, right, op: Operator::EQ }), Statement::Return(None)] => {
+            if *left == meta(MetaKey::Oifname) {
+                let Expression::String(name) = right else { return None };
+                Some(Line::Device(name.clone().into_owned()))
+            } else if *left == meta(MetaKey::L4proto) {
+                Some(Line::Protocols(numbers(right)?))
+            } else if *left == field("udp", "dport") {
+                Some(Line::Ports(numbers(right)?))
+            } else {
+                None
+            }
+        }
+        [
+            Statement::Match(Match { left: source, right: pods, op: Operator::EQ }),
+            Statement::Match(Match { left: destination, right: cluster, op: Operator::NEQ }),
+            Statement::Masquerade(None),
+        ] => {
+            let family =
+                Family::BOTH.into_iter().find(|family| *source == field(family.header(), "saddr"))?;
+            let same = *destination == field(family.header(), "daddr");
+            same.then(|| Some(Line::Masquerade(family, prefixes(pods)?, prefixes(cluster)?))).flatten()
         }
         _ => None,
-    };
-    elements.iter().map(prefix).collect()
+    }
 }
 
-fn ports(elements: &[Expression<'_>]) -> Option<BTreeSet<u16>> {
-    let port = |element: &Expression<'_>| match element {
-        Expression::Number(port) => u16::try_from(*port).ok(),
+/// The elements of a set; nft lists the only one of a set as itself.
+fn elements<'a, 'b>(set: &'a Expression<'b>) -> Option<Vec<&'a Expression<'b>>> {
+    let Expression::Named(NamedExpression::Set(items)) = set else { return Some(vec![set]) };
+    let element = |item: &'a SetItem<'b>| match item {
+        SetItem::Element(element) => Some(element),
         _ => None,
     };
-    elements.iter().map(port).collect()
+    items.iter().map(element).collect()
+}
+
+fn numbers(set: &Expression<'_>) -> Option<BTreeSet<u32>> {
+    let number = |element: &Expression<'_>| match element {
+        Expression::Number(number) => Some(*number),
+        _ => None,
+    };
+    elements(set)?.into_iter().map(number).collect()
+}
+
+/// Neighbours are listed as one range, so the fewest prefixes are what can be compared.
+fn prefixes(set: &Expression<'_>) -> Option<BTreeSet<Prefix>> {
+    let mut found = Vec::new();
+    for element in elements(set)? {
+        match element {
+            Expression::Named(NamedExpression::Prefix(expr::Prefix { addr, len })) => {
+                found.push(Prefix::containing(address(addr)?, u8::try_from(*len).ok()?)?);
+            }
+            Expression::Range(range) => {
+                let [first, last] = [address(&range.range[0])?, address(&range.range[1])?];
+                let inside = match (first, last) {
+                    (IpAddr::V4(first), IpAddr::V4(last)) => {
+                        IpSubnets::from(Ipv4Subnets::new(first, last, 0))
+                    }
+                    (IpAddr::V6(first), IpAddr::V6(last)) => {
+                        IpSubnets::from(Ipv6Subnets::new(first, last, 0))
+                    }
+                    _ => return None,
+                };
+                found.extend(inside.filter_map(|net| Prefix::containing(net.addr(), net.prefix_len())));
+            }
+            other => found.push(Prefix::host(address(other)?)),
+        }
+    }
+    Some(Prefix::aggregate(found))
+}
+
+fn address(expression: &Expression<'_>) -> Option<IpAddr> {
+    match expression {
+        Expression::String(text) => text.parse().ok(),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

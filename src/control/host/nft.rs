@@ -4,6 +4,7 @@
 //! on our stderr, so that no reason is known, and waits for it however long that takes.
 
 use std::io;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
@@ -64,7 +65,13 @@ fn judge(output: &Output) -> Result<String, String> {
     if output.status.success() {
         return Ok(said(&output.stdout));
     }
-    Err(reason(&said(&output.stderr)).unwrap_or_else(|| format!("nft ended with {}", output.status)))
+    Err(match output.status.signal() {
+        // 1.0.6 does that on named sets of 1.1.3, in whatever table they are.
+        Some(signal) => {
+            format!("nft crashed (signal {signal}), is it older than the one that made other tables?")
+        }
+        None => reason(&said(&output.stderr)).unwrap_or_else(|| format!("nft ended with {}", output.status)),
+    })
 }
 
 /// The first error of several lines, as `internal:0:0-0: Error: No such file or directory`.

@@ -6,14 +6,16 @@ use std::time::Duration;
 use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::time::timeout;
 
-use crate::config::{self, Config, ConfigErrors};
+use crate::config::{self, Config, ConfigErrors, Pool};
 use crate::control::engine::edits::lines::Culprits;
 use crate::control::engine::refusal::{Kind, Refusal};
 
-/// The file.
+/// The file with what was given beside it.
 #[derive(Debug)]
 pub struct FileSource {
     path: PathBuf,
+    /// A pool that the command line adds.
+    pool: Option<Pool>,
     /// What comes of a reading that has not ended in time.
     reading: Option<oneshot::Receiver<Read>>,
 }
@@ -24,9 +26,9 @@ type Read = Result<Config, ConfigErrors>;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl FileSource {
-    /// The file at `path`.
-    pub fn new(path: PathBuf) -> Self {
-        Self { path, reading: None }
+    /// The file at `path`, and a pool beside those of the file.
+    pub fn new(path: PathBuf, pool: Option<Pool>) -> Self {
+        Self { path, pool, reading: None }
     }
 
     /// Where it is.
@@ -39,7 +41,7 @@ impl FileSource {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn read(&mut self) -> Result<Config, ConfigErrors> {
-        config::load(&self.path)
+        with_pool(config::load(&self.path), self.pool)
     }
 
     /// What it says now. It is read in a thread of its own, which nothing waits for when it does not come back, not
@@ -56,10 +58,10 @@ impl FileSource {
             )));
         }
         let (told, mut read) = oneshot::channel();
-        let file = self.path.clone();
+        let (file, pool) = (self.path.clone(), self.pool);
         let thread = std::thread::Builder::new().name("configuration".to_owned());
         // Who waited may have given up.
-        let thread = thread.spawn(move || drop(told.send(config::load_again(&file))));
+        let thread = thread.spawn(move || drop(told.send(with_pool(config::load_again(&file), pool))));
         thread.map_err(|error| busy(format!("{path}: cannot be read now: {error}")))?;
         match timeout(PATIENCE, &mut read).await {
             Ok(Ok(config)) => config.map_err(|errors| refusal(&errors)),
@@ -70,6 +72,13 @@ impl FileSource {
                 Err(busy(format!("{path}: not read within {seconds} s; is its file system there?")))
             }
         }
+    }
+}
+
+fn with_pool(read: Read, pool: Option<Pool>) -> Read {
+    match pool {
+        Some(pool) => read.and_then(|config| config.with_pool(pool)),
+        None => read,
     }
 }
 

@@ -133,7 +133,7 @@ class Underpass(System):
             node={"name": node, "address": f"{UNDERLAY[node]}/24"},
             socket=socket,
             local=[SUBNET[node]],
-            pools=[configuration.Pool(POOL, **self.modes)],
+            pools=[configuration.Pool(POOL, self.modes["ipip_mode"], self.modes["vxlan_mode"])],
             peers=[configuration.Peer(peer, UNDERLAY[peer], [SUBNET[peer]])],
             tunnel={**self.tunnel, **workers},
             vxlan={"port": VXLAN_PORT, "vni": VNI},

@@ -112,7 +112,7 @@ fn a_refusal_is_explained_and_tried_again_and_costs_no_other_right() {
     let [shown] = &shown[..] else { panic!("{shown:?}") };
     assert!(shown.what.contains("(nat_outgoing) (cannot do that: no"), "{}", shown.what);
     recorder.change(|model| model.tun().link.mtu = 1300);
-    assert_eq!(recorder.model.tun().link.mtu, 1430, "everything else is mended");
+    assert_eq!(recorder.model.tun().link.mtu, 1450, "everything else is mended");
     recorder.model.refuses = |_| None;
     recorder.pass(Duration::from_secs(31));
     assert!(recorder.model.nat.is_there() && recorder.open().is_empty());

@@ -46,7 +46,8 @@ impl Told {
     fn is_of_a_list(&self) -> bool {
         matches!(
             self,
-            Self::Node(Event::Init | Event::InitApply(_)) | Self::Calico(_, Event::Init | Event::InitApply(_))
+            Self::Node(Event::Init | Event::InitApply(_))
+                | Self::Calico(_, Event::Init | Event::InitApply(_))
         )
     }
 }

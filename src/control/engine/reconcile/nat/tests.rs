@@ -38,8 +38,8 @@ fn pools_without_the_word_have_no_rules() {
     assert_eq!(rules(&[]), None);
     assert_eq!(rules(&[("10.244.0.0/16", false)]), None);
     // There is nothing outside of such a pool.
-    assert_eq!(rules(&[("0.0.0.0/0", true)]), None);
-    assert_eq!(rules(&[("10.244.0.0/16", true), ("0.0.0.0/0", false)]), None);
+    assert_eq!(rules(&[("::/0", true)]), None);
+    assert_eq!(rules(&[("fd00::/16", true), ("::/0", false)]), None);
 }
 
 #[test]
