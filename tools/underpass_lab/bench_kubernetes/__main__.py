@@ -200,16 +200,18 @@ def about() -> dict[str, str]:
 def table(result: dict[str, Any]) -> str:
     """The figures as Markdown."""
     asked = ", ".join(f"{count} × {what}" for what, count in sorted(result["requests"].items()))
-    change = result["change_s"]
+    times = result["change_s"]
+    change = f"{times['median'] * 1e3:.0f}, {times['max'] * 1e3:.0f} ms"
+    begun = f"{result['nodes']} nodes: from the start of a daemon until all routes are there"
     rows = [
-        (f"{result['nodes']} nodes: from the start of a daemon until all routes are there", f"{result['converged_s']:.1f} s"),
+        (begun, f"{result['converged_s']:.1f} s"),
         ("… from the state file, without the API server", f"{result['recalled_s']:.1f} s"),
         ("memory, peak", f"{result['rss_mib']:.0f}, {result['peak_mib']:.0f} MiB"),
         ("… after the changes", f"{result['rss_after_mib']:.0f}, {result['peak_after_mib']:.0f} MiB"),
         ("state file", f"{result['state_file_mib']:.1f} MiB"),
         (f"requests to the API server until then: {sum(result['requests'].values())}", asked),
         ("… until the end", str(sum(result["requests_all"].values()))),
-        ("from a change of a node to `route get`, median and largest", f"{change['median'] * 1e3:.0f}, {change['max'] * 1e3:.0f} ms"),
+        ("from a change of a node to `route get`, median and largest", change),
         ("processors, idle", f"{result['idle_cpus']:.3f}"),
         (f"… while each node says every {HEARTBEAT_S} s that it is well", f"{result['heartbeat_cpus']:.3f}"),
     ]

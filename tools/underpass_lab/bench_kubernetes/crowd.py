@@ -23,7 +23,7 @@ def name(number: int) -> str:
 
 def subnet(number: int) -> ipaddress.IPv4Network:
     """The pod subnet of a node."""
-    return ipaddress.ip_network((int(SUBNETS.network_address) + 256 * number, 24))
+    return ipaddress.IPv4Network((int(SUBNETS.network_address) + 256 * number, 24))
 
 
 def pod(number: int) -> str:
