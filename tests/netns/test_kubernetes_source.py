@@ -271,7 +271,7 @@ class Native(Clustered):
         directory = self.cluster.underlay.dir
         good = json.loads(self.cluster.kubeconfig().read_text(encoding="ascii"))
         other = self.cluster.credentials
-        other._openssl(
+        other.openssl(
             *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", 9),
             *("-subj", "/CN=other", "-keyout", "other.key", "-out", "other.crt"),
         )
