@@ -111,7 +111,7 @@ class Flanneld:
         try:
             while not self._ended.wait(LOOK_S):
                 self._look()
-        except Exception as trouble:  # noqa: BLE001 (told to the test)
+        except Exception as trouble:
             self.trouble = trouble
 
     def _look(self) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar
 
-from clustered import CHANGE_S, Clustered, Pod, Stream
 from scapy.layers.inet import IP, UDP
 
+from clustered import CHANGE_S, Clustered, Pod, Stream
 from underpass_lab.capture import Capture
 from underpass_lab.command import wait_until
 from underpass_lab.kubernetes import cni
@@ -42,13 +42,13 @@ class Calico(Clustered):
         super().setUpClass()
         cls.blocks = {}
         for name, machine in cls.cluster.nodes.items():
-            subnet = ipaddress.ip_network(cls.cluster.pod_subnets(name)[0])
-            block = next(subnet.subnets(new_prefix=26))
+            subnet = ipaddress.IPv4Network(cls.cluster.pod_subnets(name)[0])
+            block = next(iter(subnet.subnets(new_prefix=26)))
             cls.blocks[name] = str(block)
             cni.write(machine, [str(block)])
             annotations = {
                 "projectcalico.org/IPv4Address": f"{ADDRESSES[name]}/{LENGTHS[name]}",
-                "projectcalico.org/IPv4IPIPTunnelAddr": str(block[-2]),
+                "projectcalico.org/IPv4IPIPTunnelAddr": str(block.broadcast_address - 1),
             }
             cls.client.annotate(name, annotations)
         cls.install(OLD)
@@ -101,9 +101,7 @@ class Calico(Clustered):
         """A block that is a node's, as Calico's IPAM notes it; the name of its affinity."""
         flat = cidr.replace(".", "-").replace("/", "-")
         deleted: object = False if cls.group == NATIVE else "false"
-        cls.put(
-            "blockaffinities", f"{node}-{flat}", {"cidr": cidr, "node": node, "state": state, "deleted": deleted}
-        )
+        cls.put("blockaffinities", f"{node}-{flat}", {"cidr": cidr, "node": node, "state": state, "deleted": deleted})
         block = {
             "cidr": cidr,
             "affinity": f"host:{node}",

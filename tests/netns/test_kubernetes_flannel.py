@@ -6,12 +6,12 @@ import json
 import unittest
 from typing import Any, ClassVar
 
-from clustered import CHANGE_S, Clustered, Pod
-from flanneld import PREFIX, Flanneld
 from scapy.layers.inet import UDP
 from scapy.layers.l2 import Ether
 from scapy.layers.vxlan import VXLAN
 
+from clustered import CHANGE_S, Clustered, Pod
+from flanneld import PREFIX, Flanneld
 from underpass_lab.capture import Capture
 from underpass_lab.command import wait_until
 from underpass_lab.kubernetes.client import NODES
@@ -168,7 +168,12 @@ class IPv4(Flannel):
 
     def test_5_what_others_write_over_is_mended(self) -> None:
         before = self.annotations(OURS)
-        junk = {"backend-data": '{"VNI":7}', "backend-type": "host-gw", "public-ip": "junk", "kube-subnet-manager": "no"}
+        junk = {
+            "backend-data": '{"VNI":7}',
+            "backend-type": "host-gw",
+            "public-ip": "junk",
+            "kube-subnet-manager": "no",
+        }
         for changed in (junk, dict.fromkeys(junk)):
             self.client.annotate(OURS, {PREFIX + key: value for key, value in changed.items()})
             wait_until(lambda: self.annotations(OURS) == before, MEND_S, "the annotations as before")
@@ -184,7 +189,10 @@ class IPv4(Flannel):
         good = {"kube-subnet-manager": "true", "backend-type": "vxlan", "public-ip": "192.0.2.61"}
         data = '{"VNI":1,"VtepMAC":"02:00:00:00:00:61"}'
         others = {
-            "w1": (good | {"backend-type": "wireguard", "backend-data": '{"PublicKey":"x"}'}, "backend-type is wireguard"),
+            "w1": (
+                good | {"backend-type": "wireguard", "backend-data": '{"PublicKey":"x"}'},
+                "backend-type is wireguard",
+            ),
             "w2": (good | {"backend-data": '{"VNI":'}, "backend-data: no JSON"),
             "w3": (good | {"backend-data": '{"VNI":5,"VtepMAC":"02:00:00:00:00:61"}'}, "VNI 5, here it is 1"),
             "w4": (good | {"backend-data": '{"VNI":1,"VtepMAC":"ff:ff:ff:ff:ff:ff"}'}, "is not a unicast MAC address"),

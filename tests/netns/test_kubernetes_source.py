@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar
 
-from clustered import BACK_S, CHANGE_S, Clustered, Pod, Stream
-
 from scapy.layers.inet import IP
+
+from clustered import BACK_S, CHANGE_S, Clustered, Pod, Stream
 from underpass_lab.capture import Capture
 from underpass_lab.command import wait_until
 from underpass_lab.kubernetes.client import NODES
@@ -271,7 +271,7 @@ class Native(Clustered):
         directory = self.cluster.underlay.dir
         good = json.loads(self.cluster.kubeconfig().read_text(encoding="ascii"))
         other = self.cluster.credentials
-        other._openssl(
+        other.openssl(
             *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", 9),
             *("-subj", "/CN=other", "-keyout", "other.key", "-out", "other.crt"),
         )
@@ -300,7 +300,7 @@ class Native(Clustered):
         self.heals(directory / "path.conf")
 
     def heals(self, file: pathlib.Path) -> None:
-        """What was wrong is put right while a daemon waits: it says the next trouble, that this is not the host of n1."""
+        """What was wrong is put right while a daemon waits: it says the next trouble, that this is no host of n1."""
         waiting = self.daemon("path")
         file.write_bytes(self.cluster.kubeconfig().read_bytes())
         wait_until(lambda: "192.0.2.1" in waiting.log(), BACK_S, "the file to be read again")

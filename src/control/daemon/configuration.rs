@@ -299,7 +299,7 @@ impl Follower {
                 Ok(())
             }
             Err(refusal) => {
-                let culprit = refusal.culprits.iter().next().cloned().unwrap_or_default();
+                let culprit = refusal.culprits.first().cloned().unwrap_or_default();
                 Err(format!("what the cluster says is refused: {refusal} {culprit}"))
             }
         }
@@ -415,7 +415,7 @@ async fn changed(said: &mut Option<watch::Receiver<Said>>) {
         None => true,
     };
     if ended {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

@@ -173,8 +173,7 @@ impl State {
         let known: Vec<Option<PeerId>> =
             new.peers.iter().map(|peer| self.roster.id(peer.name.as_str())).collect();
         // First all go, then all come: they may have swapped addresses.
-        let roster = Arc::make_mut(&mut self.roster);
-        new.peers.iter().for_each(|peer| roster.remove(peer.name.as_str()));
+        Arc::make_mut(&mut self.roster).remove(new.peers.iter().map(|peer| peer.name.as_str()));
         for (configured, id) in new.peers.iter().zip(known) {
             let (Some(mut now), Some(id)) =
                 (peer(configured, new, self.workers), id.or_else(|| self.roster.next()))

@@ -38,8 +38,8 @@ class Credentials:
         """Makes all of it."""
         self.directory.mkdir(mode=0o700)
         self._make_certificates()
-        self._openssl("genrsa", "-out", "service-accounts.key", 2048)
-        self._openssl("rsa", "-in", "service-accounts.key", "-pubout", "-out", "service-accounts.pub")
+        self.openssl("genrsa", "-out", "service-accounts.key", 2048)
+        self.openssl("rsa", "-in", "service-accounts.key", "-pubout", "-out", "service-accounts.pub")
         users = USERS | {name: (f"system:node:{name}", "system:nodes") for name in self.plan.names}
         self.file("tokens.csv").write_text("", encoding="ascii")
         for file, (user, group) in users.items():
@@ -52,17 +52,18 @@ class Credentials:
             f"subjectAltName={','.join(names + addresses)}\nextendedKeyUsage=serverAuth\n", encoding="ascii"
         )
         key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-        self._openssl(
+        self.openssl(
             *("req", "-x509", *key, "-days", DAYS, "-subj", "/CN=underpass-test-ca", "-keyout", "ca.key"),
             *("-out", "ca.crt"),
         )
-        self._openssl("req", *key, "-subj", "/CN=kube-apiserver", "-keyout", "server.key", "-out", "server.csr")
-        self._openssl(
+        self.openssl("req", *key, "-subj", "/CN=kube-apiserver", "-keyout", "server.key", "-out", "server.csr")
+        self.openssl(
             *("x509", "-req", "-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial"),
             *("-days", DAYS, "-extfile", "server.ext", "-out", "server.crt"),
         )
 
-    def _openssl(self, *words: object) -> None:
+    def openssl(self, *words: object) -> None:
+        """Runs openssl in the directory of all this."""
         run("openssl", *words, cwd=self.directory)
 
     def add_user(self, file: str, user: str, group: str = "") -> pathlib.Path:

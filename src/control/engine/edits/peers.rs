@@ -52,7 +52,7 @@ impl State {
         for route in &before {
             self.rib.remove(route.prefix, route.source);
         }
-        Arc::make_mut(&mut self.roster).remove(&new.name);
+        Arc::make_mut(&mut self.roster).remove([&*new.name]);
         let (mut peer, subnets) = match self.judge_peer(new) {
             Ok(judged) => judged,
             Err(refusal) => {
@@ -155,7 +155,7 @@ impl State {
         let routes = self.rib.len();
         self.pending.add_all(self.rib.forget(id), routes);
         if self.peers.len() > usize::from(id.0) {
-            Arc::make_mut(&mut self.roster).remove(name);
+            Arc::make_mut(&mut self.roster).remove([name]);
             self.peer_mut(usize::from(id.0)).retire();
         }
         self.follow_peers();

@@ -4,7 +4,7 @@
 //! given to the next one once nothing refers to it: its routes go with it, and the table without
 //! them is published before the place is free.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
 use crate::net::Prefix;
@@ -51,12 +51,14 @@ impl Roster {
         self.subnets[place] = subnets.into();
     }
 
-    /// Removes a node; its place is not free yet.
-    pub(crate) fn remove(&mut self, name: &str) {
-        if let Some(id) = self.names.remove(name) {
+    /// Removes nodes; their places are not free yet.
+    pub(crate) fn remove<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
+        let gone: HashSet<PeerId> = names.into_iter().filter_map(|name| self.names.remove(name)).collect();
+        for id in &gone {
             self.subnets[usize::from(id.0)] = Box::default();
-            self.addresses.retain(|_, whose| *whose != Some(id));
         }
+        // Once, however many go: a cluster has thousands.
+        self.addresses.retain(|_, whose| whose.is_none_or(|id| !gone.contains(&id)));
     }
 
     /// Says that nothing refers to the place of a removed node any more.
@@ -107,7 +109,7 @@ mod tests {
         assert_eq!(roster.within("192.0.2.0/24".parse().unwrap()).unwrap().1, None);
         assert_eq!(roster.within("192.0.2.2/31".parse().unwrap()).unwrap().1, Some(PeerId(0)));
         assert_eq!(roster.within("192.0.2.8/29".parse().unwrap()), None);
-        roster.remove("b");
+        roster.remove(["b", "unknown"]);
         assert_eq!((roster.id("b"), roster.id("c"), roster.len()), (None, Some(PeerId(1)), 1));
         assert_eq!(roster.next(), Some(PeerId(2)), "not before its release");
         roster.release(PeerId(0));

@@ -51,7 +51,7 @@ fn discover(facts: &Facts, style: Style, own: &str) -> Discovered {
 
 /// How the cluster says what its pod network is, by what it has.
 fn style_of(facts: &Facts) -> (Style, &'static str) {
-    let flannel = facts.nodes.values().any(|node| flannel::is_managed(node));
+    let flannel = facts.nodes.values().any(flannel::is_managed);
     match () {
         () if !facts.affinities.is_empty() => (Style::Calico, "it has Calico's block affinities"),
         () if flannel => (Style::Flannel, "nodes have flannel's annotations"),

@@ -36,6 +36,7 @@ const NET_CONF: [(&str, &str); 2] =
     [("kube-flannel", "kube-flannel-cfg"), ("kube-system", "kube-flannel-cfg")];
 
 /// What a watch tells.
+#[expect(clippy::large_enum_variant, reason = "each is taken apart when it comes, none is kept")]
 enum Told {
     Node(Event<Node>),
     Calico(Kind, Event<DynamicObject>),
