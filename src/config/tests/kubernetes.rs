@@ -52,7 +52,7 @@ fn wrong_values_have_a_place() {
     );
     for (text, expected) in [
         ("source = 1\n", "f:1:1: unknown section or key \"source\"; "),
-        ("[source.kubernets]\n", "f:1:9: unknown section or key \"kubernets\"; "),
+        ("[source.kuber]\n", "f:1:9: unknown section or key \"kuber\"; "),
         (
             "[[source.kubernetes]]\n",
             "f:1:1: source.kubernetes is a single section; write [source.kubernetes], once",
