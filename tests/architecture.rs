@@ -82,7 +82,7 @@ const ROOMS: [(&str, &[&str]); 23] = [
         "control/host",
         &["control/engine", "dataplane/device", "dataplane/packet", "dataplane/underlay", "net"],
     ),
-    ("control/source", &["config", "control/engine", "control/host", "route"]),
+    ("control/source", &["config", "control/engine", "net", "route"]),
     ("control/server", &["api", "control/engine", "dataplane/observe", "net", "route"]),
     (
         "control/daemon",
@@ -103,6 +103,7 @@ const ROOMS: [(&str, &[&str]); 23] = [
             "dataplane/segment",
             "dataplane/underlay",
             "net",
+            "route",
             "sync",
             "wire",
         ],

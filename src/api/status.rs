@@ -104,6 +104,13 @@ pub struct SourceStatus {
     pub problems: Vec<String>,
 }
 
+impl SourceStatus {
+    /// The `state` of one that is followed.
+    pub const FOLLOWING: &str = "following";
+    /// The `state` of one that cannot be reached or understood.
+    pub const DEGRADED: &str = "degraded";
+}
+
 /// Something that a source says and that cannot be used.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
 #[serde(default)]

@@ -13,7 +13,7 @@ use super::pods::{self, Endpoints};
 use super::runner::Inbox;
 use crate::api::{
     CniFacts, Drops, EdgeCounters, Endpoint, Missing, NewPeer, PeerStatus, Reloaded, RouteEntry,
-    RoutesChanged, Status, TunnelStatus,
+    RoutesChanged, SourceStatus, Status, TunnelStatus,
 };
 use crate::control::engine::edits::batch::Batch;
 use crate::control::engine::refusal::{Kind, Refusal};
@@ -99,6 +99,7 @@ impl Handle {
             log_lines_lost: log::lines_lost(),
             socket_drops: self.links.gate.dropped(),
             strangers_refused: self.links.gate.is_closed(),
+            sources: snapshot.sources.iter().map(|source| sample(source)).collect(),
         }
     }
 
@@ -242,6 +243,11 @@ impl Backend for Handle {
     fn capture(&self) -> Option<(Arc<Hub>, Vec<u16>)> {
         Some((Arc::clone(self.counters.capture()?), self.snapshot().vxlan_ports()))
     }
+}
+
+/// A source as metrics have it.
+fn sample(source: &SourceStatus) -> (String, bool, usize) {
+    (source.name.clone(), source.state == SourceStatus::FOLLOWING, source.refused)
 }
 
 /// Offloads as `status` has them.

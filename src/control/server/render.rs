@@ -33,6 +33,8 @@ pub struct Now {
     pub socket_drops: u64,
     /// Whether the kernel refuses strangers.
     pub strangers_refused: bool,
+    /// Sources that know more than routes: name, whether it is followed, and objects that cannot be used.
+    pub sources: Vec<(String, bool, usize)>,
 }
 
 /// Everything a scrape shows.
@@ -109,11 +111,15 @@ impl<F: Fn() -> Now + Send + Sync + 'static> Collector for Snapshot<F> {
         ConstCounter::new(now.socket_drops).encode(drops)?;
         let help = "Whether the kernel refuses strangers, because there are many";
         gauge(&mut encoder, "strangers_refused", help, usize::from(now.strangers_refused))?;
-        let active = "Whether an offload is in use";
-        active_offloads(
-            encoder.encode_descriptor("offload_active", active, None, MetricType::Gauge)?,
-            &offloads,
-        )?;
+        let active: Vec<_> =
+            offloads.iter().map(|(name, active)| (name.as_str(), usize::from(*active))).collect();
+        gauges(&mut encoder, ("offload_active", "offload"), "Whether an offload is in use", &active)?;
+        let up: Vec<_> = now.sources.iter().map(|(name, up, _)| (name.as_str(), usize::from(*up))).collect();
+        gauges(&mut encoder, ("source_up", "source"), "Whether a source is followed", &up)?;
+        let refused: Vec<_> =
+            now.sources.iter().map(|(name, _, refused)| (name.as_str(), *refused)).collect();
+        let help = "Objects of a source that cannot be used";
+        gauges(&mut encoder, ("source_refused", "source"), help, &refused)?;
         gauge(&mut encoder, "routes", "Routes in the forwarding table", routes)?;
         gauge(&mut encoder, "peers", "Known peers", peers)?;
         let help = "Workers that make no progress";
@@ -161,10 +167,17 @@ impl<F> Snapshot<F> {
     }
 }
 
-fn active_offloads(mut family: MetricEncoder, offloads: &[(String, bool)]) -> fmt::Result {
-    for (name, active) in offloads {
-        let labels = [("offload", name.as_str())];
-        ConstGauge::new(i64::from(*active)).encode(family.encode_family(&labels)?)?;
+/// A gauge with one label, whose values are beside each one's.
+fn gauges(
+    encoder: &mut DescriptorEncoder,
+    (name, label): (&str, &str),
+    help: &str,
+    values: &[(&str, usize)],
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (of, value) in values {
+        let value = i64::try_from(*value).unwrap_or(i64::MAX);
+        ConstGauge::new(value).encode(family.encode_family(&[(label, *of)])?)?;
     }
     Ok(())
 }
@@ -212,6 +225,7 @@ mod tests {
             log_lines_lost: 9,
             socket_drops: 5,
             strangers_refused: true,
+            sources: vec![("kubernetes".to_owned(), false, 7)],
         };
         let exporter = Exporter::new(counters.clone(), move || now.clone());
         let text = exporter.render().unwrap();
@@ -234,6 +248,8 @@ mod tests {
             "underpass_log_lines_lost_total 9",
             "underpass_socket_drops_total 5",
             "underpass_strangers_refused 1",
+            r#"underpass_source_up{source="kubernetes"} 0"#,
+            r#"underpass_source_refused{source="kubernetes"} 7"#,
             "underpass_device_read_errors_total 0",
             "underpass_stuck_workers 0",
             "underpass_routes 4",

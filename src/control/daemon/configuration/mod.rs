@@ -8,14 +8,13 @@
 //!    └── announcement ◀── snapshot
 //! ```
 
-use std::collections::HashMap;
-use std::net::IpAddr;
+mod sources;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use super::handle::ReloadWish;
 use super::runner::Inbox;
@@ -23,37 +22,21 @@ use crate::api::{SourceRefusal, SourceStatus};
 use crate::config::Config;
 use crate::control::engine::edits::lines::Culprits;
 use crate::control::engine::refusal::{Kind, Refusal};
-use crate::control::engine::{
-    Asked, Event, Reply, Snapshot, Update, conflicts_by_prefix, look, needs_restart,
-};
+use crate::control::engine::{Asked, Event, Reply, Snapshot, Update, look, needs_restart};
 use crate::control::host::Host;
 use crate::control::source::cluster::{Announcement, Cluster, Said};
-use crate::control::source::compose::{Composed, Taken, compose, own_addresses};
-use crate::control::source::discovered::{OwnNode, Refused};
-use crate::control::source::file::FileSource;
-use crate::net::Prefix;
+use crate::control::source::compose::Composed;
+use crate::control::source::discovered::Refused;
 use crate::route::Source;
+pub(super) use sources::Sources;
+use sources::{taken_by_additions, taken_by_routes};
 
-/// How long a start waits for the API server when the state file has what is needed.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// How often a start that waits says so.
-const REMIND: Duration = Duration::from_secs(10);
 /// From a refused configuration to the next try: the host may be another one by then.
 const RETRY: Duration = Duration::from_secs(5);
 /// Most refusals that are shown.
 const SHOWN: usize = 32;
 
-/// The file and the cluster, before and between runs.
-pub(super) struct Sources {
-    file: FileSource,
-    /// What the file says.
-    base: Config,
-    cluster: Option<Cluster>,
-    /// What the cluster said last of this node.
-    own: OwnNode,
-}
-
-/// The same, while the daemon runs.
+/// What follows the file and the cluster while the daemon runs.
 pub(super) struct Follower {
     pub sources: Sources,
     pub host: Host,
@@ -67,113 +50,6 @@ pub(super) struct Follower {
     pub refused: Vec<Refused>,
     /// Why what it says is not followed.
     pub trouble: Option<String>,
-}
-
-impl Sources {
-    /// The file, which says `base`, and the cluster that it names.
-    ///
-    /// # Errors
-    /// When the cluster cannot be followed.
-    pub(super) fn new(file: FileSource, base: Config, cluster: Option<Cluster>) -> anyhow::Result<Self> {
-        let cluster = match (&base.kubernetes, cluster) {
-            (Some(_), Some(cluster)) => Some(cluster),
-            (Some(settings), None) => Some(Cluster::follow(settings).context("source kubernetes")?),
-            (None, _) => None,
-        };
-        Ok(Self { file, base, cluster, own: OwnNode::default() })
-    }
-
-    /// The cluster, to be followed by the next run as well.
-    pub(super) fn cluster(&self) -> Option<Cluster> {
-        self.cluster.clone()
-    }
-
-    /// The first configuration. Waits until the cluster says enough.
-    ///
-    /// # Errors
-    /// When the cluster cannot be followed.
-    pub(super) async fn first(&mut self, host: &Host) -> anyhow::Result<Config> {
-        let Some(cluster) = &self.cluster else { return Ok(self.base.clone()) };
-        let mut said = cluster.said();
-        // What the API server says now is better than what it said before the start.
-        let fresh = said.wait_for(|said| said.found.is_some() && (!said.is_old || said.lost.is_some()));
-        drop(timeout(PATIENCE, fresh).await);
-        let mut last = String::new();
-        loop {
-            let now = said.borrow_and_update().clone();
-            let missing = match self.compose(host, &now, None, &Taken::default()).await {
-                Ok(composed) => return self.without_conflicts(host, &now, composed).await,
-                Err(missing) => missing,
-            };
-            let why = now.lost.map_or(missing, |lost| lost);
-            if why != last {
-                tracing::info!("source kubernetes: waiting: {why}");
-            }
-            last.clone_from(&why);
-            match timeout(REMIND, said.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => bail!("source kubernetes: its thread has ended"),
-                Err(_) => tracing::warn!("source kubernetes: still waiting: {last}"),
-            }
-        }
-    }
-
-    /// `composed` without the nodes whose subnets this host routes elsewhere.
-    async fn without_conflicts(
-        &mut self,
-        host: &Host,
-        said: &Said,
-        composed: Composed,
-    ) -> anyhow::Result<Config> {
-        let own = composed.config.node.addresses().next().context("this node has no underlay address")?;
-        let uplink = host.uplink_of(own.addr()).await?;
-        let taken = taken_by_routes(host, &composed.config, &uplink.name).await;
-        if taken.prefixes.is_empty() {
-            return Ok(composed.config);
-        }
-        let again = self.compose(host, said, None, &taken).await.map_err(anyhow::Error::msg)?;
-        Ok(again.config)
-    }
-
-    /// What the file and `said` make together, where the daemon runs with `running`.
-    async fn compose(
-        &mut self,
-        host: &Host,
-        said: &Said,
-        running: Option<&Config>,
-        taken: &Taken,
-    ) -> Result<Composed, String> {
-        let Some(found) = &said.found else { return Err("nothing is known of the cluster yet".to_owned()) };
-        let mut found = (**found).clone();
-        // A node that is made anew has no subnet for a moment. What it was goes on.
-        if found.own.subnets.is_empty() || found.own.addresses.is_empty() {
-            if !self.own.subnets.is_empty() {
-                found.own.clone_from(&self.own);
-            }
-        } else {
-            self.own.clone_from(&found.own);
-        }
-        let mut lengths = HashMap::new();
-        for address in &found.own.addresses {
-            let known =
-                running.is_some_and(|config| config.node.addresses().any(|own| own.addr() == *address));
-            if known {
-                continue;
-            }
-            match host.uplink_of(*address).await {
-                Ok(uplink) => drop(lengths.insert(*address, uplink.prefix_len)),
-                Err(error) if self.base.node.addresses().next().is_none() => {
-                    return Err(format!(
-                        "the cluster says that this node is at {address}: {error}; give `address` under [node]"
-                    ));
-                }
-                Err(_) => {}
-            }
-        }
-        let length = |address: IpAddr| lengths.get(&address).copied();
-        let own = own_addresses(&found, running.map(|config| &config.node), length);
-        compose(&self.base, &found, own, taken)
-    }
 }
 
 impl Follower {
@@ -351,7 +227,7 @@ impl Follower {
             object: refused.object.clone(),
             reason: refused.reason.clone(),
         };
-        let state = if reason.is_some() { "degraded" } else { "following" };
+        let state = if reason.is_some() { SourceStatus::DEGRADED } else { SourceStatus::FOLLOWING };
         let status = SourceStatus {
             name: Source::Kubernetes.name().to_owned(),
             state: state.to_owned(),
@@ -380,33 +256,6 @@ impl Follower {
             masquerades: config.pools.iter().any(|pool| pool.nat_outgoing),
         });
     }
-}
-
-/// What was added by request, which no node of the cluster may take.
-fn taken_by_additions(snapshot: &Snapshot) -> Taken {
-    let config = &snapshot.config;
-    let configured: std::collections::HashSet<&str> =
-        config.peers.iter().map(|peer| peer.name.as_str()).collect();
-    let mut taken = Taken::default();
-    for added in snapshot.known().filter(|peer| !configured.contains(peer.name.as_str())) {
-        taken.names.insert(added.name.to_string());
-        taken.addresses.extend(added.senders());
-        taken.macs.insert(added.vtep_mac);
-    }
-    taken
-}
-
-/// What routes of others on this host keep out of the tunnel of `config`.
-async fn taken_by_routes(host: &Host, config: &Config, uplink: &str) -> Taken {
-    let mut taken = Taken::default();
-    let Ok(view) = host.observe(&look(config, uplink, None)).await else { return taken };
-    let conflicts = conflicts_by_prefix(config, &view).into_iter();
-    // A pool in the way of somebody is no node's fault.
-    let of_nodes = |prefix: &Prefix| !config.pools.iter().any(|pool| pool.cidr == *prefix);
-    let conflicts = conflicts.filter(|(prefix, _)| of_nodes(prefix));
-    taken.prefixes =
-        conflicts.map(|(prefix, error)| (prefix, format!("is not to be had here: {error}"))).collect();
-    taken
 }
 
 async fn changed(said: &mut Option<watch::Receiver<Said>>) {
