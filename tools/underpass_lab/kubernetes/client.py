@@ -1,8 +1,8 @@
 """The API server, spoken over one connection: a request costs no process, so that times can be taken.
 
-    client = Client(cluster)
-    client.create_node("x1", "10.244.9.0/24", ["192.0.2.9"])
-    client.patch("/api/v1/nodes/x1", {"spec": {"unschedulable": True}})
+client = Client(cluster)
+client.create_node("x1", "10.244.9.0/24", ["192.0.2.9"])
+client.patch("/api/v1/nodes/x1", {"spec": {"unschedulable": True}})
 """
 
 import http.client
