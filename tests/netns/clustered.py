@@ -20,7 +20,7 @@ from underpass_lab.daemon import Daemon
 from underpass_lab.kubernetes import binaries, pods
 from underpass_lab.kubernetes.client import Client
 from underpass_lab.kubernetes.cluster import Cluster
-from underpass_lab.kubernetes.pods import Pod
+from underpass_lab.kubernetes.pods import Pod as Pod
 
 # A node change has to reach packets within this.
 CHANGE_S = 1.0

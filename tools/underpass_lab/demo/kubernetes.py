@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from underpass_lab import netns
@@ -102,7 +103,8 @@ class Demo:
         missing = [one["what"] for one in answer["missing"] if one["command"] != READ_ONLY]
         if missing:
             raise Failure("\n".join(missing))
-        return f"style {source['style']}, {source['nodes']} nodes, {answer['routes']} routes, MTU {answer['tunnel']['mtu']}"
+        mtu = answer["tunnel"]["mtu"]
+        return f"style {source['style']}, {source['nodes']} nodes, {answer['routes']} routes, MTU {mtu}"
 
     def start_pods(self) -> str:
         """A pod on each node, with an address of the node's podCIDR."""
@@ -226,7 +228,7 @@ def ipip(source: Pod, target: Pod) -> str:
     return f"{nodes} and ip proto 4 and not ({PROBE}) and ip[32:4] = {inner[0]} and ip[36:4] = {inner[1]}"
 
 
-def ping_each(ping: functools.partial[int], addresses: list[str]) -> str:
+def ping_each(ping: Callable[[str], int], addresses: list[str]) -> str:
     """Every address must answer every ping."""
     wrong = [f"{address}: {count} of 3" for address in addresses if (count := ping(address)) < 3]
     if wrong:
@@ -249,7 +251,7 @@ def end_captures(wires: dict[str, Recording]) -> None:
 
 def nothing_left(cluster: Cluster) -> None:
     """Failure with what there is of a cluster that was ended."""
-    found: list[object] = list(netns.NAMES.glob(f"{cluster.plan.id}*")) + [cluster.state] * cluster.state.exists()
+    found: list[object] = [*netns.NAMES.glob(f"{cluster.plan.id}*"), *[cluster.state] * cluster.state.exists()]
     found += [pid for machine in (cluster.control, *cluster.nodes.values()) for pid in machine.keepers()[True]]
     found += [mounted / cluster.plan.id for mounted in cgroups.hierarchies() if (mounted / cluster.plan.id).exists()]
     if found:
