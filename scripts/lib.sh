@@ -64,6 +64,13 @@ package_installed() {
     [[ $(dpkg-query -W -f='${Status}' "$1" 2>/dev/null) == "install ok installed" ]]
 }
 
+# What scripts/kubernetes needs to build and to run a cluster: the rest is fetched for the cluster alone; libseccomp2 is
+# what runc is linked with.
+kubernetes_packages() {
+    install_packages python3 dpkg-dev ca-certificates debian-archive-keyring libseccomp2 openssl iproute2 iputils-ping \
+        util-linux mount ethtool
+}
+
 # An image without package lists, or with stale ones, needs an update first; others are spared it.
 apt_install() {
     if compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null; then

@@ -2,7 +2,6 @@
 
 import bootstrap
 
-import json
 import os
 import pathlib
 import re
@@ -13,78 +12,20 @@ import tempfile
 import time
 import unittest
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from underpass_lab.api import Api, status
-from underpass_lab.command import Failure, run, wait_until
+from underpass_lab.command import wait_until
 from underpass_lab.daemon import Daemon
-from underpass_lab.kubernetes import binaries
+from underpass_lab.kubernetes import binaries, pods
 from underpass_lab.kubernetes.client import Client
 from underpass_lab.kubernetes.cluster import Cluster
-from underpass_lab.kubernetes.image import BUSYBOX
-from underpass_lab.kubernetes.machine import Machine
-from underpass_lab.paths import PYTHON, TRAFFIC
+from underpass_lab.kubernetes.pods import Pod as Pod
 
-POD_S = 120
 # A node change has to reach packets within this.
 CHANGE_S = 1.0
 # And a daemon has to follow again so soon after the API server has come back.
 BACK_S = 15.0
-PORT = 5001
-PODS = {
-    "apiVersion": "apps/v1",
-    "kind": "DaemonSet",
-    "metadata": {"name": "pods"},
-    "spec": {
-        "selector": {"matchLabels": {"app": "pods"}},
-        "template": {
-            "metadata": {"labels": {"app": "pods"}},
-            "spec": {
-                "terminationGracePeriodSeconds": 1,
-                "tolerations": [{"operator": "Exists"}],
-                "containers": [{"name": "pod", "image": BUSYBOX, "imagePullPolicy": "Never"}],
-            },
-        },
-    },
-}
-
-
-@dataclass(frozen=True)
-class Pod:
-    """A pod that runs; `namespace` is its network namespace."""
-
-    node: str
-    addresses: tuple[str, ...]
-    namespace: str
-
-    @property
-    def address(self) -> str:
-        return self.addresses[0]
-
-    def entry(self) -> tuple[str, ...]:
-        """The words before a command of this host that shall be in its network."""
-        return ("nsenter", f"--net={self.namespace}")
-
-    def ping(self, address: str, *options: object, count: int = 3) -> int:
-        """How many of `count` pings were answered."""
-        words = ("ping", "-n", "-c", count, "-i", "0.02", "-W", "3", *options, address)
-        found = re.search(r"(\d+) received", run(*self.entry(), *words, check=False).stdout)
-        return int(found[1]) if found else 0
-
-    def transfer(self, target: "Pod", address: str, size: int = 4 << 20) -> None:
-        """Sends random bytes over TCP; Failure unless they arrive with the same hash."""
-        words = (*target.entry(), PYTHON, TRAFFIC, "tcp-receive", str(PORT))
-        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as receiver:
-            try:
-                listens = (*target.entry(), "ss", "-Hnlt", f"sport = :{PORT}")
-                wait_until(lambda: run(*listens).stdout, 10, f"a listener on {PORT}")
-                sent = run(*self.entry(), PYTHON, TRAFFIC, "tcp-send", address, PORT, size, timeout=60).stdout
-                received, _ = receiver.communicate(timeout=30)
-            finally:
-                receiver.kill()
-        if sent != received or not sent.startswith(f"{size} "):
-            raise Failure(f"{self.node} to {target.node}: sent {sent!r}, received {received!r}")
 
 
 class Stream:
@@ -211,27 +152,4 @@ class Clustered(unittest.TestCase):
     @classmethod
     def start_pods(cls) -> dict[str, Pod]:
         """A pod on each node, by node."""
-        cls.cluster.apply(json.dumps(PODS))
-
-        def found() -> dict[str, Pod]:
-            time.sleep(0.3)
-            items = cls.client.get("/api/v1/namespaces/default/pods?labelSelector=app%3Dpods")["items"]
-            up = {item["spec"].get("nodeName"): item for item in items if item["status"]["phase"] == "Running"}
-            if not cls.cluster.nodes.keys() <= up.keys():
-                return {}
-            pods = {name: up[name]["status"]["podIPs"] for name in cls.cluster.nodes}
-            all_of = {name: tuple(item["ip"] for item in found) for name, found in pods.items()}
-            return {
-                name: Pod(name, addresses, _namespace(cls.cluster.node(name), addresses[0]))
-                for name, addresses in all_of.items()
-            }
-
-        return wait_until(found, POD_S, "a pod on each node")
-
-
-def _namespace(machine: Machine, address: str) -> str:
-    """The network namespace of a pod on a node: where the runtime of the node has bound it, seen from this host."""
-    for path in pathlib.Path(f"/proc/{machine.needed_keeper()}/root/run/netns").iterdir():
-        if f" {address}/" in run("nsenter", f"--net={path}", "ip", "-o", "address", check=False).stdout:
-            return str(path)
-    raise Failure(f"no pod on {machine.name} has {address}")
+        return pods.start(cls.cluster, cls.client)

@@ -65,13 +65,18 @@ class Manifests(unittest.TestCase):
         for file in (ALL, ODD):
             with self.subTest(file):
                 asked: dict[tuple[str, str], set[str]] = {}
-                for rule in self.objects(file)["ClusterRole"]["rules"]:
+                rules = self.objects(file)["ClusterRole"]["rules"]
+                for rule in rules:
                     for group in rule["apiGroups"]:
                         asked |= {(group, resource): set(rule["verbs"]) for resource in rule["resources"]}
                 expected = {("", "nodes"): {"get", "list", "watch", "patch"}, ("", "nodes/status"): {"patch"}}
                 if file == ALL:
                     groups = ("crd.projectcalico.org", "projectcalico.org")
                     expected |= {(group, kind): {"list", "watch"} for group in groups for kind in CALICO}
+                else:
+                    expected[("", "configmaps")] = {"get"}
+                    (rule,) = (one for one in rules if "configmaps" in one["resources"])
+                    self.assertEqual(rule["resourceNames"], ["kube-flannel-cfg"])
                 self.assertEqual(asked, expected)
                 pod = self.pod(file)
                 self.assertEqual((pod["hostNetwork"], "hostPID" in pod, "hostIPC" in pod), (True, False, False))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 from underpass_lab.command import Failure
+from underpass_lab.demo import kubernetes
 from underpass_lab.demo.story import say
 from underpass_lab.lab import making
 from underpass_lab.lab import topology as topologies
@@ -16,9 +17,17 @@ TOPOLOGY = "three-nodes"
 
 def main() -> int:
     """The exit status of the cases."""
-    if len(sys.argv) > 1:
-        print("usage: scripts/demo (no arguments)", file=sys.stderr)
-        return 2
+    match sys.argv[1:]:
+        case []:
+            return in_a_lab()
+        case ["--kubernetes"]:
+            return kubernetes.main()
+    print("usage: scripts/demo [--kubernetes]", file=sys.stderr)
+    return 2
+
+
+def in_a_lab() -> int:
+    """The modes, side by side."""
     path = topologies.find(TOPOLOGY)
     text = path.read_text(encoding="utf-8")
     topology = topologies.load(path, text)

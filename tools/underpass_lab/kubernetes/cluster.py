@@ -222,13 +222,15 @@ class Cluster:
 
     def load_image(
         self, name: str, files: dict[str, pathlib.Path], command: Sequence[str], links: dict[str, str] | None = None
-    ) -> None:
-        """Makes an image `docker.io/local/NAME:TAG` out of files and gives it to every node; see image.make."""
+    ) -> int:
+        """Makes an image such as `docker.io/local/NAME:TAG` out of files and gives it to every node; see image.make.
+        Its size in bytes."""
         with tempfile.TemporaryDirectory(prefix="image-", dir=self.state) as directory:
             archive = pathlib.Path(directory, "image.tar")
             image.make(archive, (name,), files, links, command)
-            for machine in self.nodes.values():
-                node.load_image(machine, archive)
+            with ThreadPoolExecutor(len(self.nodes)) as threads:
+                list(threads.map(lambda machine: node.load_image(machine, archive), self.nodes.values()))
+            return archive.stat().st_size
 
     def wait_nodes_ready(self, timeout: float = READY_S) -> None:
         """Waits until every node is Ready."""

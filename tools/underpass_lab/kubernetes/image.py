@@ -17,6 +17,8 @@ TOOLS = (
     "awk cat chmod cp cut dd echo env grep head hostname httpd id ifconfig ip kill ln ls mkdir mv nc nslookup"
     " netstat ping ping6 ps rm route sed seq sh sha256sum sleep sort stat tail tee test timeout touch tr true wc wget"
 ).split()
+# That of builders.
+PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _PREFIX = "application/vnd.oci.image"
 
@@ -48,7 +50,7 @@ def make(
     config = {
         "architecture": architecture,
         "os": "linux",
-        "config": {"Entrypoint": list(command), "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]},
+        "config": {"Entrypoint": list(command), "Env": [PATH]},
         "rootfs": {"type": "layers", "diff_ids": [_digest(layer)]},
     }
     blobs: dict[str, bytes] = {}

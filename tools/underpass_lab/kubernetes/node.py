@@ -69,6 +69,9 @@ def kubelet_config(plan: Plan) -> dict[str, object]:
         "evictionHard": {f"{signal}.available": "0%" for signal in ("memory", "nodefs", "imagefs")},
         "volumePluginDir": "/var/lib/kubelet/exec",
         "imageGCHighThresholdPercent": 100,
+        # Its own 5 a second would be the speed at which a hundred pods come and go.
+        "kubeAPIQPS": 100,
+        "kubeAPIBurst": 200,
         "featureGates": {GATE.partition("=")[0]: True} if plan.dual_stack else {},
     }
 
