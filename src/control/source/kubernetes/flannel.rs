@@ -246,7 +246,10 @@ fn lower<T: Default + serde::de::DeserializeOwned>(text: &str) -> Result<T, Stri
     let value: Value = serde_json::from_str(text).map_err(|error| format!("no JSON: {error}"))?;
     match value {
         Value::Null => Ok(T::default()),
-        value => serde_json::from_value(lower_keys(value)).map_err(|error| error.to_string()),
+        value @ Value::Object(_) => {
+            serde_json::from_value(lower_keys(value)).map_err(|error| error.to_string())
+        }
+        _ => Err("no JSON object".to_owned()),
     }
 }
 
