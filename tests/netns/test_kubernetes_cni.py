@@ -19,7 +19,7 @@ NODE = "n1"
 # kubelet's own limit is 110 pods, of which the daemon is one.
 MANY = 100
 ROUNDS = 2
-# Half a minute on two quiet cores, of which the kubelet takes most.
+# A round of 100 takes the kubelet half a minute on two busy cores.
 ROUND_S = 120
 FLANNEL_NODE = install.MANIFEST.with_name("underpass-flannel-node.yaml")
 DAEMON = ("--namespace=underpass", "--selector=app=underpass")
@@ -54,9 +54,8 @@ class CniOfANode(Clustered):
             wait_until(there, ROUND_S, f"{count} pods")
         except Failure as failure:
             phases = collections.Counter(item["status"]["phase"] for item in self.listed("many"))
-            events = self.cluster.kubectl(
-                "get", "events", "--field-selector=type=Warning,reason!=MissingClusterDNS"
-            ).splitlines()
+            wanted = "--field-selector=type=Warning,reason!=MissingClusterDNS"
+            events = self.cluster.kubectl("get", "events", wanted).splitlines()
             raise Failure("\n".join([str(failure), str(dict(phases)), *events[:10]])) from None
         return [item["status"]["podIP"] for item in self.listed("many")]
 
