@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from underpass_lab import netns
-from underpass_lab.command import Failure
+from underpass_lab.command import Failure, wait_until
 from underpass_lab.demo.inside import Recording
 from underpass_lab.demo.story import Story, say
 from underpass_lab.kubernetes import binaries, cgroups, install, pods
@@ -208,7 +208,12 @@ class Demo:
     def delete_pods(self) -> None:
         """Waits for the end of the pods."""
         self.cluster.kubectl("delete", "daemonset", "pods", "--timeout=60s", timeout=70)
-        self.cluster.kubectl("wait", "--for=delete", "pods", "--selector=app=pods", "--timeout=60s", timeout=70)
+
+        def gone() -> bool:
+            time.sleep(0.3)
+            return not self.client.get(f"{pods.LIST}pods")["items"]
+
+        wait_until(gone, READY_S, "the end of the pods")
 
     def nothing_left(self, name: str) -> None:
         """Failure with what is there."""

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::facts::{Facts, NodeFacts};
 use super::flannel::{self, Backend};
-use super::session::plain;
+use super::plain;
 use super::state_file;
 use crate::config::Style;
 use crate::control::source::cluster::Announcement;

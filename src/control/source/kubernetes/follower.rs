@@ -1,31 +1,20 @@
-//! The thread of the source: sessions with the API server, one after the other, and what is known between them.
+//! What is known of the cluster between and during sessions with the API server, and to whom it is told.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::announce::Announcer;
 use super::facts::Facts;
-use super::session::Session;
 use super::state_file::StateFile;
 use super::{discover, style_of};
 use crate::config::{Kubernetes, Style};
 use crate::control::source::cluster::{Announcement, Ends, Said};
 use crate::control::source::discovered::Discovered;
 
-/// How long a connection may take.
-const CONNECT: Duration = Duration::from_secs(5);
-/// Longer than a watch is asked for: one that says nothing for so long is dead.
-const READ: Duration = Duration::from_secs(300);
-/// From the end of a session to the next, growing from the first to the second.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
-/// A session that lasted so long was a good one.
-const GOOD: Duration = Duration::from_secs(30);
 /// Writes of the state file come no closer together.
 const WRITES: Duration = Duration::from_secs(1);
 
@@ -41,7 +30,7 @@ pub(super) struct Follower {
     file_trouble: Option<String>,
     /// When the state file is due.
     write_at: Option<Instant>,
-    tell: watch::Sender<Said>,
+    pub(super) tell: watch::Sender<Said>,
 }
 
 impl Follower {
@@ -61,41 +50,8 @@ impl Follower {
         }
     }
 
-    /// Follows the cluster until nobody wants to know.
-    pub(super) async fn run(mut self) {
-        self.recall();
-        let mut pause = PAUSES.0;
-        let tell = self.tell.clone();
-        loop {
-            let begun = Instant::now();
-            let why = tokio::select! {
-                why = self.session() => why,
-                () = tell.closed() => return,
-            };
-            let Some(why) = why else { return };
-            self.lose(why);
-            pause = if begun.elapsed() > GOOD { PAUSES.0 } else { (pause * 2).min(PAUSES.1) };
-            tokio::select! {
-                () = sleep(pause) => {}
-                () = tell.closed() => return,
-            }
-        }
-    }
-
-    /// One session with the API server. Returns why it ended; `None` when nobody wants to know any more.
-    async fn session(&mut self) -> Option<String> {
-        let client = match connect(&self.settings).await {
-            Ok(client) => client,
-            Err(why) => return Some(why),
-        };
-        match Session::begin(self, client).await {
-            Ok(session) => session.run().await,
-            Err(why) => Some(why),
-        }
-    }
-
     /// Takes what the state file has, until the API server says it anew.
-    fn recall(&mut self) {
+    pub(super) fn recall(&mut self) {
         match self.file.read() {
             Ok(Some(facts)) => {
                 self.facts = facts;
@@ -215,22 +171,4 @@ impl Follower {
         });
         self.say_problems();
     }
-}
-
-/// A client of the API server that `settings` name.
-async fn connect(settings: &Kubernetes) -> Result<Client, String> {
-    let mut config = match &settings.kubeconfig {
-        Some(path) => {
-            let about = |error: &dyn std::fmt::Display| format!("kubeconfig {}: {error}", path.display());
-            let file = Kubeconfig::read_from(path).map_err(|error| about(&error))?;
-            let options = KubeConfigOptions::default();
-            Config::from_custom_kubeconfig(file, &options).await.map_err(|error| about(&error))?
-        }
-        None => Config::incluster().map_err(|error| {
-            format!("no service account of a pod here ({error}); give `kubeconfig` under [source.kubernetes]")
-        })?,
-    };
-    config.connect_timeout = Some(CONNECT);
-    config.read_timeout = Some(READ);
-    Client::try_from(config).map_err(|error| format!("cannot make a client: {error}"))
 }

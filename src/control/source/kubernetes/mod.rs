@@ -15,6 +15,7 @@ mod follower;
 mod native;
 mod objects;
 mod session;
+mod sessions;
 mod state_file;
 mod table;
 #[cfg(test)]
@@ -36,7 +37,7 @@ use crate::config::{self, Style};
 pub(super) fn follow(settings: config::Kubernetes, ends: Ends) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let thread = std::thread::Builder::new().name("kubernetes".to_owned());
-    thread.spawn(move || runtime.block_on(Follower::new(settings, ends).run()))?;
+    thread.spawn(move || runtime.block_on(sessions::run(Follower::new(settings, ends))))?;
     Ok(())
 }
 
@@ -58,4 +59,18 @@ fn style_of(facts: &Facts) -> (Style, &'static str) {
         () if !facts.pools.is_empty() => (Style::Calico, "it has Calico's IP pools"),
         () => (Style::Native, "it has nothing of flannel or Calico"),
     }
+}
+
+/// An error and its causes in one line.
+fn plain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    shown(&text)
 }

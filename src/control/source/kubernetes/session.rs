@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::facts::{AffinityFacts, BlockFacts, NodeFacts, PoolFacts};
 use super::follower::Follower;
 use super::objects::{self, CALICO_GROUPS, Kind};
+use super::plain;
 use super::table::Table;
 use crate::config::Style;
 
@@ -347,20 +348,6 @@ async fn net_conf(follower: &mut Follower, client: &Client) -> Option<String> {
         }
     }
     follower.facts.net_conf.take()
-}
-
-/// An error and its causes in one line.
-pub(super) fn plain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    super::shown(&text)
 }
 
 fn explain(error: &watcher::Error) -> String {
