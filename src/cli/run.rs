@@ -12,7 +12,7 @@ use crate::net::{EncapMode, Prefix};
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   underpass run --config /etc/underpass/config.toml
-  underpass run --config config.toml --pool 10.244.0.0/16 --ipip-mode CrossSubnet
+  underpass run --config a.toml --pool 10.244.0.0/16 --ipip-mode Always
   RUST_LOG=debug underpass run --config node-a.toml")]
 pub(super) struct Run {
     /// The configuration file (TOML)
@@ -22,20 +22,25 @@ pub(super) struct Run {
     pool: OnePool,
 }
 
-/// A pool beside those of the file, for manifests that set environment variables
+/// A pool beside those of the file, for manifests that set environment variables. The help texts name these: clap's
+/// own words would be broken within their brackets.
 #[derive(Args, Debug)]
 struct OnePool {
-    /// One pool more than the configuration file has
-    #[arg(long = "pool", id = "pool", value_name = "CIDR", env = "UNDERPASS_POOL_CIDR", value_parser = cidr)]
+    /// One pool more than the file has, or UNDERPASS_POOL_CIDR
+    #[arg(long = "pool", id = "pool", value_name = "CIDR", env = "UNDERPASS_POOL_CIDR", hide_env = true)]
+    #[arg(value_parser = cidr)]
     cidr: Option<Prefix>,
-    /// Its ipip_mode
-    #[arg(long, value_name = "MODE", env = "UNDERPASS_POOL_IPIP", requires = "pool", value_parser = modes())]
+    /// Its ipip_mode (Never, CrossSubnet, Always), or UNDERPASS_POOL_IPIP
+    #[arg(long, value_name = "MODE", env = "UNDERPASS_POOL_IPIP", hide_env = true)]
+    #[arg(requires = "pool", value_parser = modes(), hide_possible_values = true)]
     ipip_mode: Option<EncapMode>,
-    /// Its vxlan_mode
-    #[arg(long, value_name = "MODE", env = "UNDERPASS_POOL_VXLAN", requires = "pool", value_parser = modes())]
+    /// Its vxlan_mode (the same words), or UNDERPASS_POOL_VXLAN
+    #[arg(long, value_name = "MODE", env = "UNDERPASS_POOL_VXLAN", hide_env = true)]
+    #[arg(requires = "pool", value_parser = modes(), hide_possible_values = true)]
     vxlan_mode: Option<EncapMode>,
-    /// Its nat_outgoing
-    #[arg(long, value_name = "BOOL", env = "UNDERPASS_POOL_NAT_OUTGOING", requires = "pool")]
+    /// Its nat_outgoing, true or false, or UNDERPASS_POOL_NAT_OUTGOING
+    #[arg(long, value_name = "BOOL", env = "UNDERPASS_POOL_NAT_OUTGOING", hide_env = true)]
+    #[arg(requires = "pool", hide_possible_values = true)]
     nat_outgoing: Option<bool>,
 }
 
