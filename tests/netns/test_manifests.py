@@ -124,7 +124,7 @@ class Manifests(unittest.TestCase):
     def test_the_environment_is_that_of_the_daemons_options(self) -> None:
         options = run(binary(), "run", "--help").stdout
         names = set(self.environment(ALL))
-        self.assertEqual(names - {"NODE_NAME"}, set(re.findall(r"\[env:\s+(UNDERPASS_POOL_\w+)", options)))
+        self.assertEqual(names - {"NODE_NAME"}, set(re.findall(r"UNDERPASS_POOL_\w+", options)))
 
     def test_the_init_step_replaces_files_as_a_whole(self) -> None:
         """Its shell, with other directories."""
