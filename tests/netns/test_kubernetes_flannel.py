@@ -114,7 +114,7 @@ class IPv4(Flannel):
         text = (self.cluster.underlay.dir / f"{OURS}.subnet.env").read_bytes()
         self.assertEqual(
             text.decode(),
-            f"FLANNEL_NETWORK={PODS}\nFLANNEL_SUBNET={first}/{length}\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n",
+            f"FLANNEL_NETWORK={PODS}\nFLANNEL_SUBNET={first}/{length}\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n",
         )
         conditions = self.client.get(f"{NODES}/{OURS}")["status"]["conditions"]
         found = [item["status"] for item in conditions if item["type"] == "NetworkUnavailable"]
@@ -248,7 +248,7 @@ class DualStack(Flannel):
             text,
             f"FLANNEL_NETWORK={PODS}\nFLANNEL_SUBNET={four.replace('.0/', '.1/')}\n"
             f"FLANNEL_IPV6_NETWORK={PODS6}\nFLANNEL_IPV6_SUBNET={six.replace('::/', '::1/')}\n"
-            "FLANNEL_MTU=1430\nFLANNEL_IPMASQ=false\n",
+            "FLANNEL_MTU=1430\nFLANNEL_IPMASQ=true\n",
         )
 
     def test_2_all_pods_reach_each_other_in_both_families(self) -> None:
