@@ -203,7 +203,14 @@ class Values(unittest.TestCase):
                 "vxlan": {"port": 8472, "vni": 7},
                 "local": {"subnets": ["10.244.1.0/24"]},
                 "control": {"socket": str(directory / "n1.sock")},
-                "pool": [{"cidr": "10.244.0.0/16", "ipip_mode": "Never", "vxlan_mode": "CrossSubnet"}],
+                "pool": [
+                    {
+                        "cidr": "10.244.0.0/16",
+                        "ipip_mode": "Never",
+                        "vxlan_mode": "CrossSubnet",
+                        "nat_outgoing": False,
+                    }
+                ],
                 "peer": [
                     {"name": "n2", "address": "192.0.2.2", "subnets": ["10.244.2.0/24"]},
                     {"name": "n3", "address": "198.51.100.3", "subnets": ["10.244.3.0/24"]},

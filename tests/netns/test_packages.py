@@ -116,8 +116,11 @@ def of_shell(text: str) -> set[Any]:
 
 
 def installed(script: str) -> set[Any]:
-    """The packages that a script names in its calls of install_packages and need_packages."""
+    """The packages that a script names in its calls of install_packages and need_packages, or a cluster's."""
     text = (REPO / "scripts" / script).read_text(encoding="utf-8").replace("\\\n", " ")
+    if "kubernetes_packages" in text or "scripts/kubernetes build" in text:
+        library = (REPO / "scripts/lib.sh").read_text(encoding="utf-8").replace("\\\n", " ")
+        text += library.split("\nkubernetes_packages() {")[1].split("\n}")[0]
     calls = re.findall(r"\b(?:install|need)_packages ([^\n>]*)", text)
     return {word for call in calls for word in call.split()}
 
