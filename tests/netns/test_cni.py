@@ -454,8 +454,13 @@ class Conflist(CniTest):
         path.unlink()
         daemon = self.lab.start("n1", wait=False)
         wait_until(path.exists, 5, "the conflist")
-        log = daemon.log()
-        self.assertGreater(log.rindex(f"{path} written"), log.rindex("mtu 1450: uplink"))
+
+        def lines() -> tuple[int, int]:
+            """Where the log, a moment behind the file, says that it is written, and where it tells of the start."""
+            log = daemon.log()
+            return log.rindex(f"{path} written"), log.rindex("mtu 1450: uplink")
+
+        wait_until(lambda: lines()[0] > lines()[1], 5, "the line in the log behind those of the start")
         # What somebody else does is mended and shown, and is not shown for ever.
         path.write_text("{}", encoding="utf-8")
         wait_until(lambda: self.mtu("n1") == MTU, 40, "the file as it should be")
