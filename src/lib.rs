@@ -12,7 +12,8 @@
 //!
 //! Two wings on a common ground; docs/architecture.md has the whole table, and `tests/architecture.rs` holds it:
 //!
-//! - ground: [`net`] (values), [`wire`] (headers as bytes), [`sync`], [`route`] (routes and the forwarding table)
+//! - ground: [`net`] (values), [`wire`] (headers as bytes), [`sync`], [`files`] (replaced as a whole),
+//!   [`route`] (routes and the forwarding table)
 //! - [`dataplane`]: the packet path
 //! - [`control`]: the engine, the host's side, sources, the API's server, the daemon's life
 //! - [`config`] (the file), [`api`] (types of the control API), [`client`], [`cni`] (the plugin of container
@@ -32,6 +33,7 @@ pub mod cni;
 pub mod config;
 pub mod control;
 pub mod dataplane;
+pub mod files;
 pub mod net;
 pub mod route;
 pub mod sync;

@@ -6,9 +6,10 @@ use std::fs;
 use std::path::Path;
 
 /// Every room, and the rooms that it uses. A room uses only those above it.
-const ROOMS: [(&str, &[&str]); 23] = [
+const ROOMS: [(&str, &[&str]); 24] = [
     ("net", &[]),
     ("sync", &[]),
+    ("files", &[]),
     ("wire", &["net"]),
     ("route", &["net"]),
     ("dataplane/packet", &["wire"]),
@@ -60,7 +61,7 @@ const ROOMS: [(&str, &[&str]); 23] = [
     ),
     ("api", &["net"]),
     ("client", &["api"]),
-    ("cni", &["api", "client"]),
+    ("cni", &["api", "client", "files"]),
     ("config", &["net", "route", "wire"]),
     (
         "control/engine",
@@ -82,7 +83,7 @@ const ROOMS: [(&str, &[&str]); 23] = [
         "control/host",
         &["control/engine", "dataplane/device", "dataplane/packet", "dataplane/underlay", "net"],
     ),
-    ("control/source", &["config", "control/engine", "net", "route"]),
+    ("control/source", &["config", "control/engine", "files", "net", "route"]),
     ("control/server", &["api", "control/engine", "dataplane/observe", "net", "route"]),
     (
         "control/daemon",
@@ -102,6 +103,7 @@ const ROOMS: [(&str, &[&str]); 23] = [
             "dataplane/pump",
             "dataplane/segment",
             "dataplane/underlay",
+            "files",
             "net",
             "route",
             "sync",

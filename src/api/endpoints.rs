@@ -39,6 +39,18 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// One in the tests.
+    #[cfg(test)]
+    pub(crate) fn sample(container: &str) -> Self {
+        Self {
+            id: Self::id_of(container, "eth0"),
+            container_id: container.to_owned(),
+            ifname: "eth0".to_owned(),
+            addresses: vec![[10, 1, 0, 2].into()],
+            ..Self::default()
+        }
+    }
+
     /// Bytes of an id, at most.
     pub const LONGEST_ID: usize = 200;
     /// Bytes of any other text but the path of the namespace, at most.

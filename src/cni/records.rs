@@ -3,18 +3,20 @@
 //!
 //! The files lie on a file system that is empty after a reboot, as pods are gone then, too.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::api::Endpoint;
+use crate::files::{self, Modes};
 
 /// Bytes of a file, at most.
 const LONGEST: u64 = 64 * 1024;
 /// Files that are looked at, at most: a node has a few hundred pods.
 pub const MOST: usize = 8192;
 const ENDING: &str = ".json";
+/// Names of pods are not for everybody.
+const MODES: Modes = Modes { file: 0o640, directory: 0o750 };
 
 /// The directory with the records of one node.
 #[derive(Clone, Debug)]
@@ -42,23 +44,8 @@ impl Records {
     /// The kernel's.
     pub fn write(&self, endpoint: &Endpoint) -> io::Result<()> {
         let path = self.path(&endpoint.id)?;
-        fs::DirBuilder::new().recursive(true).mode(0o750).create(&self.0)?;
-        let text = serde_json::to_vec(endpoint)?;
         // Two processes never write of one attachment at a time, but one may have been killed.
-        let new = self.0.join(format!(".{}.{}", endpoint.id, std::process::id()));
-        let written = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o640)
-            .open(&new)
-            .and_then(|mut file| file.write_all(&text))
-            .and_then(|()| fs::rename(&new, path));
-        if written.is_err() {
-            // There may be nothing to remove.
-            let _ = fs::remove_file(&new);
-        }
-        written
+        files::replace(&path, &serde_json::to_vec(endpoint)?, MODES)
     }
 
     /// What is kept of `id`; `None` where nothing is, or nothing that can be understood.
@@ -118,23 +105,13 @@ mod tests {
     use super::Records;
     use crate::api::Endpoint;
 
-    fn endpoint(container: &str) -> Endpoint {
-        Endpoint {
-            id: Endpoint::id_of(container, "eth0"),
-            container_id: container.to_owned(),
-            ifname: "eth0".to_owned(),
-            addresses: vec!["10.1.0.2".parse().unwrap()],
-            ..Endpoint::default()
-        }
-    }
-
     #[test]
     fn records_come_and_go_and_junk_is_passed_over() {
         let dir = tempfile::tempdir().unwrap();
         let records = Records::beside(&dir.path().join("underpass.sock"));
         assert_eq!(records.all().unwrap(), []);
         records.remove("c1:eth0").unwrap();
-        let mut one = endpoint("c1");
+        let mut one = Endpoint::sample("c1");
         for addresses in [Vec::new(), one.addresses.clone()] {
             one.addresses = addresses;
             records.write(&one).unwrap();
@@ -148,7 +125,10 @@ mod tests {
         std::fs::create_dir(records.directory().join("d:e.json")).unwrap();
         assert_eq!(records.all().unwrap(), [one]);
         assert_eq!(records.read("../x"), None);
-        assert!(records.write(&endpoint("..")).is_err() && records.write(&endpoint("a/b")).is_err());
+        assert!(
+            records.write(&Endpoint::sample("..")).is_err()
+                && records.write(&Endpoint::sample("a/b")).is_err()
+        );
         records.remove("c1:eth0").unwrap();
         assert_eq!(records.all().unwrap(), []);
     }

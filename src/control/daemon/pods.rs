@@ -121,29 +121,21 @@ mod tests {
     use crate::api::Endpoint;
     use crate::control::engine::refusal::Kind;
 
-    fn endpoint(container: &str) -> Endpoint {
-        Endpoint {
-            id: Endpoint::id_of(container, "eth0"),
-            container_id: container.to_owned(),
-            ifname: "eth0".to_owned(),
-            addresses: vec!["10.1.0.2".parse().unwrap()],
-            ..Endpoint::default()
-        }
-    }
-
     fn ids(endpoints: &Endpoints) -> Vec<String> {
         endpoints.list().into_iter().map(|endpoint| endpoint.container_id).collect()
     }
 
     fn follow(endpoints: &Endpoints, files: &[&str]) {
-        endpoints.follow(|| Ok::<_, Infallible>(files.iter().map(|one| endpoint(one)).collect())).unwrap();
+        endpoints
+            .follow(|| Ok::<_, Infallible>(files.iter().map(|one| Endpoint::sample(one)).collect()))
+            .unwrap();
     }
 
     #[test]
     fn files_are_followed_and_what_clients_say_is_not_lost() {
         let endpoints = Endpoints::default();
         follow(&endpoints, &["a", "b"]);
-        endpoints.put(endpoint("c")).unwrap();
+        endpoints.put(Endpoint::sample("c")).unwrap();
         assert_eq!(ids(&endpoints), ["a", "b", "c"]);
         // Somebody has no files: what he said stays.
         follow(&endpoints, &["b"]);
@@ -155,12 +147,12 @@ mod tests {
         endpoints
             .follow(|| {
                 endpoints.delete("b:eth0").unwrap();
-                endpoints.put(endpoint("d")).unwrap();
-                Ok::<_, Infallible>(vec![endpoint("b")])
+                endpoints.put(Endpoint::sample("d")).unwrap();
+                Ok::<_, Infallible>(vec![Endpoint::sample("b")])
             })
             .unwrap();
         assert_eq!(ids(&endpoints), ["d"]);
-        let making = Endpoint { addresses: Vec::new(), ..endpoint("e") };
+        let making = Endpoint { addresses: Vec::new(), ..Endpoint::sample("e") };
         endpoints.follow(|| Ok::<_, Infallible>(vec![making])).unwrap();
         assert_eq!(ids(&endpoints), ["d"]);
         assert_eq!(endpoints.delete("b:eth0").unwrap_err().kind, Kind::Missing);
@@ -172,13 +164,13 @@ mod tests {
     fn there_is_an_end() {
         let endpoints = Endpoints::default();
         for n in 0..MOST {
-            endpoints.put(endpoint(&format!("c{n}"))).unwrap();
+            endpoints.put(Endpoint::sample(&format!("c{n}"))).unwrap();
         }
-        assert_eq!(endpoints.put(endpoint("more")).unwrap_err().kind, Kind::Full);
-        endpoints.put(endpoint("c7")).unwrap();
+        assert_eq!(endpoints.put(Endpoint::sample("more")).unwrap_err().kind, Kind::Full);
+        endpoints.put(Endpoint::sample("c7")).unwrap();
         follow(&endpoints, &["more"]);
         assert_eq!(endpoints.list().len(), MOST);
-        let wrong = Endpoint { id: "x".to_owned(), ..endpoint("c") };
+        let wrong = Endpoint { id: "x".to_owned(), ..Endpoint::sample("c") };
         assert_eq!(endpoints.put(wrong).unwrap_err().kind, Kind::Malformed);
     }
 }

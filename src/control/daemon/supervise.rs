@@ -9,7 +9,7 @@ use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 
-use super::configuration::{Follower, Sources};
+use super::configuration::{self, Follower, Sources};
 use super::fallbacks::Fallbacks;
 use super::gate::{self, Gate};
 use super::handle::{Choices, Handle, Links};
@@ -142,18 +142,14 @@ impl Running {
         let (guarded, more) = mpsc::unbounded_channel();
         watchers.spawn(guard(host.clone(), std::mem::take(&mut ready.lanes.guarded), more, inbox.clone()));
         let (restart, restarted) = mpsc::channel(1);
-        let follower = Follower {
-            sources,
+        let around = configuration::Around {
             host: host.clone(),
             inbox: inbox.clone(),
             snapshots: seen.clone(),
             wishes,
             restart,
-            generation: 0,
-            refused: Vec::new(),
-            trouble: None,
         };
-        watchers.spawn(follower.run());
+        watchers.spawn(Follower::new(sources, around).run());
         watchers.spawn(gate::watch(gate, counters.clone()));
         watchers.spawn(strays::watch(host.clone(), inbox.clone(), seen.clone()));
         watchers.spawn(watchdog::watch(counters.clone(), pump.wakers(), failed));

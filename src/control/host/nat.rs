@@ -33,8 +33,6 @@ use crate::net::Prefix;
 const CHAIN: &str = "postrouting";
 /// NF_IP_PRI_NAT_SRC (linux/netfilter_ipv4.h), "srcnat" in nft's words.
 const SOURCE_NAT: i32 = 100;
-/// IP-in-IP, IPv6-in-IP, GRE.
-const TUNNELS: [u32; 3] = [4, 41, 47];
 
 impl Host {
     /// Replaces the table by one of these rules, or removes it, in one transaction.
@@ -146,7 +144,7 @@ impl Family {
 fn lines(rules: &NatRules) -> Vec<Line> {
     let mut lines = vec![
         Line::Device(rules.device.clone()),
-        Line::Protocols(TUNNELS.into()),
+        Line::Protocols(NatRules::TUNNELS.into()),
         Line::Ports(rules.tunnel_ports.iter().copied().map(u32::from).collect()),
     ];
     for family in Family::BOTH {

@@ -14,3 +14,13 @@ pub mod discovered;
 pub mod file;
 #[cfg(feature = "kubernetes")]
 mod kubernetes;
+
+use tokio::time::{Instant, sleep_until};
+
+/// Waits for `moment`; where there is none, for ever.
+pub async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}

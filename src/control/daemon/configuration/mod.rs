@@ -14,16 +14,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::handle::ReloadWish;
 use super::runner::Inbox;
 use crate::api::{SourceRefusal, SourceStatus};
 use crate::config::Config;
 use crate::control::engine::edits::lines::Culprits;
+use crate::control::engine::port::HostView;
 use crate::control::engine::refusal::{Kind, Refusal};
 use crate::control::engine::{Asked, Event, Reply, Snapshot, Update, look, needs_restart};
 use crate::control::host::Host;
+use crate::control::source::at;
 use crate::control::source::cluster::{Announcement, Cluster, Said};
 use crate::control::source::compose::Composed;
 use crate::control::source::discovered::Refused;
@@ -38,25 +40,41 @@ const SHOWN: usize = 32;
 
 /// What follows the file and the cluster while the daemon runs.
 pub(super) struct Follower {
-    pub sources: Sources,
+    sources: Sources,
+    around: Around,
+    generation: u64,
+    /// What is left out of what the cluster says, in order.
+    refused: Vec<Refused>,
+    /// Why what it says is not followed.
+    trouble: Option<String>,
+}
+
+/// What it has to do with.
+pub(super) struct Around {
     pub host: Host,
     pub inbox: Inbox,
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     pub wishes: mpsc::Receiver<ReloadWish>,
     /// Where to say that this node is another one, so that everything has to begin anew.
     pub restart: mpsc::Sender<String>,
-    pub generation: u64,
-    /// What is left out of what the cluster says.
-    pub refused: Vec<Refused>,
-    /// Why what it says is not followed.
-    pub trouble: Option<String>,
+}
+
+/// What is to be followed, on a host that looks like this.
+struct Next {
+    composed: Composed,
+    view: Option<HostView>,
 }
 
 impl Follower {
+    /// Follows `sources`, which the daemon has begun with.
+    pub(super) fn new(sources: Sources, around: Around) -> Self {
+        Self { sources, around, generation: 0, refused: Vec::new(), trouble: None }
+    }
+
     /// Follows the file whenever somebody wishes, and the cluster whenever it says something new.
     pub(super) async fn run(mut self) {
         let mut said = self.sources.cluster.as_ref().map(Cluster::said);
-        let mut snapshots = self.snapshots.clone();
+        let mut snapshots = self.around.snapshots.clone();
         let mut retry = None;
         if let Some(said) = &mut said {
             let now = said.borrow_and_update().clone();
@@ -64,7 +82,7 @@ impl Follower {
         }
         loop {
             tokio::select! {
-                wish = self.wishes.recv() => match wish {
+                wish = self.around.wishes.recv() => match wish {
                     Some((wait, answer)) => {
                         let done = self.reload(wait).await;
                         // Who wished it may have gone.
@@ -107,10 +125,11 @@ impl Follower {
     async fn try_reload(&mut self, wait: bool) -> Result<Reply, Refusal> {
         let base = match self.sources.file.read_again().await {
             Ok(base) => base,
-            Err(refusal) => return self.update(Err(refusal), wait).await,
+            Err(refusal) => return self.update(Err(refusal), None, wait).await,
         };
         let Some(cluster) = self.sources.cluster.as_ref().filter(|_| base.kubernetes.is_some()) else {
-            let done = self.update(Ok(base.clone()), wait).await;
+            let view = self.look(&base).await;
+            let done = self.update(Ok(base.clone()), view, wait).await;
             if done.is_ok() {
                 self.sources.base = base;
             }
@@ -118,8 +137,8 @@ impl Follower {
         };
         let said = cluster.said().borrow().clone();
         let before = std::mem::replace(&mut self.sources.base, base);
-        let composed = match self.composed(&said).await {
-            Ok(composed) => composed,
+        let Next { composed, view } = match self.next(&said).await {
+            Ok(next) => next,
             Err(missing) => {
                 self.sources.base = before;
                 let mut culprits = Culprits::default();
@@ -127,7 +146,12 @@ impl Follower {
                 return Err(Refusal::of(Kind::Conflict, culprits));
             }
         };
-        let done = self.update(Ok(composed.config), wait).await;
+        // Who asks is told what the host has against it, also where nothing has changed.
+        let view = match view {
+            Some(view) => Some(view),
+            None => self.look(&composed.config).await,
+        };
+        let done = self.update(Ok(composed.config), view, wait).await;
         match done {
             Ok(_) => self.refuse(composed.refused),
             Err(_) => self.sources.base = before,
@@ -154,8 +178,8 @@ impl Follower {
     }
 
     async fn try_follow(&mut self, said: &Said) -> Result<(), String> {
-        let composed = self.composed(said).await?;
-        let running = Arc::clone(&self.snapshots.borrow().config);
+        let Next { composed, view } = self.next(said).await?;
+        let running = Arc::clone(&self.around.snapshots.borrow().config);
         self.refuse(composed.refused);
         if *running == composed.config {
             return Ok(());
@@ -163,13 +187,14 @@ impl Follower {
         let anew = needs_restart(&running, &composed.config);
         if !anew.is_empty() {
             let _ = self
+                .around
                 .restart
                 .send(format!("the cluster says of this node that {} is another", anew.join(", ")))
                 .await;
             return Err("this node is another one, so the daemon begins anew".to_owned());
         }
         let (before, now) = (running.peers.len(), composed.config.peers.len());
-        match self.update(Ok(composed.config), false).await {
+        match self.update(Ok(composed.config), view, false).await {
             Ok(_) => {
                 tracing::info!("source kubernetes: {now} peers, {before} before");
                 Ok(())
@@ -182,39 +207,48 @@ impl Follower {
     }
 
     /// What the file and the cluster make, without what clashes with additions by request or routes of this host.
-    async fn composed(&mut self, said: &Said) -> Result<Composed, String> {
-        let snapshot = Arc::clone(&self.snapshots.borrow());
-        let running = Arc::clone(&snapshot.config);
+    async fn next(&mut self, said: &Said) -> Result<Next, String> {
+        let snapshot = Arc::clone(&self.around.snapshots.borrow());
+        let running = Some(&*snapshot.config);
         let mut taken = taken_by_additions(&snapshot);
-        let composed = self.sources.compose(&self.host, said, Some(&running), &taken).await?;
-        if *running == composed.config {
-            return Ok(composed);
+        let composed = self.sources.compose(&self.around.host, said, running, &taken).await?;
+        if *snapshot.config == composed.config {
+            return Ok(Next { composed, view: None });
         }
-        taken.prefixes = taken_by_routes(&self.host, &composed.config, &snapshot.uplink).await.prefixes;
+        let view = self.look(&composed.config).await;
+        taken.prefixes =
+            view.as_ref().map(|view| taken_by_routes(&composed.config, view)).unwrap_or_default();
         if taken.prefixes.is_empty() {
-            return Ok(composed);
+            return Ok(Next { composed, view });
         }
-        self.sources.compose(&self.host, said, Some(&running), &taken).await
+        let composed = self.sources.compose(&self.around.host, said, running, &taken).await?;
+        Ok(Next { composed, view })
     }
 
-    /// Has the engine follow `config`, or know why there is none.
-    async fn update(&mut self, config: Result<Config, Refusal>, wait: bool) -> Result<Reply, Refusal> {
+    /// The host with the routes that matter to `config`.
+    async fn look(&self, config: &Config) -> Option<HostView> {
+        let uplink = self.around.snapshots.borrow().uplink.to_string();
+        self.around.host.observe(&look(config, &uplink, None)).await.ok()
+    }
+
+    /// Has the engine follow `config` on a host that looks like `view`, or know why there is none.
+    async fn update(
+        &mut self,
+        config: Result<Config, Refusal>,
+        view: Option<HostView>,
+        wait: bool,
+    ) -> Result<Reply, Refusal> {
         self.generation += 1;
-        let config = config.map(Box::new);
-        let uplink = self.snapshots.borrow().uplink.to_string();
-        let view = match &config {
-            Ok(config) => self.host.observe(&look(config, &uplink, None)).await.ok().map(Box::new),
-            Err(_) => None,
-        };
         let (source, generation) = (Source::Static, self.generation);
-        let update = Update::Configuration { config, view };
+        let update = Update::Configuration { config: config.map(Box::new), view: view.map(Box::new) };
         let event = |asked: Asked| Event::Update { source, generation, update, request: Some(asked) };
-        self.inbox.ask(wait, event).await
+        self.around.inbox.ask(wait, event).await
     }
 
     /// Notes what is left out; what was not before is logged.
     fn refuse(&mut self, refused: Vec<Refused>) {
-        for new in refused.iter().filter(|new| !self.refused.contains(new)).take(SHOWN) {
+        let is_new = |refused: &&Refused| self.refused.binary_search(refused).is_err();
+        for new in refused.iter().filter(is_new).take(SHOWN) {
             tracing::warn!("source kubernetes: {} is left out: {}", new.object, new.reason);
         }
         self.refused = refused;
@@ -238,13 +272,13 @@ impl Follower {
             refusals: self.refused.iter().take(SHOWN).map(refusal).collect(),
             problems: said.problems.clone(),
         };
-        self.inbox.send(Event::Reported(Arc::new(status)));
+        self.around.inbox.send(Event::Reported(Arc::new(status)));
     }
 
     /// Has the cluster told what this node is like.
     fn announce(&self) {
         let Some(cluster) = &self.sources.cluster else { return };
-        let snapshot = self.snapshots.borrow();
+        let snapshot = self.around.snapshots.borrow();
         let config = &snapshot.config;
         cluster.announce(Announcement {
             vtep_mac: snapshot.underlay.vtep_mac,
@@ -265,12 +299,5 @@ async fn changed(said: &mut Option<watch::Receiver<Said>>) {
     };
     if ended {
         std::future::pending::<()>().await;
-    }
-}
-
-async fn at(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => sleep_until(moment).await,
-        None => std::future::pending().await,
     }
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use tokio::time::timeout;
 
 use crate::config::Config;
+use crate::control::engine::port::HostView;
 use crate::control::engine::{Snapshot, conflicts_by_prefix, look};
 use crate::control::host::Host;
 use crate::control::source::cluster::{Cluster, Said};
@@ -93,7 +94,10 @@ impl Sources {
     ) -> anyhow::Result<Config> {
         let own = composed.config.node.addresses().next().context("this node has no underlay address")?;
         let uplink = host.uplink_of(own.addr()).await?;
-        let taken = taken_by_routes(host, &composed.config, &uplink.name).await;
+        let Ok(view) = host.observe(&look(&composed.config, &uplink.name, None)).await else {
+            return Ok(composed.config);
+        };
+        let taken = Taken { prefixes: taken_by_routes(&composed.config, &view), ..Taken::default() };
         if taken.prefixes.is_empty() {
             return Ok(composed.config);
         }
@@ -155,15 +159,11 @@ pub(super) fn taken_by_additions(snapshot: &Snapshot) -> Taken {
     taken
 }
 
-/// What routes of others on this host keep out of the tunnel of `config`.
-pub(super) async fn taken_by_routes(host: &Host, config: &Config, uplink: &str) -> Taken {
-    let mut taken = Taken::default();
-    let Ok(view) = host.observe(&look(config, uplink, None)).await else { return taken };
-    let conflicts = conflicts_by_prefix(config, &view).into_iter();
+/// What routes of others on the host that looks like `view` keep out of the tunnel of `config`, and why.
+pub(super) fn taken_by_routes(config: &Config, view: &HostView) -> HashMap<Prefix, String> {
+    let conflicts = conflicts_by_prefix(config, view).into_iter();
     // A pool in the way of somebody is no node's fault.
     let of_nodes = |prefix: &Prefix| !config.pools.iter().any(|pool| pool.cidr == *prefix);
     let conflicts = conflicts.filter(|(prefix, _)| of_nodes(prefix));
-    taken.prefixes =
-        conflicts.map(|(prefix, error)| (prefix, format!("is not to be had here: {error}"))).collect();
-    taken
+    conflicts.map(|(prefix, error)| (prefix, format!("is not to be had here: {error}"))).collect()
 }

@@ -3,9 +3,8 @@
 //! The file is written once the daemon is ready, as the runtime takes it for the sign that pods can start, and again
 //! when what it says has changed. It stays at the end of the daemon: pods outlive that.
 
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,13 +20,12 @@ use crate::control::daemon::pods::{Endpoints, facts};
 use crate::control::daemon::runner::Inbox;
 use crate::control::engine::port::Requirement;
 use crate::control::engine::{Event, Snapshot};
+use crate::files::{self, Modes};
 
 /// From one look at the files to the next.
 const INTERVAL: Duration = Duration::from_secs(30);
 /// Bytes of a configuration that is compared: one that is longer is another one.
 const LONGEST: u64 = 1 << 20;
-/// Its mode: runtimes and people may read it.
-const MODE: u32 = 0o644;
 
 /// What is watched.
 #[derive(Clone, Debug)]
@@ -74,7 +72,7 @@ impl Files {
             if self.written.is_some() && found != self.written {
                 wrong.push(changed(path, found.is_none()));
             }
-            match write(path, &wanted) {
+            match files::replace(path, wanted.as_bytes(), Modes::PUBLIC) {
                 Ok(()) => {
                     tracing::info!(
                         "{} written: {}, mtu {}",
@@ -136,32 +134,6 @@ fn read(path: &Path) -> Option<String> {
     let mut text = String::new();
     File::open(path).ok()?.take(LONGEST).read_to_string(&mut text).ok()?;
     Some(text)
-}
-
-/// Writes the file as a whole: whoever reads it sees the old one or the new one.
-fn write(path: &Path, text: &str) -> io::Result<()> {
-    let nowhere = || io::Error::from(io::ErrorKind::InvalidInput);
-    let (directory, name) = (path.parent().ok_or_else(nowhere)?, path.file_name().ok_or_else(nowhere)?);
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
-    // Runtimes look at endings, so they do not see it.
-    let new = directory.join(format!(".{}.new", name.to_string_lossy()));
-    let written = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(MODE)
-        .open(&new)
-        .and_then(|mut file| {
-            file.set_permissions(Permissions::from_mode(MODE))?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()
-        })
-        .and_then(|()| fs::rename(&new, path));
-    if written.is_err() {
-        // There may be nothing to remove.
-        let _ = fs::remove_file(&new);
-    }
-    written
 }
 
 fn refused(path: &Path, error: &io::Error) -> Requirement {

@@ -17,6 +17,11 @@ pub struct NatRules {
     pub tunnel_ports: BTreeSet<u16>,
 }
 
+impl NatRules {
+    /// Protocols of tunnels, which pass as they are as well: IP-in-IP, IPv6-in-IP, GRE.
+    pub const TUNNELS: [u32; 3] = [4, 41, 47];
+}
+
 /// What there is in the table's place.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum NatView {

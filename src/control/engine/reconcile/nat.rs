@@ -105,9 +105,10 @@ fn nft(table: &str, rules: &NatRules) -> String {
         }
     }
     let ports: Vec<String> = rules.tunnel_ports.iter().map(ToString::to_string).collect();
+    let tunnels = NatRules::TUNNELS.map(|protocol| protocol.to_string()).join(", ");
     format!(
         "nft 'table inet {table} {{ chain postrouting {{ type nat hook postrouting priority srcnat; \
-         oifname \"{}\" return; meta l4proto {{ 4, 41, 47 }} return; udp dport {{ {} }} return; {families}}}; }}'",
+         oifname \"{}\" return; meta l4proto {{ {tunnels} }} return; udp dport {{ {} }} return; {families}}}; }}'",
         rules.device,
         ports.join(", ")
     )

@@ -8,20 +8,19 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Patch, PatchParams};
+use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::json;
 use tokio::time::Instant;
 
 use super::facts::{Facts, NodeFacts};
 use super::flannel::{self, Backend};
-use super::plain;
-use super::state_file;
+use super::{objects, plain};
 use crate::config::Style;
 use crate::control::source::cluster::Announcement;
 use crate::control::source::discovered::Discovered;
+use crate::files::{self, Modes};
 use crate::net::Prefix;
 
 /// From a refused write to the next try, growing.
@@ -73,7 +72,7 @@ impl Announcer {
         }
         let Some(node) = facts.nodes.get(&self.node) else { return };
         let mut problems = BTreeSet::new();
-        let nodes = Api::<Node>::all(client.clone());
+        let nodes = Api::<DynamicObject>::all_with(client.clone(), &objects::nodes());
         let unavailable = match facts.style {
             Some(Style::Flannel) => {
                 problems.extend(self.annotate(&nodes, facts, node, announcement).await.err());
@@ -102,7 +101,7 @@ impl Announcer {
     /// flannel's annotations at the own node.
     async fn annotate(
         &self,
-        nodes: &Api<Node>,
+        nodes: &Api<DynamicObject>,
         facts: &Facts,
         node: &NodeFacts,
         announcement: &Announcement,
@@ -122,7 +121,7 @@ impl Announcer {
     }
 
     /// The condition that keeps pods away from a node without network is not there.
-    async fn be_available(&self, nodes: &Api<Node>) -> Result<(), String> {
+    async fn be_available(&self, nodes: &Api<DynamicObject>) -> Result<(), String> {
         let now = Timestamp::now().to_string();
         let condition = json!({
             "type": "NetworkUnavailable",
@@ -157,7 +156,7 @@ impl Announcer {
         if std::fs::read(path).is_ok_and(|there| there == text.as_bytes()) {
             return Ok(());
         }
-        let done = state_file::replace(path, text.as_bytes(), 0o644);
+        let done = files::replace(path, text.as_bytes(), Modes::PUBLIC);
         done.map_err(|error| {
             format!("{}: {error}; correct `subnet_file` under [source.kubernetes]", path.display())
         })

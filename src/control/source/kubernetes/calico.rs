@@ -11,13 +11,11 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::facts::{Facts, NodeFacts, PoolFacts};
 use super::native::both;
 use crate::control::source::discovered::{Discovered, Node};
-use crate::net::{EncapMode, Mac, Prefix};
+use crate::net::{EncapMode, Prefix};
 use crate::route::Pool;
 
 /// The prefix of Calico's annotations.
 pub(super) const PREFIX: &str = "projectcalico.org/";
-/// What a peer that is the IPv6 half of a node is called: Calico's rule for Ethernet addresses has the same ending.
-const SIX: &str = "-v6";
 /// The state of an affinity that is whole; an empty one is of an old Calico.
 const CONFIRMED: [&str; 2] = ["confirmed", ""];
 
@@ -38,31 +36,25 @@ pub(super) fn discover(facts: &Facts, own: &str) -> Discovered {
             found.refuse("node", name, "it has neither Calico's address annotations nor an InternalIP");
             continue;
         };
-        for (key, mac) in [("VXLANTunnelMACAddr", four_mac(node)), ("VXLANTunnelMACAddrV6", six_mac(node))] {
-            if let Err(reason) = mac {
-                found.refuse(
-                    "node",
-                    name,
-                    format!("{PREFIX}{key}: {reason}; the address by Calico's rule is used"),
-                );
+        let mut vtep = |key: &str| {
+            annotation(node, key).map(super::unicast_mac).transpose().unwrap_or_else(|reason| {
+                let reason = format!("{PREFIX}{key}: {reason}; the address by Calico's rule is used");
+                found.refuse("node", name, reason);
+                None
+            })
+        };
+        let (mac, mac6) = (vtep("VXLANTunnelMACAddr"), vtep("VXLANTunnelMACAddrV6"));
+        let mut peer = |name: String, address, vtep_mac, subnets| {
+            found.nodes.push(Node { name, address, address6: None, vtep_mac, subnets });
+        };
+        match address6 {
+            None => peer(name.to_owned(), address, mac, subnets),
+            Some(six) => {
+                let (subnets, subnets6) = subnets.into_iter().partition(|subnet: &Prefix| subnet.is_ipv4());
+                peer(name.to_owned(), address, mac, subnets);
+                peer(super::second_peer(name), six.into(), mac6, subnets6);
             }
         }
-        let mac = four_mac(node).ok().flatten();
-        let Some(six) = address6 else {
-            found.nodes.push(Node { name: name.to_owned(), address, address6, vtep_mac: mac, subnets });
-            continue;
-        };
-        let (subnets, subnets6) = subnets.into_iter().partition(|subnet: &Prefix| subnet.is_ipv4());
-        let six_name = format!("{name}{SIX}");
-        let mac6 = six_mac(node).ok().flatten();
-        found.nodes.push(Node { name: name.to_owned(), address, address6: None, vtep_mac: mac, subnets });
-        found.nodes.push(Node {
-            name: six_name,
-            address: six.into(),
-            address6: None,
-            vtep_mac: mac6,
-            subnets: subnets6,
-        });
     }
     for (name, _) in blocks {
         found.refuse("node", &name, "blocks are its own, but there is no such node");
@@ -155,20 +147,6 @@ fn addresses(node: &NodeFacts) -> Vec<IpAddr> {
     addresses
 }
 
-fn four_mac(node: &NodeFacts) -> Result<Option<Mac>, String> {
-    annotation(node, "VXLANTunnelMACAddr").map(unicast_mac).transpose()
-}
-
-/// Calico's rule for the second device is the name of the node with an ending, which is the name of our second peer.
-fn six_mac(node: &NodeFacts) -> Result<Option<Mac>, String> {
-    annotation(node, "VXLANTunnelMACAddrV6").map(unicast_mac).transpose()
-}
-
-fn unicast_mac(text: &str) -> Result<Mac, String> {
-    let mac = text.parse::<Mac>().map_err(|error| error.to_string())?;
-    mac.is_unicast().then_some(mac).ok_or_else(|| format!("{mac} is no host's"))
-}
-
 fn annotation<'a>(node: &'a NodeFacts, key: &str) -> Option<&'a str> {
-    node.annotations.get(&format!("{PREFIX}{key}")).map(String::as_str)
+    node.annotation(PREFIX, key)
 }

@@ -97,6 +97,11 @@ impl Facts {
 }
 
 impl NodeFacts {
+    /// The annotation `key` behind `prefix`.
+    pub(super) fn annotation(&self, prefix: &str, key: &str) -> Option<&str> {
+        self.annotations.get(&format!("{prefix}{key}")).map(String::as_str)
+    }
+
     /// Its addresses, as far as they are some.
     pub(super) fn addresses(&self) -> Vec<IpAddr> {
         self.addresses.iter().filter_map(|address| address.parse().ok()).collect()

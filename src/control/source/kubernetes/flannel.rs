@@ -21,8 +21,6 @@ const MANAGED: &str = "kube-subnet-manager";
 const PORT: u16 = 8472;
 /// flannel's VXLAN network by default.
 const VNI: i64 = 1;
-/// What a peer that is the IPv6 half of a node is called: Calico's rule for Ethernet addresses has the same ending.
-const SIX: &str = "-v6";
 
 /// How flannel's nodes reach each other.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -143,7 +141,7 @@ impl<'a> Half<'a> {
     fn six(name: &str, node: &'a NodeFacts) -> Option<Self> {
         let data = annotation(node, "backend-v6-data").unwrap_or("null");
         let address = annotation(node, "public-ipv6")?;
-        Some(Self { name: format!("{name}{SIX}"), is_ipv4: false, address, data })
+        Some(Self { name: super::second_peer(name), is_ipv4: false, address, data })
     }
 
     fn node(self, network: &Network, cidrs: &[Prefix]) -> Result<Node, String> {
@@ -179,8 +177,7 @@ impl<'a> Half<'a> {
         if theirs != i64::from(vni.get()) {
             return Err(wrong(format!("VNI {theirs}, here it is {}", vni.get())));
         }
-        let mac = data.vtepmac.parse::<Mac>().map_err(|error| wrong(format!("VtepMAC: {error}")))?;
-        mac.is_unicast().then_some(mac).ok_or_else(|| wrong(format!("VtepMAC {mac} is no host's")))
+        super::unicast_mac(&data.vtepmac).map_err(|reason| wrong(format!("VtepMAC: {reason}")))
     }
 }
 
@@ -238,7 +235,7 @@ fn pools(network: &Network) -> Vec<Pool> {
 
 /// flannel's annotation `key` of a node.
 pub(super) fn annotation<'a>(node: &'a NodeFacts, key: &str) -> Option<&'a str> {
-    node.annotations.get(&format!("{PREFIX}{key}")).map(String::as_str)
+    node.annotation(PREFIX, key)
 }
 
 /// Reads JSON without regard to the case of its keys, as flannel does (encoding/json); `null` is the default.

@@ -29,6 +29,7 @@ use follower::Follower;
 use super::cluster::Ends;
 use super::discovered::{Discovered, shown};
 use crate::config::{self, Style};
+use crate::net::Mac;
 
 /// Follows the cluster of `settings` in a thread of its own, until nobody is at the other ends.
 ///
@@ -48,6 +49,18 @@ fn discover(facts: &Facts, style: Style, own: &str) -> Discovered {
         Style::Calico => calico::discover(facts, own),
         Style::Native => native::discover(facts, own),
     }
+}
+
+/// The Ethernet address of a tunnel device.
+fn unicast_mac(text: &str) -> Result<Mac, String> {
+    let mac = text.parse::<Mac>().map_err(|error| error.to_string())?;
+    mac.is_unicast().then_some(mac).ok_or_else(|| format!("{mac} is no host's"))
+}
+
+/// The name of the peer that is the IPv6 half of a node, where the tunnel has a device for each family. Calico's rule for
+/// the Ethernet address of the second one is over this name, too.
+fn second_peer(node: &str) -> String {
+    format!("{node}-v6")
 }
 
 /// How the cluster says what its pod network is, by what it has.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::Node;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use serde_json::Value;
 
@@ -20,9 +19,14 @@ const MOST_IN_BLOCK: usize = 4096;
 pub(super) const CALICO_GROUPS: [(&str, &str); 2] =
     [("projectcalico.org", "v3"), ("crd.projectcalico.org", "v1")];
 
-/// Kinds of Calico's objects.
+/// The API group of Kubernetes' own objects.
+const CORE: (&str, &str) = ("", "v1");
+
+/// Kinds of objects that are watched.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(super) enum Kind {
+    Node,
+    /// Those from here on are Calico's.
     Pool,
     Affinity,
     Block,
@@ -30,11 +34,12 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 4] = [Self::Pool, Self::Affinity, Self::Block, Self::Cluster];
+    pub(super) const OF_CALICO: [Self; 4] = [Self::Pool, Self::Affinity, Self::Block, Self::Cluster];
 
     /// Its name in the API, and that of many.
     fn names(self) -> (&'static str, &'static str) {
         match self {
+            Self::Node => ("Node", "nodes"),
             Self::Pool => ("IPPool", "ippools"),
             Self::Affinity => ("BlockAffinity", "blockaffinities"),
             Self::Block => ("IPAMBlock", "ipamblocks"),
@@ -54,44 +59,49 @@ impl Kind {
     }
 }
 
+/// As requests name nodes.
+pub(super) fn nodes() -> ApiResource {
+    Kind::Node.resource(CORE)
+}
+
+/// As requests name ConfigMaps.
+pub(super) fn config_maps() -> ApiResource {
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(CORE.0, CORE.1, "ConfigMap"), "configmaps")
+}
+
 /// Of a node.
-pub(super) fn node(node: Node) -> NodeFacts {
-    let spec = node.spec.unwrap_or_default();
-    let status = node.status.unwrap_or_default();
-    let cidrs = spec.pod_cidrs.filter(|cidrs| !cidrs.is_empty());
-    let addresses = status.addresses.unwrap_or_default().into_iter();
-    let internal =
-        addresses.filter(|address| address.type_ == "InternalIP").map(|address| clipped(address.address));
+pub(super) fn node(object: DynamicObject) -> NodeFacts {
+    let part = |name: &str| object.data.get(name).unwrap_or(&Value::Null);
+    let (spec, status) = (part("spec"), part("status"));
+    let mut pod_cidrs: Vec<String> =
+        list(spec, "podCIDRs").filter_map(Value::as_str).take(MOST).map(clipped).collect();
+    if pod_cidrs.is_empty() {
+        pod_cidrs.extend(spec.get("podCIDR").and_then(Value::as_str).map(clipped));
+    }
+    let internal = list(status, "addresses").filter(|address| text(address, "type") == "InternalIP");
+    let network =
+        list(status, "conditions").find(|condition| text(condition, "type") == "NetworkUnavailable");
     let ours = |key: &str| key.starts_with(flannel::PREFIX) || key.starts_with(calico::PREFIX);
-    let annotations = node.metadata.annotations.unwrap_or_default().into_iter().filter(|(key, _)| ours(key));
-    let conditions = status.conditions.unwrap_or_default();
-    let network = conditions.iter().find(|condition| condition.type_ == "NetworkUnavailable");
+    let annotations = object.metadata.annotations.iter().flatten().filter(|(key, _)| ours(key));
     NodeFacts {
-        created: node.metadata.creation_timestamp.map_or(0, |time| time.0.as_second()),
-        addresses: internal.take(MOST).collect(),
-        pod_cidrs: cidrs
-            .or(spec.pod_cidr.map(|cidr| vec![cidr]))
-            .unwrap_or_default()
-            .into_iter()
-            .take(MOST)
-            .map(clipped)
-            .collect(),
-        annotations: annotations.take(MOST).map(|(key, value)| (key, clipped(value))).collect(),
-        network_unavailable: network.map(|condition| condition.status != "False"),
+        created: object.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
+        addresses: internal.map(|address| text(address, "address")).take(MOST).collect(),
+        pod_cidrs,
+        annotations: annotations.take(MOST).map(|(key, value)| (key.clone(), clipped(value))).collect(),
+        network_unavailable: network.map(|condition| text(condition, "status") != "False"),
     }
 }
 
 /// Of an IPPool.
 pub(super) fn pool(object: DynamicObject) -> Option<PoolFacts> {
     let spec = object.data.get("spec")?;
-    let uses = spec.get("allowedUses").and_then(Value::as_array);
-    let uses = uses.into_iter().flatten().filter_map(Value::as_str).take(MOST);
+    let uses = list(spec, "allowedUses").filter_map(Value::as_str).take(MOST);
     Some(PoolFacts {
         cidr: text(spec, "cidr"),
         ipip_mode: text(spec, "ipipMode"),
         vxlan_mode: text(spec, "vxlanMode"),
         nat_outgoing: spec.get("natOutgoing").and_then(Value::as_bool).unwrap_or(false),
-        allowed_uses: uses.map(|used| clipped(used.to_owned())).collect(),
+        allowed_uses: uses.map(clipped).collect(),
     })
 }
 
@@ -125,7 +135,7 @@ pub(super) fn block(object: DynamicObject) -> Option<BlockFacts> {
         let node = attribute.and_then(|attribute| attribute.get("secondary")?.get("node")?.as_str());
         let Some(node) = node.filter(|node| Some(*node) != owner) else { continue };
         if let Some(address) = behind(first, ordinal) {
-            borrowed.insert(address, clipped(node.to_owned()));
+            borrowed.insert(address, clipped(node));
         }
     }
     Some(BlockFacts { borrowed })
@@ -150,13 +160,15 @@ pub(super) fn is_locked(object: &DynamicObject) -> bool {
 }
 
 fn text(object: &Value, key: &str) -> String {
-    object.get(key).and_then(Value::as_str).map(|text| clipped(text.to_owned())).unwrap_or_default()
+    object.get(key).and_then(Value::as_str).map(clipped).unwrap_or_default()
 }
 
-fn clipped(mut text: String) -> String {
-    if text.len() > LONGEST {
-        let end = (0..=LONGEST).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-        text.truncate(end);
-    }
-    text
+/// The elements of a list; none where there is no list.
+fn list<'a>(object: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
+    object.get(key).and_then(Value::as_array).into_iter().flatten()
+}
+
+fn clipped(text: &str) -> String {
+    let end = (0..=text.len().min(LONGEST)).rev().find(|end| text.is_char_boundary(*end));
+    text[..end.unwrap_or(0)].to_owned()
 }

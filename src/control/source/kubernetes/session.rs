@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, SelectAll, select_all};
-use futures_util::{StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::{ConfigMap, Node};
 use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::{WatchStreamExt, utils::Backoff};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client};
+use serde_json::Value;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::facts::{AffinityFacts, BlockFacts, NodeFacts, PoolFacts};
@@ -18,6 +18,7 @@ use super::objects::{self, CALICO_GROUPS, Kind};
 use super::plain;
 use super::table::Table;
 use crate::config::Style;
+use crate::control::source::at;
 
 /// Changes that come together are told together.
 const GATHER: Duration = Duration::from_millis(50);
@@ -36,32 +37,9 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from
 const NET_CONF: [(&str, &str); 2] =
     [("kube-flannel", "kube-flannel-cfg"), ("kube-system", "kube-flannel-cfg")];
 
-/// What a watch tells.
-#[expect(clippy::large_enum_variant, reason = "each is taken apart when it comes, none is kept")]
-enum Told {
-    Node(Event<Node>),
-    Calico(Kind, Event<DynamicObject>),
-}
-
-impl Told {
-    /// Whether it is part of a list, which counts at its end.
-    fn is_of_a_list(&self) -> bool {
-        matches!(
-            self,
-            Self::Node(Event::Init | Event::InitApply(_))
-                | Self::Calico(_, Event::Init | Event::InitApply(_))
-        )
-    }
-}
-
-/// What is watched.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-enum Watched {
-    Nodes,
-    Calico(Kind),
-}
-
-type Watches = SelectAll<BoxStream<'static, (Watched, watcher::Result<Told>)>>;
+/// What a watch of a kind tells.
+type Told = (Kind, watcher::Result<Event<DynamicObject>>);
+type Watches = SelectAll<BoxStream<'static, Told>>;
 
 /// The watches, and what they have told so far.
 pub(super) struct Session<'a> {
@@ -74,10 +52,10 @@ pub(super) struct Session<'a> {
     blocks: Table<BlockFacts>,
     clusters: Table<bool>,
     locks: BTreeMap<String, bool>,
-    /// Kinds of Calico's objects that are watched.
+    /// What is watched.
     kinds: Vec<Kind>,
     /// When each watch that fails did so last.
-    failing: BTreeMap<Watched, Instant>,
+    failing: BTreeMap<Kind, Instant>,
     heard: Instant,
     /// When what was told is passed on.
     due: Option<Instant>,
@@ -93,14 +71,11 @@ impl<'a> Session<'a> {
         client.apiserver_version().await.map_err(asked)?;
         follower.problems.clear();
         let style = follower.settings.style.or(follower.facts.style);
-        let mut watches: Watches = select_all([nodes(&client)]);
-        let mut kinds = Vec::new();
+        let mut kinds = vec![(Kind::Node, objects::nodes())];
         if style.is_none_or(|style| style == Style::Calico) {
-            for (kind, resource) in calico_kinds(follower, &client, style.is_some()).await? {
-                watches.push(calico(&client, kind, &resource));
-                kinds.push(kind);
-            }
+            kinds.extend(calico_kinds(follower, &client, style.is_some()).await?);
         }
+        let watches = select_all(kinds.iter().map(|(kind, resource)| watch(&client, *kind, resource)));
         if style.is_none_or(|style| style == Style::Flannel) {
             follower.facts.net_conf = net_conf(follower, &client).await;
         }
@@ -114,7 +89,7 @@ impl<'a> Session<'a> {
             blocks: Table::new(),
             clusters: Table::new(),
             locks: BTreeMap::new(),
-            kinds,
+            kinds: kinds.into_iter().map(|(kind, _)| kind).collect(),
             failing: BTreeMap::new(),
             heard: Instant::now(),
             due: None,
@@ -128,8 +103,8 @@ impl<'a> Session<'a> {
             let asked = self.ask_at();
             tokio::select! {
                 told = self.watches.next() => match told {
-                    Some((watched, Ok(told))) => self.take(watched, told),
-                    Some((watched, Err(error))) => self.failed(watched, &error),
+                    Some((kind, Ok(event))) => self.take(kind, event),
+                    Some((kind, Err(error))) => self.failed(kind, &error),
                     None => return Some("the watches ended".to_owned()),
                 },
                 changed = announced.changed() => match changed {
@@ -152,30 +127,21 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn take(&mut self, watched: Watched, told: Told) {
+    fn take(&mut self, kind: Kind, event: Event<DynamicObject>) {
         self.heard = Instant::now();
-        if !told.is_of_a_list() {
-            self.failing.remove(&watched);
+        // A part of a list counts at its end.
+        if !matches!(event, Event::Init | Event::InitApply(_)) {
+            self.failing.remove(&kind);
         }
         let facts = &mut self.follower.facts;
-        let name = |object: &DynamicObject| object.name_any();
-        let changed = match told {
-            Told::Node(event) => self.nodes.take(
-                &mut facts.nodes,
-                event,
-                |node| node.name_any(),
-                |node| Some(objects::node(node)),
-            ),
-            Told::Calico(Kind::Pool, event) => self.pools.take(&mut facts.pools, event, name, objects::pool),
-            Told::Calico(Kind::Affinity, event) => {
-                self.affinities.take(&mut facts.affinities, event, name, objects::affinity)
-            }
-            Told::Calico(Kind::Block, event) => {
-                self.blocks.take(&mut facts.blocks, event, name, objects::block)
-            }
-            Told::Calico(Kind::Cluster, event) => {
+        let changed = match kind {
+            Kind::Node => self.nodes.take(&mut facts.nodes, event, |node| Some(objects::node(node))),
+            Kind::Pool => self.pools.take(&mut facts.pools, event, objects::pool),
+            Kind::Affinity => self.affinities.take(&mut facts.affinities, event, objects::affinity),
+            Kind::Block => self.blocks.take(&mut facts.blocks, event, objects::block),
+            Kind::Cluster => {
                 let read = |object: DynamicObject| Some(objects::is_locked(&object));
-                let changed = self.clusters.take(&mut self.locks, event, name, read);
+                let changed = self.clusters.take(&mut self.locks, event, read);
                 facts.locked = self.locks.values().any(|locked| *locked);
                 changed
             }
@@ -195,13 +161,13 @@ impl<'a> Session<'a> {
 
     /// Whether everything that is watched has been listed.
     fn is_synced(&self) -> bool {
-        self.nodes.is_synced
-            && self.kinds.iter().all(|kind| match kind {
-                Kind::Pool => self.pools.is_synced,
-                Kind::Affinity => self.affinities.is_synced,
-                Kind::Block => self.blocks.is_synced,
-                Kind::Cluster => self.clusters.is_synced,
-            })
+        self.kinds.iter().all(|kind| match kind {
+            Kind::Node => self.nodes.is_synced,
+            Kind::Pool => self.pools.is_synced,
+            Kind::Affinity => self.affinities.is_synced,
+            Kind::Block => self.blocks.is_synced,
+            Kind::Cluster => self.clusters.is_synced,
+        })
     }
 
     /// Tells what the cluster says now.
@@ -240,9 +206,9 @@ impl<'a> Session<'a> {
         self.follower.say_problems();
     }
 
-    fn failed(&mut self, watched: Watched, error: &watcher::Error) {
-        self.failing.insert(watched, Instant::now());
-        self.follower.lose(format!("API server: {}", explain(error)));
+    fn failed(&mut self, kind: Kind, error: &watcher::Error) {
+        self.failing.insert(kind, Instant::now());
+        self.follower.lose(format!("API server: {}", plain(error)));
     }
 
     /// When the API server is asked next whether it is there.
@@ -269,29 +235,11 @@ impl<'a> Session<'a> {
     }
 }
 
-async fn at(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => sleep_until(moment).await,
-        None => std::future::pending().await,
-    }
-}
-
-fn nodes(client: &Client) -> BoxStream<'static, (Watched, watcher::Result<Told>)> {
-    let watch = watcher(Api::<Node>::all(client.clone()), watcher::Config::default()).backoff(Pauses::new());
-    watch.map_ok(Told::Node).map(|told| (Watched::Nodes, told)).boxed()
-}
-
-fn calico(
-    client: &Client,
-    kind: Kind,
-    resource: &ApiResource,
-) -> BoxStream<'static, (Watched, watcher::Result<Told>)> {
+fn watch(client: &Client, kind: Kind, resource: &ApiResource) -> BoxStream<'static, Told> {
+    // Untyped, as one object that is not as its type would have it would fail the whole list.
     let objects = Api::<DynamicObject>::all_with(client.clone(), resource);
     let watch = watcher(objects, watcher::Config::default()).backoff(Pauses::new());
-    watch
-        .map_ok(move |event| Told::Calico(kind, event))
-        .map(move |told| (Watched::Calico(kind), told))
-        .boxed()
+    watch.map(move |told| (kind, told)).boxed()
 }
 
 /// The kinds of Calico's objects that can be read, as the first API group has them that has any. Where Calico is
@@ -303,7 +251,7 @@ async fn calico_kinds(
 ) -> Result<Vec<(Kind, ApiResource)>, String> {
     for group in CALICO_GROUPS {
         let mut kinds = Vec::new();
-        for kind in Kind::ALL {
+        for kind in Kind::OF_CALICO {
             let resource = kind.resource(group);
             let objects = Api::<DynamicObject>::all_with(client.clone(), &resource);
             match objects.list(&ListParams::default().limit(1)).await {
@@ -335,10 +283,11 @@ async fn calico_kinds(
 /// flannel's own configuration, where it can be read: elsewhere the annotations of the nodes have to do.
 async fn net_conf(follower: &mut Follower, client: &Client) -> Option<String> {
     for (namespace, name) in NET_CONF {
-        match Api::<ConfigMap>::namespaced(client.clone(), namespace).get_opt(name).await {
+        let maps = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &objects::config_maps());
+        match maps.get_opt(name).await {
             Ok(Some(map)) => {
-                if let Some(conf) = map.data.and_then(|mut data| data.remove("net-conf.json")) {
-                    return Some(conf);
+                if let Some(conf) = map.data.pointer("/data/net-conf.json").and_then(Value::as_str) {
+                    return Some(conf.to_owned());
                 }
             }
             Ok(None) => {}
@@ -348,10 +297,6 @@ async fn net_conf(follower: &mut Follower, client: &Client) -> Option<String> {
         }
     }
     follower.facts.net_conf.take()
-}
-
-fn explain(error: &watcher::Error) -> String {
-    plain(error)
 }
 
 /// The pauses of one watch.

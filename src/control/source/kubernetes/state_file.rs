@@ -1,22 +1,23 @@
 //! What was last known of the cluster, on disk, for a start while the API server is away.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::facts::Facts;
+use crate::files::{self, Modes};
 
 /// More than the largest cluster takes.
 const LARGEST: u64 = 256 << 20;
+/// It is for the daemon alone.
+const MODES: Modes = Modes { file: 0o600, directory: 0o755 };
 
 /// The file.
 pub(super) struct StateFile {
     path: PathBuf,
     node: String,
-    /// What is in it.
-    kept: Option<Facts>,
 }
 
 #[derive(Deserialize)]
@@ -34,14 +35,14 @@ struct Written<'a> {
 impl StateFile {
     /// The file at `path`, of a daemon that is the node `node`.
     pub(super) fn new(path: &Path, node: &str) -> Self {
-        Self { path: path.to_owned(), node: node.to_owned(), kept: None }
+        Self { path: path.to_owned(), node: node.to_owned() }
     }
 
     /// What is in it; `None` where there is none, or of another node.
     ///
     /// # Errors
     /// Why it cannot be read.
-    pub(super) fn read(&mut self) -> Result<Option<Facts>, String> {
+    pub(super) fn read(&self) -> Result<Option<Facts>, String> {
         let about = |error: &dyn std::fmt::Display| format!("{}: {error}", self.path.display());
         let file = match File::open(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -53,7 +54,6 @@ impl StateFile {
         if node != self.node {
             return Ok(None);
         }
-        self.kept = Some(facts.clone());
         Ok(Some(facts))
     }
 
@@ -61,39 +61,9 @@ impl StateFile {
     ///
     /// # Errors
     /// Why that cannot be.
-    pub(super) fn keep(&mut self, facts: &Facts) -> Result<(), String> {
-        if self.kept.as_ref() == Some(facts) {
-            return Ok(());
-        }
+    pub(super) fn keep(&self, facts: &Facts) -> Result<(), String> {
         let text =
             serde_json::to_vec(&Written { node: &self.node, facts }).map_err(|error| error.to_string())?;
-        replace(&self.path, &text, 0o600).map_err(|error| format!("{}: {error}", self.path.display()))?;
-        self.kept = Some(facts.clone());
-        Ok(())
+        files::replace(&self.path, &text, MODES).map_err(|error| format!("{}: {error}", self.path.display()))
     }
-}
-
-/// Has `bytes` in the file at `path`, in place of what was there or not at all: readers see one or the other.
-///
-/// # Errors
-/// Of the file system.
-pub(super) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
-    }
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}", std::process::id()));
-    let new = path.with_file_name(name);
-    let written = File::options().write(true).create(true).truncate(true).mode(mode).open(&new);
-    let written = written.and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_data()?;
-        fs::rename(&new, path)
-    });
-    if written.is_err() {
-        // Best effort: what remains is ours and is written over the next time.
-        let _ = fs::remove_file(&new);
-    }
-    written
 }

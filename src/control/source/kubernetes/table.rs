@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use kube::ResourceExt;
+use kube::api::DynamicObject;
 use kube::runtime::watcher::Event;
 
 /// Most objects of a kind that are kept: there cannot be more peers.
@@ -25,12 +27,11 @@ impl<F: PartialEq> Table<F> {
 
     /// Takes an event into `live`; `read` takes the facts out of an object, none for one that does not count.
     /// Returns whether something is other than before.
-    pub(super) fn take<K>(
+    pub(super) fn take(
         &mut self,
         live: &mut BTreeMap<String, F>,
-        event: Event<K>,
-        name: impl Fn(&K) -> String,
-        read: impl Fn(K) -> Option<F>,
+        event: Event<DynamicObject>,
+        read: impl Fn(DynamicObject) -> Option<F>,
     ) -> bool {
         match event {
             Event::Init => {
@@ -39,7 +40,7 @@ impl<F: PartialEq> Table<F> {
                 false
             }
             Event::InitApply(object) => {
-                let name = name(&object);
+                let name = object.name_any();
                 match read(object) {
                     Some(facts) if self.coming.len() < MOST => drop(self.coming.insert(name, facts)),
                     Some(_) => self.too_many += 1,
@@ -55,7 +56,7 @@ impl<F: PartialEq> Table<F> {
                 changed || first
             }
             Event::Apply(object) => {
-                let name = name(&object);
+                let name = object.name_any();
                 match read(object) {
                     Some(facts) if live.get(&name) == Some(&facts) => false,
                     Some(_) if live.len() >= MOST && !live.contains_key(&name) => {
@@ -69,7 +70,7 @@ impl<F: PartialEq> Table<F> {
                     None => live.remove(&name).is_some(),
                 }
             }
-            Event::Delete(object) => live.remove(&name(&object)).is_some(),
+            Event::Delete(object) => live.remove(&object.name_any()).is_some(),
         }
     }
 }
@@ -78,29 +79,34 @@ impl<F: PartialEq> Table<F> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use kube::api::DynamicObject;
     use kube::runtime::watcher::Event;
 
     use super::Table;
+    use crate::control::source::kubernetes::objects;
+
+    fn object(name: &str) -> DynamicObject {
+        DynamicObject::new(name, &objects::nodes())
+    }
 
     #[test]
     fn a_list_replaces_what_was_there_at_its_end() {
         let (mut table, mut live) = (Table::new(), BTreeMap::new());
         let mut take = |event| {
-            let changed =
-                table.take(&mut live, event, |text: &&str| (*text).to_owned(), |text| Some(text.len()));
+            let changed = table.take(&mut live, event, |_| Some(()));
             (changed, table.is_synced, live.keys().cloned().collect::<Vec<_>>().join(" "))
         };
         let told = |changed, synced, names: &str| (changed, synced, names.to_owned());
         assert_eq!(take(Event::Init), told(false, false, ""));
-        assert_eq!(take(Event::InitApply("a")), told(false, false, ""));
-        assert_eq!(take(Event::InitApply("b")), told(false, false, ""));
+        assert_eq!(take(Event::InitApply(object("a"))), told(false, false, ""));
+        assert_eq!(take(Event::InitApply(object("b"))), told(false, false, ""));
         assert_eq!(take(Event::InitDone), told(true, true, "a b"));
-        assert_eq!(take(Event::Apply("b")), told(false, true, "a b"), "the same again");
-        assert_eq!(take(Event::Delete("b")), told(true, true, "a"));
-        assert_eq!(take(Event::Delete("b")), told(false, true, "a"));
+        assert_eq!(take(Event::Apply(object("b"))), told(false, true, "a b"), "the same again");
+        assert_eq!(take(Event::Delete(object("b"))), told(true, true, "a"));
+        assert_eq!(take(Event::Delete(object("b"))), told(false, true, "a"));
         // Deleted while nobody watched: the next list does not have it.
         assert_eq!(take(Event::Init), told(false, true, "a"));
-        assert_eq!(take(Event::InitApply("c")), told(false, true, "a"));
+        assert_eq!(take(Event::InitApply(object("c"))), told(false, true, "a"));
         assert_eq!(take(Event::InitDone), told(true, true, "c"));
     }
 }

@@ -292,6 +292,40 @@ fn object(spec: serde_json::Value) -> DynamicObject {
 }
 
 #[test]
+fn nodes_are_read_whatever_they_hold() {
+    let whole: DynamicObject = serde_json::from_value(json!({
+        "metadata": {
+            "name": "n1", "creationTimestamp": "2026-11-29T12:00:00Z",
+            "annotations": {"flannel.alpha.coreos.com/public-ip": "192.0.2.1", "projectcalico.org/ASNumber": "1", "x": "y"},
+        },
+        "spec": {"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24", 7, "fd00::/64"]},
+        "status": {
+            "addresses": [
+                {"type": "Hostname", "address": "n1"}, {"type": "InternalIP", "address": "192.0.2.1"},
+                {"type": "InternalIP"}, 7, {"type": "InternalIP", "address": "2001:db8::1"},
+            ],
+            "conditions": [{"type": "Ready", "status": "False"}, {"type": "NetworkUnavailable", "status": "True"}],
+        },
+    }))
+    .unwrap();
+    let facts = objects::node(whole);
+    assert_eq!(facts.created, 1_795_953_600);
+    assert_eq!(facts.addresses, ["192.0.2.1", "", "2001:db8::1"]);
+    assert_eq!(facts.pod_cidrs, ["10.1.0.0/24", "fd00::/64"]);
+    let keys: Vec<_> = facts.annotations.keys().map(String::as_str).collect();
+    assert_eq!(keys, ["flannel.alpha.coreos.com/public-ip", "projectcalico.org/ASNumber"]);
+    assert_eq!(facts.network_unavailable, Some(true));
+    let old =
+        json!({"metadata": {"name": "n1"}, "spec": {"podCIDR": "10.1.0.0/24"}, "status": {"addresses": {}}});
+    let facts = objects::node(serde_json::from_value(old).unwrap());
+    assert_eq!((facts.pod_cidrs, facts.network_unavailable), (vec!["10.1.0.0/24".to_owned()], None));
+    for junk in [json!(null), json!(7), json!([])] {
+        let object = json!({"metadata": {"name": "n1"}, "spec": junk.clone(), "status": junk});
+        assert_eq!(objects::node(serde_json::from_value(object).unwrap()), NodeFacts::default());
+    }
+}
+
+#[test]
 fn calicos_objects_are_read_whatever_they_hold() {
     let block = objects::block(object(json!({
         "cidr": "10.244.1.64/26", "affinity": "host:n1",
