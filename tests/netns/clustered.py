@@ -11,7 +11,8 @@ import sys
 import tempfile
 import time
 import unittest
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar
 
 from underpass_lab.api import Api, status
@@ -65,6 +66,8 @@ class Clustered(unittest.TestCase):
     dual_stack: ClassVar[bool] = False
     cluster: ClassVar[Cluster]
     client: ClassVar[Client]
+    # By the node that each is on; the tests start them.
+    pods: ClassVar[dict[str, Pod]]
 
     @classmethod
     def setUpClass(cls) -> None:
@@ -84,6 +87,18 @@ class Clustered(unittest.TestCase):
             for node, daemon in self.cluster.underlay.daemons.items():
                 print(f"--- {self.id()}: log of {node}\n{daemon.log()}", file=sys.stderr)
         return result
+
+    @contextmanager
+    def undisturbed(self, *pairs: tuple[str, str]) -> Iterator[None]:
+        """Nothing of what flows between pods may be lost meanwhile."""
+        with ExitStack() as stack:
+            streams = [stack.enter_context(Stream(self.pods[a], self.pods[b].address)) for a, b in pairs]
+            time.sleep(0.3)
+            yield
+        for stream in streams:
+            with self.subTest(stream.what):
+                self.assertGreater(stream.sent, 10)
+                self.assertEqual(stream.lost, 0, f"of {stream.sent}")
 
     # --- daemons ----------------------------------------------------------------------------------
 

@@ -5,13 +5,11 @@ import bootstrap
 import ipaddress
 import time
 import unittest
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar
 
 from scapy.layers.inet import IP, UDP
 
-from clustered import CHANGE_S, Clustered, Pod, Stream
+from clustered import CHANGE_S, Clustered
 from underpass_lab.capture import Capture
 from underpass_lab.command import wait_until
 from underpass_lab.kubernetes import cni
@@ -33,7 +31,6 @@ BLOCK = 64
 
 
 class Calico(Clustered):
-    pods: ClassVar[dict[str, Pod]]
     blocks: ClassVar[dict[str, str]]
     group: ClassVar[tuple[str, str]] = OLD
 
@@ -124,18 +121,6 @@ class Calico(Clustered):
         self.client.replace(self.path("ipamblocks", flat), block)
 
     # --- what is expected -------------------------------------------------------------------------
-
-    @contextmanager
-    def undisturbed(self, *pairs: tuple[str, str]) -> Iterator[None]:
-        """Nothing of what flows between pods may be lost meanwhile."""
-        with ExitStack() as stack:
-            streams = [stack.enter_context(Stream(self.pods[a], self.pods[b].address)) for a, b in pairs]
-            time.sleep(0.3)
-            yield
-        for stream in streams:
-            with self.subTest(stream.what):
-                self.assertGreater(stream.sent, 10)
-                self.assertEqual(stream.lost, 0, f"of {stream.sent}")
 
     def all_reach_each_other(self) -> None:
         for a in self.pods.values():

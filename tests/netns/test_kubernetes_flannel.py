@@ -10,7 +10,7 @@ from scapy.layers.inet import UDP
 from scapy.layers.l2 import Ether
 from scapy.layers.vxlan import VXLAN
 
-from clustered import CHANGE_S, Clustered, Pod
+from clustered import CHANGE_S, Clustered
 from flanneld import PREFIX, Flanneld
 from underpass_lab.capture import Capture
 from underpass_lab.command import wait_until
@@ -27,7 +27,6 @@ LARGE = 16 << 20
 class Flannel(Clustered):
     """Three nodes, of which one has no flannel."""
 
-    pods: ClassVar[dict[str, Pod]]
     flannels: ClassVar[dict[str, Flanneld]]
     networks: ClassVar[dict[str, Any]] = {"Network": PODS}
     mtu: ClassVar[int] = 1450

@@ -7,13 +7,11 @@ import os
 import pathlib
 import time
 import unittest
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar
 
 from scapy.layers.inet import IP
 
-from clustered import BACK_S, CHANGE_S, Clustered, Pod, Stream
+from clustered import BACK_S, CHANGE_S, Clustered
 from underpass_lab.capture import Capture
 from underpass_lab.command import wait_until
 from underpass_lab.kubernetes.client import NODES
@@ -28,8 +26,6 @@ LOSE_S = 10.0
 
 
 class Native(Clustered):
-    pods: ClassVar[dict[str, Pod]]
-
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
@@ -42,18 +38,6 @@ class Native(Clustered):
 
     cidrs: ClassVar[dict[str, str]]
     pids: ClassVar[dict[str, int]]
-
-    @contextmanager
-    def undisturbed(self, *pairs: tuple[str, str]) -> Iterator[None]:
-        """Nothing of what flows between pods may be lost meanwhile."""
-        with ExitStack() as stack:
-            streams = [stack.enter_context(Stream(self.pods[a], self.pods[b].address)) for a, b in pairs]
-            time.sleep(0.3)
-            yield
-        for stream in streams:
-            with self.subTest(stream.what):
-                self.assertGreater(stream.sent, 10)
-                self.assertEqual(stream.lost, 0, f"of {stream.sent}")
 
     def everywhere(self, what: str, address: str, peer: str | None, mode: str = "", timeout: float = CHANGE_S) -> None:
         """Within a second all daemons send packets for `address` to `peer`."""

@@ -1,9 +1,10 @@
 """Running commands and waiting for what they bring about, with errors that name the culprit."""
 
 import subprocess
+import sys
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 Value = TypeVar("Value")
 
@@ -49,3 +50,13 @@ def run(*words: object, check: bool = True, timeout: float = 30, **options: Any)
     if check and result.returncode != 0:
         raise CommandFailed(command, result.returncode, result.stdout + result.stderr)
     return result
+
+
+def end_with(main: Callable[[], int | None]) -> NoReturn:
+    """Runs a program and ends with its status: 130 when it was interrupted, and one line when something failed."""
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Failure as failure:
+        sys.exit(f"error: {failure}")

@@ -1,7 +1,10 @@
 """What figures were measured on and of."""
 
+import datetime
+import os
 import pathlib
 import platform
+import sys
 
 from underpass_lab.command import run
 from underpass_lab.paths import REPO
@@ -20,3 +23,14 @@ def commit() -> str:
     # The files may belong to another user; nothing of theirs is run.
     git = ("git", "-c", "safe.directory=*", "-C", REPO, "describe", "--always", "--dirty")
     return run(*git, check=False).stdout.strip() or "unknown"
+
+
+def about(script: str) -> dict[str, str]:
+    """Where, when and of what the figures of a script are."""
+    return {
+        "commit": commit(),
+        "date": datetime.date.today().isoformat(),
+        "host": f"{os.cpu_count()} x {cpu_model()}",
+        "kernel": platform.release(),
+        "command": " ".join([script, *sys.argv[1:]]),
+    }

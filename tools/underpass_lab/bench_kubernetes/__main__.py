@@ -2,14 +2,11 @@
 
 import argparse
 import collections
-import datetime
 import json
 import os
 import pathlib
-import platform
 import random
 import statistics
-import sys
 import tempfile
 import time
 from typing import Any
@@ -18,7 +15,8 @@ from underpass_lab import machine
 from underpass_lab.api import Api, status
 from underpass_lab.bench_kubernetes import crowd
 from underpass_lab.bench_routes.changes import cpu_seconds
-from underpass_lab.command import Failure, wait_until
+from underpass_lab.bench_routes.load import Memory
+from underpass_lab.command import Failure, end_with, wait_until
 from underpass_lab.daemon import Daemon, binary
 from underpass_lab.kubernetes import binaries, control_plane
 from underpass_lab.kubernetes.client import Client
@@ -158,7 +156,8 @@ class Bench:
         result: dict[str, Any] = {"nodes": self.nodes, "created_s": round(time.monotonic() - begun, 1)}
         say("a daemon, from nothing")
         daemon, result["converged_s"] = self.start()
-        result["rss_mib"], result["peak_mib"] = memory(daemon)
+        memory = Memory(daemon.pid)
+        result["rss_mib"], result["peak_mib"] = memory.now(), memory.peak()
         result["requests"] = self.requests()
         say("idle, and as kubelets say every five minutes that all is well")
         result["idle_cpus"] = self.processor(daemon, beat=False)
@@ -166,7 +165,7 @@ class Bench:
         say(f"{CHANGES} changes of a node")
         times = self.changes(daemon)
         result["change_s"] = {"median": statistics.median(times), "max": max(times)}
-        result["rss_after_mib"], result["peak_after_mib"] = memory(daemon)
+        result["rss_after_mib"], result["peak_after_mib"] = memory.now(), memory.peak()
         daemon.stop(30)
         result["requests_all"] = self.requests()
         result["state_file_mib"] = (self.cluster.underlay.dir / "n1.state.json").stat().st_size / 2**20
@@ -175,26 +174,6 @@ class Bench:
         daemon, result["recalled_s"] = self.start()
         daemon.stop(30)
         return result
-
-
-def memory(daemon: Daemon) -> tuple[float, float]:
-    """MiB in memory, now and at most so far."""
-    lines = pathlib.Path(f"/proc/{daemon.pid}/status").read_text(encoding="ascii").splitlines()
-    fields = dict(line.split(":", 1) for line in lines)
-    now, most = (int(fields[key].split()[0]) / 1024 for key in ("VmRSS", "VmHWM"))
-    return now, most
-
-
-def about() -> dict[str, str]:
-    """Where and of what the figures are."""
-    return {
-        "commit": machine.commit(),
-        "date": datetime.date.today().isoformat(),
-        "host": f"{os.cpu_count()} x {machine.cpu_model()}",
-        "kernel": platform.release(),
-        "build": pathlib.Path(binary()).parent.name,
-        "command": " ".join(["scripts/bench-kubernetes", *sys.argv[1:]]),
-    }
 
 
 def table(result: dict[str, Any]) -> str:
@@ -206,7 +185,7 @@ def table(result: dict[str, Any]) -> str:
     rows = [
         (begun, f"{result['converged_s']:.1f} s"),
         ("… from the state file, without the API server", f"{result['recalled_s']:.1f} s"),
-        ("memory, peak", f"{result['rss_mib']:.0f}, {result['peak_mib']:.0f} MiB"),
+        ("memory then, and its peak so far", f"{result['rss_mib']:.0f}, {result['peak_mib']:.0f} MiB"),
         ("… after the changes", f"{result['rss_after_mib']:.0f}, {result['peak_after_mib']:.0f} MiB"),
         ("state file", f"{result['state_file_mib']:.1f} MiB"),
         (f"requests to the API server until then: {sum(result['requests'].values())}", asked),
@@ -226,7 +205,7 @@ def main() -> None:
         state = pathlib.Path(directory)
     with Cluster.up(state, nodes=1) as cluster:
         result = Bench(cluster, options.nodes, options.seconds).run()
-    result["about"] = about()
+    result["about"] = machine.about("scripts/bench-kubernetes") | {"build": pathlib.Path(binary()).parent.name}
     (options.out / "kubernetes.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     text = f"{result['about']}\n\n{table(result)}"
     (options.out / "kubernetes.md").write_text(text, encoding="utf-8")
@@ -234,7 +213,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except Failure as failure:
-        sys.exit(f"error: {failure}")
+    end_with(main)

@@ -1,13 +1,9 @@
 """The program behind scripts/bench-routes: see there."""
 
 import argparse
-import datetime
 import json
-import os
 import pathlib
-import platform
 import statistics
-import sys
 from typing import Any
 
 from underpass_lab import machine
@@ -45,17 +41,6 @@ def start(lab: NodeLab) -> Daemon:
     lab.ip("n2", f"route add {changing.PROBE_PREFIX} via 10.244.2.2")
     lab.ip("podB", f"address add {changing.PROBED[0]}/32 dev lo")
     return lab.daemons["n1"]
-
-
-def about() -> dict[str, str]:
-    """Where and of what the figures are."""
-    return {
-        "commit": machine.commit(),
-        "date": datetime.date.today().isoformat(),
-        "host": f"{os.cpu_count()} x {machine.cpu_model()}",
-        "kernel": platform.release(),
-        "command": " ".join(["scripts/bench-routes", *sys.argv[1:]]),
-    }
 
 
 def means(part: dict[str, Any]) -> str:
@@ -119,7 +104,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "routes.json"
     result = json.loads(file.read_text(encoding="utf-8")) if options.part and file.exists() else {}
-    result["about"] = about()
+    result["about"] = machine.about("scripts/bench-routes")
     with NodeLab("T2", virtual=True) as lab:
         daemon = start(lab)
         if "load" in parts:

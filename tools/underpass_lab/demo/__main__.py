@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from underpass_lab.command import Failure
+from underpass_lab.command import end_with
 from underpass_lab.demo import kubernetes
 from underpass_lab.demo.story import say
 from underpass_lab.lab import making
@@ -42,9 +42,4 @@ def in_a_lab() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Failure as failure:
-        sys.exit(f"error: {failure}")
+    end_with(main)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from underpass_lab.command import Failure
+from underpass_lab.command import Failure, end_with
 from underpass_lab.kubernetes import binaries
 from underpass_lab.kubernetes.cluster import Cluster
 from underpass_lab.kubernetes.plan import ADDRESSES, CONTROL, DEFAULT_STATE
@@ -118,9 +118,4 @@ def main() -> int | None:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Failure as failure:
-        sys.exit(f"error: {failure}")
+    end_with(main)
