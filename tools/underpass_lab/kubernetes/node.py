@@ -72,6 +72,10 @@ def kubelet_config(plan: Plan) -> dict[str, object]:
         # Its own 5 a second would be the speed at which a hundred pods come and go.
         "kubeAPIQPS": 100,
         "kubeAPIBurst": 200,
+        # A pod that is deleted while it starts is looked at again after this, a minute by default.
+        "syncFrequency": "2s",
+        # Pods count until their objects are gone, which is long after their networks are.
+        "maxPods": 250,
         "featureGates": {GATE.partition("=")[0]: True} if plan.dual_stack else {},
     }
 
