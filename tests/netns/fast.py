@@ -6,9 +6,11 @@ threads spend their time in system calls and hashing, which need no interpreter 
 
 import bootstrap
 
+import collections
 import contextlib
 import hashlib
 import os
+import pathlib
 import re
 import socket
 import struct
@@ -298,6 +300,15 @@ def cpu_seconds(pid: int) -> float:
     """Processor time that a process has used, with its threads that have ended, to the nanosecond."""
     # The number of a process's clock, as clock_getcpuclockid makes it.
     return time.clock_gettime(~pid << 3 | 2)
+
+
+def wakes(pid: int) -> collections.Counter[str]:
+    """How often each thread of a process has slept and been woken, by the name of the thread."""
+    counts: collections.Counter[str] = collections.Counter()
+    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        fields = dict(line.split(":", 1) for line in (task / "status").read_text(encoding="ascii").splitlines())
+        counts[fields["Name"].strip()] += int(fields["voluntary_ctxt_switches"])
+    return counts
 
 
 def resident_bytes(pid: int) -> Any:
