@@ -82,7 +82,7 @@ pub struct TunnelControl {
     pub questions: u64,
 }
 
-/// How a source does that knows pools and peers, such as a cluster.
+/// How a source does that is followed, such as a cluster or the kernel's routes.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
 #[serde(default)]
 pub struct SourceStatus {
@@ -96,6 +96,10 @@ pub struct SourceStatus {
     pub style: String,
     /// Nodes that it has, this one among them.
     pub nodes: usize,
+    /// Routes that it has, where it has no nodes.
+    pub routes: usize,
+    /// How often more came from it than could be taken, so that everything was read again.
+    pub overruns: u64,
     /// Number of objects or parts of them that cannot be used.
     pub refused: usize,
     /// The first of these.

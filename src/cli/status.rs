@@ -97,8 +97,11 @@ fn overview(status: &api::Status) -> Table {
 fn source_lines(source: &api::SourceStatus) -> Vec<String> {
     let style = if source.style.is_empty() { String::new() } else { format!(" ({})", source.style) };
     let reason = if source.reason.is_empty() { String::new() } else { format!(": {}", source.reason) };
-    let nodes = text::plural(source.nodes, "node");
-    let mut lines = vec![format!("{}{style}, {nodes}, {}{reason}", source.name, source.state)];
+    let holds = match source.nodes {
+        0 => text::plural(source.routes, "route"),
+        nodes => text::plural(nodes, "node"),
+    };
+    let mut lines = vec![format!("{}{style}, {holds}, {}{reason}", source.name, source.state)];
     lines.extend(source.problems.iter().cloned());
     lines.extend(
         source.refusals.iter().map(|refused| format!("{} is left out: {}", refused.object, refused.reason)),

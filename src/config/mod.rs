@@ -6,6 +6,7 @@
 
 mod check;
 mod diagnostic;
+mod kernel_routes;
 mod kubernetes;
 mod overlay;
 mod owners;
@@ -51,6 +52,8 @@ pub struct Config {
     pub peers: Vec<Peer>,
     /// `[source.kubernetes]`: where the rest of this comes from, when there is the section.
     pub kubernetes: Option<Kubernetes>,
+    /// `[source.kernel]`: the kernel's routes that are followed, when there is the section.
+    pub kernel_routes: Option<KernelRoutes>,
     /// The control socket.
     pub control: Control,
     /// The metrics listener; off when absent.
@@ -221,6 +224,24 @@ impl Peer {
     pub fn senders(&self, node: &Node) -> impl Iterator<Item = IpAddr> {
         self.addresses(node).chain(self.also_from.iter().copied())
     }
+}
+
+/// `[source.kernel]`: routes that others, such as a BGP daemon, write to the kernel's tables.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct KernelRoutes {
+    /// `tables`: numbers of routing tables; of one prefix in several, the route of the first counts.
+    pub tables: Vec<u32>,
+    /// `protocols`: numbers of the protocols whose routes count (`rtm_protocol`).
+    pub protocols: Vec<u8>,
+    /// `prefixes`: routes inside of these count; of the pools when empty.
+    pub prefixes: Vec<Prefix>,
+    /// `implicit_peers`: next hops inside of these become peers when they are none.
+    pub implicit_peers: Vec<Prefix>,
+}
+
+impl KernelRoutes {
+    /// The protocol number of the routes that this daemon writes, which it never follows.
+    pub const OWN_PROTOCOL: u8 = 117;
 }
 
 /// `[source.kubernetes]`: the API server of a cluster as a source.

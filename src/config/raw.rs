@@ -7,6 +7,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use toml::de::DeTable;
 
 use super::diagnostic::Log;
+use super::kernel_routes::KernelRoutes;
 use super::kubernetes::Kubernetes;
 use super::reader::{At, List, Table, auto_or, boolean, check_sections, integer_in, parsed, word};
 use super::value::{self, BACKENDS, CNI_PLUGINS, ENCAP_MODES, SWITCHES, UPLINKS};
@@ -30,6 +31,7 @@ pub(super) struct Raw {
     socket: Option<At<PathBuf>>,
     max_routes: Option<At<usize>>,
     pub(super) kubernetes: Option<Kubernetes>,
+    kernel_routes: Option<KernelRoutes>,
     listen: Option<At<Option<SocketAddr>>>,
     cni: Cni,
 }
@@ -118,6 +120,7 @@ impl Raw {
             socket: control.value_or(log, "socket", PathBuf::from(Control::SOCKET), value::socket_path),
             max_routes: control.value_or(log, "max_routes", Control::MAX_ROUTES, value::max_routes),
             kubernetes,
+            kernel_routes: KernelRoutes::read(root, log),
             listen: metrics.value_or(log, "listen", None, value::listen),
             cni: Cni::read(root, log),
         }
@@ -130,9 +133,14 @@ impl Raw {
             Some(kubernetes) => Some(kubernetes.build()?),
             None => None,
         };
+        let kernel_routes = match self.kernel_routes {
+            Some(section) => Some(section.build()?),
+            None => None,
+        };
         Some(Config {
             node: self.node.build()?,
             kubernetes,
+            kernel_routes,
             tunnel: self.tunnel.build()?,
             vxlan: super::Vxlan {
                 port: vxlan.0.value,
@@ -336,7 +344,8 @@ impl Peer {
 }
 
 impl<T> List<T> {
-    fn build(self) -> Option<Vec<T>> {
+    /// The elements; `None` when anything was wrong.
+    pub(super) fn build(self) -> Option<Vec<T>> {
         self.whole.then(|| self.items.into_iter().map(|item| item.value).collect())
     }
 }

@@ -62,12 +62,14 @@ pub(super) static PEER: Section = repeated(
 pub(super) static CONTROL: Section = single("control", &["socket", "max_routes"]);
 pub(super) static KUBERNETES: Section =
     single("source.kubernetes", &["kubeconfig", "node_name", "style", "state_file", "subnet_file"]);
+pub(super) static KERNEL_ROUTES: Section =
+    single("source.kernel", &["tables", "protocols", "prefixes", "implicit_peers"]);
 pub(super) static METRICS: Section = single("metrics", &["listen"]);
 pub(super) static CNI: Section = single("cni", &["conflist", "plugins"]);
 
 /// Every section, in the order of the documentation.
-pub(super) static SECTIONS: [&Section; 10] =
-    [&NODE, &TUNNEL, &VXLAN, &POOL, &LOCAL, &PEER, &KUBERNETES, &CONTROL, &METRICS, &CNI];
+pub(super) static SECTIONS: [&Section; 11] =
+    [&NODE, &TUNNEL, &VXLAN, &POOL, &LOCAL, &PEER, &KUBERNETES, &KERNEL_ROUTES, &CONTROL, &METRICS, &CNI];
 
 /// What to say about `key`, which `section` does not know.
 pub(super) fn unknown_key(section: &Section, key: &str) -> String {

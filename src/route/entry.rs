@@ -4,7 +4,8 @@ use super::fib::PeerId;
 use crate::net::Prefix;
 
 /// Where a route came from. The order is the precedence, best first: this node's own pods, then
-/// what an operator wrote down, then what he typed, then what a cluster says.
+/// what an operator wrote down, then what he typed, then what routing
+/// daemons found out, then what a cluster says.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 #[repr(u8)]
 pub enum Source {
@@ -14,13 +15,15 @@ pub enum Source {
     Static,
     /// The control API.
     Control,
+    /// The kernel's routing tables, where a BGP daemon or alike writes.
+    Kernel,
     /// Nodes and pools of a Kubernetes cluster.
     Kubernetes,
 }
 
 impl Source {
     /// Every one, best first.
-    pub const ALL: [Self; 4] = [Self::Local, Self::Static, Self::Control, Self::Kubernetes];
+    pub const ALL: [Self; 5] = [Self::Local, Self::Static, Self::Control, Self::Kernel, Self::Kubernetes];
 
     /// The word used in JSON and tables.
     pub const fn name(self) -> &'static str {
@@ -28,6 +31,7 @@ impl Source {
             Self::Local => "local",
             Self::Static => "static",
             Self::Control => "control",
+            Self::Kernel => "kernel",
             Self::Kubernetes => "kubernetes",
         }
     }

@@ -87,6 +87,7 @@ impl Backend for Fixed {
                     reason: "its address 192.0.2.2 is another node's".into(),
                 }],
                 problems: vec!["the state is not kept".into()],
+                ..SourceStatus::default()
             }],
             log_lines_lost: 17,
             socket_drops: 3,

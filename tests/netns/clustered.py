@@ -4,9 +4,6 @@ import bootstrap
 
 import os
 import pathlib
-import re
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -15,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar
 
+from pings import Pings
 from underpass_lab.api import Api, status
 from underpass_lab.command import wait_until
 from underpass_lab.daemon import Daemon
@@ -29,34 +27,11 @@ CHANGE_S = 1.0
 BACK_S = 15.0
 
 
-class Stream:
-    """50 pings a second from a pod, while in the `with` block; `lost` afterwards."""
+class Stream(Pings):
+    """50 pings a second from a pod."""
 
     def __init__(self, pod: Pod, address: str) -> None:
-        self._words = (*pod.entry(), "ping", "-n", "-i", "0.02", "-W", "3", address)
-        self.what = f"{pod.node} to {address}"
-        self.sent = self.lost = 0
-
-    def __enter__(self) -> "Stream":
-        self._said = tempfile.TemporaryFile("w+", encoding="utf-8")
-        self._process = subprocess.Popen(self._words, stdout=self._said, stderr=self._said)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        # What is sent last is given the time to be answered.
-        answered = self._answered()
-        wait_until(lambda: len(self._answered()) > len(answered) or self._process.poll() is not None, 5, self.what)
-        self._process.send_signal(signal.SIGINT)
-        self._process.wait(10)
-        numbers = self._answered()
-        self._said.close()
-        self.sent = max(numbers, default=0)
-        self.lost = self.sent - len(numbers)
-
-    def _answered(self) -> set[int]:
-        self._said.flush()
-        text = os.pread(self._said.fileno(), 64 << 20, 0).decode()
-        return {int(number) for number in re.findall(r"icmp_seq=(\d+) ttl=", text)}
+        super().__init__(pod.entry(), address, f"{pod.node} to {address}")
 
 
 class Clustered(unittest.TestCase):

@@ -6,6 +6,7 @@ import bootstrap
 import ipaddress
 import json
 import time
+from collections.abc import Sequence
 
 from fast import MODES, cpu_seconds
 from rootless import NO_RIGHTS, hand_over, prepare_tun
@@ -16,21 +17,27 @@ from underpass_lab.nodes import ADDRESSES, subnet
 PEERS = 5_000
 KERNEL_ROUTES = 1 << 18
 SECONDS = 5
-SHARE = 0.01
+# Of what a daemon uses that has one peer and nothing to do, measured at the same time: a busy machine is slow for both.
+RATIO = 2.0
+# Of a processor: below this nothing is compared.
+LEAST = 0.005
 # Where nobody answers, and all of it on the link.
 NOBODY = "198.18.0.0/16"
 
 
-def idle_share(pid: int, seconds: float = SECONDS) -> float:
-    """The part of one processor that a process uses."""
-    before, begun = cpu_seconds(pid), time.monotonic()
+def idle_shares(pids: Sequence[int], seconds: float = SECONDS) -> list[float]:
+    """The part of one processor that each process uses."""
+    before, begun = [cpu_seconds(pid) for pid in pids], time.monotonic()
     time.sleep(seconds)
-    return (cpu_seconds(pid) - before) / (time.monotonic() - begun)
+    passed = time.monotonic() - begun
+    return [(cpu_seconds(pid) - used) / passed for pid, used in zip(pids, before, strict=True)]
 
 
-def is_quiet(pid: int) -> bool:
-    """Whether a process uses next to nothing for two seconds."""
-    return all(idle_share(pid, 0.5) < SHARE for _ in range(4))
+def is_small(pid: int, other: int, seconds: float = SECONDS) -> bool:
+    """Whether a process uses about as little as another one that has nothing to do; on a busy machine not each time."""
+    share, idle = idle_shares([pid, other], seconds)
+    print(f"{share:.2%} of a processor, {idle:.2%} without")
+    return share < max(idle * RATIO, LEAST)
 
 
 class Peers(SharedLab):
@@ -57,10 +64,9 @@ class Peers(SharedLab):
                 self.stop("n1")
                 daemon = self.lab.start_daemon("n1", self.text(mode))
                 # All ways are looked up once, slowly; on a busy machine with pauses.
-                wait_until(lambda: is_quiet(daemon.pid), 60, "the end of the start")
-                share = idle_share(daemon.pid)
-                print(f"{PEERS} idle peers by {mode}: {share:.2%} of a processor, {self.neighbours()} neighbours")
-                self.assertLess(share, SHARE)
+                other = self.start("n2").pid
+                wait_until(lambda: is_small(daemon.pid, other), 120, f"the end of the start, and rest by {mode}")
+                print(f"{PEERS} idle peers by {mode}, {self.neighbours()} neighbours")
                 self.assertLess(self.neighbours(), 64)
 
 
@@ -78,11 +84,10 @@ class Unprivileged(SharedLab):
         self.lab.exec("n1", "ip", "-batch", str(routes), timeout=60)
         daemon = self.start("n1", command=[*NO_RIGHTS, program], **MODES["vxlan"])
         self.assertEqual(self.missing("command"), ["ip route add 10.244.0.0/16 dev up0"])
-        wait_until(lambda: is_quiet(daemon.pid), 60, "the end of the start")
-        # The table is read now and then, and a read may take longer on a busy machine.
-        share = min(idle_share(daemon.pid, 2 * SECONDS) for _ in range(2))
-        print(f"{KERNEL_ROUTES} kernel routes: {share:.2%} of a processor")
-        self.assertLess(share, SHARE)
-        # And yet what matters is seen at once.
+        other = self.start("n2").pid
+        # The table is read now and then.
+        quiet = "the end of the start, and rest beside many routes"
+        wait_until(lambda: is_small(daemon.pid, other, 2 * SECONDS), 120, quiet)
+        # And yet what matters is seen soon: reading the table takes a tenth of the time at most.
         self.lab.ip("n1", "route add 10.244.0.0/16 dev up0")
-        wait_until(lambda: self.missing() == [], 5, "the end of the requirement")
+        wait_until(lambda: self.missing() == [], 30, "the end of the requirement")

@@ -19,7 +19,7 @@ use crate::control::engine::edits::batch::Batch;
 use crate::control::engine::refusal::{Kind, Refusal};
 use crate::control::engine::{Changed, Event, Page, Reply, Request, Snapshot};
 use crate::control::server::backend::Backend;
-use crate::control::server::render::Now;
+use crate::control::server::render::{Now, SourceSample};
 use crate::dataplane::observe::capture::Hub;
 use crate::dataplane::observe::{Counters, Fallback};
 use crate::dataplane::packet::Offloaded;
@@ -246,8 +246,13 @@ impl Backend for Handle {
 }
 
 /// A source as metrics have it.
-fn sample(source: &SourceStatus) -> (String, bool, usize) {
-    (source.name.clone(), source.state == SourceStatus::FOLLOWING, source.refused)
+fn sample(source: &SourceStatus) -> SourceSample {
+    SourceSample {
+        name: source.name.clone(),
+        up: source.state == SourceStatus::FOLLOWING,
+        refused: source.refused,
+        overruns: source.overruns,
+    }
 }
 
 /// Offloads as `status` has them.

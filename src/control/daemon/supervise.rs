@@ -20,6 +20,7 @@ use super::start::{Ready, take_down};
 use super::watch::address_watch;
 use super::watch::cni;
 use super::watch::icmp::{Around, IcmpListener, Ours};
+use super::watch::kernel_routes;
 use super::watch::peer_ways::PeerWays;
 use super::watch::policy_watch::PolicyWatch;
 use super::watch::strays;
@@ -150,6 +151,7 @@ impl Running {
             restart,
         };
         watchers.spawn(Follower::new(sources, around).run());
+        watchers.spawn(kernel_routes::follow(inbox.clone(), seen.clone()));
         watchers.spawn(gate::watch(gate, counters.clone()));
         watchers.spawn(strays::watch(host.clone(), inbox.clone(), seen.clone()));
         watchers.spawn(watchdog::watch(counters.clone(), pump.wakers(), failed));

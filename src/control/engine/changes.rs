@@ -38,9 +38,8 @@ impl Engine {
         let configuration = matches!(update, Update::Configuration { .. });
         let done = match update {
             Update::Configuration { config, view } => self.follow_config(config, view.as_deref(), now),
-            Update::Changes(mut batch) => self.state.edit(source, &mut batch, second).map(|_| Reply::Updated),
-            Update::Everything(mut batch) => {
-                self.state.replace(source, &mut batch, second).map(|_| Reply::Updated)
+            Update::Changes(mut batch) => {
+                self.state.follow_routes(source, &mut batch, second).map(Reply::Followed)
             }
             Update::Withdrawn => {
                 self.state.withdraw(source);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::edits::batch::Batch;
 use super::edits::edit::Changed;
+use super::edits::followed::LeftOut;
 use super::port::{HostError, HostRequest, HostView, Notice, Requirement, Uplink};
 use super::refusal::Refusal;
 use crate::api::{NewPeer, SourceStatus};
@@ -56,6 +57,8 @@ pub enum Event {
     Strangers(Vec<Requirement>),
     /// How a source is doing.
     Reported(Arc<SourceStatus>),
+    /// A source is not followed any more.
+    Unreported(Source),
     /// The kernel told of a change.
     Noticed(Notice),
     /// A look has shown this.
@@ -76,10 +79,8 @@ pub enum Update {
         /// The host, with the routes that the new pools overlap with.
         view: Option<Box<HostView>>,
     },
-    /// Changes of its routes.
+    /// Changes of its routes. What something speaks against is left out, and the rest followed.
     Changes(Batch),
-    /// All of its routes: those that are not among them are withdrawn.
-    Everything(Batch),
     /// It cannot be reached: its routes stay as they are until it is back or withdrawn.
     Lost(String),
     /// It is gone for good, and its routes with it.
@@ -208,4 +209,6 @@ pub enum Reply {
     },
     /// A source's update was taken.
     Updated,
+    /// The routes of a source are followed, but for these.
+    Followed(Vec<LeftOut>),
 }

@@ -15,6 +15,7 @@ pub mod edits;
 mod event;
 mod from_config;
 pub mod judge;
+mod main_table;
 mod path_mtu;
 pub mod port;
 mod publisher;
@@ -38,6 +39,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use edits::edit::Changed;
+pub use edits::followed::LeftOut;
 pub use edits::reload::needs_restart;
 pub use event::{
     Asked, Effect, EffectId, Event, Failure, PathMtu, Probed, Reply, Request, RequestId, TapUse, Update,
@@ -137,7 +139,7 @@ impl Engine {
         let first = state.publish().map_err(StateError::from)?.ok_or(StartError::Empty)?.forwarding;
         state.new_pools = None;
         let mut cover = KernelCover::new(state.foreign_pools());
-        cover.renew(&state.rib);
+        cover.renew(&state.rib, |route| state.must_outdo(route));
         let mut host = HostSide::new(capabilities, addresses, start.tap, start.view, start.now);
         host.look_at_once(start.now);
         let engine = Self {
@@ -199,6 +201,7 @@ impl Engine {
                 self.unsettled = true;
             }
             Event::Reported(report) => self.sources.report(report),
+            Event::Unreported(source) => self.sources.forget(source),
             Event::Noticed(notice) => self.host.notice(notice, &self.covered, now),
             Event::Observed(id, view) => self.observed(id, view, now),
             Event::Ended(id, failures) => self.ended(id, failures, now),

@@ -12,6 +12,7 @@ use super::reconcile::kernel_cover::Steps;
 use super::{Engine, judge};
 use crate::dataplane::forward::Underlay;
 use crate::net::Mode;
+use crate::route::Route;
 use crate::wire::ipv6;
 
 impl Engine {
@@ -60,12 +61,14 @@ impl Engine {
 
     /// Brings the cover up to date with what changed.
     fn next_cover(&mut self, changed: &Pending) -> Steps {
+        let new_pools = self.state.new_pools.take();
         let rib = &self.state.rib;
-        match (changed, self.state.new_pools.take()) {
+        let outdo = |route: &Route| self.state.must_outdo(route);
+        match (changed, new_pools) {
             (Pending::Nothing, _) => Steps::default(),
-            (_, Some(pools)) => self.cover.follow_pools(pools, rib),
-            (Pending::Everything, None) => self.cover.renew(rib),
-            (Pending::Some(changed), None) => self.cover.update(rib, changed),
+            (_, Some(pools)) => self.cover.follow_pools(pools, rib, outdo),
+            (Pending::Everything, None) => self.cover.renew(rib, outdo),
+            (Pending::Some(changed), None) => self.cover.update(rib, changed, outdo),
         }
     }
 

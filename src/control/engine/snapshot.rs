@@ -111,6 +111,25 @@ impl Snapshot {
         self.peers.iter().filter(|peer| !peer.is_gone())
     }
 
+    /// Who has this underlay address: a peer by its name, or this node, which is `Some(None)`.
+    pub fn peer_at(&self, address: IpAddr) -> Option<Option<&str>> {
+        let id = self.roster.at(address)?;
+        Some(id.and_then(|id| self.peers.get(usize::from(id.0))).map(|peer| peer.name.as_str()))
+    }
+
+    /// The names of the nodes that `source` says own exactly `prefix`.
+    pub fn owners(&self, prefix: Prefix, source: Source) -> Option<BTreeSet<&str>> {
+        let route = self.rib.get(prefix, source)?;
+        let peers = self.rib.peers(&route.target).iter().filter_map(|id| self.peers.get(usize::from(id.0)));
+        Some(peers.map(|peer| peer.name.as_str()).collect())
+    }
+
+    /// The prefixes that a source has routes for.
+    pub fn prefixes_of(&self, source: Source) -> Vec<Prefix> {
+        let prefixes = self.rib.best().map(|route| route.prefix);
+        prefixes.filter(|prefix| self.rib.get(*prefix, source).is_some()).collect()
+    }
+
     /// Whether nothing was edited in the peers between both.
     pub fn shares_peers_of(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.peers, &other.peers)

@@ -37,6 +37,11 @@ impl Sources {
         self.reports.insert(report.name.clone(), report);
     }
 
+    /// Forgets what a source said of itself.
+    pub(super) fn forget(&mut self, source: Source) {
+        self.reports.remove(source.name());
+    }
+
     /// What the sources said last.
     pub(super) fn reports(&self) -> Vec<Arc<SourceStatus>> {
         self.reports.values().cloned().collect()

@@ -385,7 +385,7 @@ fn without_the_right_edits_are_judged_by_what_the_kernel_has() {
 }
 
 #[test]
-fn sources_have_one_rule_each_for_late_lost_everything_and_withdrawn() {
+fn sources_have_one_rule_each_for_late_lost_and_withdrawn() {
     let mut recorder = started();
     recorder.follow(update(Source::Control, 5, Update::Changes(batch("172.17.0.0/16 via b\n"))));
     recorder.follow(update(Source::Control, 4, Update::Changes(batch("172.18.0.0/16 via b\n"))));
@@ -394,9 +394,11 @@ fn sources_have_one_rule_each_for_late_lost_everything_and_withdrawn() {
     recorder.follow(update(Source::Control, 6, Update::Lost("away".to_owned())));
     recorder.pass(Duration::from_secs(100));
     assert!(recorder.has_way("172.17.0.1"), "what is lost stays");
-    recorder.follow(update(Source::Control, 7, Update::Everything(batch("172.19.0.0/16 via b\n"))));
+    let changes = batch("del 172.17.0.0/16\n172.19.0.0/16 via b\n172.21.0.0/16 via nobody\n");
+    recorder.follow(update(Source::Control, 7, Update::Changes(changes)));
     recorder.pass(Duration::from_secs(1));
     assert!(!recorder.has_way("172.17.0.1") && recorder.has_way("172.19.0.1"));
+    assert!(!recorder.has_way("172.21.0.1"), "what is wrong is left out");
     recorder.follow(update(Source::Control, 8, Update::Withdrawn));
     recorder.pass(Duration::from_secs(1));
     assert!(!recorder.has_way("172.19.0.1") && recorder.has_way("10.244.2.1"));

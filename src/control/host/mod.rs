@@ -30,6 +30,7 @@ mod policies;
 mod raw_netlink;
 mod reverse_path;
 mod route;
+mod route_feed;
 mod rule;
 mod sysctl;
 mod way;
@@ -43,6 +44,7 @@ pub use neighbour_table::NeighbourTable;
 pub use notices::Notices;
 pub use open::{Tap as OpenTap, Tun as OpenTun};
 pub use policies::{Policies, Policy};
+pub use route_feed::{RouteFeed, RouteFilter, RouteNews, read_routes};
 pub use way::{FirstHop, Interfaces, PeerWay};
 
 use std::sync::{Arc, Mutex};

@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
-use rtnetlink::packet_core::{NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NlasIterator};
+use rtnetlink::packet_core::{NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NlasIterator};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Bytes of `nlmsghdr`.
@@ -39,7 +39,8 @@ impl RawNetlink {
     /// Asks, and gives kind and body of each answer to `take`, until that says that it was the last one.
     ///
     /// # Errors
-    /// The kernel's: EPERM without CAP_NET_ADMIN.
+    /// The kernel's: EPERM without CAP_NET_ADMIN; [`io::ErrorKind::Interrupted`] when what was listed changed meanwhile,
+    /// so that the list may lack something.
     pub(super) fn ask(
         &mut self,
         kind: u16,
@@ -66,6 +67,7 @@ impl RawNetlink {
                 match kind {
                     // One to an earlier request.
                     _ if sequence(rest) != Some(self.sequence) => {}
+                    _ if is_interrupted(rest) => return Err(io::ErrorKind::Interrupted.into()),
                     NLMSG_ERROR => return Err(refusal(body)),
                     NLMSG_DONE => return Ok(()),
                     _ if take(kind, body) => return Ok(()),
@@ -101,6 +103,12 @@ pub(super) fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
     let body = bytes.get(HEADER..len)?;
     Some((kind, body, bytes.get(len.next_multiple_of(4)..).unwrap_or_default()))
+}
+
+/// Whether the kernel says of the first message in `bytes` that its list is not of one moment.
+fn is_interrupted(bytes: &[u8]) -> bool {
+    let flags = bytes.get(6..).and_then(|rest| rest.first_chunk());
+    flags.is_some_and(|flags| u16::from_ne_bytes(*flags) & NLM_F_DUMP_INTR != 0)
 }
 
 /// The number of the request that the first message in `bytes` answers.

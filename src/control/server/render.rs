@@ -33,8 +33,21 @@ pub struct Now {
     pub socket_drops: u64,
     /// Whether the kernel refuses strangers.
     pub strangers_refused: bool,
-    /// Sources that know more than routes: name, whether it is followed, and objects that cannot be used.
-    pub sources: Vec<(String, bool, usize)>,
+    /// The sources that are followed.
+    pub sources: Vec<SourceSample>,
+}
+
+/// How a source does.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct SourceSample {
+    /// Its name.
+    pub name: String,
+    /// Whether it can be reached and understood.
+    pub up: bool,
+    /// Objects that cannot be used.
+    pub refused: usize,
+    /// How often more came than could be taken.
+    pub overruns: u64,
 }
 
 /// Everything a scrape shows.
@@ -101,6 +114,12 @@ impl<F: Fn() -> Now + Send + Sync + 'static> Collector for Snapshot<F> {
             ConstCounter::new(value).encode(errors.encode_family(&[("outcome", outcome)])?)?;
         }
         let now = (self.now)();
+        let help = "How often more came from a source than could be taken, so that everything was read again";
+        let mut overruns = counter(&mut encoder, "source_overruns", help)?;
+        for source in &now.sources {
+            let label = [("source", source.name.as_str())];
+            ConstCounter::new(source.overruns).encode(overruns.encode_family(&label)?)?;
+        }
         let Now { routes, peers, offloads, reloaded, .. } = now;
         let help = "Log lines that stderr did not take or nobody read in time";
         let lost = counter(&mut encoder, "log_lines_lost", help)?;
@@ -114,10 +133,12 @@ impl<F: Fn() -> Now + Send + Sync + 'static> Collector for Snapshot<F> {
         let active: Vec<_> =
             offloads.iter().map(|(name, active)| (name.as_str(), usize::from(*active))).collect();
         gauges(&mut encoder, ("offload_active", "offload"), "Whether an offload is in use", &active)?;
-        let up: Vec<_> = now.sources.iter().map(|(name, up, _)| (name.as_str(), usize::from(*up))).collect();
+        let of_sources = |value: fn(&SourceSample) -> usize| {
+            now.sources.iter().map(|source| (source.name.as_str(), value(source))).collect::<Vec<_>>()
+        };
+        let up = of_sources(|source| usize::from(source.up));
         gauges(&mut encoder, ("source_up", "source"), "Whether a source is followed", &up)?;
-        let refused: Vec<_> =
-            now.sources.iter().map(|(name, _, refused)| (name.as_str(), *refused)).collect();
+        let refused = of_sources(|source| source.refused);
         let help = "Objects of a source that cannot be used";
         gauges(&mut encoder, ("source_refused", "source"), help, &refused)?;
         gauge(&mut encoder, "routes", "Routes in the forwarding table", routes)?;
@@ -197,7 +218,7 @@ fn gauge(encoder: &mut DescriptorEncoder, name: &str, help: &str, value: usize) 
 
 #[cfg(test)]
 mod tests {
-    use super::{Exporter, Now};
+    use super::{Exporter, Now, SourceSample};
     use crate::dataplane::observe::{Counters, Fallback};
     use crate::net::DropReason;
 
@@ -225,7 +246,7 @@ mod tests {
             log_lines_lost: 9,
             socket_drops: 5,
             strangers_refused: true,
-            sources: vec![("kubernetes".to_owned(), false, 7)],
+            sources: vec![SourceSample { name: "kernel".to_owned(), up: false, refused: 7, overruns: 3 }],
         };
         let exporter = Exporter::new(counters.clone(), move || now.clone());
         let text = exporter.render().unwrap();
@@ -248,8 +269,9 @@ mod tests {
             "underpass_log_lines_lost_total 9",
             "underpass_socket_drops_total 5",
             "underpass_strangers_refused 1",
-            r#"underpass_source_up{source="kubernetes"} 0"#,
-            r#"underpass_source_refused{source="kubernetes"} 7"#,
+            r#"underpass_source_up{source="kernel"} 0"#,
+            r#"underpass_source_refused{source="kernel"} 7"#,
+            r#"underpass_source_overruns_total{source="kernel"} 3"#,
             "underpass_device_read_errors_total 0",
             "underpass_stuck_workers 0",
             "underpass_routes 4",

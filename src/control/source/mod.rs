@@ -1,9 +1,8 @@
 //! Where routes come from: each source is an actor that only sends updates to the engine.
 //!
 //! A source counts its updates; the engine passes over what is not newer than what it has. When a source
-//! cannot be reached its routes stay (`Lost`); when it is back it says everything again (`Everything`,
-//! `Configuration`), and what it does not say any more is withdrawn; when it is gone for good all of it is
-//! (`Withdrawn`).
+//! cannot be reached its routes stay (`Lost`); when it is back, what it says now is compared with what is followed; when it is gone
+//! for good all of it is withdrawn (`Withdrawn`).
 //!
 //! A cluster knows more than routes: pools, peers, and what this node is. What it says is put together with the file
 //! (`compose`), and the result is followed as a configuration.
@@ -12,6 +11,7 @@ pub mod cluster;
 pub mod compose;
 pub mod discovered;
 pub mod file;
+pub mod kernel;
 #[cfg(feature = "kubernetes")]
 mod kubernetes;
 

@@ -7,18 +7,16 @@ CACHE is $UNDERPASS_CACHE or ~/.cache/underpass. RECIPE is a hash of what decide
 its name when all is in it, so one that is there is whole.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import pathlib
 import shutil
-import tempfile
 import time
-from collections.abc import Callable
 
+from underpass_lab.cache import Say, cache, once
 from underpass_lab.command import Failure, run
-from underpass_lab.kubernetes.debian import Archive
+from underpass_lab.debian import Archive
 
 VERSION = "1.20.2"
 SOURCE_VERSION = "1.20.5+really1.20.2-1.1+deb12u1"
@@ -42,14 +40,6 @@ ROOT = "k8s.io/kubernetes"
 OPENAPI = "pkg/generated/openapi"
 COMPILE_S = 3000
 
-Say = Callable[[str], None]
-
-
-def cache() -> pathlib.Path:
-    """Where the cache is."""
-    named = os.environ.get("UNDERPASS_CACHE")
-    return pathlib.Path(named).absolute() if named else pathlib.Path.home() / ".cache" / "underpass"
-
 
 def recipe() -> str:
     """A hash of all that decides about the result; the number grows when the steps below change."""
@@ -71,21 +61,17 @@ def needed() -> pathlib.Path:
 
 def build(say: Say = print) -> pathlib.Path:
     """Builds the programs unless that has been done; their directory."""
-    cache().mkdir(parents=True, exist_ok=True)
-    with open(cache() / "kubernetes.lock", "w", encoding="ascii") as lock:
-        # Who comes second waits, and finds all done.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not directory().is_dir():
-            begun = time.monotonic()
-            for left in cache().glob("kubernetes.build-*"):
-                shutil.rmtree(left)
-            with tempfile.TemporaryDirectory(prefix="kubernetes.build-", dir=cache()) as work:
-                _build(pathlib.Path(work), say)
-            say(f"built in {time.monotonic() - begun:.0f} s: {directory()}")
-    return directory()
+
+    def make(work: pathlib.Path) -> pathlib.Path:
+        begun = time.monotonic()
+        result = _build(work, say)
+        say(f"built in {time.monotonic() - begun:.0f} s: {directory()}")
+        return result
+
+    return once("kubernetes", directory(), make)
 
 
-def _build(work: pathlib.Path, say: Say) -> None:
+def _build(work: pathlib.Path, say: Say) -> pathlib.Path:
     say("fetching Debian's packages and the source of Kubernetes")
     (work / "apt").mkdir()
     archive = Archive(work / "apt")
@@ -105,7 +91,7 @@ def _build(work: pathlib.Path, say: Say) -> None:
     for files in PACKAGES.values():
         for file in files:
             shutil.copy(work / "debs" / file, result / ("cni" if "/cni/" in file else "bin"))
-    result.rename(directory())
+    return result
 
 
 def _unpack_source(archive: Archive, work: pathlib.Path) -> pathlib.Path:

@@ -132,6 +132,14 @@ impl Batch {
         self.v6.sort_unstable_by_key(|entry| (entry.address, entry.len, entry.place));
     }
 
+    /// Leaves out the changes that `keep` says no to.
+    pub fn retain(&mut self, mut keep: impl FnMut(Change) -> bool) {
+        let v4 = |entry: &Entry<u32>| entry.change(Ipv4Addr::from_bits(entry.address).into());
+        let v6 = |entry: &Entry<u128>| entry.change(Ipv6Addr::from_bits(entry.address).into());
+        self.v4.retain(|entry| v4(entry).is_some_and(&mut keep));
+        self.v6.retain(|entry| v6(entry).is_some_and(&mut keep));
+    }
+
     /// The number of changes.
     pub fn len(&self) -> usize {
         self.v4.len() + self.v6.len()

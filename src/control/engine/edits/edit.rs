@@ -33,7 +33,21 @@ impl State {
     pub(crate) fn edit(&mut self, source: Source, batch: &mut Batch, now: u32) -> Result<Changed, Refusal> {
         batch.sort();
         let nodes = self.judge(source, batch)?;
-        let targets = self.targets(&nodes, |rib| {
+        self.apply(source, batch, &nodes, now)
+    }
+
+    /// Applies a judged batch, whose sets of nodes are `nodes`.
+    ///
+    /// # Errors
+    /// When there are no ids for them.
+    pub(in crate::control::engine) fn apply(
+        &mut self,
+        source: Source,
+        batch: &Batch,
+        nodes: &[Vec<PeerId>],
+        now: u32,
+    ) -> Result<Changed, Refusal> {
+        let targets = self.targets(nodes, |rib| {
             for change in batch.changes() {
                 rib.remove(change.prefix, source);
             }
@@ -151,7 +165,7 @@ impl State {
         all
     }
 
-    fn judge_one(
+    pub(in crate::control::engine) fn judge_one(
         &self,
         source: Source,
         change: &Change,

@@ -2,6 +2,7 @@
 
 pub mod batch;
 pub(super) mod edit;
+pub(super) mod followed;
 pub mod lines;
 mod peers;
 pub(super) mod pending;

@@ -3,6 +3,7 @@
 //! Only values: `control/host` executes the requests and makes the observations.
 
 mod error;
+mod kernel_route;
 mod nat;
 mod settings;
 mod table;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::HostError;
+pub use kernel_route::KernelRoute;
 pub use nat::{Blind, NatRules, NatView, nat_table};
 pub use settings::{KernelTunnel, Settings};
 pub use table::{Found, Interest, Table, widest};
@@ -24,7 +26,7 @@ use crate::net::{Mac, Prefix};
 
 /// Our number in the kernel's route protocol field. Not used by the kernel, iproute2's
 /// `rt_protos`, BIRD (12), FRR (11, 186 to 198), Open/R (99) or Calico (80).
-pub const ROUTE_PROTOCOL: u8 = 117;
+pub const ROUTE_PROTOCOL: u8 = crate::config::KernelRoutes::OWN_PROTOCOL;
 /// Packets the kernel queues towards us on each TUN queue. The default of 500 overflows in one
 /// scheduling delay at full rate, and an overflow is a lost packet.
 pub const TX_QUEUE_LEN: u32 = 10_000;

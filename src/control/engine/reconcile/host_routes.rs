@@ -26,7 +26,9 @@ impl HostSide {
         let sources = Arc::clone(&self.addresses);
         let device = self.tun_name(wish).to_owned();
         let wanted = self.wanted(wish, &sources, &device);
-        let mut found = routes::differences(wanted, table, |prefix| wish.state.is_to_peers(prefix));
+        let mut found = routes::differences(wanted, table, |found| {
+            wish.state.is_to_peers(found.prefix) && !wish.state.goes_there_bare(found)
+        });
         if !self.may_change() {
             let inside = found.foreign.into_iter().filter(|(prefix, _)| !wish.cover.contains(prefix));
             let inside = inside.map(|(_, requirement)| requirement);

@@ -2,9 +2,10 @@
 //! get there.
 //!
 //! The pools are always among them. Outside of the pools a route needs a kernel route of its own, unless a
-//! wider route to another node covers it already.
+//! wider route to another node covers it already. What a routing daemon has written to the main table itself needs one too:
+//! its own would take the packets.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::net::Prefix;
 use crate::route::{Rib, Route, Target};
@@ -14,6 +15,8 @@ use crate::route::{Rib, Route, Target};
 pub(crate) struct KernelCover {
     pools: Vec<Prefix>,
     routes: BTreeSet<Prefix>,
+    /// Prefixes with a route of their own in the main table, so that there has to be a better one.
+    pinned: BTreeSet<Prefix>,
 }
 
 /// What to change, in this order, so that nothing is without a route in between.
@@ -28,18 +31,19 @@ pub(crate) struct Steps {
 impl KernelCover {
     /// Only `pools` so far.
     pub(crate) fn new(pools: Vec<Prefix>) -> Self {
-        Self { pools, routes: BTreeSet::new() }
+        Self { pools, routes: BTreeSet::new(), pinned: BTreeSet::new() }
     }
 
     /// All of them, in order.
     pub(crate) fn all(&self) -> BTreeSet<Prefix> {
-        self.pools.iter().chain(&self.routes).copied().collect()
+        self.pools.iter().chain(&self.routes).chain(&self.pinned).copied().collect()
     }
 
-    /// Follows the change of some prefixes.
-    pub(crate) fn update(&mut self, rib: &Rib, changed: &[Prefix]) -> Steps {
+    /// Follows the change of some prefixes. `outdo`: whether a best route needs one of the kernel in its very place.
+    pub(crate) fn update(&mut self, rib: &Rib, changed: &[Prefix], outdo: impl Fn(&Route) -> bool) -> Steps {
         let mut before = Change::default();
         for prefix in changed {
+            self.pin(rib, *prefix, &outdo, &mut before);
             if self.in_pool(*prefix) {
                 continue;
             }
@@ -54,34 +58,43 @@ impl KernelCover {
                 }
             }
         }
-        before.steps()
+        before.steps(self)
     }
 
     /// Computes everything again.
-    pub(crate) fn renew(&mut self, rib: &Rib) -> Steps {
+    pub(crate) fn renew(&mut self, rib: &Rib, outdo: impl Fn(&Route) -> bool) -> Steps {
+        let before = self.all();
         let mut widest: Option<Prefix> = None;
-        let mut needed = BTreeSet::new();
+        self.routes.clear();
+        self.pinned.clear();
         for route in rib.best().filter(to_others) {
             let prefix = route.prefix;
+            if outdo(&route) {
+                self.pinned.insert(prefix);
+            }
             if widest.is_some_and(|widest| widest.covers(prefix)) || self.in_pool(prefix) {
                 continue;
             }
             widest = Some(prefix);
-            needed.insert(prefix);
+            self.routes.insert(prefix);
         }
-        let steps = Steps {
-            add: needed.difference(&self.routes).copied().collect(),
-            remove: self.routes.difference(&needed).copied().collect(),
-        };
-        self.routes = needed;
-        steps
+        let now = self.all();
+        Steps {
+            add: now.difference(&before).copied().collect(),
+            remove: before.difference(&now).copied().collect(),
+        }
     }
 
     /// Computes everything again for other pools.
-    pub(crate) fn follow_pools(&mut self, pools: Vec<Prefix>, rib: &Rib) -> Steps {
+    pub(crate) fn follow_pools(
+        &mut self,
+        pools: Vec<Prefix>,
+        rib: &Rib,
+        outdo: impl Fn(&Route) -> bool,
+    ) -> Steps {
         let before = self.all();
         self.pools = pools;
-        self.renew(rib);
+        self.renew(rib, outdo);
         let now = self.all();
         Steps {
             add: now.difference(&before).copied().collect(),
@@ -93,6 +106,19 @@ impl KernelCover {
         self.pools.iter().any(|pool| pool.covers(prefix))
     }
 
+    fn has(&self, prefix: Prefix) -> bool {
+        self.routes.contains(&prefix) || self.pinned.contains(&prefix) || self.pools.contains(&prefix)
+    }
+
+    fn pin(&mut self, rib: &Rib, prefix: Prefix, outdo: impl Fn(&Route) -> bool, change: &mut Change) {
+        change.note(self, prefix);
+        if rib.exact(prefix).is_some_and(|route| to_others(&route) && outdo(&route)) {
+            self.pinned.insert(prefix);
+        } else {
+            self.pinned.remove(&prefix);
+        }
+    }
+
     /// Adds `prefix`, and removes what it covers.
     fn add(&mut self, prefix: Prefix, change: &mut Change) {
         let inside: Vec<Prefix> =
@@ -100,28 +126,36 @@ impl KernelCover {
         for inner in inside.into_iter().filter(|inner| *inner != prefix) {
             self.remove(inner, change);
         }
-        if self.routes.insert(prefix) && !change.removed.remove(&prefix) {
-            change.added.insert(prefix);
-        }
+        change.note(self, prefix);
+        self.routes.insert(prefix);
     }
 
     fn remove(&mut self, prefix: Prefix, change: &mut Change) {
-        if self.routes.remove(&prefix) && !change.added.remove(&prefix) {
-            change.removed.insert(prefix);
-        }
+        change.note(self, prefix);
+        self.routes.remove(&prefix);
     }
 }
 
-/// What changed so far, without what was taken back.
+/// What was touched so far, and whether it was there before.
 #[derive(Default)]
-struct Change {
-    added: BTreeSet<Prefix>,
-    removed: BTreeSet<Prefix>,
-}
+struct Change(BTreeMap<Prefix, bool>);
 
 impl Change {
-    fn steps(self) -> Steps {
-        Steps { add: self.added.into_iter().collect(), remove: self.removed.into_iter().collect() }
+    fn note(&mut self, cover: &KernelCover, prefix: Prefix) {
+        self.0.entry(prefix).or_insert_with(|| cover.has(prefix));
+    }
+
+    /// What became of it, without what was taken back.
+    fn steps(self, cover: &KernelCover) -> Steps {
+        let mut steps = Steps::default();
+        for (prefix, before) in self.0 {
+            match (before, cover.has(prefix)) {
+                (false, true) => steps.add.push(prefix),
+                (true, false) => steps.remove.push(prefix),
+                _ => {}
+            }
+        }
+        steps
     }
 }
 
@@ -169,12 +203,21 @@ mod tests {
         rib.set(Route::new(prefix, Source::Control, Target::Peer(PeerId(0))));
     }
 
+    fn nothing(_: &Route) -> bool {
+        false
+    }
+
+    /// As if all routes of the kernel were in its main table.
+    fn in_main(rib: &Rib) -> impl Fn(&Route) -> bool {
+        |route| rib.get(route.prefix, Source::Kernel).is_some()
+    }
+
     /// What a start cover into the TUN.
     fn started(pools: &[Prefix], subnets: &[Prefix]) -> Vec<Prefix> {
         let mut rib = Rib::default();
         subnets.iter().for_each(|subnet| add(&mut rib, *subnet));
         let mut cover = KernelCover::new(pools.to_vec());
-        cover.renew(&rib);
+        cover.renew(&rib, nothing);
         cover.all().into_iter().collect()
     }
 
@@ -207,11 +250,11 @@ mod tests {
             add(&mut rib, prefix(subnet));
         }
         let mut cover = KernelCover::new(vec![prefix("10.244.0.0/16")]);
-        cover.renew(&rib);
-        let steps = cover.follow_pools(prefixes(&["10.8.0.0/15"]), &rib);
+        cover.renew(&rib, nothing);
+        let steps = cover.follow_pools(prefixes(&["10.8.0.0/15"]), &rib, nothing);
         assert_eq!(steps.add, prefixes(&["10.8.0.0/15", "10.244.2.0/24"]));
         assert_eq!(steps.remove, prefixes(&["10.9.0.0/16", "10.244.0.0/16"]));
-        assert_eq!(cover.follow_pools(prefixes(&["10.8.0.0/15"]), &rib), Steps::default());
+        assert_eq!(cover.follow_pools(prefixes(&["10.8.0.0/15"]), &rib, nothing), Steps::default());
     }
 
     #[test]
@@ -254,8 +297,8 @@ mod tests {
         let mut cover = KernelCover::new(vec![prefix("10.0.0.0/8")]);
         let mut rib = Rib::default();
         add(&mut rib, prefix("10.1.0.0/16"));
-        assert_eq!(cover.update(&rib, &[prefix("10.1.0.0/16")]), Steps::default());
-        assert_eq!(cover.renew(&rib), Steps::default());
+        assert_eq!(cover.update(&rib, &[prefix("10.1.0.0/16")], nothing), Steps::default());
+        assert_eq!(cover.renew(&rib, nothing), Steps::default());
     }
 
     #[test]
@@ -264,13 +307,36 @@ mod tests {
         let mut cover = KernelCover::new(vec![]);
         let mut rib = Rib::default();
         add(&mut rib, narrow);
-        assert_eq!(cover.update(&rib, &[narrow]).add, [narrow]);
+        assert_eq!(cover.update(&rib, &[narrow], nothing).add, [narrow]);
         add(&mut rib, wide);
-        assert_eq!(cover.update(&rib, &[wide]), Steps { add: vec![wide], remove: vec![narrow] });
+        assert_eq!(cover.update(&rib, &[wide], nothing), Steps { add: vec![wide], remove: vec![narrow] });
         rib.remove(wide, Source::Control);
-        assert_eq!(cover.update(&rib, &[wide]), Steps { add: vec![narrow], remove: vec![wide] });
+        assert_eq!(cover.update(&rib, &[wide], nothing), Steps { add: vec![narrow], remove: vec![wide] });
         rib.remove(narrow, Source::Control);
-        assert_eq!(cover.update(&rib, &[narrow, narrow]).remove, [narrow]);
+        assert_eq!(cover.update(&rib, &[narrow, narrow], nothing).remove, [narrow]);
+    }
+
+    #[test]
+    fn what_a_routing_daemon_wrote_to_the_main_table_is_outdone() {
+        let block = prefix("10.1.0.0/26");
+        let mut rib = Rib::default();
+        let mut cover = KernelCover::new(vec![prefix("10.1.0.0/16")]);
+        assert_eq!(cover.renew(&rib, in_main(&rib)), Steps::default());
+        rib.set(Route::new(block, Source::Kernel, Target::Peer(PeerId(0))));
+        assert_eq!(cover.update(&rib, &[block], in_main(&rib)).add, [block]);
+        assert_eq!(cover.renew(&rib, in_main(&rib)), Steps::default());
+        // Whoever else owns it for good: the kernel's route is still there.
+        add(&mut rib, block);
+        assert_eq!(cover.update(&rib, &[block], in_main(&rib)), Steps::default());
+        rib.set(Route::new(block, Source::Local, Target::Local));
+        assert_eq!(cover.update(&rib, &[block], in_main(&rib)).remove, [block]);
+        rib.remove(block, Source::Local);
+        assert_eq!(cover.renew(&rib, in_main(&rib)).add, [block]);
+        rib.remove(block, Source::Kernel);
+        assert_eq!(cover.update(&rib, &[block, block], in_main(&rib)).remove, [block]);
+        // From other tables it is in nobody's way.
+        rib.set(Route::new(block, Source::Kernel, Target::Peer(PeerId(0))));
+        assert_eq!(cover.follow_pools(prefixes(&["10.1.0.0/16"]), &rib, nothing), Steps::default());
     }
 
     fn any_prefix(blocks: u8) -> impl Strategy<Value = Prefix> {
@@ -311,7 +377,7 @@ mod tests {
                     if *present { add(&mut rib, *prefix) } else { rib.remove(*prefix, Source::Control); }
                 }
                 let changed: Vec<Prefix> = round.iter().map(|(prefix, _)| *prefix).collect();
-                let steps = cover.update(&rib, &changed);
+                let steps = cover.update(&rib, &changed, nothing);
                 for prefix in &steps.add { prop_assert!(kernel.insert(*prefix)); }
                 for prefix in &steps.remove { prop_assert!(kernel.remove(prefix)); }
                 let subnets: Vec<Prefix> = rib.best().map(|route| route.prefix).collect();
@@ -319,7 +385,7 @@ mod tests {
                     tun_routes(&pools, &subnets).into_iter().filter(|route| !pools.contains(route)).collect();
                 prop_assert_eq!(&kernel, &expected);
                 prop_assert_eq!(started(&pools, &subnets), tun_routes(&pools, &subnets));
-                prop_assert_eq!(cover.renew(&rib), Steps::default());
+                prop_assert_eq!(cover.renew(&rib, nothing), Steps::default());
             }
         }
     }

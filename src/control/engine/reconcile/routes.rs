@@ -43,11 +43,12 @@ impl Wanted<'_> {
     }
 }
 
-/// Compares `wanted` with `table`; `to_peers` says whether a destination has addresses of other nodes.
+/// Compares `wanted` with `table`; `matters` says whether a route takes packets that
+/// are for the tunnel.
 pub(in crate::control::engine) fn differences(
     wanted: Wanted<'_>,
     table: &Table,
-    to_peers: impl Fn(Prefix) -> bool,
+    matters: impl Fn(&Found) -> bool,
 ) -> RouteDifferences {
     let mut found = RouteDifferences::default();
     for prefix in wanted.cover {
@@ -66,7 +67,7 @@ pub(in crate::control::engine) fn differences(
             if !wanted.cover.contains(&route.prefix) {
                 found.remove.push(route.prefix);
             }
-        } else if is_more_precise(route, wanted, table) && to_peers(route.prefix) {
+        } else if is_more_precise(route, wanted, table) && matters(route) {
             found.foreign.push(in_the_way(route, table));
         }
     }
@@ -144,8 +145,8 @@ mod tests {
 
     fn compare(cover: &BTreeSet<Prefix>, table: &Table) -> RouteDifferences {
         let wanted = Wanted { device: "up0", index: TUN, cover, sources: &[] };
-        differences(wanted, table, |prefix| {
-            prefix.address() != "10.244.1.0".parse::<std::net::IpAddr>().unwrap()
+        differences(wanted, table, |found| {
+            found.prefix.address() != "10.244.1.0".parse::<std::net::IpAddr>().unwrap()
         })
     }
 

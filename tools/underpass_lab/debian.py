@@ -48,6 +48,17 @@ class Archive:
             run("dpkg-deb", "--extract", deb, target, timeout=120)
             deb.unlink()
 
+    def unpack_with_dependencies(self, packages: tuple[str, ...], target: pathlib.Path) -> None:
+        """The same with everything that these packages need and this system does not have."""
+        run(*self._apt, "install", "--download-only", "--no-install-recommends", "--yes", *packages, timeout=FETCH_S)
+        for deb in sorted((self.directory / "cache/archives").glob("*.deb")):
+            run("dpkg-deb", "--extract", deb, target, timeout=120)
+            deb.unlink()
+        # What is installed here is not among them.
+        missing = tuple(name for name in packages if not list(target.glob(f"usr/share/doc/{name}")))
+        if missing:
+            self.unpack(missing, target)
+
 
 def mirror() -> str:
     """The archive that this system takes its own packages from."""

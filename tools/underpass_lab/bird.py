@@ -1,0 +1,93 @@
+"""BIRD on the nodes of a lab, with the configuration of config/bird."""
+
+import pathlib
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+
+from underpass_lab import routing
+from underpass_lab.command import Failure, run, wait_until
+from underpass_lab.network import Lab
+from underpass_lab.paths import REPO
+
+COMMON = REPO / "config" / "bird" / "underpass.conf"
+AS = 64512
+
+
+def configuration(
+    address: str, subnet: str, blocks: Sequence[str], neighbours: Mapping[str, str], pods: str = "10.244.0.0/16"
+) -> str:
+    """A node's file, as config/bird/node.conf. `neighbours` has the template by address: `node`, or `reflected` where
+    this is the route reflector."""
+    lines = [
+        "log stderr all;",
+        *(f"define NODE = {address};", f"define SUBNET = {subnet};", f"define PODS = [ {pods}+ ];"),
+        *(f"define AS = {AS};", f'include "{COMMON}";'),
+        *("protocol static blocks {", "  ipv4;", *(f"  route {block} blackhole;" for block in blocks), "}"),
+        *("protocol static uplink {", "  ipv4;", '  route 0.0.0.0/0 via "eth0";', "}"),
+    ]
+    for neighbour, template in neighbours.items():
+        name = "Mesh_" + neighbour.replace(".", "_")
+        passive = " passive on;" if _number(address) > _number(neighbour) else ""
+        lines.append(f"protocol bgp {name} from {template} {{ neighbor {neighbour} as {AS};{passive} }}")
+    return "\n".join(lines) + "\n"
+
+
+def _number(address: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in address.split("."))
+
+
+class Bird:
+    """BIRD in a namespace of a lab."""
+
+    def __init__(self, lab: Lab, name: str, text: str) -> None:
+        self.lab, self.name = lab, name
+        self.directory = lab.dir / f"{name}.bird"
+        self.directory.mkdir(exist_ok=True)
+        self.file = self.directory / "bird.conf"
+        self.socket = self.directory / "bird.ctl"
+        self.programs = routing.directory()
+        self.write(text)
+        self.start()
+
+    def write(self, text: str) -> None:
+        self.file.write_text(text, encoding="ascii")
+
+    def start(self, *options: str) -> None:
+        """Starts it, and waits until it answers."""
+        words = (self.programs / "usr/sbin/bird", "-f", "-c", self.file, "-s", self.socket, *options)
+        log = open(self.log, "a", encoding="utf-8")
+        with log:
+            self.process: subprocess.Popen[str] = self.lab.popen(
+                self.name, *words, env=routing.environment(self.programs), stdout=log, stderr=log
+            )
+        what = f"BIRD on {self.name}, see {self.log}"
+        wait_until(lambda: self.process.poll() is not None or self.answers(), 10, what)
+        if self.process.poll() is not None:
+            raise Failure(f"BIRD on {self.name} has ended: {self.log.read_text(encoding='utf-8')}")
+
+    @property
+    def log(self) -> pathlib.Path:
+        return self.directory / "log"
+
+    def answers(self) -> bool:
+        return self.socket.exists() and "BIRD" in self.ask("show", "status", check=False)
+
+    def ask(self, *words: str, check: bool = True) -> str:
+        """What `birdc` says."""
+        command = (self.programs / "usr/sbin/birdc", "-s", self.socket, *words)
+        return run(*command, env=routing.environment(self.programs), check=check).stdout
+
+    def established(self) -> int:
+        """How many sessions are up."""
+        return self.ask("show", "protocols").count("Established")
+
+    def kill(self) -> None:
+        """As if it had crashed: it takes nothing back."""
+        self.process.kill()
+        self.process.wait(10)
+
+    def stop(self) -> None:
+        """As a service manager does."""
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(10)
