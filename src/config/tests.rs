@@ -2,6 +2,7 @@
 
 mod conflicts;
 mod hostile;
+mod kernel_routes;
 mod kubernetes;
 mod values;
 
@@ -297,7 +298,8 @@ fn unknown_names_come_with_advice() {
         (
             "[bgp]\n",
             "f:13:2: unknown section or key \"bgp\"; known sections: [node], [tunnel], [vxlan], [[pool]], [local], \
-             [[peer]], [source.kubernetes], [control], [metrics], [cni]",
+             [[peer]], [source.kubernetes], [source.kernel], \
+             [control], [metrics], [cni]",
         ),
         ("[control]\nlisten = 1\n", "f:14:1: unknown key \"listen\" in [control]; it belongs in [metrics]"),
         ("[control]\nfoo = 1\n", "f:14:1: unknown key \"foo\" in [control]; known keys: socket, max_routes"),

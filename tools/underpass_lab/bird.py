@@ -1,6 +1,7 @@
-"""BIRD on the nodes of a lab, with the configuration of config/bird."""
+"""BIRD on the nodes of a lab, with the configuration of config/bird, and labs whose nodes find each other by it."""
 
 import pathlib
+import re
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from underpass_lab import routing
 from underpass_lab.command import Failure, run, wait_until
 from underpass_lab.network import Lab
+from underpass_lab.nodes import ADDRESSES, NodeLab, pod_address
 from underpass_lab.paths import REPO
 
 COMMON = REPO / "config" / "bird" / "underpass.conf"
@@ -91,3 +93,51 @@ class Bird:
         """As a service manager does."""
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(10)
+
+
+def block(node: str) -> str:
+    """The block of a node, as Calico hands them out: 64 addresses."""
+    return f"10.244.{node[1:]}.0/26"
+
+
+class BirdLab(NodeLab):
+    """Three nodes in two subnets with BIRD on each; pods as with Calico, each with a route of its own in front of its
+    node's block. n1 and n2 reach each other bare, n3 by IP-in-IP."""
+
+    MESH_S = 30.0
+
+    def __init__(self, topology: str = "T3", **options: bool) -> None:
+        super().__init__(topology, **options)
+        self.birds: dict[str, Bird] = {}
+
+    def begin(self, extra: str = "") -> None:
+        """Starts BIRD and a daemon on each node, and waits until all know all blocks."""
+        for node, address in ADDRESSES.items():
+            self.ip(node, f"route add {pod_address(node)} dev pod0")
+            neighbours = {other: "node" for name, other in ADDRESSES.items() if name != node}
+            subnet = address.rpartition(".")[0] + ".0/24"
+            self.birds[node] = Bird(self, node, configuration(address, subnet, [block(node)], neighbours))
+        for node in ADDRESSES:
+            self.start_daemon(
+                node,
+                pools=[("10.244.0.0/16", "CrossSubnet", "Never")],
+                peers={other: (address, []) for other, address in ADDRESSES.items() if other != node},
+                local=[block(node)],
+                extra=f"[source.kernel]\ntables = [100]\n{extra}",
+            )
+        wait_until(lambda: all(self.knows_all(node) for node in ADDRESSES), self.MESH_S, "all blocks on all nodes")
+
+    def known(self, node: str) -> dict[str, str]:
+        """The peers of the blocks that a node has learnt."""
+        listed = self.daemons[node].json("route", "list", "--source", "kernel")
+        return {route["prefix"]: route["peer"] for route in listed}
+
+    def knows_all(self, node: str) -> bool:
+        """Whether a node has learnt the blocks of the others, and nothing else."""
+        return self.known(node) == {block(other): other for other in ADDRESSES if other != node}
+
+    def main_table(self, node: str) -> list[str]:
+        """What BIRD has written to the main table: the article's line is `BLOCK via NODE dev eth0 proto bird`."""
+        lines = self.exec(node, "ip", "route", "show", "proto", "bird").stdout.splitlines()
+        # `show proto bird` leaves out what it was asked for.
+        return sorted(re.sub(r" +metric \d+ *$", " proto bird", line.strip()) for line in lines)

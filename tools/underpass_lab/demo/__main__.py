@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from underpass_lab.command import end_with
-from underpass_lab.demo import kubernetes
+from underpass_lab.demo import bgp, kubernetes
 from underpass_lab.demo.story import say
 from underpass_lab.lab import making
 from underpass_lab.lab import topology as topologies
@@ -20,9 +20,11 @@ def main() -> int:
     match sys.argv[1:]:
         case []:
             return in_a_lab()
+        case ["--bgp"]:
+            return bgp.main()
         case ["--kubernetes"]:
             return kubernetes.main()
-    print("usage: scripts/demo [--kubernetes]", file=sys.stderr)
+    print("usage: scripts/demo [--bgp | --kubernetes]", file=sys.stderr)
     return 2
 
 

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from underpass_lab import netns
 from underpass_lab.command import Failure, wait_until
+from underpass_lab.demo import forms
 from underpass_lab.demo.inside import Recording
 from underpass_lab.demo.story import Story, say
 from underpass_lab.kubernetes import binaries, cgroups, install, pods
@@ -28,8 +29,6 @@ READY_S = 90
 # Whose traffic passes where on the underlay: (namespace, interface) by node.
 WIRES = {"n1": ("sw", "port-n1"), "n2": ("sw", "port-n2"), "n3": ("R", "eth1")}
 FAR = "n3"
-# Packets of the daemons that look after the path: no pod has sent them.
-PROBE = "ip[29] = 59"
 SED = "sed s/Always/CrossSubnet/ config/kubernetes/underpass.yaml | kubectl apply -f -"
 # What a daemon in a container goes without, as /proc/sys is read-only there; docs/kubernetes.md says what it costs.
 READ_ONLY = "sysctl -w net/ipv4/conf/up0/accept_local=1"
@@ -127,7 +126,7 @@ class Demo:
             for source, target in pairs:
                 way = f"{source.node} to {target.node}"
                 self.story.check(f"TCP 4 MiB {way}", functools.partial(self.transfer, source, target))
-            self.story.check("captures are complete", functools.partial(end_captures, wires))
+            self.story.check("captures are complete", lambda: forms.end_all(wires.items()))
             for source, target in pairs:
                 form = "ipip" if FAR in (source.node, target.node) else "direct"
                 seen = functools.partial(self.seen, wires, source, target, form)
@@ -155,15 +154,9 @@ class Demo:
 
     def seen(self, wires: dict[str, Recording], source: Pod, target: Pod, form: str) -> str:
         """Frames in this form at both ends, as many here as there, and none in the other form."""
-        expressions = {"direct": direct(source, target), "ipip": ipip(source, target)}
-        counts = {
-            one: [wires[pod.node].count(expression) for pod in (source, target)]
-            for one, expression in expressions.items()
-        }
-        first, last = counts.pop(form)
-        if not first or first != last or any(itertools.chain(*counts.values())):
-            raise Failure(f"{first} frames left {source.node}, {last} arrived at {target.node}; others: {counts}")
-        return f"{first} frames"
+        ends = (wires[source.node], wires[target.node])
+        nodes = (ADDRESSES[source.node], ADDRESSES[target.node])
+        return forms.seen(form, ends, nodes, (source.address, target.address))
 
     # --- nodes and the world outside --------------------------------------------------------------
 
@@ -190,7 +183,7 @@ class Demo:
                 for pod in self.pods.values():
                     pings = functools.partial(ping_each, pod.ping, [CONTROL_ADDRESS])
                     self.story.check(f"pod on {pod.node} to {CONTROL_ADDRESS}", pings)
-                self.story.check("capture is complete", functools.partial(end_captures, wires))
+                self.story.check("capture is complete", lambda: forms.end_all(wires.items()))
                 for name, address in ADDRESSES.items():
                     expression = f"icmp[0] = 8 and src host {address} and dst host {CONTROL_ADDRESS}"
                     count = functools.partial(exactly, wires[CONTROL], expression, 3)
@@ -221,18 +214,6 @@ class Demo:
             raise Failure("\n".join(found))
 
 
-def direct(source: Pod, target: Pod) -> str:
-    """Packets from pod to pod as they are."""
-    return f"src host {source.address} and dst host {target.address}"
-
-
-def ipip(source: Pod, target: Pod) -> str:
-    """Packets from pod to pod in IP-in-IP between their nodes."""
-    inner = [f"{int(ipaddress.IPv4Address(pod.address)):#010x}" for pod in (source, target)]
-    nodes = f"src host {ADDRESSES[source.node]} and dst host {ADDRESSES[target.node]} and ip[0] = 0x45"
-    return f"{nodes} and ip proto 4 and not ({PROBE}) and ip[32:4] = {inner[0]} and ip[36:4] = {inner[1]}"
-
-
 def ping_each(ping: Callable[[str], int], addresses: list[str]) -> str:
     """Every address must answer every ping."""
     wrong = [f"{address}: {count} of 3" for address in addresses if (count := ping(address)) < 3]
@@ -245,13 +226,6 @@ def exactly(recording: Recording, expression: str, count: int) -> None:
     """Failure unless so many frames match."""
     if (found := recording.count(expression)) != count:
         raise Failure(f"{found} frames match, not {count}: {expression}\n{recording.read('-c', '20', 'ip')}")
-
-
-def end_captures(wires: dict[str, Recording]) -> None:
-    """Ends all captures; Failure when one of them missed a frame."""
-    wrong = [f"{name}: {said}" for name, recording in wires.items() if (said := recording.end())]
-    if wrong:
-        raise Failure("\n".join(wrong))
 
 
 def nothing_left(cluster: Cluster) -> None:
