@@ -170,7 +170,11 @@ def read_datagram(data: bytes) -> tuple[Any, Any]:
 
 
 class Datagrams:
-    """A receiver in a pod and senders in the other; all they exchange must arrive once and in order."""
+    """A receiver in a pod and senders in the other; all they exchange must arrive once and in order.
+
+    Within the block this thread keeps to one processor. One that the scheduler moves between two sends leaves packets
+    in two backlogs, and the kernel may then swap them on any veth pair; from one processor only the daemons can.
+    """
 
     def __init__(self, lab: NodeLab, source: str, target: str, addresses: Mapping[str, str] = ADDRESS) -> None:
         self._lab, self._source, self._from = lab, source, addresses[source]
@@ -181,9 +185,12 @@ class Datagrams:
         self._sent: list[int] = []
 
     def __enter__(self) -> Any:
+        self._allowed = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {min(self._allowed)})
         return self
 
     def __exit__(self, *_: object) -> None:
+        os.sched_setaffinity(0, self._allowed)
         for one in (self._receiver, *self._clients):
             one.close()
 
