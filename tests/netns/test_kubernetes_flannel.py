@@ -22,6 +22,8 @@ OURS, STOCK = "n3", ("n1", "n2")
 # More than a second: a refused write is tried again after one.
 MEND_S = 3.0
 LARGE = 16 << 20
+# A daemon tests its way to the wire by frames that say "unde…" where others have VXLAN's header.
+NO_PROBE = "and udp[8:4] != 0x756e6465"
 
 
 class Flannel(Clustered):
@@ -129,7 +131,9 @@ class IPv4(Flannel):
     def test_3_frames_are_those_of_flannel(self) -> None:
         own, stock = self.annotations(OURS), self.annotations("n1")
         macs = [json.loads(annotations["backend-data"])["VtepMAC"] for annotations in (own, stock)]
-        with Capture(self.cluster.underlay, "n1", "eth0", f"udp port 8472 and host {ADDRESSES[OURS]}") as capture:
+        with Capture(
+            self.cluster.underlay, "n1", "eth0", f"udp port 8472 and host {ADDRESSES[OURS]} {NO_PROBE}"
+        ) as capture:
             self.assertEqual(self.pods[OURS].ping(self.pods["n1"].address), 3)
             packets = capture.wait(6)
         seen = set()

@@ -182,8 +182,10 @@ class Native(Clustered):
             self.assertEqual(self.daemon(name).process.poll(), None)
 
     def test_7_a_peer_of_the_file_goes_before_a_node(self) -> None:
-        self.client.create_node("claims", "10.244.97.0/24", ["192.0.2.77"])
-        self.client.create_node("routes", "10.244.200.0/24", ["192.0.2.98"])
+        nodes = (("claims", "10.244.97.0/24", "192.0.2.77"), ("routes", "10.244.200.0/24", "192.0.2.98"))
+        for name, subnet, address in nodes:
+            self.client.create_node(name, subnet, [address])
+            self.addCleanup(self.client.delete_node, name)
         self.soon("a refusal", lambda: len(self.refusals("n3")) == 2)
         self.assertEqual(
             self.refusals("n3"),
@@ -193,9 +195,7 @@ class Native(Clustered):
             },
         )
         self.assertEqual(self.route("n3", "10.244.200.7")["peer"], "file")
-        self.assertEqual(self.route("n1", "10.244.200.7")["peer"], "routes")
-        for name in ("claims", "routes"):
-            self.client.delete_node(name)
+        self.soon("the node elsewhere", lambda: self.route("n1", "10.244.200.7").get("peer") == "routes")
 
     # --- the API server away ----------------------------------------------------------------------
 
@@ -207,6 +207,7 @@ class Native(Clustered):
         wait_until(lambda: self.is_kept("n2", "gone"), 5, "the state file of n2")
         with self.undisturbed(("n1", "n3"), ("n3", "n1")):
             self.cluster.kill_api_server()
+            self.addCleanup(self.bring_back)
             begun = time.monotonic()
             for name in self.cluster.nodes:
                 wait_until(lambda name=name: self.source(name)["state"] == "degraded", LOSE_S, name)  # type: ignore[misc]
@@ -234,6 +235,11 @@ class Native(Clustered):
         self.everywhere("a later node", "10.244.111.7", "new")
         self.client.delete_node("new")
         self.everywhere("its end", "10.244.111.7", None)
+
+    def bring_back(self) -> None:
+        """Starts the API server where a test has failed meanwhile."""
+        if self.cluster.kubectl("get", "--raw", "/readyz", check=False, timeout=10) != "ok":
+            self.cluster.start_api_server()
 
     def is_kept(self, name: str, node: str) -> bool:
         """Whether the state file of a daemon has a node."""

@@ -23,7 +23,7 @@ use crate::control::engine::{Event, Snapshot};
 use crate::files::{self, Modes};
 
 /// From one look at the files to the next.
-const INTERVAL: Duration = Duration::from_secs(30);
+const INTERVAL: Duration = Duration::from_secs(5);
 /// Bytes of a configuration that is compared: one that is longer is another one.
 const LONGEST: u64 = 1 << 20;
 
