@@ -170,18 +170,20 @@ ensure_dev_tools() {
         cp "$wanted" "$venv/installed.txt"
 }
 
-# Sets UNDERPASS_BIN to the daemon, built for release. One named by UNDERPASS_BIN beforehand is used as it
-# is.
+# build_underpass [PROFILE]: sets UNDERPASS_BIN to the daemon, built for release, or as `dev`, which takes half of the
+# time. One named by UNDERPASS_BIN beforehand is used as it is.
 build_underpass() {
+    local profile=${1:-release}
     if [[ -n ${UNDERPASS_BIN:-} ]]; then
         [[ -x $UNDERPASS_BIN ]] || die "UNDERPASS_BIN=$UNDERPASS_BIN is not an executable file"
         UNDERPASS_BIN=$(realpath "$UNDERPASS_BIN")
         say "using $UNDERPASS_BIN"
     else
         ensure_rust
-        say "cargo build --release"
-        (cd "$REPO" && cargo build --quiet --locked --release) || die "the build failed"
-        UNDERPASS_BIN=$(target_directory)/release/underpass
+        say "cargo build --profile $profile"
+        (cd "$REPO" && cargo build --quiet --locked --profile "$profile") || die "the build failed"
+        # What cargo calls `dev` it puts into `debug`.
+        UNDERPASS_BIN=$(target_directory)/${profile/#dev/debug}/underpass
     fi
     export UNDERPASS_BIN
 }

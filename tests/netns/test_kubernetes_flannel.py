@@ -131,9 +131,8 @@ class IPv4(Flannel):
     def test_3_frames_are_those_of_flannel(self) -> None:
         own, stock = self.annotations(OURS), self.annotations("n1")
         macs = [json.loads(annotations["backend-data"])["VtepMAC"] for annotations in (own, stock)]
-        with Capture(
-            self.cluster.underlay, "n1", "eth0", f"udp port 8472 and host {ADDRESSES[OURS]} {NO_PROBE}"
-        ) as capture:
+        expression = f"udp port 8472 and host {ADDRESSES[OURS]} {NO_PROBE}"
+        with Capture(self.cluster.underlay, "n1", "eth0", expression) as capture:
             self.assertEqual(self.pods[OURS].ping(self.pods["n1"].address), 3)
             packets = capture.wait(6)
         seen = set()

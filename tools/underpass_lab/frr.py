@@ -44,11 +44,12 @@ class Frr:
         names = ("-f", directory / f"{program}.conf", "-i", directory / f"{program}.pid", "-z", directory / "zserv")
         options = ("-u", "root", "-g", "root", *names, "--vty_socket", directory)
         words = (self.programs / "usr/lib/frr" / program, *options)
-        inside = 'mount --bind "$0" /etc/group && exec "$@"'
+        # They leave files in /var/tmp.
+        inside = 'mount --bind "$0" /etc/group && mount --bind "$1" /var/tmp && shift && exec "$@"'
         log = directory / f"{program}.log"
         with open(log, "w", encoding="utf-8") as output:
             process: subprocess.Popen[str] = self.lab.popen(
-                *(self.name, "unshare", "--mount", "sh", "-c", inside, directory / "group", *words),
+                *(self.name, "unshare", "--mount", "sh", "-c", inside, directory / "group", directory, *words),
                 env=routing.environment(self.programs),
                 stdout=output,
                 stderr=output,
