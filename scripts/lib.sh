@@ -170,10 +170,10 @@ ensure_dev_tools() {
         cp "$wanted" "$venv/installed.txt"
 }
 
-# build_underpass [PROFILE]: sets UNDERPASS_BIN to the daemon, built for release, or as `dev`, which takes half of the
+# build_underpass PROFILE: sets UNDERPASS_BIN to the daemon, built as `release`, or as `dev`, which takes half of the
 # time. One named by UNDERPASS_BIN beforehand is used as it is.
 build_underpass() {
-    local profile=${1:-release}
+    local profile=$1
     if [[ -n ${UNDERPASS_BIN:-} ]]; then
         [[ -x $UNDERPASS_BIN ]] || die "UNDERPASS_BIN=$UNDERPASS_BIN is not an executable file"
         UNDERPASS_BIN=$(realpath "$UNDERPASS_BIN")

@@ -112,6 +112,27 @@ class Followed(SharedLab):
         self.soon("its route", lambda: self.known("10.244.12.0/26") == {"late"})
         self.soon("both", lambda: self.known("10.244.13.0/26") == {"n2", "late"})
 
+    def test_what_others_put_in_the_place_of_a_route_ends_it(self) -> None:
+        block = "10.244.17.0/26"
+        self.add(block, ADDRESSES["n2"])
+        self.soon("the route", lambda: self.known(block) == {"n2"})
+        self.add(block, ADDRESSES["n2"], rest="proto static metric 32 table 100")
+        self.addCleanup(self.route, "del", block, "table 100")
+        self.soon("its end", lambda: self.known(block) is None)
+
+    def test_a_peer_that_is_made_known_anew_gets_its_routes_again(self) -> None:
+        if self.rest != FOLLOWED:
+            self.skipTest("its next hop becomes a peer by itself")
+        daemon, block = self.lab.daemons["n1"], "10.244.18.0/26"
+        daemon.command("peer", "add", "again", UNKNOWN)
+        self.addCleanup(daemon.command, "peer", "del", "again", check=False)
+        self.add(block, UNKNOWN)
+        self.soon("its route", lambda: self.known(block) == {"again"})
+        for _ in range(5):
+            daemon.command("peer", "del", "again")
+            daemon.command("peer", "add", "again", UNKNOWN)
+        self.soon("its route again", lambda: self.known(block) == {"again"})
+
     def test_equal_cost_and_metrics(self) -> None:
         block = "10.244.14.0/26"
         self.add(block, ADDRESSES["n2"], ADDRESSES["n3"])
@@ -253,7 +274,8 @@ class Storm(SharedLab):
             def settled(count: int = count) -> bool:
                 return bool(self.lab.status("n1")["sources"][0]["routes"] == count) and self.followed() == count
 
-            wait_until(settled, 60, f"{count} routes")
+            # Sooner than all routes are read anyway.
+            wait_until(settled, 20, f"{count} routes")
             resident = int(pathlib.Path(f"/proc/{status}/statm").read_text().split()[1]) * 4096 >> 20
             print(f"{verb}: written in {took:.1f} s, followed {time.monotonic() - begun:.1f} s later, {resident} MiB")
         print(f"overruns: {self.lab.status('n1')['sources'][0]['overruns']}")

@@ -33,7 +33,10 @@ fn names_and_numbers_mean_the_same() {
 fn what_cannot_be_followed_is_refused() {
     for (keys, expected) in [
         ("tables = [0]", "f:2:11: tables: 0 is out of range; use 1 to 4294967295"),
-        ("tables = [\"man\"]", "f:2:11: tables: \"man\" is not one of \"main\"; did you mean \"main\"?; or write a number"),
+        (
+            "tables = [\"man\"]",
+            "f:2:11: tables: \"man\" is not one of \"main\"; did you mean \"main\"?; or write a number",
+        ),
         ("protocols = [117]", "f:2:14: protocols: 117 is that of this daemon's own routes"),
         ("protocols = [300]", "f:2:14: protocols: 300 is out of range; use 1 to 255"),
         ("table = [1]", "f:2:1: unknown key \"table\" in [source.kernel]; did you mean \"tables\"?"),

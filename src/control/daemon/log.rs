@@ -112,8 +112,8 @@ pub fn lines_lost() -> u64 {
 /// What RUST_LOG asks for, and why that could not be understood. `EnvFilter` would do more, but it
 /// prints on stderr by itself.
 fn filter(wanted: &str) -> (Targets, Option<String>) {
-    // What fails in there is told by the source, in its own words.
-    let client = ["kube_client", "kube_runtime"].map(|target| (target, LevelFilter::OFF));
+    // What fails in there is told by the source or by whoever looks at the host, in their own words.
+    let client = ["kube_client", "kube_runtime", "netlink_proto"].map(|target| (target, LevelFilter::OFF));
     let info = || Targets::new().with_default(LevelFilter::INFO).with_targets(client);
     match wanted.trim() {
         "" => (info(), None),

@@ -135,6 +135,11 @@ impl Snapshot {
         Arc::ptr_eq(&self.peers, &other.peers)
     }
 
+    /// Whether no peer has come, gone or been given anew between both.
+    pub fn shares_roster_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.roster, &other.roster)
+    }
+
     /// Whether both have the same peers.
     pub fn has_peers_of(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.peers, &other.peers) || self.addresses().eq(other.addresses())

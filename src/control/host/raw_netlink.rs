@@ -107,8 +107,13 @@ pub(super) fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
 
 /// Whether the kernel says of the first message in `bytes` that its list is not of one moment.
 fn is_interrupted(bytes: &[u8]) -> bool {
+    flags(bytes) & NLM_F_DUMP_INTR != 0
+}
+
+/// The flags of the first message in `bytes`.
+pub(super) fn flags(bytes: &[u8]) -> u16 {
     let flags = bytes.get(6..).and_then(|rest| rest.first_chunk());
-    flags.is_some_and(|flags| u16::from_ne_bytes(*flags) & NLM_F_DUMP_INTR != 0)
+    flags.map_or(0, |flags| u16::from_ne_bytes(*flags))
 }
 
 /// The number of the request that the first message in `bytes` answers.

@@ -9,7 +9,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use rtnetlink::packet_core::{NLM_F_DUMP, Parseable};
+use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_REPLACE, Parseable};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType, RouteVia,
 };
@@ -20,6 +20,7 @@ use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_recv_buffer_s
 use super::raw_netlink::{self, RawNetlink};
 use super::route;
 use crate::control::engine::port::KernelRoute;
+use crate::net::Prefix;
 
 const NETLINK_ROUTE: isize = 0;
 /// `RTM_NEWLINK`, `RTM_DELLINK`, `RTM_NEWADDR` and `RTM_DELADDR`.
@@ -36,6 +37,8 @@ const BUFFER: usize = 64 << 10;
 const WAITING: usize = 16 << 20;
 /// Most messages of one reading.
 const TOGETHER: usize = 1024;
+/// Most messages that are forgotten at once: they may come faster than they go.
+const MOST_FORGOTTEN: usize = 1 << 20;
 /// How long the kernel may take to list all routes.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Most listings that others may spoil by changes meanwhile.
@@ -55,6 +58,8 @@ pub struct RouteFilter {
 pub enum RouteNews {
     /// This is the route of its table, prefix, metric and protocol from now on.
     Added(KernelRoute),
+    /// Another route, of whatever protocol, is in the place of what had this table, prefix and metric.
+    Replaced(u32, Prefix, u32),
     /// These next hops of it are gone.
     Removed(KernelRoute),
     /// An interface or an address changed: routes may have gone without a word.
@@ -111,6 +116,26 @@ impl RouteFeed {
         Ok(())
     }
 
+    /// Forgets what waits, before all routes are read: what is read then is newer. Returns how often more came than the
+    /// socket could hold. It says so once and is silent until it has been emptied, so a reading beside one that is full
+    /// would miss what comes meanwhile.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn forget(&mut self) -> io::Result<u64> {
+        let mut overruns = 0;
+        for _ in 0..MOST_FORGOTTEN {
+            let mut room: &mut [u8] = &mut self.buffer;
+            match self.socket.socket_ref().recv(&mut room, 0) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => overruns += 1,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(overruns)
+    }
+
     fn take(&self, received: io::Result<usize>, news: &mut Vec<RouteNews>) -> io::Result<()> {
         match received {
             Ok(len) => hear(self.buffer.get(..len).unwrap_or_default(), &self.filter, news),
@@ -157,7 +182,12 @@ fn try_read(filter: &RouteFilter) -> io::Result<Vec<KernelRoute>> {
 fn hear(mut bytes: &[u8], filter: &RouteFilter, news: &mut Vec<RouteNews>) {
     while let Some((kind, body, rest)) = raw_netlink::message(bytes) {
         match kind {
-            NEW_ROUTE => news.extend(read_route(body, filter).map(RouteNews::Added)),
+            NEW_ROUTE => {
+                if raw_netlink::flags(bytes) & NLM_F_REPLACE != 0 {
+                    news.extend(read_place(body, filter));
+                }
+                news.extend(read_route(body, filter).map(RouteNews::Added));
+            }
             DEL_ROUTE => news.extend(read_route(body, filter).map(RouteNews::Removed)),
             kind if LINKS_AND_ADDRESSES.contains(&kind) && news.last() != Some(&RouteNews::Links) => {
                 news.push(RouteNews::Links);
@@ -180,6 +210,13 @@ fn read_route(body: &[u8], filter: &RouteFilter) -> Option<KernelRoute> {
     let (table, found) = route::parse(&message).filter(|(table, _)| filter.tables.contains(table))?;
     let next_hops = next_hops(&message.attributes);
     Some(KernelRoute { table, prefix: found.prefix, metric: found.metric, protocol, next_hops })
+}
+
+/// The place of a route that has replaced another one, in one of the tables that are asked for.
+fn read_place(body: &[u8], filter: &RouteFilter) -> Option<RouteNews> {
+    let message = RouteMessage::parse(body).ok()?;
+    let (table, found) = route::parse(&message).filter(|(table, _)| filter.tables.contains(table))?;
+    Some(RouteNews::Replaced(table, found.prefix, found.metric))
 }
 
 /// The addresses of the next hops, those of RTA_MULTIPATH among them.
@@ -205,7 +242,7 @@ fn next_hops(attributes: &[RouteAttribute]) -> Vec<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use rtnetlink::packet_core::Emitable;
+    use rtnetlink::packet_core::{Emitable, NLM_F_REPLACE};
     use rtnetlink::packet_route::AddressFamily;
     use rtnetlink::packet_route::route::{
         RouteAddress, RouteAttribute, RouteMessage, RouteNextHop, RouteProtocol, RouteType, RouteVia,
@@ -283,6 +320,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_replaced_by_others_is_gone() {
+        let mut of_zebra = message(vec![gateway(2)]);
+        of_zebra.header.protocol = RouteProtocol::Zebra;
+        let mut replaced = bytes(NEW_ROUTE, &of_zebra);
+        replaced[6..8].copy_from_slice(&NLM_F_REPLACE.to_ne_bytes());
+        let place = RouteNews::Replaced(100, "10.1.0.0/26".parse().unwrap(), 32);
+        assert_eq!(heard(&replaced), [place.clone()]);
+        let mut again = bytes(NEW_ROUTE, &message(vec![gateway(3)]));
+        again[6..8].copy_from_slice(&NLM_F_REPLACE.to_ne_bytes());
+        assert_eq!(heard(&again), [place, RouteNews::Added(route(&["192.0.2.3"]))]);
+    }
+
+    #[test]
     fn what_is_not_asked_for_is_passed_over() {
         let mut of_zebra = message(vec![gateway(2)]);
         of_zebra.header.protocol = RouteProtocol::Zebra;
@@ -321,7 +371,7 @@ mod tests {
             for value in [0, 1, 0x7f, 0xff] {
                 let mut broken = whole.clone();
                 broken[place] = value;
-                assert!(heard(&broken).len() <= 1);
+                assert!(heard(&broken).len() <= 2);
             }
         }
     }

@@ -131,7 +131,7 @@ impl KernelSource {
         // First the notifications, then what there is: so nothing comes between both.
         let mut feed = RouteFeed::connect(scope.filter()).map_err(lost)?;
         self.table = RouteTable::new(scope.settings.tables.clone(), scope.within.clone());
-        let mut next_reading = self.read(scope).await?;
+        let mut next_reading = self.read(scope, &mut feed).await?;
         let mut known = Arc::clone(&snapshots.borrow_and_update());
         let mut news = Vec::new();
         loop {
@@ -142,14 +142,14 @@ impl KernelSource {
                         next_reading = next_reading.min(Instant::now() + pause);
                     }
                 }
-                () = at(Some(next_reading)) => next_reading = self.read(scope).await?,
+                () = at(Some(next_reading)) => next_reading = self.read(scope, &mut feed).await?,
                 changed = snapshots.changed() => {
                     changed.map_err(|_| Ended::Gone)?;
                     let now = Arc::clone(&snapshots.borrow_and_update());
                     if Scope::of(&now.config).as_ref() != Some(scope) {
                         return Err(Ended::Another);
                     }
-                    if !now.shares_peers_of(&known) {
+                    if !now.shares_roster_of(&known) {
                         // Next hops may be peers now, or no peers any more.
                         self.unfit.clear();
                         self.follow_all(scope).await;
@@ -161,7 +161,8 @@ impl KernelSource {
     }
 
     /// Reads all routes and follows them. Returns when to do so again.
-    async fn read(&mut self, scope: &Scope) -> Result<Instant, Ended> {
+    async fn read(&mut self, scope: &Scope, feed: &mut RouteFeed) -> Result<Instant, Ended> {
+        self.overruns += feed.forget().map_err(lost)?;
         let (filter, begun) = (scope.filter(), Instant::now());
         let read = tokio::task::spawn_blocking(move || read_routes(&filter)).await;
         let routes = read.map_err(|error| Ended::Lost(error.to_string()))?.map_err(lost)?;
@@ -180,7 +181,10 @@ impl KernelSource {
             match news {
                 RouteNews::Added(route) if self.table.add(&route) => drop(changed.insert(route.prefix)),
                 RouteNews::Removed(route) if self.table.remove(&route) => drop(changed.insert(route.prefix)),
-                RouteNews::Added(_) | RouteNews::Removed(_) => {}
+                RouteNews::Replaced(table, prefix, metric) if self.table.clear(table, prefix, metric) => {
+                    changed.insert(prefix);
+                }
+                RouteNews::Added(_) | RouteNews::Removed(_) | RouteNews::Replaced(..) => {}
                 RouteNews::Links => again = Some(SETTLE.max(self.cost)),
                 RouteNews::Overrun => {
                     self.overruns += 1;

@@ -63,6 +63,18 @@ impl RouteTable {
         true
     }
 
+    /// Takes away what has this place: another route is there now. Returns whether that was known.
+    pub fn clear(&mut self, table: u32, prefix: Prefix, metric: u32) -> bool {
+        let Some(entries) = self.routes.get_mut(&prefix) else { return false };
+        let before = entries.len();
+        entries.retain(|entry| (entry.table, entry.metric) != (table, metric));
+        let changed = entries.len() != before;
+        if entries.is_empty() {
+            self.routes.remove(&prefix);
+        }
+        changed
+    }
+
     /// Takes next hops of a route away, and the route with the last of them. Returns whether that was known.
     pub fn remove(&mut self, route: &KernelRoute) -> bool {
         let Some(entries) = self.routes.get_mut(&route.prefix) else { return false };
@@ -165,6 +177,10 @@ mod tests {
         assert!(table.remove(&route(block, 100, 20, &["192.0.2.6"])));
         assert_eq!(hops(&table, block), "[192.0.2.2, 192.0.2.3]");
         assert!(!table.remove(&route(block, 100, 7, &[])));
+        let prefix = block.parse().unwrap();
+        assert!(table.clear(100, prefix, 32) && !table.clear(100, prefix, 32));
+        assert_eq!(hops(&table, block), "[192.0.2.4]");
+        table.add(&route(block, 100, 32, &["192.0.2.2", "192.0.2.3"]));
         assert_eq!(table.all_next_hops().len(), 3);
     }
 
