@@ -242,11 +242,11 @@ fn next_hops(attributes: &[RouteAttribute]) -> Vec<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use rtnetlink::packet_core::{Emitable, NLM_F_REPLACE};
-    use rtnetlink::packet_route::AddressFamily;
+    use rtnetlink::packet_core::{NLM_F_REPLACE, NetlinkHeader, NetlinkMessage, NetlinkPayload};
     use rtnetlink::packet_route::route::{
         RouteAddress, RouteAttribute, RouteMessage, RouteNextHop, RouteProtocol, RouteType, RouteVia,
     };
+    use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
     use super::{DEL_ROUTE, KernelRoute, NEW_ROUTE, RouteFilter, RouteNews, hear, read_routes};
 
@@ -269,12 +269,14 @@ mod tests {
     }
 
     fn bytes(kind: u16, message: &RouteMessage) -> Vec<u8> {
-        let mut body = vec![0; message.buffer_len()];
-        message.emit(&mut body);
-        let mut bytes = u32::try_from(16 + body.len()).unwrap().to_ne_bytes().to_vec();
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend([0; 10]);
-        bytes.extend(body);
+        let inner = match kind {
+            NEW_ROUTE => RouteNetlinkMessage::NewRoute(message.clone()),
+            _ => RouteNetlinkMessage::DelRoute(message.clone()),
+        };
+        let mut whole = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(inner));
+        whole.finalize();
+        let mut bytes = vec![0; whole.buffer_len()];
+        whole.serialize(&mut bytes);
         bytes
     }
 
@@ -326,7 +328,7 @@ mod tests {
         let mut replaced = bytes(NEW_ROUTE, &of_zebra);
         replaced[6..8].copy_from_slice(&NLM_F_REPLACE.to_ne_bytes());
         let place = RouteNews::Replaced(100, "10.1.0.0/26".parse().unwrap(), 32);
-        assert_eq!(heard(&replaced), [place.clone()]);
+        assert_eq!(heard(&replaced), std::slice::from_ref(&place));
         let mut again = bytes(NEW_ROUTE, &message(vec![gateway(3)]));
         again[6..8].copy_from_slice(&NLM_F_REPLACE.to_ne_bytes());
         assert_eq!(heard(&again), [place, RouteNews::Added(route(&["192.0.2.3"]))]);
