@@ -150,7 +150,8 @@ class CniTest(unittest.TestCase):
             # The last end of a veth goes a moment after its namespace.
             wait_until(lambda node=node: not self.veths(node), 5, "no veth")  # type: ignore[misc]
             self.assertEqual(self.left(node), ([], [], [], []))
-            self.assertEqual(self.endpoints(node), {})
+            # Of which nobody told the daemon, that it finds out by itself.
+            wait_until(lambda node=node: self.endpoints(node) == {}, 15, "no endpoint")  # type: ignore[misc]
 
     def refused(self, code: int, part: str, *words: Any, **more: Any) -> None:
         """A call on n1 is refused with this code and these words."""
