@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from cni import Refused, Runtime
+from stopped import stopped, worker_of
 from underpass_lab.command import wait_until
 from underpass_lab.daemon import Daemon
 from underpass_lab.nodes import ADDRESSES, NodeLab, subnet
@@ -351,6 +352,13 @@ class Verbs(CniTest):
         self.refused(50, "ptp9", "STATUS", "", gone, **bare)
         with self.away("n1"):
             self.refused(50, "no daemon at", "STATUS", "", stdin, **bare)
+        self.assertIsNone(runtime.call("STATUS", "", stdin, **bare))
+        # There is a network, and not all packets come through it.
+        tracer = stopped(self, worker_of(self.lab.daemons["n1"].pid))
+        wait_until(lambda: self.lab.status("n1")["stuck_workers"] == [0], 8, "a word about the worker")
+        self.refused(51, "no progress", "STATUS", "", stdin, **bare)
+        tracer.kill()
+        wait_until(lambda: self.lab.status("n1")["stuck_workers"] == [], 8, "progress")
         self.assertIsNone(runtime.call("STATUS", "", stdin, **bare))
 
     def test_garbage_is_collected(self) -> None:
