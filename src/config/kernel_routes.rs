@@ -1,5 +1,7 @@
 //! `[source.kernel]`: which routes of the kernel are followed.
 
+use std::fmt::Display;
+
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::Log;
@@ -68,21 +70,26 @@ fn or_usual<T: Copy>(given: Vec<T>, usual: &[T]) -> Vec<T> {
 
 /// A routing table: its number, or "main".
 fn table(value: &DeValue<'_>) -> Result<u32, String> {
-    match value.as_str() {
-        Some("main") => Ok(MAIN),
-        Some(_) => word(value, &[("main", MAIN)]).map_err(|reason| format!("{reason}; or write a number")),
-        None => integer_in(value, 1, u32::MAX),
-    }
+    word_or_number(value, &[("main", MAIN)], 1, u32::MAX)
 }
 
 /// A routing protocol: its number, or its name.
 fn protocol(value: &DeValue<'_>) -> Result<u8, String> {
-    let number = match value.as_str() {
-        Some(_) => word(value, &PROTOCOLS).map_err(|reason| format!("{reason}; or write a number"))?,
-        None => integer_in(value, 1, u8::MAX)?,
-    };
-    match number {
-        super::KernelRoutes::OWN_PROTOCOL => Err(format!("{number} is that of this daemon's own routes")),
+    match word_or_number(value, &PROTOCOLS, 1, u8::MAX)? {
+        number @ super::KernelRoutes::OWN_PROTOCOL => {
+            Err(format!("{number} is that of this daemon's own routes"))
+        }
         number => Ok(number),
+    }
+}
+
+/// One of `words`, or a number from `low` to `high`.
+fn word_or_number<N>(value: &DeValue<'_>, words: &[(&str, N)], low: N, high: N) -> Result<N, String>
+where
+    N: Copy + TryFrom<i64> + PartialOrd + Display,
+{
+    match value.as_str() {
+        Some(_) => word(value, words).map_err(|reason| format!("{reason}; or write a number")),
+        None => integer_in(value, low, high),
     }
 }

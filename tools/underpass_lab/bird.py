@@ -2,7 +2,6 @@
 
 import pathlib
 import re
-import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 
@@ -16,14 +15,12 @@ COMMON = REPO / "config" / "bird" / "underpass.conf"
 AS = 64512
 
 
-def configuration(
-    address: str, subnet: str, blocks: Sequence[str], neighbours: Mapping[str, str], pods: str = "10.244.0.0/16"
-) -> str:
+def configuration(address: str, subnet: str, blocks: Sequence[str], neighbours: Mapping[str, str]) -> str:
     """A node's file, as config/bird/node.conf. `neighbours` has the template by address: `node`, or `reflected` where
     this is the route reflector."""
     lines = [
         "log stderr all;",
-        *(f"define NODE = {address};", f"define SUBNET = {subnet};", f"define PODS = [ {pods}+ ];"),
+        *(f"define NODE = {address};", f"define SUBNET = {subnet};", "define PODS = [ 10.244.0.0/16+ ];"),
         *(f"define AS = {AS};", f'include "{COMMON}";'),
         *("protocol static blocks {", "  ipv4;", *(f"  route {block} blackhole;" for block in blocks), "}"),
         *("protocol static uplink {", "  ipv4;", '  route 0.0.0.0/0 via "eth0";', "}"),
@@ -58,8 +55,7 @@ class Bird:
     def start(self, *options: str) -> None:
         """Starts it, and waits until it answers."""
         words = (self.programs / "usr/sbin/bird", "-f", "-c", self.file, "-s", self.socket, *options)
-        log = open(self.log, "a", encoding="utf-8")
-        with log:
+        with open(self.log, "a", encoding="utf-8") as log:
             self.process: subprocess.Popen[str] = self.lab.popen(
                 self.name, *words, env=routing.environment(self.programs), stdout=log, stderr=log
             )
@@ -89,11 +85,6 @@ class Bird:
         self.process.kill()
         self.process.wait(10)
 
-    def stop(self) -> None:
-        """As a service manager does."""
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(10)
-
 
 def block(node: str) -> str:
     """The block of a node, as Calico hands them out: 64 addresses."""
@@ -105,6 +96,8 @@ class BirdLab(NodeLab):
     node's block. n1 and n2 reach each other bare, n3 by IP-in-IP."""
 
     MESH_S = 30.0
+    # The node that all others have their only session with; without one there is a mesh.
+    reflector: str | None = None
 
     def __init__(self, topology: str = "T3", **options: bool) -> None:
         super().__init__(topology, **options)
@@ -114,7 +107,9 @@ class BirdLab(NodeLab):
         """Starts BIRD and a daemon on each node, and waits until all know all blocks."""
         for node, address in ADDRESSES.items():
             self.ip(node, f"route add {pod_address(node)} dev pod0")
-            neighbours = {other: "node" for name, other in ADDRESSES.items() if name != node}
+            neighbours = {other: "node" for name, other in ADDRESSES.items() if name in self.neighbours(node)}
+            if node == self.reflector:
+                neighbours = dict.fromkeys(neighbours, "reflected")
             subnet = address.rpartition(".")[0] + ".0/24"
             self.birds[node] = Bird(self, node, configuration(address, subnet, [block(node)], neighbours))
         for node in ADDRESSES:
@@ -126,6 +121,11 @@ class BirdLab(NodeLab):
                 extra=f"[source.kernel]\ntables = [100]\n{extra}",
             )
         wait_until(lambda: all(self.knows_all(node) for node in ADDRESSES), self.MESH_S, "all blocks on all nodes")
+
+    def neighbours(self, node: str) -> set[str]:
+        """The nodes that a node has a session with."""
+        others = set(ADDRESSES) - {node}
+        return others if self.reflector in (None, node) else {str(self.reflector)}
 
     def known(self, node: str) -> dict[str, str]:
         """The peers of the blocks that a node has learnt."""

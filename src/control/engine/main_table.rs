@@ -5,14 +5,15 @@ use super::port::Found;
 use super::reached::decide;
 use super::state::State;
 use crate::config::KernelRoutes;
-use crate::net::Mode;
-use crate::route::{Route, Source};
+use crate::net::{Mode, Prefix};
+use crate::route::{Route, Source, Target};
 
 impl State {
-    /// Whether a routing daemon has written `route` to the main table, and its packets are for the tunnel all the same.
-    pub(super) fn must_outdo(&self, route: &Route) -> bool {
+    /// Whether a routing daemon has written `prefix` to the main table, and its packets are for the tunnel all the same.
+    pub(super) fn must_outdo(&self, prefix: Prefix) -> bool {
         let in_main = self.config.kernel_routes.as_ref().is_some_and(KernelRoutes::has_main);
-        in_main && self.rib.get(route.prefix, Source::Kernel).is_some() && !self.goes_bare(route)
+        let for_tunnel = |route: Route| route.target != Target::Local && !self.goes_bare(&route);
+        in_main && self.learnt(prefix).is_some_and(for_tunnel)
     }
 
     /// Whether `found` in the main table takes packets that would leave bare anyway: a routing daemon has said of the
@@ -20,8 +21,13 @@ impl State {
     pub(super) fn goes_there_bare(&self, found: &Found) -> bool {
         let ours = self.config.kernel_routes.as_ref();
         ours.is_some_and(|followed| followed.protocols.contains(&found.protocol))
-            && self.rib.get(found.prefix, Source::Kernel).is_some()
-            && self.rib.exact(found.prefix).is_some_and(|route| self.goes_bare(&route))
+            && self.learnt(found.prefix).is_some_and(|route| self.goes_bare(&route))
+    }
+
+    /// The route in use to exactly `prefix`, where a routing daemon has said something of it.
+    fn learnt(&self, prefix: Prefix) -> Option<Route> {
+        self.rib.get(prefix, Source::Kernel)?;
+        self.rib.exact(prefix)
     }
 
     /// Whether all nodes of a route are reached without encapsulation.

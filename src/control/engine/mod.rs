@@ -139,7 +139,7 @@ impl Engine {
         let first = state.publish().map_err(StateError::from)?.ok_or(StartError::Empty)?.forwarding;
         state.new_pools = None;
         let mut cover = KernelCover::new(state.foreign_pools());
-        cover.renew(&state.rib, |route| state.must_outdo(route));
+        cover.renew(&state.rib, |prefix| state.must_outdo(prefix));
         let mut host = HostSide::new(capabilities, addresses, start.tap, start.view, start.now);
         host.look_at_once(start.now);
         let engine = Self {

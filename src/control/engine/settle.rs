@@ -12,7 +12,6 @@ use super::reconcile::kernel_cover::Steps;
 use super::{Engine, judge};
 use crate::dataplane::forward::Underlay;
 use crate::net::Mode;
-use crate::route::Route;
 use crate::wire::ipv6;
 
 impl Engine {
@@ -63,7 +62,7 @@ impl Engine {
     fn next_cover(&mut self, changed: &Pending) -> Steps {
         let new_pools = self.state.new_pools.take();
         let rib = &self.state.rib;
-        let outdo = |route: &Route| self.state.must_outdo(route);
+        let outdo = |prefix| self.state.must_outdo(prefix);
         match (changed, new_pools) {
             (Pending::Nothing, _) => Steps::default(),
             (_, Some(pools)) => self.cover.follow_pools(pools, rib, outdo),

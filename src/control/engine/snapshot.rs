@@ -119,15 +119,15 @@ impl Snapshot {
 
     /// The names of the nodes that `source` says own exactly `prefix`.
     pub fn owners(&self, prefix: Prefix, source: Source) -> Option<BTreeSet<&str>> {
-        let route = self.rib.get(prefix, source)?;
-        let peers = self.rib.peers(&route.target).iter().filter_map(|id| self.peers.get(usize::from(id.0)));
-        Some(peers.map(|peer| peer.name.as_str()).collect())
+        Some(self.names(&self.rib.get(prefix, source)?.target).collect())
     }
 
     /// The prefixes that a source has routes for.
     pub fn prefixes_of(&self, source: Source) -> Vec<Prefix> {
-        let prefixes = self.rib.best().map(|route| route.prefix);
-        prefixes.filter(|prefix| self.rib.get(*prefix, source).is_some()).collect()
+        let mut prefixes = Vec::new();
+        let all = Page { after: None, scope: Scope::Of(source), most: usize::MAX };
+        self.page(all, |route| prefixes.push(route.prefix));
+        prefixes
     }
 
     /// Whether nothing was edited in the peers between both.
@@ -295,7 +295,7 @@ impl Snapshot {
         now.saturating_duration_since(self.started).as_secs().saturating_sub(route.since.into())
     }
 
-    fn names<'a>(&'a self, target: &'a Target) -> impl Iterator<Item = &'a str> {
+    fn names<'s: 't, 't>(&'s self, target: &'t Target) -> impl Iterator<Item = &'s str> + 't {
         let peers = self.rib.peers(target).iter().filter_map(|id| self.peers.get(usize::from(id.0)));
         peers.map(|peer| peer.name.as_str())
     }

@@ -13,24 +13,25 @@ use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_REPLACE, Parseable};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType, RouteVia,
 };
+use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
-
 use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_recv_buffer_size_force};
 
 use super::raw_netlink::{self, RawNetlink};
 use super::route;
-use crate::control::engine::port::KernelRoute;
+use crate::control::engine::port::{Found, KernelRoute};
 use crate::net::Prefix;
 
-const NETLINK_ROUTE: isize = 0;
-/// `RTM_NEWLINK`, `RTM_DELLINK`, `RTM_NEWADDR` and `RTM_DELADDR`.
-const LINKS_AND_ADDRESSES: [u16; 4] = [16, 17, 20, 21];
-/// `RTM_NEWROUTE`, `RTM_DELROUTE` and `RTM_GETROUTE`.
-const NEW_ROUTE: u16 = 24;
-const DEL_ROUTE: u16 = 25;
-const GET_ROUTE: u16 = 26;
-/// `RTNLGRP_LINK`, `RTNLGRP_IPV4_IFADDR`, `RTNLGRP_IPV4_ROUTE`, `RTNLGRP_IPV6_IFADDR` and `RTNLGRP_IPV6_ROUTE`.
-const GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
+const LINKS_AND_ADDRESSES: [u16; 4] =
+    [libc::RTM_NEWLINK, libc::RTM_DELLINK, libc::RTM_NEWADDR, libc::RTM_DELADDR];
+/// Of links, addresses and routes.
+const GROUPS: [u32; 5] = [
+    libc::RTNLGRP_LINK,
+    libc::RTNLGRP_IPV4_IFADDR,
+    libc::RTNLGRP_IPV4_ROUTE,
+    libc::RTNLGRP_IPV6_IFADDR,
+    libc::RTNLGRP_IPV6_ROUTE,
+];
 /// Bytes that are read at once.
 const BUFFER: usize = 64 << 10;
 /// Bytes that may wait in the kernel, as it counts them: some ten thousand routes.
@@ -168,8 +169,8 @@ fn try_read(filter: &RouteFilter) -> io::Result<Vec<KernelRoute>> {
         // `struct rtmsg`: all of a family.
         let mut body = [0; 12];
         body[0] = family.to_le_bytes()[0];
-        netlink.ask(GET_ROUTE, NLM_F_DUMP, &body, |kind, body| {
-            if kind == NEW_ROUTE {
+        netlink.ask(libc::RTM_GETROUTE, NLM_F_DUMP, &body, |kind, body| {
+            if kind == libc::RTM_NEWROUTE {
                 routes.extend(read_route(body, filter));
             }
             false
@@ -182,13 +183,13 @@ fn try_read(filter: &RouteFilter) -> io::Result<Vec<KernelRoute>> {
 fn hear(mut bytes: &[u8], filter: &RouteFilter, news: &mut Vec<RouteNews>) {
     while let Some((kind, body, rest)) = raw_netlink::message(bytes) {
         match kind {
-            NEW_ROUTE => {
+            libc::RTM_NEWROUTE => {
                 if raw_netlink::flags(bytes) & NLM_F_REPLACE != 0 {
                     news.extend(read_place(body, filter));
                 }
                 news.extend(read_route(body, filter).map(RouteNews::Added));
             }
-            DEL_ROUTE => news.extend(read_route(body, filter).map(RouteNews::Removed)),
+            libc::RTM_DELROUTE => news.extend(read_route(body, filter).map(RouteNews::Removed)),
             kind if LINKS_AND_ADDRESSES.contains(&kind) && news.last() != Some(&RouteNews::Links) => {
                 news.push(RouteNews::Links);
             }
@@ -206,17 +207,22 @@ fn read_route(body: &[u8], filter: &RouteFilter) -> Option<KernelRoute> {
     if !filter.protocols.contains(&protocol) || header.kind != RouteType::Unicast {
         return None;
     }
-    let message = RouteMessage::parse(body).ok()?;
-    let (table, found) = route::parse(&message).filter(|(table, _)| filter.tables.contains(table))?;
+    let (table, found, message) = read_in_tables(body, filter)?;
     let next_hops = next_hops(&message.attributes);
     Some(KernelRoute { table, prefix: found.prefix, metric: found.metric, protocol, next_hops })
 }
 
 /// The place of a route that has replaced another one, in one of the tables that are asked for.
 fn read_place(body: &[u8], filter: &RouteFilter) -> Option<RouteNews> {
+    let (table, found, _) = read_in_tables(body, filter)?;
+    Some(RouteNews::Replaced(table, found.prefix, found.metric))
+}
+
+/// The whole of a message about a route in one of the tables that are asked for, its table first.
+fn read_in_tables(body: &[u8], filter: &RouteFilter) -> Option<(u32, Found, RouteMessage)> {
     let message = RouteMessage::parse(body).ok()?;
     let (table, found) = route::parse(&message).filter(|(table, _)| filter.tables.contains(table))?;
-    Some(RouteNews::Replaced(table, found.prefix, found.metric))
+    Some((table, found, message))
 }
 
 /// The addresses of the next hops, those of RTA_MULTIPATH among them.
@@ -248,7 +254,7 @@ mod tests {
     };
     use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
-    use super::{DEL_ROUTE, KernelRoute, NEW_ROUTE, RouteFilter, RouteNews, hear, read_routes};
+    use super::{KernelRoute, RouteFilter, RouteNews, hear, read_routes};
 
     fn filter() -> RouteFilter {
         RouteFilter { tables: vec![100, 70_000], protocols: vec![12] }
@@ -270,7 +276,7 @@ mod tests {
 
     fn bytes(kind: u16, message: &RouteMessage) -> Vec<u8> {
         let inner = match kind {
-            NEW_ROUTE => RouteNetlinkMessage::NewRoute(message.clone()),
+            libc::RTM_NEWROUTE => RouteNetlinkMessage::NewRoute(message.clone()),
             _ => RouteNetlinkMessage::DelRoute(message.clone()),
         };
         let mut whole = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(inner));
@@ -303,8 +309,8 @@ mod tests {
 
     #[test]
     fn routes_come_and_go_with_all_their_next_hops() {
-        let mut both = bytes(NEW_ROUTE, &message(vec![gateway(2)]));
-        both.extend(bytes(DEL_ROUTE, &message(vec![])));
+        let mut both = bytes(libc::RTM_NEWROUTE, &message(vec![gateway(2)]));
+        both.extend(bytes(libc::RTM_DELROUTE, &message(vec![])));
         let expected = [RouteNews::Added(route(&["192.0.2.2"])), RouteNews::Removed(route(&[]))];
         assert_eq!(heard(&both), expected);
         let hop = |last| {
@@ -314,22 +320,22 @@ mod tests {
         };
         let multipath = RouteAttribute::MultiPath(vec![hop(3), hop(2)]);
         let expected = [RouteNews::Added(route(&["192.0.2.3", "192.0.2.2"]))];
-        assert_eq!(heard(&bytes(NEW_ROUTE, &message(vec![multipath]))), expected);
+        assert_eq!(heard(&bytes(libc::RTM_NEWROUTE, &message(vec![multipath]))), expected);
         // RFC 5549: an IPv4 route by way of an IPv6 address.
         let via = RouteAttribute::Via(RouteVia::Inet6("2001:db8::2".parse().unwrap()));
         let expected = [RouteNews::Added(route(&["2001:db8::2"]))];
-        assert_eq!(heard(&bytes(NEW_ROUTE, &message(vec![via]))), expected);
+        assert_eq!(heard(&bytes(libc::RTM_NEWROUTE, &message(vec![via]))), expected);
     }
 
     #[test]
     fn what_is_replaced_by_others_is_gone() {
         let mut of_zebra = message(vec![gateway(2)]);
         of_zebra.header.protocol = RouteProtocol::Zebra;
-        let mut replaced = bytes(NEW_ROUTE, &of_zebra);
+        let mut replaced = bytes(libc::RTM_NEWROUTE, &of_zebra);
         replaced[6..8].copy_from_slice(&NLM_F_REPLACE.to_ne_bytes());
         let place = RouteNews::Replaced(100, "10.1.0.0/26".parse().unwrap(), 32);
         assert_eq!(heard(&replaced), std::slice::from_ref(&place));
-        let mut again = bytes(NEW_ROUTE, &message(vec![gateway(3)]));
+        let mut again = bytes(libc::RTM_NEWROUTE, &message(vec![gateway(3)]));
         again[6..8].copy_from_slice(&NLM_F_REPLACE.to_ne_bytes());
         assert_eq!(heard(&again), [place, RouteNews::Added(route(&["192.0.2.3"]))]);
     }
@@ -343,13 +349,13 @@ mod tests {
         let mut blackhole = message(vec![]);
         blackhole.header.kind = RouteType::BlackHole;
         for other in [of_zebra, elsewhere, blackhole] {
-            assert_eq!(heard(&bytes(NEW_ROUTE, &other)), [], "{other:?}");
+            assert_eq!(heard(&bytes(libc::RTM_NEWROUTE, &other)), [], "{other:?}");
         }
         // RTA_TABLE goes before the 8 bits of the header.
         let mut far = message(vec![gateway(2), RouteAttribute::Table(70_000)]);
         far.header.table = 252;
         let expected = [RouteNews::Added(KernelRoute { table: 70_000, ..route(&["192.0.2.2"]) })];
-        assert_eq!(heard(&bytes(NEW_ROUTE, &far)), expected);
+        assert_eq!(heard(&bytes(libc::RTM_NEWROUTE, &far)), expected);
     }
 
     #[test]
@@ -365,7 +371,7 @@ mod tests {
 
     #[test]
     fn whatever_comes_is_read_without_harm() {
-        let whole = bytes(NEW_ROUTE, &message(vec![gateway(2)]));
+        let whole = bytes(libc::RTM_NEWROUTE, &message(vec![gateway(2)]));
         for len in 0..whole.len() {
             assert_eq!(heard(&whole[..len]), []);
         }

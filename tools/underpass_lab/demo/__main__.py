@@ -1,10 +1,12 @@
 """Makes the lab of the demo, runs the cases in it, and removes it, however they end."""
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 
-from underpass_lab.command import end_with
+from underpass_lab.command import Failure, end_with
 from underpass_lab.demo import bgp, kubernetes
 from underpass_lab.demo.story import say
 from underpass_lab.lab import making
@@ -21,11 +23,20 @@ def main() -> int:
         case []:
             return in_a_lab()
         case ["--bgp"]:
-            return bgp.main()
+            return as_root(bgp.main)
         case ["--kubernetes"]:
-            return kubernetes.main()
+            return as_root(kubernetes.main)
     print("usage: scripts/demo [--bgp | --kubernetes]", file=sys.stderr)
     return 2
+
+
+def as_root(demo: Callable[[], int]) -> int:
+    """A demo that makes its lab in this process: a request to end it ends the lab."""
+    if os.geteuid() != 0:
+        raise Failure(f"{sys.argv[1]} needs root: it makes network namespaces, mounts and control groups")
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
+    return demo()
 
 
 def in_a_lab() -> int:

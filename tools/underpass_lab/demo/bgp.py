@@ -2,23 +2,18 @@
 
 import functools
 import itertools
-import os
-import signal
-import sys
 import time
 
 from underpass_lab import routing
 from underpass_lab.bird import BirdLab, block
 from underpass_lab.command import Failure, wait_until
 from underpass_lab.demo import forms
+from underpass_lab.demo.forms import FAR
 from underpass_lab.demo.inside import Recording
 from underpass_lab.demo.story import Story, say
 from underpass_lab.nodes import ADDRESSES, PODS, pod_address
 
 TRANSFER_BYTES = 4 << 20
-# Whose traffic passes where on the underlay: (namespace, interface) by node.
-WIRES = {"n1": ("sw", "port-n1"), "n2": ("sw", "port-n2"), "n3": ("R", "eth1")}
-FAR = "n3"
 PAIRS = list(itertools.permutations(ADDRESSES, 2))
 # A change of BGP has to reach packets within this.
 CHANGE_S = 1.0
@@ -79,13 +74,13 @@ class Demo:
     def traffic(self) -> None:
         """All ordered pairs, and how their packets travelled."""
         with self.story.case("pods reach each other: direct inside the subnet, IP-in-IP through the router"):
-            wires = {node: Recording(self.lab, *place) for node, place in WIRES.items()}
+            wires = {node: Recording(self.lab, *place) for node, place in forms.WIRES.items()}
             for source, target in PAIRS:
                 what = f"ping and TCP 4 MiB {source} to {target}"
                 self.story.check(what, functools.partial(self.send, source, target))
             self.story.check("captures are complete", lambda: forms.end_all(wires.items()))
             for source, target in PAIRS:
-                form = "ipip" if FAR in (source, target) else "direct"
+                form = forms.expected(source, target)
                 ends = (wires[source], wires[target])
                 nodes = (ADDRESSES[source], ADDRESSES[target])
                 pods = (pod_address(source), pod_address(target))
@@ -128,10 +123,6 @@ class Demo:
 
 def main() -> int:
     """The exit status of the cases."""
-    if os.geteuid() != 0:
-        raise Failure("--bgp needs root: it makes network namespaces")
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     say(f"\n== BIRD, unpacked from Debian's package\nin {routing.directory()}")
     story = Story()
     with BirdLab() as lab:

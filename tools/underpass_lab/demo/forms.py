@@ -7,6 +7,10 @@ from collections.abc import Iterable
 from underpass_lab.command import Failure
 from underpass_lab.demo.inside import Recording
 
+# The labs of three nodes: whose traffic passes where on the underlay, (namespace, interface) by node, and who is behind
+# the router.
+WIRES = {"n1": ("sw", "port-n1"), "n2": ("sw", "port-n2"), "n3": ("R", "eth1")}
+FAR = "n3"
 # Packets of the daemons that look after the path: no pod has sent them.
 PROBE = "ip[29] = 59"
 
@@ -19,6 +23,11 @@ def expressions(nodes: tuple[str, str], pods: tuple[str, str]) -> dict[str, str]
         "direct": f"src host {pods[0]} and dst host {pods[1]}",
         "ipip": f"{between} and ip proto 4 and not ({PROBE}) and ip[32:4] = {inner[0]} and ip[36:4] = {inner[1]}",
     }
+
+
+def expected(source: str, target: str) -> str:
+    """The form between two nodes, where pools are CrossSubnet."""
+    return "ipip" if FAR in (source, target) else "direct"
 
 
 def seen(form: str, ends: tuple[Recording, Recording], nodes: tuple[str, str], pods: tuple[str, str]) -> str:

@@ -5,8 +5,6 @@ import ipaddress
 import itertools
 import os
 import pathlib
-import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from underpass_lab import netns
 from underpass_lab.command import Failure, wait_until
 from underpass_lab.demo import forms
+from underpass_lab.demo.forms import FAR
 from underpass_lab.demo.inside import Recording
 from underpass_lab.demo.story import Story, say
 from underpass_lab.kubernetes import binaries, cgroups, install, pods
@@ -26,9 +25,6 @@ from underpass_lab.kubernetes.pods import Pod
 NODES = 3
 TRANSFER_BYTES = 4 << 20
 READY_S = 90
-# Whose traffic passes where on the underlay: (namespace, interface) by node.
-WIRES = {"n1": ("sw", "port-n1"), "n2": ("sw", "port-n2"), "n3": ("R", "eth1")}
-FAR = "n3"
 SED = "sed s/Always/CrossSubnet/ config/kubernetes/underpass.yaml | kubectl apply -f -"
 # What a daemon in a container goes without, as /proc/sys is read-only there; docs/kubernetes.md says what it costs.
 READ_ONLY = "sysctl -w net/ipv4/conf/up0/accept_local=1"
@@ -128,13 +124,13 @@ class Demo:
                 self.story.check(f"TCP 4 MiB {way}", functools.partial(self.transfer, source, target))
             self.story.check("captures are complete", lambda: forms.end_all(wires.items()))
             for source, target in pairs:
-                form = "ipip" if FAR in (source.node, target.node) else "direct"
+                form = forms.expected(source.node, target.node)
                 seen = functools.partial(self.seen, wires, source, target, form)
                 self.story.check(f"wire {source.node} to {target.node}: {form}", seen)
 
     def begin_captures(self, wires: dict[str, Recording]) -> None:
         """All traffic of a node passes its link."""
-        for name, (namespace, interface) in WIRES.items():
+        for name, (namespace, interface) in forms.WIRES.items():
             wires[name] = Recording(self.cluster.underlay, namespace, interface)
 
     def ping_all(self, pairs: list[tuple[Pod, Pod]]) -> str:
@@ -239,10 +235,6 @@ def nothing_left(cluster: Cluster) -> None:
 
 def main() -> int:
     """The exit status of the cases."""
-    if os.geteuid() != 0:
-        raise Failure("--kubernetes needs root: it makes a cluster out of namespaces, mounts and control groups")
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     say("\n== programs of Kubernetes")
     if not binaries.directory().is_dir():
         say("built from Debian's source, once: 4 minutes on two quiet cores, and some hundred megabytes to fetch")

@@ -268,11 +268,10 @@ impl Follower {
             reason: reason.cloned().unwrap_or_default(),
             style: said.style.map(|style| style.name().to_owned()).unwrap_or_default(),
             nodes: said.nodes,
-            routes: 0,
-            overruns: 0,
             refused: self.refused.len(),
             refusals: self.refused.iter().take(SHOWN).map(refusal).collect(),
             problems: said.problems.clone(),
+            ..SourceStatus::default()
         };
         self.around.inbox.send(Event::Reported(Arc::new(status)));
     }

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use crate::api::{NewPeer, SourceRefusal, SourceStatus};
 use crate::config::{Config, KernelRoutes};
 use crate::control::daemon::runner::Inbox;
-use crate::control::engine::{Event, Reply, Request, Snapshot, Update};
+use crate::control::engine::{Asked, Event, Reply, Request, Snapshot, Update};
 use crate::control::host::{RouteFeed, RouteFilter, RouteNews, read_routes};
 use crate::control::source::at;
 use crate::control::source::kernel::{Difference, RouteTable, difference};
@@ -132,7 +132,8 @@ impl KernelSource {
         let mut feed = RouteFeed::connect(scope.filter()).map_err(lost)?;
         self.table = RouteTable::new(scope.settings.tables.clone(), scope.within.clone());
         let mut next_reading = self.read(scope, &mut feed).await?;
-        let mut known = Arc::clone(&snapshots.borrow_and_update());
+        // What has changed during the reading is still to be looked at.
+        let mut known = Arc::clone(&snapshots.borrow());
         let mut news = Vec::new();
         loop {
             tokio::select! {
@@ -222,16 +223,8 @@ impl KernelSource {
             self.refuse_unfit(&prefixes);
         }
         if !found.batch.is_empty() {
-            self.generation += 1;
-            let (source, generation) = (Source::Kernel, self.generation);
-            let update = Update::Changes(found.batch);
-            let done = self.inbox.ask(false, |asked| Event::Update {
-                source,
-                generation,
-                update,
-                request: Some(asked),
-            });
-            match done.await {
+            let changes = self.update(Update::Changes(found.batch));
+            match self.inbox.ask(false, |asked| changes(Some(asked))).await {
                 Ok(Reply::Followed(left_out)) => self.refused.extend(left_out),
                 Ok(_) => {}
                 Err(refusal) => tracing::warn!("source kernel: routes are not followed: {refusal}"),
@@ -306,9 +299,8 @@ impl KernelSource {
         if self.reported.take().is_none() {
             return;
         }
-        self.generation += 1;
-        let (source, generation) = (Source::Kernel, self.generation);
-        self.inbox.send(Event::Update { source, generation, update: Update::Withdrawn, request: None });
+        let withdrawn = self.update(Update::Withdrawn);
+        self.inbox.send(withdrawn(None));
         self.inbox.send(Event::Unreported(Source::Kernel));
         let gone = self.implicit.drain().map(|(address, _)| address).collect();
         self.forget(gone).await;
@@ -316,11 +308,16 @@ impl KernelSource {
 
     /// The kernel's tables cannot be followed; what is known stays.
     fn lose(&mut self, why: &str) {
+        let lost = self.update(Update::Lost(why.to_owned()));
+        self.inbox.send(lost(None));
+        self.report(why);
+    }
+
+    /// The next thing to say, to be given who waits for an answer.
+    fn update(&mut self, update: Update) -> impl FnOnce(Option<Asked>) -> Event + use<> {
         self.generation += 1;
         let (source, generation) = (Source::Kernel, self.generation);
-        let update = Update::Lost(why.to_owned());
-        self.inbox.send(Event::Update { source, generation, update, request: None });
-        self.report(why);
+        move |request| Event::Update { source, generation, update, request }
     }
 
     /// Tells readers how it is going; `trouble` is empty when all is well.

@@ -153,16 +153,25 @@ impl State {
     fn resolve(&self, batch: &Batch, culprits: &mut Culprits) -> Vec<Vec<PeerId>> {
         let mut all = Vec::with_capacity(batch.nodes().len());
         for nodes in batch.nodes() {
-            let mut ids = Vec::new();
-            for name in nodes.names.split(',') {
-                match self.roster.id(name) {
-                    Some(id) => ids.push(id),
-                    None => culprits.push(|| batch.lead(nodes.place, false) + &unknown_peer(name)),
-                }
+            let (ids, unknown) = self.nodes(&nodes.names);
+            for name in unknown {
+                culprits.push(|| batch.lead(nodes.place, false) + &unknown_peer(name));
             }
             all.push(ids);
         }
         all
+    }
+
+    /// The nodes that `names`, separated by commas, name, and those names that nobody has.
+    pub(in crate::control::engine) fn nodes<'n>(&self, names: &'n str) -> (Vec<PeerId>, Vec<&'n str>) {
+        let (mut ids, mut unknown) = (Vec::new(), Vec::new());
+        for name in names.split(',') {
+            match self.roster.id(name) {
+                Some(id) => ids.push(id),
+                None => unknown.push(name),
+            }
+        }
+        (ids, unknown)
     }
 
     pub(in crate::control::engine) fn judge_one(

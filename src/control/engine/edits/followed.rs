@@ -56,12 +56,9 @@ impl State {
     }
 
     fn known_nodes(&self, batch: &Batch) -> Nodes {
-        let resolve = |names: &str| {
-            let id = |name| self.roster.id(name).ok_or_else(|| unknown_peer(name));
-            match names.split(',').map(id).collect::<Result<Vec<PeerId>, String>>() {
-                Ok(ids) => (ids, None),
-                Err(reason) => (Vec::new(), Some(reason)),
-            }
+        let resolve = |names| {
+            let (ids, unknown) = self.nodes(names);
+            (ids, unknown.first().map(|name| unknown_peer(name)))
         };
         batch.nodes().iter().map(|nodes| resolve(&nodes.names)).unzip()
     }

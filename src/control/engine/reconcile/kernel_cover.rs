@@ -2,8 +2,8 @@
 //! get there.
 //!
 //! The pools are always among them. Outside of the pools a route needs a kernel route of its own, unless a
-//! wider route to another node covers it already. What a routing daemon has written to the main table itself needs one too:
-//! its own would take the packets.
+//! wider route to another node covers it already. So does, wherever it is, what a routing daemon has written to
+//! the main table: its route would take the packets.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,6 +28,15 @@ pub(crate) struct Steps {
     pub remove: Vec<Prefix>,
 }
 
+impl Steps {
+    fn between(before: &BTreeSet<Prefix>, now: &BTreeSet<Prefix>) -> Self {
+        Self {
+            add: now.difference(before).copied().collect(),
+            remove: before.difference(now).copied().collect(),
+        }
+    }
+}
+
 impl KernelCover {
     /// Only `pools` so far.
     pub(crate) fn new(pools: Vec<Prefix>) -> Self {
@@ -39,11 +48,11 @@ impl KernelCover {
         self.pools.iter().chain(&self.routes).chain(&self.pinned).copied().collect()
     }
 
-    /// Follows the change of some prefixes. `outdo`: whether a best route needs one of the kernel in its very place.
-    pub(crate) fn update(&mut self, rib: &Rib, changed: &[Prefix], outdo: impl Fn(&Route) -> bool) -> Steps {
+    /// Follows the change of some prefixes. `outdo`: whether one needs a route of its own, whatever covers it.
+    pub(crate) fn update(&mut self, rib: &Rib, changed: &[Prefix], outdo: impl Fn(Prefix) -> bool) -> Steps {
         let mut before = Change::default();
         for prefix in changed {
-            self.pin(rib, *prefix, &outdo, &mut before);
+            self.pin(*prefix, outdo(*prefix), &mut before);
             if self.in_pool(*prefix) {
                 continue;
             }
@@ -62,27 +71,10 @@ impl KernelCover {
     }
 
     /// Computes everything again.
-    pub(crate) fn renew(&mut self, rib: &Rib, outdo: impl Fn(&Route) -> bool) -> Steps {
+    pub(crate) fn renew(&mut self, rib: &Rib, outdo: impl Fn(Prefix) -> bool) -> Steps {
         let before = self.all();
-        let mut widest: Option<Prefix> = None;
-        self.routes.clear();
-        self.pinned.clear();
-        for route in rib.best().filter(to_others) {
-            let prefix = route.prefix;
-            if outdo(&route) {
-                self.pinned.insert(prefix);
-            }
-            if widest.is_some_and(|widest| widest.covers(prefix)) || self.in_pool(prefix) {
-                continue;
-            }
-            widest = Some(prefix);
-            self.routes.insert(prefix);
-        }
-        let now = self.all();
-        Steps {
-            add: now.difference(&before).copied().collect(),
-            remove: before.difference(&now).copied().collect(),
-        }
+        self.compute(rib, outdo);
+        Steps::between(&before, &self.all())
     }
 
     /// Computes everything again for other pools.
@@ -90,15 +82,28 @@ impl KernelCover {
         &mut self,
         pools: Vec<Prefix>,
         rib: &Rib,
-        outdo: impl Fn(&Route) -> bool,
+        outdo: impl Fn(Prefix) -> bool,
     ) -> Steps {
         let before = self.all();
         self.pools = pools;
-        self.renew(rib, outdo);
-        let now = self.all();
-        Steps {
-            add: now.difference(&before).copied().collect(),
-            remove: before.difference(&now).copied().collect(),
+        self.compute(rib, outdo);
+        Steps::between(&before, &self.all())
+    }
+
+    fn compute(&mut self, rib: &Rib, outdo: impl Fn(Prefix) -> bool) {
+        let mut widest: Option<Prefix> = None;
+        self.routes.clear();
+        self.pinned.clear();
+        for route in rib.best().filter(to_others) {
+            let prefix = route.prefix;
+            if outdo(prefix) {
+                self.pinned.insert(prefix);
+            }
+            if widest.is_some_and(|widest| widest.covers(prefix)) || self.in_pool(prefix) {
+                continue;
+            }
+            widest = Some(prefix);
+            self.routes.insert(prefix);
         }
     }
 
@@ -110,12 +115,14 @@ impl KernelCover {
         self.routes.contains(&prefix) || self.pinned.contains(&prefix) || self.pools.contains(&prefix)
     }
 
-    fn pin(&mut self, rib: &Rib, prefix: Prefix, outdo: impl Fn(&Route) -> bool, change: &mut Change) {
-        change.note(self, prefix);
-        if rib.exact(prefix).is_some_and(|route| to_others(&route) && outdo(&route)) {
-            self.pinned.insert(prefix);
-        } else {
-            self.pinned.remove(&prefix);
+    fn pin(&mut self, prefix: Prefix, wanted: bool, change: &mut Change) {
+        if wanted != self.pinned.contains(&prefix) {
+            change.note(self, prefix);
+            if wanted {
+                self.pinned.insert(prefix)
+            } else {
+                self.pinned.remove(&prefix)
+            };
         }
     }
 
@@ -203,13 +210,16 @@ mod tests {
         rib.set(Route::new(prefix, Source::Control, Target::Peer(PeerId(0))));
     }
 
-    fn nothing(_: &Route) -> bool {
+    fn nothing(_: Prefix) -> bool {
         false
     }
 
     /// As if all routes of the kernel were in its main table.
-    fn in_main(rib: &Rib) -> impl Fn(&Route) -> bool {
-        |route| rib.get(route.prefix, Source::Kernel).is_some()
+    fn in_main(rib: &Rib) -> impl Fn(Prefix) -> bool {
+        |prefix| {
+            let others = rib.exact(prefix).is_some_and(|route| route.target != Target::Local);
+            others && rib.get(prefix, Source::Kernel).is_some()
+        }
     }
 
     /// What a start cover into the TUN.
