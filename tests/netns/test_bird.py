@@ -109,3 +109,25 @@ class Birds(SharedLab):
         self.assertEqual((sent["n1"], sent["n2"]), (5, 0))
         # At most the answers that it is not there.
         self.assertLessEqual(sent["n3"], 5)
+
+
+class ReflectedLab(BirdLab):
+    """n2 is the route reflector of the others."""
+
+    reflector = "n2"
+
+
+class Reflected(SharedLab):
+    """Blocks come by way of a node that is not theirs, and packets do not."""
+
+    lab: ReflectedLab
+    topology = "T3"
+    lab_type = ReflectedLab
+    daemons = ()
+
+    def test_a_route_reflector(self) -> None:
+        self.lab.begin(METRICS)
+        self.assertEqual([self.lab.birds[node].established() for node in ADDRESSES], [1, 2, 1])
+        with self.moves("n2"):
+            self.assertEqual(self.lab.ping("podA", pod_address("n3")), 3)
+        self.assertEqual(self.lab.ping("podC", pod_address("n2")), 3)
