@@ -21,7 +21,7 @@ def build() -> str:
     """The daemon's program: the one that UNDERPASS_BIN names, or built now, as the other scripts do it."""
     if not os.environ.get("UNDERPASS_BIN"):
         parent.need_tools("jq")
-    script = 'source "$0" && build_underpass >&2 && printf %s "$UNDERPASS_BIN"'
+    script = 'source "$0" && build_underpass release >&2 && printf %s "$UNDERPASS_BIN"'
     done = subprocess.run(
         ("bash", "-euo", "pipefail", "-c", script, LIBRARY), stdout=subprocess.PIPE, text=True, check=False
     )
