@@ -43,6 +43,7 @@ fn forwarding(mode: Mode) -> Forwarding {
         ipip_mode: always(Mode::Ipip),
         vxlan_mode: always(Mode::Vxlan),
         nat_outgoing: false,
+        verify: false,
     };
     let mut rib = Rib::default();
     rib.insert(prefix("10.244.1.0/24"), Source::Local, Target::Local).expect("the first route");

@@ -98,6 +98,7 @@ fn build(mode: Mode, ipv6: bool, fast: bool) -> Forwarding {
         ipip_mode: when(Mode::Ipip),
         vxlan_mode: when(Mode::Vxlan),
         nat_outgoing: false,
+        verify: false,
     });
     let policy = EncapPolicy::new(&pools, "192.0.2.1/24".parse().ok(), "2001:db8::1/64".parse().ok());
     let underlay = Underlay {

@@ -13,7 +13,7 @@ mod status;
 pub use capture::CapturePoint;
 pub use endpoints::{CniFacts, Endpoint, EndpointDeleted};
 pub use error::{ErrorBody, ErrorCode};
-pub use peers::{NewPeer, PeerDeleted, PeerStatus, PeerTraffic, PeerUplink, PeerWay};
+pub use peers::{DirectPathStatus, NewPeer, PeerDeleted, PeerStatus, PeerTraffic, PeerUplink, PeerWay};
 pub use routes::{CandidateRoute, NewRoute, NextHop, RouteChanges, RouteEntry, RouteMode, RoutesChanged};
 pub use status::{
     Drops, EdgeCounters, IcmpErrors, Missing, Reloaded, SourceRefusal, SourceStatus, Status, Traffic,

@@ -37,9 +37,28 @@ pub struct PeerStatus {
     /// How TCP super-packets leave towards it, where there is a TAP for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uplink: Option<PeerUplink>,
+    /// The direct paths to it that are to be verified, one for each family of pods.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub direct_paths: Vec<DirectPathStatus>,
     /// What was exchanged with it since it is known.
     #[serde(default)]
     pub counters: PeerTraffic,
+}
+
+/// How a direct path to a peer does that is to be verified.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+pub struct DirectPathStatus {
+    /// Of the packets: `ipv4` or `ipv6`.
+    pub family: String,
+    /// The peer's underlay address that they are sent to.
+    #[schema(value_type = String)]
+    pub next_hop: IpAddr,
+    /// Whether packets of pods take it; if not, the tunnel.
+    pub verified: bool,
+    /// Why, in words.
+    pub reason: String,
+    /// How often it was given up since it is known.
+    pub failures: u64,
 }
 
 /// How TCP super-packets leave towards a peer, in the modes by which routes lead there.

@@ -57,6 +57,7 @@ impl OnePool {
             ipip_mode: self.ipip_mode.unwrap_or_default(),
             vxlan_mode: self.vxlan_mode.unwrap_or_default(),
             nat_outgoing: self.nat_outgoing.unwrap_or_default(),
+            verify: false,
         })
     }
 }

@@ -34,6 +34,11 @@ fn render(status: &api::Status) -> String {
         out.push('\n');
         out.push_str(&text::lines(&peers(status)));
     }
+    let paths = direct_paths(status);
+    if !paths.is_empty() {
+        out.push('\n');
+        out.push_str(&text::lines(&paths));
+    }
     let ways = ways(status);
     if !ways.is_empty() {
         out.push('\n');
@@ -146,6 +151,19 @@ fn peers(status: &api::Status) -> Table {
         peers.add_row([&peer.name, &addresses, &peer.vtep_mac, &peer.subnets.join(", ")]);
     }
     peers
+}
+
+/// The direct paths that are to be verified, and how they do.
+fn direct_paths(status: &api::Status) -> Table {
+    let mut paths = table(&["PEER", "NEXT HOP", "PACKETS", "DIRECT PATH", "FAILURES", "REASON"]);
+    for peer in &status.peers {
+        for path in &peer.direct_paths {
+            let state = if path.verified { "verified" } else { "unverified" };
+            let (next_hop, failures) = (path.next_hop.to_string(), path.failures.to_string());
+            paths.add_row([&*peer.name, &next_hop, &path.family, state, &failures, &path.reason]);
+        }
+    }
+    paths
 }
 
 /// How super-packets leave towards each peer, and why.

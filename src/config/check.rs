@@ -25,6 +25,7 @@ const MOST_PEERS: usize = 1 << 16;
 pub(super) fn across(raw: &Raw, log: &mut Log<'_>) {
     let owners = Owners::collect(raw, log);
     one_encapsulation(&raw.pools, log);
+    verified_cross_subnet(&raw.pools, log);
     peer_count(raw, log);
     peer_names(raw, log);
     peer_addresses(raw, log);
@@ -46,6 +47,23 @@ fn one_encapsulation(pools: &[Pool], log: &mut Log<'_>) {
                     "ipip_mode \"{}\" and vxlan_mode \"{}\" in one pool; set one of them to \"Never\"",
                     ipip.value, vxlan.value
                 ),
+            );
+        }
+    }
+}
+
+/// Only `CrossSubnet` has a tunnel to take where the direct path fails.
+fn verified_cross_subnet(pools: &[Pool], log: &mut Log<'_>) {
+    for pool in pools {
+        let (Some(ipip), Some(vxlan), Some(verify)) = (&pool.ipip_mode, &pool.vxlan_mode, &pool.verify)
+        else {
+            continue;
+        };
+        if verify.value && ![ipip.value, vxlan.value].contains(&EncapMode::CrossSubnet) {
+            log.push(
+                verify.at,
+                "verify: only a pool with a mode \"CrossSubnet\" has a direct path to verify and a tunnel to \
+                 take instead; set one of its modes to that, or remove this",
             );
         }
     }

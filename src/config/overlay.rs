@@ -36,7 +36,13 @@ mod tests {
     #[test]
     fn a_pool_comes_on_top_or_its_option_is_at_fault() {
         let with = |cidr: &str, ipip_mode, vxlan_mode| {
-            let pool = Pool { cidr: cidr.parse().unwrap(), ipip_mode, vxlan_mode, nat_outgoing: true };
+            let pool = Pool {
+                cidr: cidr.parse().unwrap(),
+                ipip_mode,
+                vxlan_mode,
+                nat_outgoing: true,
+                verify: false,
+            };
             parse(FILE, "f").unwrap().with_pool(pool).map_err(|errors| errors.to_string())
         };
         let (never, always) = (EncapMode::Never, EncapMode::Always);

@@ -77,6 +77,7 @@ pub(super) struct Pool {
     pub(super) ipip_mode: Option<At<EncapMode>>,
     pub(super) vxlan_mode: Option<At<EncapMode>>,
     nat_outgoing: Option<At<bool>>,
+    pub(super) verify: Option<At<bool>>,
 }
 
 /// `[[peer]]`
@@ -268,8 +269,15 @@ impl Pool {
     fn read(table: &Table<'_>, log: &mut Log<'_>) -> Self {
         let mut mode = |key| table.value_or(log, key, EncapMode::Never, |v| word(v, &ENCAP_MODES));
         let [ipip_mode, vxlan_mode] = ["ipip_mode", "vxlan_mode"].map(&mut mode);
-        let nat_outgoing = table.value_or(log, "nat_outgoing", false, boolean);
-        Self { cidr: table.value(log, "cidr", value::pod_prefix), ipip_mode, vxlan_mode, nat_outgoing }
+        let [nat_outgoing, verify] =
+            ["nat_outgoing", "verify"].map(|key| table.value_or(log, key, false, boolean));
+        Self {
+            cidr: table.value(log, "cidr", value::pod_prefix),
+            ipip_mode,
+            vxlan_mode,
+            nat_outgoing,
+            verify,
+        }
     }
 
     fn build(self) -> Option<super::Pool> {
@@ -278,6 +286,7 @@ impl Pool {
             ipip_mode: self.ipip_mode?.value,
             vxlan_mode: self.vxlan_mode?.value,
             nat_outgoing: self.nat_outgoing?.value,
+            verify: self.verify?.value,
         })
     }
 }

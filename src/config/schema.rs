@@ -53,7 +53,8 @@ pub(super) static TUNNEL: Section = single(
     ],
 );
 pub(super) static VXLAN: Section = single("vxlan", &["port", "vni", "udp6_zero_checksum"]);
-pub(super) static POOL: Section = repeated("pool", &["cidr", "ipip_mode", "vxlan_mode", "nat_outgoing"]);
+pub(super) static POOL: Section =
+    repeated("pool", &["cidr", "ipip_mode", "vxlan_mode", "nat_outgoing", "verify"]);
 pub(super) static LOCAL: Section = single("local", &["subnets", "sends_for"]);
 pub(super) static PEER: Section = repeated(
     "peer",

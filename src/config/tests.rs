@@ -68,7 +68,7 @@ fn absent_keys_have_the_documented_defaults() {
     assert_eq!((config.vxlan.port, config.vxlan.vni), (4789, Vni::CALICO));
     assert_eq!(config.pools[0].ipip_mode, EncapMode::Never);
     assert_eq!(config.pools[0].vxlan_mode, EncapMode::Never);
-    assert!(!config.pools[0].nat_outgoing);
+    assert!(!config.pools[0].nat_outgoing && !config.pools[0].verify);
     assert_eq!(config.peers[0].vtep_mac, Mac::of_vtep("b"));
     assert_eq!(config.control.socket, Path::new("/run/underpass/underpass.sock"));
     assert_eq!((config.metrics, config.cni), (None, None));
@@ -82,7 +82,7 @@ fn given_keys_are_taken() {
          [vxlan]\nport=8472\nvni=0\n[control]\nsocket='/s'\n[metrics]\nlisten='[::1]:9'\n[node]\n"
             .replace("[node]\n", &BASE.replace("[[peer]]", "[[peer]]\nvtep_mac='02:00:00:00:00:01'"))
             .replace("[node]\n", "[node]\naddress6='2001:db8::1/64'\n")
-            .replace("cidr", "vxlan_mode='CrossSubnet'\nnat_outgoing=true\ncidr"),
+            .replace("cidr", "vxlan_mode='CrossSubnet'\nnat_outgoing=true\nverify=true\ncidr"),
     );
     assert_eq!(config.node.address6.unwrap().to_string(), "2001:db8::1/64");
     let tunnel = &config.tunnel;
@@ -103,7 +103,7 @@ fn given_keys_are_taken() {
     assert_eq!(tunnel.offload, expected);
     assert_eq!((config.vxlan.port, config.vxlan.vni.get()), (8472, 0));
     assert_eq!(config.pools[0].vxlan_mode, EncapMode::CrossSubnet);
-    assert!(config.pools[0].nat_outgoing);
+    assert!(config.pools[0].nat_outgoing && config.pools[0].verify);
     assert_eq!(config.peers[0].vtep_mac, Mac([2, 0, 0, 0, 0, 1]));
     assert_eq!(config.control.socket, Path::new("/s"));
     assert_eq!(config.metrics.unwrap().to_string(), "[::1]:9");

@@ -1,7 +1,7 @@
 //! The decision: encapsulate, and how, or send directly. Calico's rules and words.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -21,6 +21,17 @@ pub struct Pool {
     pub vxlan_mode: EncapMode,
     /// Whether what leaves the cluster from these addresses gets the node's address.
     pub nat_outgoing: bool,
+    /// Whether packets of a `CrossSubnet` pool go directly only while probes of that path get through.
+    pub verify: bool,
+}
+
+/// What bare packets of one family to one node take.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct DirectPath {
+    /// Whether the packets are IPv4.
+    pub ipv4: bool,
+    /// The underlay address of the node.
+    pub next_hop: IpAddr,
 }
 
 impl Pool {
@@ -41,6 +52,8 @@ pub struct EncapPolicy {
     /// The lengths of pools there are, longest first.
     lengths: Vec<u8>,
     subnets: Vec<IpNet>,
+    /// The direct paths of which it is known that they carry packets of pods.
+    verified: BTreeSet<DirectPath>,
 }
 
 impl EncapPolicy {
@@ -51,7 +64,24 @@ impl EncapPolicy {
         lengths.sort_unstable_by_key(|len| Reverse(*len));
         lengths.dedup();
         let subnets = address.map(IpNet::V4).into_iter().chain(address6.map(IpNet::V6)).collect();
-        Self { pools: pools.iter().map(|pool| (pool.cidr, *pool)).collect(), lengths, subnets }
+        let pools = pools.iter().map(|pool| (pool.cidr, *pool)).collect();
+        Self { pools, lengths, subnets, verified: BTreeSet::new() }
+    }
+
+    /// The same policy where these paths are verified.
+    #[must_use]
+    pub fn with_verified(self, verified: BTreeSet<DirectPath>) -> Self {
+        Self { verified, ..self }
+    }
+
+    /// The paths that are verified.
+    pub fn verified(&self) -> &BTreeSet<DirectPath> {
+        &self.verified
+    }
+
+    /// Whether some pool of IPv4 or of IPv6 takes direct paths only while they are verified.
+    pub fn verifies(&self, ipv4: bool) -> bool {
+        self.pools().any(|pool| pool.verify && pool.cidr.is_ipv4() == ipv4)
     }
 
     /// The pools, in the order of their CIDRs.
@@ -75,18 +105,29 @@ impl EncapPolicy {
     /// `peer`.
     pub fn decide(&self, destination: Prefix, peer: IpAddr) -> Decision {
         let Some(pool) = self.pool_of(destination) else {
-            return Decision { mode: Mode::Direct, reason: Reason::NoPool };
+            return direct(Reason::NoPool);
         };
         match pool.encapsulation() {
-            (_, EncapMode::Never) => Decision { mode: Mode::Direct, reason: Reason::Never(pool.cidr) },
+            (_, EncapMode::Never) => direct(Reason::Never(pool.cidr)),
             (mode, EncapMode::Always) => Decision { mode, reason: Reason::Always(pool.cidr, mode) },
             (mode, EncapMode::CrossSubnet) => match self.own_subnet_of(peer) {
                 Some(subnet) => {
-                    Decision { mode: Mode::Direct, reason: Reason::SameSubnet(pool.cidr, mode, peer, subnet) }
+                    let path = DirectPath { ipv4: destination.is_ipv4(), next_hop: peer };
+                    let (pool, verify) = (pool.cidr, pool.verify);
+                    match verify.then(|| self.verified.contains(&path)) {
+                        None => direct(Reason::SameSubnet(pool, mode, peer, subnet)),
+                        Some(true) => direct(Reason::Verified(pool, mode, peer)),
+                        Some(false) => Decision { mode, reason: Reason::Unverified(pool, mode, peer) },
+                    }
                 }
                 None => Decision { mode, reason: Reason::OtherSubnet(pool.cidr, mode, peer) },
             },
         }
+    }
+
+    /// Whether the direct path to `peer` is one that a `CrossSubnet` pool takes.
+    pub fn is_in_own_subnet(&self, peer: IpAddr) -> bool {
+        self.own_subnet_of(peer).is_some()
     }
 
     /// The subnet of this node that contains `peer`. A host prefix contains nobody else, so a /32
@@ -97,6 +138,10 @@ impl EncapPolicy {
             .find(|net| net.prefix_len() != net.max_prefix_len() && net.contains(&peer))
             .copied()
     }
+}
+
+fn direct(reason: Reason) -> Decision {
+    Decision { mode: Mode::Direct, reason }
 }
 
 /// How packets travel, and why.
@@ -119,6 +164,10 @@ pub enum Reason {
     Always(Prefix, Mode),
     /// CrossSubnet, and the peer is in this node's subnet.
     SameSubnet(Prefix, Mode, IpAddr, IpNet),
+    /// The same, and probes of the direct path get through.
+    Verified(Prefix, Mode, IpAddr),
+    /// The same, but probes of the direct path do not get through.
+    Unverified(Prefix, Mode, IpAddr),
     /// CrossSubnet, and the peer is not in this node's subnet.
     OtherSubnet(Prefix, Mode, IpAddr),
 }
@@ -136,6 +185,15 @@ impl fmt::Display for Reason {
                     subnet.trunc()
                 )
             }
+            Self::Verified(pool, mode, peer) => write!(
+                f,
+                "pool {pool} has {mode}_mode=CrossSubnet with verify, and probes to and from {peer} get through directly"
+            ),
+            Self::Unverified(pool, mode, peer) => write!(
+                f,
+                "pool {pool} has {mode}_mode=CrossSubnet with verify, and probes to and from {peer} do not get through \
+                 directly"
+            ),
             Self::OtherSubnet(pool, mode, peer) => {
                 write!(f, "pool {pool} has {mode}_mode=CrossSubnet and {peer} is outside our subnet")
             }
@@ -145,12 +203,14 @@ impl fmt::Display for Reason {
 
 #[cfg(test)]
 mod tests {
-    use super::{EncapPolicy, Pool, Reason};
+    use std::collections::BTreeSet;
+
+    use super::{DirectPath, EncapPolicy, Pool, Reason};
     use crate::net::EncapMode::{Always, CrossSubnet, Never};
     use crate::net::{EncapMode, Mode};
 
     fn pool(cidr: &str, ipip_mode: EncapMode, vxlan_mode: EncapMode) -> Pool {
-        Pool { cidr: cidr.parse().unwrap(), ipip_mode, vxlan_mode, nat_outgoing: false }
+        Pool { cidr: cidr.parse().unwrap(), ipip_mode, vxlan_mode, nat_outgoing: false, verify: false }
     }
 
     fn mode(policy: &EncapPolicy, destination: &str, peer: &str) -> Mode {
@@ -183,6 +243,27 @@ mod tests {
         assert_eq!(mode(&wide, "10.1.0.0/24", "2001:db8::1"), Mode::Ipip);
         let unknown = EncapPolicy::new(&pools, None, None);
         assert_eq!(mode(&unknown, "10.1.0.0/24", "192.0.2.2"), Mode::Ipip);
+    }
+
+    #[test]
+    fn a_path_that_is_to_be_verified_is_taken_while_it_is() {
+        let pools = [
+            Pool { verify: true, ..pool("10.0.0.0/8", CrossSubnet, Never) },
+            Pool { verify: true, ..pool("fd00::/16", Never, CrossSubnet) },
+        ];
+        let policy = EncapPolicy::new(&pools, "192.0.2.1/24".parse().ok(), None);
+        let modes = |policy: &EncapPolicy| {
+            ["10.1.0.0/24", "fd00:1::/64"].map(|destination| mode(policy, destination, "192.0.2.2"))
+        };
+        assert_eq!(modes(&policy), [Mode::Ipip, Mode::Vxlan]);
+        let next_hop = "192.0.2.2".parse().unwrap();
+        let verified = BTreeSet::from([DirectPath { ipv4: true, next_hop }]);
+        let policy = policy.with_verified(verified);
+        assert_eq!(modes(&policy), [Mode::Direct, Mode::Vxlan]);
+        assert_eq!(mode(&policy, "10.1.0.0/24", "192.0.2.3"), Mode::Ipip);
+        assert_eq!(mode(&policy, "10.1.0.0/24", "198.51.100.3"), Mode::Ipip);
+        assert!(policy.verifies(true) && policy.verifies(false));
+        assert!(policy.is_in_own_subnet(next_hop) && !EncapPolicy::default().is_in_own_subnet(next_hop));
     }
 
     #[test]

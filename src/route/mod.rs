@@ -17,7 +17,7 @@ mod groups;
 mod rib;
 mod shared_map;
 
-pub use decide::{Decision, EncapPolicy, Pool, Reason};
+pub use decide::{Decision, DirectPath, EncapPolicy, Pool, Reason};
 pub use entry::{GroupId, Route, RouteError, Source, Target};
 pub use fib::{Fib, FibEditor, Group, HopsFull, NextHop, PeerId, Via, Ways};
 pub use rib::Rib;

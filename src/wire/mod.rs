@@ -6,6 +6,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "fields of headers, whose width is that of the RFCs")]
 
 pub mod arp;
+pub mod bfd;
 pub mod chain;
 pub mod checksum;
 pub mod ethernet;

@@ -12,8 +12,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot, watch};
 use underpass::api::{
-    CniFacts, Drops, Endpoint, Missing, NewPeer, PeerStatus, PeerUplink, PeerWay, Reloaded, RouteEntry,
-    RouteMode, RoutesChanged, SourceRefusal, SourceStatus, Status, TunnelStatus,
+    CniFacts, DirectPathStatus, Drops, Endpoint, Missing, NewPeer, PeerStatus, PeerUplink, PeerWay, Reloaded,
+    RouteEntry, RouteMode, RoutesChanged, SourceRefusal, SourceStatus, Status, TunnelStatus,
 };
 use underpass::client::{Client, Target};
 use underpass::control::daemon::gate::Gate;
@@ -103,6 +103,13 @@ impl Backend for Fixed {
                         reason: "eth0 does not segment IP-in-IP (tx-ipxip4-segmentation off)".into(),
                     }),
                 }),
+                direct_paths: vec![DirectPathStatus {
+                    family: "ipv4".into(),
+                    next_hop: "192.0.2.2".parse().unwrap(),
+                    verified: false,
+                    reason: "probes do not get through both ways".into(),
+                    failures: 2,
+                }],
                 address6: None,
                 also_from: Vec::new(),
                 sends_for: Vec::new(),

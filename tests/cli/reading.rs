@@ -39,6 +39,9 @@ underlay           0       0 B         988   1.4 KiB
 PEER    ADDRESS    VTEP MAC           SUBNETS
 node-b  192.0.2.2  66:2f:40:d1:21:2c  10.244.2.0/24, 10.244.3.0/24
 
+PEER    NEXT HOP   PACKETS  DIRECT PATH  FAILURES  REASON
+node-b  192.0.2.2  ipv4     unverified   2         probes do not get through both ways
+
 PEER    INTERFACE  MODE  WAY     REASON
 node-b  eth0       ipip  socket  eth0 does not segment IP-in-IP (tx-ipxip4-segmentation off)
 ";
@@ -71,6 +74,11 @@ fn status_as_json() {
         ("/strangers_refused", json!(true)),
         ("/routes", json!(2)),
         ("/peers/0/name", json!("node-b")),
+        (
+            "/peers/0/direct_paths/0",
+            json!({"family": "ipv4", "next_hop": "192.0.2.2", "verified": false,
+                "reason": "probes do not get through both ways", "failures": 2}),
+        ),
         ("/peers/0/uplink/interface", json!("eth0")),
         ("/peers/0/uplink/ipip/way", json!("socket")),
         ("/offloads/tso", json!("active")),

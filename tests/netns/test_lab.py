@@ -209,6 +209,7 @@ class Values(unittest.TestCase):
                         "ipip_mode": "Never",
                         "vxlan_mode": "CrossSubnet",
                         "nat_outgoing": False,
+                        "verify": False,
                     }
                 ],
                 "peer": [

@@ -16,6 +16,7 @@ class Pool:
     ipip_mode: str = "Never"
     vxlan_mode: str = "Never"
     nat_outgoing: bool = False
+    verify: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -88,6 +88,11 @@ fn words_are_calicos_and_exact() {
          f:9:1: unknown key \"natOutgoing\" in [[pool]]; did you mean \"nat_outgoing\"?"
     );
     assert_eq!(
+        errors_when("[[peer]]", "vxlan_mode = \"Always\"\nverify = true\n[[peer]]"),
+        "f:9:10: verify: only a pool with a mode \"CrossSubnet\" has a direct path to verify and a tunnel to take \
+         instead; set one of its modes to that, or remove this"
+    );
+    assert_eq!(
         errors_with("[tunnel]\nbackend = \"tap\"\nuplink = \"sockets\"\ntso = true\ngro = \"ON\""),
         "f:14:11: backend: \"tap\" is not one of \"auto\", \"offload\", \"plain\"\n\
          f:15:10: uplink: \"sockets\" is not one of \"auto\", \"socket\", \"tap\"; did you mean \"socket\"?\n\

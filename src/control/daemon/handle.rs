@@ -100,6 +100,8 @@ impl Handle {
             socket_drops: self.links.gate.dropped(),
             strangers_refused: self.links.gate.is_closed(),
             sources: snapshot.sources.iter().map(|source| sample(source)).collect(),
+            direct_paths: snapshot.direct_paths(),
+            direct_path_failures: snapshot.direct_path_failures,
         }
     }
 

@@ -19,6 +19,7 @@ use super::runner::{self, Inbox, Ports, ProbeWish};
 use super::start::{Ready, take_down};
 use super::watch::address_watch;
 use super::watch::cni;
+use super::watch::direct_paths;
 use super::watch::icmp::{Around, IcmpListener, Ours};
 use super::watch::kernel_routes;
 use super::watch::peer_ways::PeerWays;
@@ -153,6 +154,7 @@ impl Running {
         watchers.spawn(Follower::new(sources, around).run());
         watchers.spawn(kernel_routes::follow(inbox.clone(), seen.clone()));
         watchers.spawn(gate::watch(gate, counters.clone()));
+        watchers.spawn(direct_paths::watch(host.clone(), inbox.clone(), seen.clone()));
         watchers.spawn(strays::watch(host.clone(), inbox.clone(), seen.clone()));
         watchers.spawn(watchdog::watch(counters.clone(), pump.wakers(), failed));
         watchers.spawn(housekeeping::give_memory_back(shrunk));

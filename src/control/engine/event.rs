@@ -1,9 +1,10 @@
 //! What happens to the engine, and what it wants done.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::bfd::Verdict;
 use super::edits::batch::Batch;
 use super::edits::edit::Changed;
 use super::edits::followed::LeftOut;
@@ -15,7 +16,7 @@ use crate::dataplane::encap::frame::Hop;
 use crate::dataplane::forward::{Forwarding, TapLink, Way};
 use crate::dataplane::packet::Offloaded;
 use crate::net::{Mode, Prefix};
-use crate::route::Source;
+use crate::route::{DirectPath, Source};
 
 /// Something that the engine has to follow.
 #[derive(Debug)]
@@ -43,6 +44,8 @@ pub enum Event {
     Tap(TapUse),
     /// A router is said to report the MTU of a path.
     PathMtu(PathMtu),
+    /// Which direct paths carry packets of pods.
+    DirectPaths(BTreeMap<DirectPath, Verdict>),
     /// The addresses of this host, of all interfaces.
     Addresses(Vec<IpAddr>),
     /// A probe of the path to this address was answered.

@@ -146,7 +146,7 @@ pub(super) fn needs_of(config: &Config, uplink: &str, (ipip, direct): (bool, boo
     }
 }
 
-/// Whether some configured route travels by `mode`.
+/// Whether some configured route travels by `mode` from the start on: a direct path that is to be verified is none yet.
 fn uses(config: &Config, mode: Mode) -> bool {
     let policy = EncapPolicy::new(&config.pools, config.node.address, config.node.address6);
     config.peers.iter().any(|peer| {

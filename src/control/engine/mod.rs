@@ -10,6 +10,7 @@
 //!                         └─────snapshot────▶ readers of the API
 //! ```
 
+pub mod bfd;
 mod changes;
 pub mod edits;
 mod event;
@@ -182,6 +183,7 @@ impl Engine {
                 let probe = self.paths.learn(&mut self.state, report, now);
                 self.effects.extend(probe);
             }
+            Event::DirectPaths(paths) => self.state.set_direct_paths(paths),
             Event::Probed(peer, answer) => self.paths.probed(&mut self.state, peer, answer, now),
             Event::Policies(peers, wrong) => {
                 self.state.set_policed(&peers);

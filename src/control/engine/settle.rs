@@ -102,7 +102,10 @@ impl Engine {
     /// What an administrator has to change beside our devices and routes.
     fn settings(&self) -> Vec<Requirement> {
         let reached = |mode| !self.state.peers_by(mode).is_empty();
-        let modes = (reached(Mode::Ipip), reached(Mode::Direct));
+        // A path that is to be verified needs what one in use needs: without, it never will be.
+        let policy = &self.state.policy;
+        let direct = reached(Mode::Direct) || policy.verifies(true) || policy.verifies(false);
+        let modes = (reached(Mode::Ipip), direct);
         let needs = needs_of(&self.state.config, &self.uplink.name, modes);
         let is_peer = |address| self.state.roster.at(address).flatten().is_some();
         let verdict = judge::judge_settings(&needs, &self.host.view().settings, is_peer);

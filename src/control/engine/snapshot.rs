@@ -1,10 +1,13 @@
 //! What readers of the API see: one consistent state, that no edit waits for and that waits for no edit.
 
-use std::collections::BTreeSet;
+mod paths;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::bfd::Verdict;
 use super::edits::lines;
 use super::edits::roster::Roster;
 use super::port::Requirement;
@@ -17,7 +20,7 @@ use crate::config::Config;
 use crate::dataplane::forward::{Choice, Peer, Underlay};
 use crate::dataplane::packet::{Family, Offloaded};
 use crate::net::{Mode, Prefix};
-use crate::route::{EncapPolicy, PeerId, Rib, Route, Source, Target};
+use crate::route::{DirectPath, EncapPolicy, PeerId, Rib, Route, Source, Target};
 
 /// The daemon's state at one moment. Cheap to make: it shares everything with the engine that the engine
 /// has not edited since.
@@ -35,9 +38,12 @@ pub struct Snapshot {
     pub sources: Vec<Arc<SourceStatus>>,
     /// Name of the interface with our underlay address.
     pub uplink: Arc<str>,
+    /// How often a verified direct path was given up.
+    pub direct_path_failures: u64,
     /// This node's side of the underlay.
     pub underlay: Underlay,
     policy: Arc<EncapPolicy>,
+    paths: Arc<BTreeMap<DirectPath, Verdict>>,
     peers: Arc<Vec<Peer>>,
     roster: Arc<Roster>,
     reached: Arc<Reached>,
@@ -86,8 +92,10 @@ impl Snapshot {
             reloaded,
             sources,
             uplink,
+            direct_path_failures: state.path_failures,
             underlay: state.underlay,
             policy: Arc::clone(&state.policy),
+            paths: Arc::clone(&state.paths),
             peers: Arc::clone(&state.peers),
             roster: Arc::clone(&state.roster),
             reached: Arc::clone(&state.reached),
@@ -230,6 +238,7 @@ impl Snapshot {
                     vxlan: vxlan.contains(&peer.address).then(|| way_of(peer, &way.vxlan)),
                     ipip: ipip.contains(&peer.address).then(|| way_of(peer, &way.ipip)),
                 }),
+                direct_paths: self.path_statuses(peer),
                 counters: peer.counters.totals().into(),
             })
             .collect()

@@ -1,5 +1,6 @@
 //! The engine against a recording host: every event, refusals, requests that fail, and the order of effects.
 
+mod direct_paths;
 mod full;
 mod model;
 mod nat;

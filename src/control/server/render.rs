@@ -35,6 +35,10 @@ pub struct Now {
     pub strangers_refused: bool,
     /// The sources that are followed.
     pub sources: Vec<SourceSample>,
+    /// Direct paths that are verified and that are not.
+    pub direct_paths: [usize; 2],
+    /// How often one of these was given up.
+    pub direct_path_failures: u64,
 }
 
 /// How a source does.
@@ -120,6 +124,12 @@ impl<F: Fn() -> Now + Send + Sync + 'static> Collector for Snapshot<F> {
             let label = [("source", source.name.as_str())];
             ConstCounter::new(source.overruns).encode(overruns.encode_family(&label)?)?;
         }
+        let help = "How often a verified direct path was given up for the tunnel";
+        let failures = counter(&mut encoder, "direct_path_failures", help)?;
+        ConstCounter::new(now.direct_path_failures).encode(failures)?;
+        let [verified, unverified] = now.direct_paths;
+        let paths = [("verified", verified), ("unverified", unverified)];
+        gauges(&mut encoder, ("direct_paths", "state"), "Direct paths that are to be verified", &paths)?;
         let Now { routes, peers, offloads, reloaded, .. } = now;
         let help = "Log lines that stderr did not take or nobody read in time";
         let lost = counter(&mut encoder, "log_lines_lost", help)?;
@@ -247,6 +257,8 @@ mod tests {
             socket_drops: 5,
             strangers_refused: true,
             sources: vec![SourceSample { name: "kernel".to_owned(), up: false, refused: 7, overruns: 3 }],
+            direct_paths: [8, 2],
+            direct_path_failures: 11,
         };
         let exporter = Exporter::new(counters.clone(), move || now.clone());
         let text = exporter.render().unwrap();
@@ -272,6 +284,9 @@ mod tests {
             r#"underpass_source_up{source="kernel"} 0"#,
             r#"underpass_source_refused{source="kernel"} 7"#,
             r#"underpass_source_overruns_total{source="kernel"} 3"#,
+            r#"underpass_direct_paths{state="verified"} 8"#,
+            r#"underpass_direct_paths{state="unverified"} 2"#,
+            "underpass_direct_path_failures_total 11",
             "underpass_device_read_errors_total 0",
             "underpass_stuck_workers 0",
             "underpass_routes 4",

@@ -95,6 +95,7 @@ impl Backend for OneRoute {
         vec![PeerStatus {
             counters: crate::api::PeerTraffic::default(),
             uplink: None,
+            direct_paths: Vec::new(),
             address6: None,
             also_from: Vec::new(),
             sends_for: Vec::new(),

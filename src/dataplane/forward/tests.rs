@@ -126,6 +126,7 @@ fn policy(mode: Mode) -> EncapPolicy {
         ipip_mode: when(Mode::Ipip),
         vxlan_mode: when(Mode::Vxlan),
         nat_outgoing: false,
+        verify: false,
     };
     EncapPolicy::new(&[pool("0.0.0.0/0"), pool("::/0")], "192.0.2.1/24".parse().ok(), None)
 }

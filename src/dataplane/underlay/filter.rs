@@ -56,6 +56,12 @@ pub(super) fn icmp6_for(socket: &Socket, source: Ipv6Addr, echo_id: u16) -> io::
     socket.attach_filter(&program)
 }
 
+/// Lets through packets with this byte at an offset in the IP header, however much of the packet the socket is shown.
+pub(super) fn network_byte(socket: &Socket, offset: u32, value: u8) -> io::Result<()> {
+    let from_ip_header = libc::SKF_NET_OFF as u32 + offset;
+    all_equal(socket, &[(libc::BPF_B, from_ip_header, value.into())])
+}
+
 /// Lets through packets whose fields, of a size at an offset, all have their value.
 pub(super) fn all_equal(socket: &Socket, fields: &[(u32, u32, u32)]) -> io::Result<()> {
     socket.attach_filter(&equal(fields))

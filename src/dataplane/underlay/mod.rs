@@ -6,6 +6,7 @@
 //! All of these exist for each family in which this node has an address.
 //! A worker owns all of its sockets.
 
+pub mod bfd;
 mod capture_tap;
 mod door;
 mod filter;

@@ -247,7 +247,7 @@ impl UplinkWatch {
             let tried = tap.take_unresolved();
             wanted.extend(tried.filter_map(|peer| self.ways.get(peer)).map(|way| key(&way)));
         }
-        if !snapshot.peers_by(Mode::Direct).is_empty() {
+        if !snapshot.peers_by(Mode::Direct).is_empty() || snapshot.verifies_from(false).is_some() {
             // No other socket than the packet socket sends bare IPv6 to a neighbour.
             let bare = self.ways.iter().filter(|(peer, _)| peer.is_ipv6()).map(|(_, way)| key(&way));
             wanted.extend(bare.filter(|key| self.neighbours.get(*key).is_none()));

@@ -57,7 +57,8 @@ impl State {
         for source in [Source::Static, Source::Kubernetes] {
             self.load_peers(&new, source, now);
         }
-        self.policy = Arc::new(EncapPolicy::new(&new.pools, new.node.address, new.node.address6));
+        let policy = EncapPolicy::new(&new.pools, new.node.address, new.node.address6);
+        self.policy = Arc::new(policy.with_verified(self.policy.verified().clone()));
         self.set_scope(scope(&new));
         self.underlay.marking = marking(new.tunnel.dscp);
         self.config = Arc::new(new);

@@ -160,6 +160,7 @@ fn the_file_goes_before_the_cluster() {
         ipip_mode: EncapMode::Never,
         vxlan_mode,
         nat_outgoing: false,
+        verify: false,
     };
     let found = Discovered {
         pools: vec![

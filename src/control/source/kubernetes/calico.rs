@@ -78,6 +78,7 @@ fn pools(facts: &Facts, found: &mut Discovered) {
                 ipip_mode: mode("ipipMode", &pool.ipip_mode)?,
                 vxlan_mode: mode("vxlanMode", &pool.vxlan_mode)?,
                 nat_outgoing: pool.nat_outgoing,
+                verify: false,
             })
         };
         match read() {

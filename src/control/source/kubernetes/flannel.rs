@@ -229,7 +229,7 @@ fn pools(network: &Network) -> Vec<Pool> {
     network
         .networks
         .iter()
-        .map(|cidr| Pool { cidr: *cidr, ipip_mode, vxlan_mode, nat_outgoing: true })
+        .map(|cidr| Pool { cidr: *cidr, ipip_mode, vxlan_mode, nat_outgoing: true, verify: false })
         .collect()
 }
 

@@ -36,7 +36,7 @@ fn pools(random: &mut Random) -> Vec<Pool> {
         let (ipip_mode, vxlan_mode) =
             if random.below(2) == 0 { (mode, EncapMode::Never) } else { (EncapMode::Never, mode) };
         if pools.iter().all(|pool| pool.cidr != cidr) {
-            pools.push(Pool { cidr, ipip_mode, vxlan_mode, nat_outgoing: false });
+            pools.push(Pool { cidr, ipip_mode, vxlan_mode, nat_outgoing: false, verify: false });
         }
     }
     pools
@@ -162,6 +162,7 @@ fn cross_subnet_of_a_dual_stack_peer_goes_by_family() {
         ipip_mode: EncapMode::CrossSubnet,
         vxlan_mode: EncapMode::Never,
         nat_outgoing: false,
+        verify: false,
     };
     let near_by_ipv6 =
         Peer { address: [198, 51, 100, 2].into(), second: Some((address6(2).into(), None)), ..peer(2) };
