@@ -7,7 +7,8 @@ from typing import Any
 
 from pings import Pings
 from shared import METRICS, SharedLab, own_routes
-from underpass_lab.bird import Bird, BirdLab, block
+from underlay6 import ADDRESSES6, add_addresses6
+from underpass_lab.bird import Bird, BirdLab, block, configuration, configuration6
 from underpass_lab.command import wait_until
 from underpass_lab.nodes import ADDRESSES, PODS, pod_address
 
@@ -109,6 +110,104 @@ class Birds(SharedLab):
         self.assertEqual((sent["n1"], sent["n2"]), (5, 0))
         # At most the answers that it is not there.
         self.assertLessEqual(sent["n3"], 5)
+
+
+class Six(SharedLab):
+    """The same for pods of both families, with sessions over IPv6 for the blocks of IPv6."""
+
+    topology = "T3"
+    options = {"ipv6": True}
+    multicast_reports = True
+    daemons = ()
+
+    @classmethod
+    def prepare(cls) -> None:
+        add_addresses6(cls.lab, *ADDRESSES)
+        for node, address in ADDRESSES.items():
+            gateway, pod = f"fd00:244:{node[1:]}::1", cls.pod6(node)
+            cls.lab.ip(node, f"address add {gateway}/128 dev pod0 nodad", f"route add {pod} dev pod0")
+            cls.lab.ip(PODS[node], f"address add {pod}/64 dev eth0 nodad", f"route add default via {gateway}")
+            cls.lab.ip(node, f"route add {pod_address(node)} dev pod0")
+            others = {other: of for other, of in ADDRESSES.items() if other != node}
+            subnet, subnet6 = address.rpartition(".")[0] + ".0/24", ADDRESSES6[node].rpartition("::")[0] + "::/64"
+            text = configuration(address, subnet, [block(node)], dict.fromkeys(others.values(), "node"))
+            text += configuration6(
+                ADDRESSES6[node], subnet6, [cls.block6(node)], [ADDRESSES6[other] for other in others]
+            )
+            Bird(cls.lab, node, text)
+            pools = ("10.244.0.0/16", "fd00:244::/32")
+            cls.start(
+                node,
+                pools=[(pool, "CrossSubnet", "Never") for pool in pools],
+                own={"address": f"{address}/24", "address6": f"{ADDRESSES6[node]}/64"},
+                peers={other: (of, [], {"address6": ADDRESSES6[other]}) for other, of in others.items()},
+                local=[block(node), cls.block6(node)],
+                extra="[source.kernel]\ntables = [100]\n",
+            )
+
+    @staticmethod
+    def block6(node: str) -> str:
+        return f"fd00:244:{node[1:]}::/122"
+
+    @staticmethod
+    def pod6(node: str) -> str:
+        return f"fd00:244:{node[1:]}::2"
+
+    def test_blocks_of_both_families(self) -> None:
+        def known() -> Any:
+            listed = self.lab.daemons["n1"].json("route", "list", "--source", "kernel")
+            return {route["prefix"]: (route["peer"], route["mode"]) for route in listed}
+
+        modes = {"n2": "direct", "n3": "ipip"}
+        wanted = {of(node): (node, mode) for node, mode in modes.items() for of in (block, self.block6)}
+        wait_until(lambda: known() == wanted, BirdLab.MESH_S, "all blocks")
+        bare = self.lab.exec("n1", "ip", "-6", "route", "show", "proto", "bird").stdout
+        self.assertIn(f"{self.block6('n2')} via {ADDRESSES6['n2']} dev eth0", bare)
+        self.assertIn(f"blackhole {self.block6('n1')}", bare)
+        self.assertNotIn(self.block6("n3"), bare)
+        for source in ADDRESSES:
+            for target in ADDRESSES:
+                for address in (pod_address(target), self.pod6(target)):
+                    if source != target:
+                        answered = lambda source=source, to=address: self.lab.ping(PODS[source], to, count=1)  # noqa: E731
+                        wait_until(answered, 10, f"{source} to {address}")
+            self.assertEqual(self.lab.status(source)["missing"], [])
+
+
+class VerifiedPaths(SharedLab):
+    """BIRD's bare routes in the main table, on a network that drops addresses of pods."""
+
+    lab: BirdLab
+    topology = "T3"
+    lab_type = BirdLab
+    daemons = ()
+
+    def verified(self, wanted: bool) -> bool:
+        peers = {node: self.lab.status(node)["peers"] for node in ("n1", "n2")}
+        paths = [path for of in peers.values() for peer in of for path in peer.get("direct_paths", [])]
+        return len(paths) == 2 and all(path["verified"] == wanted for path in paths)
+
+    def leads_into_the_tunnel(self, wanted: bool) -> None:
+        """Whether n1 has a route of its own to the block of n2 beside that of BIRD."""
+        wait_until(lambda: (block("n2") in own_routes(self.lab, "n1")) == wanted, 5, "another way")
+        self.assertEqual(self.lab.ping("podA", pod_address("n2"), count=3), 3)
+
+    def test_the_bare_route_is_outdone_while_its_path_fails(self) -> None:
+        self.lab.begin(METRICS, tables='[100, "main"]', verify=True)
+        wait_until(lambda: self.verified(True), 20, "verified paths")
+        self.leads_into_the_tunnel(False)
+        rules = (
+            "add table netdev cloud",
+            "add chain netdev cloud check { type filter hook ingress device eth0 priority 0; }",
+            "add rule netdev cloud check ip saddr 10.244.0.0/16 drop",
+        )
+        for rule in rules:
+            self.lab.exec("n2", "nft", *rule.split())
+        wait_until(lambda: self.verified(False), 10, "the end of the paths")
+        self.leads_into_the_tunnel(True)
+        self.lab.exec("n2", "nft", "delete", "table", "netdev", "cloud")
+        wait_until(lambda: self.verified(True), 30, "verified paths again")
+        self.leads_into_the_tunnel(False)
 
 
 class ReflectedLab(BirdLab):

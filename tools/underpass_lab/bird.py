@@ -32,6 +32,20 @@ def configuration(address: str, subnet: str, blocks: Sequence[str], neighbours: 
     return "\n".join(lines) + "\n"
 
 
+def configuration6(address: str, subnet: str, blocks: Sequence[str], neighbours: Sequence[str]) -> str:
+    """What a node's file has besides where pods use IPv6."""
+    lines = [
+        *(f"define NODE6 = {address};", f"define SUBNET6 = {subnet};", "define PODS6 = [ fd00:244::/32+ ];"),
+        f'include "{COMMON.with_name("underpass6.conf")}";',
+        *("protocol static blocks6 {", "  ipv6;", *(f"  route {block} blackhole;" for block in blocks), "}"),
+        *("protocol static uplink6 {", "  ipv6;", '  route ::/0 via "eth0";', "}"),
+    ]
+    for neighbour in neighbours:
+        name = "Mesh_" + neighbour.replace(":", "_")
+        lines.append(f"protocol bgp {name} from node6 {{ neighbor {neighbour} as {AS}; }}")
+    return "\n".join(lines) + "\n"
+
+
 def _number(address: str) -> tuple[int, ...]:
     return tuple(int(part) for part in address.split("."))
 
@@ -103,7 +117,7 @@ class BirdLab(NodeLab):
         super().__init__(topology, **options)
         self.birds: dict[str, Bird] = {}
 
-    def begin(self, extra: str = "") -> None:
+    def begin(self, extra: str = "", tables: str = "[100]", verify: bool = False) -> None:
         """Starts BIRD and a daemon on each node, and waits until all know all blocks."""
         for node, address in ADDRESSES.items():
             self.ip(node, f"route add {pod_address(node)} dev pod0")
@@ -115,10 +129,10 @@ class BirdLab(NodeLab):
         for node in ADDRESSES:
             self.start_daemon(
                 node,
-                pools=[("10.244.0.0/16", "CrossSubnet", "Never")],
+                pools=[("10.244.0.0/16", "CrossSubnet", "Never", False, verify)],
                 peers={other: (address, []) for other, address in ADDRESSES.items() if other != node},
                 local=[block(node)],
-                extra=f"[source.kernel]\ntables = [100]\n{extra}",
+                extra=f"[source.kernel]\ntables = {tables}\n{extra}",
             )
         wait_until(lambda: all(self.knows_all(node) for node in ADDRESSES), self.MESH_S, "all blocks on all nodes")
 

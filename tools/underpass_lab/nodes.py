@@ -164,8 +164,8 @@ class NodeLab(Lab):
     ) -> str:
         """A configuration file for the daemon of a node, as text.
 
-        `pools` is a list of (cidr, ipip_mode, vxlan_mode[, nat_outgoing, verify]), by default 10.244.0.0/16 with the modes
-        given. `peers` is {name: (address, [subnet…])}, by default the other nodes; a third element has more
+        `pools` is a list of (cidr, ipip_mode, vxlan_mode[, nat_outgoing, verify]), by default 10.244.0.0/16 with the
+        modes given. `peers` is {name: (address, [subnet…])}, by default the other nodes; a third element has more
         keys. `tunnel` and `vxlan_keys` have keys of [tunnel] and [vxlan]. In `more`, `local` replaces the
         local subnets, `address` the node's address with its prefix length, `own` all its addresses,
         `node_keys` and `local_keys` have more keys of [node] and [local], and `extra` is appended.
