@@ -10,6 +10,7 @@ use super::packet::packet;
 use crate::control::engine::bfd::Outgoing;
 use crate::dataplane::encap::frame::{self, Hop};
 use crate::dataplane::underlay::bfd;
+use crate::route::DirectPath;
 use crate::wire::ethernet;
 
 /// What the sockets of one family were made for.
@@ -56,18 +57,18 @@ impl Door {
 
     /// Sends a packet as the packet path would: by way of the kernel's route to the next hop, or in a frame to the
     /// first hop where the families differ or both are IPv6. What cannot be sent is like a packet that is lost.
-    pub(super) fn send(&self, what: &Outgoing, hop: Option<Hop>) {
+    pub(super) fn send(&self, what: &Outgoing, hop: impl Fn(DirectPath) -> Option<Hop>) {
         let Some(packet) = packet(self.place.own, what.to, what.port, &what.control) else { return };
         let next_hop = what.path.next_hop;
-        let sent = match (&self.packets, hop) {
-            (Some(packets), _) if next_hop.is_ipv4() => {
+        let sent = match &self.packets {
+            Some(packets) if next_hop.is_ipv4() => {
                 packets.send_to(&packet, &SocketAddr::new(next_hop, 0).into())
             }
-            (_, Some(hop)) => {
+            _ => {
+                let Some(hop) = hop(what.path) else { return };
                 let ethertype = if what.path.ipv4 { ethernet::IPV4 } else { ethernet::IPV6 };
                 self.frames.send(&[&frame::template(hop, ethertype)[..], &packet].concat())
             }
-            _ => return,
         };
         if let Err(error) = sent {
             tracing::debug!("BFD towards {next_hop}: {error}");

@@ -140,7 +140,7 @@ impl Watcher {
     fn send(&self, packet: &Outgoing) {
         let [door, door6] = &self.doors;
         let Some(door) = (if packet.path.ipv4 { door } else { door6 }) else { return };
-        door.send(packet, self.snapshot.hop_of(packet.path));
+        door.send(packet, |path| self.snapshot.hop_of(path));
     }
 
     /// Tells the engine what has changed.
