@@ -11,7 +11,7 @@ use super::bring_up::{self, Lanes};
 use super::runner;
 use super::watch::peer_ways::Ways;
 use super::watch::tap_device::TapDevice;
-use super::watch::uplink_watch::{mtus_of, stand_in};
+use super::watch::uplink_watch::stand_in;
 use crate::config::Config;
 use crate::control::engine::judge::{self, Facts};
 use crate::control::engine::port::{HostError, HostRequest, LinkChange, Uplink};
@@ -61,7 +61,7 @@ pub(super) async fn ready(host: &Host, config: &Config) -> anyhow::Result<Ready>
     let start = Start {
         setup: Setup { capabilities: facts.capabilities(), workers: lanes.lanes.len(), uplink_mtu },
         uplink: uplink.clone(),
-        link_mtus: mtus_of(&ways),
+        ways: ways.iter().copied().collect(),
         tap,
         tap_state: lanes.tap_state.clone(),
         view,

@@ -1,19 +1,20 @@
 //! What readers of the API see: one consistent state, that no edit waits for and that waits for no edit.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::edits::lines;
 use super::edits::roster::Roster;
-use super::port::Requirement;
+use super::leads::{Leads, Refused, Sender};
+use super::port::{self, Requirement, Table};
 use super::reached::{Reached, decide};
 use super::state::State;
 use crate::api::{
     CandidateRoute, NextHop, PeerStatus, PeerUplink, PeerWay, RouteEntry, RouteMode, SourceStatus,
 };
-use crate::config::Config;
+use crate::config::{Config, DirectVia};
 use crate::dataplane::forward::{Choice, Peer, Underlay};
 use crate::dataplane::packet::{Family, Offloaded};
 use crate::net::{Mode, Prefix};
@@ -35,6 +36,8 @@ pub struct Snapshot {
     pub sources: Vec<Arc<SourceStatus>>,
     /// Name of the interface with our underlay address.
     pub uplink: Arc<str>,
+    /// Who sends bare packets.
+    pub direct: Direct,
     /// This node's side of the underlay.
     pub underlay: Underlay,
     policy: Arc<EncapPolicy>,
@@ -42,6 +45,10 @@ pub struct Snapshot {
     roster: Arc<Roster>,
     reached: Arc<Reached>,
     rib: Rib,
+    ways: Arc<HashMap<IpAddr, port::PeerWay>>,
+    refused: Arc<Refused>,
+    /// The kernel's routes, where the daemon may not change them.
+    kernel: Option<Arc<Table>>,
     started: Instant,
 }
 
@@ -52,7 +59,17 @@ pub(super) struct Beside {
     pub reloaded: bool,
     pub sources: Vec<Arc<SourceStatus>>,
     pub uplink: Arc<str>,
+    pub direct: Direct,
     pub started: Instant,
+}
+
+/// How many destinations of bare packets have which sender, where that should be the kernel.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Direct {
+    /// The kernel, by routes of ours.
+    pub by_kernel: usize,
+    /// The pump, because the kernel cannot.
+    pub by_pump: usize,
 }
 
 /// A piece of the list of routes.
@@ -78,7 +95,7 @@ pub enum Scope {
 impl Snapshot {
     /// What `state` is like now, with what is known beside it.
     pub(super) fn of(state: &State, beside: Beside) -> Self {
-        let Beside { requirements, tap_state, reloaded, sources, uplink, started } = beside;
+        let Beside { requirements, tap_state, reloaded, sources, uplink, direct, started } = beside;
         Self {
             config: Arc::clone(&state.config),
             requirements,
@@ -86,12 +103,16 @@ impl Snapshot {
             reloaded,
             sources,
             uplink,
+            direct,
             underlay: state.underlay,
             policy: Arc::clone(&state.policy),
             peers: Arc::clone(&state.peers),
             roster: Arc::clone(&state.roster),
             reached: Arc::clone(&state.reached),
             rib: state.rib.clone(),
+            ways: Arc::clone(&state.ways),
+            refused: Arc::clone(&state.refused),
+            kernel: state.kernel_table(),
             started,
         }
     }
@@ -265,7 +286,13 @@ impl Snapshot {
             None => "one of this node's own subnets; the kernel routes it to the pod".to_owned(),
         };
         let first = next_hops.first();
+        let (via, via_reason) = match self.via(&route, within, &next_hops) {
+            Some((via, why)) => (Some(via.name().to_owned()), why),
+            None => (None, None),
+        };
         RouteEntry {
+            via,
+            via_reason,
             prefix: route.prefix.to_string(),
             peer: first.map(|hop| hop.peer.clone()),
             mode: first.map_or(RouteMode::Local, |hop| hop.mode),
@@ -277,6 +304,34 @@ impl Snapshot {
             mtu_limit: route.mtu,
             next_hops,
             candidates: Vec::new(),
+        }
+    }
+
+    /// Who sends bare packets to `within`, which lies in `route`, and why not the kernel where it should; `None` where
+    /// packets are not bare.
+    fn via(&self, route: &Route, within: Prefix, hops: &[NextHop]) -> Option<(DirectVia, Option<String>)> {
+        hops.iter().find(|hop| hop.mode == RouteMode::Direct)?;
+        let leads = self.leads();
+        let inside = within != route.prefix;
+        let prefix = if inside { leads.destination(route.prefix, within.address()) } else { route.prefix };
+        match leads.sender(prefix)? {
+            Sender::Kernel(wanted) if self.kernel.as_ref().is_some_and(|table| !table.takes(&wanted)) => {
+                Some((DirectVia::Pump, Some("the kernel lacks the route".to_owned())))
+            }
+            Sender::Kernel(_) | Sender::Theirs => Some((DirectVia::Kernel, None)),
+            Sender::Pump(why) => Some((DirectVia::Pump, why.map(|why| why.to_string()))),
+            Sender::Local => None,
+        }
+    }
+
+    fn leads(&self) -> Leads<'_> {
+        Leads {
+            config: &self.config,
+            policy: &self.policy,
+            peers: &self.peers,
+            rib: &self.rib,
+            ways: &self.ways,
+            refused: &self.refused,
         }
     }
 

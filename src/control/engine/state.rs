@@ -3,17 +3,23 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::edits::pending::{Pending, Publication};
 use super::edits::roster::Roster;
 use super::from_config::{foreign_pools, peer, scope, tun_mtu, underlay};
-use super::port::{Capabilities, Table};
+use super::leads::Refused;
+use super::port::{Capabilities, HostError, PeerWay, Table};
 use super::reached::Reached;
 use crate::config::Config;
 use crate::dataplane::encap::frame::Hop;
 use crate::dataplane::forward::{Compiler, Peer, Scope, TapLink, Underlay, Way};
 use crate::net::{Mode, Prefix};
 use crate::route::{EncapPolicy, HopsFull, PeerId, Rib, RouteError, Source, Target};
+
+/// Refused routes to other nodes that are remembered, and after what time one is tried again.
+const REMEMBERED: usize = 10_000;
+const RETRY: Duration = Duration::from_secs(30);
 
 /// What is known before there is any state.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +69,12 @@ pub(super) struct State {
     /// Compiled, and not yet published.
     pub(super) ready: Option<Publication>,
     pub(super) compiler: Compiler,
+    /// The kernel's ways to the peers' addresses.
+    pub(super) ways: Arc<HashMap<IpAddr, PeerWay>>,
+    /// Routes to other nodes that the kernel refused.
+    pub(super) refused: Arc<Refused>,
+    /// Whether where packets are led may be another for any destination.
+    pub(super) stale_leads: bool,
     /// All addresses of this host.
     host: Vec<IpAddr>,
     capabilities: Capabilities,
@@ -109,6 +121,9 @@ impl State {
             pending: Pending::Everything,
             reached: Arc::default(),
             ready: None,
+            ways: Arc::default(),
+            refused: Arc::default(),
+            stale_leads: false,
             host: Vec::new(),
             capabilities: setup.capabilities,
             wanted_mtu: 0,
@@ -221,6 +236,11 @@ impl State {
         self.kernel = Some(KernelTable { table, device });
     }
 
+    /// The kernel's routes, where the daemon may not change them.
+    pub(super) fn kernel_table(&self) -> Option<Arc<Table>> {
+        self.kernel.as_ref().map(|kernel| Arc::clone(&kernel.table))
+    }
+
     /// Whether packets for `prefix`, which is to be another node's, come to the TUN or can be made to.
     pub(super) fn reachable(&self, prefix: Prefix) -> Result<(), String> {
         let Some(kernel) = &self.kernel else { return Ok(()) };
@@ -261,13 +281,18 @@ impl State {
         self.publish_now();
     }
 
-    /// Follows the MTUs of the first links towards the peers' addresses; returns whether some are others than
-    /// before. What was learned about such a path is forgotten, as above.
-    pub(super) fn set_link_mtus(&mut self, mtus: &HashMap<IpAddr, u16>) -> bool {
-        let of = |peer: &Peer| {
-            let second = peer.second.and_then(|(address, _)| mtus.get(&address).copied());
-            [mtus.get(&peer.address).copied(), second]
-        };
+    /// Follows the kernel's ways to the peers' addresses; returns whether MTUs are others than before. What was
+    /// learned about such a path is forgotten, as above.
+    pub(super) fn set_ways(&mut self, ways: HashMap<IpAddr, PeerWay>) -> bool {
+        if *self.ways != ways {
+            self.ways = Arc::new(ways);
+            // What was refused may have been for want of a way.
+            self.refused = Arc::default();
+            self.stale_leads = true;
+        }
+        let ways = &self.ways;
+        let mtu = |address: IpAddr| ways.get(&address).map(|way| way.mtu);
+        let of = |peer: &Peer| [mtu(peer.address), peer.second.and_then(|(address, _)| mtu(address))];
         let other = |peer: &Peer| !peer.is_gone() && peer.link_mtus != of(peer);
         if !self.peers.iter().any(other) {
             return false;
@@ -285,6 +310,29 @@ impl State {
         true
     }
 
+    /// The kernel has refused these routes to other nodes: the pump sends there, until they are tried again.
+    pub(super) fn refuse(&mut self, routes: Vec<(Prefix, HostError)>, now: Instant) {
+        for (prefix, error) in routes {
+            if self.refused.len() < REMEMBERED {
+                Arc::make_mut(&mut self.refused).insert(prefix, (error, now + RETRY));
+                self.stale_leads = true;
+            }
+        }
+    }
+
+    /// When a refused route is to be tried again.
+    pub(super) fn next_retry(&self) -> Option<Instant> {
+        self.refused.values().map(|(_, until)| *until).min()
+    }
+
+    /// Has refused routes tried again whose time has come.
+    pub(super) fn retry(&mut self, now: Instant) {
+        if self.next_retry().is_some_and(|next| next <= now) {
+            Arc::make_mut(&mut self.refused).retain(|_, (_, until)| *until > now);
+            self.stale_leads = true;
+        }
+    }
+
     /// Follows our address to the interface with index `uplink`. The first hops are those of the old
     /// one, so none is known.
     pub(super) fn move_to(&mut self, uplink: u32) {
@@ -297,6 +345,7 @@ impl State {
 
     /// Follows who is known: the largest overhead in use may be another now.
     pub(super) fn follow_peers(&mut self) {
+        self.stale_leads = true;
         self.follow_mtu();
         let pools = self.foreign_pools();
         if self.kernel_pools != pools {
