@@ -1,4 +1,4 @@
-"""`[direct] via = "kernel"`: direct destinations are kernel routes to their nodes; their packets never enter the TUN."""
+"""`[direct] via = "kernel"`: direct destinations are kernel routes to their nodes, past the TUN."""
 
 import bootstrap
 
@@ -150,6 +150,13 @@ class CrossSubnet(DirectKernel):
         time.sleep(0.5)
         self.settle("n1")
         self.assertEqual(self.missing(), [])
+
+    def test_a_start_beside_a_route_of_others(self) -> None:
+        self.ip("n1", "route add 10.244.2.0/24 via 192.0.2.77 dev eth0 proto static")
+        self.start("n1", ipip="CrossSubnet", extra=KERNEL)
+        wait_until(lambda: self.shows("packets for 10.244.2.0/24 are not sent to their node"), CHANGE_S, "a word of it")
+        self.ip("n1", "route del 10.244.2.0/24 via 192.0.2.77 dev eth0 proto static")
+        self.settle("n1", NEAR)
 
     def test_one_of_ours_that_nobody_wants_goes(self) -> None:
         self.start_all()

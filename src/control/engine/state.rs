@@ -3,23 +3,18 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use super::edits::pending::{Pending, Publication};
 use super::edits::roster::Roster;
 use super::from_config::{foreign_pools, peer, scope, tun_mtu, underlay};
 use super::leads::Refused;
-use super::port::{Capabilities, HostError, PeerWay, Table};
+use super::port::{Capabilities, PeerWay, Table};
 use super::reached::Reached;
 use crate::config::Config;
 use crate::dataplane::encap::frame::Hop;
 use crate::dataplane::forward::{Compiler, Peer, Scope, TapLink, Underlay, Way};
 use crate::net::{Mode, Prefix};
 use crate::route::{EncapPolicy, HopsFull, PeerId, Rib, RouteError, Source, Target};
-
-/// Refused routes to other nodes that are remembered, and after what time one is tried again.
-const REMEMBERED: usize = 10_000;
-const RETRY: Duration = Duration::from_secs(30);
 
 /// What is known before there is any state.
 #[derive(Clone, Copy, Debug)]
@@ -281,58 +276,6 @@ impl State {
         self.publish_now();
     }
 
-    /// Follows the kernel's ways to the peers' addresses; returns whether MTUs are others than before. What was
-    /// learned about such a path is forgotten, as above.
-    pub(super) fn set_ways(&mut self, ways: HashMap<IpAddr, PeerWay>) -> bool {
-        if *self.ways != ways {
-            self.ways = Arc::new(ways);
-            // What was refused may have been for want of a way.
-            self.refused = Arc::default();
-            self.stale_leads = true;
-        }
-        let ways = &self.ways;
-        let mtu = |address: IpAddr| ways.get(&address).map(|way| way.mtu);
-        let of = |peer: &Peer| [mtu(peer.address), peer.second.and_then(|(address, _)| mtu(address))];
-        let other = |peer: &Peer| !peer.is_gone() && peer.link_mtus != of(peer);
-        if !self.peers.iter().any(other) {
-            return false;
-        }
-        let uplink = self.underlay.mtu;
-        for peer in Arc::make_mut(&mut self.peers).iter_mut().filter(|peer| other(peer)) {
-            let now = of(peer);
-            let before = std::mem::replace(&mut peer.link_mtus, now);
-            if before[0].unwrap_or(uplink) != peer.link_mtus[0].unwrap_or(uplink) {
-                peer.path_mtu = None;
-            }
-        }
-        self.follow_mtu();
-        self.publish_now();
-        true
-    }
-
-    /// The kernel has refused these routes to other nodes: the pump sends there, until they are tried again.
-    pub(super) fn refuse(&mut self, routes: Vec<(Prefix, HostError)>, now: Instant) {
-        for (prefix, error) in routes {
-            if self.refused.len() < REMEMBERED {
-                Arc::make_mut(&mut self.refused).insert(prefix, (error, now + RETRY));
-                self.stale_leads = true;
-            }
-        }
-    }
-
-    /// When a refused route is to be tried again.
-    pub(super) fn next_retry(&self) -> Option<Instant> {
-        self.refused.values().map(|(_, until)| *until).min()
-    }
-
-    /// Has refused routes tried again whose time has come.
-    pub(super) fn retry(&mut self, now: Instant) {
-        if self.next_retry().is_some_and(|next| next <= now) {
-            Arc::make_mut(&mut self.refused).retain(|_, (_, until)| *until > now);
-            self.stale_leads = true;
-        }
-    }
-
     /// Follows our address to the interface with index `uplink`. The first hops are those of the old
     /// one, so none is known.
     pub(super) fn move_to(&mut self, uplink: u32) {
@@ -357,7 +300,7 @@ impl State {
         self.publish_now();
     }
 
-    fn follow_mtu(&mut self) {
+    pub(super) fn follow_mtu(&mut self) {
         self.wanted_mtu = tun_mtu(&self.config, &self.underlay, &self.policy, &self.peers);
         self.underlay.tun.mtu = self.held_mtu.unwrap_or(self.wanted_mtu);
     }
