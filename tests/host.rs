@@ -97,7 +97,7 @@ impl Node {
         let start = Start {
             setup: Setup { capabilities: facts.capabilities(), workers: 1, uplink_mtu: uplink.packet_mtu() },
             uplink,
-            link_mtus: std::collections::HashMap::new(),
+            ways: std::collections::HashMap::new(),
             tap: None,
             tap_state: Offloaded::off("no TAP"),
             view,
@@ -439,6 +439,7 @@ fn preflight_sees_the_namespace() {
             uplink: "eth0".into(),
             ipip: true,
             direct: true,
+            direct_by_pump: true,
             ..Needs::default()
         };
         let verdict = judge(&needs, &gather(&host, &needs).await.unwrap(), |_| false);

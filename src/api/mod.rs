@@ -16,8 +16,8 @@ pub use error::{ErrorBody, ErrorCode};
 pub use peers::{DirectPathStatus, NewPeer, PeerDeleted, PeerStatus, PeerTraffic, PeerUplink, PeerWay};
 pub use routes::{CandidateRoute, NewRoute, NextHop, RouteChanges, RouteEntry, RouteMode, RoutesChanged};
 pub use status::{
-    Drops, EdgeCounters, IcmpErrors, Missing, Reloaded, SourceRefusal, SourceStatus, Status, Traffic,
-    TunnelControl, TunnelStatus,
+    DirectStatus, Drops, EdgeCounters, IcmpErrors, Missing, Reloaded, SourceRefusal, SourceStatus, Status,
+    Traffic, TunnelControl, TunnelStatus,
 };
 
 /// Path of [`Status`].

@@ -68,6 +68,12 @@ pub struct RouteEntry {
     /// The route's own limit of the MTU in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu_limit: Option<u16>,
+    /// Who sends the packets, where they are bare: `kernel`, by a route to the node, or `pump`, the daemon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<String>,
+    /// Why the daemon sends them although the configuration says that the kernel should.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via_reason: Option<String>,
     /// All nodes that own it, at equal cost; empty for this node's own subnets.
     #[serde(default)]
     pub next_hops: Vec<NextHop>,

@@ -68,8 +68,23 @@ pub struct Status {
     pub sources: Vec<SourceStatus>,
     /// Number of routes in the forwarding table.
     pub routes: usize,
+    /// Who sends packets in the mode `direct`.
+    #[serde(default)]
+    pub direct: DirectStatus,
     /// The other nodes, those of the configuration first.
     pub peers: Vec<PeerStatus>,
+}
+
+/// Who sends packets in the mode `direct`.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(default)]
+pub struct DirectStatus {
+    /// What the configuration says: `pump`, the daemon, or `kernel`.
+    pub via: String,
+    /// Destinations that the kernel sends to their nodes by routes of the daemon.
+    pub kernel_routes: usize,
+    /// Destinations that the daemon sends because the kernel cannot.
+    pub pump_routes: usize,
 }
 
 /// Received packets that are the tunnel's own.

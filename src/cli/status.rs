@@ -67,6 +67,14 @@ fn overview(status: &api::Status) -> Table {
         }
     }
     overview.add_row(["routes", &status.routes.to_string()]);
+    let direct = &status.direct;
+    if direct.via == "kernel" {
+        let line = match direct.pump_routes {
+            0 => text::plural(direct.kernel_routes, "route"),
+            more => format!("{}, {more} by the pump", text::plural(direct.kernel_routes, "route")),
+        };
+        overview.add_row(["direct", &format!("via kernel, {line}")]);
+    }
     overview.add_row(["dropped", &dropped(&status.drops)]);
     if status.recut_super_packets > 0 {
         let recut = format!("{} super-packets of unknown segment size", status.recut_super_packets);

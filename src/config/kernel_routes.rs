@@ -76,7 +76,7 @@ fn table(value: &DeValue<'_>) -> Result<u32, String> {
 /// A routing protocol: its number, or its name.
 fn protocol(value: &DeValue<'_>) -> Result<u8, String> {
     match word_or_number(value, &PROTOCOLS, 1, u8::MAX)? {
-        number @ super::KernelRoutes::OWN_PROTOCOL => {
+        number @ (super::KernelRoutes::OWN_PROTOCOL | super::KernelRoutes::DIRECT_PROTOCOL) => {
             Err(format!("{number} is that of this daemon's own routes"))
         }
         number => Ok(number),

@@ -44,6 +44,8 @@ pub struct Config {
     pub vxlan: Vxlan,
     /// The pools, in file order.
     pub pools: Vec<Pool>,
+    /// `[direct] via`: who sends packets in the mode `direct`.
+    pub direct_via: DirectVia,
     /// This node's own pod subnets, in file order.
     pub local_subnets: Vec<Prefix>,
     /// `[local] sends_for`: prefixes that this node may send from beside its subnets, in file order.
@@ -187,6 +189,26 @@ pub struct Vxlan {
     pub udp6_zero_checksum: bool,
 }
 
+/// `[direct] via`: who sends packets in the mode `direct`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum DirectVia {
+    /// This daemon: they come to the TUN.
+    #[default]
+    Pump,
+    /// The kernel, by routes of this daemon to the other nodes, where that can be.
+    Kernel,
+}
+
+impl DirectVia {
+    /// The word in the file, in JSON and in tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pump => "pump",
+            Self::Kernel => "kernel",
+        }
+    }
+}
+
 /// `[[peer]]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Peer {
@@ -240,8 +262,10 @@ pub struct KernelRoutes {
 }
 
 impl KernelRoutes {
-    /// The protocol number of the routes that this daemon writes, which it never follows.
+    /// The protocol number of the routes into the TUN that this daemon writes, which it never follows.
     pub const OWN_PROTOCOL: u8 = 117;
+    /// That of its routes to other nodes, which it never follows either.
+    pub const DIRECT_PROTOCOL: u8 = 118;
 }
 
 /// `[source.kubernetes]`: the API server of a cluster as a source.

@@ -10,8 +10,8 @@ use super::diagnostic::Log;
 use super::kernel_routes::KernelRoutes;
 use super::kubernetes::Kubernetes;
 use super::reader::{At, List, Table, auto_or, boolean, check_sections, integer_in, parsed, word};
-use super::value::{self, BACKENDS, CNI_PLUGINS, ENCAP_MODES, SWITCHES, UPLINKS};
-use super::{Backend, CniPlugins, Config, Control, Dscp, Switch, Uplink, schema};
+use super::value::{self, BACKENDS, CNI_PLUGINS, DIRECT_VIAS, ENCAP_MODES, SWITCHES, UPLINKS};
+use super::{Backend, CniPlugins, Config, Control, DirectVia, Dscp, Switch, Uplink, schema};
 use crate::net::{EncapMode, Mac, NodeName, Prefix, Vni};
 use crate::route::Source;
 
@@ -23,6 +23,7 @@ pub(super) struct Raw {
     vni: Option<At<Vni>>,
     udp6_zero_checksum: Option<At<bool>>,
     pub(super) pools: Vec<Pool>,
+    direct_via: Option<At<DirectVia>>,
     /// Offset of `[local]`, 0 when it is absent.
     pub(super) local_at: usize,
     pub(super) local: List<Prefix>,
@@ -99,6 +100,7 @@ impl Raw {
     pub(super) fn read(root: &DeTable<'_>, log: &mut Log<'_>) -> Self {
         check_sections(root, log);
         let vxlan = Table::single(root, &schema::VXLAN, log);
+        let direct = Table::single(root, &schema::DIRECT, log);
         let local = Table::single(root, &schema::LOCAL, log);
         let control = Table::single(root, &schema::CONTROL, log);
         let metrics = Table::single(root, &schema::METRICS, log);
@@ -114,6 +116,7 @@ impl Raw {
             vni: vxlan.value_or(log, "vni", Vni::CALICO, value::vni),
             udp6_zero_checksum: vxlan.value_or(log, "udp6_zero_checksum", false, boolean),
             pools: Table::repeated(root, &schema::POOL, log).iter().map(|t| Pool::read(t, log)).collect(),
+            direct_via: direct.value_or(log, "via", DirectVia::Pump, |v| word(v, &DIRECT_VIAS)),
             local_at: local.at,
             local: local.list_or_empty(log, "subnets", value::pod_prefix),
             local_sends_for: local.list_or_empty(log, "sends_for", value::sender_prefix),
@@ -149,6 +152,7 @@ impl Raw {
                 udp6_zero_checksum: self.udp6_zero_checksum?.value,
             },
             pools: self.pools.into_iter().map(Pool::build).collect::<Option<_>>()?,
+            direct_via: self.direct_via?.value,
             local_subnets: self.local.build()?,
             local_sends_for: self.local_sends_for.build()?,
             peers: self.peers.into_iter().map(Peer::build).collect::<Option<_>>()?,

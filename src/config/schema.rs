@@ -55,6 +55,7 @@ pub(super) static TUNNEL: Section = single(
 pub(super) static VXLAN: Section = single("vxlan", &["port", "vni", "udp6_zero_checksum"]);
 pub(super) static POOL: Section =
     repeated("pool", &["cidr", "ipip_mode", "vxlan_mode", "nat_outgoing", "verify"]);
+pub(super) static DIRECT: Section = single("direct", &["via"]);
 pub(super) static LOCAL: Section = single("local", &["subnets", "sends_for"]);
 pub(super) static PEER: Section = repeated(
     "peer",
@@ -69,8 +70,20 @@ pub(super) static METRICS: Section = single("metrics", &["listen"]);
 pub(super) static CNI: Section = single("cni", &["conflist", "plugins"]);
 
 /// Every section, in the order of the documentation.
-pub(super) static SECTIONS: [&Section; 11] =
-    [&NODE, &TUNNEL, &VXLAN, &POOL, &LOCAL, &PEER, &KUBERNETES, &KERNEL_ROUTES, &CONTROL, &METRICS, &CNI];
+pub(super) static SECTIONS: [&Section; 12] = [
+    &NODE,
+    &TUNNEL,
+    &VXLAN,
+    &POOL,
+    &DIRECT,
+    &LOCAL,
+    &PEER,
+    &KUBERNETES,
+    &KERNEL_ROUTES,
+    &CONTROL,
+    &METRICS,
+    &CNI,
+];
 
 /// What to say about `key`, which `section` does not know.
 pub(super) fn unknown_key(section: &Section, key: &str) -> String {

@@ -9,7 +9,7 @@ mod values;
 use std::path::Path;
 
 use super::schema::SECTIONS;
-use super::{Backend, CniPlugins, Config, Dscp, Offload, Switch, Uplink, load, parse};
+use super::{Backend, CniPlugins, Config, DirectVia, Dscp, Offload, Switch, Uplink, load, parse};
 use crate::net::{EncapMode, Mac, Vni};
 
 const EXAMPLE: &str = include_str!("../../config/example.toml");
@@ -71,7 +71,7 @@ fn absent_keys_have_the_documented_defaults() {
     assert!(!config.pools[0].nat_outgoing && !config.pools[0].verify);
     assert_eq!(config.peers[0].vtep_mac, Mac::of_vtep("b"));
     assert_eq!(config.control.socket, Path::new("/run/underpass/underpass.sock"));
-    assert_eq!((config.metrics, config.cni), (None, None));
+    assert_eq!((config.metrics, config.cni, config.direct_via), (None, None, DirectVia::Pump));
 }
 
 #[test]
@@ -292,12 +292,24 @@ fn a_repeated_key_does_not_hide_other_errors() {
 }
 
 #[test]
+fn direct_packets_go_by_the_pump_or_by_the_kernel() {
+    for (word, via) in [("pump", DirectVia::Pump), ("kernel", DirectVia::Kernel)] {
+        assert_eq!(with(&format!("[direct]\nvia='{word}'\n")).direct_via, via);
+    }
+    let wrong = errors_with("[direct]\nvia='kernels'\n");
+    assert!(
+        wrong.contains("via: \"kernels\" is not one of \"pump\", \"kernel\"; did you mean \"kernel\"?"),
+        "{wrong}"
+    );
+}
+
+#[test]
 fn unknown_names_come_with_advice() {
     for (more, expected) in [
         ("[tunel]\n", "f:13:2: unknown section or key \"tunel\"; did you mean \"tunnel\"?"),
         (
             "[bgp]\n",
-            "f:13:2: unknown section or key \"bgp\"; known sections: [node], [tunnel], [vxlan], [[pool]], [local], \
+            "f:13:2: unknown section or key \"bgp\"; known sections: [node], [tunnel], [vxlan], [[pool]], [direct], [local], \
              [[peer]], [source.kubernetes], [source.kernel], \
              [control], [metrics], [cni]",
         ),

@@ -8,7 +8,7 @@ use toml::de::DeValue;
 
 use super::reader::{integer, integer_in, parsed, text};
 use super::schema::clip;
-use super::{Backend, CniPlugins, Dscp, Switch, Uplink};
+use super::{Backend, CniPlugins, DirectVia, Dscp, Switch, Uplink};
 use crate::net::{EncapMode, Prefix, Vni};
 use crate::wire::vxlan::FIRST_SOURCE_PORT;
 
@@ -22,6 +22,8 @@ pub(super) const BACKENDS: [(&str, Backend); 3] =
 pub(super) const UPLINKS: [(&str, Uplink); 3] =
     [("auto", Uplink::Auto), ("socket", Uplink::Socket), ("tap", Uplink::Tap)];
 /// The words of `plugins`.
+pub(super) const DIRECT_VIAS: [(&str, DirectVia); 2] =
+    [(DirectVia::Pump.name(), DirectVia::Pump), (DirectVia::Kernel.name(), DirectVia::Kernel)];
 pub(super) const CNI_PLUGINS: [(&str, CniPlugins); 1] = [(CniPlugins::Ptp.name(), CniPlugins::Ptp)];
 /// The words of `ipip_mode` and `vxlan_mode`.
 pub(super) const ENCAP_MODES: [(&str, EncapMode); 3] = [

@@ -12,8 +12,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot, watch};
 use underpass::api::{
-    CniFacts, DirectPathStatus, Drops, Endpoint, Missing, NewPeer, PeerStatus, PeerUplink, PeerWay, Reloaded,
-    RouteEntry, RouteMode, RoutesChanged, SourceRefusal, SourceStatus, Status, TunnelStatus,
+    CniFacts, DirectPathStatus, DirectStatus, Drops, Endpoint, Missing, NewPeer, PeerStatus, PeerUplink,
+    PeerWay, Reloaded, RouteEntry, RouteMode, RoutesChanged, SourceRefusal, SourceStatus, Status,
+    TunnelStatus,
 };
 use underpass::client::{Client, Target};
 use underpass::control::daemon::gate::Gate;
@@ -71,6 +72,7 @@ impl Backend for Fixed {
             recut_super_packets: 2,
             device_read_errors: 3,
             stuck_workers: vec![1],
+            direct: DirectStatus { via: "kernel".into(), kernel_routes: 2, pump_routes: 1 },
             missing: vec![Missing {
                 what: "packets for 10.9.0.0/16 do not reach the tunnel".into(),
                 command: "ip route add 10.9.0.0/16 dev up0".into(),
@@ -236,7 +238,7 @@ fn real(dir: &Path) -> (Handle, impl Future<Output = ()> + Send + 'static) {
     let start = Start {
         setup: Setup { capabilities, workers: 1, uplink_mtu: 1500 },
         uplink: Uplink { name: "eth0".into(), index: 2, mtu: 1500, ..Uplink::default() },
-        link_mtus: std::collections::HashMap::new(),
+        ways: std::collections::HashMap::new(),
         tap: None,
         tap_state: Offloaded::off("no TAP"),
         view: HostView::default(),

@@ -65,6 +65,8 @@ fn everything() -> RouteEntry {
     let candidate = CandidateRoute { source: String::new(), peer: None, peers: Vec::new(), age_seconds: 0 };
     RouteEntry {
         mtu_limit: Some(1400),
+        via: Some(String::new()),
+        via_reason: Some(String::new()),
         next_hops: vec![hop],
         candidates: vec![candidate],
         ..RouteEntry::default()

@@ -399,6 +399,7 @@ class CommandLine(unittest.TestCase):
                 "underpass-vxlan-tap",
                 "underpass-ipip",
                 "underpass-direct",
+                "underpass-direct-kernel",
                 "underpass-vxlan-plain",
                 "tun-copy-loop",
                 "ovs-vxlan",

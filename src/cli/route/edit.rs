@@ -172,6 +172,10 @@ fn details(route: &RouteEntry) -> Table {
     details.add_row(["peer", &peers(route)]);
     details.add_row(["mode", route.mode.name()]);
     details.add_row(["next hop", &next_hops(route)]);
+    if let Some(via) = &route.via {
+        let why = route.via_reason.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+        details.add_row(["via", &format!("{via}{why}")]);
+    }
     details.add_row(["mtu", &route.mtu.to_string()]);
     details.add_row(["source", &route.source]);
     details.add_row(["age", &text::duration(route.age_seconds)]);

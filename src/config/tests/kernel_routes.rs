@@ -38,6 +38,7 @@ fn what_cannot_be_followed_is_refused() {
             "f:2:11: tables: \"man\" is not one of \"main\"; did you mean \"main\"?; or write a number",
         ),
         ("protocols = [117]", "f:2:14: protocols: 117 is that of this daemon's own routes"),
+        ("protocols = [118]", "f:2:14: protocols: 118 is that of this daemon's own routes"),
         ("protocols = [300]", "f:2:14: protocols: 300 is out of range; use 1 to 255"),
         ("table = [1]", "f:2:1: unknown key \"table\" in [source.kernel]; did you mean \"tables\"?"),
     ] {

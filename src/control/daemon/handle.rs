@@ -12,8 +12,8 @@ use super::log;
 use super::pods::{self, Endpoints};
 use super::runner::Inbox;
 use crate::api::{
-    CniFacts, Drops, EdgeCounters, Endpoint, Missing, NewPeer, PeerStatus, Reloaded, RouteEntry,
-    RoutesChanged, SourceStatus, Status, TunnelStatus,
+    CniFacts, DirectStatus, Drops, EdgeCounters, Endpoint, Missing, NewPeer, PeerStatus, Reloaded,
+    RouteEntry, RoutesChanged, SourceStatus, Status, TunnelStatus,
 };
 use crate::control::engine::edits::batch::Batch;
 use crate::control::engine::refusal::{Kind, Refusal};
@@ -162,6 +162,11 @@ impl Backend for Handle {
             strangers_refused: self.links.gate.is_closed(),
             sources: snapshot.sources.iter().map(|source| (**source).clone()).collect(),
             routes: snapshot.routes(),
+            direct: DirectStatus {
+                via: config.direct_via.name().to_owned(),
+                kernel_routes: snapshot.direct.by_kernel,
+                pump_routes: snapshot.direct.by_pump,
+            },
             peers: snapshot.peer_list(),
         }
     }

@@ -1,6 +1,6 @@
 //! The start, step by step: everything that can fail is tried before the kernel is changed.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,10 +11,10 @@ use super::bring_up::{self, Lanes};
 use super::runner;
 use super::watch::peer_ways::Ways;
 use super::watch::tap_device::TapDevice;
-use super::watch::uplink_watch::{mtus_of, stand_in};
+use super::watch::uplink_watch::stand_in;
 use crate::config::Config;
 use crate::control::engine::judge::{self, Facts};
-use crate::control::engine::port::{HostError, HostRequest, LinkChange, Uplink};
+use crate::control::engine::port::{HostError, HostRequest, LinkChange, OwnRoute, Uplink};
 use crate::control::engine::{
     Effect, Engine, Event, Failure, Setup, Start, StartError, is_peer, look, needs, tun_addresses,
 };
@@ -22,6 +22,7 @@ use crate::control::host::{self, Host, Interfaces};
 use crate::control::server::socket::ControlSocket;
 use crate::dataplane::forward::Forwarding;
 use crate::dataplane::underlay::RECEIVE_BUFFER;
+use crate::net::Prefix;
 use crate::sync::Published;
 
 /// Ways that are looked up together.
@@ -61,7 +62,7 @@ pub(super) async fn ready(host: &Host, config: &Config) -> anyhow::Result<Ready>
     let start = Start {
         setup: Setup { capabilities: facts.capabilities(), workers: lanes.lanes.len(), uplink_mtu },
         uplink: uplink.clone(),
-        link_mtus: mtus_of(&ways),
+        ways: ways.iter().copied().collect(),
         tap,
         tap_state: lanes.tap_state.clone(),
         view,
@@ -89,10 +90,14 @@ async fn settle(
         match effect {
             Effect::Host(id, request) => {
                 let needed = is_needed(&request);
+                let spared = to_nodes(&request);
                 let event = host.answer(id, request).await;
+                let refused = |failure: &&Failure| {
+                    let spared = failure.route.is_some_and(|route| spared.contains(&route));
+                    needed && !spared && !failure.error.is_denied()
+                };
                 if let Event::Ended(_, failures) = &event
-                    && let Some(Failure { error, .. }) =
-                        failures.iter().find(|failure| needed && !failure.error.is_denied())
+                    && let Some(Failure { error, .. }) = failures.iter().find(refused)
                 {
                     return Err(error.clone());
                 }
@@ -116,6 +121,13 @@ fn is_needed(request: &HostRequest) -> bool {
         HostRequest::Sysctl { .. } | HostRequest::Nat { .. } => false,
         _ => true,
     }
+}
+
+/// The destinations of routes to other nodes in `request`: where the kernel will not have one, the pump sends there.
+fn to_nodes(request: &HostRequest) -> HashSet<Prefix> {
+    let HostRequest::Routes { add, .. } = request else { return HashSet::new() };
+    let direct = add.iter().filter(|route| matches!(route, OwnRoute::Direct(_)));
+    direct.map(OwnRoute::prefix).collect()
 }
 
 /// Takes back what was changed on the host. Everything is tried.

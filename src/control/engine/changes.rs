@@ -10,7 +10,7 @@ use super::from_config::{configured_pools, needs};
 use super::port::{HostError, HostView, widest};
 use super::refusal::{Kind, Refusal};
 use super::{Engine, MANY, judge};
-use crate::config::Config;
+use crate::config::{Config, DirectVia};
 use crate::dataplane::forward::Peer;
 use crate::net::Prefix;
 use crate::route::Source;
@@ -181,7 +181,9 @@ pub fn conflicts_by_prefix(config: &Config, view: &HostView) -> Vec<(Prefix, Hos
     // No route is ours before there is a TUN.
     let index = view.tun.as_ref().map_or(0, |tun| tun.link.index);
     let pools = configured_pools(config);
+    // What the kernel may send to its node by itself needs no route into the TUN.
     let subnets = config.peers.iter().flat_map(|peer| peer.subnets.iter().copied());
+    let subnets = subnets.filter(|_| config.direct_via == DirectVia::Pump);
     let outside = widest(subnets.filter(|subnet| !pools.iter().any(|pool| pool.covers(*subnet))));
     let wanted: BTreeSet<Prefix> = pools.into_iter().chain(outside).collect();
     let conflict = |prefix: &Prefix| {

@@ -8,7 +8,7 @@ use super::bfd::Verdict;
 use super::edits::batch::Batch;
 use super::edits::edit::Changed;
 use super::edits::followed::LeftOut;
-use super::port::{HostError, HostRequest, HostView, Notice, Requirement, Uplink};
+use super::port::{HostError, HostRequest, HostView, Notice, PeerWay, Requirement, Uplink};
 use super::refusal::Refusal;
 use crate::api::{NewPeer, SourceStatus};
 use crate::config::Config;
@@ -38,8 +38,8 @@ pub enum Event {
     Uplink(Uplink),
     /// Link addresses of the first hops towards the peers' addresses.
     Hops(HashMap<IpAddr, Hop>),
-    /// MTUs of the first links towards the peers' addresses, as the kernel's routes have them.
-    LinkMtus(HashMap<IpAddr, u16>),
+    /// The kernel's ways to the peers' addresses.
+    Ways(HashMap<IpAddr, PeerWay>),
     /// Which peers may be reached through the TAP.
     Tap(TapUse),
     /// A router is said to report the MTU of a path.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::judge::Needs;
 use super::port::{Device, Interest, Look};
-use crate::config::{self, Config, Dscp};
+use crate::config::{self, Config, DirectVia, Dscp};
 use crate::dataplane::encap::ecn::Marking;
 use crate::dataplane::forward::{Peer, Scope, TunLink, Underlay};
 use crate::dataplane::observe::PeerCounters;
@@ -130,16 +130,20 @@ fn automatic_mtu(underlay: &Underlay, policy: &EncapPolicy, peers: &[Peer]) -> u
 
 /// What `config` demands of the host whose uplink is `uplink`.
 pub fn needs(config: &Config, uplink: &str) -> Needs {
-    needs_of(config, uplink, (uses(config, Mode::Ipip), uses(config, Mode::Direct)))
+    let direct = uses(config, Mode::Direct);
+    let by_pump = direct && config.direct_via == DirectVia::Pump;
+    needs_of(config, uplink, (uses(config, Mode::Ipip), direct, by_pump))
 }
 
-/// The same where it is known whether `ipip` and `direct` are used: to find out takes a look at every subnet.
-pub(super) fn needs_of(config: &Config, uplink: &str, (ipip, direct): (bool, bool)) -> Needs {
+/// The same where it is known whether `ipip` and `direct` are used, and whether the pump sends what is direct: to find
+/// out takes a look at every subnet.
+pub(super) fn needs_of(config: &Config, uplink: &str, (ipip, direct, by_pump): (bool, bool, bool)) -> Needs {
     Needs {
         device: config.tunnel.device.clone(),
         uplink: uplink.to_owned(),
         ipip,
         direct,
+        direct_by_pump: by_pump,
         ipv6: config.local_subnets.iter().any(|subnet| !subnet.is_ipv4()),
         ipv6_underlay: config.node.address6.is_some(),
         own: config.node.addresses().map(|own| own.addr()).collect(),

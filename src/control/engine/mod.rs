@@ -16,7 +16,7 @@ pub mod edits;
 mod event;
 mod from_config;
 pub mod judge;
-mod main_table;
+mod leads;
 mod path_mtu;
 pub mod port;
 mod publisher;
@@ -34,7 +34,7 @@ mod sample;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -56,12 +56,13 @@ use crate::net::Prefix;
 use crate::route::PeerId;
 use changes::conflicts;
 pub use changes::{conflicts_by_prefix, is_peer};
+use leads::Lead;
 use path_mtu::PathMtus;
-use port::{HostError, HostRequest, HostView, Requirement, Uplink};
+use port::{HostError, HostRequest, HostView, PeerWay, Requirement, Uplink};
 use publisher::Publisher;
 use reconcile::host_side::HostSide;
 use reconcile::kernel_cover::KernelCover;
-use snapshot::Beside;
+use snapshot::{Beside, Direct};
 use sources::Sources;
 use state::State;
 
@@ -77,8 +78,8 @@ pub struct Start {
     pub setup: Setup,
     /// The interface with our underlay address.
     pub uplink: Uplink,
-    /// MTUs of the first links towards the peers' addresses.
-    pub link_mtus: HashMap<IpAddr, u16>,
+    /// The kernel's ways to the peers' addresses.
+    pub ways: HashMap<IpAddr, PeerWay>,
     /// Index of the TAP, where there is one.
     pub tap: Option<u32>,
     /// What `status` says of the TAP.
@@ -98,7 +99,7 @@ pub struct Engine {
     publisher: Publisher,
     cover: KernelCover,
     /// Everything in `cover`, in order.
-    covered: BTreeSet<Prefix>,
+    covered: BTreeMap<Prefix, Lead>,
     host: HostSide,
     paths: PathMtus,
     uplink: Uplink,
@@ -136,11 +137,13 @@ impl Engine {
         let capabilities = start.setup.capabilities;
         let mut state = State::new(config, start.setup)?;
         state.set_host(&start.addresses);
-        state.set_link_mtus(&start.link_mtus);
+        state.set_ways(start.ways);
         let first = state.publish().map_err(StateError::from)?.ok_or(StartError::Empty)?.forwarding;
         state.new_pools = None;
         let mut cover = KernelCover::new(state.foreign_pools());
-        cover.renew(&state.rib, |prefix| state.must_outdo(prefix));
+        let leads = state.leads();
+        cover.renew(&state.rib, leads.pools(), |prefix| leads.own(prefix));
+        state.stale_leads = false;
         let mut host = HostSide::new(capabilities, addresses, start.tap, start.view, start.now);
         host.look_at_once(start.now);
         let engine = Self {
@@ -177,7 +180,7 @@ impl Engine {
             Event::Uplink(uplink) => self.follow_uplink(uplink),
             Event::Hops(hops) => self.state.set_hops(&hops),
             Event::Addresses(addresses) => self.state.set_host(&addresses),
-            Event::LinkMtus(mtus) => self.follow_link_mtus(&mtus),
+            Event::Ways(ways) => self.follow_ways(ways),
             Event::Tap(tap) => self.follow_tap(tap),
             Event::PathMtu(report) => {
                 let probe = self.paths.learn(&mut self.state, report, now);
@@ -216,7 +219,7 @@ impl Engine {
     /// When [`Event::Tick`] is due, unless another event comes first.
     pub fn deadline(&self) -> Instant {
         let published = self.publisher.deadline(self.state.has_pending());
-        let others = [published, self.paths.deadline()];
+        let others = [published, self.paths.deadline(), self.state.next_retry()];
         others.into_iter().flatten().fold(self.host.deadline(), Instant::min)
     }
 
@@ -233,6 +236,7 @@ impl Engine {
             reloaded: self.reloaded,
             sources: self.sources.reports(),
             uplink: self.uplink.name.as_str().into(),
+            direct: Direct { by_kernel: self.cover.direct(), by_pump: self.cover.cannot().len() },
             started: self.started,
         };
         Snapshot::of(&self.state, beside)
@@ -255,8 +259,8 @@ impl Engine {
         self.unsettled = true;
     }
 
-    fn follow_link_mtus(&mut self, mtus: &HashMap<IpAddr, u16>) {
-        let changed = self.follow_mtus(|state| state.set_link_mtus(mtus));
+    fn follow_ways(&mut self, ways: HashMap<IpAddr, PeerWay>) {
+        let changed = self.follow_mtus(|state| state.set_ways(ways));
         self.unsettled |= changed;
     }
 
@@ -318,6 +322,7 @@ impl Engine {
     /// A request to the host has ended.
     fn ended(&mut self, id: EffectId, failures: Vec<Failure>, now: Instant) {
         let refused = !failures.is_empty();
+        self.state.refuse(self.covered_directly(&failures), now);
         if self.host.ended(id, failures, now) {
             self.effects.extend(self.publisher.followed(id));
             if refused {
@@ -326,6 +331,18 @@ impl Engine {
             }
         }
         self.unsettled = true;
+    }
+
+    /// Which of `failures` are about routes to other nodes that the kernel will not have.
+    fn covered_directly(&self, failures: &[Failure]) -> Vec<(Prefix, HostError)> {
+        let ours = |prefix: Prefix| matches!(self.covered.get(&prefix), Some(Lead::Direct(_)));
+        let found = failures.iter().filter(|failure| !failure.error.is_denied());
+        let found = found.filter(|failure| !matches!(failure.error, HostError::RouteConflict { .. }));
+        found
+            .filter_map(|failure| {
+                Some((failure.route.filter(|prefix| ours(*prefix))?, failure.error.clone()))
+            })
+            .collect()
     }
 
     /// The second of the daemon's life.

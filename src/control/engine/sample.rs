@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::port::Capabilities;
-use super::snapshot::{Beside, Snapshot};
+use super::snapshot::{Beside, Direct, Snapshot};
 use super::state::{Setup, State};
 use crate::api::PeerStatus;
 use crate::config::Config;
@@ -56,6 +56,7 @@ impl Node {
             tap_state: Offloaded::Active,
             reloaded: true,
             uplink: "eth0".into(),
+            direct: Direct::default(),
             started: Instant::now(),
         };
         Snapshot::of(&self.state, beside)

@@ -10,6 +10,7 @@ use super::port::Requirement;
 use super::reconcile::host_side::Wish;
 use super::reconcile::kernel_cover::Steps;
 use super::{Engine, judge};
+use crate::config::DirectVia;
 use crate::dataplane::forward::Underlay;
 use crate::net::Mode;
 use crate::wire::ipv6;
@@ -25,6 +26,13 @@ impl Engine {
         } else if self.publisher.is_behind() && !self.state.has_pending() {
             // An edit that changed nothing.
             self.effects.extend(self.publisher.published(None, now));
+        }
+        self.state.retry(now);
+        if std::mem::take(&mut self.state.stale_leads) && self.state.leads().are_mixed() {
+            let steps = self.renew_cover();
+            self.take_cover(&steps);
+            let kernel = self.host.change_routes(steps);
+            self.effects.extend(kernel.map(|(_, effect)| effect));
         }
         if std::mem::take(&mut self.unsettled) || self.host.deadline() <= now {
             self.mend(now);
@@ -52,7 +60,7 @@ impl Engine {
         for id in self.leaving.drain(..) {
             Arc::make_mut(&mut self.state.roster).release(id);
         }
-        let kernel = self.host.change_routes(&steps.add, steps.remove);
+        let kernel = self.host.change_routes(steps);
         let id = kernel.as_ref().map(|(id, _)| *id);
         self.effects.extend(kernel.map(|(_, effect)| effect));
         self.effects.extend(self.publisher.published(id, now));
@@ -61,20 +69,32 @@ impl Engine {
     /// Brings the cover up to date with what changed.
     fn next_cover(&mut self, changed: &Pending) -> Steps {
         let new_pools = self.state.new_pools.take();
-        let rib = &self.state.rib;
-        let outdo = |prefix| self.state.must_outdo(prefix);
-        match (changed, new_pools) {
-            (Pending::Nothing, _) => Steps::default(),
-            (_, Some(pools)) => self.cover.follow_pools(pools, rib, outdo),
-            (Pending::Everything, None) => self.cover.renew(rib, outdo),
-            (Pending::Some(changed), None) => self.cover.update(rib, changed, outdo),
-        }
+        let (rib, leads) = (&self.state.rib, self.state.leads());
+        let own = |prefix| leads.own(prefix);
+        let steps = match (changed, new_pools) {
+            (Pending::Nothing, _) => return Steps::default(),
+            (_, Some(pools)) => self.cover.follow_pools(pools, rib, leads.pools(), own),
+            (Pending::Everything, None) => return self.renew_cover(),
+            (Pending::Some(_), None) if self.state.stale_leads && leads.are_mixed() => {
+                return self.renew_cover();
+            }
+            (Pending::Some(changed), None) => return self.cover.update(rib, &leads.concerned(changed), own),
+        };
+        self.state.stale_leads = false;
+        steps
+    }
+
+    /// Works the cover out anew, where packets may be led elsewhere than into the TUN.
+    fn renew_cover(&mut self) -> Steps {
+        self.state.stale_leads = false;
+        let leads = self.state.leads();
+        self.cover.renew(&self.state.rib, leads.pools(), |prefix| leads.own(prefix))
     }
 
     /// Takes what `steps` lead to as what must point at the TUN.
     fn take_cover(&mut self, steps: &Steps) {
-        self.covered.extend(&steps.add);
-        for prefix in &steps.remove {
+        self.covered.extend(steps.add.iter().cloned());
+        for (prefix, _) in &steps.remove {
             self.covered.remove(prefix);
         }
         if !self.host.may_change() && *steps != Steps::default() {
@@ -85,7 +105,7 @@ impl Engine {
 
     /// Compares the host with what it should be: has mended what may be, and the rest shown.
     fn mend(&mut self, now: Instant) {
-        let wish = Wish { state: &self.state, cover: &self.covered };
+        let wish = Wish { state: &self.state, cover: &self.covered, outside: self.cover.direct_outside() };
         let (effects, held) = self.host.mend_devices(wish, now);
         self.effects.extend(effects);
         if std::mem::take(&mut self.routes_seen) {
@@ -104,8 +124,13 @@ impl Engine {
         let reached = |mode| !self.state.peers_by(mode).is_empty();
         // A path that is to be verified needs what one in use needs: without, it never will be.
         let policy = &self.state.policy;
-        let direct = reached(Mode::Direct) || policy.verifies(true) || policy.verifies(false);
-        let modes = (reached(Mode::Ipip), direct);
+        let verifies = policy.verifies(true) || policy.verifies(false);
+        let direct = reached(Mode::Direct) || verifies;
+        let by_pump = match self.state.config.direct_via {
+            DirectVia::Pump => direct,
+            DirectVia::Kernel => verifies || self.cover.cannot().iter().any(|prefix| prefix.is_ipv4()),
+        };
+        let modes = (reached(Mode::Ipip), direct, by_pump);
         let needs = needs_of(&self.state.config, &self.uplink.name, modes);
         let is_peer = |address| self.state.roster.at(address).flatten().is_some();
         let verdict = judge::judge_settings(&needs, &self.host.view().settings, is_peer);

@@ -1,8 +1,9 @@
 //! What readers of the API see: one consistent state, that no edit waits for and that waits for no edit.
 
 mod paths;
+mod peers;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,17 +11,16 @@ use std::time::Instant;
 use super::bfd::Verdict;
 use super::edits::lines;
 use super::edits::roster::Roster;
-use super::port::Requirement;
+use super::leads::{Leads, Refused, Sender};
+use super::port::{self, Requirement, Table};
 use super::reached::{Reached, decide};
 use super::state::State;
-use crate::api::{
-    CandidateRoute, NextHop, PeerStatus, PeerUplink, PeerWay, RouteEntry, RouteMode, SourceStatus,
-};
-use crate::config::Config;
-use crate::dataplane::forward::{Choice, Peer, Underlay};
+use crate::api::{CandidateRoute, NextHop, RouteEntry, RouteMode, SourceStatus};
+use crate::config::{Config, DirectVia};
+use crate::dataplane::forward::{Peer, Underlay};
 use crate::dataplane::packet::{Family, Offloaded};
 use crate::net::{Mode, Prefix};
-use crate::route::{DirectPath, EncapPolicy, PeerId, Rib, Route, Source, Target};
+use crate::route::{DirectPath, EncapPolicy, Rib, Route, Source, Target};
 
 /// The daemon's state at one moment. Cheap to make: it shares everything with the engine that the engine
 /// has not edited since.
@@ -40,6 +40,8 @@ pub struct Snapshot {
     pub uplink: Arc<str>,
     /// How often a verified direct path was given up.
     pub direct_path_failures: u64,
+    /// Who sends bare packets.
+    pub direct: Direct,
     /// This node's side of the underlay.
     pub underlay: Underlay,
     policy: Arc<EncapPolicy>,
@@ -48,6 +50,10 @@ pub struct Snapshot {
     roster: Arc<Roster>,
     reached: Arc<Reached>,
     rib: Rib,
+    ways: Arc<HashMap<IpAddr, port::PeerWay>>,
+    refused: Arc<Refused>,
+    /// The kernel's routes, where the daemon may not change them.
+    kernel: Option<Arc<Table>>,
     started: Instant,
 }
 
@@ -58,7 +64,17 @@ pub(super) struct Beside {
     pub reloaded: bool,
     pub sources: Vec<Arc<SourceStatus>>,
     pub uplink: Arc<str>,
+    pub direct: Direct,
     pub started: Instant,
+}
+
+/// How many destinations of bare packets have which sender, where that should be the kernel.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Direct {
+    /// The kernel, by routes of ours.
+    pub by_kernel: usize,
+    /// The pump, because the kernel cannot.
+    pub by_pump: usize,
 }
 
 /// A piece of the list of routes.
@@ -84,7 +100,7 @@ pub enum Scope {
 impl Snapshot {
     /// What `state` is like now, with what is known beside it.
     pub(super) fn of(state: &State, beside: Beside) -> Self {
-        let Beside { requirements, tap_state, reloaded, sources, uplink, started } = beside;
+        let Beside { requirements, tap_state, reloaded, sources, uplink, direct, started } = beside;
         Self {
             config: Arc::clone(&state.config),
             requirements,
@@ -93,6 +109,7 @@ impl Snapshot {
             sources,
             uplink,
             direct_path_failures: state.path_failures,
+            direct,
             underlay: state.underlay,
             policy: Arc::clone(&state.policy),
             paths: Arc::clone(&state.paths),
@@ -100,6 +117,9 @@ impl Snapshot {
             roster: Arc::clone(&state.roster),
             reached: Arc::clone(&state.reached),
             rib: state.rib.clone(),
+            ways: Arc::clone(&state.ways),
+            refused: Arc::clone(&state.refused),
+            kernel: state.kernel_table(),
             started,
         }
     }
@@ -216,43 +236,6 @@ impl Snapshot {
         (text, last)
     }
 
-    /// All nodes, in the order of their numbers.
-    pub fn peer_list(&self) -> Vec<PeerStatus> {
-        let (vxlan, ipip) = (self.peers_by(Mode::Vxlan), self.peers_by(Mode::Ipip));
-        let known = self.peers.iter().enumerate().filter(|(_, peer)| !peer.is_gone());
-        known
-            .map(|(place, peer)| PeerStatus {
-                name: peer.name.to_string(),
-                address: peer.address,
-                address6: peer.second.and_then(|(address, _)| match address {
-                    IpAddr::V6(address) => Some(address),
-                    IpAddr::V4(_) => None,
-                }),
-                also_from: peer.also_from.to_vec(),
-                sends_for: peer.sends_for.iter().map(Prefix::to_string).collect(),
-                port: peer.port,
-                subnets: self.subnets(PeerId::at(place)).map(|subnet| subnet.to_string()).collect(),
-                vtep_mac: peer.vtep_mac.to_string(),
-                uplink: peer.way.as_ref().map(|way| PeerUplink {
-                    interface: way.interface.clone(),
-                    vxlan: vxlan.contains(&peer.address).then(|| way_of(peer, &way.vxlan)),
-                    ipip: ipip.contains(&peer.address).then(|| way_of(peer, &way.ipip)),
-                }),
-                direct_paths: self.path_statuses(peer),
-                counters: peer.counters.totals().into(),
-            })
-            .collect()
-    }
-
-    /// The subnets that a peer was given and that are routed to it still.
-    fn subnets(&self, id: PeerId) -> impl Iterator<Item = Prefix> {
-        let routed = move |subnet: &Prefix| {
-            let candidates = self.rib.candidates(*subnet);
-            candidates.iter().any(|route| self.rib.peers(&route.target).contains(&id))
-        };
-        self.roster.subnets(id).iter().copied().filter(routed)
-    }
-
     /// Describes `route` for destinations in `within`.
     fn entry(&self, route: Route, within: Prefix, now: Instant) -> RouteEntry {
         let decided: Vec<_> = decide(&self.rib, &self.peers, &self.policy, within, &route.target).collect();
@@ -274,7 +257,13 @@ impl Snapshot {
             None => "one of this node's own subnets; the kernel routes it to the pod".to_owned(),
         };
         let first = next_hops.first();
+        let (via, via_reason) = match self.via(&route, within, &next_hops) {
+            Some((via, why)) => (Some(via.name().to_owned()), why),
+            None => (None, None),
+        };
         RouteEntry {
+            via,
+            via_reason,
             prefix: route.prefix.to_string(),
             peer: first.map(|hop| hop.peer.clone()),
             mode: first.map_or(RouteMode::Local, |hop| hop.mode),
@@ -286,6 +275,34 @@ impl Snapshot {
             mtu_limit: route.mtu,
             next_hops,
             candidates: Vec::new(),
+        }
+    }
+
+    /// Who sends bare packets to `within`, which lies in `route`, and why not the kernel where it should; `None` where
+    /// packets are not bare.
+    fn via(&self, route: &Route, within: Prefix, hops: &[NextHop]) -> Option<(DirectVia, Option<String>)> {
+        hops.iter().find(|hop| hop.mode == RouteMode::Direct)?;
+        let leads = self.leads();
+        let inside = within != route.prefix;
+        let prefix = if inside { leads.destination(route.prefix, within.address()) } else { route.prefix };
+        match leads.sender(prefix)? {
+            Sender::Kernel(wanted) if self.kernel.as_ref().is_some_and(|table| !table.takes(&wanted)) => {
+                Some((DirectVia::Pump, Some("the kernel lacks the route".to_owned())))
+            }
+            Sender::Kernel(_) | Sender::Theirs => Some((DirectVia::Kernel, None)),
+            Sender::Pump(why) => Some((DirectVia::Pump, why.map(|why| why.to_string()))),
+            Sender::Local => None,
+        }
+    }
+
+    fn leads(&self) -> Leads<'_> {
+        Leads {
+            config: &self.config,
+            policy: &self.policy,
+            peers: &self.peers,
+            rib: &self.rib,
+            ways: &self.ways,
+            refused: &self.refused,
         }
     }
 
@@ -334,20 +351,5 @@ impl Snapshot {
             }
         }
         routes.next().and(last)
-    }
-}
-
-/// The way that super-packets towards `peer` take, given what was chosen for its interface.
-fn way_of(peer: &Peer, choice: &Choice) -> PeerWay {
-    let socket = |reason: &str| PeerWay { way: "socket".to_owned(), reason: reason.to_owned() };
-    match choice {
-        _ if peer.address.is_ipv6() => socket("the TAP serves peers over IPv4"),
-        Choice { tap: false, why } => socket(why),
-        _ if peer.policed => socket("an IPsec policy is about it"),
-        _ if peer.path_mtu.is_some() => socket("a router said that its path carries less than the uplink"),
-        _ if peer.rumoured => {
-            socket("a router is said to carry less than the uplink, which was not confirmed")
-        }
-        Choice { tap: true, why } => PeerWay { way: "tap".to_owned(), reason: why.clone() },
     }
 }

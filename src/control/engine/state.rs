@@ -8,7 +8,8 @@ use super::bfd::Verdict;
 use super::edits::pending::{Pending, Publication};
 use super::edits::roster::Roster;
 use super::from_config::{foreign_pools, peer, scope, tun_mtu, underlay};
-use super::port::{Capabilities, Table};
+use super::leads::Refused;
+use super::port::{Capabilities, PeerWay, Table};
 use super::reached::Reached;
 use crate::config::Config;
 use crate::dataplane::encap::frame::Hop;
@@ -69,6 +70,12 @@ pub(super) struct State {
     /// Compiled, and not yet published.
     pub(super) ready: Option<Publication>,
     pub(super) compiler: Compiler,
+    /// The kernel's ways to the peers' addresses.
+    pub(super) ways: Arc<HashMap<IpAddr, PeerWay>>,
+    /// Routes to other nodes that the kernel refused.
+    pub(super) refused: Arc<Refused>,
+    /// Whether where packets are led may be another for any destination.
+    pub(super) stale_leads: bool,
     /// All addresses of this host.
     host: Vec<IpAddr>,
     capabilities: Capabilities,
@@ -117,6 +124,9 @@ impl State {
             pending: Pending::Everything,
             reached: Arc::default(),
             ready: None,
+            ways: Arc::default(),
+            refused: Arc::default(),
+            stale_leads: false,
             host: Vec::new(),
             capabilities: setup.capabilities,
             wanted_mtu: 0,
@@ -229,6 +239,11 @@ impl State {
         self.kernel = Some(KernelTable { table, device });
     }
 
+    /// The kernel's routes, where the daemon may not change them.
+    pub(super) fn kernel_table(&self) -> Option<Arc<Table>> {
+        self.kernel.as_ref().map(|kernel| Arc::clone(&kernel.table))
+    }
+
     /// Whether packets for `prefix`, which is to be another node's, come to the TUN or can be made to.
     pub(super) fn reachable(&self, prefix: Prefix) -> Result<(), String> {
         let Some(kernel) = &self.kernel else { return Ok(()) };
@@ -269,30 +284,6 @@ impl State {
         self.publish_now();
     }
 
-    /// Follows the MTUs of the first links towards the peers' addresses; returns whether some are others than
-    /// before. What was learned about such a path is forgotten, as above.
-    pub(super) fn set_link_mtus(&mut self, mtus: &HashMap<IpAddr, u16>) -> bool {
-        let of = |peer: &Peer| {
-            let second = peer.second.and_then(|(address, _)| mtus.get(&address).copied());
-            [mtus.get(&peer.address).copied(), second]
-        };
-        let other = |peer: &Peer| !peer.is_gone() && peer.link_mtus != of(peer);
-        if !self.peers.iter().any(other) {
-            return false;
-        }
-        let uplink = self.underlay.mtu;
-        for peer in Arc::make_mut(&mut self.peers).iter_mut().filter(|peer| other(peer)) {
-            let now = of(peer);
-            let before = std::mem::replace(&mut peer.link_mtus, now);
-            if before[0].unwrap_or(uplink) != peer.link_mtus[0].unwrap_or(uplink) {
-                peer.path_mtu = None;
-            }
-        }
-        self.follow_mtu();
-        self.publish_now();
-        true
-    }
-
     /// Follows our address to the interface with index `uplink`. The first hops are those of the old
     /// one, so none is known.
     pub(super) fn move_to(&mut self, uplink: u32) {
@@ -305,6 +296,7 @@ impl State {
 
     /// Follows who is known: the largest overhead in use may be another now.
     pub(super) fn follow_peers(&mut self) {
+        self.stale_leads = true;
         self.follow_mtu();
         let pools = self.foreign_pools();
         if self.kernel_pools != pools {
@@ -316,7 +308,7 @@ impl State {
         self.publish_now();
     }
 
-    fn follow_mtu(&mut self) {
+    pub(super) fn follow_mtu(&mut self) {
         self.wanted_mtu = tun_mtu(&self.config, &self.underlay, &self.policy, &self.peers);
         self.underlay.tun.mtu = self.held_mtu.unwrap_or(self.wanted_mtu);
     }

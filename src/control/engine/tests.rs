@@ -1,5 +1,6 @@
 //! The engine against a recording host: every event, refusals, requests that fail, and the order of effects.
 
+mod direct;
 mod direct_paths;
 mod full;
 mod model;
@@ -14,7 +15,9 @@ use proptest::prelude::*;
 use self::model::{ETH, Model, Recorder, TUN, persistent};
 use super::edits::batch::{Batch, Places};
 use super::edits::lines::{Kinds, Reader};
-use super::port::{HostRequest, KernelTunnel, LinkChange, Requirement, Settings, Sysctl, Uplink};
+use super::port::{
+    FirstHop, HostRequest, KernelTunnel, LinkChange, PeerWay, Requirement, Settings, Sysctl, Uplink,
+};
 use super::refusal::{Kind, Refusal};
 use super::{
     Asked, Effect, EffectId, Event, Failure, PathMtu, Probed, Reply, Request, RequestId, TapUse, Update, look,
@@ -50,6 +53,12 @@ subnets = ["172.16.3.0/24"]
 
 fn started() -> Recorder {
     Recorder::start(&[NODE, POOL, C].concat(), Model::new(), true).unwrap()
+}
+
+/// A way by the uplink.
+fn way(via: &str, mtu: u16) -> PeerWay {
+    let hop = FirstHop { index: ETH, via: via.parse().unwrap(), onlink: false };
+    PeerWay { hop, mtu, route_mtu: None }
 }
 
 fn batch(text: &str) -> Batch {
@@ -473,7 +482,7 @@ fn the_uplink_is_followed() {
     recorder.pass(Duration::from_secs(2000));
     assert_eq!(mtu(&recorder), 1350, "but not for ever");
     // One peer is behind a smaller link than the others, and then all are.
-    let links = |mtu| Event::LinkMtus(HashMap::from([("192.0.2.2".parse().unwrap(), mtu)]));
+    let links = |mtu| Event::Ways(HashMap::from([("192.0.2.2".parse().unwrap(), way("192.0.2.2", mtu))]));
     recorder.follow(links(1200));
     assert_eq!((mtu(&recorder), recorder.engine.snapshot().underlay.tun.mtu), (1150, 1350));
 }
@@ -483,7 +492,7 @@ fn a_first_link_too_small_for_ipv6_is_shown_and_a_path_behind_it_is_not() {
     let config = [&NODE.replace("24\"]", "24\", \"fd00:1::/64\"]"), POOL].concat();
     let mut recorder = Recorder::start(&config, Model::new(), true).unwrap();
     let peer = "192.0.2.2".parse().unwrap();
-    let link = |mtu| Event::LinkMtus(HashMap::from([(peer, mtu)]));
+    let link = |mtu| Event::Ways(HashMap::from([(peer, way("192.0.2.2", mtu))]));
     recorder.follow(link(1500));
     let (mode, port) = (Mode::Vxlan, Some(4789));
     recorder.follow(Event::PathMtu(PathMtu { peer, mode, port, mtu: 1300, quoted: 1500, sent: 1500 }));

@@ -1,5 +1,7 @@
 //! Executing requests, one after the other.
 
+use std::collections::HashSet;
+
 use super::open::{Tap, Tun};
 use super::{Host, sysctl};
 use crate::control::engine::port::{HostError, HostRequest, HostView};
@@ -38,6 +40,9 @@ impl Host {
         let done = match request {
             HostRequest::Routes { index, add, remove } => {
                 let mut failures = self.add_routes(index, add).await;
+                // What was to take the place of another one, and has not, leaves that where it is.
+                let kept: HashSet<_> = failures.iter().filter_map(|failure| failure.route).collect();
+                let remove = remove.into_iter().filter(|(prefix, _)| !kept.contains(prefix));
                 failures.extend(self.remove_routes(index, remove).await);
                 return if failures.is_empty() { Ok(Answer::Done) } else { Err(failures) };
             }

@@ -11,6 +11,7 @@
 //! removed.
 
 mod device;
+mod direct_route;
 mod execute;
 mod facts;
 mod features;
@@ -45,7 +46,7 @@ pub use notices::Notices;
 pub use open::{Tap as OpenTap, Tun as OpenTun};
 pub use policies::{Policies, Policy};
 pub use route_feed::{RouteFeed, RouteFilter, RouteNews, read_routes};
-pub use way::{FirstHop, Interfaces, PeerWay};
+pub use way::Interfaces;
 
 use std::sync::{Arc, Mutex};
 

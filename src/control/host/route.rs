@@ -1,6 +1,6 @@
-//! The routes that point at the TUN, and reading the main table.
+//! The routes of ours, and reading the main table.
 //!
-//! They live in the main table under a protocol number of our own, so that ours are told from
+//! They live in the main table under protocol numbers of our own, so that ours are told from
 //! others' at any time, also after a crash. A route of the same prefix and metric that is not ours
 //! is an error, never replaced. Requests are under way together, so that the kernel is never waited for one
 //! by one.
@@ -14,11 +14,12 @@ use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
 };
 
-use super::Host;
 use super::netlink::{errno, failed, tolerate_gone};
+use super::{Host, direct_route};
 use crate::control::engine::Failure;
 use crate::control::engine::port::{
-    Found, HostError, Interest, Link, ROUTE_PROTOCOL, Table, TunRoute, default_metric,
+    DIRECT_PROTOCOL, DirectRoute, Found, HostError, Interest, Link, OwnKind, OwnRoute, ROUTE_PROTOCOL, Table,
+    TunRoute, default_metric,
 };
 use crate::net::Prefix;
 
@@ -28,22 +29,23 @@ pub(super) const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 const TOGETHER: usize = 64;
 
 impl Host {
-    /// Adds routes into the device `index`. Those that are there already are taken over when they
-    /// are ours and kept when they lead into this device anyway. Returns what was refused.
-    pub(super) async fn add_routes(&self, index: u32, routes: Vec<TunRoute>) -> Vec<Failure> {
-        let add = |route: TunRoute| {
-            let request = self.handle.route().add(message(index, &route));
+    /// Adds routes, those for the TUN into the device `index`. Those that are there already are taken over when they
+    /// are ours and kept when they lead there anyway. Returns what was refused.
+    pub(super) async fn add_routes(&self, index: u32, routes: Vec<OwnRoute>) -> Vec<Failure> {
+        let add = |route: OwnRoute| {
+            let request = self.handle.route().add(own_message(index, &route));
             async move { (route, request.execute().await) }
         };
         let answers = stream::iter(routes.into_iter().map(add)).buffer_unordered(TOGETHER);
-        let failures: Vec<(TunRoute, rtnetlink::Error)> =
+        let failures: Vec<(OwnRoute, rtnetlink::Error)> =
             answers.filter_map(async |(route, done)| Some((route, done.err()?))).collect().await;
         let (existing, other): (Vec<_>, Vec<_>) =
             failures.into_iter().partition(|(_, error)| errno(error) == Some(libc::EEXIST));
         let mut refused: Vec<Failure> = other
             .into_iter()
             .map(|(route, error)| {
-                failure(route.prefix, failed(format!("add the route {}", route.prefix), &error))
+                let prefix = route.prefix();
+                failure(prefix, failed(format!("add the route {prefix}"), &error))
             })
             .collect();
         if !existing.is_empty() {
@@ -54,79 +56,85 @@ impl Host {
 
     /// What to do about routes that stand in the way: ours are replaced, as their source may be another
     /// one; those of others are an error.
-    async fn settle_existing(&self, index: u32, routes: &[(TunRoute, rtnetlink::Error)]) -> Vec<Failure> {
-        let interest = Interest::overlapping(routes.iter().map(|(route, _)| route.prefix));
+    async fn settle_existing(&self, index: u32, routes: &[(OwnRoute, rtnetlink::Error)]) -> Vec<Failure> {
+        let interest = Interest::overlapping(routes.iter().map(|(route, _)| route.prefix()));
         let table = async { self.table(&interest, self.links().await?).await };
         let table = match table.await {
             Ok(table) => table,
             Err(error) => {
-                return routes.iter().map(|(route, _)| failure(route.prefix, error.clone())).collect();
+                return routes.iter().map(|(route, _)| failure(route.prefix(), error.clone())).collect();
             }
         };
         let mut refused = Vec::new();
         for (route, error) in routes {
-            let metric = default_metric(route.prefix);
-            let found = table.of(route.prefix).iter().find(|found| found.metric == metric);
+            let prefix = route.prefix();
+            let found = table.of(prefix).iter().find(|found| found.metric == default_metric(prefix));
             match found {
-                Some(found) if found.is_ours(index) => {
-                    let replaced = self.handle.route().add(message(index, route)).replace().execute().await;
+                Some(found) if found.own_kind(index).is_some() => {
+                    let replaced =
+                        self.handle.route().add(own_message(index, route)).replace().execute().await;
                     if let Err(error) = replaced {
-                        let action = format!("take over the route {}", route.prefix);
-                        refused.push(failure(route.prefix, failed(action, &error)));
+                        let action = format!("take over the route {prefix}");
+                        refused.push(failure(prefix, failed(action, &error)));
                     }
                 }
-                Some(found) if found.device == Some(index) => {
-                    tracing::info!(prefix = %route.prefix, "route was already there and is kept");
+                Some(found) if leads_there(index, route, found, &table) => {
+                    tracing::info!(%prefix, "route was already there and is kept");
                 }
-                Some(found) => {
-                    refused.push(failure(route.prefix, table.refusal(found, index)));
-                }
-                None => {
-                    let action = format!("add the route {}", route.prefix);
-                    refused.push(failure(route.prefix, failed(action, error)));
-                }
+                Some(found) => refused.push(failure(prefix, table.refusal(found, index))),
+                None => refused.push(failure(prefix, failed(format!("add the route {prefix}"), error))),
             }
         }
         refused
     }
 
-    /// Removes routes of ours into the device `index`; those that are gone already are no error.
-    pub(super) async fn remove_routes(&self, index: u32, prefixes: Vec<Prefix>) -> Vec<Failure> {
-        let remove = |prefix: Prefix| async move {
-            let mut message = message(index, &TunRoute { prefix, source: None });
-            message.attributes.push(RouteAttribute::Priority(default_metric(prefix)));
+    /// Removes routes of ours, those of the TUN into the device `index`; those that are gone already are no error.
+    pub(super) async fn remove_routes(
+        &self,
+        index: u32,
+        routes: impl IntoIterator<Item = (Prefix, OwnKind)>,
+    ) -> Vec<Failure> {
+        let remove = |(prefix, kind): (Prefix, OwnKind)| async move {
+            let message = match kind {
+                OwnKind::Tun => {
+                    let mut message = message(index, &TunRoute { prefix, source: None });
+                    message.attributes.push(RouteAttribute::Priority(default_metric(prefix)));
+                    message
+                }
+                OwnKind::Direct => direct_route::removal(prefix),
+            };
             let removed = self.handle.route().del(message).execute().await;
             tolerate_gone(removed, &format!("remove the route {prefix}"))
                 .err()
                 .map(|error| failure(prefix, error))
         };
-        let removals = stream::iter(prefixes.into_iter().map(remove)).buffer_unordered(TOGETHER);
+        let removals = stream::iter(routes.into_iter().map(remove)).buffer_unordered(TOGETHER);
         removals.filter_map(std::future::ready).collect().await
     }
 
-    /// Removes every route of our protocol into the device `index`, if it is still called `name`.
+    /// Removes every route of ours; those into the device `index`, if it is still called `name`.
     pub(super) async fn flush_routes(&self, index: u32, name: &str) -> Result<(), HostError> {
-        if self.link_by_name(name).await?.is_none_or(|link| link.index != index) {
-            return Ok(());
-        }
-        let table = self.main_table(&Interest::All).await?;
-        let ours = table.iter().filter(|route| route.is_ours(index)).map(|route| route.prefix).collect();
-        let refused = self.remove_routes(index, ours).await;
+        let there = self.link_by_name(name).await?.is_some_and(|link| link.index == index);
+        let table = self.main_table(&Interest::All).await?.0;
+        let own = |route: &Found| Some((route.prefix, route.own_kind(index)?));
+        let ours = table.iter().filter_map(own).filter(|(_, kind)| there || *kind == OwnKind::Direct);
+        let refused = self.remove_routes(index, ours.collect::<Vec<_>>()).await;
         refused.into_iter().next().map_or(Ok(()), |failure| Err(failure.error))
     }
 
     /// The routes of the main table that matter, with the names of `links`, which are all interfaces.
     pub(super) async fn table(&self, interest: &Interest, links: Vec<Link>) -> Result<Table, HostError> {
         let names = links.into_iter().map(|link| (link.index, link.name)).collect();
-        Ok(Table::new(self.main_table(interest).await?, names))
+        let (routes, to_hosts) = self.main_table(interest).await?;
+        Ok(Table::new(routes, names).with_hosts(to_hosts))
     }
 
-    /// The routes of the main table that matter, and all of our protocol.
-    async fn main_table(&self, interest: &Interest) -> Result<Vec<Found>, HostError> {
+    /// The routes of the main table that matter, and all of our protocols; and where those lead that may be like ours.
+    async fn main_table(&self, interest: &Interest) -> Result<(Vec<Found>, Vec<DirectRoute>), HostError> {
         // A connection keeps room for the longest answer it ever had, so this one ends with its answers. Where
         // there can be none, for want of descriptors, memory is the smaller trouble.
         let dump = Self::connect().unwrap_or_else(|_| self.clone());
-        let mut all = Vec::new();
+        let (mut all, mut to_hosts) = (Vec::new(), Vec::new());
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut query = RouteMessage::default();
             query.header.address_family = family;
@@ -134,11 +142,13 @@ impl Host {
             while let Some(message) =
                 answers.try_next().await.map_err(|error| failed("list the routes", &error))?
             {
-                let found = found(&message);
-                all.extend(found.filter(|one| one.protocol == ROUTE_PROTOCOL || interest.has(one.prefix)));
+                let ours = |one: &Found| [ROUTE_PROTOCOL, DIRECT_PROTOCOL].contains(&one.protocol);
+                let found = found(&message).filter(|one| ours(one) || interest.has(one.prefix));
+                to_hosts.extend(found.and_then(|one| direct_route::read(&one, &message)));
+                all.extend(found);
             }
         }
-        Ok(all)
+        Ok((all, to_hosts))
     }
 }
 
@@ -178,7 +188,22 @@ pub(super) fn parse(message: &RouteMessage) -> Option<(u32, Found)> {
     Some((table, Found { prefix, metric, protocol, device, source, kind }))
 }
 
-/// The route as the kernel is asked for it.
+/// Whether `found`, a route of others, leads where `route` does.
+fn leads_there(index: u32, route: &OwnRoute, found: &Found, table: &Table) -> bool {
+    match route {
+        OwnRoute::Tun(_) => found.device == Some(index),
+        OwnRoute::Direct(route) => table.takes(route),
+    }
+}
+
+fn own_message(index: u32, route: &OwnRoute) -> RouteMessage {
+    match route {
+        OwnRoute::Tun(route) => message(index, route),
+        OwnRoute::Direct(route) => direct_route::message(route),
+    }
+}
+
+/// The route into the TUN as the kernel is asked for it.
 pub(super) fn message(index: u32, route: &TunRoute) -> RouteMessage {
     // IPv6 routes have no scope of their own; the kernel shows them as universe.
     let scope = if route.prefix.is_ipv4() { RouteScope::Link } else { RouteScope::Universe };

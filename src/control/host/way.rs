@@ -7,30 +7,11 @@ use std::sync::Mutex;
 
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteVia,
-};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteMetric};
 
+use super::direct_route::via;
 use super::{Host, sysctl};
-use crate::control::engine::port::Link;
-
-/// Where packets to an address go first.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct FirstHop {
-    /// The interface.
-    pub index: u32,
-    /// The gateway, or the address itself on its own link.
-    pub via: IpAddr,
-}
-
-/// A way to an address, with what it carries.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct PeerWay {
-    /// The first hop.
-    pub hop: FirstHop,
-    /// Bytes of the largest packet that the interface and the route's own `mtu` allow.
-    pub mtu: u16,
-}
+use crate::control::engine::port::{DIRECT_PROTOCOL, FirstHop, Link, PeerWay};
 
 /// MTUs as of one look, by interface and whether they are for IPv6.
 #[derive(Debug, Default)]
@@ -44,16 +25,21 @@ impl Host {
     /// the kernel learned are not facts, anybody can forge a report.
     pub async fn way(&self, address: IpAddr, source: IpAddr, interfaces: &Interfaces) -> Option<PeerWay> {
         let route = self.ask(address, source, RouteFlags::FibMatch).await?;
+        if u8::from(route.header.protocol) == DIRECT_PROTOCOL {
+            // One of ours is made of ways, and is none.
+            return None;
+        }
         let hop = match first_hop(&route, address) {
             Some(hop) => hop,
             // There are several next hops; the kernel chooses one for these two addresses.
             None => first_hop(&self.ask(address, source, RouteFlags::empty()).await?, address)?,
         };
-        let mut mtu = own_mtu(&route).unwrap_or(u32::MAX);
+        let route_mtu = own_mtu(&route);
+        let mut mtu = route_mtu.unwrap_or(u32::MAX);
         for index in next_hops(&route).chain([hop.index]) {
             mtu = mtu.min(self.mtu_of(index, address.is_ipv6(), interfaces).await?);
         }
-        Some(PeerWay { hop, mtu: u16::try_from(mtu).unwrap_or(u16::MAX) })
+        Some(PeerWay { hop, mtu: u16::try_from(mtu).unwrap_or(u16::MAX), route_mtu })
     }
 
     /// The kernel's answer to a question for a route; `None` where it refuses one.
@@ -99,18 +85,12 @@ impl Host {
 
 /// The first hop of a route with a single one.
 fn first_hop(route: &RouteMessage, address: IpAddr) -> Option<FirstHop> {
-    let (mut index, mut via) = (None, address);
-    for attribute in &route.attributes {
-        match attribute {
-            RouteAttribute::Oif(device) => index = Some(*device),
-            RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => via = (*gateway).into(),
-            RouteAttribute::Gateway(RouteAddress::Inet6(gateway)) => via = (*gateway).into(),
-            // A gateway of the other family (RFC 5549).
-            RouteAttribute::Via(RouteVia::Inet6(gateway)) => via = (*gateway).into(),
-            _ => {}
-        }
-    }
-    Some(FirstHop { index: index?, via })
+    let index = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(device) => Some(*device),
+        _ => None,
+    })?;
+    let onlink = route.header.flags.contains(RouteFlags::Onlink);
+    Some(FirstHop { index, via: via(&route.attributes).unwrap_or(address), onlink })
 }
 
 /// The interfaces of a route with several next hops: a flow may take any of them.
@@ -123,7 +103,7 @@ fn next_hops(route: &RouteMessage) -> impl Iterator<Item = u32> + '_ {
 }
 
 /// The `mtu` that an administrator gave the route, locked or not.
-fn own_mtu(route: &RouteMessage) -> Option<u32> {
+pub(super) fn own_mtu(route: &RouteMessage) -> Option<u32> {
     let metrics = route.attributes.iter().filter_map(|attribute| match attribute {
         RouteAttribute::Metrics(metrics) => Some(metrics),
         _ => None,
@@ -154,10 +134,10 @@ mod tests {
             ("192.0.2.9".parse().unwrap(), "192.0.2.254".parse().unwrap());
         assert_eq!(
             first_hop(&route(vec![RouteAttribute::Oif(3)]), peer),
-            Some(FirstHop { index: 3, via: peer })
+            Some(FirstHop { index: 3, via: peer, onlink: false })
         );
         let routed = route(vec![RouteAttribute::Gateway(gateway.into()), RouteAttribute::Oif(3)]);
-        assert_eq!(first_hop(&routed, peer), Some(FirstHop { index: 3, via: gateway }));
+        assert_eq!(first_hop(&routed, peer), Some(FirstHop { index: 3, via: gateway, onlink: false }));
         assert_eq!(first_hop(&route(vec![RouteAttribute::Gateway(gateway.into())]), peer), None);
     }
 

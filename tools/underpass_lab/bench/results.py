@@ -52,6 +52,7 @@ SCHEMA_VERSION = 1
 # Which systems are put in relation: ours to what they replace, and to the other userspace tunnels.
 BASELINES = {
     "underpass-direct": ["veth"],
+    "underpass-direct-kernel": ["veth"],
     "underpass-vxlan": ["kernel-vxlan", "ovs-vxlan", "wireguard-go", "boringtun", "tun-copy-loop"],
 }
 DEFAULT_BASELINE = ["kernel-vxlan"]

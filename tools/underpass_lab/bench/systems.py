@@ -140,6 +140,25 @@ class Underpass(System):
         )
 
 
+class UnderpassKernel(Underpass):
+    """Our daemon on both nodes, which has the kernel send packets without encapsulation."""
+
+    # No packet meets a worker or the table.
+    has_settings = False
+
+    def inspect(self, lab: Pair) -> dict[str, Any]:
+        """The kernel has to send by routes of the daemon, and nothing may have come to the TUN."""
+        for node in NODES:
+            status = lab.daemons[node].json("status")
+            carried = sum(edge["rx_packets"] for edge in status["counters"].values())
+            if status["direct"]["kernel_routes"] != 1 or status["missing"] or carried:
+                raise Failure(f"{node} does not leave it to the kernel: {status['direct']}, {carried} packets")
+        return super().inspect(lab)
+
+    def _config(self, node: str, socket: pathlib.Path, conditions: Conditions) -> str:
+        return super()._config(node, socket, conditions) + '[direct]\nvia = "kernel"\n'
+
+
 def load_routes(lab: Pair, count: int) -> None:
     """Makes the tables of both nodes hold `count` routes, loaded as a user would load them."""
     for node in NODES:
@@ -250,6 +269,7 @@ SYSTEMS = [
     ),
     Underpass("underpass-ipip", "underpass, IP in IP", ipip="Always"),
     Underpass("underpass-direct", "underpass, no encapsulation, sent through the TUN"),
+    UnderpassKernel("underpass-direct-kernel", "underpass, no encapsulation, sent by the kernel"),
     Underpass(
         "underpass-vxlan-plain",
         'underpass, VXLAN, backend = "plain"',

@@ -8,8 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::control::engine::port::Notice;
-use crate::control::host::PeerWay;
+use crate::control::engine::port::{Notice, PeerWay};
 use crate::dataplane::observe::PeerCounters;
 
 /// Ways to addresses of peers.

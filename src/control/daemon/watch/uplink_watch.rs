@@ -21,9 +21,9 @@ use super::peer_ways::{PeerWays, Ways};
 use super::policy_watch::PolicyWatch;
 use super::tap_watch::TapWatch;
 use crate::control::daemon::runner::Inbox;
-use crate::control::engine::port::{HostRequest, Notice, Uplink};
+use crate::control::engine::port::{HostRequest, Notice, PeerWay, Uplink};
 use crate::control::engine::{Event, Snapshot};
-use crate::control::host::{Host, Interfaces, NeighbourTable, PeerWay};
+use crate::control::host::{Host, Interfaces, NeighbourTable};
 use crate::dataplane::encap::frame::Hop;
 use crate::dataplane::observe::Counters;
 use crate::net::Mode;
@@ -233,7 +233,7 @@ impl UplinkWatch {
             changed |= self.ways.set(peer, way, now);
         }
         if changed {
-            self.inbox.send(Event::LinkMtus(mtus_of(&self.known())));
+            self.inbox.send(Event::Ways(self.ways.iter().collect()));
         }
         changed
     }
@@ -293,11 +293,6 @@ impl UplinkWatch {
 
 fn key(way: &PeerWay) -> (u32, IpAddr) {
     (way.hop.index, way.hop.via)
-}
-
-/// The MTU of each way.
-pub(crate) fn mtus_of(ways: &Ways) -> HashMap<IpAddr, u16> {
-    ways.iter().map(|(peer, way)| (*peer, way.mtu)).collect()
 }
 
 /// The uplink of a node whose address `owner` has. Where packets cannot leave by that one, an interface that leads

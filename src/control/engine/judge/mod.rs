@@ -25,6 +25,8 @@ pub struct Needs {
     pub ipip: bool,
     /// Whether some pool or subnet can choose `direct`.
     pub direct: bool,
+    /// Whether the pump sends such packets over IPv4: then the kernel's way back to their pods is the TUN.
+    pub direct_by_pump: bool,
     /// Whether pods of this node use IPv6.
     pub ipv6: bool,
     /// Whether tunnel packets come over IPv6.
@@ -213,7 +215,8 @@ fn net_raw(needs: &Needs, capabilities: Capabilities) -> Option<PreflightError> 
 /// The kernel uses the larger of the two values; 1 is strict, 2 loose.
 fn reverse_path(needs: &Needs, settings: &Settings) -> Option<PreflightError> {
     let strict = settings.rp_filter_all.max(settings.rp_filter_uplink) == 1;
-    (needs.direct && strict).then(|| PreflightError::StrictReversePath { uplink: needs.uplink.clone() })
+    (needs.direct_by_pump && strict)
+        .then(|| PreflightError::StrictReversePath { uplink: needs.uplink.clone() })
 }
 
 impl Facts {

@@ -13,6 +13,7 @@ fn needs() -> Needs {
         uplink: "eth0".to_owned(),
         ipip: true,
         direct: true,
+        direct_by_pump: true,
         ipv6: true,
         ipv6_underlay: true,
         own: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
@@ -147,7 +148,10 @@ fn the_larger_rp_filter_counts_and_only_for_direct() {
     let strict = |all, uplink| !errors(&with(all, uplink)).is_empty();
     assert!(strict(1, 0) && strict(0, 1) && strict(1, 1));
     assert!(!strict(0, 0) && !strict(2, 1) && !strict(1, 2));
-    assert_eq!(judge(&Needs { direct: false, ..needs() }, &with(1, 1)), Verdict::default());
+    assert_eq!(
+        judge(&Needs { direct: false, direct_by_pump: false, ..needs() }, &with(1, 1)),
+        Verdict::default()
+    );
 }
 
 #[test]
@@ -231,6 +235,6 @@ fn what_keeps_forwarded_packets_out_is_told() {
         ["sysctl -w net/ipv4/conf/eth0/forwarding=1", "nft chain ip filter FORWARD '{ policy accept; }'"]
     );
     // Tunnels come in by the TUN.
-    let tunnels = Needs { direct: false, ..needs() };
+    let tunnels = Needs { direct: false, direct_by_pump: false, ..needs() };
     assert_eq!(judge_settings(&tunnels, &settings, is_peer).warnings.len(), 1);
 }

@@ -5,6 +5,7 @@
 mod error;
 mod kernel_route;
 mod nat;
+mod own_route;
 mod settings;
 mod table;
 
@@ -16,6 +17,7 @@ use std::time::Duration;
 pub use error::HostError;
 pub use kernel_route::KernelRoute;
 pub use nat::{Blind, NatRules, NatView, nat_table};
+pub use own_route::{DirectRoute, FirstHop, OwnKind, OwnRoute, PeerWay, TunRoute, WeightedHop};
 pub use settings::{KernelTunnel, Settings};
 pub use table::{Found, Interest, Table, widest};
 
@@ -24,9 +26,11 @@ use crate::dataplane::underlay::Setup;
 use crate::dataplane::underlay::tap::Tap;
 use crate::net::{Mac, Prefix};
 
-/// Our number in the kernel's route protocol field. Not used by the kernel, iproute2's
+/// Our number in the kernel's route protocol field, of routes into the TUN. Not used by the kernel, iproute2's
 /// `rt_protos`, BIRD (12), FRR (11, 186 to 198), Open/R (99) or Calico (80).
 pub const ROUTE_PROTOCOL: u8 = crate::config::KernelRoutes::OWN_PROTOCOL;
+/// The same of routes to other nodes.
+pub const DIRECT_PROTOCOL: u8 = crate::config::KernelRoutes::DIRECT_PROTOCOL;
 /// Packets the kernel queues towards us on each TUN queue. The default of 500 overflows in one
 /// scheduling delay at full rate, and an overflow is a lost packet.
 pub const TX_QUEUE_LEN: u32 = 10_000;
@@ -89,16 +93,17 @@ pub enum HostRequest {
         /// The address; its prefix is the address alone.
         address: IpAddr,
     },
-    /// Add routes into the TUN and remove routes of ours, in this order.
+    /// Add routes of ours and remove some, in this order. One that is added takes the place of another one of
+    /// ours to the same destination at once.
     Routes {
         /// Interface index of the TUN.
         index: u32,
-        /// Routes to add to the main table, under [`ROUTE_PROTOCOL`].
-        add: Vec<TunRoute>,
+        /// Routes to add to the main table, under [`ROUTE_PROTOCOL`] and [`DIRECT_PROTOCOL`].
+        add: Vec<OwnRoute>,
         /// Routes of ours to remove.
-        remove: Vec<Prefix>,
+        remove: Vec<(Prefix, OwnKind)>,
     },
-    /// Remove all routes of ours into the TUN, as a former run may have left them.
+    /// Remove all routes of ours, as a former run may have left them.
     FlushRoutes {
         /// Interface index of the TUN.
         index: u32,
@@ -159,16 +164,6 @@ pub enum LinkChange {
     QueueLength(u32),
     /// No queueing discipline: for a TUN, which takes every packet. Only while it is down.
     NoQueue,
-}
-
-/// One route into the TUN.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct TunRoute {
-    /// Destination.
-    pub prefix: Prefix,
-    /// Source address of traffic that the host itself sends there; it must be a local address of
-    /// the prefix's family.
-    pub source: Option<IpAddr>,
 }
 
 /// The metric the kernel gives a route that names none: 0 in IPv4, `IP6_RT_PRIO_USER` in IPv6.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{HostError, ROUTE_PROTOCOL, default_metric};
+use super::{DIRECT_PROTOCOL, DirectRoute, HostError, OwnKind, ROUTE_PROTOCOL, default_metric};
 use crate::net::Prefix;
 
 /// A route as the kernel has it.
@@ -27,7 +27,16 @@ pub struct Found {
 impl Found {
     /// Whether the daemon put it there, into the device `tun`.
     pub fn is_ours(&self, tun: u32) -> bool {
-        self.protocol == ROUTE_PROTOCOL && self.device == Some(tun)
+        self.own_kind(tun) == Some(OwnKind::Tun)
+    }
+
+    /// What it is of what the daemon whose TUN is `tun` has put there; `None` for routes of others.
+    pub fn own_kind(&self, tun: u32) -> Option<OwnKind> {
+        match self.protocol {
+            ROUTE_PROTOCOL if self.device == Some(tun) => Some(OwnKind::Tun),
+            DIRECT_PROTOCOL => Some(OwnKind::Direct),
+            _ => None,
+        }
     }
 
     /// It in words, with the name of its device.
@@ -86,6 +95,8 @@ pub fn widest(prefixes: impl IntoIterator<Item = Prefix>) -> Vec<Prefix> {
 #[derive(Clone, Debug, Default)]
 pub struct Table {
     routes: Vec<Found>,
+    /// Those of the metric of ours that lead to other hosts, by destination.
+    to_hosts: BTreeMap<Prefix, DirectRoute>,
     /// Names of all interfaces.
     pub names: BTreeMap<u32, String>,
 }
@@ -94,7 +105,31 @@ impl Table {
     /// The table of these routes.
     pub fn new(mut routes: Vec<Found>, names: BTreeMap<u32, String>) -> Self {
         routes.sort_by_key(|route| (route.prefix, route.metric));
-        Self { routes, names }
+        Self { routes, to_hosts: BTreeMap::new(), names }
+    }
+
+    /// The same with what is known of routes with [`default_metric`] to other hosts.
+    #[must_use]
+    pub fn with_hosts(mut self, routes: impl IntoIterator<Item = DirectRoute>) -> Self {
+        self.to_hosts = routes.into_iter().map(|route| (route.prefix, route)).collect();
+        self
+    }
+
+    /// The route of exactly `prefix` with the metric of ours, where it leads to other hosts.
+    pub fn to_hosts(&self, prefix: Prefix) -> Option<&DirectRoute> {
+        self.to_hosts.get(&prefix)
+    }
+
+    /// Whether packets for `wanted.prefix` take the hops of `wanted`, whoever says so.
+    pub fn takes(&self, wanted: &DirectRoute) -> bool {
+        let metric = default_metric(wanted.prefix);
+        self.of(wanted.prefix).first().is_some_and(|first| first.metric == metric)
+            && self.to_hosts(wanted.prefix).is_some_and(|there| there.hops == wanted.hops)
+    }
+
+    /// The name of an interface.
+    pub fn name(&self, index: u32) -> &str {
+        self.names.get(&index).map_or("?", String::as_str)
     }
 
     /// All routes, by destination and metric.
@@ -130,10 +165,11 @@ impl Table {
         HostError::RouteConflict { prefix: found.prefix, device, existing: found.describe(&self.names) }
     }
 
-    /// The route that keeps one of ours to `prefix` out: of the same metric, into another device.
+    /// The route that keeps one of ours to `prefix` out: of the same metric, somebody else's, into another device.
     pub fn conflict(&self, prefix: Prefix, tun: u32) -> Option<&Found> {
         let metric = default_metric(prefix);
-        self.of(prefix).iter().find(|found| found.metric == metric && found.device != Some(tun))
+        let others = |found: &&Found| found.device != Some(tun) && found.own_kind(tun).is_none();
+        self.of(prefix).iter().filter(|found| found.metric == metric).find(others)
     }
 }
 
@@ -159,7 +195,7 @@ fn protocol_name(protocol: u8) -> String {
         80 => "80 (calico)".to_owned(),
         186 => "bgp".to_owned(),
         188 => "ospf".to_owned(),
-        ROUTE_PROTOCOL => format!("{ROUTE_PROTOCOL} (underpass)"),
+        ROUTE_PROTOCOL | DIRECT_PROTOCOL => format!("{protocol} (underpass)"),
         other => other.to_string(),
     }
 }

@@ -1,10 +1,11 @@
 //! When the host is looked at, and what is kept of a look.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::host_side::{HostSide, Open, is_up};
 use crate::control::engine::event::{Effect, EffectId};
+use crate::control::engine::leads::Lead;
 use crate::control::engine::port::{Device, HostRequest, HostView, Interest, Look, Notice};
 use crate::net::Prefix;
 
@@ -16,7 +17,7 @@ impl HostSide {
     pub(in crate::control::engine) fn notice(
         &mut self,
         notice: Notice,
-        cover: &BTreeSet<Prefix>,
+        cover: &BTreeMap<Prefix, Lead>,
         now: Instant,
     ) {
         let tun = self.tun_index();
@@ -25,7 +26,8 @@ impl HostSide {
         let matters = match notice {
             // Also one that we do not know yet, as tunl0.
             Notice::Link(_) | Notice::Overrun => true,
-            Notice::Address(index) => ours(index),
+            // With the address of this node go the routes that have it as their source.
+            Notice::Address(index) => ours(index) || self.sends_directly,
             // A rule may lead packets past the TUN.
             Notice::Policy => true,
             // That concerns the ways to peers, which are watched elsewhere.
@@ -49,12 +51,12 @@ impl HostSide {
         self.looks.begun
     }
 
-    /// Begins a look if one is due, at everything or only at what is cheap. The kernel should lead `cover` into
-    /// the TUN.
+    /// Begins a look if one is due, at everything or only at what is cheap. The kernel should have the
+    /// routes `cover`.
     pub(in crate::control::engine) fn look(
         &mut self,
         now: Instant,
-        cover: &BTreeSet<Prefix>,
+        cover: &BTreeMap<Prefix, Lead>,
         uplink: &str,
     ) -> Option<Effect> {
         let full = self.looks.begin(now)?;
@@ -64,10 +66,11 @@ impl HostSide {
         if full {
             self.touched.clear();
             look.routes = Some(match self.may_change() {
-                true => Interest::overlapping(cover.iter().copied()),
+                true => Interest::overlapping(cover.keys().copied()),
                 false => Interest::All,
             });
-            look.led = cover.iter().take(LED).map(|prefix| self.route(*prefix)).collect();
+            let led = cover.iter().filter(|(_, lead)| **lead == Lead::Tun);
+            look.led = led.take(LED).map(|(prefix, _)| self.tun_route(*prefix)).collect();
         }
         Some(self.ask(Open::Look, HostRequest::Observe(look)))
     }
@@ -105,7 +108,7 @@ impl HostSide {
 }
 
 /// Whether something in `cover` has addresses in common with `prefix`.
-fn overlaps(cover: &BTreeSet<Prefix>, prefix: Prefix) -> bool {
-    prefix.and_wider().any(|wider| cover.contains(&wider))
-        || cover.range(prefix..).next().is_some_and(|next| prefix.covers(*next))
+fn overlaps(cover: &BTreeMap<Prefix, Lead>, prefix: Prefix) -> bool {
+    prefix.and_wider().any(|wider| cover.contains_key(&wider))
+        || cover.range(prefix..).next().is_some_and(|(next, _)| prefix.covers(*next))
 }

@@ -1,11 +1,12 @@
 //! The host as the engine knows it: the last observation, what was asked and what is open.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::control::engine::event::{Effect, EffectId, Failure};
+use crate::control::engine::leads::Lead;
 use crate::control::engine::port::{
     Capabilities, DeviceView, HostError, HostRequest, HostView, LinkChange, NatView, Requirement, nat_table,
 };
@@ -50,6 +51,8 @@ pub(in crate::control::engine) struct HostSide {
     /// What is wrong with the devices, as of the last comparison.
     pub(super) device_requirements: Vec<Requirement>,
     pub(super) again: Option<Instant>,
+    /// Whether there were routes to other nodes at some time, which stay without the TUN.
+    pub(super) sends_directly: bool,
     pub(super) own: Own,
 }
 
@@ -85,7 +88,9 @@ pub(in crate::control::engine) struct Held {
 #[derive(Clone, Copy)]
 pub(in crate::control::engine) struct Wish<'a> {
     pub state: &'a State,
-    pub cover: &'a BTreeSet<Prefix>,
+    pub cover: &'a BTreeMap<Prefix, Lead>,
+    /// Destinations outside of the pools that the kernel sends to other nodes by itself.
+    pub outside: &'a BTreeSet<Prefix>,
 }
 
 impl HostSide {
@@ -116,6 +121,7 @@ impl HostSide {
             touched: BTreeSet::new(),
             device_requirements: Vec::new(),
             again: None,
+            sends_directly: false,
             own: Own::default(),
         }
     }
@@ -250,7 +256,7 @@ impl HostSide {
             tun_was_up: self.tun_was_up,
         };
         let mut differences = devices::differences(desired, &self.view);
-        let rules = nat::wanted(wish.state, self.tun_name(wish));
+        let rules = nat::wanted(wish.state, wish.outside, self.tun_name(wish));
         differences.extend(nat::difference(&self.nat, rules, self.view.nat.as_ref()));
         let plan = self.mender.plan(differences, self.capabilities.net_admin, now);
         self.again = plan.again;
@@ -286,7 +292,11 @@ impl HostSide {
     pub(in crate::control::engine) fn take_down(&mut self) -> Vec<HostRequest> {
         let table = self.view.nat.take().filter(NatView::is_there);
         let masquerading = table.map(|_| HostRequest::Nat { table: self.nat.clone(), rules: None });
-        let Some(tun) = self.view.tun.take() else { return masquerading.into_iter().collect() };
+        let Some(tun) = self.view.tun.take() else {
+            let (index, name) = (0, String::new());
+            let flush = self.sends_directly.then_some(HostRequest::FlushRoutes { index, name });
+            return flush.into_iter().chain(masquerading).collect();
+        };
         let (index, name) = (tun.link.index, tun.link.name.clone());
         let mut requests = vec![HostRequest::FlushRoutes { index, name: name.clone() }];
         requests.extend(masquerading);

@@ -1,58 +1,104 @@
-//! Computes the minimal set of kernel routes that must point at the TUN, and the ordered changes to
-//! get there.
+//! Computes the minimal set of kernel routes that must be there, and the ordered changes to get there.
 //!
-//! The pools are always among them. Outside of the pools a route needs a kernel route of its own, unless a
-//! wider route to another node covers it already. So does, wherever it is, what a routing daemon has written to
-//! the main table: its route would take the packets.
+//! The pools lead into the TUN. Outside of the pools a route needs a kernel route of its own, unless a
+//! wider route to another node covers it already. So does, wherever it is, what the kernel sends to its node by itself,
+//! and what is for the TUN beside a route that leads elsewhere (`engine/leads.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::control::engine::leads::{Lead, Own};
+use crate::control::engine::port::OwnKind;
 use crate::net::Prefix;
 use crate::route::{Rib, Route, Target};
 
-/// The kernel routes that must point at the TUN.
+/// The kernel routes that must be there.
 #[derive(Debug)]
 pub(crate) struct KernelCover {
     pools: Vec<Prefix>,
     routes: BTreeSet<Prefix>,
-    /// Prefixes with a route of their own in the main table, so that there has to be a better one.
-    pinned: BTreeSet<Prefix>,
+    /// Destinations that have a route of their own, whatever covers them.
+    own: BTreeMap<Prefix, Lead>,
+    /// How many of them lead to other nodes.
+    direct: usize,
+    /// Those of these that lie in no pool.
+    outside: BTreeSet<Prefix>,
+    /// Destinations of bare packets that the kernel should send and cannot.
+    cannot: BTreeSet<Prefix>,
 }
 
 /// What to change, in this order, so that nothing is without a route in between.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Steps {
-    /// Routes to add.
-    pub add: Vec<Prefix>,
+pub(in crate::control::engine) struct Steps {
+    /// Routes to add; each takes the place of another one of ours.
+    pub add: Vec<(Prefix, Lead)>,
     /// Routes to remove.
-    pub remove: Vec<Prefix>,
+    pub remove: Vec<(Prefix, OwnKind)>,
 }
 
 impl Steps {
-    fn between(before: &BTreeSet<Prefix>, now: &BTreeSet<Prefix>) -> Self {
-        Self {
-            add: now.difference(before).copied().collect(),
-            remove: before.difference(now).copied().collect(),
+    fn between(before: BTreeMap<Prefix, Lead>, now: &BTreeMap<Prefix, Lead>) -> Self {
+        let add = now.iter().filter(|(prefix, lead)| before.get(prefix) != Some(lead));
+        let add = add.map(|(prefix, lead)| (*prefix, lead.clone())).collect();
+        let gone = before.into_iter().filter(|(prefix, _)| !now.contains_key(prefix));
+        Self { add, remove: gone.map(|(prefix, lead)| (prefix, lead.kind())).collect() }
+    }
+}
+
+impl Lead {
+    /// The kind of the route.
+    pub(in crate::control::engine) fn kind(&self) -> OwnKind {
+        match self {
+            Self::Tun => OwnKind::Tun,
+            Self::Direct(_) => OwnKind::Direct,
         }
     }
 }
 
 impl KernelCover {
     /// Only `pools` so far.
-    pub(crate) fn new(pools: Vec<Prefix>) -> Self {
-        Self { pools, routes: BTreeSet::new(), pinned: BTreeSet::new() }
+    pub(in crate::control::engine) fn new(pools: Vec<Prefix>) -> Self {
+        Self {
+            pools,
+            routes: BTreeSet::new(),
+            own: BTreeMap::new(),
+            direct: 0,
+            outside: BTreeSet::new(),
+            cannot: BTreeSet::new(),
+        }
     }
 
     /// All of them, in order.
-    pub(crate) fn all(&self) -> BTreeSet<Prefix> {
-        self.pools.iter().chain(&self.routes).chain(&self.pinned).copied().collect()
+    pub(in crate::control::engine) fn all(&self) -> BTreeMap<Prefix, Lead> {
+        let tun = self.pools.iter().chain(&self.routes).map(|prefix| (*prefix, Lead::Tun));
+        tun.chain(self.own.iter().map(|(prefix, lead)| (*prefix, lead.clone()))).collect()
     }
 
-    /// Follows the change of some prefixes. `outdo`: whether one needs a route of its own, whatever covers it.
-    pub(crate) fn update(&mut self, rib: &Rib, changed: &[Prefix], outdo: impl Fn(Prefix) -> bool) -> Steps {
+    /// The number of destinations that the kernel sends to their nodes by itself.
+    pub(in crate::control::engine) fn direct(&self) -> usize {
+        self.direct
+    }
+
+    /// Destinations that the kernel sends to their nodes by itself and that lie in no pool.
+    pub(in crate::control::engine) fn direct_outside(&self) -> &BTreeSet<Prefix> {
+        &self.outside
+    }
+
+    /// Destinations of bare packets that the kernel should send and cannot, so that the pump does.
+    pub(in crate::control::engine) fn cannot(&self) -> &BTreeSet<Prefix> {
+        &self.cannot
+    }
+
+    /// Follows the change of some prefixes. `own`: what each needs, whatever covers it.
+    pub(in crate::control::engine) fn update(
+        &mut self,
+        rib: &Rib,
+        changed: &[Prefix],
+        own: impl Fn(Prefix) -> Own,
+    ) -> Steps {
         let mut before = Change::default();
         for prefix in changed {
-            self.pin(*prefix, outdo(*prefix), &mut before);
+            before.note(self, *prefix);
+            self.set_own(*prefix, own(*prefix));
             if self.in_pool(*prefix) {
                 continue;
             }
@@ -70,60 +116,69 @@ impl KernelCover {
         before.steps(self)
     }
 
-    /// Computes everything again.
-    pub(crate) fn renew(&mut self, rib: &Rib, outdo: impl Fn(Prefix) -> bool) -> Steps {
-        let before = self.all();
-        self.compute(rib, outdo);
-        Steps::between(&before, &self.all())
+    /// Computes everything again. `inside`: the pools, which are destinations of their own inside of routes.
+    pub(in crate::control::engine) fn renew(
+        &mut self,
+        rib: &Rib,
+        inside: impl IntoIterator<Item = Prefix>,
+        own: impl Fn(Prefix) -> Own,
+    ) -> Steps {
+        let pools = self.pools.clone();
+        self.follow_pools(pools, rib, inside, own)
     }
 
     /// Computes everything again for other pools.
-    pub(crate) fn follow_pools(
+    pub(in crate::control::engine) fn follow_pools(
         &mut self,
         pools: Vec<Prefix>,
         rib: &Rib,
-        outdo: impl Fn(Prefix) -> bool,
+        inside: impl IntoIterator<Item = Prefix>,
+        own: impl Fn(Prefix) -> Own,
     ) -> Steps {
         let before = self.all();
-        self.pools = pools;
-        self.compute(rib, outdo);
-        Steps::between(&before, &self.all())
-    }
-
-    fn compute(&mut self, rib: &Rib, outdo: impl Fn(Prefix) -> bool) {
+        *self = Self::new(pools);
         let mut widest: Option<Prefix> = None;
-        self.routes.clear();
-        self.pinned.clear();
-        for route in rib.best().filter(to_others) {
-            let prefix = route.prefix;
-            if outdo(prefix) {
-                self.pinned.insert(prefix);
-            }
+        for prefix in rib.best().filter(to_others).map(|route| route.prefix) {
+            self.set_own(prefix, own(prefix));
             if widest.is_some_and(|widest| widest.covers(prefix)) || self.in_pool(prefix) {
                 continue;
             }
             widest = Some(prefix);
             self.routes.insert(prefix);
         }
+        for prefix in inside {
+            self.set_own(prefix, own(prefix));
+        }
+        Steps::between(before, &self.all())
     }
 
     fn in_pool(&self, prefix: Prefix) -> bool {
         self.pools.iter().any(|pool| pool.covers(prefix))
     }
 
-    fn has(&self, prefix: Prefix) -> bool {
-        self.routes.contains(&prefix) || self.pinned.contains(&prefix) || self.pools.contains(&prefix)
+    /// The route that there has to be to exactly `prefix`.
+    fn lead(&self, prefix: Prefix) -> Option<Lead> {
+        let tun = || self.routes.contains(&prefix) || self.pools.contains(&prefix);
+        self.own.get(&prefix).cloned().or_else(|| tun().then_some(Lead::Tun))
     }
 
-    fn pin(&mut self, prefix: Prefix, wanted: bool, change: &mut Change) {
-        if wanted != self.pinned.contains(&prefix) {
-            change.note(self, prefix);
-            if wanted {
-                self.pinned.insert(prefix)
-            } else {
-                self.pinned.remove(&prefix)
-            };
+    fn set_own(&mut self, prefix: Prefix, Own { lead, cannot }: Own) {
+        let direct = |lead: Option<&Lead>| usize::from(matches!(lead, Some(Lead::Direct(_))));
+        self.direct = self.direct + direct(lead.as_ref()) - direct(self.own.get(&prefix));
+        if direct(lead.as_ref()) > 0 && !self.in_pool(prefix) {
+            self.outside.insert(prefix);
+        } else {
+            self.outside.remove(&prefix);
         }
+        if cannot {
+            self.cannot.insert(prefix);
+        } else {
+            self.cannot.remove(&prefix);
+        }
+        match lead {
+            Some(lead) => self.own.insert(prefix, lead),
+            None => self.own.remove(&prefix),
+        };
     }
 
     /// Adds `prefix`, and removes what it covers.
@@ -143,22 +198,22 @@ impl KernelCover {
     }
 }
 
-/// What was touched so far, and whether it was there before.
+/// What was touched so far, and what there was before.
 #[derive(Default)]
-struct Change(BTreeMap<Prefix, bool>);
+struct Change(BTreeMap<Prefix, Option<Lead>>);
 
 impl Change {
     fn note(&mut self, cover: &KernelCover, prefix: Prefix) {
-        self.0.entry(prefix).or_insert_with(|| cover.has(prefix));
+        self.0.entry(prefix).or_insert_with(|| cover.lead(prefix));
     }
 
     /// What became of it, without what was taken back.
     fn steps(self, cover: &KernelCover) -> Steps {
         let mut steps = Steps::default();
         for (prefix, before) in self.0 {
-            match (before, cover.has(prefix)) {
-                (false, true) => steps.add.push(prefix),
-                (true, false) => steps.remove.push(prefix),
+            match (before, cover.lead(prefix)) {
+                (before, Some(now)) if before.as_ref() != Some(&now) => steps.add.push((prefix, now)),
+                (Some(before), None) => steps.remove.push((prefix, before.kind())),
                 _ => {}
             }
         }
@@ -198,7 +253,8 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{KernelCover, Steps};
+    use super::{KernelCover, Lead, Own, OwnKind, Steps};
+    use crate::control::engine::port::DirectRoute;
     use crate::net::Prefix;
     use crate::route::{PeerId, Rib, Route, Source, Target};
 
@@ -210,15 +266,32 @@ mod tests {
         rib.set(Route::new(prefix, Source::Control, Target::Peer(PeerId(0))));
     }
 
-    fn nothing(_: Prefix) -> bool {
-        false
+    fn nothing(_: Prefix) -> Own {
+        Own::default()
+    }
+
+    fn pinned(wanted: bool) -> Own {
+        Own { lead: wanted.then_some(Lead::Tun), cannot: false }
+    }
+
+    fn renewed(cover: &mut KernelCover, rib: &Rib, own: impl Fn(Prefix) -> Own) -> Steps {
+        cover.renew(rib, [], own)
+    }
+
+    /// The destinations of a step, without what leads where.
+    fn added(steps: &Steps) -> Vec<Prefix> {
+        steps.add.iter().map(|(prefix, _)| *prefix).collect()
+    }
+
+    fn removed(steps: &Steps) -> Vec<Prefix> {
+        steps.remove.iter().map(|(prefix, _)| *prefix).collect()
     }
 
     /// As if all routes of the kernel were in its main table.
-    fn in_main(rib: &Rib) -> impl Fn(Prefix) -> bool {
+    fn in_main(rib: &Rib) -> impl Fn(Prefix) -> Own {
         |prefix| {
             let others = rib.exact(prefix).is_some_and(|route| route.target != Target::Local);
-            others && rib.get(prefix, Source::Kernel).is_some()
+            pinned(others && rib.get(prefix, Source::Kernel).is_some())
         }
     }
 
@@ -227,8 +300,8 @@ mod tests {
         let mut rib = Rib::default();
         subnets.iter().for_each(|subnet| add(&mut rib, *subnet));
         let mut cover = KernelCover::new(pools.to_vec());
-        cover.renew(&rib, nothing);
-        cover.all().into_iter().collect()
+        renewed(&mut cover, &rib, nothing);
+        cover.all().into_keys().collect()
     }
 
     /// The slow truth: every pool, and every peer subnet that no pool and no other
@@ -260,11 +333,11 @@ mod tests {
             add(&mut rib, prefix(subnet));
         }
         let mut cover = KernelCover::new(vec![prefix("10.244.0.0/16")]);
-        cover.renew(&rib, nothing);
-        let steps = cover.follow_pools(prefixes(&["10.8.0.0/15"]), &rib, nothing);
-        assert_eq!(steps.add, prefixes(&["10.8.0.0/15", "10.244.2.0/24"]));
-        assert_eq!(steps.remove, prefixes(&["10.9.0.0/16", "10.244.0.0/16"]));
-        assert_eq!(cover.follow_pools(prefixes(&["10.8.0.0/15"]), &rib, nothing), Steps::default());
+        renewed(&mut cover, &rib, nothing);
+        let steps = cover.follow_pools(prefixes(&["10.8.0.0/15"]), &rib, [], nothing);
+        assert_eq!(added(&steps), prefixes(&["10.8.0.0/15", "10.244.2.0/24"]));
+        assert_eq!(removed(&steps), prefixes(&["10.9.0.0/16", "10.244.0.0/16"]));
+        assert_eq!(cover.follow_pools(prefixes(&["10.8.0.0/15"]), &rib, [], nothing), Steps::default());
     }
 
     #[test]
@@ -308,7 +381,7 @@ mod tests {
         let mut rib = Rib::default();
         add(&mut rib, prefix("10.1.0.0/16"));
         assert_eq!(cover.update(&rib, &[prefix("10.1.0.0/16")], nothing), Steps::default());
-        assert_eq!(cover.renew(&rib, nothing), Steps::default());
+        assert_eq!(renewed(&mut cover, &rib, nothing), Steps::default());
     }
 
     #[test]
@@ -317,13 +390,15 @@ mod tests {
         let mut cover = KernelCover::new(vec![]);
         let mut rib = Rib::default();
         add(&mut rib, narrow);
-        assert_eq!(cover.update(&rib, &[narrow], nothing).add, [narrow]);
+        assert_eq!(added(&cover.update(&rib, &[narrow], nothing)), [narrow]);
         add(&mut rib, wide);
-        assert_eq!(cover.update(&rib, &[wide], nothing), Steps { add: vec![wide], remove: vec![narrow] });
+        let steps = cover.update(&rib, &[wide], nothing);
+        assert_eq!((added(&steps), removed(&steps)), (vec![wide], vec![narrow]));
         rib.remove(wide, Source::Control);
-        assert_eq!(cover.update(&rib, &[wide], nothing), Steps { add: vec![narrow], remove: vec![wide] });
+        let steps = cover.update(&rib, &[wide], nothing);
+        assert_eq!((added(&steps), removed(&steps)), (vec![narrow], vec![wide]));
         rib.remove(narrow, Source::Control);
-        assert_eq!(cover.update(&rib, &[narrow, narrow], nothing).remove, [narrow]);
+        assert_eq!(removed(&cover.update(&rib, &[narrow, narrow], nothing)), [narrow]);
     }
 
     #[test]
@@ -331,22 +406,53 @@ mod tests {
         let block = prefix("10.1.0.0/26");
         let mut rib = Rib::default();
         let mut cover = KernelCover::new(vec![prefix("10.1.0.0/16")]);
-        assert_eq!(cover.renew(&rib, in_main(&rib)), Steps::default());
+        assert_eq!(renewed(&mut cover, &rib, in_main(&rib)), Steps::default());
         rib.set(Route::new(block, Source::Kernel, Target::Peer(PeerId(0))));
-        assert_eq!(cover.update(&rib, &[block], in_main(&rib)).add, [block]);
-        assert_eq!(cover.renew(&rib, in_main(&rib)), Steps::default());
+        assert_eq!(added(&cover.update(&rib, &[block], in_main(&rib))), [block]);
+        assert_eq!(renewed(&mut cover, &rib, in_main(&rib)), Steps::default());
         // Whoever else owns it for good: the kernel's route is still there.
         add(&mut rib, block);
         assert_eq!(cover.update(&rib, &[block], in_main(&rib)), Steps::default());
         rib.set(Route::new(block, Source::Local, Target::Local));
-        assert_eq!(cover.update(&rib, &[block], in_main(&rib)).remove, [block]);
+        assert_eq!(removed(&cover.update(&rib, &[block], in_main(&rib))), [block]);
         rib.remove(block, Source::Local);
-        assert_eq!(cover.renew(&rib, in_main(&rib)).add, [block]);
+        assert_eq!(added(&renewed(&mut cover, &rib, in_main(&rib))), [block]);
         rib.remove(block, Source::Kernel);
-        assert_eq!(cover.update(&rib, &[block, block], in_main(&rib)).remove, [block]);
+        assert_eq!(removed(&cover.update(&rib, &[block, block], in_main(&rib))), [block]);
         // From other tables it is in nobody's way.
         rib.set(Route::new(block, Source::Kernel, Target::Peer(PeerId(0))));
-        assert_eq!(cover.follow_pools(prefixes(&["10.1.0.0/16"]), &rib, nothing), Steps::default());
+        assert_eq!(cover.follow_pools(prefixes(&["10.1.0.0/16"]), &rib, [], nothing), Steps::default());
+    }
+
+    fn direct(prefix: Prefix) -> Lead {
+        Lead::Direct(DirectRoute::new(prefix, [], None, None).into())
+    }
+
+    #[test]
+    fn what_the_kernel_sends_by_itself_takes_the_place_of_what_leads_into_the_tun() {
+        let (pool, wide, narrow) = (prefix("10.1.0.0/16"), prefix("172.16.0.0/16"), prefix("172.16.5.0/24"));
+        let mut rib = Rib::default();
+        [pool, wide, narrow].into_iter().for_each(|prefix| add(&mut rib, prefix));
+        let mut cover = KernelCover::new(vec![pool]);
+        renewed(&mut cover, &rib, nothing);
+        let own = |prefix: Prefix| match prefix {
+            // Inside of what the kernel sends, a tunnel needs a route of its own.
+            _ if prefix == narrow => pinned(true),
+            _ => Own { lead: Some(direct(prefix)), cannot: false },
+        };
+        let steps = cover.update(&rib, &[pool, wide, narrow], own);
+        assert_eq!(steps.add, [(pool, direct(pool)), (wide, direct(wide)), (narrow, Lead::Tun)]);
+        assert_eq!(steps.remove, []);
+        assert_eq!(cover.direct_outside().iter().copied().collect::<Vec<_>>(), [wide]);
+        assert_eq!(renewed(&mut cover, &rib, own), Steps::default());
+        assert_eq!(cover.renew(&rib, [pool], own), Steps::default());
+        rib.remove(wide, Source::Control);
+        let gone = |prefix| if prefix == pool { own(prefix) } else { nothing(prefix) };
+        let steps = cover.update(&rib, &[wide, narrow], gone);
+        assert_eq!((steps.add, steps.remove), (vec![], vec![(wide, OwnKind::Direct)]));
+        let steps = renewed(&mut cover, &rib, nothing);
+        assert_eq!((steps.add, steps.remove), (vec![(pool, Lead::Tun)], vec![]));
+        assert!(cover.direct_outside().is_empty());
     }
 
     fn any_prefix(blocks: u8) -> impl Strategy<Value = Prefix> {
@@ -388,14 +494,14 @@ mod tests {
                 }
                 let changed: Vec<Prefix> = round.iter().map(|(prefix, _)| *prefix).collect();
                 let steps = cover.update(&rib, &changed, nothing);
-                for prefix in &steps.add { prop_assert!(kernel.insert(*prefix)); }
-                for prefix in &steps.remove { prop_assert!(kernel.remove(prefix)); }
+                for prefix in &added(&steps) { prop_assert!(kernel.insert(*prefix)); }
+                for prefix in &removed(&steps) { prop_assert!(kernel.remove(prefix)); }
                 let subnets: Vec<Prefix> = rib.best().map(|route| route.prefix).collect();
                 let expected: BTreeSet<Prefix> =
                     tun_routes(&pools, &subnets).into_iter().filter(|route| !pools.contains(route)).collect();
                 prop_assert_eq!(&kernel, &expected);
                 prop_assert_eq!(started(&pools, &subnets), tun_routes(&pools, &subnets));
-                prop_assert_eq!(cover.renew(&rib, nothing), Steps::default());
+                prop_assert_eq!(renewed(&mut cover, &rib, nothing), Steps::default());
             }
         }
     }

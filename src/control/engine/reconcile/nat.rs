@@ -12,14 +12,20 @@ use crate::route::Pool;
 const WITHOUT: &str = "packets of pods leave the cluster without this node's address (nat_outgoing)";
 
 /// The rules that follow from the pools and peers of `state`, on a TUN with this name; `None` where nothing is
-/// masqueraded.
-pub(in crate::control::engine) fn wanted(state: &State, device: &str) -> Option<NatRules> {
+/// masqueraded. What the kernel sends to `outside`, destinations of other nodes in no pool, does not come to the TUN
+/// and stays in the cluster all the same.
+pub(in crate::control::engine) fn wanted(
+    state: &State,
+    outside: &BTreeSet<Prefix>,
+    device: &str,
+) -> Option<NatRules> {
     let pools = &state.config.pools;
     let mut pods = masqueraded(pools);
     if pods.is_empty() {
         return None;
     }
     let known = pools.iter().map(|pool| pool.cidr).chain(state.config.local_subnets.iter().copied());
+    let known = known.chain(outside.iter().copied());
     let mut cluster = Prefix::aggregate(known);
     for is_ipv4 in [true, false] {
         let of_family = |prefix: &Prefix| prefix.is_ipv4() == is_ipv4;

@@ -1,45 +1,78 @@
-//! The kernel routes that must point at the TUN, compared with the kernel's main table.
+//! The kernel routes of ours that must be there, compared with the kernel's main table.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::control::engine::port::{Found, Requirement, Table};
+use crate::control::engine::leads::Lead;
+use crate::control::engine::port::{Found, HostError, OwnKind, Requirement, Table};
 use crate::net::Prefix;
 
 /// What is not as it should be.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(in crate::control::engine) struct RouteDifferences {
-    /// Routes to add: nothing is in their place.
-    pub add: Vec<Prefix>,
+    /// Routes to add: nothing of others is in their place.
+    pub add: Vec<(Prefix, Lead)>,
     /// Routes of ours that must not be there any more.
-    pub remove: Vec<Prefix>,
-    /// Routes of others that take packets which are for the tunnel, by destination. They are never touched.
+    pub remove: Vec<(Prefix, OwnKind)>,
+    /// Routes of others that take packets which ours are for, by destination. They are never touched.
     pub foreign: Vec<(Prefix, Requirement)>,
 }
 
-/// The device and what must point at it.
+/// The device and what must be there.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::control::engine) struct Wanted<'a> {
     /// Name of the TUN.
     pub device: &'a str,
     /// Its interface index.
     pub index: u32,
-    /// What must point at it.
-    pub cover: &'a BTreeSet<Prefix>,
-    /// Its addresses, one of a family at most: the sources of what the host itself sends there.
+    /// The routes.
+    pub cover: &'a BTreeMap<Prefix, Lead>,
+    /// The addresses of the TUN, one of a family at most: the sources of what the host itself sends there.
     pub sources: &'a [IpAddr],
 }
 
 impl Wanted<'_> {
-    /// The source of routes to `prefix`.
+    /// The source of routes into the TUN to `prefix`.
     pub(crate) fn source(&self, prefix: Prefix) -> Option<IpAddr> {
         self.sources.iter().copied().find(|source| source.is_ipv4() == prefix.is_ipv4())
     }
 
-    /// Whether `route` is what points its destination at the TUN: ours as it should be, or an administrator's.
-    fn is_met_by(&self, route: &Found) -> bool {
-        let ours_of_before = route.is_ours(self.index) && route.source != self.source(route.prefix);
-        route.device == Some(self.index) && !ours_of_before
+    /// Whether `found` leads packets where `lead` says: ours as it should be, or an administrator's.
+    fn is_met_by(&self, found: &Found, lead: &Lead, table: &Table) -> bool {
+        let kind = found.own_kind(self.index);
+        match lead {
+            Lead::Tun => {
+                let ours_of_before = kind == Some(OwnKind::Tun) && found.source != self.source(found.prefix);
+                found.device == Some(self.index) && !ours_of_before
+            }
+            Lead::Direct(wanted) => match kind {
+                Some(OwnKind::Direct) => table.to_hosts(found.prefix) == Some(wanted),
+                Some(OwnKind::Tun) => false,
+                None => table.takes(wanted),
+            },
+        }
+    }
+
+    /// That the route `lead` to `prefix` is missing, and why.
+    pub(crate) fn missing(
+        &self,
+        prefix: Prefix,
+        lead: Option<&Lead>,
+        table: &Table,
+        why: &HostError,
+    ) -> Requirement {
+        Requirement {
+            what: format!("{}: {why}", misled(prefix, lead)),
+            command: format!("ip route add {}", self.words(prefix, lead, table)),
+        }
+    }
+
+    /// What follows `ip route add`.
+    fn words(&self, prefix: Prefix, lead: Option<&Lead>, table: &Table) -> String {
+        match lead {
+            Some(Lead::Direct(route)) => route.words(|index| table.name(index).to_owned()),
+            _ => format!("{prefix} dev {}", self.device),
+        }
     }
 }
 
@@ -51,69 +84,96 @@ pub(in crate::control::engine) fn differences(
     matters: impl Fn(&Found) -> bool,
 ) -> RouteDifferences {
     let mut found = RouteDifferences::default();
-    for prefix in wanted.cover {
+    for (prefix, lead) in wanted.cover {
         let there = table.of(*prefix);
-        let in_place = there.iter().any(|route| wanted.is_met_by(route));
+        let meets = |route: &Found| wanted.is_met_by(route, lead, table);
+        let in_place = there.iter().any(meets);
         if let Some(conflict) = table.conflict(*prefix, wanted.index).filter(|_| !in_place) {
-            found.foreign.push(in_the_way(conflict, table));
+            found.foreign.push(in_the_way(conflict, Some(lead), table));
         } else if !in_place {
-            found.add.push(*prefix);
-        } else if let Some(better) = there.first().filter(|route| route.device != Some(wanted.index)) {
-            found.foreign.push(in_the_way(better, table));
+            found.add.push((*prefix, lead.clone()));
+        } else if let Some(better) = there.first().filter(|route| !meets(route) && !wanted.owns(route)) {
+            found.foreign.push(in_the_way(better, Some(lead), table));
         }
     }
     for route in table.routes() {
-        if route.is_ours(wanted.index) {
-            if !wanted.cover.contains(&route.prefix) {
-                found.remove.push(route.prefix);
+        if let Some(kind) = route.own_kind(wanted.index) {
+            // One of the other kind is replaced by what is to be added.
+            if wanted.cover.get(&route.prefix).is_none_or(|lead| lead.kind() != kind) {
+                found.remove.push((route.prefix, kind));
             }
         } else if is_more_precise(route, wanted, table) && matters(route) {
-            found.foreign.push(in_the_way(route, table));
+            found.foreign.push(in_the_way(route, None, table));
         }
     }
     found
 }
 
+impl Wanted<'_> {
+    fn owns(&self, route: &Found) -> bool {
+        route.own_kind(self.index).is_some()
+    }
+}
+
 /// What an administrator has to do so that `wanted` comes to be, where the daemon may not.
 pub(in crate::control::engine) fn commands(wanted: Wanted<'_>, table: &Table) -> Vec<Requirement> {
-    let missing = wanted.cover.iter().filter(|prefix| !table.leads(**prefix, wanted.index));
-    let requirement = |prefix: &Prefix| {
+    let missing = wanted.cover.iter().filter(|(prefix, lead)| match lead {
+        Lead::Tun => !table.leads(**prefix, wanted.index),
+        Lead::Direct(route) => !table.takes(route),
+    });
+    let requirement = |(prefix, lead): (&Prefix, &Lead)| {
         let (what, verb) = if table.has(*prefix) {
-            (format!("packets for {prefix} do not reach the tunnel, another route takes them"), "replace")
+            (format!("{}, another route takes them", misled(*prefix, Some(lead))), "replace")
         } else {
-            (format!("packets for {prefix} do not reach the tunnel"), "add")
+            (misled(*prefix, Some(lead)), "add")
         };
-        Requirement { what, command: format!("ip route {verb} {prefix} dev {}", wanted.device) }
+        Requirement { what, command: format!("ip route {verb} {}", wanted.words(*prefix, Some(lead), table)) }
     };
     missing.map(requirement).collect()
 }
 
-/// Whether a route of another device is the one in use for a part of what must point at the TUN.
+/// That the kernel would not have a route to other nodes, so that the pump sends there.
+pub(in crate::control::engine) fn by_the_pump(prefix: Prefix, why: &HostError) -> Requirement {
+    Requirement {
+        what: format!("packets for {prefix} go by the pump and not by the kernel: {why}"),
+        command: format!("ip route get {}", prefix.address()),
+    }
+}
+
+/// What does not work without a route.
+fn misled(prefix: Prefix, lead: Option<&Lead>) -> String {
+    match lead {
+        Some(Lead::Direct(_)) => format!("packets for {prefix} are not sent to their node by the kernel"),
+        _ => format!("packets for {prefix} do not reach the tunnel"),
+    }
+}
+
+/// Whether a route of another device is the one in use for a part of what ours are for.
 fn is_more_precise(route: &Found, wanted: Wanted<'_>, table: &Table) -> bool {
-    let inside = || route.prefix.and_wider().skip(1).any(|wider| wanted.cover.contains(&wider));
+    let inside = || route.prefix.and_wider().skip(1).any(|wider| wanted.cover.contains_key(&wider));
     route.device != Some(wanted.index)
-        && !wanted.cover.contains(&route.prefix)
+        && !wanted.cover.contains_key(&route.prefix)
         && table.of(route.prefix).first() == Some(route)
         && inside()
 }
 
-fn in_the_way(route: &Found, table: &Table) -> (Prefix, Requirement) {
+fn in_the_way(route: &Found, lead: Option<&Lead>, table: &Table) -> (Prefix, Requirement) {
     let prefix = route.prefix;
     let device = route.device.and_then(|index| table.names.get(&index));
     let device = device.map_or_else(String::new, |name| format!(" dev {name}"));
-    let what = format!(
-        "packets for {prefix} do not reach the tunnel, another route takes them ({})",
-        route.describe(&table.names)
-    );
+    let what =
+        format!("{}, another route takes them ({})", misled(prefix, lead), route.describe(&table.names));
     (prefix, Requirement { what, command: format!("ip route del {prefix}{device} metric {}", route.metric) })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::BTreeMap;
 
-    use super::{RouteDifferences, Wanted, commands, differences};
-    use crate::control::engine::port::{Found, ROUTE_PROTOCOL, Table, default_metric};
+    use super::{Lead, RouteDifferences, Wanted, commands, differences};
+    use crate::control::engine::port::{
+        DIRECT_PROTOCOL, DirectRoute, FirstHop, Found, OwnKind, ROUTE_PROTOCOL, Table, default_metric,
+    };
     use crate::net::Prefix;
 
     const TUN: u32 = 7;
@@ -123,8 +183,8 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn cover(prefixes: &[&str]) -> BTreeSet<Prefix> {
-        prefixes.iter().map(|text| prefix(text)).collect()
+    fn cover(prefixes: &[&str]) -> BTreeMap<Prefix, Lead> {
+        prefixes.iter().map(|text| (prefix(text), Lead::Tun)).collect()
     }
 
     fn table(routes: &[(&str, Option<u32>, u8, u32)]) -> Table {
@@ -143,7 +203,7 @@ mod tests {
         Table::new(routes.iter().map(found).collect(), [(ETH, "eth0".to_owned())].into())
     }
 
-    fn compare(cover: &BTreeSet<Prefix>, table: &Table) -> RouteDifferences {
+    fn compare(cover: &BTreeMap<Prefix, Lead>, table: &Table) -> RouteDifferences {
         let wanted = Wanted { device: "up0", index: TUN, cover, sources: &[] };
         differences(wanted, table, |found| {
             found.prefix.address() != "10.244.1.0".parse::<std::net::IpAddr>().unwrap()
@@ -156,8 +216,8 @@ mod tests {
         let ours = ROUTE_PROTOCOL;
         let table = table(&[("10.244.0.0/16", None, ours, TUN), ("10.9.0.0/16", None, ours, TUN)]);
         let found = compare(&cover, &table);
-        assert_eq!(found.add, [prefix("172.16.2.0/24"), prefix("fd00::/48")]);
-        assert_eq!(found.remove, [prefix("10.9.0.0/16")]);
+        assert_eq!(found.add, [prefix("172.16.2.0/24"), prefix("fd00::/48")].map(|to| (to, Lead::Tun)));
+        assert_eq!(found.remove, [(prefix("10.9.0.0/16"), OwnKind::Tun)]);
         assert!(found.foreign.is_empty());
     }
 
@@ -170,7 +230,7 @@ mod tests {
         for (source, renewed) in [(None, true), (Some(sources[0]), false)] {
             left.source = source;
             let found = differences(wanted, &Table::new(vec![left], Default::default()), |_| true);
-            assert_eq!(found.add == [prefix("10.244.0.0/16")], renewed, "{source:?}");
+            assert_eq!(found.add == [(prefix("10.244.0.0/16"), Lead::Tun)], renewed, "{source:?}");
         }
     }
 
@@ -201,7 +261,7 @@ mod tests {
             let found = compare(&cover, &table(routes));
             let said: Vec<_> = found.foreign.iter().map(|(_, one)| one.command.as_str()).collect();
             assert_eq!(said, [command], "{routes:?}");
-            assert!(!found.add.contains(&found.foreign[0].0));
+            assert!(found.add.iter().all(|(to, _)| *to != found.foreign[0].0));
         }
         // Our own pods' subnet and worse routes are in nobody's way.
         let local = table(&[ours, ("10.244.1.0/24", None, 2, ETH), ("10.244.0.0/16", Some(50), 4, ETH)]);
@@ -222,5 +282,62 @@ mod tests {
         assert_eq!(said(&[("10.0.0.0/8", None, 3, ETH), ("0.0.0.0/0", None, 3, TUN)]), add);
         let replace = ["ip route replace 10.244.0.0/16 dev up0"];
         assert_eq!(said(&[("10.244.0.0/16", None, 3, ETH), ("0.0.0.0/0", None, 3, TUN)]), replace);
+    }
+
+    fn direct(text: &str, via: &str) -> DirectRoute {
+        let hop = FirstHop { index: ETH, via: via.parse().unwrap(), onlink: false };
+        DirectRoute::new(prefix(text), [hop], None, None)
+    }
+
+    #[test]
+    fn routes_to_nodes_are_compared_by_where_they_lead() {
+        let to = "10.244.2.0/24";
+        let (wanted, other) = (direct(to, "192.0.2.2"), direct(to, "192.0.2.3"));
+        let mut cover = cover(&["10.244.0.0/16"]);
+        cover.insert(prefix(to), Lead::Direct(wanted.clone().into()));
+        let add = (prefix(to), cover[&prefix(to)].clone());
+        let pool = ("10.244.0.0/16", None, ROUTE_PROTOCOL, TUN);
+        let with = |protocol, device, route: Option<&DirectRoute>| {
+            table(&[pool, (to, None, protocol, device)]).with_hosts(route.cloned())
+        };
+        // None, another one of ours, and one into the TUN that is to go.
+        for (table, remove) in [
+            (table(&[pool]), vec![]),
+            (with(DIRECT_PROTOCOL, ETH, Some(&other)), vec![]),
+            (with(ROUTE_PROTOCOL, TUN, None), vec![(prefix(to), OwnKind::Tun)]),
+        ] {
+            let found = compare(&cover, &table);
+            assert_eq!((&found.add[..], found.remove), (&[add.clone()][..], remove));
+            assert!(found.foreign.is_empty());
+        }
+        // Ours, and an administrator's that leads there as well.
+        for protocol in [DIRECT_PROTOCOL, 4] {
+            assert_eq!(compare(&cover, &with(protocol, ETH, Some(&wanted))), RouteDifferences::default());
+        }
+        // One of others is in the way, and never touched.
+        let found = compare(&cover, &with(4, ETH, Some(&other)));
+        assert_eq!((found.add, found.remove), (vec![], vec![]));
+        assert_eq!(found.foreign[0].1.command, "ip route del 10.244.2.0/24 dev eth0 metric 0");
+        assert!(found.foreign[0].1.what.starts_with("packets for 10.244.2.0/24 are not sent to their node"));
+        // What was left behind goes.
+        cover.remove(&prefix(to));
+        let found = compare(&cover, &with(DIRECT_PROTOCOL, ETH, Some(&wanted)));
+        assert_eq!((found.add, found.remove), (vec![], vec![(prefix(to), OwnKind::Direct)]));
+    }
+
+    #[test]
+    fn without_the_right_the_command_leads_to_the_node() {
+        let to = "10.244.2.0/24";
+        let wanted = direct(to, "192.0.2.2");
+        let cover = BTreeMap::from([(prefix(to), Lead::Direct(wanted.clone().into()))]);
+        let said = |table: &Table| {
+            let wanted = Wanted { device: "up0", index: TUN, cover: &cover, sources: &[] };
+            commands(wanted, table).into_iter().map(|one| one.command).collect::<Vec<_>>()
+        };
+        let pool = ("10.244.0.0/16", None, ROUTE_PROTOCOL, TUN);
+        assert_eq!(said(&table(&[pool])), ["ip route add 10.244.2.0/24 via 192.0.2.2 dev eth0"]);
+        let there = table(&[pool, (to, None, 3, ETH)]);
+        assert_eq!(said(&there), ["ip route replace 10.244.2.0/24 via 192.0.2.2 dev eth0"]);
+        assert_eq!(said(&there.with_hosts([wanted])), [""; 0]);
     }
 }

@@ -1,13 +1,14 @@
 //! A host in memory that does what it is asked, refuses what a test wants refused, and records it all.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::control::engine::port::{
-    Capabilities, DeviceView, Found, HostError, HostRequest, HostView, Link, LinkChange, Look, NatView,
-    Notice, ROUTE_PROTOCOL, Settings, Sysctl, Table, TunDetails, Uplink, default_metric,
+    Capabilities, DIRECT_PROTOCOL, DeviceView, DirectRoute, Found, HostError, HostRequest, HostView, Link,
+    LinkChange, Look, NatView, Notice, OwnKind, OwnRoute, PeerWay, ROUTE_PROTOCOL, Settings, Sysctl, Table,
+    TunDetails, Uplink, default_metric,
 };
 use crate::control::engine::refusal::Refusal;
 use crate::control::engine::{
@@ -32,9 +33,13 @@ pub(super) struct Model {
     pub tap: Option<DeviceView>,
     pub settings: Settings,
     pub routes: Vec<Found>,
+    /// Where those of them lead that lead to other hosts.
+    pub to_hosts: Vec<DirectRoute>,
     /// What is in the place of the table that masquerades.
     pub nat: NatView,
     pub refuses: Refuses,
+    /// Whether it refuses routes to other nodes.
+    pub refuses_direct: bool,
 }
 
 impl Model {
@@ -57,8 +62,10 @@ impl Model {
             tap: Some(device("up0-x", TAP)),
             settings: Settings::default(),
             routes: Vec::new(),
+            to_hosts: Vec::new(),
             nat: NatView::Absent,
             refuses: |_| None,
+            refuses_direct: false,
         }
     }
 
@@ -70,6 +77,7 @@ impl Model {
     pub(super) fn foreign(&mut self, prefix: &str, device: u32) {
         let prefix: Prefix = prefix.parse().unwrap();
         let metric = default_metric(prefix);
+        self.to_hosts.retain(|to| to.prefix != prefix);
         self.routes.push(Found {
             prefix,
             metric,
@@ -96,13 +104,18 @@ impl Model {
             let sourced = route.source.is_none_or(|source| addresses.contains(&source));
             route.device != Some(TUN) || (up && sourced)
         });
+        let routes = &self.routes;
+        self.to_hosts.retain(|to| routes.iter().any(|route| route.prefix == to.prefix));
     }
 
     fn view(&self, look: &Look) -> HostView {
         let routes = look.routes.as_ref().map(|interest| {
-            let matter = |route: &&Found| route.protocol == ROUTE_PROTOCOL || interest.has(route.prefix);
+            let matter = |route: &&Found| {
+                [ROUTE_PROTOCOL, DIRECT_PROTOCOL].contains(&route.protocol) || interest.has(route.prefix)
+            };
             let names = BTreeMap::from([(ETH, "eth0".to_owned()), (TUN, "up0".to_owned())]);
-            Arc::new(Table::new(self.routes.iter().filter(matter).copied().collect(), names))
+            let table = Table::new(self.routes.iter().filter(matter).copied().collect(), names);
+            Arc::new(table.with_hosts(self.to_hosts.iter().cloned()))
         });
         let tap = self.tap.clone().filter(|tap| look.tap == Some(tap.link.index));
         let nat = look.nat.as_ref().map(|_| self.nat.clone());
@@ -123,7 +136,7 @@ impl Model {
                 return vec![Failure { route: None, error }];
             }
             let failure = |prefix| Failure { route: Some(prefix), error: error.clone() };
-            return routes.iter().map(|route| failure(route.prefix)).collect();
+            return routes.iter().map(|route| failure(route.prefix())).collect();
         }
         let device = |tun: &mut Option<DeviceView>, index: u32| -> bool {
             tun.as_ref().is_some_and(|tun| tun.link.index == index)
@@ -149,10 +162,22 @@ impl Model {
             HostRequest::Nat { rules, .. } => {
                 self.nat = rules.clone().map_or(NatView::Absent, NatView::Rules);
             }
-            HostRequest::FlushRoutes { index, .. } => self.routes.retain(|route| !route.is_ours(*index)),
+            HostRequest::FlushRoutes { index, .. } => {
+                self.routes.retain(|route| route.own_kind(*index).is_none());
+            }
             HostRequest::Routes { add, remove, .. } => {
-                self.routes.retain(|route| !(route.is_ours(TUN) && remove.contains(&route.prefix)));
-                return add.iter().filter_map(|route| self.add(route.prefix, route.source)).collect();
+                let mut failures = Vec::new();
+                for route in add {
+                    failures.extend(match route {
+                        OwnRoute::Tun(route) => self.add(route.prefix, route.source),
+                        OwnRoute::Direct(route) => self.add_direct(route),
+                    });
+                }
+                self.routes.retain(|route| {
+                    route.own_kind(TUN).is_none_or(|kind| !remove.contains(&(route.prefix, kind)))
+                });
+                self.settle();
+                return failures;
             }
             _ => {}
         }
@@ -160,10 +185,52 @@ impl Model {
         Vec::new()
     }
 
+    /// A route to other nodes, in the place of another one of ours.
+    fn add_direct(&mut self, route: &DirectRoute) -> Option<Failure> {
+        let (prefix, metric) = (route.prefix, default_metric(route.prefix));
+        let at = self.routes.iter().position(|one| (one.prefix, one.metric) == (prefix, metric));
+        if at.is_some_and(|at| self.routes[at].own_kind(TUN).is_none()) {
+            let (device, existing) = ("up0".to_owned(), "dev eth0".to_owned());
+            return Some(Failure {
+                route: Some(prefix),
+                error: HostError::RouteConflict { prefix, device, existing },
+            });
+        }
+        if self.refuses_direct {
+            let (action, reason) = ("do that".to_owned(), "no".to_owned());
+            let error = HostError::Netlink { action, reason, errno: Some(libc::EINVAL) };
+            return Some(Failure { route: Some(prefix), error });
+        }
+        if let Some(at) = at {
+            self.routes.remove(at);
+        }
+        let device = Some(route.hops[0].hop.index).filter(|_| route.hops.len() == 1);
+        let (source, protocol, kind) = (route.source, DIRECT_PROTOCOL, libc::RTN_UNICAST);
+        self.routes.push(Found { prefix, metric, protocol, device, source, kind });
+        self.to_hosts.retain(|one| one.prefix != prefix);
+        self.to_hosts.push(route.clone());
+        None
+    }
+
+    /// Our routes to other nodes, in the words of `ip route`.
+    pub(super) fn direct(&self) -> Vec<String> {
+        let ours = |route: &&Found| route.own_kind(TUN) == Some(OwnKind::Direct);
+        let mut ours: Vec<Prefix> = self.routes.iter().filter(ours).map(|route| route.prefix).collect();
+        ours.sort_unstable();
+        let words = |prefix: &Prefix| {
+            let route = self.to_hosts.iter().find(|route| route.prefix == *prefix).unwrap();
+            route.words(|index| format!("e{index}"))
+        };
+        ours.iter().map(words).collect()
+    }
+
     fn add(&mut self, prefix: Prefix, source: Option<IpAddr>) -> Option<Failure> {
         let metric = default_metric(prefix);
         let fails = |error| Some(Failure { route: Some(prefix), error });
         if let Some(there) = self.routes.iter_mut().find(|one| (one.prefix, one.metric) == (prefix, metric)) {
+            if there.own_kind(TUN) == Some(OwnKind::Direct) {
+                (there.protocol, there.device) = (ROUTE_PROTOCOL, Some(TUN));
+            }
             if there.device != Some(TUN) {
                 let (device, existing) = ("up0".to_owned(), "dev eth0".to_owned());
                 return fails(HostError::RouteConflict { prefix, device, existing });
@@ -203,13 +270,23 @@ pub(super) struct Recorder {
 impl Recorder {
     /// Starts with `config` on `model`.
     pub(super) fn start(config: &str, model: Model, net_admin: bool) -> Result<Self, String> {
+        Self::start_with(config, model, net_admin, HashMap::new())
+    }
+
+    /// The same where these ways to peers are known.
+    pub(super) fn start_with(
+        config: &str,
+        model: Model,
+        net_admin: bool,
+        ways: HashMap<IpAddr, PeerWay>,
+    ) -> Result<Self, String> {
         let config = crate::config::parse(config, "test.toml").unwrap();
         let capabilities = Capabilities { net_admin, net_raw: true };
         let now = Instant::now();
         let start = Start {
             setup: Setup { capabilities, workers: 1, uplink_mtu: 1500 },
             uplink: Uplink { name: "eth0".to_owned(), index: ETH, mtu: 1500, ..Uplink::default() },
-            link_mtus: std::collections::HashMap::new(),
+            ways,
             tap: Some(TAP),
             tap_state: Offloaded::off("not tested yet"),
             view: model.view(&look(&config, "eth0", Some(TAP))),

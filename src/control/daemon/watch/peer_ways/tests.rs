@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 
 use super::{PeerWays, ROUND, TOGETHER};
 use crate::control::engine::port::Notice;
-use crate::control::host::{FirstHop, PeerWay};
+use crate::control::engine::port::{FirstHop, PeerWay};
 use crate::dataplane::observe::PeerCounters;
 
 fn address(number: u32) -> IpAddr {
@@ -11,7 +11,7 @@ fn address(number: u32) -> IpAddr {
 }
 
 fn way(index: u32, via: IpAddr) -> PeerWay {
-    PeerWay { hop: FirstHop { index, via }, mtu: 1500 }
+    PeerWay { hop: FirstHop { index, via, onlink: false }, mtu: 1500, route_mtu: None }
 }
 
 /// So many peers on the link with index 2, all looked up.

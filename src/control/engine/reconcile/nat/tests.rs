@@ -1,5 +1,7 @@
 //! Which rules follow from a configuration, and the words for an administrator.
 
+use std::collections::BTreeSet;
+
 use super::{difference, wanted};
 use crate::control::engine::port::{Blind, HostRequest, NatRules, NatView};
 use crate::control::engine::sample::Node;
@@ -25,7 +27,7 @@ fn rules(pools: &[(&str, bool)]) -> Option<NatRules> {
         text += &format!("[[pool]]\ncidr = \"{cidr}\"\nnat_outgoing = {nat_outgoing}\n");
     }
     let node = Node::new(crate::config::parse(&text, "test.toml").unwrap());
-    wanted(&node, "up0")
+    wanted(&node, &BTreeSet::new(), "up0")
 }
 
 fn sets(rules: NatRules) -> [Vec<String>; 2] {
@@ -122,4 +124,14 @@ fn a_difference_is_mended_or_explained() {
         assert!(requirement.what.ends_with(&format!("(nat_outgoing): {why}")), "{}", requirement.what);
         assert_eq!(requirement.command, command);
     }
+}
+
+#[test]
+fn what_the_kernel_sends_to_other_nodes_stays_in_the_cluster() {
+    let text = NODE.to_owned() + "[[pool]]\ncidr = \"10.244.0.0/16\"\nnat_outgoing = true\n";
+    let node = Node::new(crate::config::parse(&text, "test.toml").unwrap());
+    let outside = "172.20.0.0/16".parse::<Prefix>().unwrap();
+    let cluster = |outside: &BTreeSet<Prefix>| wanted(&node, outside, "up0").unwrap().cluster;
+    assert!(!cluster(&BTreeSet::new()).contains(&outside));
+    assert!(cluster(&BTreeSet::from([outside])).contains(&outside));
 }
