@@ -1,6 +1,7 @@
 //! Every rule of the configuration, each by the exact text a user sees.
 
 mod conflicts;
+mod etcd;
 mod hostile;
 mod kernel_routes;
 mod kubernetes;
@@ -298,7 +299,7 @@ fn unknown_names_come_with_advice() {
         (
             "[bgp]\n",
             "f:13:2: unknown section or key \"bgp\"; known sections: [node], [tunnel], [vxlan], [[pool]], [local], \
-             [[peer]], [source.kubernetes], [source.kernel], \
+             [[peer]], [source.kubernetes], [source.etcd], [source.etcd.tls], [source.etcd.user], [source.kernel], \
              [control], [metrics], [cni]",
         ),
         ("[control]\nlisten = 1\n", "f:14:1: unknown key \"listen\" in [control]; it belongs in [metrics]"),
