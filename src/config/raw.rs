@@ -40,7 +40,7 @@ pub(super) struct Raw {
 /// `[source.kubernetes]` or `[source.etcd]`
 pub(super) enum Cluster {
     Kubernetes(Kubernetes),
-    Etcd(Etcd),
+    Etcd(Box<Etcd>),
 }
 
 /// `[node]`
@@ -185,7 +185,7 @@ impl Cluster {
                 "[source.etcd] beside [source.kubernetes]: two would say what this node is; remove one of them",
             );
         }
-        kubernetes.map(Self::Kubernetes).or(etcd.map(Self::Etcd))
+        kubernetes.map(Self::Kubernetes).or(etcd.map(|etcd| Self::Etcd(Box::new(etcd))))
     }
 }
 

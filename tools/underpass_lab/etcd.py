@@ -127,18 +127,18 @@ class Etcd:
         self.process.kill()
         self.process.wait(10)
 
-    def ctl(self, *words: object) -> str:
+    def ctl(self, *words: object, **options: Any) -> str:
         """What `etcdctl` says."""
-        return self._ctl(*words)
+        return self._ctl(*words, **options)
 
-    def _ctl(self, *words: object, check: bool = True) -> str:
+    def _ctl(self, *words: object, check: bool = True, **more: Any) -> str:
         options: list[object] = ["--endpoints", self.endpoint, "--command-timeout", "10s"]
         if self.authority:
             options += ["--cacert", self.authority.certificate, *self._tls]
         if self.user:
             options += ["--user", self.user]
         environment = os.environ | {"ETCDCTL_API": "3"}
-        done = self.lab.exec(self.name, self.programs / "etcdctl", *options, *words, check=check, env=environment)
+        done = self.lab.exec(self.name, self.programs / "etcdctl", *options, *words, check=check, env=environment, **more)
         return done.stdout + (done.stderr if not check else "")
 
     def put(self, key: str, value: str, lease: int = 0) -> None:

@@ -249,9 +249,13 @@ fn late(endpoint: &str) -> String {
 fn explain(endpoint: &str, user: Option<&str>, prefix: &str, error: &Error) -> String {
     let text = match error {
         Error::GRpcStatus(status) => {
-            let cause = status.source().map(plain).filter(|cause| !cause.contains(status.message()));
+            let cause = status.source().map(plain).unwrap_or_default();
             let said = shown(status.message());
-            cause.map_or_else(|| said.clone(), |cause| format!("{said}: {cause}"))
+            match () {
+                () if cause.contains(&said) => cause,
+                () if cause.is_empty() || said.contains(&cause) => said,
+                () => format!("{said}: {cause}"),
+            }
         }
         other => plain(other),
     };
