@@ -48,10 +48,10 @@ class BesideStock(WithEtcd):
         base, mac = subnet.removesuffix("/24"), value["BackendData"]["VtepMAC"]
         cls.lab.ip(
             STOCK,
-            f"neighbour add {base} lladdr {mac} dev {DEVICE} nud permanent",
-            f"route add {subnet} via {base} dev {DEVICE} onlink",
+            f"neighbour replace {base} lladdr {mac} dev {DEVICE} nud permanent",
+            f"route replace {subnet} via {base} dev {DEVICE} onlink",
         )
-        fdb = ("bridge", "-n", cls.lab.ns(STOCK), "fdb", "append", mac, "dev", DEVICE, "dst", value["PublicIP"])
+        fdb = ("bridge", "-n", cls.lab.ns(STOCK), "fdb", "replace", mac, "dev", DEVICE, "dst", value["PublicIP"])
         cls.lab.tool(*fdb)
 
     def test_1_traffic_in_both_directions(self) -> None:
@@ -77,6 +77,8 @@ class BesideStock(WithEtcd):
     def test_3_a_device_that_is_made_anew_is_followed(self) -> None:
         other = "02:00:00:00:22:22"
         self.lab.ip(STOCK, f"link set {DEVICE} address {other}")
+        for node in self.nodes:
+            self.meet(node)  # the kernel forgets what it knew behind the old one
         self.etcd.put("subnets/10.244.222.0-24", record(ADDRESSES[STOCK], other), self.etcd.grant(86400))
 
         def known() -> Any:

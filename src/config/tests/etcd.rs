@@ -75,7 +75,7 @@ fn wrong_values_have_a_place() {
         ("GOOD\nprefix = \"/\"", "f:6:10: prefix: \"/\" is no prefix; "),
         ("GOOD\nsubnet = \"fd00::/64\"", "f:6:10: subnet: fd00::/64 is IPv6; it belongs in subnet6"),
         ("GOOD\nsubnet6 = \"10.1.0.0/24\"", "f:6:11: subnet6: 10.1.0.0/24 is IPv4; it belongs in subnet"),
-        ("GOOD\nsubnet = \"10.1.0.1/24\"", "f:6:10: subnet: 10.1.0.1/24"),
+        ("GOOD\nsubnet = \"10.1.0.1/24\"", "f:6:10: subnet: \"10.1.0.1/24\" has host bits set"),
         ("GOOD\nlease_ttl = 9", "f:6:13: lease_ttl: 9 is out of range; use 10 to 2592000"),
         ("GOOD\ntls = { cert = \"/c\" }", "f:6:7: missing key \"ca\" in [source.etcd.tls]"),
         ("GOOD\ntls = { ca = \"/a\", cert = \"/c\" }", "f:6:7: cert without key; give both, or neither"),

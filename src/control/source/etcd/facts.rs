@@ -20,7 +20,7 @@ pub(super) struct Facts {
     pub(super) records: BTreeMap<String, Record>,
     /// The key, below `subnets/`, of the subnet that this node has claimed.
     pub(super) own: Option<String>,
-    /// Records that are too many or too long to be kept.
+    /// Records that are too many to be kept, or of keys that are too long, since all was read last.
     #[serde(skip)]
     pub(super) passed_over: usize,
 }
@@ -29,7 +29,7 @@ pub(super) struct Facts {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default)]
 pub(super) struct Record {
-    /// Its value; empty where that is no text.
+    /// Its value; empty where that is no text, or too long.
     pub(super) value: String,
     /// Revision of etcd at which it was made.
     pub(super) created: i64,
@@ -62,12 +62,14 @@ pub(super) fn place<'a>(prefix: &str, key: &'a [u8]) -> Place<'a> {
 
 impl Facts {
     /// Takes a record. Returns whether something is other than before.
-    pub(super) fn put(&mut self, key: &str, record: Record) -> bool {
+    pub(super) fn put(&mut self, key: &str, mut record: Record) -> bool {
         let is_known = self.records.contains_key(key);
-        let is_long = key.len() > LONGEST || record.value.len() > LONGEST;
-        if is_long || (!is_known && self.records.len() >= MOST) {
+        if key.len() > LONGEST || (!is_known && self.records.len() >= MOST) {
             self.passed_over += 1;
-            return self.records.remove(key).is_some() || self.passed_over == 1;
+            return self.passed_over == 1;
+        }
+        if record.value.len() > LONGEST {
+            record.value.clear();
         }
         let changed = self.records.get(key) != Some(&record);
         self.records.insert(key.to_owned(), record);
@@ -106,13 +108,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_counted() {
+    fn what_is_too_long_is_not_kept() {
         let mut facts = Facts::default();
         let record = |len| Record { value: "x".repeat(len), ..Record::default() };
         assert!(facts.put("a", record(3)));
         assert!(!facts.put("a", record(3)), "the same again");
-        assert!(facts.put("a", record(LONGEST + 1)), "what was there is there no more");
+        assert!(facts.put("a", record(LONGEST + 1)));
+        assert_eq!(facts.records["a"].value, "", "the key is a claim all the same");
         facts.put(&"k".repeat(LONGEST + 1), record(1));
-        assert_eq!((facts.records.len(), facts.passed_over), (0, 2));
+        assert_eq!((facts.records.len(), facts.passed_over), (1, 1));
     }
 }

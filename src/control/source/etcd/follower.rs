@@ -199,7 +199,7 @@ impl Follower {
     fn problems(&self) -> Vec<String> {
         let passed_over = self.facts.passed_over;
         let too_much = (passed_over > 0)
-            .then(|| format!("{passed_over} records are too long or too many to be followed"));
+            .then(|| format!("{passed_over} records are too many, or their keys too long, to be followed"));
         let own =
             [&self.layout_problem, &self.claim_problem, &self.file_problem, &too_much].into_iter().flatten();
         own.chain(self.teller.file_trouble()).cloned().collect()

@@ -52,6 +52,9 @@ impl Said {
     /// # Errors
     /// Why it is none of flannel's.
     pub(super) fn read(value: &str) -> Result<Self, String> {
+        if value.is_empty() {
+            return Err("its value is empty, no text, or too long".to_owned());
+        }
         let said: Attributes = lower(value)?;
         Ok(Self {
             address: said.publicip,

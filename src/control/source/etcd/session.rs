@@ -61,7 +61,7 @@ impl<'a> Session<'a> {
                 told = self.watch.message() => match told {
                     Ok(Some(told)) => self.take(&told).await,
                     Ok(None) => Err("etcd ended the watch".to_owned()),
-                    Err(error) => Err(self.store.explain_watch(&error)),
+                    Err(error) => Err(self.store.explain(error)),
                 },
                 changed = announced.changed() => match changed {
                     Ok(()) => {
@@ -94,7 +94,7 @@ impl<'a> Session<'a> {
             tracing::info!("source etcd: its history before {compacted} is compacted, all is read again");
             let moment = list(self.follower, &mut self.store).await?;
             self.watch = self.store.watch(moment).await?;
-            self.due.get_or_insert_with(Instant::now);
+            self.pass_on_within(Duration::ZERO);
             return Ok(());
         }
         let mut changed = false;
@@ -107,9 +107,15 @@ impl<'a> Session<'a> {
             }
         }
         if changed {
-            self.due.get_or_insert_with(|| Instant::now() + GATHER);
+            self.pass_on_within(GATHER);
         }
         Ok(())
+    }
+
+    /// Has what is known passed on after `wait`, if not before that.
+    fn pass_on_within(&mut self, wait: Duration) {
+        let at = Instant::now() + wait;
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 
     /// Tells what etcd says now, and sees to this node's claim.
@@ -120,7 +126,7 @@ impl<'a> Session<'a> {
             self.claim(&layout).await?;
         }
         if self.follower.has_claim_problem() {
-            self.due = Some(Instant::now() + RETRY);
+            self.pass_on_within(RETRY);
         }
         self.follower.say();
         self.follower.write_subnets();
@@ -239,7 +245,7 @@ impl<'a> Session<'a> {
             self.follower.lease = None;
             tracing::error!("source etcd: the lease of this node has ended; its subnet is claimed again");
             self.read_again().await?;
-            self.due.get_or_insert_with(Instant::now);
+            self.pass_on_within(Duration::ZERO);
         }
         Ok(())
     }

@@ -35,8 +35,15 @@ pub(super) async fn run(mut follower: Follower) {
             false if !is_round => pause,
             false => (pause * 2).min(PAUSES.1),
         };
+        // What others on the host want to know does not wait for etcd.
+        follower.write_subnets();
+        let mut announced = follower.announced.clone();
         tokio::select! {
             () = sleep(pause) => {}
+            changed = announced.changed() => match changed {
+                Ok(()) => follower.write_subnets(),
+                Err(_) => return,
+            },
             () = tell.closed() => return,
         }
     }

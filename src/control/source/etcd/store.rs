@@ -35,9 +35,16 @@ pub(super) struct Store {
     client: Client,
     kv: KvClient,
     watch: WatchClient,
+    member: Member,
+}
+
+/// Who is asked, by whom.
+struct Member {
     endpoint: String,
     prefix: String,
     user: Option<String>,
+    /// Whether this node has a certificate of its own.
+    has_identity: bool,
 }
 
 /// All that is behind the prefix, at one moment.
@@ -74,17 +81,19 @@ impl Store {
         if let Some(user) = user {
             options = options.with_user(&user.name, password(user)?);
         }
-        let user = user.map(|user| user.name.clone());
-        let about = |error: &Error| explain(endpoint, user.as_deref(), &settings.prefix, error);
-        let connected = timeout(ANSWER, Client::connect([endpoint], Some(options))).await;
-        let client = connected.map_err(|_| late(endpoint))?.map_err(|error| about(&error))?;
+        let member = Member {
+            endpoint: endpoint.to_owned(),
+            prefix: settings.prefix.clone(),
+            user: user.map(|user| user.name.clone()),
+            has_identity: settings.tls.as_ref().is_some_and(|tls| tls.identity.is_some()),
+        };
+        let connected = within(Client::connect([endpoint], Some(options))).await;
+        let client = connected.map_err(|error| member.explain(error))?;
         Ok(Self {
             kv: client.kv_client().max_decoding_message_size(LARGEST),
             watch: client.watch_client().max_decoding_message_size(LARGEST),
             client,
-            endpoint: endpoint.to_owned(),
-            prefix: settings.prefix.clone(),
-            user,
+            member,
         })
     }
 
@@ -93,9 +102,9 @@ impl Store {
     /// # Errors
     /// Why it does not say.
     pub(super) async fn moment(&mut self) -> Result<Moment, String> {
-        let key = format!("{}/config", self.prefix);
+        let key = format!("{}/config", self.member.prefix);
         let request = self.kv.get(key, Some(GetOptions::new().with_keys_only()));
-        let answer = within(request).await.map_err(|error| self.explain(error))?;
+        let answer = within(request).await.map_err(|error| self.member.explain(error))?;
         Ok(moment(answer.header()))
     }
 
@@ -104,15 +113,17 @@ impl Store {
     /// # Errors
     /// Why it cannot be had.
     pub(super) async fn list(&mut self) -> Result<Listing, String> {
-        let (mut next, end) =
-            (format!("{}/subnets/", self.prefix).into_bytes(), format!("{}/subnets0", self.prefix));
+        let (mut next, end) = (
+            format!("{}/subnets/", self.member.prefix).into_bytes(),
+            format!("{}/subnets0", self.member.prefix),
+        );
         let (mut records, mut at) = (Vec::new(), None::<Moment>);
         loop {
             // Later pages are of the moment of the first.
             let revision = at.map_or(0, |at| at.revision);
             let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE).with_revision(revision);
             let request = self.kv.get(next.clone(), Some(options));
-            let answer = within(request).await.map_err(|error| self.explain(error))?;
+            let answer = within(request).await.map_err(|error| self.member.explain(error))?;
             at.get_or_insert(moment(answer.header()));
             records.extend(answer.kvs().iter().map(|found| (found.key().to_vec(), record(found))));
             let Some(last) = answer.kvs().last().filter(|_| answer.more()) else { break };
@@ -120,8 +131,8 @@ impl Store {
         }
         let moment = at.unwrap_or(Moment { cluster: 0, revision: 0 });
         let options = GetOptions::new().with_revision(moment.revision);
-        let request = self.kv.get(format!("{}/config", self.prefix), Some(options));
-        let answer = within(request).await.map_err(|error| self.explain(error))?;
+        let request = self.kv.get(format!("{}/config", self.member.prefix), Some(options));
+        let answer = within(request).await.map_err(|error| self.member.explain(error))?;
         let config = answer.kvs().first().map(|found| String::from_utf8_lossy(found.value()).into_owned());
         Ok(Listing { moment, config, records })
     }
@@ -132,8 +143,8 @@ impl Store {
     /// Why it cannot be had.
     pub(super) async fn watch(&mut self, moment: Moment) -> Result<WatchStream, String> {
         let options = WatchOptions::new().with_prefix().with_start_revision(moment.revision + 1);
-        let request = self.watch.watch(format!("{}/", self.prefix), Some(options));
-        within(request).await.map_err(|error| self.explain(error))
+        let request = self.watch.watch(format!("{}/", self.member.prefix), Some(options));
+        within(request).await.map_err(|error| self.member.explain(error))
     }
 
     /// A lease that ends `ttl` seconds after it was kept alive last.
@@ -142,7 +153,7 @@ impl Store {
     /// Why there is none.
     pub(super) async fn grant(&mut self, ttl: u32) -> Result<i64, String> {
         let request = self.client.lease_grant(ttl.into(), None);
-        let answer = within(request).await.map_err(|error| self.explain(error))?;
+        let answer = within(request).await.map_err(|error| self.member.explain(error))?;
         Ok(answer.id())
     }
 
@@ -154,14 +165,14 @@ impl Store {
         match within(self.client.lease_keep_alive(lease)).await {
             Ok(_) => Ok(true),
             Err(Failed::Error(Error::LeaseKeepAliveError(_))) => Ok(false),
-            Err(error) => Err(self.explain(error)),
+            Err(error) => Err(self.member.explain(error)),
         }
     }
 
     /// Ends a lease that nothing hangs on. One that is left ends by itself.
     pub(super) async fn revoke(&mut self, lease: i64) {
         if let Err(error) = within(self.client.lease_revoke(lease)).await {
-            tracing::debug!("a lease ends by itself: {}", self.explain(error));
+            tracing::debug!("a lease ends by itself: {}", self.member.explain(error));
         }
     }
 
@@ -207,24 +218,17 @@ impl Store {
     }
 
     async fn change(&mut self, change: Txn) -> Result<bool, String> {
-        let answer = within(self.kv.txn(change)).await.map_err(|error| self.explain(error))?;
+        let answer = within(self.kv.txn(change)).await.map_err(|error| self.member.explain(error))?;
         Ok(answer.succeeded())
     }
 
     fn record(&self, key: &str) -> String {
-        format!("{}/subnets/{key}", self.prefix)
+        format!("{}/subnets/{key}", self.member.prefix)
     }
 
     /// What an error of the watch is, in words.
-    pub(super) fn explain_watch(&self, error: &Error) -> String {
-        explain(&self.endpoint, self.user.as_deref(), &self.prefix, error)
-    }
-
-    fn explain(&self, failed: Failed) -> String {
-        match failed {
-            Failed::Late => late(&self.endpoint),
-            Failed::Error(error) => self.explain_watch(&error),
-        }
+    pub(super) fn explain(&self, error: Error) -> String {
+        self.member.explain(Failed::Error(error))
     }
 }
 
@@ -234,6 +238,7 @@ enum Failed {
     Error(Error),
 }
 
+/// A request's answer, if it comes in time.
 async fn within<T>(request: impl Future<Output = Result<T, Error>>) -> Result<T, Failed> {
     match timeout(ANSWER, request).await {
         Ok(answer) => answer.map_err(Failed::Error),
@@ -241,51 +246,67 @@ async fn within<T>(request: impl Future<Output = Result<T, Error>>) -> Result<T,
     }
 }
 
-fn late(endpoint: &str) -> String {
-    format!("etcd at {endpoint}: no answer within {} s", ANSWER.as_secs())
-}
-
-/// An error with what it takes to mend it, where that is known.
-fn explain(endpoint: &str, user: Option<&str>, prefix: &str, error: &Error) -> String {
-    let text = match error {
-        Error::GRpcStatus(status) => {
-            let cause = status.source().map(plain).unwrap_or_default();
-            let said = shown(status.message());
-            match () {
-                () if cause.contains(&said) => cause,
-                () if cause.is_empty() || said.contains(&cause) => said,
-                () => format!("{said}: {cause}"),
+impl Member {
+    /// What is wrong, with what it takes to mend it where that is known.
+    fn explain(&self, failed: Failed) -> String {
+        let text = match failed {
+            Failed::Late => format!("no answer within {} s", ANSWER.as_secs()),
+            Failed::Error(Error::GRpcStatus(status)) => {
+                let cause = status.source().map(plain).unwrap_or_default();
+                let said = shown(status.message());
+                match () {
+                    () if cause.contains(&said) => cause,
+                    () if cause.is_empty() || said.contains(&cause) => said,
+                    () => format!("{said}: {cause}"),
+                }
             }
+            Failed::Error(other) => plain(&other),
+        };
+        let advice = self.advice(&text.to_lowercase());
+        format!("etcd at {}: {text}{advice}", self.endpoint)
+    }
+
+    /// The next step after an error that says `text`.
+    fn advice(&self, text: &str) -> String {
+        let has = |parts: &[&str]| parts.iter().any(|part| text.contains(part));
+        let user = self.user.as_ref().map_or_else(String::new, |user| format!(" {}", shown(user)));
+        match () {
+            () if has(&["user name is empty"]) => {
+                "; etcd wants to know who this is: give [source.etcd.user]".to_owned()
+            }
+            () if has(&["authentication failed", "invalid user id or password"]) => {
+                format!("; the user{user} or the password is wrong: correct [source.etcd.user]")
+            }
+            () if has(&["authentication is not enabled"]) => {
+                "; etcd asks for no user: remove [source.etcd.user], or enable authentication there".to_owned()
+            }
+            () if has(&["permission denied"]) => {
+                let prefix = &self.prefix;
+                format!("; allow the user{user} to read and write the keys behind {prefix}/")
+            }
+            () if has(&["unknownissuer", "badsignature"]) => {
+                "; another one than `ca` under [source.etcd.tls] has signed its certificate: correct that".to_owned()
+            }
+            () if has(&["notvalidforname", "not valid for name"]) => {
+                "; its certificate does not name this endpoint: correct `endpoints` under [source.etcd]".to_owned()
+            }
+            () if has(&["badcertificate", "certificaterequired", "unknownca", "certificateunknown"])
+                && self.has_identity =>
+            {
+                "; etcd does not take this node's certificate: correct `cert` and `key` under [source.etcd.tls]"
+                    .to_owned()
+            }
+            // It may close the connection before it has said so.
+            () if self.endpoint.starts_with("https://")
+                && !self.has_identity
+                && has(&["badcertificate", "certificaterequired", "connection closed", "broken pipe", "reset"]) =>
+            {
+                "; etcd wants a certificate of this node: give `cert` and `key` under [source.etcd.tls], signed for it"
+                    .to_owned()
+            }
+            () => String::new(),
         }
-        other => plain(other),
-    };
-    let has = |part: &str| text.to_lowercase().contains(part);
-    let name = user.map_or_else(String::new, |user| format!(" {}", shown(user)));
-    let advice = match () {
-        () if has("user name is empty") || has("user name not found") => {
-            "; etcd wants to know who this is: give [source.etcd.user]".to_owned()
-        }
-        () if has("authentication failed") || has("invalid user id or password") => {
-            format!("; the user{name} or the password is wrong: correct [source.etcd.user]")
-        }
-        () if has("authentication is not enabled") => {
-            "; etcd asks for no user: remove [source.etcd.user], or enable authentication there".to_owned()
-        }
-        () if has("permission denied") => {
-            format!("; allow the user{name} to read and write the keys behind {prefix}/")
-        }
-        () if has("certificate required") || has("bad certificate") || has("certificaterequired") => {
-            "; etcd wants a certificate of this node: give `cert` and `key` under [source.etcd.tls], signed for it".to_owned()
-        }
-        () if has("unknownissuer") || has("unknown issuer") || has("badsignature") => {
-            "; another one than `ca` under [source.etcd.tls] has signed its certificate: correct that".to_owned()
-        }
-        () if has("not valid for name") || has("notvalidforname") => {
-            "; its certificate does not name this endpoint: correct `endpoints` under [source.etcd]".to_owned()
-        }
-        () => String::new(),
-    };
-    format!("etcd at {endpoint}: {text}{advice}")
+    }
 }
 
 fn tls_options(tls: &EtcdTls) -> Result<TlsOptions, String> {
