@@ -1,8 +1,10 @@
-"""What the tests with etcd have in common: three nodes that find each other by it, and records as flanneld writes them."""
+"""What the tests with etcd have in common: three nodes that find each other by it, and records as flanneld has them."""
 
 import bootstrap
 
+import functools
 import json
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from pings import Pings
@@ -70,6 +72,12 @@ class WithEtcd(SharedLab):
                     with self.subTest(f"{source} to {target}"):
                         self.assertEqual(self.lab.ping(PODS[source], address), 3)
                         self.lab.tcp_transfer(PODS[source], PODS[target], address, size)
+
+    @classmethod
+    def on_all(cls, predicate: Callable[[str], Any], what: str, timeout: float = CHANGE_S) -> None:
+        """Waits until this is so on every node."""
+        for node in cls.nodes:
+            wait_until(functools.partial(predicate, node), timeout, f"{what} on {node}")
 
     def key(self, node: str) -> str:
         """The key of a node's subnet, below `subnets/`."""

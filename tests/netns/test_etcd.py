@@ -46,11 +46,9 @@ class Fleet(WithEtcd):
     def test_3_a_lease_that_expires_removes_the_route(self) -> None:
         lease = self.etcd.grant(3)
         self.etcd.put("subnets/10.244.199.0-24", record(STRANGER, MAC), lease)
-        for node in self.nodes:
-            wait_until(lambda n=node: self.lab.known(n).get("10.244.199.0/24") == STRANGER, CHANGE_S, f"it on {node}")
+        self.on_all(lambda node: self.lab.known(node).get("10.244.199.0/24") == STRANGER, "its route")
         # Nobody keeps it alive.
-        for node in self.nodes:
-            wait_until(lambda n=node: self.lab.knows_all(n), BACK_S, f"its end on {node}")
+        self.on_all(self.lab.knows_all, "the end of its route", BACK_S)
         self.assertEqual(len(self.lab.daemons["n1"].json("peer", "list")), 2)
 
     def test_4_junk_is_left_out_by_name(self) -> None:
@@ -59,7 +57,10 @@ class Fleet(WithEtcd):
             "10.244.200.0-24": ("{", "no JSON"),
             "10.244.201.0-24": ("[1]", "no JSON object"),
             "10.244.202.0-24": (record("nowhere", MAC), 'PublicIP: "nowhere" is no such address'),
-            "10.244.203.0-24": (record(STRANGER, backend="wireguard"), "its BackendType is wireguard, here it is vxlan"),
+            "10.244.203.0-24": (
+                record(STRANGER, backend="wireguard"),
+                "its BackendType is wireguard, here it is vxlan",
+            ),
             "10.244.204.0-24": (record(STRANGER, "ff:ff:ff:ff:ff:ff"), "VtepMAC"),
             "10.244.205.0-24": (record(STRANGER, BackendData={"VNI": 5, "VtepMAC": MAC}), "VNI 5, here it is 1"),
             "10.244.206.0-24": (record(ADDRESSES["n1"], MAC), "it is of this node's address"),
@@ -92,13 +93,17 @@ class Fleet(WithEtcd):
 
         for text, reason in (("{", "no JSON"), ('{"Network":"10.9.0.0/16"}', "the backend udp cannot be spoken")):
             self.etcd.put("config", text)
-            wait_until(lambda t=reason: any(t in said for said in self.lab.source("n1")["problems"]), CHANGE_S, reason)
+            self.problem(reason)
             self.assertEqual(mode(), "vxlan")
         self.etcd.delete("config")
-        wait_until(lambda: any("is not there" in said for said in self.lab.source("n1")["problems"]), CHANGE_S)
+        self.problem("is not there")
         self.assertEqual(self.lab.ping("podA", self.lab.pods["n2"]), 3)
         self.etcd.configure("vxlan")
         wait_until(lambda: not self.lab.source("n1")["problems"], CHANGE_S, "no problem")
+
+    def problem(self, text: str) -> None:
+        """Waits until n1 shows such a problem."""
+        wait_until(lambda: text in "".join(self.lab.source("n1")["problems"]), CHANGE_S, text)
 
     def test_6_an_outage_costs_no_packet(self) -> None:
         with self.pings("n1", "n3") as far, self.pings("n1", "n2") as near:
@@ -118,8 +123,7 @@ class Fleet(WithEtcd):
             self.assertEqual(pings.lost, 0, pings.what)
         # What happens from then on is followed.
         self.etcd.put("subnets/10.244.198.0-24", record(STRANGER, MAC))
-        for node in self.nodes:
-            wait_until(lambda n=node: "10.244.198.0/24" in self.lab.known(n), CHANGE_S, f"a new node on {node}")
+        self.on_all(lambda node: "10.244.198.0/24" in self.lab.known(node), "a new node")
         self.etcd.delete("subnets/10.244.198.0-24")
         self.all_know_all()
 
@@ -149,7 +153,7 @@ class Fleet(WithEtcd):
             # As if its lease had ended while it could not be reached, and another node had drawn the same.
             self.etcd.put(f"subnets/{key}", record(STRANGER, MAC))
             text = f"the subnet {self.lab.subnet('n1')} of this node is that of {STRANGER} (key subnets/{key}) by now"
-            wait_until(lambda: any(text in said for said in self.lab.source("n1")["problems"]), CHANGE_S, text)
+            self.problem(text)
             self.says("n1", f"ERROR source etcd: {text}")
             # Its pods stay where they are, and the claim of the other one is respected.
             own = self.lab.daemons["n1"].json("route", "list", "--source", "local")
@@ -216,10 +220,7 @@ class Restarts(WithEtcd):
         self.etcd.directory = self.lab.dir / "new.etcd"
         self.etcd.directory.mkdir()
         self.etcd.start()
-        for node in self.nodes:
-            wait_until(
-                lambda n=node: any("is not there" in said for said in self.lab.source(n)["problems"]), BACK_S, node
-            )
+        self.on_all(lambda node: "is not there" in str(self.lab.source(node)["problems"]), "the other etcd", BACK_S)
         self.assertEqual(self.lab.ping("podA", self.lab.pods["n3"]), 3)
         self.etcd.configure("vxlan")
         for node in self.nodes:
@@ -262,6 +263,7 @@ class Precedence(WithEtcd):
             self.assertEqual(self.shown(), ("kernel", n3))
             self.lab.ip("n1", f"route del {subnet} table {self.TABLE}")
             wait_until(lambda: self.shown() == ("etcd", n3), CHANGE_S, "etcd's route")
+            time.sleep(0.5)
         self.assertGreater(pings.sent, 10)
         self.assertEqual(pings.lost, 0)
         # What the file says goes before all, and what etcd says then is left out by name.

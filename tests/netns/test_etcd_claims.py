@@ -140,6 +140,15 @@ class Claims(WithEtcd):
         wait_until(lambda: subnet not in self.lab.known("n1"), 40, "the end of a dead node's claim")
         self.assertEqual(self.etcd.records()[self.key("n1")].lease, lease)
 
+    def test_members_that_are_away(self) -> None:
+        text = self.lab.file("n1", self.etcd, more=METRICS)
+        away = 'endpoints = ["http://192.0.2.250:2379", "http://192.0.2.10:1", '
+        file = self.lab.dir / "n1.toml"
+        file.write_text(text.replace("endpoints = [", away), encoding="utf-8")
+        self.lab.daemons["n1"] = Daemon(self.lab, "n1", file)
+        self.ready("n1")
+        self.following("n1")
+
     def test_two_sections_of_clusters_are_refused(self) -> None:
         text = self.lab.file("n1", self.etcd) + '[source.kubernetes]\nnode_name = "n1"\n'
         daemon: Any = self.launch("n1")

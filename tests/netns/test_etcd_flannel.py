@@ -35,8 +35,7 @@ class BesideStock(WithEtcd):
         for node in cls.nodes:
             cls.meet(node)
         cls.lab.pods[STOCK] = POD
-        for node in cls.nodes:
-            wait_until(lambda n=node: cls.lab.knows_all(n), CHANGE_S, f"the stock node on {node}")
+        cls.on_all(cls.lab.knows_all, "the stock node")
 
     mac: ClassVar[str]
 
@@ -96,10 +95,10 @@ class OtherModes(WithEtcd):
     backend = "ipip"
     network: ClassVar[dict[str, Any]] = {"DirectRouting": True}
 
-    def modes(self) -> set[tuple[str, str]]:
-        """How n1 sends to the others."""
-        got = {node: self.lab.daemons["n1"].json("route", "get", self.lab.pods[node]) for node in ("n2", "n3")}
-        return {(node, said["mode"]) for node, said in got.items()}
+    def modes(self, source: str = "n1") -> set[tuple[str, str]]:
+        """How a node sends to the others."""
+        others = [node for node in self.nodes if node != source]
+        return {(node, self.lab.daemons[source].json("route", "get", self.lab.pods[node])["mode"]) for node in others}
 
     def test_1_ipip_where_there_is_a_router_between(self) -> None:
         self.assertEqual(self.modes(), {("n2", "direct"), ("n3", "ipip")})
@@ -115,8 +114,7 @@ class OtherModes(WithEtcd):
         for node in self.nodes:
             self.lab.ip("R", f"route add {self.lab.subnet(node)} via {ADDRESSES[node]}")
         self.etcd.configure("host-gw")
-        for node in self.nodes:
-            wait_until(lambda n=node: "host-gw" in self.etcd.records()[self.key(n)].value, CHANGE_S, node)
+        self.on_all(lambda node: "host-gw" in self.etcd.records()[self.key(node)].value, "the backend")
         self.all_know_all()
         wait_until(lambda: self.modes() == {("n2", "direct"), ("n3", "direct")}, CHANGE_S, "the mode")
         for node in self.nodes:
@@ -125,16 +123,16 @@ class OtherModes(WithEtcd):
 
     def test_3_and_vxlan_again(self) -> None:
         self.etcd.configure("vxlan", VNI=77, Port=4789)
-        for node in self.nodes:
-            wait_until(lambda n=node: "VtepMAC" in self.etcd.records()[self.key(n)].value, 15, node)
+        self.on_all(lambda node: "VtepMAC" in self.etcd.records()[self.key(node)].value, "the backend")
         # Another port and network take other sockets: everything begins anew in the same process.
         wait_until(lambda: self.settled(), 30, "the nodes with other sockets")
         self.all_pairs(1 << 16)
 
     def settled(self) -> bool:
+        """Whether all nodes reach each other by VXLAN."""
         try:
-            return self.modes() == {("n2", "vxlan"), ("n3", "vxlan")} and all(
-                self.lab.knows_all(node) for node in self.nodes
-            )
+            modes = {mode for node in self.nodes for _, mode in self.modes(node)}
         except AssertionError:
             return False  # one begins anew
+        pairs = [(PODS[source], self.lab.pods[target]) for source in self.nodes for target in self.nodes]
+        return modes == {"vxlan"} and all(self.lab.ping(*pair, count=1) == 1 for pair in pairs)

@@ -1,5 +1,5 @@
-"""etcd as Debian packages it, unpacked into a cache and not installed, in a namespace of a lab; and labs whose nodes find
-each other by it, as flannel's do."""
+"""etcd as Debian packages it, unpacked into a cache and not installed, in a namespace of a lab; and labs whose nodes
+find each other by it, as flannel's do."""
 
 import base64
 import dataclasses
@@ -53,7 +53,9 @@ class Authority:
         """A certificate for a host at `address`, and its key."""
         request, signed = self.directory / f"{name}.csr", self.directory / f"{name}.pem"
         extensions = self.directory / f"{name}.ext"
-        extensions.write_text(f"subjectAltName=IP:{address}\nextendedKeyUsage=serverAuth,clientAuth\n", encoding="ascii")
+        extensions.write_text(
+            f"subjectAltName=IP:{address}\nextendedKeyUsage=serverAuth,clientAuth\n", encoding="ascii"
+        )
         self._run("req", *self._new(name), "-subj", f"/CN={name}", "-out", request)
         own = ("-CA", self.certificate, "-CAkey", self.directory / f"{self.name}.key", "-CAcreateserial")
         self._run("x509", "-req", "-in", request, *own, "-days", "2", "-extfile", extensions, "-out", signed)
@@ -138,7 +140,9 @@ class Etcd:
         if self.user:
             options += ["--user", self.user]
         environment = os.environ | {"ETCDCTL_API": "3"}
-        done = self.lab.exec(self.name, self.programs / "etcdctl", *options, *words, check=check, env=environment, **more)
+        done = self.lab.exec(
+            self.name, self.programs / "etcdctl", *options, *words, check=check, env=environment, **more
+        )
         return done.stdout + (done.stderr if not check else "")
 
     def put(self, key: str, value: str, lease: int = 0) -> None:
@@ -155,9 +159,8 @@ class Etcd:
         return int(self.ctl("lease", "grant", seconds).split()[1], 16)
 
     def configure(self, backend: str = "vxlan", **more: Any) -> None:
-        """Writes flannel's configuration."""
-        keys = {key: more.pop(key) for key in ("DirectRouting", "VNI", "Port") if key in more}
-        conf = {"Network": NETWORK, **more, "Backend": {"Type": backend, **keys}}
+        """Writes flannel's configuration; `more` is of the backend."""
+        conf: dict[str, Any] = {"Network": NETWORK, "Backend": {"Type": backend, **more}}
         self.put("config", json.dumps(conf))
 
     def records(self) -> dict[str, Found]:
@@ -177,8 +180,8 @@ class Etcd:
 
 
 class EtcdLab(NodeLab):
-    """Three nodes in two subnets and an etcd beside n1 and n2. Files of nodes have nothing but the address of etcd; pods
-    get addresses when a node has a subnet."""
+    """Three nodes in two subnets and an etcd beside n1 and n2. Files of nodes have nothing but the address of etcd;
+    pods get addresses when a node has a subnet."""
 
     def __init__(self, topology: str = "T3", **options: bool) -> None:
         super().__init__(topology, **options)

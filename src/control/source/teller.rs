@@ -99,6 +99,11 @@ impl<F: DeserializeOwned + Serialize> Teller<F> {
         });
     }
 
+    /// Nothing of what was told counts any more.
+    pub(super) fn forget(&self) {
+        self.tell.send_if_modified(|said| std::mem::take(&mut said.found).is_some());
+    }
+
     /// It can be followed again.
     pub(super) fn find(&self) {
         self.tell.send_if_modified(|said| {

@@ -1,5 +1,5 @@
-"""The demo with etcd: three nodes in two subnets with nothing but the address of etcd, which find each other by flannel's
-layout there."""
+"""The demo with etcd: three nodes in two subnets with nothing but the address of etcd, which find each other there as
+flannel's do."""
 
 import functools
 import itertools
@@ -157,11 +157,14 @@ class Demo:
         """All nodes follow it again."""
         self.store.start()
         for node in ADDRESSES:
-            what = f"{node} to follow etcd"
-            wait_until(lambda n=node: self.lab.source(n)["state"] == "following", BACK_S, what)
+            wait_until(functools.partial(self.follows, node), BACK_S, f"{node} to follow etcd")
         if not all(self.lab.knows_all(node) for node in ADDRESSES):
             raise Failure(f"{self.lab.known('n1')}")
         return "all nodes follow it again, with the same subnets"
+
+    def follows(self, node: str) -> bool:
+        """Whether a node can follow etcd now."""
+        return bool(self.lab.source(node)["state"] == "following")
 
 
 def main() -> int:

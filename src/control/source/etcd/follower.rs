@@ -145,6 +145,7 @@ impl Follower {
     pub(super) fn note_claim(&mut self, problem: Option<String>) {
         if problem.is_some() && !self.serves() {
             self.facts.own = None;
+            self.teller.forget();
         }
         note(&mut self.claim_problem, problem);
     }
