@@ -104,6 +104,13 @@ class Claims(WithEtcd):
         keys = set(self.etcd.records())
         self.assertEqual(keys, {"10.244.93.0-24", self.key("n1")})
         self.assertIn("subnet 10.245.1.0-24 is given back", self.log("n1"))
+        # One from the time when the network had IPv6 is in the way of the same without.
+        self.stop("n1")
+        key = self.key("n1")
+        self.etcd.delete(f"subnets/{key}")
+        self.etcd.put(f"subnets/{key}&fd00:244::-64", record(ADDRESSES["n1"], MAC), self.etcd.grant(600))
+        self.begin("n1", f'subnet = "{self.lab.subnet("n1")}"')
+        self.assertEqual(set(self.etcd.records()), {"10.244.93.0-24", key})
 
     def test_a_network_without_room(self) -> None:
         self.etcd.put("config", '{"Network":"10.244.0.0/24","SubnetLen":26,"Backend":{"Type":"vxlan"}}')

@@ -186,6 +186,9 @@ class EtcdLab(NodeLab):
     def __init__(self, topology: str = "T3", **options: bool) -> None:
         super().__init__(topology, **options)
         self.pods: dict[str, str] = {}
+        self.pods6: dict[str, str] = {}
+        # Of nodes that have one.
+        self.addresses6: dict[str, str] = {}
 
     def build(self) -> None:
         super().build()
@@ -198,9 +201,10 @@ class EtcdLab(NodeLab):
 
     def file(self, node: str, etcd: Etcd, keys: str = "", more: str = "", name: str = "") -> str:
         """The file of a node: its name and address, and `keys` of [source.etcd]."""
+        own6 = f'address6 = "{self.addresses6[node]}/64"\n' if node in self.addresses6 else ""
         subnet_file, state_file = self.dir / f"{node}.subnet.env", self.dir / f"{node}.state.json"
         return (
-            f'[node]\nname = "{name or node}"\naddress = "{ADDRESSES[node]}/24"\n'
+            f'[node]\nname = "{name or node}"\naddress = "{ADDRESSES[node]}/24"\n{own6}'
             f'[control]\nsocket = "{self.dir / node}.sock"\n'
             f'[source.etcd]\nendpoints = ["{etcd.endpoint}"]\n'
             f'subnet_file = "{subnet_file}"\nstate_file = "{state_file}"\n{keys}\n{more}\n'
@@ -226,6 +230,12 @@ class EtcdLab(NodeLab):
         self.ip(pod, "address flush dev eth0", f"address add {address}/{length} dev eth0")
         self.ip(pod, f"route replace default via {gateway}")
         self.pods[node] = address
+        if six := values.get("FLANNEL_IPV6_SUBNET"):
+            gateway, length = six.split("/")
+            address = gateway.removesuffix("1") + "2"
+            self.ip(node, f"address add {gateway}/{length} dev pod0 nodad")
+            self.ip(pod, f"address add {address}/{length} dev eth0 nodad", f"route replace default via {gateway}")
+            self.pods6[node] = address
 
     def subnet(self, node: str) -> str:
         """The pod subnet of a node."""
@@ -239,7 +249,8 @@ class EtcdLab(NodeLab):
     def knows_all(self, node: str) -> bool:
         """Whether a node has learnt the subnets of all others that have one, and nothing else."""
         others = {self.subnet(other): ADDRESSES[other] for other in self.pods if other != node}
-        return self.known(node) == others
+        six = {pod.removesuffix("2") + "/64": f"{ADDRESSES[it]}-v6" for it, pod in self.pods6.items() if it != node}
+        return self.known(node) == others | six
 
     def source(self, node: str) -> Any:
         """How a node follows etcd, as `status` says."""

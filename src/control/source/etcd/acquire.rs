@@ -115,9 +115,7 @@ pub(super) fn keep(facts: &Facts, key: &str, own: Ipv4Addr) -> Result<Plan, Stri
 pub(super) fn elder<'a>(facts: &'a Facts, key: &str, own: Ipv4Addr) -> Option<&'a str> {
     let made = facts.records.get(key)?.created;
     let subnets = record::subnets(key).ok()?;
-    let touches = |theirs: &Vec<Prefix>| {
-        subnets.iter().any(|own| theirs.iter().any(|their| own.covers(*their) || their.covers(*own)))
-    };
+    let touches = |theirs: &[Prefix]| meet(&subnets, theirs);
     let older = |theirs: &str| facts.records.get(theirs).is_some_and(|record| record.created < made);
     others(facts, own).find(|(theirs, subnets)| older(theirs) && touches(subnets)).map(|(theirs, _)| theirs)
 }
@@ -128,6 +126,18 @@ pub(super) fn left_behind<'a>(facts: &'a Facts, key: &str, own: Ipv4Addr) -> Vec
     all.filter(|(_, record)| is_of(record, own))
         .map(|(key, record)| (key.as_str(), record.modified))
         .collect()
+}
+
+/// Of these the records that have a part of the subnets of `key`, and are in the way of that.
+pub(super) fn in_the_way<'a>(facts: &'a Facts, key: &str, own: Ipv4Addr) -> Vec<(&'a str, i64)> {
+    let wanted = record::subnets(key).unwrap_or_default();
+    let meets = |theirs: &str| record::subnets(theirs).is_ok_and(|theirs| meet(&wanted, &theirs));
+    left_behind(facts, key, own).into_iter().filter(|(theirs, _)| meets(theirs)).collect()
+}
+
+/// Whether some address is in both.
+fn meet(some: &[Prefix], others: &[Prefix]) -> bool {
+    some.iter().any(|one| others.iter().any(|other| one.covers(*other) || other.covers(*one)))
 }
 
 /// Whether a record is of the node at `own`.
@@ -150,8 +160,7 @@ fn within(layout: &Layout, subnets: &[Prefix]) -> bool {
 
 /// Whose record has a part of `subnet`.
 fn owner(facts: &Facts, subnet: Prefix, own: Ipv4Addr) -> String {
-    let touches =
-        |theirs: &Vec<Prefix>| theirs.iter().any(|their| their.covers(subnet) || subnet.covers(*their));
+    let touches = |theirs: &[Prefix]| meet(&[subnet], theirs);
     let Some((key, _)) = others(facts, own).find(|(_, subnets)| touches(subnets)) else {
         return "nobody any more".to_owned();
     };

@@ -13,6 +13,7 @@ use super::record::{self, OwnNode};
 use super::store::Moment;
 use crate::config::{self, Etcd, Style};
 use crate::control::source::cluster::{Announcement, Ends};
+use crate::control::source::flannel::node::second_peer;
 use crate::control::source::flannel::subnet_file;
 use crate::control::source::teller::Teller;
 use crate::net::{Mac, Prefix};
@@ -59,6 +60,7 @@ impl Follower {
                 address: address.addr(),
                 address6: node.address6.map(|net| net.addr()),
                 mac: Mac::of_vtep(node.name.as_str()),
+                mac6: Mac::of_vtep(&second_peer(node.name.as_str())),
             },
             lease: None,
             moment: None,

@@ -44,6 +44,8 @@ pub(super) struct OwnNode {
     pub(super) address6: Option<Ipv6Addr>,
     /// Its Ethernet address inside VXLAN packets.
     pub(super) mac: Mac,
+    /// The same as the peer that its IPv6 half is: no two peers have one.
+    pub(super) mac6: Mac,
 }
 
 impl Said {
@@ -103,9 +105,9 @@ pub(super) fn value(network: &Network, own: OwnNode, has_ipv6: bool) -> String {
     );
     if let Some(data) = backend_data(network, own.mac) {
         text.push_str(&format!(",\"BackendData\":{data}"));
-        if six.is_some() {
-            text.push_str(&format!(",\"BackendV6Data\":{data}"));
-        }
+    }
+    if let Some(data) = backend_data(network, own.mac6).filter(|_| six.is_some()) {
+        text.push_str(&format!(",\"BackendV6Data\":{data}"));
     }
     text.push('}');
     text

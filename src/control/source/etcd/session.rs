@@ -192,9 +192,15 @@ impl<'a> Session<'a> {
             self.store.revoke(lease).await;
         }
         let lease = self.lease().await?;
+        let own = self.follower.address();
+        // A record of its own that does not fit the network any more, such as one with a subnet of IPv6.
+        let in_the_way = acquire::in_the_way(&self.follower.facts, key, own);
+        for (other, modified) in in_the_way {
+            self.store.delete(other, modified).await?;
+        }
         let made = self.store.make(key, &value, lease).await?;
         self.read_again().await?;
-        let elder = acquire::elder(&self.follower.facts, key, self.follower.address()).map(str::to_owned);
+        let elder = acquire::elder(&self.follower.facts, key, own).map(str::to_owned);
         if let Some(elder) = elder.filter(|_| made) {
             tracing::info!("source etcd: subnet {key} is given back, {elder} was there before");
             if let Some(record) = self.follower.facts.records.get(key) {

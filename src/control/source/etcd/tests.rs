@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use proptest::prelude::*;
 
-use super::acquire::{Plan, Wish, acquire, elder, keep, left_behind};
+use super::acquire::{Plan, Wish, acquire, elder, in_the_way, keep, left_behind};
 use super::discover::discover;
 use super::facts::{Facts, Record};
 use super::layout::{Layout, Taken};
@@ -16,7 +16,12 @@ const OWN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const VXLAN: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
 
 fn own() -> OwnNode {
-    OwnNode { address: OWN, address6: None, mac: "66:01:02:03:04:05".parse().unwrap() }
+    OwnNode {
+        address: OWN,
+        address6: None,
+        mac: "66:01:02:03:04:05".parse().unwrap(),
+        mac6: "66:01:02:03:04:06".parse().unwrap(),
+    }
 }
 
 fn layout(text: &str) -> Layout {
@@ -91,7 +96,7 @@ fn values_are_flannels() {
     let six = OwnNode { address6: Some("2001:db8::1".parse().unwrap()), ..own() };
     assert_eq!(
         record::value(&network, six, true),
-        r#"{"PublicIP":"192.0.2.1","PublicIPv6":"2001:db8::1","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"66:01:02:03:04:05"},"BackendV6Data":{"VNI":1,"VtepMAC":"66:01:02:03:04:05"}}"#
+        r#"{"PublicIP":"192.0.2.1","PublicIPv6":"2001:db8::1","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"66:01:02:03:04:05"},"BackendV6Data":{"VNI":1,"VtepMAC":"66:01:02:03:04:06"}}"#
     );
     for kind in ["ipip", "host-gw"] {
         let network = layout(&VXLAN.replace("vxlan", kind)).network;
@@ -367,6 +372,8 @@ fn who_has_pods_keeps_its_subnet() {
     // Of two that claim parts of the same the older record counts.
     let all = facts([("10.5.7.0-24&fd00::-64", theirs.as_str()), (key, &mine), ("10.5.7.0-25", &theirs)]);
     assert_eq!(elder(&all, key, OWN), Some("10.5.7.0-24&fd00::-64"));
+    let six = facts([("10.5.7.0-24&fd00::-64", mine.as_str()), ("10.5.8.0-24", &mine)]);
+    assert_eq!(in_the_way(&six, key, OWN), [("10.5.7.0-24&fd00::-64", 1)]);
     assert_eq!(elder(&facts([(key, mine.as_str()), ("10.5.7.0-25", &theirs)]), key, OWN), None);
 }
 
