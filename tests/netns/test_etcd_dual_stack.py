@@ -6,16 +6,16 @@ import json
 from typing import Any, ClassVar
 
 from flannel_etcd import WithEtcd
+from underlay6 import ADDRESSES6, add_addresses6
 from underpass_lab.etcd import NETWORK, Etcd
 from underpass_lab.nodes import ADDRESSES, PODS
 from underpass_lab.vtep import vtep_mac
-from underlay6 import ADDRESSES6, add_addresses6
 
 NETWORK6 = "fd00:244::/48"
 
 
 class DualStack(WithEtcd):
-    options: ClassVar[dict[str, Any]] = {"ipv6": True}
+    options: dict[str, Any] = {"ipv6": True}
     nodes: ClassVar[tuple[str, ...]] = ("n1", "n2")
     multicast_reports = True
 
