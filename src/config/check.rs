@@ -129,7 +129,7 @@ fn common_family(raw: &Raw, peer: &Peer, log: &mut Log<'_>) {
     let node = &raw.node;
     // What of our own is wrong rather than absent is reported already.
     // A cluster says which addresses this node has.
-    let said = raw.kubernetes.is_none();
+    let said = raw.cluster.is_none();
     let absent4 = said && node.address.is_some_and(|own| own.value.is_none());
     let absent6 = said && node.address6.is_some_and(|own| own.value.is_none());
     if !is_ipv4 && absent6 {
@@ -246,7 +246,7 @@ fn tunnel_address(raw: &Raw, owners: &Owners, log: &mut Log<'_>) {
 /// "auto" is the first address of the first local subnet, so there must be one fit for it.
 fn auto_address(raw: &Raw, owners: &Owners, log: &mut Log<'_>) {
     let Some(first) = raw.local.items.first() else {
-        if raw.local.whole && raw.kubernetes.is_none() {
+        if raw.local.whole && raw.cluster.is_none() {
             log.push(
                 raw.local_at,
                 "no local subnet for tunnel.address \"auto\"; give [local] subnets, or tunnel.address",

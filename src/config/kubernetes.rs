@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
 
 use super::diagnostic::Log;
-use super::reader::{At, Table, auto_or, parsed, text, word};
-use super::schema::{self, clip};
-use super::{Style, value};
-use crate::net::{NodeName, Vni};
+use super::reader::{At, Table, auto_or, parsed, word};
+use super::value::absolute;
+use super::{GivenVxlan, Style, schema};
+use crate::net::NodeName;
 
 /// The words of `style` beside "auto".
 const STYLES: [(&str, Style); 3] = [
@@ -26,13 +26,12 @@ pub(super) struct Kubernetes {
     style: Option<At<Option<Style>>>,
     state_file: Option<At<PathBuf>>,
     subnet_file: Option<At<PathBuf>>,
-    vxlan_port: Option<u16>,
-    vni: Option<Vni>,
+    vxlan: GivenVxlan,
 }
 
 impl Kubernetes {
-    /// The section of the document, if there is one. What `vxlan` says goes before what the cluster says.
-    pub(super) fn read(root: &DeTable<'_>, vxlan: &Table<'_>, log: &mut Log<'_>) -> Option<Self> {
+    /// The section of the document, if there is one, beside what `vxlan` gives.
+    pub(super) fn read(root: &DeTable<'_>, vxlan: GivenVxlan, log: &mut Log<'_>) -> Option<Self> {
         let table = Table::single(root, &schema::KUBERNETES, log);
         if !table.is_there() {
             return None;
@@ -49,9 +48,7 @@ impl Kubernetes {
             style: table.value_or(log, "style", None, |v| auto_or(v, |v| word(v, &STYLES))),
             state_file: table.value_or(log, "state_file", file(super::Kubernetes::STATE_FILE), absolute),
             subnet_file: table.value_or(log, "subnet_file", file(super::Kubernetes::SUBNET_FILE), absolute),
-            // What is wrong with them is reported by who reads them for good.
-            vxlan_port: vxlan.quietly("port", value::vxlan_port),
-            vni: vxlan.quietly("vni", value::vni),
+            vxlan,
         })
     }
 
@@ -63,8 +60,7 @@ impl Kubernetes {
             style: self.style?.value,
             state_file: self.state_file?.value,
             subnet_file: self.subnet_file?.value,
-            vxlan_port: self.vxlan_port,
-            vni: self.vni,
+            vxlan: self.vxlan,
         })
     }
 }
@@ -87,14 +83,5 @@ fn node_name(table: &Table<'_>, log: &mut Log<'_>) -> Option<At<NodeName>> {
             log.push(table.at, format!("node_name is not given, and {whence} cannot be one: {error}"));
             None
         }
-    }
-}
-
-/// The absolute path of a file.
-fn absolute(value: &DeValue<'_>) -> Result<PathBuf, String> {
-    let path = PathBuf::from(text(value)?);
-    match path.is_absolute() {
-        true => Ok(path),
-        false => Err(format!("\"{}\" is not an absolute path", clip(text(value)?))),
     }
 }

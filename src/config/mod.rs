@@ -5,7 +5,9 @@
 //! as far as the file alone can tell.
 
 mod check;
+mod cluster;
 mod diagnostic;
+mod etcd;
 mod kernel_routes;
 mod kubernetes;
 mod overlay;
@@ -24,8 +26,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use serde::{Deserialize, Serialize};
 
+pub use self::cluster::{Cluster, Etcd, EtcdIdentity, EtcdTls, EtcdUser, GivenVxlan, Kubernetes, Style};
 pub use self::diagnostic::{ConfigError, ConfigErrors};
 pub use self::parse::{load, load_again, parse};
 pub use self::value::{for_pods, for_senders, unicast};
@@ -52,8 +54,8 @@ pub struct Config {
     pub local_sends_for: Vec<Prefix>,
     /// The other nodes, in file order.
     pub peers: Vec<Peer>,
-    /// `[source.kubernetes]`: where the rest of this comes from, when there is the section.
-    pub kubernetes: Option<Kubernetes>,
+    /// `[source.kubernetes]` or `[source.etcd]`: where the rest of this comes from, when there is one of the sections.
+    pub cluster: Option<Cluster>,
     /// `[source.kernel]`: the kernel's routes that are followed, when there is the section.
     pub kernel_routes: Option<KernelRoutes>,
     /// The control socket.
@@ -266,55 +268,6 @@ impl KernelRoutes {
     pub const OWN_PROTOCOL: u8 = 117;
     /// That of its routes to other nodes, which it never follows either.
     pub const DIRECT_PROTOCOL: u8 = 118;
-}
-
-/// `[source.kubernetes]`: the API server of a cluster as a source.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Kubernetes {
-    /// `kubeconfig`: the file; `None` is the service account of the pod that the daemon runs in.
-    pub kubeconfig: Option<PathBuf>,
-    /// `node_name`: this node there.
-    pub node_name: NodeName,
-    /// `style`: how the cluster says what its pod network is; `None` is "auto".
-    pub style: Option<Style>,
-    /// `state_file`: where the last known state is kept, for a start without the API server.
-    pub state_file: PathBuf,
-    /// `subnet_file`: what flannel writes for others, in its style.
-    pub subnet_file: PathBuf,
-    /// `port` under `[vxlan]`, where it is given.
-    pub vxlan_port: Option<u16>,
-    /// `vni` under `[vxlan]`, where it is given.
-    pub vni: Option<Vni>,
-}
-
-impl Kubernetes {
-    /// The default of `state_file`.
-    pub const STATE_FILE: &str = "/var/lib/underpass/kubernetes.json";
-    /// The default of `subnet_file`, which is flannel's.
-    pub const SUBNET_FILE: &str = "/run/flannel/subnet.env";
-}
-
-/// `[source.kubernetes] style`
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Style {
-    /// flannel's annotations at nodes.
-    Flannel,
-    /// Calico's IP pools and block affinities.
-    Calico,
-    /// Addresses and pod CIDRs of nodes alone.
-    Native,
-}
-
-impl Style {
-    /// The word in the file.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Flannel => "flannel",
-            Self::Calico => "calico",
-            Self::Native => "native",
-        }
-    }
 }
 
 /// `[control]`

@@ -7,6 +7,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use toml::de::DeTable;
 
 use super::diagnostic::Log;
+use super::etcd::Etcd;
 use super::kernel_routes::KernelRoutes;
 use super::kubernetes::Kubernetes;
 use super::reader::{At, List, Table, auto_or, boolean, check_sections, integer_in, parsed, word};
@@ -31,10 +32,16 @@ pub(super) struct Raw {
     pub(super) peers: Vec<Peer>,
     socket: Option<At<PathBuf>>,
     max_routes: Option<At<usize>>,
-    pub(super) kubernetes: Option<Kubernetes>,
+    pub(super) cluster: Option<Cluster>,
     kernel_routes: Option<KernelRoutes>,
     listen: Option<At<Option<SocketAddr>>>,
     cni: Cni,
+}
+
+/// `[source.kubernetes]` or `[source.etcd]`
+pub(super) enum Cluster {
+    Kubernetes(Kubernetes),
+    Etcd(Box<Etcd>),
 }
 
 /// `[node]`
@@ -104,10 +111,13 @@ impl Raw {
         let local = Table::single(root, &schema::LOCAL, log);
         let control = Table::single(root, &schema::CONTROL, log);
         let metrics = Table::single(root, &schema::METRICS, log);
-        let kubernetes = Kubernetes::read(root, &vxlan, log);
-        let node = match &kubernetes {
-            Some(kubernetes) => Node::read_beside(&Table::single(root, &schema::NODE, log), kubernetes, log),
-            None => Node::read(&Table::required(root, &schema::NODE, log), log),
+        let cluster = Cluster::read(root, &vxlan, log);
+        let node = match &cluster {
+            Some(Cluster::Kubernetes(kubernetes)) => {
+                Node::read_beside(&Table::single(root, &schema::NODE, log), kubernetes, log)
+            }
+            // In etcd nodes have no names, and are where they say that they are.
+            Some(Cluster::Etcd(_)) | None => Node::read(&Table::required(root, &schema::NODE, log), log),
         };
         Self {
             node,
@@ -123,7 +133,7 @@ impl Raw {
             peers: Table::repeated(root, &schema::PEER, log).iter().map(|t| Peer::read(t, log)).collect(),
             socket: control.value_or(log, "socket", PathBuf::from(Control::SOCKET), value::socket_path),
             max_routes: control.value_or(log, "max_routes", Control::MAX_ROUTES, value::max_routes),
-            kubernetes,
+            cluster,
             kernel_routes: KernelRoutes::read(root, log),
             listen: metrics.value_or(log, "listen", None, value::listen),
             cni: Cni::read(root, log),
@@ -133,8 +143,9 @@ impl Raw {
     /// The checked configuration; `None` when anything was wrong.
     pub(super) fn build(self) -> Option<Config> {
         let vxlan = (self.vxlan_port?, self.vni?);
-        let kubernetes = match self.kubernetes {
-            Some(kubernetes) => Some(kubernetes.build()?),
+        let cluster = match self.cluster {
+            Some(Cluster::Kubernetes(kubernetes)) => Some(super::Cluster::Kubernetes(kubernetes.build()?)),
+            Some(Cluster::Etcd(etcd)) => Some(super::Cluster::Etcd(etcd.build()?)),
             None => None,
         };
         let kernel_routes = match self.kernel_routes {
@@ -143,7 +154,7 @@ impl Raw {
         };
         Some(Config {
             node: self.node.build()?,
-            kubernetes,
+            cluster,
             kernel_routes,
             tunnel: self.tunnel.build()?,
             vxlan: super::Vxlan {
@@ -160,6 +171,26 @@ impl Raw {
             metrics: self.listen?.value,
             cni: self.cni.build()?,
         })
+    }
+}
+
+impl Cluster {
+    /// The section of the document, if there is one. What `vxlan` says goes before what the cluster says.
+    fn read(root: &DeTable<'_>, vxlan: &Table<'_>, log: &mut Log<'_>) -> Option<Self> {
+        // What is wrong with them is reported by who reads them for good.
+        let given = super::GivenVxlan {
+            port: vxlan.quietly("port", value::vxlan_port),
+            vni: vxlan.quietly("vni", value::vni),
+        };
+        let kubernetes = Kubernetes::read(root, given, log);
+        let etcd = Etcd::read(root, given, log);
+        if let (Some(_), Some(etcd)) = (&kubernetes, &etcd) {
+            log.push(
+                etcd.at,
+                "[source.etcd] beside [source.kubernetes]: two would say what this node is; remove one of them",
+            );
+        }
+        kubernetes.map(Self::Kubernetes).or(etcd.map(|etcd| Self::Etcd(Box::new(etcd))))
     }
 }
 

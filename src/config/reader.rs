@@ -62,11 +62,12 @@ pub(super) fn check_sections(root: &DeTable<'_>, log: &mut Log<'_>) {
     }
 }
 
-/// The value under a section's name, which may have a dot in it.
+/// The value under a section's name, which may have dots in it.
 fn at_name<'a>(root: &'a DeTable<'a>, name: &str) -> Option<&'a Spanned<DeValue<'a>>> {
-    match name.split_once('.') {
-        Some((outer, inner)) => root.get(outer)?.get_ref().as_table()?.get(inner),
-        None => root.get(name),
+    let (outer, last) = name.rsplit_once('.').map_or((None, name), |(outer, last)| (Some(outer), last));
+    match outer {
+        Some(outer) => at_name(root, outer)?.get_ref().as_table()?.get(last),
+        None => root.get(last),
     }
 }
 

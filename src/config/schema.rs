@@ -66,11 +66,17 @@ pub(super) static KUBERNETES: Section =
     single("source.kubernetes", &["kubeconfig", "node_name", "style", "state_file", "subnet_file"]);
 pub(super) static KERNEL_ROUTES: Section =
     single("source.kernel", &["tables", "protocols", "prefixes", "implicit_peers"]);
+pub(super) static ETCD: Section = single(
+    "source.etcd",
+    &["endpoints", "prefix", "tls", "user", "subnet", "subnet6", "lease_ttl", "state_file", "subnet_file"],
+);
+pub(super) static ETCD_TLS: Section = single("source.etcd.tls", &["ca", "cert", "key"]);
+pub(super) static ETCD_USER: Section = single("source.etcd.user", &["name", "password_file"]);
 pub(super) static METRICS: Section = single("metrics", &["listen"]);
 pub(super) static CNI: Section = single("cni", &["conflist", "plugins"]);
 
 /// Every section, in the order of the documentation.
-pub(super) static SECTIONS: [&Section; 12] = [
+pub(super) static SECTIONS: [&Section; 15] = [
     &NODE,
     &TUNNEL,
     &VXLAN,
@@ -79,6 +85,9 @@ pub(super) static SECTIONS: [&Section; 12] = [
     &LOCAL,
     &PEER,
     &KUBERNETES,
+    &ETCD,
+    &ETCD_TLS,
+    &ETCD_USER,
     &KERNEL_ROUTES,
     &CONTROL,
     &METRICS,
@@ -105,9 +114,8 @@ pub(super) fn unknown_section(name: &str) -> String {
 }
 
 fn advice(section: &Section, key: &str) -> String {
-    let exact = home_of(key);
-    let near = || closest(key, section.keys.iter().copied()).map(|k| format!("did you mean \"{k}\"?"));
-    exact.or_else(near).unwrap_or_else(|| format!("known keys: {}", section.keys.join(", ")))
+    let near = closest(key, section.keys.iter().copied()).map(|k| format!("did you mean \"{k}\"?"));
+    near.or_else(|| home_of(key)).unwrap_or_else(|| format!("known keys: {}", section.keys.join(", ")))
 }
 
 /// Where a key that was written in the wrong section belongs.

@@ -1,6 +1,7 @@
 //! Every rule of the configuration, each by the exact text a user sees.
 
 mod conflicts;
+mod etcd;
 mod hostile;
 mod kernel_routes;
 mod kubernetes;
@@ -8,7 +9,7 @@ mod values;
 
 use std::path::Path;
 
-use super::schema::SECTIONS;
+use super::schema::{SECTIONS, Section};
 use super::{Backend, CniPlugins, Config, DirectVia, Dscp, Offload, Switch, Uplink, load, parse};
 use crate::net::{EncapMode, Mac, Vni};
 
@@ -183,17 +184,35 @@ fn example_shows_every_key_and_the_defaults() {
         let header = format!("\n{}", section.header());
         let body = text.split(&header).skip(1);
         let body: String = body.map(|rest| rest.split("\n[").next().unwrap()).collect();
-        for key in section.keys {
+        for key in own_keys(section) {
             assert!(body.contains(&format!("\n{key} = ")), "{key} in {}", section.header());
         }
     }
-    let config = good(&text);
+    // A node is of one cluster.
+    good(&without(&text, "\n[source.kubernetes"));
+    let config = good(&without(&text, "\n[source.etcd"));
     assert_eq!(config.node.address6.unwrap().prefix_len(), 64);
     assert_eq!(config.peers[0].vtep_mac, Mac([0x66, 0x12, 0x34, 0x56, 0x78, 0x9a]));
     let defaults = good(BASE);
     assert_eq!(config.tunnel, defaults.tunnel);
     assert_eq!(config.vxlan, defaults.vxlan);
     assert_eq!(config.control, defaults.control);
+}
+
+/// The keys of a section that are no sections themselves.
+fn own_keys(section: &Section) -> impl Iterator<Item = &'static str> {
+    let is_section = |key: &str| SECTIONS.iter().any(|other| other.inside(section.name) == Some(key));
+    section.keys.iter().copied().filter(move |key| !is_section(key))
+}
+
+/// `text` without the sections whose headers begin so.
+fn without(text: &str, header: &str) -> String {
+    let mut rest = text.to_owned();
+    while let Some(begin) = rest.find(header) {
+        let end = rest[begin + 1..].find("\n[").map_or(rest.len(), |end| begin + 1 + end);
+        rest.replace_range(begin..end, "");
+    }
+    rest
 }
 
 fn is_code(line: &str) -> bool {
@@ -210,7 +229,7 @@ fn documentation_names_every_key() {
     for section in SECTIONS {
         let heading = format!("\n## `{}`", section.header());
         let body = reference.split(&heading).nth(1).expect(&heading).split("\n## ").next().unwrap();
-        for key in section.keys {
+        for key in own_keys(section) {
             assert!(body.contains(&format!("\n| `{key}` |")), "{key} in {heading}");
         }
     }
@@ -310,7 +329,7 @@ fn unknown_names_come_with_advice() {
         (
             "[bgp]\n",
             "f:13:2: unknown section or key \"bgp\"; known sections: [node], [tunnel], [vxlan], [[pool]], [direct], [local], \
-             [[peer]], [source.kubernetes], [source.kernel], \
+             [[peer]], [source.kubernetes], [source.etcd], [source.etcd.tls], [source.etcd.user], [source.kernel], \
              [control], [metrics], [cni]",
         ),
         ("[control]\nlisten = 1\n", "f:14:1: unknown key \"listen\" in [control]; it belongs in [metrics]"),

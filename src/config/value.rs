@@ -228,6 +228,15 @@ pub(super) fn vni(value: &DeValue<'_>) -> Result<Vni, String> {
     Vni::try_from(integer(value)?).map_err(|error| error.to_string())
 }
 
+/// The absolute path of a file.
+pub(super) fn absolute(value: &DeValue<'_>) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text(value)?);
+    match path.is_absolute() {
+        true => Ok(path),
+        false => Err(format!("\"{}\" is not an absolute path", clip(text(value)?))),
+    }
+}
+
 /// `control.socket`.
 pub(super) fn socket_path(value: &DeValue<'_>) -> Result<PathBuf, String> {
     let path = text(value)?;

@@ -19,11 +19,14 @@ pub enum Source {
     Kernel,
     /// Nodes and pools of a Kubernetes cluster.
     Kubernetes,
+    /// Nodes and pools of an etcd.
+    Etcd,
 }
 
 impl Source {
     /// Every one, best first.
-    pub const ALL: [Self; 5] = [Self::Local, Self::Static, Self::Control, Self::Kernel, Self::Kubernetes];
+    pub const ALL: [Self; 6] =
+        [Self::Local, Self::Static, Self::Control, Self::Kernel, Self::Kubernetes, Self::Etcd];
 
     /// The word used in JSON and tables.
     pub const fn name(self) -> &'static str {
@@ -33,6 +36,7 @@ impl Source {
             Self::Control => "control",
             Self::Kernel => "kernel",
             Self::Kubernetes => "kubernetes",
+            Self::Etcd => "etcd",
         }
     }
 }

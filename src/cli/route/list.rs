@@ -11,7 +11,7 @@ use crate::client::{Client, ClientError, Target};
 #[derive(Args, Debug)]
 #[group(skip)]
 pub(in crate::cli) struct List {
-    /// All routes of one source, in use or not: local, static, control, kubernetes
+    /// All routes of one source, in use or not: local, static, control, kernel, kubernetes, etcd
     #[arg(long, value_name = "SOURCE")]
     source: Option<String>,
     #[arg(

@@ -1,7 +1,14 @@
 //! A node of a cluster: what may be left out, and what is wrong there.
 
 use super::{errors, good};
-use crate::config::{Kubernetes, Style};
+use crate::config::{Cluster, Config, GivenVxlan, Kubernetes, Style};
+
+fn section(config: &Config) -> Kubernetes {
+    match &config.cluster {
+        Some(Cluster::Kubernetes(section)) => section.clone(),
+        other => panic!("{other:?}"),
+    }
+}
 
 #[test]
 fn nothing_but_the_section_is_needed() {
@@ -9,11 +16,11 @@ fn nothing_but_the_section_is_needed() {
     assert_eq!(config.node.name.as_str(), "n1");
     assert_eq!((config.node.address, config.node.address6), (None, None));
     assert!(config.local_subnets.is_empty() && config.pools.is_empty() && config.peers.is_empty());
-    let section = config.kubernetes.unwrap();
+    let section = section(&config);
     assert_eq!((section.kubeconfig, section.style), (None, None));
     assert_eq!(section.state_file.to_str(), Some(Kubernetes::STATE_FILE));
     assert_eq!(section.subnet_file.to_str(), Some(Kubernetes::SUBNET_FILE));
-    assert_eq!((section.vxlan_port, section.vni), (None, None));
+    assert_eq!(section.vxlan, GivenVxlan::default());
 }
 
 #[test]
@@ -24,8 +31,8 @@ fn what_is_given_is_kept() {
          [[peer]]\nname = \"b\"\naddress = \"2001:db8::2\"\nsubnets = [\"10.2.0.0/24\"]\n",
     );
     assert_eq!((config.node.name.as_str(), config.node.address.is_some()), ("a", true));
-    let section = config.kubernetes.unwrap();
-    assert_eq!((section.vxlan_port, section.vni.map(|vni| vni.get())), (Some(8472), Some(1)));
+    let section = section(&config);
+    assert_eq!((section.vxlan.port, section.vxlan.vni.map(|vni| vni.get())), (Some(8472), Some(1)));
     assert_eq!(section.style, Some(Style::Flannel));
 }
 
@@ -33,7 +40,7 @@ fn what_is_given_is_kept() {
 fn the_name_is_the_environments_or_the_hosts() {
     // Whatever the host is called, there is a name or a reason.
     match crate::config::parse("[source.kubernetes]\n", "f") {
-        Ok(config) => assert_eq!(config.node.name, config.kubernetes.unwrap().node_name),
+        Ok(config) => assert_eq!(config.node.name, section(&config).node_name),
         Err(errors) => assert!(errors.to_string().contains("node_name is not given"), "{errors}"),
     }
 }

@@ -654,8 +654,8 @@ async fn changes_that_cannot_be_understood_name_every_culprit() {
     assert_eq!((code, &answer["code"]), (404, &json!("not_found")));
     let (code, answer) = server.send("DELETE", "/v1/peers/%ff", "", "").await;
     assert_eq!((code, &answer["code"]), (400, &json!("malformed")));
-    let (code, answer) = server.get("/v1/routes?source=etcd").await;
-    let error = "no source is called \"etcd\"; there are local, static, control, kernel, kubernetes";
+    let (code, answer) = server.get("/v1/routes?source=bgp").await;
+    let error = "no source is called \"bgp\"; there are local, static, control, kernel, kubernetes, etcd";
     assert_eq!((code, answer["error"].as_str()), (400, Some(error)));
     assert_eq!(server.get("/v1/routes?format=xml").await.0, 400);
 }

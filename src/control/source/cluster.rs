@@ -7,8 +7,9 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::discovered::Discovered;
-use crate::config::{Kubernetes, Style};
+use crate::config::{self, Style};
 use crate::net::{Mac, Prefix};
+use crate::route::Source;
 
 /// What is known of a cluster, and how.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -49,6 +50,7 @@ pub struct Announcement {
 /// A cluster that is followed until the last of these is dropped.
 #[derive(Clone, Debug)]
 pub struct Cluster {
+    source: Source,
     said: watch::Receiver<Said>,
     announcements: Arc<watch::Sender<Option<Announcement>>>,
 }
@@ -63,15 +65,24 @@ pub struct Ends {
 }
 
 impl Cluster {
-    /// Follows the cluster of `settings`.
+    /// Follows the cluster of `settings`, in which this is `node`.
     ///
     /// # Errors
     /// When there can be no thread for it.
-    pub fn follow(settings: &Kubernetes) -> io::Result<Self> {
+    pub fn follow(settings: &config::Cluster, node: &config::Node) -> io::Result<Self> {
         let (tell, said) = watch::channel(Said::default());
         let (announcements, announced) = watch::channel(None);
-        follow(settings.clone(), Ends { tell, announced })?;
-        Ok(Self { said, announcements: Arc::new(announcements) })
+        let ends = Ends { tell, announced };
+        match settings {
+            config::Cluster::Kubernetes(settings) => kubernetes(settings.clone(), ends)?,
+            config::Cluster::Etcd(settings) => etcd(settings.clone(), node, ends)?,
+        }
+        Ok(Self { source: settings.source(), said, announcements: Arc::new(announcements) })
+    }
+
+    /// Whose its routes are.
+    pub fn source(&self) -> Source {
+        self.source
     }
 
     /// What it says, and whenever that changes.
@@ -90,11 +101,21 @@ impl Cluster {
 }
 
 #[cfg(feature = "kubernetes")]
-fn follow(settings: Kubernetes, ends: Ends) -> io::Result<()> {
+fn kubernetes(settings: config::Kubernetes, ends: Ends) -> io::Result<()> {
     super::kubernetes::follow(settings, ends)
 }
 
 #[cfg(not(feature = "kubernetes"))]
-fn follow(_: Kubernetes, _: Ends) -> io::Result<()> {
+fn kubernetes(_: config::Kubernetes, _: Ends) -> io::Result<()> {
     Err(io::Error::other("this program was built without the feature `kubernetes`"))
+}
+
+#[cfg(feature = "etcd")]
+fn etcd(settings: config::Etcd, node: &config::Node, ends: Ends) -> io::Result<()> {
+    super::etcd::follow(settings, node.clone(), ends)
+}
+
+#[cfg(not(feature = "etcd"))]
+fn etcd(_: config::Etcd, _: &config::Node, _: Ends) -> io::Result<()> {
+    Err(io::Error::other("this program was built without the feature `etcd`"))
 }

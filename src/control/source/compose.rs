@@ -64,9 +64,10 @@ pub fn compose(
     if config.node.addresses().next().is_none() {
         return Err(format!("the cluster has no address of node {} yet", file.node.name));
     }
-    if let Some(kubernetes) = &file.kubernetes {
-        config.vxlan.port = kubernetes.vxlan_port.or(found.vxlan_port).unwrap_or(file.vxlan.port);
-        config.vxlan.vni = kubernetes.vni.or(found.vni).unwrap_or(file.vxlan.vni);
+    if let Some(cluster) = &file.cluster {
+        let given = cluster.given_vxlan();
+        config.vxlan.port = given.port.or(found.vxlan_port).unwrap_or(file.vxlan.port);
+        config.vxlan.vni = given.vni.or(found.vni).unwrap_or(file.vxlan.vni);
     }
     let mut rules = Rules::of(&config, taken);
     rules.refused.clone_from(&found.refused);
@@ -185,7 +186,7 @@ impl<'a> Rules<'a> {
             sends_for: Vec::new(),
             also_from: Vec::new(),
             vtep_mac: mac,
-            source: Source::Kubernetes,
+            source: config.cluster.as_ref().map_or(Source::Static, config::Cluster::source),
         })
     }
 

@@ -10,12 +10,35 @@
 pub mod cluster;
 pub mod compose;
 pub mod discovered;
+#[cfg(feature = "etcd")]
+mod etcd;
 pub mod file;
+#[cfg(any(feature = "etcd", feature = "kubernetes"))]
+mod flannel;
 pub mod kernel;
 #[cfg(feature = "kubernetes")]
 mod kubernetes;
+#[cfg(any(feature = "etcd", feature = "kubernetes"))]
+mod state_file;
+#[cfg(any(feature = "etcd", feature = "kubernetes"))]
+mod teller;
 
 use tokio::time::{Instant, sleep_until};
+
+/// An error and its causes in one line.
+#[cfg(any(feature = "etcd", feature = "kubernetes"))]
+fn plain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    discovered::shown(&text)
+}
 
 /// Waits for `moment`; where there is none, for ever.
 pub async fn at(moment: Option<Instant>) {

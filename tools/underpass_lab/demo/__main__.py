@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 from underpass_lab.command import Failure, end_with
-from underpass_lab.demo import bgp, kubernetes
+from underpass_lab.demo import bgp, etcd, kubernetes
 from underpass_lab.demo.story import say
 from underpass_lab.lab import making
 from underpass_lab.lab import topology as topologies
@@ -24,9 +24,11 @@ def main() -> int:
             return in_a_lab()
         case ["--bgp"]:
             return as_root(bgp.main)
+        case ["--etcd"]:
+            return as_root(etcd.main)
         case ["--kubernetes"]:
             return as_root(kubernetes.main)
-    print("usage: scripts/demo [--bgp | --kubernetes]", file=sys.stderr)
+    print("usage: scripts/demo [--bgp | --etcd | --kubernetes]", file=sys.stderr)
     return 2
 
 

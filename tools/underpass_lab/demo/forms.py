@@ -22,12 +22,14 @@ def expressions(nodes: tuple[str, str], pods: tuple[str, str]) -> dict[str, str]
     return {
         "direct": f"src host {pods[0]} and dst host {pods[1]}",
         "ipip": f"{between} and ip proto 4 and not ({PROBE}) and ip[32:4] = {inner[0]} and ip[36:4] = {inner[1]}",
+        # Behind the headers of UDP, VXLAN and Ethernet; the port is flannel's.
+        "vxlan": f"{between} and udp dst port 8472 and ip[62:4] = {inner[0]} and ip[66:4] = {inner[1]}",
     }
 
 
-def expected(source: str, target: str) -> str:
-    """The form between two nodes, where pools are CrossSubnet."""
-    return "ipip" if FAR in (source, target) else "direct"
+def expected(source: str, target: str, tunnel: str = "ipip") -> str:
+    """The form between two nodes, where pools are CrossSubnet with this tunnel."""
+    return tunnel if FAR in (source, target) else "direct"
 
 
 def seen(form: str, ends: tuple[Recording, Recording], nodes: tuple[str, str], pods: tuple[str, str]) -> str:

@@ -127,7 +127,7 @@ impl Follower {
             Ok(base) => base,
             Err(refusal) => return self.update(Err(refusal), None, wait).await,
         };
-        let Some(cluster) = self.sources.cluster.as_ref().filter(|_| base.kubernetes.is_some()) else {
+        let Some(cluster) = self.sources.cluster.as_ref().filter(|_| base.cluster.is_some()) else {
             let view = self.look(&base).await;
             let done = self.update(Ok(base.clone()), view, wait).await;
             if done.is_ok() {
@@ -196,7 +196,7 @@ impl Follower {
         let (before, now) = (running.peers.len(), composed.config.peers.len());
         match self.update(Ok(composed.config), view, false).await {
             Ok(_) => {
-                tracing::info!("source kubernetes: {now} peers, {before} before");
+                tracing::info!("source {}: {now} peers, {before} before", self.sources.name());
                 Ok(())
             }
             Err(refusal) => {
@@ -249,7 +249,8 @@ impl Follower {
     fn refuse(&mut self, refused: Vec<Refused>) {
         let is_new = |refused: &&Refused| self.refused.binary_search(refused).is_err();
         for new in refused.iter().filter(is_new).take(SHOWN) {
-            tracing::warn!("source kubernetes: {} is left out: {}", new.object, new.reason);
+            let source = self.sources.name();
+            tracing::warn!("source {source}: {} is left out: {}", new.object, new.reason);
         }
         self.refused = refused;
     }
@@ -263,7 +264,7 @@ impl Follower {
         };
         let state = if reason.is_some() { SourceStatus::DEGRADED } else { SourceStatus::FOLLOWING };
         let status = SourceStatus {
-            name: Source::Kubernetes.name().to_owned(),
+            name: self.sources.name().to_owned(),
             state: state.to_owned(),
             reason: reason.cloned().unwrap_or_default(),
             style: said.style.map(|style| style.name().to_owned()).unwrap_or_default(),

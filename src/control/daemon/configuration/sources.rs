@@ -17,7 +17,7 @@ use crate::control::source::discovered::OwnNode;
 use crate::control::source::file::FileSource;
 use crate::net::Prefix;
 
-/// How long a start waits for the API server when the state file has what is needed.
+/// How long a start waits for the cluster when the state file has what is needed.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How often a start that waits says so.
 const REMIND: Duration = Duration::from_secs(10);
@@ -42,9 +42,13 @@ impl Sources {
         base: Config,
         cluster: Option<Cluster>,
     ) -> anyhow::Result<Self> {
-        let cluster = match (&base.kubernetes, cluster) {
+        let cluster = match (&base.cluster, cluster) {
             (Some(_), Some(cluster)) => Some(cluster),
-            (Some(settings), None) => Some(Cluster::follow(settings).context("source kubernetes")?),
+            (Some(settings), None) => {
+                let source = settings.source().name();
+                let cluster = Cluster::follow(settings, &base.node);
+                Some(cluster.with_context(|| format!("source {source}"))?)
+            }
             (None, _) => None,
         };
         Ok(Self { file, base, cluster, own: OwnNode::default() })
@@ -55,14 +59,20 @@ impl Sources {
         self.cluster.clone()
     }
 
+    /// The name of the cluster's source.
+    pub(super) fn name(&self) -> &'static str {
+        self.cluster.as_ref().map_or("", |cluster| cluster.source().name())
+    }
+
     /// The first configuration. Waits until the cluster says enough.
     ///
     /// # Errors
     /// When the cluster cannot be followed.
     pub(in crate::control::daemon) async fn first(&mut self, host: &Host) -> anyhow::Result<Config> {
         let Some(cluster) = &self.cluster else { return Ok(self.base.clone()) };
+        let source = cluster.source().name();
         let mut said = cluster.said();
-        // What the API server says now is better than what it said before the start.
+        // What the cluster says now is better than what it said before the start.
         let fresh = said.wait_for(|said| said.found.is_some() && (!said.is_old || said.lost.is_some()));
         drop(timeout(PATIENCE, fresh).await);
         let mut last = String::new();
@@ -74,13 +84,13 @@ impl Sources {
             };
             let why = now.lost.map_or(missing, |lost| lost);
             if why != last {
-                tracing::info!("source kubernetes: waiting: {why}");
+                tracing::info!("source {source}: waiting: {why}");
             }
             last.clone_from(&why);
             match timeout(REMIND, said.changed()).await {
                 Ok(Ok(())) => {}
-                Ok(Err(_)) => bail!("source kubernetes: its thread has ended"),
-                Err(_) => tracing::warn!("source kubernetes: still waiting: {last}"),
+                Ok(Err(_)) => bail!("source {source}: its thread has ended"),
+                Err(_) => tracing::warn!("source {source}: still waiting: {last}"),
             }
         }
     }

@@ -54,7 +54,7 @@ impl State {
         let gone = self.forget_unlisted(&new);
         self.place(&new);
         self.load_local(&new, now);
-        for source in [Source::Static, Source::Kubernetes] {
+        for source in [Source::Static, Source::Kubernetes, Source::Etcd] {
             self.load_peers(&new, source, now);
         }
         let policy = EncapPolicy::new(&new.pools, new.node.address, new.node.address6);
@@ -180,7 +180,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ),
         ("`socket` under [control]", old.control.socket != new.control.socket),
         ("`listen` under [metrics]", old.metrics != new.metrics),
-        ("a key under [source.kubernetes]", old.kubernetes != new.kubernetes),
+        ("a key under [source.kubernetes] or [source.etcd]", old.cluster != new.cluster),
         ("a key under [cni]", old.cni != new.cni),
     ];
     keys.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()

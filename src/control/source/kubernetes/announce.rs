@@ -4,7 +4,6 @@
 //! cluster is only read.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,14 +14,15 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::facts::{Facts, NodeFacts};
-use super::flannel::{self, Backend};
-use super::{objects, plain};
+use super::{flannel, objects, plain};
 use crate::config::Style;
 use crate::control::source::cluster::Announcement;
 use crate::control::source::discovered::Discovered;
-use crate::files::{self, Modes};
-use crate::net::Prefix;
+use crate::control::source::flannel::node::backend_data;
+use crate::control::source::flannel::{Network, subnet_file};
 
+/// Where the path of flannel's file is from.
+const SECTION: &str = "[source.kubernetes]";
 /// From a refused write to the next try, growing.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
@@ -151,36 +151,17 @@ impl Announcer {
     ) -> Result<(), String> {
         let networks = flannel::network(facts, &self.node)?.networks;
         let networks = if networks.is_empty() { &announcement.networks } else { &networks };
-        let text = subnet_file(networks, found, announcement);
-        let path = &self.subnet_file;
-        if std::fs::read(path).is_ok_and(|there| there == text.as_bytes()) {
-            return Ok(());
-        }
-        let done = files::replace(path, text.as_bytes(), Modes::PUBLIC);
-        done.map_err(|error| {
-            format!("{}: {error}; correct `subnet_file` under [source.kubernetes]", path.display())
-        })
+        subnet_file::write(&self.subnet_file, SECTION, networks, &found.own.subnets, announcement)
     }
 }
 
 /// What flannel would have at a node that is as `announcement` says.
-fn annotations(
-    node: &NodeFacts,
-    network: &flannel::Network,
-    announcement: &Announcement,
-) -> BTreeMap<String, String> {
+fn annotations(node: &NodeFacts, network: &Network, announcement: &Announcement) -> BTreeMap<String, String> {
     let mut wanted = BTreeMap::new();
     let mut say = |key: &str, value: String| drop(wanted.insert(format!("{}{key}", flannel::PREFIX), value));
     say("kube-subnet-manager", "true".to_owned());
     say("backend-type", network.backend.name().to_owned());
-    let data = match network.backend {
-        Backend::Vxlan => {
-            let mac = announcement.vtep_mac;
-            // The order and the form of flannel's own (encoding/json).
-            format!("{{\"VNI\":{},\"VtepMAC\":\"{mac}\"}}", network.vni.get())
-        }
-        Backend::Ipip | Backend::HostGateway => "null".to_owned(),
-    };
+    let data = backend_data(network, announcement.vtep_mac).unwrap_or_else(|| "null".to_owned());
     let has = |is_ipv4| announcement.subnets.iter().any(|subnet| subnet.is_ipv4() == is_ipv4);
     let public = |key: &str, own: String| flannel::annotation(node, key).map_or(own, str::to_owned);
     if let Some(address) = announcement.address.filter(|_| has(true)) {
@@ -194,40 +175,9 @@ fn annotations(
     wanted
 }
 
-/// flannel's `subnet.env` (pkg/subnet/subnet.go): order and form are read by others.
-fn subnet_file(networks: &[Prefix], found: &Discovered, announcement: &Announcement) -> String {
-    let network = |is_ipv4| networks.iter().find(|network| network.is_ipv4() == is_ipv4);
-    let subnet = |is_ipv4| found.own.subnets.iter().find(|subnet| subnet.is_ipv4() == is_ipv4);
-    let mut text = String::new();
-    let mut say = |key: &str, value: String| text.push_str(&format!("{key}={value}\n"));
-    for (is_ipv4, infix) in [(true, ""), (false, "IPV6_")] {
-        if let (Some(network), Some(subnet)) = (network(is_ipv4), subnet(is_ipv4)) {
-            say(&format!("FLANNEL_{infix}NETWORK"), network.to_string());
-            say(&format!("FLANNEL_{infix}SUBNET"), first_host(*subnet));
-        }
-    }
-    say("FLANNEL_MTU", announcement.mtu.to_string());
-    say("FLANNEL_IPMASQ", announcement.masquerades.to_string());
-    text
-}
-
-/// The address behind the first of `subnet`, with its length: the gateway of its pods.
-fn first_host(subnet: Prefix) -> String {
-    let len = subnet.len();
-    match subnet.address() {
-        std::net::IpAddr::V4(first) => {
-            format!("{}/{len}", Ipv4Addr::from_bits(first.to_bits().saturating_add(1)))
-        }
-        std::net::IpAddr::V6(first) => {
-            format!("{}/{len}", Ipv6Addr::from_bits(first.to_bits().saturating_add(1)))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Announcement, annotations, flannel, subnet_file};
-    use crate::control::source::discovered::{Discovered, OwnNode};
+    use super::{Announcement, annotations, flannel};
     use crate::control::source::kubernetes::facts::{Facts, NodeFacts};
 
     fn announcement() -> Announcement {
@@ -261,24 +211,6 @@ mod tests {
                 "flannel.alpha.coreos.com/public-ip=203.0.113.3",
                 "flannel.alpha.coreos.com/public-ipv6=2001:db8::3",
             ]
-        );
-    }
-
-    #[test]
-    fn the_subnet_file_is_flannels() {
-        let announcement = announcement();
-        let own = OwnNode { is_known: true, subnets: announcement.subnets.clone(), ..OwnNode::default() };
-        let found = Discovered { own, ..Discovered::default() };
-        assert_eq!(
-            subnet_file(&announcement.networks, &found, &announcement),
-            "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.3.1/24\n\
-             FLANNEL_IPV6_NETWORK=fd00:244::/48\nFLANNEL_IPV6_SUBNET=fd00:244:0:3::1/64\n\
-             FLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
-        );
-        let four = Announcement { networks: vec![announcement.networks[0]], ..announcement.clone() };
-        assert_eq!(
-            subnet_file(&four.networks, &found, &four),
-            "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.3.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
         );
     }
 }

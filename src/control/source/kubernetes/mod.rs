@@ -16,7 +16,6 @@ mod native;
 mod objects;
 mod session;
 mod sessions;
-mod state_file;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -28,8 +27,9 @@ use follower::Follower;
 
 use super::cluster::Ends;
 use super::discovered::{Discovered, shown};
+use super::flannel::node::{second_peer, unicast_mac};
+use super::plain;
 use crate::config::{self, Style};
-use crate::net::Mac;
 
 /// Follows the cluster of `settings` in a thread of its own, until nobody is at the other ends.
 ///
@@ -51,18 +51,6 @@ fn discover(facts: &Facts, style: Style, own: &str) -> Discovered {
     }
 }
 
-/// The Ethernet address of a tunnel device.
-fn unicast_mac(text: &str) -> Result<Mac, String> {
-    let mac = text.parse::<Mac>().map_err(|error| error.to_string())?;
-    mac.is_unicast().then_some(mac).ok_or_else(|| format!("{mac} is no host's"))
-}
-
-/// The name of the peer that is the IPv6 half of a node, where the tunnel has a device for each family. Calico's rule for
-/// the Ethernet address of the second one is over this name, too.
-fn second_peer(node: &str) -> String {
-    format!("{node}-v6")
-}
-
 /// How the cluster says what its pod network is, by what it has.
 fn style_of(facts: &Facts) -> (Style, &'static str) {
     let flannel = facts.nodes.values().any(flannel::is_managed);
@@ -72,18 +60,4 @@ fn style_of(facts: &Facts) -> (Style, &'static str) {
         () if !facts.pools.is_empty() => (Style::Calico, "it has Calico's IP pools"),
         () => (Style::Native, "it has nothing of flannel or Calico"),
     }
-}
-
-/// An error and its causes in one line.
-fn plain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    shown(&text)
 }

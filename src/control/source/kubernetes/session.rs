@@ -116,7 +116,7 @@ impl<'a> Session<'a> {
                     self.pass_on().await;
                     self.recover();
                 }
-                () = at(self.follower.write_at()) => self.follower.write(),
+                () = at(self.follower.teller.write_at()) => self.follower.write(),
                 () = at(self.follower.announcer.due()) => self.announce().await,
                 () = sleep_until(asked) => {
                     if let Some(why) = self.ask().await {
@@ -155,7 +155,7 @@ impl<'a> Session<'a> {
     /// The cluster is followed when all that it told has been passed on, and nothing fails.
     fn recover(&self) {
         if self.failing.is_empty() && self.due.is_none() && self.is_synced() {
-            self.follower.find();
+            self.follower.teller.find();
         }
     }
 
@@ -197,7 +197,7 @@ impl<'a> Session<'a> {
     /// Has the own node say what it should.
     async fn announce(&mut self) {
         let Some(announcement) = self.follower.announced.borrow().clone() else { return };
-        let Some(found) = self.follower.found() else { return };
+        let Some(found) = self.follower.teller.found() else { return };
         if !self.is_synced() {
             return;
         }
@@ -208,7 +208,7 @@ impl<'a> Session<'a> {
 
     fn failed(&mut self, kind: Kind, error: &watcher::Error) {
         self.failing.insert(kind, Instant::now());
-        self.follower.lose(format!("API server: {}", plain(error)));
+        self.follower.teller.lose(format!("API server: {}", plain(error)));
     }
 
     /// When the API server is asked next whether it is there.

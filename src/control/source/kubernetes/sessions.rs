@@ -23,7 +23,7 @@ const GOOD: Duration = Duration::from_secs(30);
 pub(super) async fn run(mut follower: Follower) {
     follower.recall();
     let mut pause = PAUSES.0;
-    let tell = follower.tell.clone();
+    let tell = follower.teller.tell.clone();
     loop {
         let begun = Instant::now();
         let why = tokio::select! {
@@ -31,7 +31,7 @@ pub(super) async fn run(mut follower: Follower) {
             () = tell.closed() => return,
         };
         let Some(why) = why else { return };
-        follower.lose(why);
+        follower.teller.lose(why);
         pause = if begun.elapsed() > GOOD { PAUSES.0 } else { (pause * 2).min(PAUSES.1) };
         tokio::select! {
             () = sleep(pause) => {}

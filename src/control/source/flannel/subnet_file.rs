@@ -1,0 +1,128 @@
+//! flannel's `subnet.env` (pkg/subnet/subnet.go) for CNI plugins and scripts on the host: order and form are read by others.
+
+use std::fs::File;
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+
+use crate::control::source::cluster::Announcement;
+use crate::files::{self, Modes};
+use crate::net::Prefix;
+
+/// More than flannel ever writes.
+const LARGEST: u64 = 4096;
+
+/// Has the file at `path` say that this node has `subnets` of `networks`.
+///
+/// # Errors
+/// Why it cannot be written; `section` of the configuration has its path.
+pub(in crate::control::source) fn write(
+    path: &Path,
+    section: &str,
+    networks: &[Prefix],
+    subnets: &[Prefix],
+    announcement: &Announcement,
+) -> Result<(), String> {
+    let text = text(networks, subnets, announcement);
+    if std::fs::read(path).is_ok_and(|there| there == text.as_bytes()) {
+        return Ok(());
+    }
+    let done = files::replace(path, text.as_bytes(), Modes::PUBLIC);
+    done.map_err(|error| format!("{}: {error}; correct `subnet_file` under {section}", path.display()))
+}
+
+/// The subnets that the file at `path` says this node had: none where there is no such file.
+pub(in crate::control::source) fn previous(path: &Path) -> Vec<Prefix> {
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(LARGEST).read_to_string(&mut text));
+    let lines = text.lines().filter(|_| read.is_ok());
+    let value = |line: &str| {
+        let value =
+            line.strip_prefix("FLANNEL_SUBNET=").or_else(|| line.strip_prefix("FLANNEL_IPV6_SUBNET="))?;
+        let (address, len) = value.split_once('/')?;
+        Prefix::containing(address.parse().ok()?, len.parse().ok()?)
+    };
+    lines.filter_map(value).collect()
+}
+
+fn text(networks: &[Prefix], subnets: &[Prefix], announcement: &Announcement) -> String {
+    let network = |is_ipv4| networks.iter().find(|network| network.is_ipv4() == is_ipv4);
+    let subnet = |is_ipv4| subnets.iter().find(|subnet| subnet.is_ipv4() == is_ipv4);
+    let mut text = String::new();
+    let mut say = |key: &str, value: String| text.push_str(&format!("{key}={value}\n"));
+    for (is_ipv4, infix) in [(true, ""), (false, "IPV6_")] {
+        if let (Some(network), Some(subnet)) = (network(is_ipv4), subnet(is_ipv4)) {
+            say(&format!("FLANNEL_{infix}NETWORK"), network.to_string());
+            say(&format!("FLANNEL_{infix}SUBNET"), first_host(*subnet));
+        }
+    }
+    say("FLANNEL_MTU", announcement.mtu.to_string());
+    say("FLANNEL_IPMASQ", announcement.masquerades.to_string());
+    text
+}
+
+/// The address behind the first of `subnet`, with its length: the gateway of its pods.
+fn first_host(subnet: Prefix) -> String {
+    let len = subnet.len();
+    match subnet.address() {
+        IpAddr::V4(first) => format!("{}/{len}", Ipv4Addr::from_bits(first.to_bits().saturating_add(1))),
+        IpAddr::V6(first) => format!("{}/{len}", Ipv6Addr::from_bits(first.to_bits().saturating_add(1))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Announcement, Prefix, previous, text, write};
+
+    fn announcement() -> Announcement {
+        Announcement {
+            vtep_mac: "66:01:02:03:04:05".parse().unwrap(),
+            address: Some("192.0.2.3".parse().unwrap()),
+            address6: Some("2001:db8::3".parse().unwrap()),
+            subnets: Vec::new(),
+            networks: Vec::new(),
+            mtu: 1450,
+            masquerades: true,
+        }
+    }
+
+    fn prefixes<const N: usize>(texts: [&str; N]) -> Vec<Prefix> {
+        texts.map(|text| text.parse().unwrap()).to_vec()
+    }
+
+    #[test]
+    fn it_is_flannels() {
+        let networks = prefixes(["10.244.0.0/16", "fd00:244::/48"]);
+        let subnets = prefixes(["10.244.3.0/24", "fd00:244:0:3::/64"]);
+        assert_eq!(
+            text(&networks, &subnets, &announcement()),
+            "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.3.1/24\n\
+             FLANNEL_IPV6_NETWORK=fd00:244::/48\nFLANNEL_IPV6_SUBNET=fd00:244:0:3::1/64\n\
+             FLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
+        );
+        assert_eq!(
+            text(&networks[..1], &subnets, &announcement()),
+            "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.3.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
+        );
+    }
+
+    #[test]
+    fn what_it_says_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("flannel/subnet.env");
+        assert_eq!(previous(&path), []);
+        let (networks, subnets) =
+            (prefixes(["10.244.0.0/16", "fd00:244::/48"]), prefixes(["10.244.3.0/24", "fd00:244:0:3::/64"]));
+        write(&path, "[source.etcd]", &networks, &subnets, &announcement()).unwrap();
+        assert_eq!(previous(&path), subnets);
+        for junk in ["FLANNEL_SUBNET=", "FLANNEL_SUBNET=10.1.2.3", "FLANNEL_SUBNET=10.1.2.3/33", "\u{1}\n=\n"]
+        {
+            std::fs::write(&path, junk).unwrap();
+            assert_eq!(previous(&path), []);
+        }
+        std::fs::write(&path, [0xff, 0xfe]).unwrap();
+        assert_eq!(previous(&path), []);
+        let error = write(dir.path(), "[source.etcd]", &networks, &subnets, &announcement()).unwrap_err();
+        assert!(error.ends_with("; correct `subnet_file` under [source.etcd]"), "{error}");
+    }
+}
