@@ -4,6 +4,7 @@ mod conflicts;
 mod hostile;
 mod kernel_routes;
 mod kubernetes;
+mod own_address;
 mod values;
 
 use std::path::Path;

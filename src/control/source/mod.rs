@@ -14,6 +14,9 @@ pub mod file;
 pub mod kernel;
 #[cfg(feature = "kubernetes")]
 mod kubernetes;
+pub mod named;
+pub mod names;
+pub mod own_address;
 
 use tokio::time::{Instant, sleep_until};
 
