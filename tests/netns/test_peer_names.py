@@ -5,6 +5,7 @@ n1 has a hosts file of its own, as `ip netns exec` mounts it; a last class asks 
 import bootstrap
 
 import pathlib
+import subprocess
 import time
 from typing import Any
 
@@ -171,3 +172,62 @@ class HostsFile(Named):
         self.start("n1", address="can-reach=gw.example")
         sources = {source["name"]: source for source in self.lab.status("n1")["sources"]}
         self.assertRegex(sources["node-address"]["detail"], "^192.0.2.1/24 on eth0: the source of packets to there")
+
+
+class NameServer(Named):
+    """Names by a DNS server on the router's place, 192.0.2.53, that comes and goes."""
+
+    server: subprocess.Popen[Any] | None = None
+
+    @classmethod
+    def prepare(cls) -> None:
+        super().prepare()
+        cls.write("resolv.conf", "nameserver 192.0.2.53\noptions timeout:1 attempts:1\n")
+        cls.lab.add_host("dns", "192.0.2.53/24")
+
+    def serve(self, *records: str) -> None:
+        """Starts the server in place of the one that runs."""
+        self.end_server()
+        words = ("--no-daemon", "--no-hosts", "--no-resolv", "--conf-file=/dev/null", "--user=root", "--pid-file")
+        records = tuple(f"--host-record={NAME},{address}" for address in records)
+        type(self).server = self.lab.popen(
+            "dns", "dnsmasq", *words, "--local=/example/", "--listen-address=192.0.2.53", "--bind-interfaces", *records,
+            stderr=subprocess.DEVNULL,
+        )
+        self.lab.listens("dns", 53, "udp")
+
+    def end_server(self) -> None:
+        if self.server:
+            self.server.terminate()
+            self.server.wait(5)
+            type(self).server = None
+
+    def tearDown(self) -> None:
+        super().tearDown()
+        self.end_server()
+
+    def test_answers_come_change_and_fail(self) -> None:
+        self.start("n1", peers={"n2": (NAME, [subnet("n2")])})
+        self.assertIsNone(self.address())
+        self.assertIn("is not resolved", self.source()["refusals"][0]["reason"])
+        self.serve(ADDRESSES["n2"])
+        wait_until(lambda: self.address() == ADDRESSES["n2"], FAILED_S + 10, "the first answer")
+        self.assertEqual(self.lab.ping("podA", B), 3)
+        n1 = self.lab.daemons["n1"]
+        # A name with several addresses stays where it is.
+        self.serve(ADDRESSES["n2"], "192.0.2.1", "192.0.2.3")
+        n1.command("reload")
+        self.assertEqual((self.address(), self.source()["state"]), (ADDRESSES["n2"], "following"))
+        self.serve(OTHER)
+        n1.command("reload")
+        self.assertEqual(self.address(), OTHER)
+        self.arrive_at(OTHER)
+        # It forgets the name, and then it is gone.
+        self.serve()
+        n1.command("reload")
+        wait_until(lambda: self.source()["state"] == "degraded", 10, "degraded")
+        self.end_server()
+        n1.command("reload")
+        wait_until(lambda: self.source()["state"] == "degraded", 10, "degraded")
+        self.assertEqual((self.address(), self.source()["refused"]), (OTHER, 0))
+        self.arrive_at(OTHER)

@@ -15,12 +15,13 @@ fn calicos_words_are_understood() {
         "can-reach=192.0.2.9",
         "can-reach=gw.example",
         "interface=eth.*,^en[0-9]+$",
+        r"interface=^(?i)eth\\d+$,ens\\w",
         "skip-interface=wlan.*",
         "cidr=192.0.2.0/24,10.0.0.0/8",
     ] {
         let node = good(&file(&format!("address = \"{words}\""))).node;
         assert_eq!((node.address, node.address6_rule), (None, None));
-        assert_eq!(node.address_rule.unwrap().to_string(), words);
+        assert_eq!(node.address_rule.unwrap().to_string(), words.replace(r"\\", r"\"));
     }
     let node = good(&file("address = \"auto\"\naddress6 = \"cidr=2001:db8::/32\"")).node;
     assert_eq!(node.address_rule, Some(AddressRule::FirstFound));
