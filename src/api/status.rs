@@ -101,14 +101,16 @@ pub struct TunnelControl {
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
 #[serde(default)]
 pub struct SourceStatus {
-    /// Such as `kubernetes`.
+    /// Such as `kubernetes`; `node-address` is a rule for this node's address, `peer-names` the host names of peers.
     pub name: String,
     /// `following`, or `degraded` when it cannot be reached or understood: what was known before stays.
     pub state: String,
     /// Why it is degraded.
     pub reason: String,
-    /// How it is read: `flannel`, `calico` or `native`.
+    /// How it is read: `flannel`, `calico` or `native`; the rule, of `node-address`.
     pub style: String,
+    /// What it says now, where that is neither nodes nor routes: of `node-address` the address and why it is that one.
+    pub detail: String,
     /// Nodes that it has, this one among them.
     pub nodes: usize,
     /// Routes that it has, where it has no nodes.

@@ -28,12 +28,14 @@ impl Check {
 }
 
 fn summary(config: &Config) -> String {
-    let of_peers: usize = config.peers.iter().map(|peer| peer.subnets.len()).sum();
-    let subnets = config.local_subnets.len() + of_peers;
+    let peers = config.peers.iter().map(|peer| peer.subnets.len());
+    let of_peers: Vec<usize> =
+        peers.chain(config.named_peers.iter().map(|peer| peer.subnets.len())).collect();
+    let subnets = config.local_subnets.len() + of_peers.iter().sum::<usize>();
     format!(
         "node {}, {}, {}, {}",
         config.node.name,
-        text::plural(config.peers.len(), "peer"),
+        text::plural(of_peers.len(), "peer"),
         text::plural(subnets, "subnet"),
         text::plural(config.pools.len(), "pool"),
     )

@@ -110,11 +110,14 @@ fn overview(status: &api::Status) -> Table {
 fn source_lines(source: &api::SourceStatus) -> Vec<String> {
     let style = if source.style.is_empty() { String::new() } else { format!(" ({})", source.style) };
     let reason = if source.reason.is_empty() { String::new() } else { format!(": {}", source.reason) };
-    let holds = match source.nodes {
-        0 => text::plural(source.routes, "route"),
-        nodes => text::plural(nodes, "node"),
+    let holds = match (source.detail.as_str(), source.nodes) {
+        ("", 0) => format!(", {}", text::plural(source.routes, "route")),
+        ("", nodes) => format!(", {}", text::plural(nodes, "node")),
+        // What is said at length is a line of its own.
+        _ => String::new(),
     };
-    let mut lines = vec![format!("{}{style}, {holds}, {}{reason}", source.name, source.state)];
+    let mut lines = vec![format!("{}{style}{holds}, {}{reason}", source.name, source.state)];
+    lines.extend(Some(source.detail.clone()).filter(|detail| !detail.is_empty()));
     lines.extend(source.problems.iter().cloned());
     lines.extend(
         source.refusals.iter().map(|refused| format!("{} is left out: {}", refused.object, refused.reason)),

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::fmt::Display;
 use std::hash::Hash;
 use std::net::IpAddr;
 
@@ -13,7 +14,7 @@ use super::owners::{Owner, Owners};
 use super::raw::{Peer, Pool, Raw};
 use super::reader::At;
 use super::speakers;
-use super::value::unicast;
+use super::value::{PeerAddress, unicast};
 use super::{Backend, Switch};
 use crate::net::{EncapMode, Mac};
 use crate::wire::ipv6;
@@ -98,19 +99,24 @@ fn peer_names(raw: &Raw, log: &mut Log<'_>) {
 }
 
 fn peer_addresses(raw: &Raw, log: &mut Log<'_>) {
-    let mut first = Firsts::new();
+    let (mut first, mut first_name) = (Firsts::new(), Firsts::new());
+    let also = |address: &dyn Display, line| {
+        format!("{address} is also the address of the peer in line {line}; each node has its own")
+    };
     for peer in &raw.peers {
         common_family(raw, peer, log);
+        if let Some(At { value: PeerAddress::Name(name), at }) = &peer.address
+            && let Some(before) = first_name.clash(name.clone(), *at)
+        {
+            let line = log.line(before);
+            log.push(*at, format!("address: {}", also(name, line)));
+        }
         for (key, address) in peer.addresses() {
             if let Some(reason) = own_address(raw, address.value) {
                 log.push(address.at, format!("{key}: {} {reason}", address.value));
             } else if let Some(at) = first.clash(address.value, address.at) {
                 let line = log.line(at);
-                let message = format!(
-                    "{key}: {} is also the address of the peer in line {line}; each node has its own",
-                    address.value
-                );
-                log.push(address.at, message);
+                log.push(address.at, format!("{key}: {}", also(&address.value, line)));
             }
         }
     }
@@ -118,8 +124,9 @@ fn peer_addresses(raw: &Raw, log: &mut Log<'_>) {
 
 /// A peer is reached over a family in which both nodes have an address.
 fn common_family(raw: &Raw, peer: &Peer, log: &mut Log<'_>) {
-    let (Some(address), Some(second)) = (peer.address, peer.address6) else { return };
-    let is_ipv4 = address.value.is_ipv4();
+    let (Some(address), Some(second)) = (&peer.address, peer.address6) else { return };
+    let PeerAddress::Ip(ip) = address.value else { return };
+    let is_ipv4 = ip.is_ipv4();
     if second.value.is_some() && !is_ipv4 {
         log.push(
             second.at,
@@ -130,8 +137,8 @@ fn common_family(raw: &Raw, peer: &Peer, log: &mut Log<'_>) {
     // What of our own is wrong rather than absent is reported already.
     // A cluster says which addresses this node has.
     let said = raw.cluster.is_none();
-    let absent4 = said && node.address.is_some_and(|own| own.value.is_none());
-    let absent6 = said && node.address6.is_some_and(|own| own.value.is_none());
+    let absent4 = said && node.address.as_ref().is_some_and(|own| own.value.is_absent());
+    let absent6 = said && node.address6.as_ref().is_some_and(|own| own.value.is_absent());
     if !is_ipv4 && absent6 {
         let message = "address: IPv6 needs this node's own IPv6 address; give address6 under [node]";
         log.push(address.at, message);
@@ -146,7 +153,7 @@ fn own_address(raw: &Raw, address: IpAddr) -> Option<String> {
     if raw.node.address_in(false).is_some_and(|own| own.value == address) {
         return Some("is this node's own address6; give the peer's".into());
     }
-    let own = raw.node.address?.value?;
+    let own = raw.node.address.as_ref()?.value.given()?;
     if own.addr() == address {
         return Some("is this node's own address; give the peer's".into());
     }

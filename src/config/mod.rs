@@ -11,8 +11,10 @@ mod etcd;
 mod kernel_routes;
 mod kubernetes;
 mod overlay;
+mod own_address;
 mod owners;
 mod parse;
+mod peer;
 mod raw;
 mod reader;
 mod schema;
@@ -22,18 +24,19 @@ mod tests;
 mod unquoted;
 mod value;
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 pub use self::cluster::{Cluster, Etcd, EtcdIdentity, EtcdTls, EtcdUser, GivenVxlan, Kubernetes, Style};
 pub use self::diagnostic::{ConfigError, ConfigErrors};
+pub use self::own_address::{AddressRule, Destination, Patterns};
 pub use self::parse::{load, load_again, parse};
-pub use self::value::{for_pods, for_senders, unicast};
-use crate::net::{Mac, NodeName, Prefix, Vni};
+pub use self::peer::{NamedPeer, Peer};
+pub use self::value::{for_node, for_pods, for_senders, unicast};
+use crate::net::{NodeName, Prefix, Vni};
 pub use crate::route::Pool;
-use crate::route::Source;
 
 /// A whole checked configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,8 +55,10 @@ pub struct Config {
     pub local_subnets: Vec<Prefix>,
     /// `[local] sends_for`: prefixes that this node may send from beside its subnets, in file order.
     pub local_sends_for: Vec<Prefix>,
-    /// The other nodes, in file order.
+    /// The other nodes at known addresses, in file order.
     pub peers: Vec<Peer>,
+    /// The other nodes at host names, in file order: each is among `peers` as well for as long as its address is known.
+    pub named_peers: Vec<NamedPeer>,
     /// `[source.kubernetes]` or `[source.etcd]`: where the rest of this comes from, when there is one of the sections.
     pub cluster: Option<Cluster>,
     /// `[source.kernel]`: the kernel's routes that are followed, when there is the section.
@@ -72,10 +77,14 @@ pub struct Node {
     /// `name`: unique among all nodes.
     pub name: NodeName,
     /// `address`: IPv4 underlay address with its prefix length; the prefix decides CrossSubnet. There
-    /// is this or `address6`, or both.
+    /// is this or `address6`, or both, once the rules below have been followed.
     pub address: Option<Ipv4Net>,
     /// `address6`: IPv6 underlay address with its prefix length.
     pub address6: Option<Ipv6Net>,
+    /// How `address` is found on the host, where the file does not give it.
+    pub address_rule: Option<AddressRule>,
+    /// How `address6` is found on the host, where the file does not give it.
+    pub address6_rule: Option<AddressRule>,
     /// `external_nodes`: outer sources that are accepted besides the peers.
     pub external_nodes: Vec<Prefix>,
 }
@@ -84,6 +93,11 @@ impl Node {
     /// The underlay addresses this node has, IPv4 first.
     pub fn addresses(&self) -> impl Iterator<Item = IpNet> {
         self.address.map(IpNet::V4).into_iter().chain(self.address6.map(IpNet::V6))
+    }
+
+    /// How the address of one family is found, where the file does not give it.
+    pub fn rule(&self, is_ipv4: bool) -> Option<&AddressRule> {
+        if is_ipv4 { self.address_rule.as_ref() } else { self.address6_rule.as_ref() }
     }
 }
 
@@ -208,45 +222,6 @@ impl DirectVia {
             Self::Pump => "pump",
             Self::Kernel => "kernel",
         }
-    }
-}
-
-/// `[[peer]]`
-#[derive(Clone, Debug, PartialEq)]
-pub struct Peer {
-    /// `name`.
-    pub name: NodeName,
-    /// `address`: the peer's underlay address, of either family.
-    pub address: IpAddr,
-    /// `address6`: a second underlay address, where `address` is IPv4.
-    pub address6: Option<Ipv6Addr>,
-    /// `port`: UDP port of VXLAN at the peer; `None`: the same as here.
-    pub port: Option<u16>,
-    /// `subnets`: the peer's pod subnets.
-    pub subnets: Vec<Prefix>,
-    /// `sends_for`: prefixes that the peer may send from beside its subnets and addresses.
-    pub sends_for: Vec<Prefix>,
-    /// `also_from`: further underlay addresses that the peer sends from.
-    pub also_from: Vec<IpAddr>,
-    /// `vtep_mac`; by default Calico's rule over the name.
-    pub vtep_mac: Mac,
-    /// Who says so.
-    pub source: Source,
-}
-
-impl Peer {
-    /// The underlay addresses by which `node` and this peer reach each other. The first is the one for
-    /// outer headers: IPv4 where both have it. A checked configuration has at least one.
-    pub fn addresses(&self, node: &Node) -> impl Iterator<Item = IpAddr> {
-        let second = self.address6.map(IpAddr::V6);
-        let (has4, has6) = (node.address.is_some(), node.address6.is_some());
-        let usable = move |address: &IpAddr| if address.is_ipv4() { has4 } else { has6 };
-        [Some(self.address), second].into_iter().flatten().filter(usable)
-    }
-
-    /// All underlay addresses that it may send to `node` from.
-    pub fn senders(&self, node: &Node) -> impl Iterator<Item = IpAddr> {
-        self.addresses(node).chain(self.also_from.iter().copied())
     }
 }
 

@@ -4,15 +4,16 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::{Ipv4Net, Ipv6Net};
-use toml::de::DeTable;
+use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::Log;
 use super::etcd::Etcd;
 use super::kernel_routes::KernelRoutes;
 use super::kubernetes::Kubernetes;
+use super::own_address::{OwnAddress, node_address, node_address6};
 use super::reader::{At, List, Table, auto_or, boolean, check_sections, integer_in, parsed, word};
-use super::value::{self, BACKENDS, CNI_PLUGINS, DIRECT_VIAS, ENCAP_MODES, SWITCHES, UPLINKS};
-use super::{Backend, CniPlugins, Config, Control, DirectVia, Dscp, Switch, Uplink, schema};
+use super::value::{self, BACKENDS, CNI_PLUGINS, DIRECT_VIAS, ENCAP_MODES, PeerAddress, SWITCHES, UPLINKS};
+use super::{Backend, CniPlugins, Config, Control, DirectVia, Dscp, NamedPeer, Switch, Uplink, schema};
 use crate::net::{EncapMode, Mac, NodeName, Prefix, Vni};
 use crate::route::Source;
 
@@ -47,8 +48,8 @@ pub(super) enum Cluster {
 /// `[node]`
 pub(super) struct Node {
     pub(super) name: Option<At<NodeName>>,
-    pub(super) address: Option<At<Option<Ipv4Net>>>,
-    pub(super) address6: Option<At<Option<Ipv6Net>>>,
+    pub(super) address: Option<At<OwnAddress<Ipv4Net>>>,
+    pub(super) address6: Option<At<OwnAddress<Ipv6Net>>>,
     external_nodes: List<Prefix>,
 }
 
@@ -93,7 +94,7 @@ pub(super) struct Peer {
     /// Offset of the section.
     pub(super) at: usize,
     pub(super) name: Option<At<NodeName>>,
-    pub(super) address: Option<At<IpAddr>>,
+    pub(super) address: Option<At<PeerAddress>>,
     pub(super) address6: Option<At<Option<Ipv6Addr>>>,
     port: Option<At<Option<u16>>>,
     pub(super) subnets: List<Prefix>,
@@ -152,6 +153,10 @@ impl Raw {
             Some(section) => Some(section.build()?),
             None => None,
         };
+        let (mut peers, mut named_peers) = (Vec::new(), Vec::new());
+        for peer in self.peers {
+            peer.build(&mut peers, &mut named_peers)?;
+        }
         Some(Config {
             node: self.node.build()?,
             cluster,
@@ -166,7 +171,8 @@ impl Raw {
             direct_via: self.direct_via?.value,
             local_subnets: self.local.build()?,
             local_sends_for: self.local_sends_for.build()?,
-            peers: self.peers.into_iter().map(Peer::build).collect::<Option<_>>()?,
+            peers,
+            named_peers,
             control: Control { socket: self.socket?.value, max_routes: self.max_routes?.value },
             metrics: self.listen?.value,
             cni: self.cni.build()?,
@@ -198,12 +204,11 @@ impl Node {
     fn read(table: &Table<'_>, log: &mut Log<'_>) -> Self {
         let name = table.value(log, "name", parsed);
         let external_nodes = table.list_or_empty(log, "external_nodes", value::external_nodes);
-        let address6 = table.value_or(log, "address6", None, value::node_address6);
-        let address = if table.has("address6") {
-            table.value_or(log, "address", None, |v| value::node_address(v).map(Some))
-        } else {
-            let address = table.value(log, "address", value::node_address);
-            address.map(|At { value, at }| At { value: Some(value), at })
+        let address6 = table.value_or(log, "address6", OwnAddress::Absent, |v| node_address6(v, false));
+        let read = |v: &DeValue<'_>| node_address(v, false);
+        let address = match table.has("address6") {
+            true => table.value_or(log, "address", OwnAddress::Absent, read),
+            false => table.value(log, "address", read),
         };
         Self { name, address, address6, external_nodes }
     }
@@ -215,16 +220,20 @@ impl Node {
             false => kubernetes.node_name.clone(),
         };
         let external_nodes = table.list_or_empty(log, "external_nodes", value::external_nodes);
-        let address6 = table.value_or(log, "address6", None, value::node_address6);
-        let address = table.value_or(log, "address", None, |v| value::node_address(v).map(Some));
+        let address6 = table.value_or(log, "address6", OwnAddress::Absent, |v| node_address6(v, true));
+        let address = table.value_or(log, "address", OwnAddress::Absent, |v| node_address(v, true));
         Self { name, address, address6, external_nodes }
     }
 
     fn build(self) -> Option<super::Node> {
+        let (address, address_rule) = self.address?.value.split();
+        let (address6, address6_rule) = self.address6?.value.split();
         Some(super::Node {
             name: self.name?.value,
-            address: self.address?.value,
-            address6: self.address6?.value,
+            address,
+            address6,
+            address_rule,
+            address6_rule,
             external_nodes: self.external_nodes.build()?,
         })
     }
@@ -329,19 +338,25 @@ impl Pool {
 impl Node {
     /// The address of one family, where it was given and right.
     pub(super) fn address_in(&self, is_ipv4: bool) -> Option<At<IpAddr>> {
-        let own4 =
-            self.address.and_then(|own| own.value.map(|net| At { value: net.addr().into(), at: own.at }));
-        let own6 =
-            self.address6.and_then(|own| own.value.map(|net| At { value: net.addr().into(), at: own.at }));
-        if is_ipv4 { own4 } else { own6 }
+        fn own<N: Copy>(own: &Option<At<OwnAddress<N>>>, host: fn(N) -> IpAddr) -> Option<At<IpAddr>> {
+            let own = own.as_ref()?;
+            Some(At { value: host(own.value.given()?), at: own.at })
+        }
+        match is_ipv4 {
+            true => own(&self.address, |net| net.addr().into()),
+            false => own(&self.address6, |net| net.addr().into()),
+        }
     }
 }
 
 impl Peer {
-    /// Its underlay addresses, each with the key that gives it.
+    /// Its underlay addresses that are given, each with the key that gives it.
     pub(super) fn addresses(&self) -> impl Iterator<Item = (&'static str, At<IpAddr>)> {
         let second = self.address6.and_then(|a| a.value.map(|value| At { value: value.into(), at: a.at }));
-        let first = self.address.map(|address| ("address", address));
+        let first = self.address.as_ref().and_then(|address| match address.value {
+            PeerAddress::Ip(value) => Some(("address", At { value, at: address.at })),
+            PeerAddress::Name(_) => None,
+        });
         let further = self.also_from.items.iter().map(|At { value, at }| At { value: *value, at: *at });
         let further = further.map(|address| ("also_from", address));
         first.into_iter().chain(second.map(|address| ("address6", address))).chain(further)
@@ -356,7 +371,7 @@ impl Peer {
             port: table.value_or(log, "port", None, |v| integer_in(v, 1, u16::MAX).map(Some)),
             subnets: table.list(log, "subnets", value::pod_prefix),
             sends_for: table.list_or_empty(log, "sends_for", value::sender_prefix),
-            also_from: table.list_or_empty(log, "also_from", value::peer_address),
+            also_from: table.list_or_empty(log, "also_from", value::further_address),
             vtep_mac: table.value_or(log, "vtep_mac", None, |v| parsed(v).map(Some)),
         }
     }
@@ -372,18 +387,29 @@ impl Peer {
         }
     }
 
-    fn build(self) -> Option<super::Peer> {
-        Some(super::Peer {
-            vtep_mac: self.effective_mac()?.value,
-            name: self.name?.value,
-            address: self.address?.value,
-            address6: self.address6?.value,
-            port: self.port?.value,
-            subnets: self.subnets.build()?,
-            sends_for: self.sends_for.build()?,
-            also_from: self.also_from.build()?,
-            source: Source::Static,
-        })
+    /// Sorts the peer among those at an address or those at a name; `None` when anything was wrong.
+    fn build(self, peers: &mut Vec<super::Peer>, named: &mut Vec<NamedPeer>) -> Option<()> {
+        let vtep_mac = self.effective_mac()?.value;
+        let (name, address6, port) = (self.name?.value, self.address6?.value, self.port?.value);
+        let (subnets, sends_for) = (self.subnets.build()?, self.sends_for.build()?);
+        let also_from = self.also_from.build()?;
+        match self.address?.value {
+            PeerAddress::Ip(address) => peers.push(super::Peer {
+                name,
+                address,
+                address6,
+                port,
+                subnets,
+                sends_for,
+                also_from,
+                vtep_mac,
+                source: Source::Static,
+            }),
+            PeerAddress::Name(host) => {
+                named.push(NamedPeer { name, host, address6, port, subnets, sends_for, also_from, vtep_mac });
+            }
+        }
+        Some(())
     }
 }
 

@@ -5,6 +5,7 @@ mod etcd;
 mod hostile;
 mod kernel_routes;
 mod kubernetes;
+mod own_address;
 mod values;
 
 use std::path::Path;

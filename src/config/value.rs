@@ -9,7 +9,7 @@ use toml::de::DeValue;
 use super::reader::{integer, integer_in, parsed, text};
 use super::schema::clip;
 use super::{Backend, CniPlugins, DirectVia, Dscp, Switch, Uplink};
-use crate::net::{EncapMode, Prefix, Vni};
+use crate::net::{EncapMode, HostName, Prefix, Vni};
 use crate::wire::vxlan::FIRST_SOURCE_PORT;
 
 /// The words of the offload switches.
@@ -49,26 +49,18 @@ pub(super) fn dscp(value: &DeValue<'_>) -> Result<Dscp, String> {
     }
 }
 
-/// `node.address`.
-pub(super) fn node_address(value: &DeValue<'_>) -> Result<Ipv4Net, String> {
-    let net = match interface_address(value, "192.0.2.1/24")? {
-        IpNet::V4(net) => net,
-        IpNet::V6(net) => return Err(format!("{net} is IPv6; it belongs in address6")),
-    };
-    let edge = match net.addr() {
-        address if net.prefix_len() >= 31 || ![net.network(), net.broadcast()].contains(&address) => {
-            return Ok(net);
-        }
-        address if address == net.network() => "network",
-        _ => "broadcast",
-    };
-    Err(format!("{} is the {edge} address of {}; give the node's own address in it", net.addr(), net.trunc()))
+/// `node.address` that is given.
+pub(super) fn node_net(value: &DeValue<'_>) -> Result<Ipv4Net, String> {
+    match interface_address(value, "192.0.2.1/24")? {
+        IpNet::V4(net) => no_edge(net).map(|()| net),
+        IpNet::V6(net) => Err(format!("{net} is IPv6; it belongs in address6")),
+    }
 }
 
-/// `node.address6`.
-pub(super) fn node_address6(value: &DeValue<'_>) -> Result<Option<Ipv6Net>, String> {
+/// `node.address6` that is given.
+pub(super) fn node_net6(value: &DeValue<'_>) -> Result<Ipv6Net, String> {
     match interface_address(value, "2001:db8::1/64")? {
-        IpNet::V6(net) => Ok(Some(net)),
+        IpNet::V6(net) => Ok(net),
         IpNet::V4(net) => Err(format!("{net} is IPv4; it belongs in address")),
     }
 }
@@ -87,8 +79,50 @@ fn interface_address(value: &DeValue<'_>, example: &str) -> Result<IpNet, String
     Ok(net)
 }
 
+/// Whether an interface's address `net` can be this node's: the rules of one that is given.
+///
+/// # Errors
+/// Why not.
+pub fn for_node(net: IpNet) -> Result<(), String> {
+    unicast(net.addr())?;
+    match net {
+        _ if net.prefix_len() == 0 => Err(format!("{net}: a subnet of length 0 holds every address")),
+        IpNet::V4(net) => no_edge(net),
+        IpNet::V6(_) => Ok(()),
+    }
+}
+
+/// No host has the first or last address of a subnet.
+fn no_edge(net: Ipv4Net) -> Result<(), String> {
+    let edge = match net.addr() {
+        address if net.prefix_len() >= 31 || ![net.network(), net.broadcast()].contains(&address) => {
+            return Ok(());
+        }
+        address if address == net.network() => "network",
+        _ => "broadcast",
+    };
+    Err(format!("{} is the {edge} address of {}; give the node's own address in it", net.addr(), net.trunc()))
+}
+
+/// Where a peer is.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum PeerAddress {
+    /// At an address.
+    Ip(IpAddr),
+    /// Where a resolver says.
+    Name(HostName),
+}
+
 /// `peer.address`.
-pub(super) fn peer_address(value: &DeValue<'_>) -> Result<IpAddr, String> {
+pub(super) fn peer_address(value: &DeValue<'_>) -> Result<PeerAddress, String> {
+    match text(value)?.parse() {
+        Ok(name) => Ok(PeerAddress::Name(name)),
+        Err(_) => host_address(value, "192.0.2.2 or a host name like node-b.example").map(PeerAddress::Ip),
+    }
+}
+
+/// An element of `peer.also_from`.
+pub(super) fn further_address(value: &DeValue<'_>) -> Result<IpAddr, String> {
     host_address(value, "192.0.2.2")
 }
 

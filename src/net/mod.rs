@@ -4,6 +4,7 @@
 //! it is made from text or numbers, so that no later layer has to check it again.
 
 mod drop_reason;
+mod host_name;
 mod mac;
 mod mode;
 mod node_name;
@@ -11,6 +12,7 @@ mod prefix;
 mod vni;
 
 pub use drop_reason::DropReason;
+pub use host_name::{HostName, HostNameError};
 pub use mac::{Mac, MacError};
 pub use mode::{EncapMode, Mode};
 pub use node_name::{NodeName, NodeNameError};

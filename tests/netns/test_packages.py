@@ -29,6 +29,7 @@ PACKAGES = {
     "shellcheck": "shellcheck",
     "curl": "curl",
     "iptables": "iptables",
+    "dnsmasq": "dnsmasq-base",
     "socat": "socat",
     "strace": "strace",
     "lsof": "lsof",

@@ -7,7 +7,7 @@ use crate::net::{EncapMode, Mac};
 #[test]
 fn peer_address_is_another_host() {
     for (address, reason) in [
-        ("x", "\"x\" is not an IP address; write one like 192.0.2.2"),
+        ("x/y", "\"x/y\" is not an IP address; write one like 192.0.2.2 or a host name like node-b.example"),
         ("192.0.2.2/24", "192.0.2.2/24 has a prefix length; write the address alone, 192.0.2.2"),
         ("0.1.2.3", "0.1.2.3 is \"this network\"; give a unicast address"),
         ("127.0.0.1", "127.0.0.1 is loopback; give a unicast address"),

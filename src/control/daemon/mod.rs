@@ -32,15 +32,20 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::sleep;
 
+use super::engine::port::HostError;
 use super::host::Host;
 use super::source::file::FileSource;
-use crate::config::Pool;
+use crate::config::{Config, Pool};
 use crate::dataplane::pump;
-use configuration::Sources;
+use configuration::{Anew, Sources};
 use handle::Handle;
+use start::Ready;
 use supervise::Running;
 
+/// From a start that failed to the next try, where the process is not to end because of it.
+const RETRY: Duration = Duration::from_secs(2);
 /// How long threads that wait for something may take to their end.
 const LAST_THREADS: Duration = Duration::from_millis(500);
 
@@ -51,7 +56,7 @@ const LAST_THREADS: Duration = Duration::from_millis(500);
 /// What is wrong with the configuration, what cannot work on this host, in words; or the failure that
 /// ended the run.
 pub fn run(file: PathBuf, pool: Option<Pool>) -> anyhow::Result<()> {
-    let mut source = FileSource::new(file.clone(), pool);
+    let mut source = FileSource::new(file, pool);
     let base = source.read()?;
     sys::map_large();
     // Before there is another thread.
@@ -68,16 +73,18 @@ pub fn run(file: PathBuf, pool: Option<Pool>) -> anyhow::Result<()> {
     let ended = runtime.block_on(async {
         // From here on a signal no longer kills us half-way through a start: it waits for its end.
         let mut signals = Signals::catch()?;
-        let mut sources = Sources::new(source, base, None)?;
+        let mut sources = Sources::new(source, base);
+        let mut again = false;
         loop {
-            let cluster = sources.cluster();
-            match live(sources, &mut signals).await? {
+            let Some(begun) = begin(&mut sources, &mut signals, again).await? else { return Ok(()) };
+            match live(begun, sources, &mut signals).await? {
                 Ended::Asked => return Ok(()),
-                Ended::Anew(why) => tracing::warn!("beginning anew: {why}"),
+                Ended::Anew(anew) => {
+                    tracing::warn!("beginning anew: {}", anew.why);
+                    sources = anew.sources;
+                    again = true;
+                }
             }
-            let mut source = FileSource::new(file.clone(), pool);
-            let base = source.read()?;
-            sources = Sources::new(source, base, cluster)?;
         }
     });
     // A thread that waits for a worker which is stuck would wait for ever.
@@ -90,17 +97,56 @@ enum Ended {
     /// By a signal.
     Asked,
     /// Because this node is another one by now, and everything has to begin anew.
-    Anew(String),
+    Anew(Box<Anew>),
 }
 
-/// One run, from the configuration to the end of the last thread.
-async fn live(mut sources: Sources, signals: &mut Signals) -> anyhow::Result<Ended> {
+/// A host that is ready for a configuration.
+struct Begun {
+    host: Host,
+    config: Config,
+    ready: Ready,
+}
+
+/// Makes everything ready for what `sources` say first; `None` when a signal asks for an end. A start that is not the
+/// process's first is tried until it succeeds, because the host changes under it; so is one whose address went while
+/// it began, where a rule will find another.
+async fn begin(sources: &mut Sources, signals: &mut Signals, again: bool) -> anyhow::Result<Option<Begun>> {
+    let mut last = String::new();
+    loop {
+        let error = match try_begin(sources, signals).await {
+            Ok(begun) => return Ok(begun),
+            Err(error) => error,
+        };
+        let is_away = matches!(error.downcast_ref(), Some(HostError::NoUplink { .. }));
+        if !(again || is_away && sources.has_rules()) {
+            return Err(error);
+        }
+        let text = format!("{error:#}");
+        if text != last {
+            tracing::error!("cannot begin, trying again every {} s: {text}", RETRY.as_secs());
+            last = text;
+        }
+        tokio::select! {
+            () = sleep(RETRY) => {}
+            () = signals.end() => return Ok(None),
+        }
+    }
+}
+
+async fn try_begin(sources: &mut Sources, signals: &mut Signals) -> anyhow::Result<Option<Begun>> {
     let host = Host::connect()?;
     let config = tokio::select! {
         config = sources.first(&host) => config?,
-        () = signals.end() => return Ok(Ended::Asked),
+        () = signals.end() => return Ok(None),
     };
+    // A signal waits for its end: what it makes is not left half made.
     let ready = start::ready(&host, &config).await?;
+    Ok(Some(Begun { host, config, ready }))
+}
+
+/// One run, from the first packet to the end of the last thread.
+async fn live(begun: Begun, sources: Sources, signals: &mut Signals) -> anyhow::Result<Ended> {
+    let Begun { host, config, ready } = begun;
     let mut running = Running::begin(host, &config, sources, ready).await?;
     tracing::info!("ready; control socket {}", config.control.socket.display());
     let (failures, handle) = (running.failures(), running.handle().clone());
@@ -161,7 +207,7 @@ async fn wait(
                 continue;
             }
             Some(failure) = running.stuck.recv() => return Err(failure.into()),
-            Some(why) = running.restarted.recv() => return Ok(Ended::Anew(why)),
+            Some(anew) = running.restarted.recv() => return Ok(Ended::Anew(Box::new(anew))),
             failure = &mut failed => match failure {
                 Ok(Ok(failure)) => return Err(failure.into()),
                 _ => bail!("all workers stopped"),

@@ -161,7 +161,9 @@ async fn find_uplink(host: &Host, config: &Config, ways: &Ways) -> anyhow::Resul
         if let Some(warning) = uplink.prefix_warning(own.prefix_len()) {
             tracing::warn!("{warning}");
         }
-        tracing::info!("node {} at {own} on {} (configured)", config.node.name, uplink.name);
+        let rule =
+            config.node.rule(own.addr().is_ipv4()).map_or("configured".to_owned(), ToString::to_string);
+        tracing::info!("node {} at {own} on {} ({rule})", config.node.name, uplink.name);
         uplinks.push(stand_in(host, uplink, ways, 0).await);
     }
     let mtu = uplinks.iter().map(Uplink::packet_mtu).min().unwrap_or_default();

@@ -9,7 +9,7 @@ use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 
-use super::configuration::{self, Follower, Sources};
+use super::configuration::{self, Anew, Follower, Sources};
 use super::fallbacks::Fallbacks;
 use super::gate::{self, Gate};
 use super::handle::{Choices, Handle, Links};
@@ -69,7 +69,7 @@ pub(super) struct Running {
     /// A worker that makes no progress.
     pub(super) stuck: mpsc::Receiver<pump::Failure>,
     /// Why everything has to begin anew.
-    pub(super) restarted: mpsc::Receiver<String>,
+    pub(super) restarted: mpsc::Receiver<Anew>,
 }
 
 impl Running {
@@ -140,7 +140,6 @@ impl Running {
         let mut watchers = JoinSet::new();
         watchers.spawn(execute(host.clone(), asked, inbox.clone()));
         watchers.spawn(address_watch::run(host.clone(), inbox.clone(), news.subscribe()));
-        watchers.spawn(notice(Notices::connect, inbox.clone(), news));
         let (guarded, more) = mpsc::unbounded_channel();
         watchers.spawn(guard(host.clone(), std::mem::take(&mut ready.lanes.guarded), more, inbox.clone()));
         let (restart, restarted) = mpsc::channel(1);
@@ -149,9 +148,11 @@ impl Running {
             inbox: inbox.clone(),
             snapshots: seen.clone(),
             wishes,
+            news: news.subscribe(),
             restart,
         };
         watchers.spawn(Follower::new(sources, around).run());
+        watchers.spawn(notice(Notices::connect, inbox.clone(), news));
         watchers.spawn(kernel_routes::follow(inbox.clone(), seen.clone()));
         watchers.spawn(gate::watch(gate, counters.clone()));
         watchers.spawn(direct_paths::watch(host.clone(), inbox.clone(), seen.clone()));

@@ -60,8 +60,8 @@ pub enum Event {
     Strangers(Vec<Requirement>),
     /// How a source is doing.
     Reported(Arc<SourceStatus>),
-    /// A source is not followed any more.
-    Unreported(Source),
+    /// The source of this name is not followed any more.
+    Unreported(&'static str),
     /// The kernel told of a change.
     Noticed(Notice),
     /// A look has shown this.

@@ -206,7 +206,7 @@ impl Engine {
                 self.unsettled = true;
             }
             Event::Reported(report) => self.sources.report(report),
-            Event::Unreported(source) => self.sources.forget(source),
+            Event::Unreported(name) => self.sources.forget(name),
             Event::Noticed(notice) => self.host.notice(notice, &self.covered, now),
             Event::Observed(id, view) => self.observed(id, view, now),
             Event::Ended(id, failures) => self.ended(id, failures, now),

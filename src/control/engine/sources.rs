@@ -38,8 +38,8 @@ impl Sources {
     }
 
     /// Forgets what a source said of itself.
-    pub(super) fn forget(&mut self, source: Source) {
-        self.reports.remove(source.name());
+    pub(super) fn forget(&mut self, name: &str) {
+        self.reports.remove(name);
     }
 
     /// What the sources said last.

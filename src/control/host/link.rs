@@ -117,15 +117,13 @@ impl Host {
 
     /// All addresses of the namespace.
     async fn addresses(&self) -> Result<Vec<Address>, HostError> {
-        let messages: Vec<AddressMessage> = self
-            .handle
-            .address()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(|e| failed("list the addresses", &e))?;
-        Ok(messages.iter().filter_map(Address::from_message).collect())
+        Ok(self.address_messages().await?.iter().filter_map(Address::from_message).collect())
+    }
+
+    /// The same as the kernel describes them.
+    pub(super) async fn address_messages(&self) -> Result<Vec<AddressMessage>, HostError> {
+        let messages = self.handle.address().get().execute().try_collect().await;
+        messages.map_err(|error| failed("list the addresses", &error))
     }
 }
 
@@ -140,7 +138,7 @@ pub(super) struct Address {
 impl Address {
     /// IFA_LOCAL is our own address and IFA_ADDRESS the far end on a point-to-point link; IPv6
     /// usually carries only the latter, then it is our own.
-    fn from_message(message: &AddressMessage) -> Option<Self> {
+    pub(super) fn from_message(message: &AddressMessage) -> Option<Self> {
         let known = matches!(message.header.family, AddressFamily::Inet | AddressFamily::Inet6);
         let mut address = None;
         for attribute in &message.attributes {

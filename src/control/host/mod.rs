@@ -16,6 +16,7 @@ mod execute;
 mod facts;
 mod features;
 mod guard;
+mod interfaces;
 mod ip_tunnel;
 mod link;
 mod nat;

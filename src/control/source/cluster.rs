@@ -4,6 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use tokio::sync::watch;
 
 use super::discovered::Discovered;
@@ -51,6 +52,8 @@ pub struct Announcement {
 #[derive(Clone, Debug)]
 pub struct Cluster {
     source: Source,
+    /// The addresses by which it knows this node, where it has them from us.
+    addresses: Vec<IpNet>,
     said: watch::Receiver<Said>,
     announcements: Arc<watch::Sender<Option<Announcement>>>,
 }
@@ -73,11 +76,22 @@ impl Cluster {
         let (tell, said) = watch::channel(Said::default());
         let (announcements, announced) = watch::channel(None);
         let ends = Ends { tell, announced };
-        match settings {
-            config::Cluster::Kubernetes(settings) => kubernetes(settings.clone(), ends)?,
-            config::Cluster::Etcd(settings) => etcd(settings.clone(), node, ends)?,
-        }
-        Ok(Self { source: settings.source(), said, announcements: Arc::new(announcements) })
+        let addresses = match settings {
+            config::Cluster::Kubernetes(settings) => {
+                kubernetes(settings.clone(), ends)?;
+                Vec::new()
+            }
+            config::Cluster::Etcd(settings) => {
+                etcd(settings.clone(), node, ends)?;
+                node.addresses().collect()
+            }
+        };
+        Ok(Self { source: settings.source(), addresses, said, announcements: Arc::new(announcements) })
+    }
+
+    /// Whether it is followed as the cluster of this `node`, and not of what that was before.
+    pub fn knows(&self, node: &config::Node) -> bool {
+        self.addresses.is_empty() || node.addresses().eq(self.addresses.iter().copied())
     }
 
     /// Whose its routes are.

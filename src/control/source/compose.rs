@@ -122,14 +122,20 @@ impl<'a> Rules<'a> {
         };
         let local = config.local_subnets.iter().map(|subnet| (*subnet, "[local]".to_owned()));
         let given: Vec<Vec<(Prefix, String)>> = peers().map(given).collect();
-        let names = peers().map(|peer| peer.name.to_string()).chain([config.node.name.to_string()]);
+        // What the file gives to those whose addresses are not known yet is theirs as well.
+        let named = || config.named_peers.iter();
+        let to_come = named()
+            .flat_map(|peer| peer.subnets.iter().map(|subnet| (*subnet, format!("peer {}", peer.name))));
+        let names = peers().map(|peer| &peer.name).chain(named().map(|peer| &peer.name));
+        let names = names.chain([&config.node.name]).map(ToString::to_string);
+        let macs = peers().map(|peer| peer.vtep_mac).chain(named().map(|peer| peer.vtep_mac));
         let mac = Mac::of_vtep(config.node.name.as_str());
         Self {
             taken,
             names: names.chain(taken.names.iter().cloned()).collect(),
             addresses: own.chain(senders).chain(taken.addresses.iter().copied()).collect(),
-            macs: peers().map(|peer| peer.vtep_mac).chain([mac]).chain(taken.macs.iter().copied()).collect(),
-            subnets: local.chain(given.into_iter().flatten()).collect(),
+            macs: macs.chain([mac]).chain(taken.macs.iter().copied()).collect(),
+            subnets: local.chain(given.into_iter().flatten()).chain(to_come).collect(),
             local: config.local_subnets.clone(),
             refused: Vec::new(),
         }

@@ -57,7 +57,7 @@ pub struct Node {
 }
 
 /// Something that a cluster says and that cannot be used.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Refused {
     /// The object, such as `node n7`.
     pub object: String,

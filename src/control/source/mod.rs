@@ -18,6 +18,9 @@ mod flannel;
 pub mod kernel;
 #[cfg(feature = "kubernetes")]
 mod kubernetes;
+pub mod named;
+pub mod names;
+pub mod own_address;
 #[cfg(any(feature = "etcd", feature = "kubernetes"))]
 mod state_file;
 #[cfg(any(feature = "etcd", feature = "kubernetes"))]

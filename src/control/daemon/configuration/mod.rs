@@ -1,52 +1,62 @@
-//! What the daemon is to follow: the file, and a cluster where the file names one.
+//! What the daemon is to follow: the file, and what that leaves to others.
 //!
 //! ```text
-//! file ────────┐
-//!              ├─ compose ─▶ configuration ─▶ engine
-//! cluster ─────┘                 │
-//!    ▲                           └─▶ another start, where this node itself is another one
+//! file ─────────────────────────┐
+//! cluster ──────────────────────┼─ compose ─▶ configuration ─▶ engine
+//!    ▲     this host's addresses┤                 │
+//!    │     resolver ────────────┘                 └─▶ another start, where this node itself is another one
 //!    └── announcement ◀── snapshot
 //! ```
 
+mod own_addresses;
+mod reports;
 mod sources;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::handle::ReloadWish;
 use super::runner::Inbox;
-use crate::api::{SourceRefusal, SourceStatus};
+use crate::api::SourceStatus;
 use crate::config::Config;
 use crate::control::engine::edits::lines::Culprits;
-use crate::control::engine::port::HostView;
+use crate::control::engine::port::{HostView, Notice};
 use crate::control::engine::refusal::{Kind, Refusal};
 use crate::control::engine::{Asked, Event, Reply, Snapshot, Update, look, needs_restart};
 use crate::control::host::Host;
 use crate::control::source::at;
 use crate::control::source::cluster::{Announcement, Cluster, Said};
-use crate::control::source::compose::Composed;
-use crate::control::source::discovered::Refused;
 use crate::route::Source;
+use reports::{Reports, changes, status, tell_new};
 pub(super) use sources::Sources;
-use sources::{taken_by_additions, taken_by_routes};
+use sources::{Made, Refusals, taken_by_additions, taken_by_routes};
 
 /// From a refused configuration to the next try: the host may be another one by then.
 const RETRY: Duration = Duration::from_secs(5);
-/// Most refusals that are shown.
-const SHOWN: usize = 32;
+/// How long a reload waits for the resolver.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// From a notification to the look at this node's addresses: one change comes in several.
+const NEWS_PAUSE: Duration = Duration::from_millis(50);
+/// From one look at them to the next, however many notifications come.
+const LOOK_PAUSE: Duration = Duration::from_millis(250);
+/// The same where none comes.
+const SLOW_LOOK: Duration = Duration::from_secs(30);
 
-/// What follows the file and the cluster while the daemon runs.
+/// What follows the file, the cluster, the host's addresses and the resolver while the daemon runs.
 pub(super) struct Follower {
     sources: Sources,
     around: Around,
     generation: u64,
-    /// What is left out of what the cluster says, in order.
-    refused: Vec<Refused>,
-    /// Why what it says is not followed.
+    /// What is left out.
+    refusals: Refusals,
+    /// Why what the others say is not followed.
     trouble: Option<String>,
+    /// What readers were told.
+    reports: Reports,
 }
 
 /// What it has to do with.
@@ -55,43 +65,88 @@ pub(super) struct Around {
     pub inbox: Inbox,
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     pub wishes: mpsc::Receiver<ReloadWish>,
+    /// What the kernel tells of.
+    pub news: broadcast::Receiver<Notice>,
     /// Where to say that this node is another one, so that everything has to begin anew.
-    pub restart: mpsc::Sender<String>,
+    pub restart: mpsc::Sender<Anew>,
+}
+
+/// Why everything has to begin anew, and with what.
+pub(super) struct Anew {
+    pub why: String,
+    pub sources: Sources,
 }
 
 /// What is to be followed, on a host that looks like this.
 struct Next {
-    composed: Composed,
+    made: Made,
     view: Option<HostView>,
+}
+
+/// What came of following.
+enum Followed {
+    /// It is followed, or cannot be for now: when to try again.
+    Done(Option<Instant>),
+    /// This node is another one.
+    Anew(String),
 }
 
 impl Follower {
     /// Follows `sources`, which the daemon has begun with.
     pub(super) fn new(sources: Sources, around: Around) -> Self {
-        Self { sources, around, generation: 0, refused: Vec::new(), trouble: None }
+        let (refusals, reports) = (Refusals::default(), Reports::default());
+        Self { sources, around, generation: 0, refusals, trouble: None, reports }
     }
 
-    /// Follows the file whenever somebody wishes, and the cluster whenever it says something new.
+    /// Follows the file whenever somebody wishes, and everything else whenever there is something new.
     pub(super) async fn run(mut self) {
         let mut said = self.sources.cluster.as_ref().map(Cluster::said);
+        let mut known = self.sources.names.known();
         let mut snapshots = self.around.snapshots.clone();
-        let mut retry = None;
-        if let Some(said) = &mut said {
-            let now = said.borrow_and_update().clone();
-            retry = self.follow_cluster(&now).await;
-        }
+        let mut looked = Instant::now();
+        let mut next_look = Some(looked);
+        let mut followed = self.follow().await;
         loop {
+            let retry = match followed {
+                Followed::Done(retry) => retry,
+                Followed::Anew(why) => {
+                    let Self { sources, around, .. } = self;
+                    // Nobody listens at the end.
+                    let _ = around.restart.send(Anew { why, sources }).await;
+                    return;
+                }
+            };
+            followed = Followed::Done(retry);
+            let (has_rules, by_routes) = (self.sources.has_rules(), self.sources.has_rules_by_routes());
             tokio::select! {
                 wish = self.around.wishes.recv() => match wish {
                     Some((wait, answer)) => {
                         let done = self.reload(wait).await;
                         // Who wished it may have gone.
                         let _ = answer.send(done);
+                        next_look = Some(Instant::now());
                     }
                     None => return,
                 },
-                () = changed(&mut said) => retry = self.follow_now(&mut said).await,
-                () = at(retry) => retry = self.follow_now(&mut said).await,
+                () = changed(&mut said) => followed = self.follow().await,
+                () = at(retry) => followed = self.follow().await,
+                changed = known.changed() => match changed {
+                    Ok(()) => {
+                        next_look = Some(Instant::now());
+                        followed = self.follow().await;
+                    }
+                    Err(_) => return,
+                },
+                () = moved(&mut self.around.news, by_routes), if has_rules => {
+                    let soon = (Instant::now() + NEWS_PAUSE).max(looked + LOOK_PAUSE);
+                    next_look = Some(next_look.map_or(soon, |next| next.min(soon)));
+                }
+                () = at(next_look), if has_rules => {
+                    looked = Instant::now();
+                    let settling = self.look_at_addresses().await;
+                    next_look = Some(settling.unwrap_or(looked + SLOW_LOOK));
+                    followed = self.follow().await;
+                }
                 changed = snapshots.changed() => {
                     if changed.is_err() {
                         return;
@@ -102,9 +157,18 @@ impl Follower {
         }
     }
 
-    async fn follow_now(&mut self, said: &mut Option<watch::Receiver<Said>>) -> Option<Instant> {
-        let said = said.as_mut()?.borrow_and_update().clone();
-        self.follow_cluster(&said).await
+    /// Looks at what the rules choose. Returns when to look again, where that has changed.
+    async fn look_at_addresses(&mut self) -> Option<Instant> {
+        let before: Vec<String> = self.sources.addresses.problems().collect();
+        let now = self.sources.look_at_addresses(&self.around.host).await;
+        let settling = self.sources.addresses.settle(now, Instant::now());
+        let problems: Vec<String> = self.sources.addresses.problems().collect();
+        if before.is_empty() && !problems.is_empty() {
+            tracing::warn!("the address of this node: {}", problems.join("; "));
+        } else if problems.is_empty() && !before.is_empty() {
+            tracing::info!("the address of this node is there again");
+        }
+        settling
     }
 
     /// Reads the file again and follows it.
@@ -127,102 +191,106 @@ impl Follower {
             Ok(base) => base,
             Err(refusal) => return self.update(Err(refusal), None, wait).await,
         };
-        let Some(cluster) = self.sources.cluster.as_ref().filter(|_| base.cluster.is_some()) else {
-            let view = self.look(&base).await;
-            let done = self.update(Ok(base.clone()), view, wait).await;
-            if done.is_ok() {
-                self.sources.base = base;
-            }
-            return done;
-        };
-        let said = cluster.said().borrow().clone();
         let before = std::mem::replace(&mut self.sources.base, base);
-        let Next { composed, view } = match self.next(&said).await {
-            Ok(next) => next,
-            Err(missing) => {
-                self.sources.base = before;
-                let mut culprits = Culprits::default();
-                culprits.push(|| missing);
-                return Err(Refusal::of(Kind::Conflict, culprits));
-            }
-        };
-        // Who asks is told what the host has against it, also where nothing has changed.
-        let view = match view {
-            Some(view) => Some(view),
-            None => self.look(&composed.config).await,
-        };
-        let done = self.update(Ok(composed.config), view, wait).await;
-        match done {
-            Ok(_) => self.refuse(composed.refused),
-            Err(_) => self.sources.base = before,
+        let addresses = self.sources.addresses.clone();
+        let done = self.follow_file(wait).await;
+        if done.is_err() {
+            self.sources.base = before;
+            self.sources.addresses = addresses;
+            self.sources.ask_for_names();
         }
-        self.report(&said);
+        self.report();
         done
     }
 
-    /// Follows what the cluster says. Returns when to try again.
-    async fn follow_cluster(&mut self, said: &Said) -> Option<Instant> {
+    /// Follows what the file says now, with what the others say.
+    async fn follow_file(&mut self, wait: bool) -> Result<Reply, Refusal> {
+        self.sources.ask_for_names();
+        // A name that is new has an address at once, if the resolver is there.
+        drop(timeout(PATIENCE, self.sources.names.asked()).await);
+        let looked = self.sources.look_at_addresses(&self.around.host).await;
+        self.sources.addresses.follow(looked);
+        let Next { made, view } = self.next().await.map_err(|missing| {
+            let mut culprits = Culprits::default();
+            culprits.push(|| missing);
+            Refusal::of(Kind::Conflict, culprits)
+        })?;
+        // Who asks is told what the host has against it, also where nothing has changed.
+        let view = match view {
+            Some(view) => Some(view),
+            None => self.look(&made.config).await,
+        };
+        let reply = self.update(Ok(made.config), view, wait).await?;
+        self.refuse(made.refusals);
+        Ok(reply)
+    }
+
+    /// Follows what all say now.
+    async fn follow(&mut self) -> Followed {
+        let said = self.said();
         let mut retry = None;
-        if said.found.is_some() {
-            self.trouble = match self.try_follow(said).await {
-                Ok(()) => None,
+        // Before a cluster has said something there is nothing to follow.
+        if self.sources.cluster.is_none() || said.found.is_some() {
+            self.trouble = match self.try_follow().await {
+                Ok(None) => None,
+                Ok(Some(anew)) => return Followed::Anew(anew),
                 Err(trouble) => {
                     retry = Some(Instant::now() + RETRY);
                     Some(trouble)
                 }
             };
         }
-        self.report(said);
+        self.report();
         self.announce();
-        retry
+        Followed::Done(retry)
     }
 
-    async fn try_follow(&mut self, said: &Said) -> Result<(), String> {
-        let Next { composed, view } = self.next(said).await?;
+    /// Returns why everything has to begin anew, if so.
+    async fn try_follow(&mut self) -> Result<Option<String>, String> {
+        let Next { made, view } = self.next().await?;
         let running = Arc::clone(&self.around.snapshots.borrow().config);
-        self.refuse(composed.refused);
-        if *running == composed.config {
-            return Ok(());
+        self.refuse(made.refusals);
+        if *running == made.config {
+            return Ok(None);
         }
-        let anew = needs_restart(&running, &composed.config);
+        let anew = needs_restart(&running, &made.config);
         if !anew.is_empty() {
-            let _ = self
-                .around
-                .restart
-                .send(format!("the cluster says of this node that {} is another", anew.join(", ")))
-                .await;
-            return Err("this node is another one, so the daemon begins anew".to_owned());
+            return Ok(Some(format!("{} of this node is another one", anew.join(", "))));
         }
-        let (before, now) = (running.peers.len(), composed.config.peers.len());
-        match self.update(Ok(composed.config), view, false).await {
+        let changes = changes(&running, &made.config);
+        match self.update(Ok(made.config), view, false).await {
             Ok(_) => {
-                tracing::info!("source {}: {now} peers, {before} before", self.sources.name());
-                Ok(())
+                changes.iter().for_each(|change| tracing::info!("{change}"));
+                Ok(None)
             }
             Err(refusal) => {
                 let culprit = refusal.culprits.first().cloned().unwrap_or_default();
-                Err(format!("what the cluster says is refused: {refusal} {culprit}"))
+                Err(format!("what is known of this node and its peers is refused: {refusal} {culprit}"))
             }
         }
     }
 
-    /// What the file and the cluster make, without what clashes with additions by request or routes of this host.
-    async fn next(&mut self, said: &Said) -> Result<Next, String> {
+    /// What the cluster says.
+    fn said(&self) -> Said {
+        self.sources.cluster.as_ref().map(|cluster| cluster.said().borrow().clone()).unwrap_or_default()
+    }
+
+    /// What all make together, without what clashes with additions by request or routes of this host.
+    async fn next(&mut self) -> Result<Next, String> {
         let snapshot = Arc::clone(&self.around.snapshots.borrow());
-        let running = Some(&*snapshot.config);
+        let (said, running) = (self.said(), Some(&*snapshot.config));
         let mut taken = taken_by_additions(&snapshot);
-        let composed = self.sources.compose(&self.around.host, said, running, &taken).await?;
-        if *snapshot.config == composed.config {
-            return Ok(Next { composed, view: None });
+        let made = self.sources.compose(&self.around.host, &said, running, &taken).await?;
+        if *snapshot.config == made.config {
+            return Ok(Next { made, view: None });
         }
-        let view = self.look(&composed.config).await;
-        taken.prefixes =
-            view.as_ref().map(|view| taken_by_routes(&composed.config, view)).unwrap_or_default();
-        if taken.prefixes.is_empty() {
-            return Ok(Next { composed, view });
+        let view = self.look(&made.config).await;
+        taken.prefixes = view.as_ref().map(|view| taken_by_routes(&made.config, view)).unwrap_or_default();
+        if self.sources.cluster.is_none() || taken.prefixes.is_empty() {
+            return Ok(Next { made, view });
         }
-        let composed = self.sources.compose(&self.around.host, said, running, &taken).await?;
-        Ok(Next { composed, view })
+        let made = self.sources.compose(&self.around.host, &said, running, &taken).await?;
+        Ok(Next { made, view })
     }
 
     /// The host with the routes that matter to `config`.
@@ -246,33 +314,31 @@ impl Follower {
     }
 
     /// Notes what is left out; what was not before is logged.
-    fn refuse(&mut self, refused: Vec<Refused>) {
-        let is_new = |refused: &&Refused| self.refused.binary_search(refused).is_err();
-        for new in refused.iter().filter(is_new).take(SHOWN) {
-            let source = self.sources.name();
-            tracing::warn!("source {source}: {} is left out: {}", new.object, new.reason);
-        }
-        self.refused = refused;
+    fn refuse(&mut self, refusals: Refusals) {
+        let before = std::mem::replace(&mut self.refusals, refusals);
+        let now = &self.refusals;
+        tell_new(&format!("source {}: ", self.sources.name()), &before.cluster, &now.cluster);
+        tell_new("", &before.unreachable, &now.unreachable);
+        tell_new("", &before.unresolved, &now.unresolved);
     }
 
-    /// Tells readers how the cluster is followed.
-    fn report(&self, said: &Said) {
-        let reason = said.lost.as_ref().or(self.trouble.as_ref());
-        let refusal = |refused: &Refused| SourceRefusal {
-            object: refused.object.clone(),
-            reason: refused.reason.clone(),
-        };
-        let state = if reason.is_some() { SourceStatus::DEGRADED } else { SourceStatus::FOLLOWING };
+    /// Tells readers how the others are followed.
+    fn report(&mut self) {
+        let sources = &self.sources;
+        let names = Arc::clone(&sources.names.known().borrow());
+        let known = (&sources.addresses, &names.answers);
+        let trouble = self.trouble.as_ref().filter(|_| sources.cluster.is_none());
+        self.reports.tell(&self.around.inbox, &sources.base, known, (&self.refusals, trouble));
+        if sources.cluster.is_none() {
+            return;
+        }
+        let said = self.said();
+        let reason = said.lost.as_ref().or(self.trouble.as_ref()).cloned().unwrap_or_default();
         let status = SourceStatus {
-            name: self.sources.name().to_owned(),
-            state: state.to_owned(),
-            reason: reason.cloned().unwrap_or_default(),
             style: said.style.map(|style| style.name().to_owned()).unwrap_or_default(),
             nodes: said.nodes,
-            refused: self.refused.len(),
-            refusals: self.refused.iter().take(SHOWN).map(refusal).collect(),
-            problems: said.problems.clone(),
-            ..SourceStatus::default()
+            problems: said.problems,
+            ..status(self.sources.name(), reason, &self.refusals.cluster)
         };
         self.around.inbox.send(Event::Reported(Arc::new(status)));
     }
@@ -301,5 +367,18 @@ async fn changed(said: &mut Option<watch::Receiver<Said>>) {
     };
     if ended {
         std::future::pending::<()>().await;
+    }
+}
+
+/// Completes when this node's address may be another one; `by_routes` says whether routes have a part in it.
+async fn moved(news: &mut broadcast::Receiver<Notice>, by_routes: bool) {
+    loop {
+        match news.recv().await {
+            Ok(Notice::Address(_) | Notice::Link(_) | Notice::Overrun) | Err(RecvError::Lagged(_)) => return,
+            Ok(_) if by_routes => return,
+            Ok(_) => {}
+            // Who passes it on is gone, and soon so are we.
+            Err(RecvError::Closed) => std::future::pending().await,
+        }
     }
 }

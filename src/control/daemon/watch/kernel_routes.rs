@@ -301,7 +301,7 @@ impl KernelSource {
         }
         let withdrawn = self.update(Update::Withdrawn);
         self.inbox.send(withdrawn(None));
-        self.inbox.send(Event::Unreported(Source::Kernel));
+        self.inbox.send(Event::Unreported(Source::Kernel.name()));
         let gone = self.implicit.drain().map(|(address, _)| address).collect();
         self.forget(gone).await;
     }

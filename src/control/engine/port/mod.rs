@@ -3,6 +3,7 @@
 //! Only values: `control/host` executes the requests and makes the observations.
 
 mod error;
+mod interface;
 mod kernel_route;
 mod nat;
 mod own_route;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::HostError;
+pub use interface::{Interface, InterfaceAddress};
 pub use kernel_route::KernelRoute;
 pub use nat::{Blind, NatRules, NatView, nat_table};
 pub use own_route::{DirectRoute, FirstHop, OwnKind, OwnRoute, PeerWay, TunRoute, WeightedHop};
