@@ -234,7 +234,7 @@ fn the_configuration_file_is_followed_or_refused_as_a_whole() {
             CONFIG
                 .replace("node-a", "node-z")
                 .replace("CrossSubnet", "Sometimes")
-                .replace("198.51.100.3", "here"),
+                .replace("198.51.100.3", "over there"),
             vec!["2 errors, nothing has changed".into(), format!("{name}:7:13: "), format!("{name}:16:11: ")],
         ),
         (

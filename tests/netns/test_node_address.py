@@ -165,8 +165,12 @@ class Followed(Addressed):
     def flow(self) -> None:
         """Sends packets to podB for as long as the test runs."""
         self.sink("podB")
-        words = ("python3", "-c", f"import socket, time\ns = socket.socket(2, 2)\nwhile True:\n"
-                 f" s.sendto(bytes(100), ('{B}', {SINK_PORT}))\n time.sleep(0.01)")
+        words = (
+            "python3",
+            "-c",
+            f"import socket, time\ns = socket.socket(2, 2)\nwhile True:\n"
+            f" s.sendto(bytes(100), ('{B}', {SINK_PORT}))\n time.sleep(0.01)",
+        )
         process = self.lab.popen("podA", *words)
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
@@ -204,7 +208,8 @@ class Followed(Addressed):
         self.assertIsNone(self.lab.daemons["n1"].process.poll())
         self.assertEqual(self.lab.daemons["n1"].pid, pid)
         self.assertEqual(self.chosen(), f"{self.NEW}/24 on eth0")
-        self.assertIn("beginning anew: `address` under [node] of this node is another one", self.lab.daemons["n1"].log())
+        log = self.lab.daemons["n1"].log()
+        self.assertIn("beginning anew: `address` under [node] of this node is another one", log)
         # And the other way, once n2 knows it.
         n2 = self.lab.daemons["n2"]
         n2.command("peer", "del", "n1")

@@ -120,9 +120,7 @@ class HostsFile(Named):
 
     def test_a_name_that_nobody_knows_is_left_out_until_it_comes(self) -> None:
         self.says(None)
-        self.start(
-            "n1", peers={"n2": (NAME, [subnet("n2")]), "n9": ("192.0.2.9", ["10.244.9.0/24"])}
-        )
+        self.start("n1", peers={"n2": (NAME, [subnet("n2")]), "n9": ("192.0.2.9", ["10.244.9.0/24"])})
         status = self.lab.status("n1")
         self.assertEqual([peer["name"] for peer in status["peers"]], ["n9"])
         source = self.source()
@@ -151,8 +149,9 @@ class HostsFile(Named):
     def test_an_answer_that_breaks_a_rule_is_left_out(self) -> None:
         self.says(ADDRESSES["n1"])
         self.start("n1", peers={"n2": (NAME, [subnet("n2")])})
-        self.assertEqual(self.source()["refusals"][0]["reason"],
-                         f"{NAME} is 192.0.2.1, which is this node's own address")
+        self.assertEqual(
+            self.source()["refusals"][0]["reason"], f"{NAME} is 192.0.2.1, which is this node's own address"
+        )
 
     def test_it_goes_on_when_this_node_has_another_address(self) -> None:
         """Also without the resolver: the last good answer outlives the beginning anew."""
@@ -191,7 +190,13 @@ class NameServer(Named):
         words = ("--no-daemon", "--no-hosts", "--no-resolv", "--conf-file=/dev/null", "--user=root", "--pid-file")
         records = tuple(f"--host-record={NAME},{address}" for address in records)
         type(self).server = self.lab.popen(
-            "dns", "dnsmasq", *words, "--local=/example/", "--listen-address=192.0.2.53", "--bind-interfaces", *records,
+            "dns",
+            "dnsmasq",
+            *words,
+            "--local=/example/",
+            "--listen-address=192.0.2.53",
+            "--bind-interfaces",
+            *records,
             stderr=subprocess.DEVNULL,
         )
         self.lab.listens("dns", 53, "udp")

@@ -226,8 +226,8 @@ class EtcdLab(NodeLab):
         if self.pods.get(node) == address:
             return
         pod = PODS[node]
-        self.ip(node, "address flush dev pod0", f"address add {gateway}/{length} dev pod0")
-        self.ip(pod, "address flush dev eth0", f"address add {address}/{length} dev eth0")
+        self.ip(node, "address flush dev pod0 scope global", f"address add {gateway}/{length} dev pod0")
+        self.ip(pod, "address flush dev eth0 scope global", f"address add {address}/{length} dev eth0")
         self.ip(pod, f"route replace default via {gateway}")
         self.pods[node] = address
         if six := values.get("FLANNEL_IPV6_SUBNET"):
