@@ -26,6 +26,8 @@ pub(super) struct Follower {
     /// The last configuration that can be used.
     pub(super) layout: Option<Layout>,
     pub(super) own: OwnNode,
+    /// The record that this node had at another address: its key and value.
+    former: Option<(String, String)>,
     /// The lease of this node's record, as far as this process has one.
     pub(super) lease: Option<i64>,
     /// Up to where changes are known.
@@ -62,6 +64,7 @@ impl Follower {
                 mac: Mac::of_vtep(node.name.as_str()),
                 mac6: Mac::of_vtep(&second_peer(node.name.as_str())),
             },
+            former: None,
             lease: None,
             moment: None,
             announced,
@@ -92,6 +95,9 @@ impl Follower {
             self.facts.own = None;
         }
         self.read_layout();
+        let key = self.facts.own.clone();
+        let record = key.and_then(|key| Some((self.facts.records.get(&key)?.value.clone(), key)));
+        self.former = record.filter(|(value, _)| !self.is_own(value)).map(|(value, key)| (key, value));
         if let (Some(layout), Some(_)) = (&self.layout, &self.facts.own) {
             let found = discover(&self.facts, layout, self.own);
             self.teller.say_old(found, Style::Flannel, self.nodes());
@@ -119,11 +125,26 @@ impl Follower {
         note(&mut self.layout_problem, problem);
     }
 
+    /// Whether a record says that this node is where it is now.
+    fn is_own(&self, value: &str) -> bool {
+        record::Said::read(value).is_ok_and(|said| said.is_of(self.address()))
+    }
+
+    /// The record that this node had at another address, where nobody else has touched it since.
+    fn moved(&self) -> Option<Plan> {
+        let (key, value) = self.former.as_ref()?;
+        let record = self.facts.records.get(key).filter(|record| record.value == *value)?;
+        Some(Plan::Take { key: key.clone(), record: record.clone() })
+    }
+
     /// What is to be done for this node to have a subnet.
     ///
     /// # Errors
     /// Why there is none to be had now, or why its own is another's.
     pub(super) fn plan(&self, layout: &Layout, random: u64) -> Result<Plan, String> {
+        if let Some(plan) = self.moved() {
+            return Ok(plan);
+        }
         if let Some(key) = self.facts.own.as_deref().filter(|_| self.serves()) {
             return acquire::keep(&self.facts, key, self.address());
         }
