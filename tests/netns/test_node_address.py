@@ -91,6 +91,7 @@ class Words(Addressed):
                 log = self.lab.daemons["n1"].log()
                 address, interface = chosen.split(" on ")
                 self.assertIn(f"node n1 at {address} on {interface} ({source['style']})", log)
+                self.assertIn(f"the address of this node is {source['detail']}", log)
 
     def test_the_reason_names_what_was_passed_over(self) -> None:
         self.lab.ip("n1", "link set eth0 down")
@@ -209,7 +210,7 @@ class Followed(Addressed):
         self.assertEqual(self.lab.daemons["n1"].pid, pid)
         self.assertEqual(self.chosen(), f"{self.NEW}/24 on eth0")
         log = self.lab.daemons["n1"].log()
-        self.assertIn("beginning anew: `address` under [node] of this node is another one", log)
+        self.assertIn("beginning anew: `address` under [node] is another one now", log)
         # And the other way, once n2 knows it.
         n2 = self.lab.daemons["n2"]
         n2.command("peer", "del", "n1")

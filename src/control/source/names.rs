@@ -248,7 +248,11 @@ impl Follower {
 
 /// The addresses of an answer, in order, or why it is none.
 fn addresses(found: io::Result<Vec<IpAddr>>) -> Result<Vec<IpAddr>, String> {
-    let found = found.map_err(|error| error.to_string())?;
+    let found = found.map_err(|error| {
+        let text = error.to_string();
+        // The resolver's own words follow.
+        text.strip_prefix("failed to lookup address information: ").unwrap_or(&text).to_owned()
+    })?;
     let found: BTreeSet<IpAddr> = found.into_iter().take(MOST_ADDRESSES).collect();
     if found.is_empty() { Err("it has no address".to_owned()) } else { Ok(found.into_iter().collect()) }
 }

@@ -4,6 +4,7 @@
 //! first. An address that was chosen before stays for as long as the rule allows it, so that one that comes up later
 //! and would have been found earlier changes nothing. Why each of the others was passed over is told.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -57,6 +58,13 @@ pub struct Choice {
     pub interface: String,
     /// Why it and no other.
     pub reason: String,
+}
+
+/// The address, where it is, and why it is the one.
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on {}: {}", self.net, self.interface, self.reason)
+    }
 }
 
 /// The address of one family that `rule` chooses; `before` is the one that was chosen until now.
@@ -202,8 +210,8 @@ impl Passed {
     }
 }
 
-impl std::fmt::Display for Passed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Passed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.told.join(", "))?;
         match self.count - self.told.len() {
             0 if self.count == 0 => f.write_str("there are no interfaces"),

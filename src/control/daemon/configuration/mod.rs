@@ -166,7 +166,7 @@ impl Follower {
         if before.is_empty() && !problems.is_empty() {
             tracing::warn!("the address of this node: {}", problems.join("; "));
         } else if problems.is_empty() && !before.is_empty() {
-            tracing::info!("the address of this node is there again");
+            tracing::info!("the rule for the address of this node finds one again");
         }
         settling
     }
@@ -255,7 +255,7 @@ impl Follower {
         }
         let anew = needs_restart(&running, &made.config);
         if !anew.is_empty() {
-            return Ok(Some(format!("{} of this node is another one", anew.join(", "))));
+            return Ok(Some(format!("{} is another one now", anew.join(", "))));
         }
         let changes = changes(&running, &made.config);
         match self.update(Ok(made.config), view, false).await {

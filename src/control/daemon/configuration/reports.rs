@@ -63,8 +63,7 @@ impl Reports {
 
 fn node_address(file: &Config, own: &OwnAddresses, refused: &[Refused]) -> SourceStatus {
     let rules = [true, false].into_iter().filter_map(|is_ipv4| file.node.rule(is_ipv4));
-    let chosen =
-        own.chosen().map(|choice| format!("{} on {}: {}", choice.net, choice.interface, choice.reason));
+    let chosen = own.chosen().map(ToString::to_string);
     SourceStatus {
         style: listed(rules.map(ToString::to_string), ", "),
         detail: listed(chosen, "; "),

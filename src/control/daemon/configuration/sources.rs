@@ -171,6 +171,9 @@ impl Sources {
             self.addresses.apply(&mut config);
             let has_one = config.node.addresses().next().is_some();
             if problems.is_empty() || has_one && (self.begun || begun.elapsed() >= PATIENCE) {
+                for choice in self.addresses.chosen() {
+                    tracing::info!("the address of this node is {choice}");
+                }
                 return;
             }
             let why = problems.join("; ");
