@@ -13,20 +13,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::port::{DirectRoute, Found, HostError, PeerWay};
+use super::port::{DirectRoute, HostError, PeerWay};
 use super::reached::decide;
-use super::state::State;
 use crate::config::{Config, DirectVia, KernelRoutes};
 use crate::dataplane::forward::Peer;
 use crate::dataplane::packet::Family;
 use crate::net::{Mode, Prefix};
 use crate::route::{EncapPolicy, Rib, Route, Source, Target};
-
-/// Refused routes to other nodes that are remembered, and after what time one is tried again.
-const REMEMBERED: usize = 10_000;
-const RETRY: Duration = Duration::from_secs(30);
 
 /// Routes of ours to other nodes that the kernel refused: why, and until when each is not tried again.
 pub(super) type Refused = BTreeMap<Prefix, (HostError, Instant)>;
@@ -99,80 +94,6 @@ pub(super) struct Leads<'a> {
     pub rib: &'a Rib,
     pub ways: &'a HashMap<IpAddr, PeerWay>,
     pub refused: &'a Refused,
-}
-
-impl State {
-    /// Follows the kernel's ways to the peers' addresses; returns whether MTUs are others than before. What was
-    /// learned about such a path is forgotten.
-    pub(super) fn set_ways(&mut self, ways: HashMap<IpAddr, PeerWay>) -> bool {
-        if *self.ways != ways {
-            self.ways = Arc::new(ways);
-            // What was refused may have been for want of a way.
-            self.refused = Arc::default();
-            self.stale_leads = true;
-        }
-        let ways = &self.ways;
-        let mtu = |address: IpAddr| ways.get(&address).map(|way| way.mtu);
-        let of = |peer: &Peer| [mtu(peer.address), peer.second.and_then(|(address, _)| mtu(address))];
-        let other = |peer: &Peer| !peer.is_gone() && peer.link_mtus != of(peer);
-        if !self.peers.iter().any(other) {
-            return false;
-        }
-        let uplink = self.underlay.mtu;
-        for peer in Arc::make_mut(&mut self.peers).iter_mut().filter(|peer| other(peer)) {
-            let now = of(peer);
-            let before = std::mem::replace(&mut peer.link_mtus, now);
-            if before[0].unwrap_or(uplink) != peer.link_mtus[0].unwrap_or(uplink) {
-                peer.path_mtu = None;
-            }
-        }
-        self.follow_mtu();
-        self.publish_now();
-        true
-    }
-
-    /// The kernel has refused these routes to other nodes: the pump sends there, until they are tried again.
-    pub(super) fn refuse(&mut self, routes: Vec<(Prefix, HostError)>, now: Instant) {
-        for (prefix, error) in routes {
-            if self.refused.len() < REMEMBERED {
-                Arc::make_mut(&mut self.refused).insert(prefix, (error, now + RETRY));
-                self.stale_leads = true;
-            }
-        }
-    }
-
-    /// When a refused route is to be tried again.
-    pub(super) fn next_retry(&self) -> Option<Instant> {
-        self.refused.values().map(|(_, until)| *until).min()
-    }
-
-    /// Has refused routes tried again whose time has come.
-    pub(super) fn retry(&mut self, now: Instant) {
-        if self.next_retry().is_some_and(|next| next <= now) {
-            Arc::make_mut(&mut self.refused).retain(|_, (_, until)| *until > now);
-            self.stale_leads = true;
-        }
-    }
-
-    pub(super) fn leads(&self) -> Leads<'_> {
-        Leads {
-            config: &self.config,
-            policy: &self.policy,
-            peers: &self.peers,
-            rib: &self.rib,
-            ways: &self.ways,
-            refused: &self.refused,
-        }
-    }
-
-    /// Whether `found` in the main table takes packets that would leave bare anyway: a routing daemon has said of the
-    /// same prefix where it is, and the kernel sends there as this daemon would.
-    pub(super) fn goes_there_bare(&self, found: &Found) -> bool {
-        let ours = self.config.kernel_routes.as_ref();
-        let leads = self.leads();
-        ours.is_some_and(|followed| followed.protocols.contains(&found.protocol))
-            && leads.learnt(found.prefix).is_some_and(|route| leads.goes_bare(found.prefix, &route))
-    }
 }
 
 impl Leads<'_> {
@@ -285,13 +206,13 @@ impl Leads<'_> {
     }
 
     /// The route in use to exactly `prefix`, where a routing daemon has said something of it.
-    fn learnt(&self, prefix: Prefix) -> Option<Route> {
+    pub(super) fn learnt(&self, prefix: Prefix) -> Option<Route> {
         self.rib.get(prefix, Source::Kernel)?;
         self.rib.exact(prefix)
     }
 
     /// Whether packets for `prefix` reach all nodes of `route` without encapsulation.
-    fn goes_bare(&self, prefix: Prefix, route: &Route) -> bool {
+    pub(super) fn goes_bare(&self, prefix: Prefix, route: &Route) -> bool {
         let mut modes = self.decide(prefix, route).map(|(_, mode)| mode).peekable();
         modes.peek().is_some() && modes.all(|mode| mode == Mode::Direct)
     }

@@ -18,6 +18,7 @@ mod from_config;
 pub mod judge;
 mod leads;
 mod path_mtu;
+mod peer_ways;
 pub mod port;
 mod publisher;
 mod reached;

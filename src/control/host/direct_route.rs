@@ -8,7 +8,6 @@ use rtnetlink::packet_route::route::{
     RouteNextHopFlags, RouteProtocol, RouteScope, RouteType, RouteVia,
 };
 
-use super::way::own_mtu;
 use crate::control::engine::port::{
     DIRECT_PROTOCOL, DirectRoute, FirstHop, Found, WeightedHop, default_metric,
 };
@@ -80,6 +79,18 @@ pub(super) fn via(attributes: &[RouteAttribute]) -> Option<IpAddr> {
         RouteAttribute::Gateway(RouteAddress::Inet6(gateway)) => Some((*gateway).into()),
         // A gateway of the other family (RFC 5549).
         RouteAttribute::Via(RouteVia::Inet6(gateway)) => Some((*gateway).into()),
+        _ => None,
+    })
+}
+
+/// The `mtu` that an administrator gave the route, locked or not.
+pub(super) fn own_mtu(route: &RouteMessage) -> Option<u32> {
+    let metrics = route.attributes.iter().filter_map(|attribute| match attribute {
+        RouteAttribute::Metrics(metrics) => Some(metrics),
+        _ => None,
+    });
+    metrics.flatten().find_map(|metric| match metric {
+        RouteMetric::Mtu(mtu) if *mtu != 0 => Some(*mtu),
         _ => None,
     })
 }

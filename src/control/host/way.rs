@@ -7,9 +7,9 @@ use std::sync::Mutex;
 
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteMetric};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteFlags, RouteMessage};
 
-use super::direct_route::via;
+use super::direct_route::{own_mtu, via};
 use super::{Host, sysctl};
 use crate::control::engine::port::{DIRECT_PROTOCOL, FirstHop, Link, PeerWay};
 
@@ -100,18 +100,6 @@ fn next_hops(route: &RouteMessage) -> impl Iterator<Item = u32> + '_ {
         _ => None,
     });
     several.flatten().map(|hop| hop.interface_index)
-}
-
-/// The `mtu` that an administrator gave the route, locked or not.
-pub(super) fn own_mtu(route: &RouteMessage) -> Option<u32> {
-    let metrics = route.attributes.iter().filter_map(|attribute| match attribute {
-        RouteAttribute::Metrics(metrics) => Some(metrics),
-        _ => None,
-    });
-    metrics.flatten().find_map(|metric| match metric {
-        RouteMetric::Mtu(mtu) if *mtu != 0 => Some(*mtu),
-        _ => None,
-    })
 }
 
 #[cfg(test)]
