@@ -99,11 +99,6 @@ impl<F: DeserializeOwned + Serialize> Teller<F> {
         });
     }
 
-    /// Nothing of what was told counts any more.
-    pub(super) fn forget(&self) {
-        self.tell.send_if_modified(|said| std::mem::take(&mut said.found).is_some());
-    }
-
     /// It can be followed again.
     pub(super) fn find(&self) {
         self.tell.send_if_modified(|said| {
@@ -113,11 +108,6 @@ impl<F: DeserializeOwned + Serialize> Teller<F> {
             }
             news
         });
-    }
-
-    /// What was told last.
-    pub(super) fn found(&self) -> Option<Arc<Discovered>> {
-        self.tell.borrow().found.clone()
     }
 
     /// When [`Teller::write`] is due.

@@ -9,6 +9,7 @@ use super::acquire::{self, Plan, Wish};
 use super::discover::discover;
 use super::facts::Facts;
 use super::layout::Layout;
+use super::previous;
 use super::record::{self, OwnNode};
 use super::store::Moment;
 use crate::config::{self, Etcd, Style};
@@ -149,10 +150,10 @@ impl Follower {
             return acquire::keep(&self.facts, key, self.address());
         }
         let had = self.facts.own.as_deref().and_then(|key| record::subnets(key).ok());
-        let mut previous: Vec<Vec<Prefix>> = had.into_iter().collect();
-        previous.push(subnet_file::previous(&self.settings.subnet_file));
+        let mut had_before: Vec<Vec<Prefix>> = had.into_iter().collect();
+        had_before.push(previous::subnets(&self.settings.subnet_file));
         let given = (self.settings.subnet, self.settings.subnet6);
-        let wish = Wish { own: self.address(), given, previous: &previous, random };
+        let wish = Wish { own: self.address(), given, previous: &had_before, random };
         acquire::acquire(&self.facts, layout, &wish)
     }
 
@@ -168,7 +169,7 @@ impl Follower {
     pub(super) fn note_claim(&mut self, problem: Option<String>) {
         if problem.is_some() && !self.serves() {
             self.facts.own = None;
-            self.teller.forget();
+            self.teller.tell.send_if_modified(|said| said.found.take().is_some());
         }
         note(&mut self.claim_problem, problem);
     }

@@ -15,6 +15,7 @@ mod discover;
 mod facts;
 mod follower;
 mod layout;
+mod previous;
 mod record;
 mod session;
 mod sessions;

@@ -1,16 +1,11 @@
 //! flannel's `subnet.env` (pkg/subnet/subnet.go) for CNI plugins and scripts on the host: order and form are read by others.
 
-use std::fs::File;
-use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use crate::control::source::cluster::Announcement;
 use crate::files::{self, Modes};
 use crate::net::Prefix;
-
-/// More than flannel ever writes.
-const LARGEST: u64 = 4096;
 
 /// Has the file at `path` say that this node has `subnets` of `networks`.
 ///
@@ -29,20 +24,6 @@ pub(in crate::control::source) fn write(
     }
     let done = files::replace(path, text.as_bytes(), Modes::PUBLIC);
     done.map_err(|error| format!("{}: {error}; correct `subnet_file` under {section}", path.display()))
-}
-
-/// The subnets that the file at `path` says this node had: none where there is no such file.
-pub(in crate::control::source) fn previous(path: &Path) -> Vec<Prefix> {
-    let mut text = String::new();
-    let read = File::open(path).and_then(|file| file.take(LARGEST).read_to_string(&mut text));
-    let lines = text.lines().filter(|_| read.is_ok());
-    let value = |line: &str| {
-        let value =
-            line.strip_prefix("FLANNEL_SUBNET=").or_else(|| line.strip_prefix("FLANNEL_IPV6_SUBNET="))?;
-        let (address, len) = value.split_once('/')?;
-        Prefix::containing(address.parse().ok()?, len.parse().ok()?)
-    };
-    lines.filter_map(value).collect()
 }
 
 fn text(networks: &[Prefix], subnets: &[Prefix], announcement: &Announcement) -> String {
@@ -72,7 +53,7 @@ fn first_host(subnet: Prefix) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Announcement, Prefix, previous, text, write};
+    use super::{Announcement, Prefix, text, write};
 
     fn announcement() -> Announcement {
         Announcement {
@@ -107,22 +88,9 @@ mod tests {
     }
 
     #[test]
-    fn what_it_says_is_read_again() {
+    fn what_cannot_be_written_names_the_key() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("flannel/subnet.env");
-        assert_eq!(previous(&path), []);
-        let (networks, subnets) =
-            (prefixes(["10.244.0.0/16", "fd00:244::/48"]), prefixes(["10.244.3.0/24", "fd00:244:0:3::/64"]));
-        write(&path, "[source.etcd]", &networks, &subnets, &announcement()).unwrap();
-        assert_eq!(previous(&path), subnets);
-        for junk in ["FLANNEL_SUBNET=", "FLANNEL_SUBNET=10.1.2.3", "FLANNEL_SUBNET=10.1.2.3/33", "\u{1}\n=\n"]
-        {
-            std::fs::write(&path, junk).unwrap();
-            assert_eq!(previous(&path), []);
-        }
-        std::fs::write(&path, [0xff, 0xfe]).unwrap();
-        assert_eq!(previous(&path), []);
-        let error = write(dir.path(), "[source.etcd]", &networks, &subnets, &announcement()).unwrap_err();
+        let error = write(dir.path(), "[source.etcd]", &[], &[], &announcement()).unwrap_err();
         assert!(error.ends_with("; correct `subnet_file` under [source.etcd]"), "{error}");
     }
 }

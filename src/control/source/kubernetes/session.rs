@@ -197,7 +197,7 @@ impl<'a> Session<'a> {
     /// Has the own node say what it should.
     async fn announce(&mut self) {
         let Some(announcement) = self.follower.announced.borrow().clone() else { return };
-        let Some(found) = self.follower.teller.found() else { return };
+        let Some(found) = self.follower.teller.tell.borrow().found.clone() else { return };
         if !self.is_synced() {
             return;
         }
