@@ -42,5 +42,7 @@ class Moves(WithEtcd):
         self.lab.address_pod("n1")
         self.assertEqual(self.lab.subnet("n1"), subnet)
         for source, target in (("podA", "n2"), ("podA", "n3"), ("podC", "n1")):
-            answers = lambda source=source, to=self.lab.pods[target]: self.lab.ping(source, to, count=1)  # noqa: E731
-            wait_until(answers, BACK_S, f"{source} to the pod on {target}")
+            self.answers(source, target)
+
+    def answers(self, source: str, target: str) -> None:
+        wait_until(lambda: self.lab.ping(source, self.lab.pods[target], count=1), BACK_S, f"{source} to {target}")

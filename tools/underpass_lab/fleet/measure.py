@@ -59,7 +59,7 @@ class Measurement:
     def next_hop(self, number: int) -> str | None:
         """Where packets to a pod of a node go."""
         route = self.ask(f"/v1/routes/get?address={crowd.pod(number)}")
-        return route and route["next_hop"]
+        return str(route["next_hop"]) if route else None
 
     def knows_all(self) -> bool:
         """Whether there is a route for each node; the first look is at the last, which is cheap."""
