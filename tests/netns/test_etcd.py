@@ -216,16 +216,19 @@ class Restarts(WithEtcd):
     def test_3_another_etcd_is_no_continuation(self) -> None:
         """A store that was set up anew begins to count at one: what was known of the old one is not what it says."""
         wait_until(lambda: len(self.etcd.records()) == 3, CHANGE_S, "all records")
-        self.etcd.kill()
-        self.etcd.directory = self.lab.dir / "new.etcd"
-        self.etcd.directory.mkdir()
-        self.etcd.start()
-        self.on_all(lambda node: "is not there" in str(self.lab.source(node)["problems"]), "the other etcd", BACK_S)
-        self.assertEqual(self.lab.ping("podA", self.lab.pods["n3"]), 3)
-        self.etcd.configure("vxlan")
-        for node in self.nodes:
-            self.following(node)
-        self.all_know_all(BACK_S)
+        with self.pings("n1", "n3") as tunnel, self.pings("n1", "n2") as near:
+            self.etcd.kill()
+            self.etcd.directory = self.lab.dir / "new.etcd"
+            self.etcd.directory.mkdir()
+            self.etcd.start()
+            self.on_all(lambda node: "is not there" in str(self.lab.source(node)["problems"]), "the other etcd", BACK_S)
+            self.etcd.configure("vxlan")
+            for node in self.nodes:
+                self.following(node)
+            wait_until(lambda: len(self.etcd.records()) == 3, BACK_S, "all records again")
+            self.all_know_all(BACK_S)
+        # Nodes are not forgotten before they have said anew where they are.
+        self.assertEqual((tunnel.lost, near.lost), (0, 0))
         for node in self.nodes:
             self.assert_own_record(node)
         self.all_pairs(1 << 16)

@@ -38,11 +38,14 @@ class Moves(WithEtcd):
         wait_until(says_it, BACK_S, "the record of the node where it is now")
         self.assertEqual(len(self.etcd.records()), 3)
         for node in ("n2", "n3"):
-            wait_until(lambda node=node: self.lab.known(node).get(subnet) == THERE, BACK_S, "its route")
+            self.leads_to(node, subnet, THERE)
         self.lab.address_pod("n1")
         self.assertEqual(self.lab.subnet("n1"), subnet)
         for source, target in (("podA", "n2"), ("podA", "n3"), ("podC", "n1")):
             self.answers(source, target)
+
+    def leads_to(self, node: str, subnet: str, address: str) -> None:
+        wait_until(lambda: self.lab.known(node).get(subnet) == address, BACK_S, f"the route of {node}")
 
     def answers(self, source: str, target: str) -> None:
         wait_until(lambda: self.lab.ping(source, self.lab.pods[target], count=1), BACK_S, f"{source} to {target}")

@@ -60,6 +60,13 @@ pub(super) fn place<'a>(prefix: &str, key: &'a [u8]) -> Place<'a> {
     }
 }
 
+impl Record {
+    /// Whether it is of an etcd that was there before.
+    pub(super) fn is_remembered(&self) -> bool {
+        self.modified == 0
+    }
+}
+
 impl Facts {
     /// Takes a record. Returns whether something is other than before.
     pub(super) fn put(&mut self, key: &str, mut record: Record) -> bool {
@@ -74,6 +81,20 @@ impl Facts {
         let changed = self.records.get(key) != Some(&record);
         self.records.insert(key.to_owned(), record);
         changed
+    }
+
+    /// Has the records of this node's peers as those of an etcd that was there before: each is believed until something
+    /// newer is known, and none is older than what the etcd that is there now has.
+    pub(super) fn remember(&mut self, is_peers: impl Fn(&str, &Record) -> bool) {
+        self.records.retain(|key, record| is_peers(key, record));
+        for record in self.records.values_mut() {
+            (record.created, record.modified) = (i64::MAX, 0);
+        }
+    }
+
+    /// Forgets records of an etcd that was there before, if `is_out_of_date`.
+    pub(super) fn forget(&mut self, is_out_of_date: impl Fn(&Record) -> bool) {
+        self.records.retain(|_, record| !(record.is_remembered() && is_out_of_date(record)));
     }
 
     /// Takes the configuration, `None` where there is none any more. Returns whether it is another one.
@@ -105,6 +126,28 @@ mod tests {
             assert_eq!(at(other), Place::Other, "{other}");
         }
         assert_eq!(place("/p", b"/p/subnets/\xff"), Place::Other);
+    }
+
+    #[test]
+    fn what_another_etcd_has_said_is_believed_until_there_is_something_newer() {
+        let mut facts = Facts::default();
+        let record =
+            |value: &str, at| Record { value: value.to_owned(), created: at, modified: at, lease: 7 };
+        for (key, value) in [("a", "own"), ("b", "theirs"), ("c", "theirs too")] {
+            facts.put(key, record(value, 900));
+        }
+        facts.remember(|key, _| key != "a");
+        assert_eq!(facts.records.keys().collect::<Vec<_>>(), ["b", "c"]);
+        assert!(facts.records.values().all(Record::is_remembered));
+        // A new etcd begins to count at one.
+        assert!(facts.put("b", record("theirs", 3)));
+        facts.put("d", record("new", 4));
+        let oldest_first: Vec<_> = facts.by_age().into_iter().map(|(key, _)| key).collect();
+        assert_eq!(oldest_first, ["b", "d", "c"]);
+        facts.forget(|record| record.value == "new");
+        assert_eq!(facts.records.len(), 3, "what is there is not forgotten");
+        facts.forget(|_| true);
+        assert_eq!(facts.records.keys().collect::<Vec<_>>(), ["b", "d"]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::acquire::{self, Plan, Wish};
 use super::discover::discover;
@@ -29,6 +30,8 @@ pub(super) struct Follower {
     pub(super) own: OwnNode,
     /// The record that this node had at another address: its key and value.
     former: Option<(String, String)>,
+    /// When records are to be forgotten of an etcd that was there before this one.
+    pub(super) forget_at: Option<Instant>,
     /// The lease of this node's record, as far as this process has one.
     pub(super) lease: Option<i64>,
     /// Up to where changes are known.
@@ -66,6 +69,7 @@ impl Follower {
                 mac6: Mac::of_vtep(&second_peer(node.name.as_str())),
             },
             former: None,
+            forget_at: None,
             lease: None,
             moment: None,
             announced,

@@ -10,7 +10,7 @@ use super::acquire::{self, Plan};
 use super::facts::{Place, Record, place};
 use super::follower::Follower;
 use super::layout::Layout;
-use super::record;
+use super::record::{self, Said};
 use super::store::{self, Moment, Store};
 use crate::control::source::at;
 
@@ -20,6 +20,8 @@ const GATHER: Duration = Duration::from_millis(50);
 const RENEWED: Duration = Duration::from_secs(60);
 /// From a claim that could not be made to the next try.
 const RETRY: Duration = Duration::from_secs(5);
+/// How long peers are remembered of whom an etcd that was set up anew says nothing yet.
+const REMEMBERED: Duration = Duration::from_secs(60);
 /// How often a claim is made anew when others are quicker, before it waits for a moment.
 const TRIES: usize = 10;
 
@@ -41,8 +43,7 @@ impl<'a> Session<'a> {
     pub(super) async fn begin(follower: &'a mut Follower, mut store: Store) -> Result<Self, String> {
         let now = store.moment().await?;
         // What happened meanwhile is told by the watch, unless this is another etcd, or one that was set back.
-        let goes_on = |was: &Moment| was.cluster == now.cluster && was.revision <= now.revision;
-        let moment = match follower.moment.filter(goes_on) {
+        let moment = match follower.moment.filter(|was| was.goes_on_at(now)) {
             Some(moment) => moment,
             None => list(follower, &mut store).await?,
         };
@@ -71,6 +72,11 @@ impl<'a> Session<'a> {
                     Err(_) => return None,
                 },
                 () = at(self.due) => self.pass_on().await,
+                () = at(self.follower.forget_at) => {
+                    self.follower.forget();
+                    self.pass_on_within(Duration::ZERO);
+                    Ok(())
+                }
                 () = at(self.follower.teller.write_at()) => {
                     self.follower.write();
                     Ok(())
@@ -278,15 +284,44 @@ async fn list(follower: &mut Follower, store: &mut Store) -> Result<Moment, Stri
 impl Follower {
     /// Has everything as it was listed.
     fn replace(&mut self, listing: store::Listing) {
+        let is_another = |was: Moment| !was.goes_on_at(listing.moment);
+        if self.moment.is_some_and(is_another) {
+            // Every node makes its record anew, one a little later than the other.
+            let own = self.facts.own.clone();
+            let address = self.address();
+            let is_own = |value: &str| Said::read(value).is_ok_and(|said| said.is_of(address));
+            self.facts.remember(|key, record| own.as_deref() != Some(key) && !is_own(&record.value));
+            self.forget_at = Some(Instant::now() + REMEMBERED);
+        }
+        self.facts.forget(|_| self.forget_at.is_none());
+        self.facts.records.retain(|_, record| record.is_remembered());
         self.facts.configure(listing.config);
-        self.facts.records.clear();
         self.facts.passed_over = 0;
         let prefix = self.settings.prefix.clone();
         for (key, record) in listing.records {
             if let Place::Record(key) = place(&prefix, &key) {
-                self.facts.put(key, record);
+                self.put(key, record);
             }
         }
+    }
+
+    /// Takes a record. What is remembered of its node is no news any more.
+    fn put(&mut self, key: &str, record: Record) -> bool {
+        if self.forget_at.is_some()
+            && let Ok(Said { address: Some(address), .. }) = Said::read(&record.value)
+        {
+            let is_its = |known: &Record| {
+                Said::read(&known.value).is_ok_and(|said| said.address.as_ref() == Some(&address))
+            };
+            self.facts.forget(is_its);
+        }
+        self.facts.put(key, record)
+    }
+
+    /// Forgets what an etcd said that was there before this one.
+    fn forget(&mut self) {
+        self.forget_at = None;
+        self.facts.forget(|_| true);
     }
 
     /// Takes what a key holds, or held before it went. Returns whether something is other than before.
@@ -299,7 +334,7 @@ impl Follower {
                 match is_gone {
                     _ if record.modified <= known => false,
                     true => self.facts.records.remove(key).is_some(),
-                    false => self.facts.put(key, record),
+                    false => self.put(key, record),
                 }
             }
             Place::Other => false,

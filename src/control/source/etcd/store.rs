@@ -63,6 +63,14 @@ pub(super) struct Moment {
     pub(super) revision: i64,
 }
 
+impl Moment {
+    /// Whether what is `now` goes on from here, so that a watch tells of everything in between: otherwise it is another
+    /// etcd, or one that was set back.
+    pub(super) fn goes_on_at(self, now: Self) -> bool {
+        self.cluster == now.cluster && self.revision <= now.revision
+    }
+}
+
 impl Store {
     /// A connection to the member at `endpoint`, which has let us in.
     ///
