@@ -18,8 +18,9 @@ use super::{flannel, objects, plain};
 use crate::config::Style;
 use crate::control::source::cluster::Announcement;
 use crate::control::source::discovered::Discovered;
-use crate::control::source::flannel::node::backend_data;
+use crate::control::source::flannel::node::{backend_data, second_peer};
 use crate::control::source::flannel::{Network, subnet_file};
+use crate::net::Mac;
 
 /// Where the path of flannel's file is from.
 const SECTION: &str = "[source.kubernetes]";
@@ -107,7 +108,7 @@ impl Announcer {
         announcement: &Announcement,
     ) -> Result<(), String> {
         let network = flannel::network(facts, &self.node)?;
-        let wanted = annotations(node, &network, announcement);
+        let wanted = annotations((self.node.as_str(), node), &network, announcement);
         let different = wanted.iter().any(|(key, value)| node.annotations.get(key) != Some(value));
         if !different {
             return Ok(());
@@ -156,21 +157,26 @@ impl Announcer {
 }
 
 /// What flannel would have at a node that is as `announcement` says.
-fn annotations(node: &NodeFacts, network: &Network, announcement: &Announcement) -> BTreeMap<String, String> {
+fn annotations(
+    (name, node): (&str, &NodeFacts),
+    network: &Network,
+    announcement: &Announcement,
+) -> BTreeMap<String, String> {
     let mut wanted = BTreeMap::new();
     let mut say = |key: &str, value: String| drop(wanted.insert(format!("{}{key}", flannel::PREFIX), value));
     say("kube-subnet-manager", "true".to_owned());
     say("backend-type", network.backend.name().to_owned());
-    let data = backend_data(network, announcement.vtep_mac).unwrap_or_else(|| "null".to_owned());
+    let data = |mac| backend_data(network, mac).unwrap_or_else(|| "null".to_owned());
     let has = |is_ipv4| announcement.subnets.iter().any(|subnet| subnet.is_ipv4() == is_ipv4);
     let public = |key: &str, own: String| flannel::annotation(node, key).map_or(own, str::to_owned);
     if let Some(address) = announcement.address.filter(|_| has(true)) {
         say("public-ip", public("public-ip-overwrite", address.to_string()));
-        say("backend-data", data.clone());
+        say("backend-data", data(announcement.vtep_mac));
     }
     if let Some(address) = announcement.address6.filter(|_| has(false)) {
         say("public-ipv6", public("public-ipv6-overwrite", address.to_string()));
-        say("backend-v6-data", data);
+        // Its peers make two of a node of both families, and no two have one address.
+        say("backend-v6-data", data(Mac::of_vtep(&second_peer(name))));
     }
     wanted
 }
@@ -199,14 +205,14 @@ mod tests {
         let mut node = NodeFacts::default();
         let key = |key: &str| format!("flannel.alpha.coreos.com/{key}");
         node.annotations.insert(key("public-ip-overwrite"), "203.0.113.3".to_owned());
-        let said = annotations(&node, &network, &announcement());
+        let said = annotations(("n3", &node), &network, &announcement());
         let lines: Vec<String> = said.iter().map(|(key, value)| format!("{key}={value}")).collect();
         assert_eq!(
             lines,
             [
                 r#"flannel.alpha.coreos.com/backend-data={"VNI":1,"VtepMAC":"66:01:02:03:04:05"}"#,
                 "flannel.alpha.coreos.com/backend-type=vxlan",
-                r#"flannel.alpha.coreos.com/backend-v6-data={"VNI":1,"VtepMAC":"66:01:02:03:04:05"}"#,
+                r#"flannel.alpha.coreos.com/backend-v6-data={"VNI":1,"VtepMAC":"66:90:c0:29:2a:8a"}"#,
                 "flannel.alpha.coreos.com/kube-subnet-manager=true",
                 "flannel.alpha.coreos.com/public-ip=203.0.113.3",
                 "flannel.alpha.coreos.com/public-ipv6=2001:db8::3",
