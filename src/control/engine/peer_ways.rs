@@ -72,12 +72,14 @@ impl State {
         }
     }
 
-    /// Has refused routes tried again whose time has come.
-    pub(super) fn retry(&mut self, now: Instant) {
-        if self.next_retry().is_some_and(|next| next <= now) {
+    /// Has refused routes tried again whose time has come; returns whether there are any.
+    pub(super) fn retry(&mut self, now: Instant) -> bool {
+        let due = self.next_retry().is_some_and(|next| next <= now);
+        if due {
             Arc::make_mut(&mut self.refused).retain(|_, (_, until)| *until > now);
             self.stale_leads = true;
         }
+        due
     }
 
     pub(super) fn leads(&self) -> Leads<'_> {
