@@ -24,6 +24,7 @@ source    kubernetes (flannel), 3 nodes, degraded: API server: connection refuse
           node n7 is left out: its address 192.0.2.2 is another node's
           and 1 more that are left out
 routes    2
+direct    via kernel, 2 routes, 1 by the pump
 dropped   12 (no_route 7, spoofed_source 5)
 cut anew  2 super-packets of unknown segment size
 missing   packets for 10.9.0.0/16 do not reach the tunnel; run `ip route add 10.9.0.0/16 dev up0`

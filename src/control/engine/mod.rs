@@ -59,7 +59,7 @@ use changes::conflicts;
 pub use changes::{conflicts_by_prefix, is_peer};
 use leads::Lead;
 use path_mtu::PathMtus;
-use port::{HostError, HostRequest, HostView, PeerWay, Requirement, Uplink};
+use port::{HostError, HostRequest, HostView, Notice, PeerWay, Requirement, Uplink};
 use publisher::Publisher;
 use reconcile::host_side::HostSide;
 use reconcile::kernel_cover::KernelCover;
@@ -208,7 +208,12 @@ impl Engine {
             }
             Event::Reported(report) => self.sources.report(report),
             Event::Unreported(name) => self.sources.forget(name),
-            Event::Noticed(notice) => self.host.notice(notice, &self.covered, now),
+            Event::Noticed(notice) => {
+                if matches!(notice, Notice::Link(_) | Notice::Address(_) | Notice::Overrun) {
+                    self.state.retry_soon(now);
+                }
+                self.host.notice(notice, &self.covered, now);
+            }
             Event::Observed(id, view) => self.observed(id, view, now),
             Event::Ended(id, failures) => self.ended(id, failures, now),
             Event::Tick => {}

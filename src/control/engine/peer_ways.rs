@@ -14,6 +14,8 @@ use crate::net::Prefix;
 /// Refused routes to other nodes that are remembered, and after what time one is tried again.
 const REMEMBERED: usize = 10_000;
 const RETRY: Duration = Duration::from_secs(30);
+/// The same once an interface or an address has changed: it may have been down for a moment.
+const SOON: Duration = Duration::from_secs(1);
 
 impl State {
     /// Follows the kernel's ways to the peers' addresses; returns whether MTUs are others than before. What was
@@ -60,12 +62,24 @@ impl State {
         self.refused.values().map(|(_, until)| *until).min()
     }
 
-    /// Has refused routes tried again whose time has come.
-    pub(super) fn retry(&mut self, now: Instant) {
-        if self.next_retry().is_some_and(|next| next <= now) {
+    /// An interface or an address has changed: what was refused is tried again soon.
+    pub(super) fn retry_soon(&mut self, now: Instant) {
+        if self.refused.is_empty() {
+            return;
+        }
+        for (_, until) in Arc::make_mut(&mut self.refused).values_mut() {
+            *until = (*until).min(now + SOON);
+        }
+    }
+
+    /// Has refused routes tried again whose time has come; returns whether there are any.
+    pub(super) fn retry(&mut self, now: Instant) -> bool {
+        let due = self.next_retry().is_some_and(|next| next <= now);
+        if due {
             Arc::make_mut(&mut self.refused).retain(|_, (_, until)| *until > now);
             self.stale_leads = true;
         }
+        due
     }
 
     pub(super) fn leads(&self) -> Leads<'_> {

@@ -27,7 +27,10 @@ impl Engine {
             // An edit that changed nothing.
             self.effects.extend(self.publisher.published(None, now));
         }
-        self.state.retry(now);
+        if self.state.retry(now) {
+            // What came of it is seen by looking.
+            self.host.look_at_once(now);
+        }
         if std::mem::take(&mut self.state.stale_leads) && self.state.leads().are_mixed() {
             let steps = self.renew_cover();
             self.take_cover(&steps);
