@@ -218,6 +218,30 @@ class Strict(Verified):
         self.assertTrue(self.shows("reverse path"))
 
 
+class ByKernel(Verified):
+    """The kernel sends what is direct: only while the path is verified it has a route."""
+
+    config = {"pools": POOLS, "extra": '[direct]\nvia = "kernel"\n'}
+
+    def bare_routes(self) -> str:
+        return self.lab.exec("n1", "ip", "route", "show", "proto", "118").stdout.strip()
+
+    def test_the_route_to_the_node_goes_with_its_path(self) -> None:
+        self.comes_up()
+        wait_until(lambda: self.bare_routes().startswith("10.244.2.0/24 via 192.0.2.2 dev eth0"), 5, "the route")
+        self.assertEqual(self.wire(), {1})
+        with self.loses_at_most(B, FALLBACK_S + SLACK_S), self.loses_at_most(C, 0):
+            self.block("n2")
+            wait_until(lambda: not self.bare_routes(), 10, "the end of the route")
+            time.sleep(1)
+        self.assertEqual(self.wire(), {4})
+        with self.loses_at_most(B, 0):
+            self.unblock("n2")
+            self.comes_up(BACK_S)
+            wait_until(self.bare_routes, 5, "the route again")
+        self.assertEqual(self.wire(), {1})
+
+
 class Six(Verified):
     """Pods of both families, each with a path of its own."""
 
