@@ -21,6 +21,7 @@ mod schema;
 mod speakers;
 #[cfg(test)]
 mod tests;
+mod tunnel;
 mod unquoted;
 mod value;
 

@@ -12,6 +12,7 @@
 
 pub mod bfd;
 mod changes;
+mod direct_paths;
 pub mod edits;
 mod event;
 mod from_config;
