@@ -54,7 +54,7 @@ class Certificates(Waiting):
         self.launch(tls(authority.certificate, ""))
         self.waits("etcd wants a certificate of this node: give `cert` and `key` under [source.etcd.tls]")
         self.launch(tls(authority.certificate, f'cert = "{foreign}"\nkey = "{foreign_key}"\n'))
-        self.waits("etcd does not take this node's certificate: correct `cert` and `key` under [source.etcd.tls]")
+        self.waits("does not take this node's certificate: correct `cert` and `key` under [source.etcd.tls]")
         missing = self.lab.dir / "later.pem"
         self.launch(tls(missing, own))
         self.waits(f"ca {missing}: No such file or directory (os error 2); correct `ca` under [source.etcd.tls]")

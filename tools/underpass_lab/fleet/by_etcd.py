@@ -22,7 +22,8 @@ class ByEtcd(Feed):
     def tell(self) -> None:
         for first in range(0, self.nodes, TOGETHER):
             numbers = range(first, min(first + TOGETHER, self.nodes))
-            puts = "".join(f"put {self._key(number)} '{self._record(number)}'\n" for number in numbers)
+            # A quoted word is one of Go's, as JSON has it.
+            puts = "".join(f"put {self._key(number)} {json.dumps(self._record(number))}\n" for number in numbers)
             # No condition, these if it holds, nothing if not.
             self.etcd.ctl("txn", input=f"\n{puts}\n\n")
 

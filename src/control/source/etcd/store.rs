@@ -45,6 +45,8 @@ struct Member {
     user: Option<String>,
     /// Whether this node has a certificate of its own.
     has_identity: bool,
+    /// Whether it has answered anything.
+    has_answered: bool,
 }
 
 /// All that is behind the prefix, at one moment.
@@ -94,6 +96,7 @@ impl Store {
             prefix: settings.prefix.clone(),
             user: user.map(|user| user.name.clone()),
             has_identity: settings.tls.as_ref().is_some_and(|tls| tls.identity.is_some()),
+            has_answered: false,
         };
         let connected = within(Client::connect([endpoint], Some(options))).await;
         let client = connected.map_err(|error| member.explain(error))?;
@@ -113,6 +116,7 @@ impl Store {
         let key = format!("{}/config", self.member.prefix);
         let request = self.kv.get(key, Some(GetOptions::new().with_keys_only()));
         let answer = within(request).await.map_err(|error| self.member.explain(error))?;
+        self.member.has_answered = true;
         Ok(moment(answer.header()))
     }
 
@@ -277,6 +281,10 @@ impl Member {
     /// The next step after an error that says `text`.
     fn advice(&self, text: &str) -> String {
         let has = |parts: &[&str]| parts.iter().any(|part| text.contains(part));
+        // With TLS 1.3 it may close the connection before it has said why.
+        let is_shut = self.endpoint.starts_with("https://")
+            && !self.has_answered
+            && has(&["connection closed", "broken pipe", "reset"]);
         let user = self.user.as_ref().map_or_else(String::new, |user| format!(" {}", shown(user)));
         match () {
             () if has(&["user name is empty"]) => {
@@ -304,11 +312,12 @@ impl Member {
                 "; etcd does not take this node's certificate: correct `cert` and `key` under [source.etcd.tls]"
                     .to_owned()
             }
-            // It may close the connection before it has said so.
-            () if self.endpoint.starts_with("https://")
-                && !self.has_identity
-                && has(&["badcertificate", "certificaterequired", "connection closed", "broken pipe", "reset"]) =>
-            {
+            () if self.has_identity && is_shut => {
+                "; it closed the connection at once, as one does that does not take this node's certificate: correct \
+                 `cert` and `key` under [source.etcd.tls]"
+                    .to_owned()
+            }
+            () if !self.has_identity && (is_shut || has(&["badcertificate", "certificaterequired"])) => {
                 "; etcd wants a certificate of this node: give `cert` and `key` under [source.etcd.tls], signed for it"
                     .to_owned()
             }
