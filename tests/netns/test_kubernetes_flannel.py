@@ -102,7 +102,8 @@ class IPv4(Flannel):
     def test_1_it_says_what_flanneld_would(self) -> None:
         self.assertEqual(self.source(OURS)["style"], "flannel")
         self.assertIn("source kubernetes: style flannel: nodes have flannel's annotations", self.daemon(OURS).log())
-        data = f'{{"VNI":1,"VtepMAC":"{vtep_mac(OURS)}"}}'
+        # A node of both families is two peers to others, each with an address of its own.
+        data, data6 = (f'{{"VNI":1,"VtepMAC":"{vtep_mac(name)}"}}' for name in (OURS, f"{OURS}-v6"))
         expected = {
             "kube-subnet-manager": "true",
             "backend-type": "vxlan",
@@ -234,12 +235,13 @@ class DualStack(Flannel):
     mtu = 1430
 
     def test_1_it_says_what_flanneld_would(self) -> None:
-        data = f'{{"VNI":1,"VtepMAC":"{vtep_mac(OURS)}"}}'
+        # A node of both families is two peers to others, each with an address of its own.
+        data, data6 = (f'{{"VNI":1,"VtepMAC":"{vtep_mac(name)}"}}' for name in (OURS, f"{OURS}-v6"))
         expected = {
             "kube-subnet-manager": "true",
             "backend-type": "vxlan",
             "backend-data": data,
-            "backend-v6-data": data,
+            "backend-v6-data": data6,
             "public-ip": ADDRESSES[OURS],
             "public-ipv6": ADDRESSES6[OURS],
         }
