@@ -83,6 +83,7 @@ impl Engine {
             Request::AddPeer(peer) => {
                 self.state.add_peer(&peer, second).map(|()| Reply::PeerAdded(peer.name.clone()))
             }
+            Request::AddPeers(peers) => Ok(Reply::PeersAdded(self.state.add_peers(&peers, second))),
             Request::ReplacePeer(peer) => {
                 self.state.replace_peer(&peer, second).map(|()| Reply::PeerAdded(peer.name.clone()))
             }

@@ -99,6 +99,8 @@ pub enum Request {
     Replace(Batch),
     /// A node to make known.
     AddPeer(NewPeer),
+    /// Nodes to make known, each if nothing speaks against it.
+    AddPeers(Vec<NewPeer>),
     /// A node to make known as it is given, whatever is known of that name.
     ReplacePeer(NewPeer),
     /// A node to forget.
@@ -201,6 +203,8 @@ pub enum Reply {
     Routes(Changed, usize),
     /// A node is known as it was given.
     PeerAdded(String),
+    /// Nodes are known as they were given, but for those at these addresses, and why.
+    PeersAdded(Vec<(IpAddr, Refusal)>),
     /// A node was forgotten.
     PeerDeleted,
     /// The configuration is followed: so many peers and routes are known now.

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 use crate::api::{NewPeer, SourceRefusal, SourceStatus};
 use crate::config::{Config, KernelRoutes};
 use crate::control::daemon::runner::Inbox;
+use crate::control::engine::refusal::Refusal;
 use crate::control::engine::{Asked, Event, Reply, Request, Snapshot, Update};
 use crate::control::host::{RouteFeed, RouteFilter, RouteNews, read_routes};
 use crate::control::source::at;
@@ -29,6 +30,8 @@ const LONGEST: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_secs(1);
 /// Most refusals that are shown.
 const SHOWN: usize = 32;
+/// Next hops that are made known in one request: the engine has others to serve.
+const TOGETHER: usize = 1024;
 
 /// Follows the section of the configuration for as long as the engine is there.
 pub(crate) async fn follow(inbox: Inbox, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
@@ -237,26 +240,21 @@ impl KernelSource {
         difference(&self.table, &self.snapshots.borrow(), prefixes.iter().copied(), implicit)
     }
 
-    /// Makes peers of next hops, each by its address as its name.
+    /// Makes peers of next hops, each by its address as its name, many at a time.
     async fn make_known(&mut self, next_hops: Vec<IpAddr>) {
-        for address in next_hops {
-            let peer = NewPeer {
-                name: name_of(address),
-                address,
-                address6: None,
-                also_from: Vec::new(),
-                subnets: Vec::new(),
-                sends_for: Vec::new(),
-                port: None,
-                vtep_mac: None,
+        for some in next_hops.chunks(TOGETHER) {
+            let peers = some.iter().map(|address| implicit(*address)).collect();
+            let done = self.inbox.ask(false, |asked| Event::Request(asked, Request::AddPeers(peers))).await;
+            let refused: Vec<(IpAddr, Refusal)> = match done {
+                Ok(Reply::PeersAdded(refused)) => refused,
+                Ok(_) => Vec::new(),
+                Err(refusal) => some.iter().map(|address| (*address, refusal.clone())).collect(),
             };
-            let done = self.inbox.ask(false, |asked| Event::Request(asked, Request::AddPeer(peer))).await;
-            match done {
-                Ok(_) => drop(self.implicit.insert(address, false)),
-                Err(refusal) => {
-                    let reason = refusal.culprits.first().cloned().unwrap_or_else(|| refusal.to_string());
-                    self.unfit.insert(address, reason);
-                }
+            self.implicit.extend(some.iter().map(|address| (*address, false)));
+            for (address, refusal) in refused {
+                let reason = refusal.culprits.first().cloned().unwrap_or_else(|| refusal.to_string());
+                self.implicit.remove(&address);
+                self.unfit.insert(address, reason);
             }
         }
     }
@@ -346,6 +344,20 @@ impl KernelSource {
         }
         self.inbox.send(Event::Reported(Arc::new(status.clone())));
         self.reported = Some(status);
+    }
+}
+
+/// The peer that a next hop becomes.
+fn implicit(address: IpAddr) -> NewPeer {
+    NewPeer {
+        name: name_of(address),
+        address,
+        address6: None,
+        also_from: Vec::new(),
+        subnets: Vec::new(),
+        sends_for: Vec::new(),
+        port: None,
+        vtep_mac: None,
     }
 }
 

@@ -26,6 +26,21 @@ impl State {
     /// # Errors
     /// Everything that speaks against it; nothing has changed then.
     pub(crate) fn add_peer(&mut self, new: &NewPeer, now: u32) -> Result<(), Refusal> {
+        self.seat_new(new, now)?;
+        self.follow_peers();
+        Ok(())
+    }
+
+    /// Makes nodes known, each if nothing speaks against it: what follows from who is known is worked out once. Returns
+    /// the addresses of those that are not, and why.
+    pub(crate) fn add_peers(&mut self, new: &[NewPeer], now: u32) -> Vec<(IpAddr, Refusal)> {
+        let refused =
+            new.iter().filter_map(|new| Some((new.address, self.seat_new(new, now).err()?))).collect();
+        self.follow_peers();
+        refused
+    }
+
+    fn seat_new(&mut self, new: &NewPeer, now: u32) -> Result<(), Refusal> {
         let (peer, subnets) = self.judge_peer(new)?;
         let Some(id) = self.roster.next() else {
             return Err(Refusal::new(Kind::Full, "there are 65536 peers already; delete one first"));
@@ -34,7 +49,6 @@ impl State {
         for prefix in subnets {
             self.route_to(id, prefix, now);
         }
-        self.follow_peers();
         Ok(())
     }
 

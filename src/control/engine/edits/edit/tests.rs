@@ -155,6 +155,23 @@ fn peer(name: &str, address: &str, subnets: &[&str]) -> NewPeer {
 }
 
 #[test]
+fn of_peers_that_come_together_each_is_judged_by_itself() {
+    let mut state = state();
+    let known = state.peer_list().len();
+    let new = [
+        peer("node-x", "192.0.2.31", &["10.244.31.0/24"]),
+        peer("node-y", "192.0.2.31", &[]),
+        peer("node-z", "192.0.2.33", &["10.244.33.0/24"]),
+    ];
+    let refused = state.add_peers(&new, 3);
+    let [(address, refusal)] = &refused[..] else { panic!("{refused:?}") };
+    assert_eq!(*address, new[1].address);
+    assert!(refusal.culprits[0].contains("192.0.2.31"), "{refusal:?}");
+    assert_eq!(state.peer_list().len(), known + 2);
+    assert_eq!(way(&mut state, "10.244.33.1").unwrap().0, "node-z");
+}
+
+#[test]
 fn a_new_peer_takes_the_place_of_one_that_went() {
     let mut state = state();
     edit(&mut state, "10.9.0.0/24 via node-b\n10.9.1.0/24 via node-b,node-c\n").unwrap();
