@@ -5,6 +5,7 @@ import bootstrap
 import time
 from typing import Any
 
+import cloud
 from pings import Pings
 from shared import METRICS, SharedLab, own_routes
 from underlay6 import ADDRESSES6, add_addresses6
@@ -196,16 +197,10 @@ class VerifiedPaths(SharedLab):
         self.lab.begin(METRICS, tables='[100, "main"]', verify=True)
         wait_until(lambda: self.verified(True), 20, "verified paths")
         self.leads_into_the_tunnel(False)
-        rules = (
-            "add table netdev cloud",
-            "add chain netdev cloud check { type filter hook ingress device eth0 priority 0; }",
-            "add rule netdev cloud check ip saddr 10.244.0.0/16 drop",
-        )
-        for rule in rules:
-            self.lab.exec("n2", "nft", *rule.split())
+        cloud.block(self.lab, "n2")
         wait_until(lambda: self.verified(False), 10, "the end of the paths")
         self.leads_into_the_tunnel(True)
-        self.lab.exec("n2", "nft", "delete", "table", "netdev", "cloud")
+        cloud.unblock(self.lab, "n2")
         wait_until(lambda: self.verified(True), 30, "verified paths again")
         self.leads_into_the_tunnel(False)
 

@@ -11,9 +11,10 @@ from typing import Any
 from scapy.contrib.bfd import BFD
 from scapy.layers.inet import IP, UDP
 
+import cloud
 from pings import Pings
 from shared import METRICS, SharedLab, scrape
-from underlay6 import ADDRESSES6, B6, add_addresses6, subnets
+from underlay6 import B6, SixLab
 from underpass_lab.bird import Bird
 from underpass_lab.command import wait_until
 from underpass_lab.nodes import ADDRESSES, pod_address
@@ -54,21 +55,12 @@ class Verified(SharedLab):
         wait_until(lambda: bool(self.path("n1", "n2")) == there, 10, "other paths to verify")
 
     def block(self, *nodes: str) -> None:
-        """Lets the network drop what is bare on its way to these nodes."""
-        rules = (
-            "add table netdev cloud",
-            "add chain netdev cloud check { type filter hook ingress device eth0 priority 0; }",
-            "add rule netdev cloud check ip saddr 10.244.0.0/16 drop",
-        )
-        for node in nodes:
-            for rule in rules:
-                self.lab.exec(node, "nft", *rule.split())
+        cloud.block(self.lab, *nodes)
 
     def unblock(self, *nodes: str) -> None:
-        for node in nodes:
-            self.lab.exec(node, "nft", "delete", "table", "netdev", "cloud", check=False)
+        cloud.unblock(self.lab, *nodes)
 
-    def mode(self, node: str, address: str) -> tuple[str, str]:
+    def decision(self, node: str, address: str) -> tuple[str, str]:
         route = self.lab.daemons[node].json("route", "get", address)
         return route["mode"], route["reason"]
 
@@ -100,10 +92,10 @@ class Failing(Verified):
     def test_1_the_direct_path_is_taken_once_it_is_verified(self) -> None:
         self.comes_up()
         self.assertEqual(self.wire(), {1})
-        mode, reason = self.mode("n1", B)
+        mode, reason = self.decision("n1", B)
         self.assertEqual(mode, "direct")
         self.assertIn("192.0.2.2 get through directly", reason)
-        self.assertEqual(self.mode("n1", C)[0], "ipip")
+        self.assertEqual(self.decision("n1", C)[0], "ipip")
         self.assertIsNone(self.path("n1", "n3"))
         self.assertEqual(self.path("n1", "n2")["next_hop"], ADDRESSES["n2"])
         self.assertIn('underpass_direct_paths{state="verified"} 1', scrape(self.lab, "n1"))
@@ -123,7 +115,7 @@ class Failing(Verified):
                     print(f"{direction} fails: the tunnel after {time.monotonic() - begun:.2f} s")
                     time.sleep(2)
                 self.assertEqual(self.wire(), {4})
-                mode, reason = self.mode("n1", B)
+                mode, reason = self.decision("n1", B)
                 self.assertEqual(mode, "ipip")
                 self.assertIn("do not get through", reason)
                 self.assertEqual(self.path("n1", "n2")["failures"], 1)
@@ -185,10 +177,10 @@ class Failing(Verified):
                 text = self.lab.config("n1", pools=pools) + METRICS
                 (self.lab.dir / "n1.toml").write_text(text, encoding="utf-8")
                 self.lab.daemons["n1"].command("reload")
-                self.assertEqual(self.mode("n1", B)[0], "direct" if pools == without else "ipip")
+                self.assertEqual(self.decision("n1", B)[0], "direct" if pools == without else "ipip")
                 self.has_path(pools == POOLS)
             self.comes_up(BACK_S)
-            self.assertEqual(self.mode("n1", B)[0], "direct")
+            self.assertEqual(self.decision("n1", B)[0], "direct")
 
     def test_7_a_node_that_does_not_verify_is_reached_through_the_tunnel(self) -> None:
         self.start("n2", pools=[("10.244.0.0/16", "CrossSubnet", "Never")])
@@ -242,26 +234,12 @@ class ByKernel(Verified):
         self.assertEqual(self.wire(), {1})
 
 
-class Six(Verified):
+class Six(Verified, SixLab):
     """Pods of both families, each with a path of its own."""
 
-    topology = "T3"
+    topology = "T2"
+    underlay = "both"
     config = {"pools": [*POOLS, ("fd00:244::/32", "Never", "CrossSubnet", False, True)]}
-    options = {"ipv6": True}
-    multicast_reports = True
-    daemons = ()
-
-    @classmethod
-    def prepare(cls) -> None:
-        add_addresses6(cls.lab, "n1", "n2")
-        for node, pod in (("n1", "podA"), ("n2", "podB")):
-            net = f"fd00:244:{node[1:]}::"
-            cls.lab.ip(node, f"address add {net}1/64 dev pod0 nodad")
-            cls.lab.ip(pod, f"address add {net}2/64 dev eth0 nodad", f"route add default via {net}1")
-        for node, other in (("n1", "n2"), ("n2", "n1")):
-            peers = {other: (ADDRESSES[other], subnets(other), {"address6": ADDRESSES6[other]})}
-            own = {"address": f"{ADDRESSES[node]}/24", "address6": f"{ADDRESSES6[node]}/64"}
-            cls.start(node, own=own, local=subnets(node), peers=peers, **cls.config)
 
     def families(self, node: str) -> dict[str, bool]:
         peer = next(iter(self.lab.status(node)["peers"]))
@@ -271,11 +249,11 @@ class Six(Verified):
         both = {"ipv4": True, "ipv6": True}
         # Link addresses of neighbours are known once there was traffic.
         wait_until(lambda: self.lab.ping("podA", B6, count=1) and self.families("n1") == both, UP_S * 2, "both")
-        self.assertEqual((self.mode("n1", B)[0], self.mode("n1", B6)[0]), ("direct", "direct"))
+        self.assertEqual((self.decision("n1", B)[0], self.decision("n1", B6)[0]), ("direct", "direct"))
         self.assertEqual(self.lab.ping("podA", B6, count=3), 3)
         self.block("n2")
         wait_until(lambda: self.families("n1") == {"ipv4": False, "ipv6": True}, 10, "IPv4 by the tunnel")
-        self.assertEqual((self.mode("n1", B)[0], self.mode("n1", B6)[0]), ("ipip", "direct"))
+        self.assertEqual((self.decision("n1", B)[0], self.decision("n1", B6)[0]), ("ipip", "direct"))
         self.assertEqual((self.lab.ping("podA", B, count=3), self.lab.ping("podA", B6, count=3)), (3, 3))
 
 

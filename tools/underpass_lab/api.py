@@ -80,6 +80,18 @@ def status(path: str | os.PathLike[str], timeout: float = 5) -> dict[str, Any] |
         api.close()
 
 
+def next_hop(path: str | os.PathLike[str], address: str) -> str | None:
+    """Where the daemon behind a control socket sends packets for an address; None without a route or an answer."""
+    api = Api(path, 5)
+    try:
+        code, answer = api.ask("GET", f"/v1/routes/get?address={address}")
+        return str(answer["next_hop"]) if code == 200 else None
+    except OSError:
+        return None
+    finally:
+        api.close()
+
+
 class Pipeline:
     """A kept-alive connection on which requests are sent before earlier ones are answered."""
 

@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from underpass_lab import machine
-from underpass_lab.api import Api, status
+from underpass_lab.api import next_hop, status
 from underpass_lab.bench_kubernetes import crowd
 from underpass_lab.bench_routes.changes import cpu_seconds
 from underpass_lab.bench_routes.load import Memory
@@ -91,7 +91,7 @@ class Bench:
         daemon = Daemon(self.cluster.underlay, "n1", file)
         self.cluster.underlay.daemons["n1"] = daemon
         last = crowd.pod(self.nodes - 1)
-        wait_until(lambda: self.next_hop(daemon, last) or self.ended(daemon), CONVERGE_S, "the last route")
+        wait_until(lambda: next_hop(daemon.socket, last) or self.ended(daemon), CONVERGE_S, "the last route")
         taken = time.monotonic() - begun
         answer = status(daemon.socket, 60)
         # The own subnet is a route, too.
@@ -103,17 +103,6 @@ class Bench:
         if daemon.process.poll() is not None:
             raise Failure(f"the daemon has ended:\n{daemon.log()}")
         return False
-
-    def next_hop(self, daemon: Daemon, address: str) -> str | None:
-        """Where packets to an address go."""
-        api = Api(daemon.socket, 5)
-        try:
-            code, answer = api.ask("GET", f"/v1/routes/get?address={address}")
-            return str(answer["next_hop"]) if code == 200 else None
-        except OSError:
-            return None
-        finally:
-            api.close()
 
     def requests(self) -> dict[str, int]:
         """What the daemon has asked the API server for: requests by verb and kind."""
@@ -132,7 +121,7 @@ class Bench:
             self.client.set_addresses(crowd.name(number), [other])
             begun = time.monotonic()
             pod = crowd.pod(number)
-            wait_until(lambda other=other, pod=pod: self.next_hop(daemon, pod) == other, 30, other)  # type: ignore[misc]
+            wait_until(lambda other=other, pod=pod: next_hop(daemon.socket, pod) == other, 30, other)  # type: ignore[misc]
             times.append(time.monotonic() - begun)
         return times
 

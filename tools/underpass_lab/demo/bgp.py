@@ -1,7 +1,6 @@
 """The demo with BIRD: three nodes in two subnets whose blocks find each other by BGP."""
 
 import functools
-import itertools
 import time
 
 from underpass_lab import routing
@@ -9,12 +8,10 @@ from underpass_lab.bird import BirdLab, block
 from underpass_lab.command import Failure, wait_until
 from underpass_lab.demo import forms
 from underpass_lab.demo.forms import FAR
-from underpass_lab.demo.inside import Recording
 from underpass_lab.demo.story import Story, say
 from underpass_lab.nodes import ADDRESSES, PODS, pod_address
 
-TRANSFER_BYTES = 4 << 20
-PAIRS = list(itertools.permutations(ADDRESSES, 2))
+POD_ADDRESSES = {node: pod_address(node) for node in ADDRESSES}
 # A change of BGP has to reach packets within this.
 CHANGE_S = 1.0
 
@@ -74,26 +71,7 @@ class Demo:
     def traffic(self) -> None:
         """All ordered pairs, and how their packets travelled."""
         with self.story.case("pods reach each other: direct inside the subnet, IP-in-IP through the router"):
-            wires = {node: Recording(self.lab, *place) for node, place in forms.WIRES.items()}
-            for source, target in PAIRS:
-                what = f"ping and TCP 4 MiB {source} to {target}"
-                self.story.check(what, functools.partial(self.send, source, target))
-            self.story.check("captures are complete", lambda: forms.end_all(wires.items()))
-            for source, target in PAIRS:
-                form = forms.expected(source, target)
-                ends = (wires[source], wires[target])
-                nodes = (ADDRESSES[source], ADDRESSES[target])
-                pods = (pod_address(source), pod_address(target))
-                seen = functools.partial(forms.seen, form, ends, nodes, pods)
-                self.story.check(f"wire {source} to {target}: {form}", seen)
-
-    def send(self, source: str, target: str) -> str:
-        """Three pings and a transfer."""
-        answered = self.lab.ping(PODS[source], pod_address(target))
-        if answered != 3:
-            raise Failure(f"{answered} of 3 answered")
-        digest = self.lab.tcp_transfer(PODS[source], PODS[target], pod_address(target), TRANSFER_BYTES)
-        return f"3 of 3, sha256 {digest[:12]}… at both ends"
+            forms.traffic(self.lab, self.story, POD_ADDRESSES)
 
     def changes(self) -> None:
         """What BIRD finds out later is followed."""
@@ -116,7 +94,7 @@ class Demo:
         """With graceful restart nobody withdraws anything."""
         self.lab.birds[FAR].kill()
         time.sleep(2)
-        self.send("n1", FAR)
+        forms.send(self.lab, POD_ADDRESSES, "n1", FAR)
         if not self.lab.knows_all("n1"):
             raise Failure(f"{self.lab.known('n1')}")
 

@@ -2,7 +2,6 @@
 flannel's do."""
 
 import functools
-import itertools
 import json
 import time
 
@@ -10,13 +9,10 @@ from underpass_lab import etcd
 from underpass_lab.command import Failure, wait_until
 from underpass_lab.demo import forms
 from underpass_lab.demo.forms import FAR
-from underpass_lab.demo.inside import Recording
 from underpass_lab.demo.story import Story, say
 from underpass_lab.etcd import ADDRESS, PREFIX, Etcd, EtcdLab
-from underpass_lab.nodes import ADDRESSES, PODS
+from underpass_lab.nodes import ADDRESSES
 
-TRANSFER_BYTES = 4 << 20
-PAIRS = list(itertools.permutations(ADDRESSES, 2))
 # Nodes hear of each other within this, and try again within that after an outage.
 CHANGE_S, BACK_S = 5.0, 30.0
 OUTAGE_S = 3.0
@@ -61,31 +57,11 @@ class Demo:
     def traffic(self) -> None:
         """All ordered pairs, and how their packets travelled."""
         with self.story.case("pods reach each other: direct inside the subnet, VXLAN through the router"):
-            wires = {node: Recording(self.lab, *place) for node, place in forms.WIRES.items()}
-            for source, target in PAIRS:
-                what = f"ping and TCP 4 MiB {source} to {target}"
-                self.story.check(what, functools.partial(self.send, source, target))
-            self.story.check("captures are complete", lambda: forms.end_all(wires.items()))
-            for source, target in PAIRS:
-                form = forms.expected(source, target, "vxlan")
-                ends = (wires[source], wires[target])
-                nodes = (ADDRESSES[source], ADDRESSES[target])
-                pods = (self.lab.pods[source], self.lab.pods[target])
-                seen = functools.partial(forms.seen, form, ends, nodes, pods)
-                self.story.check(f"wire {source} to {target}: {form}", seen)
-
-    def send(self, source: str, target: str) -> str:
-        """Three pings and a transfer."""
-        address = self.lab.pods[target]
-        self.ping(source, target)
-        digest = self.lab.tcp_transfer(PODS[source], PODS[target], address, TRANSFER_BYTES)
-        return f"3 of 3, sha256 {digest[:12]}… at both ends"
+            forms.traffic(self.lab, self.story, self.lab.pods, "vxlan")
 
     def ping(self, source: str, target: str) -> None:
         """Three pings that are answered."""
-        answered = self.lab.ping(PODS[source], self.lab.pods[target])
-        if answered != 3:
-            raise Failure(f"{answered} of 3 answered")
+        forms.ping(self.lab, self.lab.pods, source, target)
 
     def records(self) -> None:
         """What is in etcd, and what follows from it."""

@@ -1,16 +1,21 @@
 """In what form packets of pods passed, by the captures at both ends."""
 
+import functools
 import ipaddress
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from underpass_lab.command import Failure
 from underpass_lab.demo.inside import Recording
+from underpass_lab.demo.story import Story
+from underpass_lab.nodes import ADDRESSES, PODS, NodeLab
 
 # The labs of three nodes: whose traffic passes where on the underlay, (namespace, interface) by node, and who is behind
 # the router.
 WIRES = {"n1": ("sw", "port-n1"), "n2": ("sw", "port-n2"), "n3": ("R", "eth1")}
 FAR = "n3"
+PAIRS = list(itertools.permutations(ADDRESSES, 2))
+TRANSFER_BYTES = 4 << 20
 # Packets of the daemons that look after the path: no pod has sent them.
 PROBE = "ip[29] = 59"
 
@@ -42,6 +47,35 @@ def seen(form: str, ends: tuple[Recording, Recording], nodes: tuple[str, str], p
     if not first or first != last or any(itertools.chain(*counts.values())):
         raise Failure(f"{first} frames left {nodes[0]}, {last} arrived at {nodes[1]}; others: {counts}")
     return f"{first} frames"
+
+
+def traffic(lab: NodeLab, story: Story, pods: Mapping[str, str], tunnel: str = "ipip") -> None:
+    """All ordered pairs of pods, given by their nodes, and how their packets travelled."""
+    wires = {node: Recording(lab, *place) for node, place in WIRES.items()}
+    for source, target in PAIRS:
+        what = f"ping and TCP 4 MiB {source} to {target}"
+        story.check(what, functools.partial(send, lab, pods, source, target))
+    story.check("captures are complete", lambda: end_all(wires.items()))
+    for source, target in PAIRS:
+        form = expected(source, target, tunnel)
+        ends = (wires[source], wires[target])
+        nodes = (ADDRESSES[source], ADDRESSES[target])
+        arrived = functools.partial(seen, form, ends, nodes, (pods[source], pods[target]))
+        story.check(f"wire {source} to {target}: {form}", arrived)
+
+
+def send(lab: NodeLab, pods: Mapping[str, str], source: str, target: str) -> str:
+    """Three pings and a transfer."""
+    ping(lab, pods, source, target)
+    digest = lab.tcp_transfer(PODS[source], PODS[target], pods[target], TRANSFER_BYTES)
+    return f"3 of 3, sha256 {digest[:12]}… at both ends"
+
+
+def ping(lab: NodeLab, pods: Mapping[str, str], source: str, target: str) -> None:
+    """Three pings that are answered."""
+    answered = lab.ping(PODS[source], pods[target])
+    if answered != 3:
+        raise Failure(f"{answered} of 3 answered")
 
 
 def end_all(recordings: Iterable[tuple[str, Recording]]) -> None:

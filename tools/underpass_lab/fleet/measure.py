@@ -4,7 +4,7 @@ import statistics
 import time
 from typing import Any
 
-from underpass_lab.api import Api
+from underpass_lab.api import next_hop, status
 from underpass_lab.bench_routes.changes import cpu_seconds
 from underpass_lab.bench_routes.load import Memory
 from underpass_lab.command import Failure, wait_until
@@ -23,7 +23,7 @@ class Measurement:
         self.feed, self.seconds = feed, seconds
         self.daemon = Daemon(feed.lab, "n1", feed.file())
         feed.lab.daemons["n1"] = self.daemon
-        wait_until(lambda: self.ask("/v1/status"), CONVERGE_S, "the daemon")
+        wait_until(self.status, CONVERGE_S, "the daemon")
         self.memory = Memory(self.daemon.pid)
 
     def run(self) -> dict[str, Any]:
@@ -43,31 +43,23 @@ class Measurement:
         self.again(result)
         return result
 
-    def ask(self, target: str) -> Any:
-        """What the daemon answers; nothing where it does not."""
+    def status(self) -> dict[str, Any] | None:
+        """What the daemon says of itself; nothing while it does not answer."""
         if self.daemon.process.poll() is not None:
             raise Failure(f"the daemon has ended:\n{self.daemon.log()}")
-        api = Api(self.daemon.socket, 10)
-        try:
-            code, answer = api.ask("GET", target)
-            return answer if code == 200 else None
-        except OSError:
-            return None
-        finally:
-            api.close()
+        return status(self.daemon.socket, 10)
 
     def next_hop(self, number: int) -> str | None:
         """Where packets to a pod of a node go."""
-        route = self.ask(f"/v1/routes/get?address={crowd.pod(number)}")
-        return str(route["next_hop"]) if route else None
+        return next_hop(self.daemon.socket, crowd.pod(number))
 
     def knows_all(self) -> bool:
         """Whether there is a route for each node; the first look is at the last, which is cheap."""
         if self.next_hop(self.feed.nodes - 1) is None:
             return False
-        status = self.ask("/v1/status")
+        said = self.status()
         # The own block is a route, too.
-        return bool(status and status["routes"] == self.feed.nodes + 1)
+        return bool(said and said["routes"] == self.feed.nodes + 1)
 
     def check(self) -> None:
         """Every route leads to its node."""
