@@ -6,14 +6,15 @@ use super::Node;
 use crate::net::{HostName, Mac, NodeName, Prefix};
 use crate::route::Source;
 
-/// `[[peer]]`
+/// `[[peer]]`; what its `address` is makes the difference between a peer and a [`NamedPeer`].
 #[derive(Clone, Debug, PartialEq)]
-pub struct Peer {
+pub struct Peer<A = IpAddr> {
     /// `name`.
     pub name: NodeName,
     /// `address`: the peer's underlay address, of either family.
-    pub address: IpAddr,
-    /// `address6`: a second underlay address, where `address` is IPv4.
+    pub address: A,
+    /// `address6`: a second underlay address, where `address` is IPv4. Beside a host name it goes before an IPv6
+    /// address that the resolver knows.
     pub address6: Option<Ipv6Addr>,
     /// `port`: UDP port of VXLAN at the peer; `None`: the same as here.
     pub port: Option<u16>,
@@ -45,40 +46,20 @@ impl Peer {
     }
 }
 
-/// `[[peer]]` whose `address` is a host name.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NamedPeer {
-    /// `name`.
-    pub name: NodeName,
-    /// `address`: what a resolver is asked for.
-    pub host: HostName,
-    /// `address6`: goes before an IPv6 address that the resolver knows.
-    pub address6: Option<Ipv6Addr>,
-    /// `port`, as of [`Peer`].
-    pub port: Option<u16>,
-    /// `subnets`, as of [`Peer`].
-    pub subnets: Vec<Prefix>,
-    /// `sends_for`, as of [`Peer`].
-    pub sends_for: Vec<Prefix>,
-    /// `also_from`, as of [`Peer`].
-    pub also_from: Vec<IpAddr>,
-    /// `vtep_mac`, as of [`Peer`].
-    pub vtep_mac: Mac,
+/// `[[peer]]` whose `address` is a host name, which a resolver is asked for.
+pub type NamedPeer = Peer<HostName>;
+
+impl<A> Peer<A> {
+    /// The same peer at `address`.
+    pub fn with<B>(self, address: B) -> Peer<B> {
+        let Self { name, address: _, address6, port, subnets, sends_for, also_from, vtep_mac, source } = self;
+        Peer { name, address, address6, port, subnets, sends_for, also_from, vtep_mac, source }
+    }
 }
 
 impl NamedPeer {
     /// The peer at these addresses, the second of which is IPv6 where the first is IPv4.
     pub fn at(&self, address: IpAddr, address6: Option<Ipv6Addr>) -> Peer {
-        Peer {
-            name: self.name.clone(),
-            address,
-            address6,
-            port: self.port,
-            subnets: self.subnets.clone(),
-            sends_for: self.sends_for.clone(),
-            also_from: self.also_from.clone(),
-            vtep_mac: self.vtep_mac,
-            source: Source::Static,
-        }
+        Peer { address6, ..self.clone().with(address) }
     }
 }

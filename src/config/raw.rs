@@ -323,25 +323,20 @@ impl Peer {
 
     /// Sorts the peer among those at an address or those at a name; `None` when anything was wrong.
     fn build(self, peers: &mut Vec<super::Peer>, named: &mut Vec<NamedPeer>) -> Option<()> {
-        let vtep_mac = self.effective_mac()?.value;
-        let (name, address6, port) = (self.name?.value, self.address6?.value, self.port?.value);
-        let (subnets, sends_for) = (self.subnets.build()?, self.sends_for.build()?);
-        let also_from = self.also_from.build()?;
+        let peer = super::Peer {
+            vtep_mac: self.effective_mac()?.value,
+            name: self.name?.value,
+            address: (),
+            address6: self.address6?.value,
+            port: self.port?.value,
+            subnets: self.subnets.build()?,
+            sends_for: self.sends_for.build()?,
+            also_from: self.also_from.build()?,
+            source: Source::Static,
+        };
         match self.address?.value {
-            PeerAddress::Ip(address) => peers.push(super::Peer {
-                name,
-                address,
-                address6,
-                port,
-                subnets,
-                sends_for,
-                also_from,
-                vtep_mac,
-                source: Source::Static,
-            }),
-            PeerAddress::Name(host) => {
-                named.push(NamedPeer { name, host, address6, port, subnets, sends_for, also_from, vtep_mac });
-            }
+            PeerAddress::Ip(address) => peers.push(peer.with(address)),
+            PeerAddress::Name(host) => named.push(peer.with(host)),
         }
         Some(())
     }

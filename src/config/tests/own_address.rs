@@ -93,7 +93,7 @@ fn peers_may_have_names_for_addresses() {
     let config = good(&text);
     assert_eq!((config.peers.len(), config.named_peers.len()), (1, 1));
     let named = &config.named_peers[0];
-    assert_eq!(named.host.as_str(), "node-b.example");
+    assert_eq!(named.address.as_str(), "node-b.example");
     let peer = named.at("192.0.2.2".parse().unwrap(), None);
     assert_eq!((peer.name.as_str(), peer.port, peer.subnets.len()), ("b", Some(7), 1));
     for (address, expected) in [

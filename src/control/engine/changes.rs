@@ -61,7 +61,7 @@ impl Engine {
     /// A client wants something changed. Where the daemon cannot change the kernel's routes, that is judged
     /// by what they are from now on.
     pub(super) fn request(&mut self, asked: Asked, request: Request, now: Instant) {
-        if self.host.may_change() || matches!(request, Request::DeletePeer(_)) {
+        if self.host.may_change() || matches!(request, Request::DeletePeer(_) | Request::DeletePeers(_)) {
             self.execute(asked, request, now);
         } else {
             let look = self.host.look_at_once(now);
@@ -91,6 +91,10 @@ impl Engine {
                 self.leaving.push(id);
                 Reply::PeerDeleted
             }),
+            Request::DeletePeers(names) => {
+                self.leaving.extend(names.iter().filter_map(|name| self.state.delete_peer(name).ok()));
+                Ok(Reply::PeersDeleted)
+            }
         };
         let done = done.and_then(|reply| match self.state.too_many(&before) {
             Some(refusal) => {

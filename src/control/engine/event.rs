@@ -105,6 +105,8 @@ pub enum Request {
     ReplacePeer(NewPeer),
     /// A node to forget.
     DeletePeer(String),
+    /// Nodes to forget, those that are known.
+    DeletePeers(Vec<String>),
 }
 
 /// Which peers may be reached through the TAP.
@@ -207,6 +209,8 @@ pub enum Reply {
     PeersAdded(Vec<(IpAddr, Refusal)>),
     /// A node was forgotten.
     PeerDeleted,
+    /// Nodes are not known any more.
+    PeersDeleted,
     /// The configuration is followed: so many peers and routes are known now.
     Reloaded {
         /// Known peers.

@@ -87,6 +87,18 @@ fn reload(recorder: &mut Recorder, generation: u64, text: &str) -> Result<Reply,
 }
 
 #[test]
+fn peers_that_go_together_are_published_once() {
+    let mut recorder = started();
+    recorder.wanted.clear();
+    let names = ["b", "nobody", "c"].map(str::to_owned).to_vec();
+    let id = recorder.ask(Request::DeletePeers(names), false);
+    assert_eq!(recorder.answers.pop(), Some((id, Ok(Reply::PeersDeleted))));
+    assert_eq!(recorder.wanted.iter().filter(|wanted| *wanted == "publish").count(), 1);
+    assert_eq!(recorder.engine.snapshot().peer_count(), 0);
+    assert!(!recorder.has_way("10.244.2.9") && !recorder.has_way("172.16.3.9"));
+}
+
+#[test]
 fn a_start_brings_the_host_to_what_it_should_be() {
     let recorder = started();
     let expected = [

@@ -48,6 +48,22 @@ pub struct Announcement {
     pub masquerades: bool,
 }
 
+#[cfg(test)]
+impl Announcement {
+    /// A node of both families.
+    pub(super) fn sample() -> Self {
+        Self {
+            vtep_mac: "66:01:02:03:04:05".parse().unwrap(),
+            address: Some("192.0.2.3".parse().unwrap()),
+            address6: Some("2001:db8::3".parse().unwrap()),
+            subnets: vec!["10.244.3.0/24".parse().unwrap(), "fd00:244:0:3::/64".parse().unwrap()],
+            networks: vec!["10.244.0.0/16".parse().unwrap(), "fd00:244::/48".parse().unwrap()],
+            mtu: 1450,
+            masquerades: true,
+        }
+    }
+}
+
 /// A cluster that is followed until the last of these is dropped.
 #[derive(Clone, Debug)]
 pub struct Cluster {

@@ -82,7 +82,7 @@ impl<'a> Rules<'a> {
         answers: &Answers,
         before: Option<&Peer>,
     ) -> Result<Peer, String> {
-        let host = &named.host;
+        let host = &named.address;
         if self.taken.names.contains(named.name.as_str()) {
             return Err("a peer of this name was added by request; delete that".to_owned());
         }

@@ -73,8 +73,8 @@ fn node_address(file: &Config, own: &OwnAddresses, refused: &[Refused]) -> Sourc
 
 fn peer_names(file: &Config, answers: &Answers, refused: &[Refused]) -> SourceStatus {
     let troubles = file.named_peers.iter().filter_map(|peer| {
-        let trouble = answers.get(&peer.host)?.trouble.as_ref()?;
-        Some(format!("{} is not resolved: {trouble}", peer.host))
+        let trouble = answers.get(&peer.address)?.trouble.as_ref()?;
+        Some(format!("{} is not resolved: {trouble}", peer.address))
     });
     let troubles: Vec<String> = troubles.collect();
     let reason = match &troubles[..] {
@@ -121,7 +121,7 @@ pub(super) fn changes(before: &Config, now: &Config) -> Vec<String> {
         lines.push(format!("{is} peers, {was} before"));
     }
     let of_names: HashMap<&str, &HostName> =
-        now.named_peers.iter().map(|peer| (peer.name.as_str(), &peer.host)).collect();
+        now.named_peers.iter().map(|peer| (peer.name.as_str(), &peer.address)).collect();
     for peer in &now.peers {
         let (Some(host), before) = (of_names.get(peer.name.as_str()), known.get(peer.name.as_str())) else {
             continue;

@@ -144,7 +144,7 @@ impl Sources {
 
     /// Has the names that the file has, and no others, looked up.
     pub(super) fn ask_for_names(&self) {
-        let peers = self.base.named_peers.iter().map(|peer| &peer.host);
+        let peers = self.base.named_peers.iter().map(|peer| &peer.address);
         let rules = [true, false].into_iter().filter_map(|is_ipv4| self.base.node.rule(is_ipv4)?.host_name());
         self.names.want(peers.chain(rules).cloned().collect());
     }

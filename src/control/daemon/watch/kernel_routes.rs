@@ -30,7 +30,7 @@ const LONGEST: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_secs(1);
 /// Most refusals that are shown.
 const SHOWN: usize = 32;
-/// Next hops that are made known in one request: the engine has others to serve.
+/// Next hops that are made known, or forgotten, in one request: the engine has others to serve.
 const TOGETHER: usize = 1024;
 
 /// Follows the section of the configuration for as long as the engine is there.
@@ -284,11 +284,11 @@ impl KernelSource {
         self.forget(gone).await;
     }
 
+    /// Has peers forgotten, many at a time. Somebody else may have forgotten one already.
     async fn forget(&self, gone: Vec<IpAddr>) {
-        for address in gone {
-            let request = Request::DeletePeer(name_of(address));
-            // Somebody else may have forgotten it already.
-            let _ = self.inbox.ask(false, |asked| Event::Request(asked, request)).await;
+        for some in gone.chunks(TOGETHER) {
+            let names = some.iter().map(|address| name_of(*address)).collect();
+            let _ = self.inbox.ask(false, |asked| Event::Request(asked, Request::DeletePeers(names))).await;
         }
     }
 

@@ -55,18 +55,6 @@ fn first_host(subnet: Prefix) -> String {
 mod tests {
     use super::{Announcement, Prefix, text, write};
 
-    fn announcement() -> Announcement {
-        Announcement {
-            vtep_mac: "66:01:02:03:04:05".parse().unwrap(),
-            address: Some("192.0.2.3".parse().unwrap()),
-            address6: Some("2001:db8::3".parse().unwrap()),
-            subnets: Vec::new(),
-            networks: Vec::new(),
-            mtu: 1450,
-            masquerades: true,
-        }
-    }
-
     fn prefixes<const N: usize>(texts: [&str; N]) -> Vec<Prefix> {
         texts.map(|text| text.parse().unwrap()).to_vec()
     }
@@ -76,13 +64,13 @@ mod tests {
         let networks = prefixes(["10.244.0.0/16", "fd00:244::/48"]);
         let subnets = prefixes(["10.244.3.0/24", "fd00:244:0:3::/64"]);
         assert_eq!(
-            text(&networks, &subnets, &announcement()),
+            text(&networks, &subnets, &Announcement::sample()),
             "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.3.1/24\n\
              FLANNEL_IPV6_NETWORK=fd00:244::/48\nFLANNEL_IPV6_SUBNET=fd00:244:0:3::1/64\n\
              FLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
         );
         assert_eq!(
-            text(&networks[..1], &subnets, &announcement()),
+            text(&networks[..1], &subnets, &Announcement::sample()),
             "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.3.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
         );
     }
@@ -90,7 +78,7 @@ mod tests {
     #[test]
     fn what_cannot_be_written_names_the_key() {
         let dir = tempfile::tempdir().unwrap();
-        let error = write(dir.path(), "[source.etcd]", &[], &[], &announcement()).unwrap_err();
+        let error = write(dir.path(), "[source.etcd]", &[], &[], &Announcement::sample()).unwrap_err();
         assert!(error.ends_with("; correct `subnet_file` under [source.etcd]"), "{error}");
     }
 }

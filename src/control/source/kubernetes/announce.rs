@@ -186,18 +186,6 @@ mod tests {
     use super::{Announcement, annotations, flannel};
     use crate::control::source::kubernetes::facts::{Facts, NodeFacts};
 
-    fn announcement() -> Announcement {
-        Announcement {
-            vtep_mac: "66:01:02:03:04:05".parse().unwrap(),
-            address: Some("192.0.2.3".parse().unwrap()),
-            address6: Some("2001:db8::3".parse().unwrap()),
-            subnets: vec!["10.244.3.0/24".parse().unwrap(), "fd00:244:0:3::/64".parse().unwrap()],
-            networks: vec!["10.244.0.0/16".parse().unwrap(), "fd00:244::/48".parse().unwrap()],
-            mtu: 1450,
-            masquerades: true,
-        }
-    }
-
     #[test]
     fn the_annotations_are_those_of_a_flannel_node() {
         let facts = Facts::default();
@@ -205,7 +193,7 @@ mod tests {
         let mut node = NodeFacts::default();
         let key = |key: &str| format!("flannel.alpha.coreos.com/{key}");
         node.annotations.insert(key("public-ip-overwrite"), "203.0.113.3".to_owned());
-        let said = annotations(("n3", &node), &network, &announcement());
+        let said = annotations(("n3", &node), &network, &Announcement::sample());
         let lines: Vec<String> = said.iter().map(|(key, value)| format!("{key}={value}")).collect();
         assert_eq!(
             lines,

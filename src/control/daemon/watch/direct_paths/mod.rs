@@ -24,6 +24,7 @@ use crate::control::daemon::runner::Inbox;
 use crate::control::engine::bfd::{Outgoing, Paths, Verdict};
 use crate::control::engine::{Event, Snapshot};
 use crate::control::host::Host;
+use crate::control::source::at;
 use crate::route::DirectPath;
 use crate::wire::bfd::Control;
 
@@ -76,7 +77,7 @@ impl Watcher {
                 }
                 received = receive(self.doors[0].as_ref(), &mut buffer) => self.received(received, &buffer),
                 received = receive(self.doors[1].as_ref(), &mut buffer6) => self.received(received, &buffer6),
-                () = until(self.paths.deadline()) => self.send_due(),
+                () = at(self.paths.deadline().map(Instant::from_std)) => self.send_due(),
             }
             self.tell();
         }
@@ -173,13 +174,6 @@ fn named(path: &DirectPath) -> String {
 async fn receive(door: Option<&Door>, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
     match door {
         Some(door) => door.receive(buffer).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn until(deadline: Option<std::time::Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline.into()).await,
         None => std::future::pending().await,
     }
 }
