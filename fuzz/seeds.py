@@ -182,6 +182,36 @@ vtep_mac = "66:0a:1b:2c:3d:4e"
 """)
 
 
+def policy():
+    document = (REPOSITORY / "docs" / "policy.md").read_text()
+    blocks = [block.split("\n```")[0] for block in document.split("\n```yaml\n")[1:]]
+    for name, block in zip(("kubernetes", "namespace", "calico"), blocks, strict=True):
+        write("policy", name, block.encode() + b"\n")
+    write("policy", "pods", b"""kind: List
+items:
+- &pod
+  apiVersion: v1
+  kind: Pod
+  metadata: {name: a, namespace: shop, labels: {app: web}}
+  spec: {serviceAccountName: sa, containers: [{ports: [{name: http, containerPort: 80}]}]}
+  status: {podIPs: [{ip: 10.0.0.1}, {ip: 'fd00::1'}]}
+- <<: *pod
+  metadata: {name: b, namespace: shop, labels: {app: db}}
+  status: {podIP: 10.0.0.2}
+- apiVersion: projectcalico.org/v3
+  kind: NetworkPolicy
+  metadata: {name: p, namespace: shop}
+  spec:
+    selector: app == 'db' && !has(x)
+    types: [Ingress, Egress]
+    ingress:
+    - {action: Allow, protocol: TCP, source: {notSelector: app != 'web'}, destination: {ports: [80, '90:99', http]}}
+    - {action: Deny, source: {nets: [10.0.0.0/8], notNets: [10.1.0.0/16]}}
+""")
+    write("policy", "set.json", b'{"apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkSet",'
+          b' "metadata": {"name": "s", "labels": {"a": "b"}}, "spec": {"nets": ["192.0.2.0/24"]}}\n')
+
+
 def control():
     def request(target, method="GET", extra="", body=""):
         return f"{method} {target} HTTP/1.1\r\nHost: x\r\n{extra}\r\n{body}".encode()
@@ -214,6 +244,6 @@ def capture_filter():
 
 if __name__ == "__main__":
     shutil.rmtree(SEEDS, ignore_errors=True)
-    for make in (inbound, outbound, offload, configuration, control, capture_filter):
+    for make in (inbound, outbound, offload, configuration, policy, control, capture_filter):
         make()
     print(f"{sum(1 for file in SEEDS.rglob('*') if file.is_file())} seeds")

@@ -6,8 +6,8 @@
 //! bare, as the pool of the destination says.
 //!
 //! ```text
-//! outbound   device ─▶ classify ─▶ route ─▶ decide ─▶ split ─▶ encapsulate ─▶ underlay
-//! inbound    underlay ─▶ strip ─▶ admit ─▶ merge ─▶ device
+//! outbound   device ─▶ classify ─▶ route ─▶ judge ─▶ decide ─▶ split ─▶ encapsulate ─▶ underlay
+//! inbound    underlay ─▶ strip ─▶ admit ─▶ judge ─▶ merge ─▶ device
 //! ```
 //!
 //! Two wings on a common ground; docs/architecture.md has the whole table, and `tests/architecture.rs` holds it:
@@ -16,8 +16,9 @@
 //!   [`route`] (routes and the forwarding table)
 //! - [`dataplane`]: the packet path
 //! - [`control`]: the engine, the host's side, sources, the API's server, the daemon's life
-//! - [`config`] (the file), [`api`] (types of the control API), [`client`], [`cni`] (the plugin of container
-//!   runtimes), [`cli`] (the command line)
+//! - [`policy`] (network policy: objects that users write, and their compilation to rules), [`config`] (the file),
+//!   [`api`] (types of the control API), [`client`], [`cni`] (the plugin of container runtimes), [`cli`] (the command
+//!   line)
 //!
 //! This is a binary with a library for its own tests and benches: nothing here is promised to others.
 
@@ -35,6 +36,7 @@ pub mod control;
 pub mod dataplane;
 pub mod files;
 pub mod net;
+pub mod policy;
 pub mod route;
 pub mod sync;
 pub mod wire;

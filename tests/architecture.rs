@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 /// Every room, and the rooms that it uses. A room uses only those above it.
-const ROOMS: [(&str, &[&str]); 24] = [
+const ROOMS: [(&str, &[&str]); 28] = [
     ("net", &[]),
     ("sync", &[]),
     ("files", &[]),
@@ -16,7 +16,25 @@ const ROOMS: [(&str, &[&str]); 24] = [
     ("dataplane/segment", &["dataplane/packet", "wire"]),
     ("dataplane/encap", &["dataplane/packet", "net", "wire"]),
     ("dataplane/observe", &["dataplane/encap", "dataplane/packet", "net", "sync", "wire"]),
-    ("dataplane/steering", &["wire"]),
+    (
+        "dataplane/policy",
+        &["dataplane/observe", "dataplane/packet", "dataplane/segment", "net", "route", "wire"],
+    ),
+    ("dataplane/ebpf", &["wire"]),
+    ("dataplane/steering", &["dataplane/ebpf", "wire"]),
+    (
+        "dataplane/kernel_path",
+        &[
+            "dataplane/ebpf",
+            "dataplane/encap",
+            "dataplane/observe",
+            "dataplane/packet",
+            "dataplane/segment",
+            "dataplane/steering",
+            "net",
+            "wire",
+        ],
+    ),
     (
         "dataplane/device",
         &["dataplane/observe", "dataplane/packet", "dataplane/segment", "dataplane/steering", "net", "wire"],
@@ -25,8 +43,10 @@ const ROOMS: [(&str, &[&str]); 24] = [
         "dataplane/forward",
         &[
             "dataplane/encap",
+            "dataplane/kernel_path",
             "dataplane/observe",
             "dataplane/packet",
+            "dataplane/policy",
             "dataplane/segment",
             "net",
             "route",
@@ -37,6 +57,7 @@ const ROOMS: [(&str, &[&str]); 24] = [
         "dataplane/underlay",
         &[
             "dataplane/device",
+            "dataplane/ebpf",
             "dataplane/encap",
             "dataplane/observe",
             "dataplane/packet",
@@ -51,8 +72,10 @@ const ROOMS: [(&str, &[&str]); 24] = [
         &[
             "dataplane/device",
             "dataplane/forward",
+            "dataplane/kernel_path",
             "dataplane/observe",
             "dataplane/packet",
+            "dataplane/policy",
             "dataplane/segment",
             "dataplane/underlay",
             "net",
@@ -62,7 +85,8 @@ const ROOMS: [(&str, &[&str]); 24] = [
     ("api", &["net"]),
     ("client", &["api"]),
     ("cni", &["api", "client", "files"]),
-    ("config", &["net", "route", "wire"]),
+    ("policy", &["api", "dataplane/observe", "dataplane/packet", "dataplane/policy", "net", "wire"]),
+    ("config", &["net", "policy", "route", "wire"]),
     (
         "control/engine",
         &[
@@ -73,8 +97,10 @@ const ROOMS: [(&str, &[&str]); 24] = [
             "dataplane/forward",
             "dataplane/observe",
             "dataplane/packet",
+            "dataplane/policy",
             "dataplane/underlay",
             "net",
+            "policy",
             "route",
             "wire",
         ],
@@ -83,8 +109,11 @@ const ROOMS: [(&str, &[&str]); 24] = [
         "control/host",
         &["control/engine", "dataplane/device", "dataplane/packet", "dataplane/underlay", "net"],
     ),
-    ("control/source", &["config", "control/engine", "files", "net", "route"]),
-    ("control/server", &["api", "control/engine", "dataplane/observe", "net", "route"]),
+    ("control/source", &["config", "control/engine", "files", "net", "policy", "route"]),
+    (
+        "control/server",
+        &["api", "control/engine", "dataplane/observe", "dataplane/policy", "net", "policy", "route"],
+    ),
     (
         "control/daemon",
         &[
@@ -98,19 +127,22 @@ const ROOMS: [(&str, &[&str]); 24] = [
             "dataplane/device",
             "dataplane/encap",
             "dataplane/forward",
+            "dataplane/kernel_path",
             "dataplane/observe",
             "dataplane/packet",
+            "dataplane/policy",
             "dataplane/pump",
             "dataplane/segment",
             "dataplane/underlay",
             "files",
             "net",
+            "policy",
             "route",
             "sync",
             "wire",
         ],
     ),
-    ("cli", &["api", "client", "config", "control/daemon", "net"]),
+    ("cli", &["api", "client", "config", "control/daemon", "net", "policy"]),
 ];
 /// The one circle: the halves of one recursive data structure.
 const CIRCLE: [&str; 2] = ["route/fib/block.rs", "route/fib/slot.rs"];

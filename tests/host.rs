@@ -95,13 +95,19 @@ impl Node {
         let view = host.observe(&look(&config, "eth0", None)).await.unwrap();
         let now = Instant::now();
         let start = Start {
-            setup: Setup { capabilities: facts.capabilities(), workers: 1, uplink_mtu: uplink.packet_mtu() },
+            setup: Setup {
+                capabilities: facts.capabilities(),
+                workers: 1,
+                uplink_mtu: uplink.packet_mtu(),
+                uplink: uplink.index,
+            },
             uplink,
             ways: std::collections::HashMap::new(),
             tap: None,
             tap_state: Offloaded::off("no TAP"),
             view,
             addresses: host.all_addresses().await.unwrap(),
+            network_policy: None,
             now,
         };
         let (engine, _table) = Engine::new(config, start).map_err(|error| error.to_string())?;

@@ -11,8 +11,12 @@ use underpass::dataplane::encap::vxlan;
 use underpass::dataplane::forward::{
     Choice, Forwarding, Inbound, InboundCx, Outbound, OutboundCx, Peer, TapLink, TunLink, Underlay, Way,
 };
-use underpass::dataplane::observe::{Counters, PeerCounters};
+use underpass::dataplane::observe::{Counters, PeerCounters, PolicyCounters};
 use underpass::dataplane::packet::{Delivery, Format, Outbox, Paths, Received, Sink};
+use underpass::dataplane::policy::{
+    Action, ActivePolicy, ClassId, Judge, Origin, PolicyEntry, PortRange, Role, Rule, Ruleset, RulesetParts,
+    Settings, Side,
+};
 use underpass::dataplane::segment::merge::Rules;
 use underpass::dataplane::segment::metadata::NoMetadata;
 use underpass::net::{EncapMode, Mac, Mode, NodeName, Prefix, Vni};
@@ -79,11 +83,45 @@ fn forwarding(mode: Mode) -> Forwarding {
         vxlan_port: VXLAN_PORT,
         mtu: UPLINK_MTU,
         marking: Marking::fixed(0),
-        moved_to: None,
+        uplink: 0,
         tun: TunLink::default(),
         tap: Some(TapLink { mac: TAP, ipip: false }),
     };
     Forwarding::build(underlay, &peers, &EncapPolicy::new(&[pool], None, None), &rib).unwrap()
+}
+
+/// So many rules that match no packet of the benches in front of one that allows all, for every address.
+fn policy(rules: u16) -> ActivePolicy {
+    let origin = Origin { policy: 0, rule: Some(0) };
+    let all = Rule {
+        action: Action::Allow,
+        family: None,
+        protocol: None,
+        not_protocol: None,
+        icmp: None,
+        not_icmp: None,
+        source: Side::default(),
+        destination: Side::default(),
+        origin,
+    };
+    let ports = (0..rules).map(|number| {
+        [PortRange { first: number, last: number, protocol: Some(protocol::SCTP), at: None }].into()
+    });
+    let denied = (0..u32::from(rules)).map(|list| {
+        let destination = Side { ports: Some(list), ..Side::default() };
+        Rule { action: Action::Deny, destination, ..all }
+    });
+    let role = Role { is_endpoint: true, egress: Some(0), ingress: Some(0) };
+    let parts = RulesetParts {
+        classes: vec![(prefix("10.244.0.0/16"), ClassId(1))],
+        roles: vec![Role::default(), role],
+        ports: ports.collect(),
+        chains: vec![denied.chain([all]).collect()],
+        policies: vec![PolicyEntry { name: "bench".into(), counters: PolicyCounters::new(1) }],
+        ..RulesetParts::default()
+    };
+    let rules = Arc::new(Ruleset::new(parts).expect("few classes"));
+    ActivePolicy { rules, generation: 1, settings: Settings::default() }
 }
 
 /// Packets read from the device, on their way to an outbox.
@@ -93,6 +131,7 @@ pub struct OutboundFlow {
     paths: Paths,
     outbox: Outbox,
     counters: Counters,
+    judge: Judge,
     arena: Vec<u8>,
     packets: Vec<(VnetHdr, Range<usize>)>,
 }
@@ -113,19 +152,29 @@ impl OutboundFlow {
             paths,
             outbox: Outbox::default(),
             counters: Counters::new(1),
+            judge: Judge::default(),
             arena,
             packets: placed,
         }
     }
 
+    /// The same under a policy with so many rules.
+    pub fn judged(mut self, rules: u16) -> Self {
+        self.forwarding = self.forwarding.with_policy(Some(Arc::new(policy(rules))));
+        self
+    }
+
     /// One batch; the number of packets on the wire that the outbox stands for.
     pub fn batch(&mut self) -> usize {
+        self.judge.begin(self.forwarding.policy(), self.counters.handle(0));
         let mut cx = OutboundCx {
             tables: &self.forwarding,
             paths: self.paths,
             arena: &mut self.arena,
             out: &mut self.outbox,
             worker: self.counters.handle(0),
+            judge: &mut self.judge,
+            proofs: None,
         };
         for (vnet, range) in &self.packets {
             self.outbound.packet(&mut cx, vnet, range.clone()).expect("an empty outbox holds the batch");
@@ -143,6 +192,7 @@ pub struct InboundFlow {
     forwarding: Forwarding,
     inbound: Inbound,
     counters: Counters,
+    judge: Judge,
     format: Format,
     arena: Vec<u8>,
     received: Vec<Received>,
@@ -172,15 +222,23 @@ impl InboundFlow {
             forwarding: forwarding(Mode::Vxlan),
             inbound: Inbound::new(rules),
             counters: Counters::new(1),
+            judge: Judge::default(),
             format,
             arena,
             received,
         }
     }
 
+    /// The same under a policy with so many rules.
+    pub fn judged(mut self, rules: u16) -> Self {
+        self.forwarding = self.forwarding.with_policy(Some(Arc::new(policy(rules))));
+        self
+    }
+
     /// One batch; the number of writes to the device and of packets in them.
     pub fn batch(&mut self) -> (usize, usize) {
         let mut device = Device::default();
+        self.judge.begin(self.forwarding.policy(), self.counters.handle(0));
         let mut cx = InboundCx {
             tables: &self.forwarding,
             format: self.format,
@@ -188,6 +246,8 @@ impl InboundFlow {
             metadata: &mut NoMetadata,
             sink: &mut device,
             worker: self.counters.handle(0),
+            judge: &mut self.judge,
+            proofs: None,
         };
         for received in &self.received {
             self.inbound.receive(&mut cx, *received);

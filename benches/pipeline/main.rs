@@ -35,6 +35,7 @@ fn main() {
     let mut criterion = common::criterion();
     outbound(&mut criterion);
     inbound(&mut criterion);
+    judged(&mut criterion);
     criterion.final_summary();
 }
 
@@ -64,6 +65,48 @@ fn inbound(criterion: &mut Criterion) {
         measure(&mut group, &format!("{name}/super-packet"), SEGMENTS, SEGMENT, || flow.batch().1);
     }
     group.finish();
+}
+
+/// Both flows under a policy: off, packets of one connection, and each packet of another connection than the one before.
+fn judged(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("pipeline/policy");
+    let one = |from, to| vec![common::udp(from, to, 64); BATCH];
+    let many =
+        |from, to| (1..=BATCH as u16).map(|port| with_source_port(common::udp(from, to, 64), port)).collect();
+    let there =
+        |packets: Vec<Vec<u8>>| packets.into_iter().map(|packet| (VnetHdr::default(), packet)).collect();
+    let outbound = |packets: Vec<Vec<u8>>| -> OutboundFlow {
+        let packets: Vec<(VnetHdr, Vec<u8>)> = there(packets);
+        OutboundFlow::new(Mode::Vxlan, SOCKETS, &packets)
+    };
+    let inbound = |packets: Vec<Vec<u8>>| InboundFlow::new(Format::Vxlan, &packets, false);
+    for (name, connections) in [("one-connection", 1), ("many-connections", BATCH)] {
+        let packets = |from, to| if connections == 1 { one(from, to) } else { many(from, to) };
+        let mut off = outbound(packets(NEAR, FAR));
+        measure(&mut group, &format!("outbound/{name}/off"), BATCH, 64, || off.batch());
+        let mut on = outbound(packets(NEAR, FAR)).judged(1000);
+        measure(&mut group, &format!("outbound/{name}/1000-rules"), BATCH, 64, || on.batch());
+        let mut off = inbound(packets(FAR, NEAR));
+        measure(&mut group, &format!("inbound/{name}/off"), BATCH, 64, || off.batch().1);
+        let mut on = inbound(packets(FAR, NEAR)).judged(1000);
+        measure(&mut group, &format!("inbound/{name}/1000-rules"), BATCH, 64, || on.batch().1);
+    }
+    let big = common::super_packet(NEAR, FAR);
+    for (name, rules) in [("off", None), ("1000-rules", Some(1000))] {
+        let flow = OutboundFlow::new(Mode::Vxlan, SOCKETS, std::slice::from_ref(&big));
+        let mut flow = match rules {
+            Some(rules) => flow.judged(rules),
+            None => flow,
+        };
+        measure(&mut group, &format!("outbound/super-packet/{name}"), SEGMENTS, SEGMENT, || flow.batch());
+    }
+    group.finish();
+}
+
+/// An IPv4 packet with another source port; nobody looks at its checksum.
+fn with_source_port(mut packet: Vec<u8>, port: u16) -> Vec<u8> {
+    packet[20..22].copy_from_slice(&(40_000 + port).to_be_bytes());
+    packet
 }
 
 /// Times batches of `packets` packets with `payload` bytes each, after showing that they allocate

@@ -9,16 +9,19 @@ use std::time::Duration;
 use axum::serve::Listener;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use underpass::api::{
-    CniFacts, Endpoint, NewPeer, PeerStatus, Reloaded, RouteEntry, RouteMode, RoutesChanged, Status,
+    CniFacts, Endpoint, NewPeer, PeerStatus, PolicyEntry, PolicyTrace, Reloaded, RouteEntry, RouteMode,
+    RoutesChanged, Status,
 };
 use underpass::control::engine::edits::batch::Batch;
 use underpass::control::engine::refusal::{Kind, Refusal};
 use underpass::control::engine::{Page, Scope};
 use underpass::control::server;
-use underpass::control::server::backend::Backend;
+use underpass::control::server::backend::{Ask, Backend};
 use underpass::control::server::http::{self, Limits};
 use underpass::dataplane::observe::capture::Hub;
+use underpass::dataplane::policy::Answer;
 use underpass::net::Prefix;
+use underpass::policy::Question;
 
 /// Bytes of a client, written at once; its writing side is then closed.
 pub fn control(data: &[u8]) {
@@ -144,6 +147,22 @@ impl Backend for Fixed {
 
     fn delete_endpoint(&self, id: &str) -> Result<(), Refusal> {
         Err(Refusal::new(Kind::Missing, id))
+    }
+
+    fn policies(&self) -> Result<Vec<PolicyEntry>, Refusal> {
+        Ok(Vec::new())
+    }
+
+    fn trace(&self, _question: &Question) -> Result<PolicyTrace, Refusal> {
+        Err(Refusal::new(Kind::Missing, "no endpoint"))
+    }
+
+    fn connection_workers(&self) -> Result<usize, Refusal> {
+        Ok(1)
+    }
+
+    async fn connections(&self, _ask: Ask) -> Result<Answer, Refusal> {
+        Ok(Answer { connections: Vec::new(), next: None })
     }
 
     async fn reload(&self, _wait: bool) -> Result<Reloaded, Refusal> {

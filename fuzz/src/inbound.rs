@@ -13,6 +13,7 @@ use underpass::dataplane::encap::probe;
 use underpass::dataplane::forward::{Inbound, InboundCx};
 use underpass::dataplane::observe::Worker;
 use underpass::dataplane::packet::{Format, Received};
+use underpass::dataplane::policy::Judge;
 use underpass::dataplane::segment::merge::Rules;
 use underpass::dataplane::segment::{Flow, Metadata, MetadataSource};
 use underpass::net::Mode;
@@ -49,7 +50,7 @@ fn check(format: Format, data: &[u8]) {
     };
     let (mut arena, receives) = receives(format, ipv6, &mut input, flags & 4 == 0);
     let mut seen = Seen::new(format, &arena, &receives);
-    let forwarding = forwarding(Mode::Vxlan, ipv6, false);
+    let forwarding = forwarding(Mode::Vxlan, ipv6, false, false);
     let worker = Worker::default();
     let merging = flags & 2 == 0;
     let mut inbound = Inbound::new(Rules { tcp: merging, udp: merging });
@@ -65,6 +66,8 @@ fn check(format: Format, data: &[u8]) {
         metadata: &mut metadata,
         sink: &mut sink,
         worker: &worker,
+        judge: &mut Judge::default(),
+        proofs: None,
     };
     for received in receives {
         inbound.receive(&mut cx, received);

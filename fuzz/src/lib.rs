@@ -7,6 +7,7 @@
 //! | `tun_read` | reads of the TUN with vnet header | sent or in one drop counter; every outer packet well-formed and small enough |
 //! | `split_merge` | packets, and damage to them | cutting and joining change no byte and no order |
 //! | `config` | a configuration file | positions inside the text; what is accepted can be run |
+//! | `policy` | manifests of network policy | positions inside the text; rules say what their trace says |
 //! | `control` | bytes of an HTTP client | an HTTP answer or none, and an end |
 //! | `capture_filter` | a capture's filter and a packet | an answer, and the opposite one for the opposite filter |
 
@@ -17,6 +18,7 @@ mod inbound;
 mod input;
 mod node;
 mod outbound;
+mod policy;
 mod segment;
 
 pub use configuration::config;
@@ -24,18 +26,20 @@ pub use filter::capture_filter;
 pub use http::control;
 pub use inbound::{inbound_ipip, inbound_vxlan};
 pub use outbound::tun_read;
+pub use policy::policy;
 pub use segment::split_merge;
 
 /// A target's name and what it runs.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target, by the name of its folders under `seeds/` and `regressions/`.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("inbound_ipip", inbound_ipip),
     ("inbound_vxlan", inbound_vxlan),
     ("tun_read", tun_read),
     ("split_merge", split_merge),
     ("config", config),
+    ("policy", policy),
     ("control", control),
     ("capture_filter", capture_filter),
 ];

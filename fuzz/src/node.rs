@@ -45,24 +45,24 @@ fn prefixes(number: u8) -> [Prefix; 2] {
     texts.map(|text| text.parse().expect("a prefix"))
 }
 
-/// Mode, whether over IPv6, whether fast.
-type Built = (Mode, bool, bool);
+/// Mode, whether over IPv6, whether fast, whether packets of local pods go back.
+type Built = (Mode, bool, bool, bool);
 
 /// The tables of node 1, whose packets all travel by `mode` and over one family; `fast` with packet
-/// socket and TAP. Each is built once: an empty table is large beside the packets of one input.
-pub fn forwarding(mode: Mode, ipv6: bool, fast: bool) -> Forwarding {
+/// socket and TAP, `hairpin` where what local pods send one another and to the outside goes back. Each is built once: an empty table is large beside the packets of one input.
+pub fn forwarding(mode: Mode, ipv6: bool, fast: bool, hairpin: bool) -> Forwarding {
     static BUILT: Mutex<Vec<(Built, Forwarding)>> = Mutex::new(Vec::new());
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
-    let key = (mode, ipv6, fast);
+    let key = (mode, ipv6, fast, hairpin);
     if let Some((_, found)) = built.iter().find(|(known, _)| *known == key) {
         return found.clone();
     }
-    let made = build(mode, ipv6, fast);
+    let made = build(mode, ipv6, fast, hairpin);
     built.push((key, made.clone()));
     made
 }
 
-fn build(mode: Mode, ipv6: bool, fast: bool) -> Forwarding {
+fn build(mode: Mode, ipv6: bool, fast: bool, hairpin: bool) -> Forwarding {
     let mac = |last| Mac([0x66, 0, 0, 0, 0, last]);
     let hop = fast.then(|| Hop { destination: mac(0xd), source: mac(0x5) });
     let peers = [2, 3].map(|number| Peer {
@@ -109,12 +109,13 @@ fn build(mode: Mode, ipv6: bool, fast: bool) -> Forwarding {
         vxlan_port: 4789,
         mtu: MTU,
         marking: Marking::fixed(0),
-        moved_to: None,
+        uplink: 0,
         tun: TunLink {
             mtu: MTU,
             address: Some(Ipv4Addr::new(10, 244, 1, 0)),
             address6: Some(Ipv6Addr::new(0xfd00, 0x10, 0x244, 1, 0, 0, 0, 0)),
             answers_as_target: false,
+            hairpin,
         },
         tap: fast.then_some(TapLink { mac: mac(0xa), ipip: true }),
     };

@@ -4,12 +4,14 @@
 //! | flags | ( vnet header (10) | len (2) | bytes )… |
 //! ```
 //!
-//! Flags: 3 the mode, 4 with packet socket and TAP, 8 leave checksums as they are, 16 over IPv6.
+//! Flags: 3 the mode, 4 with packet socket and TAP, 8 leave checksums as they are, 16 over IPv6, 32 packets of local
+//! pods go back.
 
 use underpass::dataplane::encap::{frame, ipip, ipip_gso, ipip6, tunnel_gso, vxlan};
 use underpass::dataplane::forward::{Forwarding, Outbound, OutboundCx};
 use underpass::dataplane::observe::Worker;
-use underpass::dataplane::packet::{Channel, Datagram, Family, Outbox, Paths};
+use underpass::dataplane::packet::{Channel, Datagram, Delivery, Family, Outbox, Paths};
+use underpass::dataplane::policy::Judge;
 use underpass::dataplane::segment::Flow;
 use underpass::net::Mode;
 use underpass::wire::{Ipv4, Ipv6, VnetHdr, ethernet, ipv6, vnet_hdr, vxlan as header};
@@ -25,12 +27,13 @@ pub fn tun_read(data: &[u8]) {
     let fast = flags & 4 != 0;
     let ipv6 = flags & 16 != 0;
     let mut run = Run {
-        forwarding: forwarding(mode, ipv6, fast),
+        forwarding: forwarding(mode, ipv6, fast, flags & 32 != 0),
         paths: Paths { tap: fast, packet: fast },
         worker: Worker::default(),
         out: Outbox::default(),
         mode,
         ipv6,
+        back: 0,
         sent: 0,
         sent_bytes: 0,
     };
@@ -47,17 +50,28 @@ pub fn tun_read(data: &[u8]) {
         let range = at..arena.len();
         let mut packet = |arena: &mut [u8], run: &mut Run| {
             let (tables, paths, out, worker) = (&run.forwarding, run.paths, &mut run.out, &run.worker);
-            outbound.packet(&mut OutboundCx { tables, paths, arena, out, worker }, &vnet, range.clone())
+            let judge = &mut Judge::default();
+            outbound.packet(
+                &mut OutboundCx { tables, paths, arena, out, worker, judge, proofs: None },
+                &vnet,
+                range.clone(),
+            )
         };
-        if packet(&mut arena, &mut run).is_err() {
+        let taken = packet(&mut arena, &mut run).or_else(|_| {
             run.flush(&arena);
-            assert!(packet(&mut arena, &mut run).is_ok(), "an empty outbox holds any one packet");
+            packet(&mut arena, &mut run)
+        });
+        let hairpin = taken.expect("an empty outbox holds any one packet");
+        if let Some(hairpin) = hairpin {
+            run.give_back(&hairpin.delivery(&arena));
         }
         arena.extend_from_slice(&[0xa5; 3]);
     }
     run.flush(&arena);
     let received = run.worker.counters.device.rx_packets.get();
-    assert_eq!(received, run.sent + dropped(&run.worker.counters), "every packet is sent or dropped, once");
+    let counted = run.sent + run.back + dropped(&run.worker.counters);
+    assert_eq!(received, counted, "every packet is sent, given back or dropped, once");
+    assert_eq!(run.worker.counters.hairpinned_packets.get(), run.back);
     assert!(run.sent_bytes <= run.worker.counters.device.rx_bytes.get());
 }
 
@@ -68,6 +82,8 @@ struct Run {
     out: Outbox,
     mode: Mode,
     ipv6: bool,
+    /// Packets that went back to the device.
+    back: u64,
     sent: u64,
     /// Inner bytes.
     sent_bytes: u64,
@@ -93,6 +109,21 @@ impl Run {
         }
         self.out = out;
         self.out.clear();
+    }
+
+    /// Judges what goes back to the device: as it came, to or from a pod here, and for no other node's.
+    fn give_back(&mut self, delivery: &Delivery<'_>) {
+        assert!(delivery.pieces.is_empty());
+        let packets = expand(&delivery.vnet, delivery.head);
+        assert_eq!(packets.len(), delivery.packets as usize);
+        assert_eq!(packets.iter().map(Vec::len).sum::<usize>() as u64, delivery.bytes);
+        for packet in &packets {
+            let flow = Flow::of(packet).expect("a whole packet");
+            let elsewhere = |address| [2, 3].iter().any(|node| is_pod_of(*node, address));
+            let inwards = is_pod_of(1, flow.destination);
+            assert!(inwards || is_pod_of(1, flow.source) && !elsewhere(flow.destination), "{flow:?}");
+        }
+        self.back += packets.len() as u64;
     }
 
     fn datagram(&mut self, channel: Channel, datagram: &Datagram, head: &[u8], body: &[u8]) {

@@ -13,11 +13,13 @@ pub enum CapturePoint {
     Underlay,
     /// Where packets are dropped.
     Drop,
+    /// Where a rule of a policy wants packets logged.
+    Log,
 }
 
 impl CapturePoint {
     /// Every point.
-    pub const ALL: [Self; 3] = [Self::Device, Self::Underlay, Self::Drop];
+    pub const ALL: [Self; 4] = [Self::Device, Self::Underlay, Self::Drop, Self::Log];
 
     /// The word in a query and on the command line.
     pub const fn name(self) -> &'static str {
@@ -25,6 +27,7 @@ impl CapturePoint {
             Self::Device => "device",
             Self::Underlay => "underlay",
             Self::Drop => "drop",
+            Self::Log => "log",
         }
     }
 }

@@ -4,20 +4,26 @@
 //! default, so that a command line works with a daemon one version older or newer.
 
 mod capture;
+mod connections;
 mod endpoints;
 mod error;
 mod peers;
+mod policies;
 mod routes;
 mod status;
 
 pub use capture::CapturePoint;
+pub use connections::{ConnectionEntry, ConnectionsFlushed};
 pub use endpoints::{CniFacts, Endpoint, EndpointDeleted};
 pub use error::{ErrorBody, ErrorCode};
 pub use peers::{DirectPathStatus, NewPeer, PeerDeleted, PeerStatus, PeerTraffic, PeerUplink, PeerWay};
+pub use policies::{
+    PolicyEntry, PolicyStatus, PolicyTrace, TraceDecision, TracePolicy, TraceRule, TraceSide, TraceTier,
+};
 pub use routes::{CandidateRoute, NewRoute, NextHop, RouteChanges, RouteEntry, RouteMode, RoutesChanged};
 pub use status::{
-    DirectStatus, Drops, EdgeCounters, IcmpErrors, Missing, Reloaded, SourceRefusal, SourceStatus, Status,
-    Traffic, TunnelControl, TunnelStatus,
+    DirectStatus, Drops, EdgeCounters, IcmpErrors, KernelPathStatus, Missing, Reloaded, SourceRefusal,
+    SourceStatus, Status, Traffic, TunnelControl, TunnelStatus,
 };
 
 /// Path of [`Status`].
@@ -38,6 +44,12 @@ pub const ENDPOINTS: &str = "/v1/endpoints";
 pub const ENDPOINT: &str = "/v1/endpoints/{id}";
 /// Path of [`CniFacts`].
 pub const CNI: &str = "/v1/cni";
+/// Path of the list of all [`PolicyEntry`]s.
+pub const POLICIES: &str = "/v1/policies";
+/// Path of the [`PolicyTrace`] of one packet.
+pub const POLICY_TRACE: &str = "/v1/policies/trace";
+/// Path of the list of [`ConnectionEntry`]s.
+pub const CONNECTIONS: &str = "/v1/connections";
 /// Path of [`Drops`].
 pub const DROPS: &str = "/v1/drops";
 /// Path of a capture: a pcapng stream.

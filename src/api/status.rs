@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::PeerStatus;
+use super::{PeerStatus, PolicyStatus};
 
 /// `GET /v1/status`: the whole daemon at a glance.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize, ToSchema)]
@@ -41,6 +41,10 @@ pub struct Status {
     /// Received packets that are the tunnel's own and no traffic, which no other counter has.
     #[serde(default)]
     pub tunnel_control: TunnelControl,
+    /// Packets that went back to the TUN they came from, because they are for a pod of this node or the outside: both
+    /// counts of the device have them, no other counter has.
+    #[serde(default)]
+    pub hairpinned_packets: u64,
     /// Received TCP super-packets whose segment size nobody knew, cut to what every path carries.
     #[serde(default)]
     pub recut_super_packets: u64,
@@ -71,6 +75,12 @@ pub struct Status {
     /// Who sends packets in the mode `direct`.
     #[serde(default)]
     pub direct: DirectStatus,
+    /// Flows that the kernel carries.
+    #[serde(default)]
+    pub kernel_path: KernelPathStatus,
+    /// How network policy does; absent while it is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicyStatus>,
     /// The other nodes, those of the configuration first.
     pub peers: Vec<PeerStatus>,
 }
@@ -218,6 +228,21 @@ impl Drops {
     pub fn total(&self) -> u64 {
         self.0.values().fold(0, |sum, count| sum.saturating_add(*count))
     }
+}
+
+/// Flows that programs in the kernel carry, each direction by itself. All counters of packets have what they carry.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+pub struct KernelPathStatus {
+    /// `active`, or `off: ` and why.
+    pub state: String,
+    /// Directions of flows that are carried now.
+    pub flows: u64,
+    /// Those that were handed over since the start.
+    pub handed_over: u64,
+    /// Those of them that are the pump's again.
+    pub returned: u64,
+    /// Packets that were carried since the start.
+    pub packets: u64,
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ pub(super) struct Capture {
         value_enum,
         hide_possible_values = true,
         help = text::choice::<PointName>(
-            "Where to look: at the TUN, at the sockets, or at what is dropped; everywhere by default",
+            "Where to look: at the TUN, at the sockets, at what is dropped, or at what policies log; everywhere by default",
             None,
         )
     )]
@@ -64,6 +64,7 @@ enum PointName {
     Device,
     Underlay,
     Drop,
+    Log,
 }
 
 impl PointName {
@@ -72,6 +73,7 @@ impl PointName {
             Self::Device => CapturePoint::Device,
             Self::Underlay => CapturePoint::Underlay,
             Self::Drop => CapturePoint::Drop,
+            Self::Log => CapturePoint::Log,
         }
     }
 }

@@ -68,6 +68,11 @@ impl ClientArgs {
         self.socket.client()
     }
 
+    /// Whether JSON is to be printed.
+    pub(super) fn is_json(&self) -> bool {
+        matches!(self.output, Output::Json)
+    }
+
     /// Prints `value` as JSON, or as `render` lays it out.
     pub(super) fn print<T: Serialize>(
         &self,

@@ -8,10 +8,13 @@
 mod capture;
 mod check;
 mod connection;
+mod connections;
 mod drops;
 mod endpoint;
+mod listing;
 pub(crate) mod out;
 mod peer;
+mod policy;
 mod reload;
 mod route;
 mod run;
@@ -43,6 +46,8 @@ enum Command {
     Route(route::edit::Route),
     Peer(peer::Peer),
     Endpoint(endpoint::Endpoint),
+    Policy(policy::Policy),
+    Connections(connections::Connections),
     Drops(drops::Drops),
     Reload(reload::Reload),
     Capture(capture::Capture),
@@ -87,6 +92,8 @@ impl Cli {
             Command::Route(command) => command.execute(),
             Command::Peer(command) => command.execute(),
             Command::Endpoint(command) => command.execute(),
+            Command::Policy(command) => command.execute(),
+            Command::Connections(command) => command.execute(),
             Command::Drops(command) => command.execute(),
             Command::Reload(command) => command.execute(),
             Command::Capture(command) => command.execute(),

@@ -61,6 +61,15 @@ fn overview(status: &api::Status) -> Table {
     for (index, (name, state)) in status.offloads.iter().enumerate() {
         overview.add_row([if index == 0 { "offloads" } else { "" }, &format!("{name} {state}")]);
     }
+    let carried = &status.kernel_path;
+    if carried.handed_over > 0 {
+        let line = format!(
+            "{} carried now, {}",
+            text::plural(carried.flows, "flow"),
+            text::plural(carried.packets, "packet")
+        );
+        overview.add_row(["kernel path", &line]);
+    }
     for source in &status.sources {
         for (index, line) in source_lines(source).iter().enumerate() {
             overview.add_row([if index == 0 { "source" } else { "" }, line]);
@@ -75,7 +84,15 @@ fn overview(status: &api::Status) -> Table {
         };
         overview.add_row(["direct", &format!("via kernel, {line}")]);
     }
+    for (index, line) in status.policy.iter().flat_map(policy_lines).enumerate() {
+        overview.add_row([if index == 0 { "policy" } else { "" }, &line]);
+    }
     overview.add_row(["dropped", &dropped(&status.drops)]);
+    if status.hairpinned_packets > 0 {
+        let hairpinned =
+            format!("{} of local pods judged here", text::plural(status.hairpinned_packets, "packet"));
+        overview.add_row(["local", &hairpinned]);
+    }
     if status.recut_super_packets > 0 {
         let recut = format!("{} super-packets of unknown segment size", status.recut_super_packets);
         overview.add_row(["cut anew", &recut]);
@@ -126,6 +143,29 @@ fn source_lines(source: &api::SourceStatus) -> Vec<String> {
     if more > 0 {
         lines.push(format!("and {more} more that are left out"));
     }
+    lines
+}
+
+/// How network policy does, and what has no part in it.
+fn policy_lines(policy: &api::PolicyStatus) -> Vec<String> {
+    let policies = match policy.policies {
+        1 => "1 policy".to_owned(),
+        count => format!("{count} policies"),
+    };
+    let endpoints = text::plural(policy.endpoints, "endpoint");
+    let namespaces = text::plural(policy.namespaces, "namespace");
+    let mut lines = vec![
+        format!("scope {}, {policies}, {endpoints} in {namespaces}", policy.scope),
+        format!("{} of {} connections", policy.connections, policy.connections_capacity),
+    ];
+    if policy.untracked > 0 {
+        let connections = text::plural(policy.untracked, "connection");
+        lines.push(format!("{connections} found no room and passed unfollowed"));
+    }
+    if policy.log_lost > 0 {
+        lines.push(format!("{} too many to be logged", text::plural(policy.log_lost, "packet")));
+    }
+    lines.extend(policy.left_out.iter().map(|sentence| format!("left out: {sentence}")));
     lines
 }
 

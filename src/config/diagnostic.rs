@@ -1,14 +1,17 @@
-//! What is wrong with a configuration file, and where.
+//! What is wrong with a configuration, and where.
 //!
 //! A check never stops at the first fault: it writes into a [`Log`] by byte offset and goes on.
 //! Lines and columns are computed once, at the end. Quoted input is escaped here, in one place, so
 //! that a hostile file can neither break the one-line form nor reach the terminal.
 
 use std::fmt::{self, Write as _};
+use std::sync::Arc;
 
-/// One fault of a configuration file.
+/// One fault of a configuration.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ConfigError {
+    /// The file, as the caller named it, or a manifest that it leads to.
+    pub file: Arc<str>,
     /// Line, counted from 1; 0 when the fault is the file's as a whole (it cannot be read).
     pub line: usize,
     /// Column in characters, counted from 1; 0 when the fault is the file's as a whole.
@@ -17,34 +20,39 @@ pub struct ConfigError {
     pub message: String,
 }
 
-/// Every fault of a configuration file, in the order of their positions; never empty.
+/// Every fault of a configuration: those of the file in the order of their positions, then those of manifests; never
+/// empty.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ConfigErrors {
-    /// The file as the caller named it.
-    pub file: String,
-    /// The faults, sorted by position.
+    /// The faults.
     pub errors: Vec<ConfigError>,
+}
+
+impl ConfigError {
+    /// A fault at a place of a file.
+    pub(super) fn new(file: &Arc<str>, (line, column): (usize, usize), message: &str) -> Self {
+        Self { file: file.clone(), line, column, message: escape(message) }
+    }
 }
 
 impl ConfigErrors {
     /// A fault of the file as a whole.
     pub(super) fn of_file(file: &str, message: &str) -> Self {
-        let error = ConfigError { line: 0, column: 0, message: escape(message) };
-        Self { file: file.to_owned(), errors: vec![error] }
+        Self { errors: vec![ConfigError::new(&file.into(), (0, 0), message)] }
     }
 }
 
 /// One line for each fault, `FILE:LINE:COLUMN: message`, without a newline at the end.
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let file = escape(&self.file);
         for (index, error) in self.errors.iter().enumerate() {
             if index > 0 {
                 f.write_char('\n')?;
             }
+            let file = escape(&error.file);
             match error {
                 ConfigError { line: 0, message, .. } => write!(f, "{file}: {message}")?,
-                ConfigError { line, column, message } => write!(f, "{file}:{line}:{column}: {message}")?,
+                ConfigError { line, column, message, .. } => write!(f, "{file}:{line}:{column}: {message}")?,
             }
         }
         Ok(())
@@ -87,11 +95,17 @@ impl<'t> Log<'t> {
         self.found.sort_by_key(|(at, _)| *at);
         let mut cursor = Cursor { line: 1, at: 0, column: 1 };
         let mut errors = Vec::with_capacity(self.found.len());
+        let file: Arc<str> = file.into();
         for (at, message) in std::mem::take(&mut self.found) {
             cursor = self.advance(&cursor, at);
-            errors.push(ConfigError { line: cursor.line, column: cursor.column, message });
+            errors.push(ConfigError {
+                file: file.clone(),
+                line: cursor.line,
+                column: cursor.column,
+                message,
+            });
         }
-        ConfigErrors { file: file.to_owned(), errors }
+        ConfigErrors { errors }
     }
 
     /// The position of `at`, which is not before `from`. Going on from the last fault keeps a long

@@ -6,10 +6,10 @@ use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::Log;
 use super::reader::{At, List, Table, auto_or, integer_in, parsed, text};
-use super::schema::clip;
 use super::value::{absolute, for_pods};
 use super::{EtcdIdentity, EtcdTls, EtcdUser, GivenVxlan, schema};
 use crate::net::Prefix;
+use crate::net::words::clip;
 
 /// Seconds of `lease_ttl`: less would not outlive a change of etcd's leader, more no node.
 const LEASE_TTL: (u32, u32) = (10, 30 * 86_400);

@@ -1,4 +1,4 @@
-//! The configuration file: TOML in, checked and typed values out.
+//! The configuration file, and the manifests that it leads to: TOML and YAML in, checked and typed values out.
 //!
 //! Nothing downstream of this module sees raw text. `load` reports every error of a file at
 //! once, each with line and column; a configuration that comes out of it is one the daemon can run
@@ -7,14 +7,19 @@
 mod check;
 mod cluster;
 mod diagnostic;
+mod endpoint;
 mod etcd;
+mod input;
 mod kernel_routes;
 mod kubernetes;
+mod manifests;
 mod overlay;
 mod own_address;
 mod owners;
 mod parse;
 mod peer;
+mod policy;
+mod policy_section;
 mod raw;
 mod reader;
 mod schema;
@@ -32,9 +37,11 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 pub use self::cluster::{Cluster, Etcd, EtcdIdentity, EtcdTls, EtcdUser, GivenVxlan, Kubernetes, Style};
 pub use self::diagnostic::{ConfigError, ConfigErrors};
+pub use self::manifests::load_manifests;
 pub use self::own_address::{AddressRule, Destination, Patterns};
 pub use self::parse::{load, load_again, parse};
 pub use self::peer::{NamedPeer, Peer};
+pub use self::policy::{Fragments, Policy, PolicyScope, PolicyTimeouts};
 pub use self::value::{for_node, for_pods, for_senders, unicast};
 use crate::net::{NodeName, Prefix, Vni};
 pub use crate::route::Pool;
@@ -64,6 +71,8 @@ pub struct Config {
     pub cluster: Option<Cluster>,
     /// `[source.kernel]`: the kernel's routes that are followed, when there is the section.
     pub kernel_routes: Option<KernelRoutes>,
+    /// `[policy]` and `[[endpoint]]`: network policy; off when there is no such section.
+    pub policy: Option<Policy>,
     /// The control socket.
     pub control: Control,
     /// The metrics listener; off when absent.
@@ -122,6 +131,10 @@ pub struct Tunnel {
     pub dscp: Dscp,
     /// The offload switches.
     pub offload: Offload,
+    /// `kernel_path`: whether the kernel carries established flows.
+    pub kernel_path: Switch,
+    /// `kernel_path_after`: packets each way after which a flow is one.
+    pub kernel_path_after: u16,
     /// `allow_nested`: whether pods may send tunnel packets of their own.
     pub allow_nested: bool,
 }
@@ -129,6 +142,8 @@ pub struct Tunnel {
 impl Tunnel {
     /// The default of `device`.
     pub const DEVICE: &str = "up0";
+    /// The default of `kernel_path_after`.
+    pub const KERNEL_PATH_AFTER: u16 = 16;
 }
 
 /// `[tunnel] uplink`

@@ -9,8 +9,8 @@ use regex::{Regex, RegexBuilder};
 use toml::de::DeValue;
 
 use super::reader::text;
-use super::schema::{clip, closest};
 use super::value::{node_net, node_net6, unicast};
+use crate::net::words::{clip, hint, question};
 use crate::net::{HostName, Prefix};
 
 /// The word for "as the cluster knows it, else the first that is found".
@@ -174,8 +174,8 @@ fn rule(given: &str, is_ipv4: bool) -> Option<Result<AddressRule, String>> {
                 "\"{given}\" lacks what it is about; write it like {given}={}",
                 example(given)
             ))),
-            _ => closest(given, [AUTO, FIRST_FOUND].into_iter())
-                .map(|near| Err(format!("\"{}\" is not known; did you mean \"{near}\"?", clip(given)))),
+            _ => question(given, [AUTO, FIRST_FOUND].into_iter())
+                .map(|question| Err(format!("\"{}\" is not known; {question}", clip(given)))),
         };
     };
     Some(
@@ -186,10 +186,7 @@ fn rule(given: &str, is_ipv4: bool) -> Option<Result<AddressRule, String>> {
             CIDR => prefixes(argument, is_ipv4).map(AddressRule::Cidr),
             FIRST_FOUND => Err(format!("{FIRST_FOUND} takes nothing behind it; write \"{FIRST_FOUND}\"")),
             _ => {
-                let hint = match closest(word, words.into_iter()) {
-                    Some(near) => format!("; did you mean \"{near}\"?"),
-                    None => String::new(),
-                };
+                let hint = hint(word, words.into_iter());
                 Err(format!("\"{}=\" is not one of {}{hint}", clip(word), words[1..].join("=, ") + "="))
             }
         }

@@ -1,20 +1,18 @@
 //! From a file, or its text, to a checked configuration or all that is wrong with it.
 
 use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::io;
 use std::path::Path;
 
 use toml::de::DeTable;
 
 use super::diagnostic::{ConfigErrors, Log};
+use super::input::{open_regular, read};
+use super::manifests::{self, Manifests};
 use super::raw::Raw;
 use super::unquoted::unquoted;
 use super::{Config, check};
-
-/// More than any honest configuration has; keeps a wrong path (a disk, `/dev/zero`) from filling
-/// memory.
-const LARGEST_FILE: u64 = 16 << 20;
+use crate::policy::Known;
 
 /// Reads and checks the configuration file at `path`, which may be a pipe.
 ///
@@ -39,7 +37,7 @@ fn understand(path: &Path, bytes: io::Result<Vec<u8>>) -> Result<Config, ConfigE
         ConfigErrors::of_file(&file, &format!("cannot read the configuration file: {error}"))
     })?;
     match std::str::from_utf8(&bytes) {
-        Ok(text) => parse(text, &file),
+        Ok(text) => parse_with(text, &file, manifests::read),
         Err(error) => {
             let valid = std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default();
             let mut log = Log::new(valid);
@@ -49,35 +47,21 @@ fn understand(path: &Path, bytes: io::Result<Vec<u8>>) -> Result<Config, ConfigE
     }
 }
 
-/// Opens a regular file, without waiting for the other end of anything else.
-fn open_regular(path: &Path) -> io::Result<File> {
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
-    let kind = file.metadata()?.file_type();
-    let what = match () {
-        () if kind.is_file() => return Ok(file),
-        () if kind.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
-        () if kind.is_fifo() => "a pipe",
-        () if kind.is_char_device() || kind.is_block_device() => "a device",
-        () => "no file",
-    };
-    Err(io::Error::other(format!("it is {what}, which cannot be read again; give a file")))
-}
-
-fn read(file: File) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    file.take(LARGEST_FILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > LARGEST_FILE {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 16 MiB"));
-    }
-    Ok(bytes)
-}
-
-/// Checks the configuration `text`; `file` is what errors call it.
+/// Checks the configuration `text`; `file` is what errors call it. Manifests that it leads to are not read.
 ///
 /// # Errors
 /// Everything that is wrong with the text. Where TOML's own syntax is broken, only that: what such
 /// a text was meant to say is a guess.
 pub fn parse(text: &str, file: &str) -> Result<Config, ConfigErrors> {
+    parse_with(text, file, |_, _| Manifests::default())
+}
+
+/// The same, with what `read_manifests` finds in the directory of policies.
+fn parse_with(
+    text: &str,
+    file: &str,
+    read_manifests: impl FnOnce(&Path, Known) -> Manifests,
+) -> Result<Config, ConfigErrors> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut log = Log::new(text);
     let (document, faults) = DeTable::parse_recoverable(text);
@@ -102,11 +86,20 @@ pub fn parse(text: &str, file: &str) -> Result<Config, ConfigErrors> {
     if broken {
         return Err(log.finish(file));
     }
-    let raw = Raw::read(document.get_ref(), &mut log);
+    let mut raw = Raw::read(document.get_ref(), &mut log);
     check::across(&raw, &mut log);
+    let manifests = match raw.manifests() {
+        Some((directory, known)) => read_manifests(directory, known),
+        None => Manifests::default(),
+    };
+    let wrong = raw.take_manifests(manifests, &mut log);
     match raw.build() {
-        Some(config) if log.is_empty() => Ok(config),
-        _ => Err(log.finish(file)),
+        Some(config) if log.is_empty() && wrong.is_empty() => Ok(config),
+        _ => {
+            let mut errors = log.finish(file);
+            errors.errors.extend(wrong);
+            Err(errors)
+        }
     }
 }
 

@@ -1,21 +1,24 @@
 //! The file section by section: every value checked by itself and still tied to its position.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use toml::de::{DeTable, DeValue};
 
-use super::diagnostic::Log;
+use super::diagnostic::{ConfigError, Log};
 use super::etcd::Etcd;
 use super::kernel_routes::KernelRoutes;
 use super::kubernetes::Kubernetes;
+use super::manifests::Manifests;
 use super::own_address::{OwnAddress, node_address, node_address6};
+use super::policy_section::Policy;
 use super::reader::{At, List, Table, boolean, check_sections, integer_in, parsed, word};
 use super::tunnel::Tunnel;
 use super::value::{self, CNI_PLUGINS, DIRECT_VIAS, ENCAP_MODES, PeerAddress};
 use super::{CniPlugins, Config, Control, DirectVia, NamedPeer, schema};
 use crate::net::{EncapMode, Mac, NodeName, Prefix, Vni};
+use crate::policy::Known;
 use crate::route::Source;
 
 /// A whole file. Wherever a value is `None`, what was wrong with it is in the log.
@@ -36,6 +39,7 @@ pub(super) struct Raw {
     max_routes: Option<At<usize>>,
     pub(super) cluster: Option<Cluster>,
     kernel_routes: Option<KernelRoutes>,
+    policy: Option<Policy>,
     listen: Option<At<Option<SocketAddr>>>,
     cni: Cni,
 }
@@ -118,9 +122,24 @@ impl Raw {
             max_routes: control.value_or(log, "max_routes", Control::MAX_ROUTES, value::max_routes),
             cluster,
             kernel_routes: KernelRoutes::read(root, log),
+            policy: Policy::read(root, log),
             listen: metrics.value_or(log, "listen", None, value::listen),
             cni: Cni::read(root, log),
         }
+    }
+
+    /// The directory of manifests, if there is one, and what is known beside it.
+    pub(super) fn manifests(&self) -> Option<(&Path, Known)> {
+        let known = match &self.cluster {
+            Some(Cluster::Kubernetes(_)) => Known::Cluster,
+            Some(Cluster::Etcd(_)) | None => Known::Directory,
+        };
+        Some((self.policy.as_ref()?.directory()?, known))
+    }
+
+    /// Takes over what the manifests say. Returns what is wrong with them.
+    pub(super) fn take_manifests(&mut self, manifests: Manifests, log: &mut Log<'_>) -> Vec<ConfigError> {
+        self.policy.as_mut().map(|policy| policy.take_manifests(manifests, log)).unwrap_or_default()
     }
 
     /// The checked configuration; `None` when anything was wrong.
@@ -135,6 +154,10 @@ impl Raw {
             Some(section) => Some(section.build()?),
             None => None,
         };
+        let policy = match self.policy {
+            Some(section) => Some(section.build()?),
+            None => None,
+        };
         let (mut peers, mut named_peers) = (Vec::new(), Vec::new());
         for peer in self.peers {
             peer.build(&mut peers, &mut named_peers)?;
@@ -143,6 +166,7 @@ impl Raw {
             node: self.node.build()?,
             cluster,
             kernel_routes,
+            policy,
             tunnel: self.tunnel.build()?,
             vxlan: super::Vxlan {
                 port: vxlan.0.value,

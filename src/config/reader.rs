@@ -11,7 +11,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::Log;
-use super::schema::{SECTIONS, Section, clip, closest, unknown_key, unknown_section};
+use super::schema::{SECTIONS, Section, unknown_key, unknown_section};
+use crate::net::words::{clip, one_of};
 
 /// A value and the byte offset at which it is written.
 #[derive(Clone, Copy, Debug)]
@@ -296,16 +297,7 @@ pub(super) fn auto_or<T>(
 
 /// One of `words`.
 pub(super) fn word<T: Copy>(value: &DeValue<'_>, words: &[(&str, T)]) -> Result<T, String> {
-    let given = text(value)?;
-    if let Some((_, meaning)) = words.iter().find(|(word, _)| *word == given) {
-        return Ok(*meaning);
-    }
-    let known: Vec<_> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
-    let hint = match closest(given, words.iter().map(|(word, _)| *word)) {
-        Some(near) => format!("; did you mean \"{near}\"?"),
-        None => String::new(),
-    };
-    Err(format!("\"{}\" is not one of {}{hint}", clip(given), known.join(", ")))
+    one_of(text(value)?, words)
 }
 
 /// A found value in a few words.

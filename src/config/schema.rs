@@ -1,5 +1,7 @@
 //! The sections and keys that exist, and the best guess at what a wrong one was meant to be.
 
+use crate::net::words::{clip, question};
+
 /// A section of the file and the keys it may hold.
 #[derive(Debug)]
 pub(super) struct Section {
@@ -49,6 +51,8 @@ pub(super) static TUNNEL: Section = single(
         "udp_gro",
         "segment_sizes",
         "packet_socket",
+        "kernel_path",
+        "kernel_path_after",
         "allow_nested",
     ],
 );
@@ -75,8 +79,30 @@ pub(super) static ETCD_USER: Section = single("source.etcd.user", &["name", "pas
 pub(super) static METRICS: Section = single("metrics", &["listen"]);
 pub(super) static CNI: Section = single("cni", &["conflist", "plugins"]);
 
+pub(super) static POLICY: Section = single(
+    "policy",
+    &["directory", "scope", "connections", "fail_open", "default_deny_unknown", "fragments", "timeouts"],
+);
+pub(super) static POLICY_TIMEOUTS: Section = single(
+    "policy.timeouts",
+    &[
+        "tcp_established",
+        "tcp_syn",
+        "tcp_fin",
+        "tcp_time_wait",
+        "tcp_close",
+        "udp",
+        "udp_stream",
+        "icmp",
+        "other",
+        "pick_up",
+    ],
+);
+pub(super) static ENDPOINT: Section =
+    repeated("endpoint", &["name", "namespace", "addresses", "labels", "ports"]);
+
 /// Every section, in the order of the documentation.
-pub(super) static SECTIONS: [&Section; 15] = [
+pub(super) static SECTIONS: [&Section; 18] = [
     &NODE,
     &TUNNEL,
     &VXLAN,
@@ -89,6 +115,9 @@ pub(super) static SECTIONS: [&Section; 15] = [
     &ETCD_TLS,
     &ETCD_USER,
     &KERNEL_ROUTES,
+    &POLICY,
+    &POLICY_TIMEOUTS,
+    &ENDPOINT,
     &CONTROL,
     &METRICS,
     &CNI,
@@ -103,18 +132,19 @@ pub(super) fn unknown_key(section: &Section, key: &str) -> String {
 /// What to say about `name`, which is no section.
 pub(super) fn unknown_section(name: &str) -> String {
     let names = || SECTIONS.iter().map(|section| section.name);
-    let advice = match closest(name, names()) {
-        Some(near) => format!("did you mean \"{near}\"?"),
-        None => home_of(name).unwrap_or_else(|| {
-            let headers: Vec<_> = SECTIONS.iter().map(|section| section.header()).collect();
-            format!("known sections: {}", headers.join(", "))
-        }),
-    };
+    let advice = question(name, names()).or_else(|| home_of(name)).unwrap_or_else(|| {
+        let headers: Vec<_> = SECTIONS.iter().map(|section| section.header()).collect();
+        format!("known sections: {}", headers.join(", "))
+    });
     format!("unknown section or key \"{}\"; {advice}", clip(name))
 }
 
 fn advice(section: &Section, key: &str) -> String {
-    let near = closest(key, section.keys.iter().copied()).map(|k| format!("did you mean \"{k}\"?"));
+    if section.name == ENDPOINT.name && key == "service_account" {
+        return "there are no service accounts without Kubernetes; use labels, and selectors of them"
+            .to_owned();
+    }
+    let near = question(key, section.keys.iter().copied());
     near.or_else(|| home_of(key)).unwrap_or_else(|| format!("known keys: {}", section.keys.join(", ")))
 }
 
@@ -122,29 +152,4 @@ fn advice(section: &Section, key: &str) -> String {
 fn home_of(key: &str) -> Option<String> {
     let home = SECTIONS.iter().find(|section| section.keys.contains(&key))?;
     Some(format!("it belongs in {}", home.header()))
-}
-
-/// The candidate that `word` is most likely a slip of: at most a third of its letters wrong,
-/// letter case not counted.
-pub(super) fn closest<'c>(word: &str, candidates: impl Iterator<Item = &'c str>) -> Option<&'c str> {
-    const LONGEST: usize = 32; // the distance costs length × length
-    if word.len() > LONGEST {
-        return None;
-    }
-    let word = word.to_lowercase();
-    let limit = (word.chars().count() / 3).max(1);
-    candidates
-        .map(|candidate| (strsim::damerau_levenshtein(&word, &candidate.to_lowercase()), candidate))
-        .filter(|(distance, _)| *distance <= limit)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
-}
-
-/// The beginning of `text`, short enough for a message.
-pub(super) fn clip(text: &str) -> String {
-    const LIMIT: usize = 64;
-    match text.char_indices().nth(LIMIT) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
 }

@@ -23,6 +23,8 @@ pub(super) struct Tunnel {
     udp_gro: Option<At<Switch>>,
     segment_sizes: Option<At<Switch>>,
     packet_socket: Option<At<Switch>>,
+    kernel_path: Option<At<Switch>>,
+    kernel_path_after: Option<At<u16>>,
     allow_nested: Option<At<bool>>,
 }
 
@@ -32,6 +34,7 @@ impl Tunnel {
         let [tso, uso, gro] = ["tso", "uso", "gro"].map(&mut switch);
         let [udp_gso, udp_gro] = ["udp_gso", "udp_gro"].map(&mut switch);
         let [segment_sizes, packet_socket] = ["segment_sizes", "packet_socket"].map(switch);
+        let kernel_path = table.value_or(log, "kernel_path", Switch::Auto, |v| word(v, &SWITCHES));
         Self {
             device: table.value_or(log, "device", super::Tunnel::DEVICE.to_owned(), value::device),
             address: table.value_or(log, "address", None, |v| auto_or(v, value::tunnel_address)),
@@ -47,6 +50,13 @@ impl Tunnel {
             udp_gro,
             segment_sizes,
             packet_socket,
+            kernel_path,
+            kernel_path_after: table.value_or(
+                log,
+                "kernel_path_after",
+                super::Tunnel::KERNEL_PATH_AFTER,
+                |v| integer_in(v, 1, 10_000),
+            ),
             allow_nested: table.value_or(log, "allow_nested", false, boolean),
         }
     }
@@ -69,6 +79,8 @@ impl Tunnel {
                 segment_sizes: self.segment_sizes?.value,
                 packet_socket: self.packet_socket?.value,
             },
+            kernel_path: self.kernel_path?.value,
+            kernel_path_after: self.kernel_path_after?.value,
             allow_nested: self.allow_nested?.value,
         })
     }

@@ -7,8 +7,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use toml::de::DeValue;
 
 use super::reader::{integer, integer_in, parsed, text};
-use super::schema::clip;
 use super::{Backend, CniPlugins, DirectVia, Dscp, Switch, Uplink};
+use crate::net::words::clip;
 use crate::net::{EncapMode, HostName, Prefix, Vni};
 use crate::wire::vxlan::FIRST_SOURCE_PORT;
 

@@ -8,16 +8,20 @@
 //! - [`encap`]: outer header templates
 //! - [`observe`]: counters and captures, and the [`observe::Worker`] that everything is counted with
 //! - [`steering`]: which worker a flow belongs to: the hash and its programs for the kernel
+//! - [`policy`]: compiled rules of network policy, and the connections of a worker
 //! - [`device`]: the TUN edge
 //! - [`forward`]: the two flows, composed, without I/O; of [`device`] only its tests know
 //! - [`underlay`]: the network edge
 //! - [`pump`]: worker threads
 
 pub mod device;
+mod ebpf;
 pub mod encap;
 pub mod forward;
+pub mod kernel_path;
 pub mod observe;
 pub mod packet;
+pub mod policy;
 pub mod pump;
 pub mod segment;
 pub mod steering;

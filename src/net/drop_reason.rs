@@ -40,6 +40,12 @@ pub enum DropReason {
     /// The packet may be several in one, and nobody knows where one ends: the kernel joined them before
     /// any socket of ours saw them.
     UnknownSegmentSize,
+    /// No rule lets the packet leave its endpoint.
+    PolicyEgress,
+    /// No rule lets the packet come to its endpoint.
+    PolicyIngress,
+    /// The packet begins a connection, and there is no room to remember another one.
+    ConnectionsFull,
     /// A kind of packet the dataplane does not carry: multicast, broadcast, link-local, an
     /// unknown ethertype.
     Unsupported,
@@ -47,7 +53,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order in which it is listed to users.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 20] = [
         Self::NoRoute,
         Self::Malformed,
         Self::UnknownPeer,
@@ -64,6 +70,9 @@ impl DropReason {
         Self::UnderlayFull,
         Self::UnderlayDown,
         Self::UnknownSegmentSize,
+        Self::PolicyEgress,
+        Self::PolicyIngress,
+        Self::ConnectionsFull,
         Self::Unsupported,
     ];
 
@@ -86,6 +95,9 @@ impl DropReason {
             Self::UnderlayFull => "underlay_full",
             Self::UnderlayDown => "underlay_down",
             Self::UnknownSegmentSize => "unknown_segment_size",
+            Self::PolicyEgress => "policy_egress",
+            Self::PolicyIngress => "policy_ingress",
+            Self::ConnectionsFull => "connections_full",
             Self::Unsupported => "unsupported",
         }
     }
@@ -109,6 +121,9 @@ impl DropReason {
             Self::UnderlayFull => "the underlay socket or link could not take it",
             Self::UnderlayDown => "the underlay is down or has no route to the peer",
             Self::UnknownSegmentSize => "several packets that the kernel joined, of unknown size",
+            Self::PolicyEgress => "no policy lets it leave its endpoint",
+            Self::PolicyIngress => "no policy lets it come to its endpoint",
+            Self::ConnectionsFull => "no room for another connection, and fail_open is false",
             Self::Unsupported => "a kind of packet that is not carried (multicast, broadcast, …)",
         }
     }

@@ -10,6 +10,7 @@ mod mode;
 mod node_name;
 mod prefix;
 mod vni;
+pub mod words;
 
 pub use drop_reason::DropReason;
 pub use host_name::{HostName, HostNameError};

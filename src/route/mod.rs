@@ -19,7 +19,7 @@ mod shared_map;
 
 pub use decide::{Decision, DirectPath, EncapPolicy, Pool, Reason};
 pub use entry::{GroupId, Route, RouteError, Source, Target};
-pub use fib::{Fib, FibEditor, Group, HopsFull, NextHop, PeerId, Via, Ways};
+pub use fib::{Fib, FibEditor, Group, HopsFull, NextHop, PeerId, PrefixTable, Via, Ways};
 pub use rib::Rib;
 
 #[cfg(test)]

@@ -69,7 +69,8 @@ const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 /// The authentication header, the only one of these that IPv4 has, too.
 pub const AUTHENTICATION: u8 = 51;
-const DESTINATION_OPTIONS: u8 = 60;
+/// IPv6 destination options.
+pub const DESTINATION_OPTIONS: u8 = 60;
 const MOBILITY: u8 = 135;
 const HIP: u8 = 139;
 const SHIM6: u8 = 140;

@@ -26,6 +26,10 @@ pub const FIELD_CHECKSUM: usize = 2;
 pub const MAX_V4: usize = 576;
 /// Most bytes of an error with its IPv6 header: the smallest MTU there is (RFC 4443 §2.4 c).
 pub const MAX_V6: usize = ipv6::MIN_MTU as usize;
+/// IPv4 types that are errors: destination unreachable, source quench, redirect, time exceeded, parameter problem.
+pub const ERRORS: [u8; 5] = [3, 4, 5, 11, 12];
+/// The first IPv6 type that is no error (RFC 4443 §2.1).
+pub const FIRST_INFORMATION6: u8 = 128;
 /// IPv4 type: destination unreachable.
 pub const UNREACHABLE: u8 = 3;
 /// Code of [`UNREACHABLE`]: fragmentation needed and DF set.
@@ -102,8 +106,7 @@ pub fn may_answer(packet: &[u8]) -> bool {
 }
 
 fn may_answer_v4(ip: ipv4::Ipv4<'_>) -> bool {
-    // Destination unreachable, source quench, redirect, time exceeded, parameter problem.
-    let no_error = |kind: &u8| !matches!(*kind, 3 | 4 | 5 | 11 | 12);
+    let no_error = |kind: &u8| !ERRORS.contains(kind);
     let first = ip.flags() & 0x1fff == 0;
     let host = |a: Ipv4Addr| a.octets()[0] != 0 && !a.is_loopback() && !a.is_multicast() && !a.is_broadcast();
     first
@@ -120,9 +123,9 @@ fn may_answer_v6(ip: ipv6::Ipv6<'_>) -> bool {
 /// Whether an IPv6 packet is neither a later fragment nor an ICMPv6 error, nor one whose headers do not say.
 fn no_error_v6(ip: ipv6::Ipv6<'_>) -> bool {
     match chain::follow(ip.bytes(), ip.next_header(), ipv6::LEN) {
-        // Errors have types below 128; a redirect has 137.
+        // A redirect has 137.
         End::Upper { number: protocol::ICMPV6, at, .. } => {
-            ip.bytes().get(at).is_some_and(|kind| !matches!(*kind, 0..=127 | 137))
+            ip.bytes().get(at).is_some_and(|kind| *kind >= FIRST_INFORMATION6 && *kind != 137)
         }
         End::Upper { .. } => true,
         End::Later { .. } | End::Cut | End::Long => false,

@@ -33,12 +33,14 @@ pub const MF: u16 = 0x2000;
 const QUOTED: usize = 8;
 
 const FIELD_TOS: usize = 1;
-const FIELD_TOTAL_LEN: usize = 2;
+/// Offset of the total length.
+pub const FIELD_TOTAL_LEN: usize = 2;
 const FIELD_ID: usize = 4;
 const FIELD_FLAGS: usize = 6;
 const FIELD_TTL: usize = 8;
 const FIELD_PROTOCOL: usize = 9;
-const FIELD_CHECKSUM: usize = 10;
+/// Offset of the header checksum.
+pub const FIELD_CHECKSUM: usize = 10;
 const FIELD_SOURCE: usize = 12;
 const FIELD_DESTINATION: usize = 16;
 

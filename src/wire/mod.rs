@@ -45,6 +45,23 @@ pub mod protocol {
     pub const ICMPV6: u8 = 58;
     /// Nothing follows (RFC 8200 §4.7).
     pub const NO_NEXT_HEADER: u8 = 59;
+    /// SCTP (RFC 9260).
+    pub const SCTP: u8 = 132;
+
+    /// Those that have ports, in the first four bytes of their header.
+    pub const WITH_PORTS: [u8; 3] = [TCP, UDP, SCTP];
+
+    /// Whether a protocol has ports.
+    #[inline]
+    pub const fn has_ports(number: u8) -> bool {
+        matches!(number, TCP | UDP | SCTP)
+    }
+
+    /// Whether it is ICMP of either version of IP.
+    #[inline]
+    pub const fn is_icmp(number: u8) -> bool {
+        matches!(number, ICMP | ICMPV6)
+    }
 }
 
 /// A header that is truncated or contradicts its own lengths.

@@ -39,6 +39,10 @@ pub const FIELD_CHECKSUM: usize = 16;
 pub const FIN: u8 = 0x01;
 /// Flag: the beginning of a connection.
 pub const SYN: u8 = 0x02;
+/// RST flag.
+pub const RST: u8 = 0x04;
+/// Flags that say something about the state of a connection.
+pub const TELLING: u8 = SYN | FIN | RST;
 /// PSH flag.
 pub const PSH: u8 = 0x08;
 /// ACK flag.

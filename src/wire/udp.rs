@@ -14,6 +14,8 @@ use super::{Malformed, be16};
 
 /// Bytes of the header.
 pub const LEN: usize = 8;
+/// Offset of the destination port.
+pub const FIELD_DESTINATION: usize = 2;
 /// Offset of the length.
 pub const FIELD_LENGTH: usize = 4;
 /// Offset of the checksum.

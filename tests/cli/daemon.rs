@@ -12,13 +12,15 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot, watch};
 use underpass::api::{
-    CniFacts, DirectPathStatus, DirectStatus, Drops, Endpoint, Missing, NewPeer, PeerStatus, PeerUplink,
-    PeerWay, Reloaded, RouteEntry, RouteMode, RoutesChanged, SourceRefusal, SourceStatus, Status,
-    TunnelStatus,
+    CniFacts, DirectPathStatus, DirectStatus, Drops, Endpoint, KernelPathStatus, Missing, NewPeer,
+    PeerStatus, PeerUplink, PeerWay, PolicyEntry, PolicyStatus, PolicyTrace, Reloaded, RouteEntry, RouteMode,
+    RoutesChanged, SourceRefusal, SourceStatus, Status, TraceDecision, TracePolicy, TraceRule, TraceSide,
+    TraceTier, TunnelStatus,
 };
 use underpass::client::{Client, Target};
 use underpass::control::daemon::gate::Gate;
 use underpass::control::daemon::handle::{Choices, Handle, Links};
+use underpass::control::daemon::kernel_path::Carrier;
 use underpass::control::daemon::pods::Endpoints;
 use underpass::control::daemon::runner::{self, Ports};
 use underpass::control::engine::edits::batch::Batch;
@@ -27,11 +29,14 @@ use underpass::control::engine::port::{Capabilities, HostRequest, HostView, Upli
 use underpass::control::engine::refusal::{Kind, Refusal};
 use underpass::control::engine::{Engine, Event, Page, Setup, Start, Update};
 use underpass::control::server;
-use underpass::control::server::backend::Backend;
+use underpass::control::server::backend::{Ask, Backend};
 use underpass::control::server::socket::ControlSocket;
 use underpass::dataplane::observe::Counters;
 use underpass::dataplane::packet::Offloaded;
+use underpass::dataplane::policy::{Answer, Connection, State, Tuple};
+use underpass::dataplane::pump::Queries;
 use underpass::net::{DropReason, Prefix};
+use underpass::policy::{End, Question};
 use underpass::route::Source;
 use underpass::sync::Published;
 
@@ -69,9 +74,23 @@ impl Backend for Fixed {
             drops: Drops::from(&totals),
             icmp_errors: (3, 1).into(),
             tunnel_control: (4, 5).into(),
+            hairpinned_packets: 6,
+            kernel_path: KernelPathStatus::default(),
             recut_super_packets: 2,
             device_read_errors: 3,
             stuck_workers: vec![1],
+            policy: Some(PolicyStatus {
+                scope: "overlay".into(),
+                policies: 2,
+                endpoints: 30,
+                namespaces: 1,
+                connections: 120,
+                connections_capacity: 524_288,
+                untracked: 1,
+                generation: 4,
+                left_out: vec!["policy shop/lost: there is no tier called security".into()],
+                log_lost: 16,
+            }),
             direct: DirectStatus { via: "kernel".into(), kernel_routes: 2, pump_routes: 1 },
             missing: vec![Missing {
                 what: "packets for 10.9.0.0/16 do not reach the tunnel".into(),
@@ -181,8 +200,139 @@ impl Backend for Fixed {
         Err(Refusal::new(Kind::Missing, id))
     }
 
+    fn policies(&self) -> Result<Vec<PolicyEntry>, Refusal> {
+        Ok(fixed_policies())
+    }
+
+    fn trace(&self, question: &Question) -> Result<PolicyTrace, Refusal> {
+        match &question.source {
+            End::Endpoint(name) if name.name == "gone" => {
+                Err(Refusal::new(Kind::Missing, format!("source: no endpoint is called {name}")))
+            }
+            _ => Ok(fixed_trace()),
+        }
+    }
+
+    fn connection_workers(&self) -> Result<usize, Refusal> {
+        Ok(2)
+    }
+
+    async fn connections(&self, ask: Ask) -> Result<Answer, Refusal> {
+        let known = fixed_connections(ask.worker);
+        let connections = known.into_iter().filter(|one| ask.filter.matches(one)).collect();
+        Ok(Answer { connections, next: None })
+    }
+
     async fn reload(&self, _wait: bool) -> Result<Reloaded, Refusal> {
         Err(Refusal::new(Kind::Busy, "fixed"))
+    }
+}
+
+fn fixed_policies() -> Vec<PolicyEntry> {
+    let deny = PolicyEntry {
+        tier: "security".into(),
+        order: Some(10.5),
+        kind: "GlobalNetworkPolicy".into(),
+        name: "deny-bad".into(),
+        egress_endpoints: 30,
+        egress_rules: 2,
+        packets_denied: 7,
+        ..PolicyEntry::default()
+    };
+    let web = PolicyEntry {
+        tier: "default".into(),
+        kind: "NetworkPolicy".into(),
+        namespace: Some("shop".into()),
+        name: "web".into(),
+        ingress_endpoints: 3,
+        ingress_rules: 1,
+        connections_allowed: 1234,
+        ..PolicyEntry::default()
+    };
+    vec![deny, web]
+}
+
+/// A denied packet, with every field that there is.
+fn fixed_trace() -> PolicyTrace {
+    let matched = |rule, action: &str| TraceRule { rule, action: action.into() };
+    let policy = |policy: &str, matched| TracePolicy { policy: policy.into(), matched };
+    let tier = |tier: &str, default_action: &str, policies| TraceTier {
+        tier: tier.into(),
+        default_action: default_action.into(),
+        policies,
+    };
+    PolicyTrace {
+        source: "10.244.1.2".parse().unwrap(),
+        destination: "10.244.2.7".parse().unwrap(),
+        protocol: "tcp".into(),
+        source_port: Some(49152),
+        destination_port: Some(80),
+        icmp_type: None,
+        icmp_code: None,
+        allowed: false,
+        egress: TraceSide {
+            address: "10.244.1.2".parse().unwrap(),
+            endpoint: Some("shop/web-0".into()),
+            labels: [("app".into(), "web".into()), ("tier".into(), "front".into())].into(),
+            node: Some("node-a".into()),
+            network_sets: Vec::new(),
+            tiers: vec![
+                tier("security", "Pass", vec![policy("deny-bad", Vec::new())]),
+                tier(
+                    "default",
+                    "Deny",
+                    vec![policy("shop/web", vec![matched(0, "Log"), matched(2, "Deny")])],
+                ),
+            ],
+            decided: TraceDecision {
+                by: "rule".into(),
+                tier: Some("default".into()),
+                policy: Some("shop/web".into()),
+                rule: Some(2),
+                action: Some("Deny".into()),
+            },
+            reason: "egress[2] of policy shop/web in tier default: Deny".into(),
+            allowed: false,
+            enforced_here: true,
+            enforced_by: Some("node-a".into()),
+            enforcement: "this node enforces it: packets to node-b pass the pump".into(),
+        },
+        ingress: TraceSide {
+            address: "10.244.2.7".parse().unwrap(),
+            endpoint: None,
+            labels: [].into(),
+            node: None,
+            network_sets: vec!["shop/partners".into()],
+            tiers: Vec::new(),
+            decided: TraceDecision { by: "no_endpoint".into(), ..TraceDecision::default() },
+            reason: "no endpoint that is known has this address, so no policy is about it".into(),
+            allowed: true,
+            enforced_here: false,
+            enforced_by: Some("node-b".into()),
+            enforcement: "node-b enforces it".into(),
+        },
+    }
+}
+
+fn fixed_connections(worker: usize) -> Vec<Connection> {
+    let connection = |source: &str, destination: &str, protocol, ports, icmp, state| Connection {
+        tuple: Tuple {
+            source: source.parse().unwrap(),
+            destination: destination.parse().unwrap(),
+            protocol,
+            ports,
+            icmp,
+        },
+        state,
+        age: 65,
+        expires_in: 432_000,
+    };
+    match worker {
+        0 => vec![connection("10.244.1.2", "10.244.2.7", 6, Some((40000, 80)), None, State::Established)],
+        _ => vec![
+            connection("fd00:1::2", "fd00:2::7", 17, Some((5000, 53)), None, State::Unanswered),
+            connection("10.244.1.2", "10.244.2.7", 1, None, Some((8, 0)), State::Answered),
+        ],
     }
 }
 
@@ -236,7 +386,8 @@ fn real(dir: &Path) -> (Handle, impl Future<Output = ()> + Send + 'static) {
     let config = underpass::config::load(&file).unwrap();
     let capabilities = Capabilities { net_admin: true, net_raw: true };
     let start = Start {
-        setup: Setup { capabilities, workers: 1, uplink_mtu: 1500 },
+        network_policy: None,
+        setup: Setup { capabilities, workers: 1, uplink_mtu: 1500, uplink: 2 },
         uplink: Uplink { name: "eth0".into(), index: 2, mtu: 1500, ..Uplink::default() },
         ways: std::collections::HashMap::new(),
         tap: None,
@@ -250,9 +401,12 @@ fn real(dir: &Path) -> (Handle, impl Future<Output = ()> + Send + 'static) {
     let (host, mut requests) = mpsc::unbounded_channel();
     let forwarding = Arc::new(Published::new(first));
     let gate = Arc::new(Gate::new(Vec::new(), Arc::clone(&forwarding)));
+    let counters = Counters::new(1);
+    let carrier = Carrier::off(Offloaded::off("a test"), Arc::clone(&forwarding), counters.clone());
     let ports = Ports {
         forwarding,
         gate: Arc::clone(&gate),
+        carrier: carrier.clone(),
         snapshots,
         host,
         probes: [mpsc::unbounded_channel().0, mpsc::unbounded_channel().0],
@@ -262,8 +416,16 @@ fn real(dir: &Path) -> (Handle, impl Future<Output = ()> + Send + 'static) {
     let (reloads, mut wishes) = mpsc::channel(1);
     let choices = Choices { backend: "plain", offloads: Vec::new(), address: "10.244.1.0".parse().unwrap() };
     let handle = Handle::new(
-        Links { inbox: inbox.clone(), snapshots: seen, reloads, gate, endpoints: Endpoints::default() },
-        Counters::new(1),
+        Links {
+            inbox: inbox.clone(),
+            snapshots: seen,
+            reloads,
+            gate,
+            endpoints: Endpoints::default(),
+            queries: Queries::default(),
+            carrier,
+        },
+        counters,
         choices,
     );
     let beside = async move {
@@ -282,7 +444,7 @@ fn real(dir: &Path) -> (Handle, impl Future<Output = ()> + Send + 'static) {
                         errors.to_string().lines().for_each(|line| culprits.push(|| line.to_owned()));
                         Refusal::of(Kind::Malformed, culprits)
                     });
-                    let update = Update::Configuration { config, view: None };
+                    let update = Update::Configuration { config, view: None, network_policy: None };
                     let event = |asked| Event::Update { source: Source::Static, generation, update, request: Some(asked) };
                     let _ = answer.send(inbox.ask(wait, event).await);
                 }

@@ -1,7 +1,9 @@
 //! docs/control-api.md against the code.
 
 use serde_json::{Value, json};
-use underpass::api::{CandidateRoute, ErrorCode, NextHop, RouteEntry, RouteMode, RoutesChanged};
+use underpass::api::{
+    CandidateRoute, ConnectionsFlushed, ErrorCode, NextHop, RouteEntry, RouteMode, RoutesChanged,
+};
 use underpass::control::server::backend::Backend;
 use underpass::control::server::refusal::status_of;
 use underpass::net::DropReason;
@@ -23,6 +25,14 @@ fn the_api_document_names_everything() {
     collect_names(&status, &mut names);
     collect_names(&serde_json::to_value(everything()).unwrap(), &mut names);
     collect_names(&serde_json::to_value(RoutesChanged::default()).unwrap(), &mut names);
+    collect_names(&serde_json::to_value(ConnectionsFlushed::default()).unwrap(), &mut names);
+    let daemon = daemon::Daemon::start();
+    for path in ["/v1/policies", "/v1/policies/trace?source=a&destination=b&protocol=icmp", "/v1/connections"]
+    {
+        collect_names(&daemon.get(path), &mut names);
+    }
+    // Labels are the users' words.
+    names.retain(|name| name != "app");
     for name in names {
         assert!(document.contains(&format!("`{name}`")), "{name} is not documented");
     }

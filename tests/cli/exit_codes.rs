@@ -1,11 +1,14 @@
 //! Client commands without a daemon that answers them.
 
 use std::fs::{self, Permissions};
+use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
 
 use assert_cmd::cargo::cargo_bin;
 
@@ -75,7 +78,14 @@ fn status_without_privileges(daemon: &Daemon) -> (i32, String, String) {
     if root {
         command.uid(65534).gid(65534);
     }
-    finish(command.output().unwrap())
+    // Another test that begins a process at this moment has the copy open for writing until that runs.
+    for _ in 0..100 {
+        match command.output() {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => sleep(Duration::from_millis(50)),
+            output => return finish(output.unwrap()),
+        }
+    }
+    panic!("the copy of the program is open for writing all the time");
 }
 
 #[test]

@@ -25,7 +25,13 @@ source    kubernetes (flannel), 3 nodes, degraded: API server: connection refuse
           and 1 more that are left out
 routes    2
 direct    via kernel, 2 routes, 1 by the pump
+policy    scope overlay, 2 policies, 30 endpoints in 1 namespace
+          120 of 524288 connections
+          1 connection found no room and passed unfollowed
+          16 packets too many to be logged
+          left out: policy shop/lost: there is no tier called security
 dropped   12 (no_route 7, spoofed_source 5)
+local     6 packets of local pods judged here
 cut anew  2 super-packets of unknown segment size
 missing   packets for 10.9.0.0/16 do not reach the tunnel; run `ip route add 10.9.0.0/16 dev up0`
 sockets   3 packets not taken by the kernel; it refuses strangers now
@@ -67,12 +73,16 @@ fn status_as_json() {
         ("/drops/no_route", json!(7)),
         ("/drops/ttl", json!(0)),
         ("/missing/0/command", json!("ip route add 10.9.0.0/16 dev up0")),
+        ("/hairpinned_packets", json!(6)),
         ("/recut_super_packets", json!(2)),
         ("/device_read_errors", json!(3)),
         ("/stuck_workers", json!([1])),
         ("/log_lines_lost", json!(17)),
         ("/socket_drops", json!(3)),
         ("/strangers_refused", json!(true)),
+        ("/policy/scope", json!("overlay")),
+        ("/policy/connections_capacity", json!(524_288)),
+        ("/policy/left_out/0", json!("policy shop/lost: there is no tier called security")),
         ("/routes", json!(2)),
         ("/peers/0/name", json!("node-b")),
         (
@@ -156,4 +166,71 @@ fn the_socket_may_come_from_the_environment() {
         finish(command.arg("status").env("UNDERPASS_SOCKET", &daemon.socket).output().unwrap());
     assert_eq!((code, stderr.as_str()), (0, ""));
     assert!(stdout.starts_with("node      node-a\n"), "{stdout}");
+}
+
+#[test]
+fn policy_list() {
+    let daemon = Daemon::start();
+    let expected = "\
+TIER      ORDER  KIND                 NAMESPACE  NAME      ENDPOINTS  RULES  ALLOWED  DENIED
+security  10.5   GlobalNetworkPolicy  -          deny-bad       0/30    0/2        0       7
+default   -      NetworkPolicy        shop       web             3/0    1/0     1234       0
+";
+    assert_eq!(daemon.ask(&["policy", "list"]), expected);
+    let policies = daemon.ask_json(&["policy", "list"]);
+    assert_eq!(policies[0]["order"], json!(10.5));
+    assert_eq!([&policies[1]["order"], &policies[0]["namespace"]], [&Value::Null, &Value::Null]);
+}
+
+#[test]
+fn policy_trace() {
+    let daemon = Daemon::start();
+    let expected = "\
+tcp 10.244.1.2:49152 > 10.244.2.7:80: denied
+
+egress       denied
+endpoint     shop/web-0, 10.244.1.2 on node-a
+labels       app=web, tier=front
+tier         security
+             deny-bad: no rule matches
+             end of the tier: Pass
+tier         default
+             shop/web: egress[0] Log, egress[2] Deny
+decided by   egress[2] of policy shop/web in tier default: Deny
+enforcement  this node enforces it: packets to node-b pass the pump
+
+ingress       allowed
+address       10.244.2.7
+network sets  shop/partners
+decided by    no endpoint that is known has this address, so no policy is about it
+enforcement   node-b enforces it
+";
+    assert_eq!(daemon.ask(&["policy", "trace", "shop/web-0", "10.244.2.7", "tcp/80"]), expected);
+    let trace = daemon.ask_json(&["policy", "trace", "shop/web-0", "10.244.2.7", "icmp/8.0"]);
+    assert_eq!([&trace["allowed"], &trace["egress"]["decided"]["rule"]], [&json!(false), &json!(2)]);
+    let (code, stdout, stderr) = daemon.try_ask(&["policy", "trace", "shop/gone", "10.244.2.7", "tcp/80"]);
+    assert_eq!((code, stdout.as_str()), (1, ""));
+    assert_eq!(stderr, "underpass: source: no endpoint is called shop/gone\n");
+}
+
+#[test]
+fn connections_list_and_flush() {
+    let daemon = Daemon::start();
+    let expected = "\
+PROTOCOL  SOURCE            DESTINATION     STATE          AGE  EXPIRES  WORKER
+tcp       10.244.1.2:40000  10.244.2.7:80   established  1m 5s    5d 0h       0
+udp       [fd00:1::2]:5000  [fd00:2::7]:53  unanswered   1m 5s    5d 0h       1
+icmp/8    10.244.1.2        10.244.2.7      answered     1m 5s    5d 0h       1
+";
+    assert_eq!(daemon.ask(&["connections", "list"]), expected);
+    let list = daemon.ask_json(&["connections", "list", "--protocol", "udp", "--port", "53"]);
+    assert_eq!((list.as_array().unwrap().len(), &list[0]["source"]), (1, &json!("fd00:1::2")));
+    let limited = daemon.ask_json(&["connections", "list", "--address", "10.244.1.0/24", "--limit", "1"]);
+    assert_eq!(limited.as_array().unwrap().len(), 1);
+    let flushed = daemon.ask(&["connections", "flush", "--state", "answered"]);
+    assert_eq!(flushed, "forgotten: 1 connection\n");
+    assert_eq!(daemon.ask_json(&["connections", "flush", "--all"]), json!({"flushed": 3}));
+    let (code, _, stderr) = daemon.try_ask(&["connections", "list", "--state", "open"]);
+    assert_eq!(code, 1);
+    assert!(stderr.contains("state: \"open\" is none of unanswered"), "{stderr}");
 }

@@ -22,6 +22,13 @@ fn every_command_has_help_with_an_example() {
         (&["peer", "del"], "Forget a node and its routes"),
         (&["endpoint"], "Show the pods of this node"),
         (&["endpoint", "list"], "List all pods with their addresses"),
+        (&["policy"], "Show network policies"),
+        (&["policy", "list"], "List the policies in the order"),
+        (&["policy", "check"], "Check manifests of policies"),
+        (&["policy", "trace"], "Show what policies say of the first packet"),
+        (&["connections"], "Show the connections that policies follow"),
+        (&["connections", "list"], "List connections"),
+        (&["connections", "flush"], "Forget connections"),
         (&["drops"], "Show how many packets were not delivered"),
         (&["capture"], "Write packets to a pcapng file while they pass"),
     ] {
@@ -29,7 +36,9 @@ fn every_command_has_help_with_an_example() {
         assert_eq!((code, stderr.as_str()), (0, ""));
         assert!(stdout.starts_with(about), "{stdout}");
         assert!(stdout.contains("Examples:\n  "), "{stdout}");
-        let is_client = !matches!(command, ["run"] | ["check"] | ["route"] | ["peer"] | ["endpoint"]);
+        let group = ["route", "peer", "endpoint", "policy", "connections"];
+        let is_client = !matches!(command, ["run"] | ["check"] | ["policy", "check"])
+            && !group.iter().any(|word| command == [*word]);
         for option in ["--socket <PATH>", "-o, --output <FORMAT>", "UNDERPASS_SOCKET"] {
             assert_eq!(stdout.contains(option), is_client, "{command:?} {option}\n{stdout}");
         }
@@ -121,6 +130,17 @@ fn wrong_usage_exits_2() {
         &["peer", "add", "b", "192.0.2.2/24"],
         &["peer", "add", "a b", "192.0.2.2"],
         &["peer", "del"],
+        &["policy"],
+        &["policy", "check"],
+        &["policy", "trace", "10.1.0.1", "10.1.0.2"],
+        &["policy", "trace", "10.1.0.1", "10.1.0.2", "quic/443"],
+        &["policy", "trace", "10.1.0.1", "10.1.0.2", "tcp/http"],
+        &["policy", "trace", "10.1.0.1/24/", "10.1.0.2", "tcp/80"],
+        &["connections"],
+        &["connections", "list", "--limit", "0"],
+        &["connections", "list", "--port", "http"],
+        &["connections", "flush"],
+        &["connections", "flush", "--all", "--port", "80"],
         &["capture"],
         &["capture", "-w", "x", "--point", "nowhere"],
         &["capture", "-w", "x", "--count", "0"],
@@ -218,4 +238,74 @@ fn a_pool_of_the_command_line_is_checked_with_the_file() {
     let (code, _, stderr) = underpass(&[&run[..], &["10.244.0.0/16", "--ipip-mode", "crosssubnet"]].concat());
     assert_eq!(code, 2);
     assert!(stderr.contains("--ipip-mode") && stderr.contains("CrossSubnet"), "{stderr}");
+}
+
+/// Policies as files of a directory, one of them wrong.
+fn manifests(directory: &std::path::Path) {
+    fs::write(
+        directory.join("endpoints.yaml"),
+        "apiVersion: v1
+kind: Pod
+metadata: {name: web-0, namespace: shop, labels: {app: web}}
+status: {podIP: 10.1.0.2, podIPs: [{ip: 10.1.0.2}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: db-0, namespace: shop, labels: {app: db}}
+status: {podIP: 10.1.0.3, podIPs: [{ip: 10.1.0.3}]}
+",
+    )
+    .unwrap();
+    fs::write(
+        directory.join("policy.yml"),
+        "apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: db}}
+  policyTypes: [Ingress]
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: web}}}]
+    ports: [{port: 5432}]
+",
+    )
+    .unwrap();
+    fs::write(directory.join("notes.txt"), "no manifest").unwrap();
+}
+
+#[test]
+fn manifests_are_checked_and_answer_without_a_daemon() {
+    let dir = tempfile::tempdir().unwrap();
+    manifests(dir.path());
+    let path = dir.path().to_str().unwrap();
+    let summary = "ok (1 policy, 0 tiers, 2 endpoints, 0 network sets, 0 namespaces)\n".to_owned();
+    assert_eq!(underpass(&["policy", "check", path]), (0, summary, String::new()));
+
+    let trace = ["policy", "trace", "--offline", path, "shop/web-0", "shop/db-0"];
+    let (code, allowed, stderr) = underpass(&[&trace[..], &["tcp/5432"]].concat());
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(allowed.starts_with("tcp 10.1.0.2:49152 > 10.1.0.3:5432: allowed\n"), "{allowed}");
+    let (_, denied, _) = underpass(&[&trace[..], &["tcp/80", "-o", "json"]].concat());
+    let denied: serde_json::Value = serde_json::from_str(&denied).unwrap();
+    assert_eq!(denied["allowed"], false);
+    assert_eq!(
+        [&denied["egress"]["decided"]["by"], &denied["ingress"]["decided"]["by"]],
+        ["no_policy", "tier_end"]
+    );
+    let (code, _, stderr) = underpass(&["policy", "trace", "--offline", path, "shop/x", "10.1.0.3", "47"]);
+    assert_eq!(code, 1);
+    assert!(stderr.starts_with("underpass: source: no endpoint is called shop/x"), "{stderr}");
+
+    let wrong = dir.path().join("wrong.yaml");
+    fs::write(&wrong, "kind: NetworkPolicy\napiVersion: networking.k8s.io/v1\nmetadata: {name: x}\nspec:\n  podSelectr: {}\n")
+        .unwrap();
+    let missing = dir.path().join("missing.yaml");
+    let (code, stdout, stderr) = underpass(&["policy", "check", path, missing.to_str().unwrap()]);
+    assert_eq!((code, stdout.as_str()), (1, ""));
+    let lines: Vec<&str> = stderr.lines().collect();
+    assert!(lines[0].starts_with(&format!("{}: cannot read the manifest: ", missing.display())), "{stderr}");
+    assert!(
+        lines[1..].iter().any(|line| line.starts_with(&format!("{}:5:3: ", wrong.display()))),
+        "{stderr}"
+    );
 }

@@ -1,4 +1,5 @@
-"""What every test file imports first: it finds the package underpass_lab, which needs no installation."""
+"""What every test file imports first: it finds the package underpass_lab and what is in tests/policy, without any
+installation."""
 
 import logging
 import os
@@ -9,7 +10,8 @@ import tempfile
 import threading
 from typing import Never
 
-sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "tools"))
+_REPO = pathlib.Path(__file__).resolve().parents[2]
+sys.path += [str(_REPO / "tools"), str(_REPO / "tests" / "policy")]
 
 # On being imported scapy tells which routes it misses.
 logging.getLogger("scapy.runtime").setLevel(logging.ERROR)

@@ -151,7 +151,8 @@ class Counters:
         """The packets of one edge and direction, worker by worker."""
         wanted = {"edge": edge, "direction": direction}
         samples = self.samples()
-        return [value for name, label, value in samples if name == "packets" and wanted.items() <= label.items()]
+        labels = [(label, value) for name, label, value in samples if name == "packets"]
+        return [value for label, value in labels if wanted.items() <= label.items() and label["worker"] != "kernel"]
 
     def samples(self) -> Iterator[tuple[str, dict[str, str], int]]:
         """(name, labels, value) of each counter that the metrics endpoint shows."""

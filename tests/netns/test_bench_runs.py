@@ -13,10 +13,15 @@ import stat
 import subprocess
 import tempfile
 import unittest
+import unittest.mock
 from typing import Any
 
 from public import publish
-from underpass_lab.command import wait_until
+from underpass_lab.bench.measure import Load
+from underpass_lab.bench.options import QUICK
+from underpass_lab.bench.pair import Pair
+from underpass_lab.bench.systems import SYSTEMS
+from underpass_lab.command import Failure, wait_until
 from underpass_lab.daemon import binary
 from underpass_lab.paths import PACKAGE, REPO
 
@@ -82,16 +87,17 @@ class Runs(unittest.TestCase):
         return document
 
     def test_side_by_side(self) -> None:
-        said = self.bench(*SHORT, "--systems", "underpass-vxlan,tun-copy-loop", "--tests", "tcp1,rtt-load")
+        keys = {"tcp1": "retransmits_per_gb", "rtt-udp": "back_to_back", "rtt-load": "load_gbps"}
+        said = self.bench(*SHORT, "--systems", "underpass-vxlan,tun-copy-loop", "--tests", ",".join(keys))
         document = self.document()
         entries = {(entry["system"], entry["test"]): entry for entry in document["results"]}
         self.assertEqual(
             set(entries),
-            {(system, test) for system in ("underpass-vxlan", "tun-copy-loop") for test in ("tcp1", "rtt-load")},
+            {(system, test) for system in ("underpass-vxlan", "tun-copy-loop") for test in keys},
         )
         for (_, test), entry in entries.items():
             self.assertGreater(entry["median"], 0)
-            self.assertIn({"tcp1": "retransmits_per_gb", "rtt-load": "load_gbps"}[test], entry)
+            self.assertIn(keys[test], entry)
         self.assertEqual({ratio["to"] for ratio in document["ratios"]}, {"tun-copy-loop"})
         self.assertEqual((document["failed"], document["host"]["rights"]), ([], "root"))
         self.assertEqual(document["active"]["underpass-vxlan"]["backend"], "offload")
@@ -99,6 +105,32 @@ class Runs(unittest.TestCase):
             sorted(path.name for path in self.out.iterdir()), ["cpu.svg", "report.md", "results.json", "throughput.svg"]
         )
         self.assertIn(" left] tun-copy-loop", said)
+
+    def test_the_kernel_path(self) -> None:
+        """Each way is the one that it is called by, or its figures would have failed."""
+        kernel = ("underpass-vxlan-kernel", "underpass-ipip-kernel", "underpass-direct-kernel-path")
+        systems, tests = (*kernel, "underpass-vxlan-pump"), ("tcp1", "rtt-udp", "connections")
+        self.bench(*SHORT, "--systems", ",".join(systems), "--tests", ",".join(tests))
+        document = self.document()
+        self.assertEqual((document["failed"], document["skipped"]), ([], []))
+        shares = {(entry["system"], entry["test"]): entry["kernel_share"] for entry in document["results"]}
+        self.assertEqual(set(shares), {(system, test) for system in systems for test in tests})
+        for (system, test), share in shares.items():
+            if system not in kernel:
+                self.assertEqual(share, 0, (system, test))
+            elif test != "connections":
+                self.assertGreater(share, 2 / 3, (system, test))
+        self.assertIn("## The kernel path", (self.out / "report.md").read_text(encoding="utf-8"))
+
+    def test_what_the_pump_carried_is_no_figure_of_the_kernel_path(self) -> None:
+        """ICMP goes by the pump always."""
+        (system,) = (system for system in SYSTEMS if system.name == "underpass-vxlan-kernel")
+        with unittest.mock.patch.dict(os.environ, environment()), Pair() as lab:
+            load = Load(lab, system.up(lab), QUICK.scaled(1))
+            judge = system.watch(lab)
+            load.rtt()
+            with self.assertRaisesRegex(Failure, "something else than the kernel path: n1: it carried 0 packets"):
+                judge(True)
 
     def test_sweeps(self) -> None:
         self.bench(*SHORT, "--sweep", "loss,mtu", "--systems", "veth", "--tests", "tcp1")
@@ -133,6 +165,15 @@ class Runs(unittest.TestCase):
             self.assertEqual(active, [row for row in rows if row.startswith(("all", "no UDP"))])
         self.assertIn("tx-udp_tnl-csum-segmentation off", said["underpass-vxlan"]["no tunnel"])
         self.assertIn("sweep-uplink.svg", [path.name for path in self.out.iterdir()])
+
+    def test_policies(self) -> None:
+        self.bench(*SHORT, "--sweep", "policy", "--tests", "connections")
+        document = self.document()
+        self.assertEqual((document["failed"], document["skipped"]), ([], []))
+        curves = {curve["system"]: [point["x"] for point in curve["points"]] for curve in document["sweeps"]}
+        values = ["off", 0, 10, 1000, 10_000]
+        self.assertEqual(curves, {"kernel-vxlan": values, "underpass-vxlan": values})
+        self.assertIn("its own without policies", (self.out / "report.md").read_text(encoding="utf-8"))
 
     def test_an_interrupted_bench_goes_on(self) -> None:
         asked = ("--quick", "--runs", "3", "--systems", "veth", "--tests", "rtt,connections")

@@ -150,7 +150,7 @@ class Reading(SharedLab):
         self.assertEqual(status["routes"], 2)
         self.assertEqual([peer["name"] for peer in status["peers"]], ["n2"])
         self.assertEqual(status["drops"], self.lab.drops("n1"))
-        self.assertEqual(len(status["drops"]), 17)
+        self.assertEqual(len(status["drops"]), 20)
 
     def test_route_get_without_a_route_fails(self) -> None:
         result = self.lab.daemons["n1"].command("route", "get", "10.244.9.9", check=False)

@@ -90,4 +90,4 @@ class Unprivileged(SharedLab):
         wait_until(lambda: is_small(daemon.pid, other, 2 * SECONDS), 120, quiet)
         # And yet what matters is seen soon: reading the table takes a tenth of the time at most.
         self.lab.ip("n1", "route add 10.244.0.0/16 dev up0")
-        wait_until(lambda: self.missing() == [], 30, "the end of the requirement")
+        wait_until(lambda: self.missing() == [], 120, "the end of the requirement")

@@ -18,6 +18,9 @@ from underpass_lab.paths import REPO
 FOLDER = REPO / "config" / "kubernetes"
 ALL, ODD = "underpass.yaml", "underpass-flannel-node.yaml"
 CALICO = {"ippools", "blockaffinities", "ipamblocks", "clusterinformations"}
+CALICO_GROUPS = ("crd.projectcalico.org", "projectcalico.org")
+POLICIES = {"networkpolicies", "globalnetworkpolicies", "tiers", "networksets", "globalnetworksets"}
+SELECTED = {"pods", "namespaces", "serviceaccounts"}
 
 
 class Manifests(unittest.TestCase):
@@ -70,10 +73,11 @@ class Manifests(unittest.TestCase):
                     for group in rule["apiGroups"]:
                         asked |= {(group, resource): set(rule["verbs"]) for resource in rule["resources"]}
                 expected = {("", "nodes"): {"get", "list", "watch", "patch"}, ("", "nodes/status"): {"patch"}}
-                if file == ALL:
-                    groups = ("crd.projectcalico.org", "projectcalico.org")
-                    expected |= {(group, kind): {"list", "watch"} for group in groups for kind in CALICO}
-                else:
+                expected |= {("", kind): {"list", "watch"} for kind in SELECTED}
+                expected[("networking.k8s.io", "networkpolicies")] = {"list", "watch"}
+                of_calico = POLICIES | CALICO if file == ALL else POLICIES
+                expected |= {(group, kind): {"list", "watch"} for group in CALICO_GROUPS for kind in of_calico}
+                if file == ODD:
                     expected[("", "configmaps")] = {"get"}
                     (rule,) = (one for one in rules if "configmaps" in one["resources"])
                     self.assertEqual(rule["resourceNames"], ["kube-flannel-cfg"])

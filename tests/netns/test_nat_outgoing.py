@@ -99,13 +99,13 @@ class Nat(SixLab):
         (seen,) = sources
         return str(seen)
 
-    def by_socket(self, source: str, target: str, address: str, kind: int) -> str:
+    def by_socket(self, source: str, target: str, address: str, kind: int, port: int = 0) -> str:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         server, client = self.lab.socket(target, family, kind), self.lab.socket(source, family, kind)
         with server, client, contextlib.ExitStack() as open_until_then:
             for end in (server, client):
                 end.settimeout(5)
-            server.bind((address, 0))
+            server.bind((address, port))
             if kind == socket.SOCK_STREAM:
                 server.listen()
             client.connect(server.getsockname()[:2])

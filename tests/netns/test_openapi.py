@@ -17,7 +17,7 @@ from underpass_lab.paths import REPO
 
 SEED = 1
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
-LIMIT_S = 60
+LIMIT_S = 300
 
 
 def schemathesis() -> str:
@@ -40,6 +40,7 @@ class Document(SharedLab):
     """`GET /v1/openapi.json` and what it promises."""
 
     daemons = ("n1", "n2")
+    config = {"extra": "\n[policy]\n"}
 
     def test_the_daemon_does_what_the_document_says(self) -> None:
         daemon = self.lab.daemons["n1"]
@@ -73,7 +74,8 @@ class Document(SharedLab):
                 begin = path.partition("{")[0]
                 made = any(m == method.upper() and p.startswith(begin) for m, p in answered)
                 self.assertTrue(made, f"{method} {path} was not tried: {sorted(answered)}")
-        for wanted in ("/v1/status", "/v1/routes", "/v1/peers", "/v1/drops", "/v1/capture"):
+        policy = ("/v1/policies", "/v1/policies/trace", "/v1/connections")
+        for wanted in ("/v1/status", "/v1/routes", "/v1/peers", "/v1/drops", "/v1/capture", *policy):
             self.assertIn(("GET", wanted, 200), statuses)
 
     def assert_as_before(self, daemon: Daemon, before: Any) -> None:

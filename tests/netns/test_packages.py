@@ -45,10 +45,17 @@ MODULES = {
 }
 # Who uses what: a script, and the files that run with it; of the package also all that they import.
 USERS = {
-    "test": ["scripts/test", "tests/netns/*.py", "tools/underpass_lab/**/*.py", "config/rootless/*.sh"],
+    "test": [
+        "scripts/test",
+        "tests/netns/*.py",
+        "tests/policy/*.py",
+        "tools/underpass_lab/**/*.py",
+        "config/rootless/*.sh",
+    ],
     "lab": ["scripts/lab", "tools/underpass_lab/lab/*.py"],
     "demo": ["scripts/demo", "tools/underpass_lab/demo/*.py", "tools/underpass_lab/lab/*.py"],
     "bench-routes": ["scripts/bench-routes", "tools/underpass_lab/bench_routes/*.py"],
+    "bench-scope": ["scripts/bench-scope", "tools/underpass_lab/bench_scope/*.py"],
     "bench": ["scripts/bench", "tools/underpass_lab/bench/*.py"],
 }
 

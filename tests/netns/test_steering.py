@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
-from scapy.layers.inet6 import IPv6
+from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6PacketTooBig, IPv6
 from scapy.layers.l2 import Ether
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Raw
@@ -116,6 +116,43 @@ class Steering(SharedLab):
                 self.assertQueue(queue(*ends, (port, 443)), [there, back])
         self.assertQueue(queue(*ends), [IPv6(src=ends[0], dst=ends[1], nh=44) / bytes(16)])
 
+    def test_errors_have_the_queue_of_the_flow_that_they_quote(self) -> None:
+        used = set()
+        for port in range(3000, 3008):
+            expected = queue(A, B, (port, 443))
+            used.add(expected)
+            ours = IP(src=A, dst=B, options=[b"\1\1\1\1"]) / TCP(sport=port, dport=443)
+            theirs = IP(src=B, dst=A) / UDP(sport=443, dport=port) / b"back"
+            for quoted in (ours, theirs):
+                with self.subTest(port=port, quoted=quoted.summary()):
+                    unreachable = IP(src=A, dst="10.244.2.99") / ICMP(type=3, code=3) / bytes(quoted)
+                    expired = IP(src=A, dst="10.244.2.98") / ICMP(type=11) / bytes(quoted)[:28]
+                    self.assertQueue(expected, [unreachable, expired])
+        self.assertGreater(len(used), 1)
+
+    def test_ipv6_errors_have_the_queue_of_the_flow_that_they_quote(self) -> None:
+        ends = "fd00:1::2", "fd00:2::9876:2"
+        for port in range(1, 6):
+            quoted = bytes(IPv6(src=ends[1], dst=ends[0]) / UDP(sport=443, dport=port))
+            outer_header = IPv6(src=ends[0], dst="fd00:2::77")
+            unreachable = outer_header / ICMPv6DestUnreach(code=4) / Raw(quoted)
+            too_big = outer_header / ICMPv6PacketTooBig(mtu=1280) / Raw(quoted)
+            with self.subTest(port=port):
+                self.assertQueue(queue(*ends, (port, 443)), [unreachable, too_big])
+
+    def test_errors_that_quote_too_little_or_nonsense_have_the_queue_of_what_they_show(self) -> None:
+        to = "10.244.2.77"
+        quoted = bytes(IP(src=B, dst=A) / UDP(sport=443, dport=3000) / b"back")
+        header = IP(src=A, dst=to) / ICMP(type=3, code=3)
+        self.assertQueue(queue(A, B), [header / quoted[:cut] for cut in range(20, 24)])
+        without = [header / quoted[:cut] for cut in (0, 1, 19)]
+        six = bytes(IPv6(src="fd00::1", dst="fd00::2") / UDP())
+        echo = IP(src=A, dst=to) / ICMP() / quoted
+        piece = IP(src=A, dst=to, frag=3) / ICMP(type=3, code=3) / quoted
+        self.assertQueue(queue(A, to), [*without, header / six, echo, piece])
+        # A header that says it is shorter than it is has its ports in itself.
+        self.assertQueue(queue(A, B, struct.unpack(">2H", quoted[4:8])), [header / (b"\x41" + quoted[1:])])
+
     def test_what_is_no_ip_packet_has_the_first_queue(self) -> None:
         header = bytes(IP(src=A, dst=B) / UDP())
         v6 = bytes(IPv6(src="fd00::1", dst="fd00::2"))
@@ -130,19 +167,24 @@ class Steering(SharedLab):
             used.add(expected)
             for form in ("vxlan", "ipip"):
                 with self.subTest(port=port, form=form):
-                    answers = [self.answer(form, port, outer_port) for outer_port in range(50000, 50016)]
-                    got = self.moved(
-                        "underlay", "rx", len(answers), functools.partial(self.lab.send, "n2", "eth0", answers)
-                    )
-                    self.assertEqual(got, [len(answers) if worker == expected else 0 for worker in range(WORKERS)])
+                    self.assertReceives(expected, form, inner(sport=port))
+                    self.assertReceives(expected, form, IP(src=B, dst=A) / ICMP(type=3, code=3) / bytes(there))
+                    too_big = ICMP(type=3, code=4, nexthopmtu=1400) / bytes(there)
+                    self.assertReceives(expected, form, IP(src="10.244.2.1", dst=A) / too_big)
                     self.assertQueue(expected, [there, there])
         self.assertGreater(len(used), 1)
 
-    def answer(self, form: str, port: int, outer_port: int) -> Any:
-        """A datagram to podA in a frame from n2; VXLAN from any port of a foreign sender."""
+    def assertReceives(self, expected: Any, form: str, packet: Any) -> None:
+        """This worker gets this packet to podA from n2, whatever ports the sender uses."""
+        frames = [self.from_n2(form, packet, outer_port) for outer_port in range(50000, 50016)]
+        got = self.moved("underlay", "rx", len(frames), functools.partial(self.lab.send, "n2", "eth0", frames))
+        self.assertEqual(got, [len(frames) if worker == expected else 0 for worker in range(WORKERS)])
+
+    def from_n2(self, form: str, content: Any, outer_port: int) -> Any:
+        """A packet to podA in a frame from n2; VXLAN from any port of a foreign sender."""
         if form == "ipip":
-            return self.lab.frame("n2", "n1", outer("ipip", inner(sport=port)))
-        frame = Ether(src=vtep_mac("n2"), dst=vtep_mac("n1")) / inner(sport=port)
+            return self.lab.frame("n2", "n1", outer("ipip", content))
+        frame = Ether(src=vtep_mac("n2"), dst=vtep_mac("n1")) / content
         packet = outer_vxlan(bytes(VXLAN(flags=8, vni=VNI) / frame))
         packet[UDP].sport = outer_port
         return self.lab.frame("n2", "n1", packet)

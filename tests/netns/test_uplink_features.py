@@ -33,6 +33,11 @@ class Uplinks(SharedLab):
         cls.lab.link("n1", "eth1", "sw", "port-n1b")
         cls.lab.ip("sw", "link set port-n1b master br0")
 
+    @classmethod
+    def restart(cls, **config: Any) -> None:
+        # Which way super-packets take that the pump sends.
+        super().restart(**config | {"tunnel": {"kernel_path": "off"} | config.get("tunnel", {})})
+
     def feature(self, interface: str, name: str, state: Any) -> None:
         self.lab.exec("n1", "ethtool", "-K", interface, name, state)
         self.addCleanup(self.lab.exec, "n1", "ethtool", "-K", interface, name, "on")

@@ -9,6 +9,7 @@
     network                             Lab: namespaces, links and processes that end with a `with` block
     nodes                               NodeLab: nodes with pods, a switch, a router, daemons
     lab bench bench_routes              the programs behind scripts/lab, scripts/bench, scripts/bench-routes
+    bench_scope                         the program behind scripts/bench-scope
     demo                                the program behind scripts/demo
 
 Each imports only those above it, and none a test. Run with `python3 -P -m underpass_lab.lab` and this folder's parent

@@ -92,7 +92,7 @@ class Daemon:
     def _answers(self) -> bool:
         return api.status(self.socket) is not None
 
-    def stop(self, timeout: float = 2.0) -> int:
+    def stop(self, timeout: float = 5.0) -> int:
         """SIGTERM; returns the exit status, Failure when it takes longer than `timeout` s."""
         self.process.terminate()
         try:

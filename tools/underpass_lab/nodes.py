@@ -38,6 +38,8 @@ ADDRESSES = {"n1": "192.0.2.1", "n2": "192.0.2.2", "n3": "198.51.100.3"}
 PODS = {"n1": "podA", "n2": "podB", "n3": "podC"}
 TOPOLOGIES = {"T2": ("n1", "n2"), "T3": ("n1", "n2", "n3"), "TS": ("n1", "n2"), "TK": ("n1", "n2")}
 KERNEL_VNI = 42
+# Keys of [tunnel] that configurations have unless they say otherwise; `off` has the pump carry everything.
+KERNEL_PATH = {"kernel_path": os.environ["UNDERPASS_KERNEL_PATH"]} if "UNDERPASS_KERNEL_PATH" in os.environ else {}
 
 _NUMBERS = itertools.count(1)
 
@@ -180,7 +182,7 @@ class NodeLab(Lab):
             local=more.get("local", [subnet(node)]),
             pools=[configuration.Pool(*pool) for pool in pools or [("10.244.0.0/16", ipip, vxlan)]],
             peers=[configuration.Peer(name, *about) for name, about in peers.items()],
-            tunnel=tunnel or {},
+            tunnel=KERNEL_PATH | dict(tunnel or {}),
             vxlan=wire | more.get("vxlan_keys", {}),
             local_keys=more.get("local_keys"),
         )

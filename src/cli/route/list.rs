@@ -3,8 +3,8 @@
 use clap::{Args, ValueEnum};
 
 use crate::api::{self, RouteEntry};
-use crate::cli::out;
 use crate::cli::text::{self, Columns};
+use crate::cli::{listing, out};
 use crate::client::{Client, ClientError, Target};
 
 /// What `route list` takes beside the socket.
@@ -48,42 +48,14 @@ impl List {
         if self.output != Output::Text {
             return client.pieces(&target, out::write_piece);
         }
-        let mut table = Columns::new(&["PREFIX", "PEER", "MODE", "NEXT HOP", "MTU", "SOURCE"], 4..5);
-        let mut line = Vec::new();
-        client.pieces(&target, |mut piece| {
-            while let Some(end) = piece.iter().position(|byte| *byte == b'\n') {
-                line.extend_from_slice(&piece[..end]);
-                piece = &piece[end + 1..];
-                if let Some(row) = row(&line)?
-                    && !table.add(row)?
-                {
-                    return Ok(false);
-                }
-                line.clear();
-            }
-            line.extend_from_slice(piece);
-            Ok(true)
-        })?;
-        table.finish().map_err(ClientError::Output)
+        let table = Columns::new(&["PREFIX", "PEER", "MODE", "NEXT HOP", "MTU", "SOURCE"], 4..5);
+        listing::table(client, &target, table, row)
     }
 }
 
-/// The row of a line of the list, which holds one route or a bracket.
-fn row(line: &[u8]) -> anyhow::Result<Option<[String; 6]>> {
-    let line = line.strip_suffix(b",").unwrap_or(line);
-    if line.len() <= 1 {
-        return Ok(None);
-    }
-    let route: RouteEntry = serde_json::from_slice(line)?;
+fn row(route: RouteEntry) -> [String; 6] {
     let (peer, next_hop) = (peers(&route), next_hops(&route));
-    Ok(Some([
-        route.prefix,
-        peer,
-        route.mode.name().to_owned(),
-        next_hop,
-        route.mtu.to_string(),
-        route.source,
-    ]))
+    [route.prefix, peer, route.mode.name().to_owned(), next_hop, route.mtu.to_string(), route.source]
 }
 
 /// The nodes of a route.

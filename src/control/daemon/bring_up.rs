@@ -60,7 +60,12 @@ pub(super) async fn lanes(
     let switches = config.tunnel.offload;
     // Preflight has refused what is no TUN for us. A device that is not persistent goes with who made it.
     let origin = if facts.device.is_some() { Origin::Prepared } else { Origin::New };
-    let (queues, backend, backend_reason) = open_tun(host, config, workers, origin).await?;
+    let (mut queues, backend, backend_reason) = open_tun(host, config, workers, origin).await?;
+    let is_split = queues.devices.len() > 1 && !queues.steering.is_active();
+    if is_split && config.policy.is_some() {
+        // The kernel has the packets of a closed queue come out of those that are left.
+        queues.devices.truncate(1);
+    }
     let mut guarded = Guarded::new(&config.tunnel.device, queues.ownership, queues.devices.len());
     guarded.check(host).await?;
     choose("tso", switches.tso, queues.granted.tso)?;
@@ -103,8 +108,14 @@ pub(super) async fn lanes(
         ("packet_socket", describe(switches.packet_socket, setup.packet.is_some())),
         ("steering", queues.steering),
     ];
-    let workers_reason =
-        if lanes.len() == usize::from(workers) { workers_reason } else { "one queue".to_owned() };
+    let workers_reason = match lanes.len() == usize::from(workers) {
+        true => workers_reason,
+        false if is_split => {
+            "policies need both ways of a connection in one worker, which takes CAP_BPF with several"
+                .to_owned()
+        }
+        false => "one queue".to_owned(),
+    };
     Ok(Lanes {
         lanes,
         backend,

@@ -8,8 +8,8 @@ use crate::control::server::http::CONNECTIONS;
 use crate::dataplane::underlay::SOURCE_PORTS;
 
 /// Of each worker, whatever the families: its queues of the TUN and the TAP, its poll instance and what wakes
-/// it, the packet socket and the metadata socket.
-const PER_WORKER: usize = 6;
+/// it, the packet socket, the metadata socket and the one that takes what that leaves out.
+const PER_WORKER: usize = 7;
 /// Of each worker in each family beside the source ports: sockets for VXLAN and two protocols of IP-in-IP, each a
 /// second time to say whom the kernel lets through, the raw one for sending, and a UDP and a raw one for what may
 /// leave in fragments.
@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn every_worker_and_every_client_has_its_own() {
-        assert_eq!(needed(8, 1), 8 * (256 + 9 + 6) + 2 * (1 + 64 + 16) + 64);
-        assert_eq!(needed(2, 2) - needed(1, 2), 2 * 265 + 6);
+        assert_eq!(needed(8, 1), 8 * (256 + 9 + 7) + 2 * (1 + 64 + 16) + 64);
+        assert_eq!(needed(2, 2) - needed(1, 2), 2 * 265 + 7);
     }
 }

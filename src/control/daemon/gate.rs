@@ -199,7 +199,7 @@ mod tests {
             vxlan_port: 4789,
             mtu: 1500,
             marking: Marking::INHERIT,
-            moved_to: None,
+            uplink: 0,
             tun: TunLink::default(),
             tap: None,
         };

@@ -7,23 +7,28 @@ use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::connections;
 use super::gate::Gate;
+use super::kernel_path::Carrier;
 use super::log;
 use super::pods::{self, Endpoints};
 use super::runner::Inbox;
 use crate::api::{
-    CniFacts, DirectStatus, Drops, EdgeCounters, Endpoint, Missing, NewPeer, PeerStatus, Reloaded,
-    RouteEntry, RoutesChanged, SourceStatus, Status, TunnelStatus,
+    CniFacts, DirectStatus, Drops, EdgeCounters, Endpoint, Missing, NewPeer, PeerStatus, PolicyEntry,
+    PolicyStatus, PolicyTrace, Reloaded, RouteEntry, RoutesChanged, SourceStatus, Status, TunnelStatus,
 };
 use crate::control::engine::edits::batch::Batch;
 use crate::control::engine::refusal::{Kind, Refusal};
 use crate::control::engine::{Changed, Event, Page, Reply, Request, Snapshot};
-use crate::control::server::backend::Backend;
-use crate::control::server::render::{Now, SourceSample};
+use crate::control::server::backend::{Ask, Backend};
+use crate::control::server::render::{Now, PolicySample, SourceSample};
 use crate::dataplane::observe::capture::Hub;
 use crate::dataplane::observe::{Counters, Fallback};
 use crate::dataplane::packet::Offloaded;
+use crate::dataplane::policy::{Answer, Connection};
+use crate::dataplane::pump::Queries;
 use crate::net::Prefix;
+use crate::policy::{Compiled, Question, Unclear};
 
 /// What was chosen at start.
 #[derive(Clone, Debug)]
@@ -52,6 +57,10 @@ pub struct Links {
     pub gate: Arc<Gate>,
     /// The pods of this node.
     pub endpoints: Endpoints,
+    /// To the workers' connections.
+    pub queries: Queries,
+    /// To what the kernel carries.
+    pub carrier: Carrier,
 }
 
 /// The way to everything that the API shows and changes.
@@ -86,6 +95,7 @@ impl Handle {
 
     /// Table sizes and offloads, for metrics.
     pub fn now(&self) -> Now {
+        self.links.carrier.count();
         let snapshot = self.snapshot();
         let offloads = self.offloads(&snapshot);
         Now {
@@ -102,13 +112,35 @@ impl Handle {
             sources: snapshot.sources.iter().map(|source| sample(source)).collect(),
             direct_paths: snapshot.direct_paths(),
             direct_path_failures: snapshot.direct_path_failures,
+            policies: Self::enforced(&snapshot).map(|policy| samples(policy)).unwrap_or_default(),
         }
+    }
+
+    /// The policies that are enforced.
+    ///
+    /// # Errors
+    /// When policies are off.
+    fn enforced(snapshot: &Snapshot) -> Result<&Arc<Compiled>, Refusal> {
+        let off = || {
+            let text = "policies are off on this node: its configuration has no [policy]";
+            Refusal::new(Kind::Missing, text)
+        };
+        snapshot.network_policy.as_ref().map(|policy| &policy.compiled).ok_or_else(off)
+    }
+
+    /// How policies do, while they are on.
+    fn policy_status(&self, snapshot: &Snapshot) -> Option<PolicyStatus> {
+        let enforced = snapshot.policy_status(self.counters.workers())?;
+        let (connections, untracked) = self.counters.connections();
+        let log_lost = self.counters.policy_log().map_or(0, |log| log.lost());
+        Some(PolicyStatus { connections, untracked, log_lost, ..enforced })
     }
 
     /// Each offload as it is now: what a worker has given up is off until it takes it up again.
     fn offloads(&self, snapshot: &Snapshot) -> BTreeMap<&'static str, Offloaded> {
         let mut offloads: BTreeMap<_, _> = self.choices.offloads.iter().cloned().collect();
         offloads.insert("tap", snapshot.tap_state.clone());
+        offloads.insert("kernel_path", self.links.carrier.state());
         for fallback in Fallback::ALL {
             if self.counters.has_given_up(fallback) {
                 offloads.insert(fallback.offload(), Offloaded::off("refused by the kernel at run time"));
@@ -132,6 +164,7 @@ impl Handle {
 
 impl Backend for Handle {
     fn status(&self) -> Status {
+        self.links.carrier.count();
         let totals = self.counters.totals();
         let snapshot = self.snapshot();
         let config = &snapshot.config;
@@ -153,6 +186,7 @@ impl Backend for Handle {
             drops: Drops::from(&totals),
             icmp_errors: self.counters.icmp_errors().into(),
             tunnel_control: self.counters.tunnel_control().into(),
+            hairpinned_packets: self.counters.hairpinned_packets(),
             recut_super_packets: self.counters.recut_super_packets(),
             device_read_errors: self.counters.device_read_errors(),
             stuck_workers: self.counters.stuck(),
@@ -167,6 +201,8 @@ impl Backend for Handle {
                 kernel_routes: snapshot.direct.by_kernel,
                 pump_routes: snapshot.direct.by_pump,
             },
+            kernel_path: self.links.carrier.status(),
+            policy: self.policy_status(&snapshot),
             peers: snapshot.peer_list(),
         }
     }
@@ -184,6 +220,7 @@ impl Backend for Handle {
     }
 
     fn peers(&self) -> Vec<PeerStatus> {
+        self.links.carrier.count();
         self.snapshot().peer_list()
     }
 
@@ -239,6 +276,31 @@ impl Backend for Handle {
         self.links.endpoints.delete(id)
     }
 
+    fn policies(&self) -> Result<Vec<PolicyEntry>, Refusal> {
+        Ok(Self::enforced(&self.snapshot())?.entries())
+    }
+
+    fn trace(&self, question: &Question) -> Result<PolicyTrace, Refusal> {
+        let snapshot = self.snapshot();
+        let tuple = question.tuple(&Self::enforced(&snapshot)?.world).map_err(|unclear| {
+            let kind = match &unclear {
+                Unclear::Malformed(_) => Kind::Malformed,
+                Unclear::Unknown(_) => Kind::Missing,
+            };
+            Refusal::new(kind, unclear.to_string())
+        })?;
+        snapshot.trace(&tuple).ok_or_else(|| Refusal::new(Kind::Missing, "policies have just gone off"))
+    }
+
+    fn connection_workers(&self) -> Result<usize, Refusal> {
+        Self::enforced(&self.snapshot())?;
+        Ok(self.links.queries.workers())
+    }
+
+    async fn connections(&self, ask: Ask) -> Result<Answer, Refusal> {
+        connections::ask(|worker, query| self.links.queries.ask(worker, query), ask).await
+    }
+
     async fn reload(&self, wait: bool) -> Result<Reloaded, Refusal> {
         let (peers, routes) = match Self::reload(self, wait).await? {
             Reply::Reloaded { peers, routes } => (peers, routes),
@@ -250,6 +312,23 @@ impl Backend for Handle {
     fn capture(&self) -> Option<(Arc<Hub>, Vec<u16>)> {
         Some((Arc::clone(self.counters.capture()?), self.snapshot().vxlan_ports()))
     }
+
+    fn carries(&self, connection: &Connection) -> bool {
+        self.links.carrier.carries(&connection.tuple)
+    }
+
+    fn captures(&self) {
+        self.links.carrier.give_back();
+    }
+}
+
+/// Policies as metrics have them.
+fn samples(policy: &Compiled) -> Vec<PolicySample> {
+    let each = policy.ruleset.policies().iter().map(|policy| {
+        let (allowed, denied) = policy.counters.totals();
+        PolicySample { name: Arc::clone(&policy.name), allowed, denied }
+    });
+    each.collect()
 }
 
 /// A source as metrics have it.

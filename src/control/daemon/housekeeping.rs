@@ -1,5 +1,5 @@
 //! What has to be done now and then: dropping tables that no worker sees any more, giving memory back, and
-//! what the workers gave up.
+//! logging what the workers gave up and what rules of policies want logged.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::fallbacks::Fallbacks;
+use super::policy_log::PolicyLogger;
 use super::sys;
 use crate::dataplane::forward::Forwarding;
 use crate::dataplane::observe::Counters;
@@ -20,13 +21,15 @@ const STEP: Duration = Duration::from_secs(4);
 /// Times for the workers to leave the tables that were replaced, from one to the next.
 const SETTLE: [Duration; 3] = [Duration::from_millis(300), Duration::from_secs(1), Duration::from_secs(4)];
 
-/// Moves the workers' time on, drops replaced tables, and logs what the workers gave up and offers it again, for ever.
+/// Moves the workers' time on, drops replaced tables, logs what the workers gave up and offers it again, and logs what
+/// rules of policies want logged, for ever.
 pub(super) async fn tidy(
     forwarding: Arc<Published<Forwarding>>,
     fallbacks: Arc<Mutex<Fallbacks>>,
     counters: Counters,
 ) {
     let begun = Instant::now();
+    let mut policies = PolicyLogger::default();
     loop {
         if let Some(clock) = counters.clock() {
             clock.set(1 + begun.elapsed().as_secs() / STEP.as_secs());
@@ -37,6 +40,7 @@ pub(super) async fn tidy(
             fallbacks.tell(&counters, now);
             fallbacks.offer(&counters, now);
         }
+        policies.tell(&counters);
         sleep(TICK).await;
     }
 }

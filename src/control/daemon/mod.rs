@@ -12,13 +12,16 @@
 mod backoff;
 mod bring_up;
 mod configuration;
+mod connections;
 mod descriptors;
 mod fallbacks;
 pub mod gate;
 pub mod handle;
 mod housekeeping;
+pub mod kernel_path;
 pub mod log;
 pub mod pods;
+mod policy_log;
 mod rights;
 pub mod runner;
 mod start;
@@ -140,7 +143,7 @@ async fn try_begin(sources: &mut Sources, signals: &mut Signals) -> anyhow::Resu
         () = signals.end() => return Ok(None),
     };
     // A signal waits for its end: what it makes is not left half made.
-    let ready = start::ready(&host, &config).await?;
+    let ready = start::ready(&host, &config, sources).await?;
     Ok(Some(Begun { host, config, ready }))
 }
 

@@ -12,6 +12,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded}
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::gate::Gate;
+use super::kernel_path::Carrier;
 use crate::control::engine::port::{HostRequest, Requirement};
 use crate::control::engine::refusal::{Kind, Refusal};
 use crate::control::engine::{Asked, Effect, EffectId, Engine, Event, Reply, RequestId, Snapshot};
@@ -87,6 +88,8 @@ pub struct Ports {
     pub forwarding: Arc<Published<Forwarding>>,
     /// Who comes to the workers, which follows the table.
     pub gate: Arc<Gate>,
+    /// What the kernel carries, which follows it, too.
+    pub carrier: Carrier,
     /// What readers of the API see.
     pub snapshots: watch::Sender<Arc<Snapshot>>,
     /// Requests to the host.
@@ -171,6 +174,7 @@ impl Runner {
                 Effect::Publish(table) => {
                     self.ports.forwarding.publish(*table);
                     self.ports.gate.follow();
+                    self.ports.carrier.follow();
                 }
                 Effect::Host(id, request) => {
                     let _ = self.ports.host.send((id, request));

@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use futures_util::{StreamExt, stream};
 
 use super::bring_up::{self, Lanes};
+use super::configuration::Sources;
 use super::runner;
 use super::watch::peer_ways::Ways;
 use super::watch::tap_device::TapDevice;
@@ -48,7 +49,7 @@ pub(super) struct Ready {
 ///
 /// # Errors
 /// What cannot work on this host, in words. What was changed has been taken back.
-pub(super) async fn ready(host: &Host, config: &Config) -> anyhow::Result<Ready> {
+pub(super) async fn ready(host: &Host, config: &Config, sources: &mut Sources) -> anyhow::Result<Ready> {
     if tun_addresses(config).is_empty() {
         bail!("there is no local subnet to take the TUN address from");
     }
@@ -59,14 +60,21 @@ pub(super) async fn ready(host: &Host, config: &Config) -> anyhow::Result<Ready>
     let lanes = bring_up::lanes(host, config, &facts, &uplink).await?;
     let tap = lanes.tap.as_ref().and_then(TapDevice::own_index);
     let view = host.observe(&look(config, &uplink.name, tap)).await?;
+    sources.policies.begin(lanes.lanes.len());
     let start = Start {
-        setup: Setup { capabilities: facts.capabilities(), workers: lanes.lanes.len(), uplink_mtu },
+        setup: Setup {
+            capabilities: facts.capabilities(),
+            workers: lanes.lanes.len(),
+            uplink_mtu,
+            uplink: uplink.index,
+        },
         uplink: uplink.clone(),
         ways: ways.iter().copied().collect(),
         tap,
         tap_state: lanes.tap_state.clone(),
         view,
         addresses: host.all_addresses().await?,
+        network_policy: sources.network_policy(config).await.map_err(anyhow::Error::msg)?,
         now: Instant::now(),
     };
     let (mut engine, first) = Engine::new(config.clone(), start).map_err(explain)?;

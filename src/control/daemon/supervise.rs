@@ -14,6 +14,7 @@ use super::fallbacks::Fallbacks;
 use super::gate::{self, Gate};
 use super::handle::{Choices, Handle, Links};
 use super::housekeeping;
+use super::kernel_path::{Carrier, Keeper};
 use super::pods::Endpoints;
 use super::runner::{self, Inbox, Ports, ProbeWish};
 use super::start::{Ready, take_down};
@@ -59,6 +60,8 @@ pub(super) struct Running {
     counters: Counters,
     fallbacks: Arc<Mutex<Fallbacks>>,
     pump: Pump,
+    /// Ended before the pump, which carries what is left.
+    keeper: Keeper,
     /// Ended first, because they only ask for changes.
     watchers: JoinSet<()>,
     /// Ended last: the watch holds the program that pushes outer headers on the TAP, without which
@@ -89,11 +92,16 @@ impl Running {
         let counters = Counters::new(lanes.len());
         let rules = Rules { tcp: ready.lanes.merge_tcp, udp: ready.lanes.merge_udp };
         let ports = lanes.first().map_or(&[][..], |lane| lane.sockets.source_ports()).to_vec();
-        let threads = runner::start().context("cannot start the engine").and_then(|engine| {
-            let pump = Pump::start(lanes, rules, &ready.forwarding, &counters);
-            Ok((engine, pump.context("cannot start workers")?))
-        });
-        let (thread, pump) = match threads {
+        let shared = (&mut lanes[..], &ready.forwarding, &counters);
+        let threads = Carrier::open(config, ready.engine.tun_index(), &ready.uplink, &ports, shared)
+            .and_then(|carrier| {
+                let keeper = carrier.keep().context("cannot keep the kernel path")?;
+                let engine = runner::start().context("cannot start the engine")?;
+                let kernel = carrier.for_workers();
+                let pump = Pump::start(lanes, rules, kernel.as_ref(), &ready.forwarding, &counters);
+                Ok((engine, pump.context("cannot start workers")?, carrier, keeper))
+            });
+        let (thread, pump, carrier, keeper) = match threads {
             Ok(threads) => threads,
             Err(error) => {
                 take_down(&host, ready.engine.take_down()).await;
@@ -116,6 +124,7 @@ impl Running {
             Ports {
                 forwarding,
                 gate: Arc::clone(&gate),
+                carrier: carrier.clone(),
                 snapshots,
                 host: requests,
                 probes: [probes, probes6],
@@ -133,6 +142,8 @@ impl Running {
             reloads,
             gate: Arc::clone(&gate),
             endpoints: endpoints.clone(),
+            queries: pump.queries(),
+            carrier,
         };
         let handle = Handle::new(parts, counters.clone(), choices);
         let fallbacks = Arc::<Mutex<Fallbacks>>::default();
@@ -189,6 +200,7 @@ impl Running {
             counters,
             fallbacks,
             pump,
+            keeper,
             watchers,
             uplink_watch,
             services: Vec::new(),
@@ -251,6 +263,7 @@ impl Running {
         // What was asked before is done before.
         drop(self.watchers);
         take_down(&self.host, changes).await;
+        drop(self.keeper);
         self.pump.stop();
         if let Ok(mut fallbacks) = self.fallbacks.lock() {
             fallbacks.tell(&self.counters, Instant::now());

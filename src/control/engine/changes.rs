@@ -35,9 +35,12 @@ impl Engine {
         }
         let before = self.state.before();
         let second = self.second(now);
-        let configuration = matches!(update, Update::Configuration { .. });
+        let mut policy = None;
         let done = match update {
-            Update::Configuration { config, view } => self.follow_config(config, view.as_deref(), now),
+            Update::Configuration { config, view, network_policy } => {
+                policy = Some(network_policy);
+                self.follow_config(config, view.as_deref(), now)
+            }
             Update::Changes(mut batch) => {
                 self.state.follow_routes(source, &mut batch, second).map(Reply::Followed)
             }
@@ -53,8 +56,11 @@ impl Engine {
             }
         };
         let followed = self.answer(asked, done, before);
-        if configuration {
+        if let Some(policy) = policy {
             self.reloaded = followed;
+            if followed {
+                self.state.set_network_policy(policy);
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use super::bfd::Verdict;
 use super::edits::batch::Batch;
 use super::edits::edit::Changed;
 use super::edits::followed::LeftOut;
+use super::network_policy::NetworkPolicy;
 use super::port::{HostError, HostRequest, HostView, Notice, PeerWay, Requirement, Uplink};
 use super::refusal::Refusal;
 use crate::api::{NewPeer, SourceStatus};
@@ -44,6 +45,8 @@ pub enum Event {
     Tap(TapUse),
     /// A router is said to report the MTU of a path.
     PathMtu(PathMtu),
+    /// Another network policy to enforce, or none.
+    NetworkPolicy(Option<NetworkPolicy>),
     /// Which direct paths carry packets of pods.
     DirectPaths(BTreeMap<DirectPath, Verdict>),
     /// The addresses of this host, of all interfaces.
@@ -81,6 +84,8 @@ pub enum Update {
         config: Result<Box<Config>, Refusal>,
         /// The host, with the routes that the new pools overlap with.
         view: Option<Box<HostView>>,
+        /// The network policy that goes with it.
+        network_policy: Option<NetworkPolicy>,
     },
     /// Changes of its routes. What something speaks against is left out, and the rest followed.
     Changes(Batch),

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use super::judge::Needs;
-use super::port::{Device, Interest, Look};
-use crate::config::{self, Config, DirectVia, Dscp};
+use super::port::{Device, Interest, Look, PodLook};
+use crate::config::{self, Config, DirectVia, Dscp, PolicyScope};
 use crate::dataplane::encap::ecn::Marking;
 use crate::dataplane::forward::{Peer, Scope, TunLink, Underlay};
 use crate::dataplane::observe::PeerCounters;
@@ -12,8 +12,8 @@ use crate::net::{Mac, Mode, Prefix};
 use crate::route::EncapPolicy;
 use crate::wire::ipv6;
 
-/// This node's side of the underlay, on an uplink of `mtu` bytes.
-pub(super) fn underlay(config: &Config, mtu: u16) -> Underlay {
+/// This node's side of the underlay, on an uplink of `mtu` bytes with index `uplink`.
+pub(super) fn underlay(config: &Config, mtu: u16, uplink: u32) -> Underlay {
     Underlay {
         address: config.node.address.map(|net| net.addr()),
         address6: config.node.address6.map(|net| net.addr()),
@@ -22,10 +22,15 @@ pub(super) fn underlay(config: &Config, mtu: u16) -> Underlay {
         vxlan_port: config.vxlan.port,
         mtu,
         marking: marking(config.tunnel.dscp),
-        moved_to: None,
+        uplink,
         tun: tun_link(config),
         tap: None,
     }
+}
+
+/// Whether policies are about everything that local pods send and are sent.
+pub(super) fn judges_all(config: &Config) -> bool {
+    config.policy.as_ref().is_some_and(|policy| policy.scope == PolicyScope::All)
 }
 
 /// What may cross beside pod traffic of peers.
@@ -84,7 +89,11 @@ pub(super) fn configured_pools(config: &Config) -> Vec<Prefix> {
 /// The TUN with its addresses. A node without IPv6 pods has none of that family there, but may have
 /// one itself.
 fn tun_link(config: &Config) -> TunLink {
-    let mut tun = TunLink { address6: config.node.address6.map(|net| net.addr()), ..TunLink::default() };
+    let mut tun = TunLink {
+        address6: config.node.address6.map(|net| net.addr()),
+        hairpin: judges_all(config),
+        ..TunLink::default()
+    };
     for address in tun_addresses(config) {
         match address {
             IpAddr::V4(address) => tun.address = Some(address),
@@ -177,6 +186,7 @@ pub fn look(config: &Config, uplink: &str, tap: Option<u32>) -> Look {
         routes: Some(Interest::overlapping(configured_pools(config).into_iter().chain(subnets))),
         led: Vec::new(),
         nat: None,
+        pods: PodLook::Away,
     }
 }
 

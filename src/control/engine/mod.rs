@@ -17,7 +17,9 @@ pub mod edits;
 mod event;
 mod from_config;
 pub mod judge;
+mod kernel_table;
 mod leads;
+mod network_policy;
 mod path_mtu;
 mod peer_ways;
 pub mod port;
@@ -48,6 +50,7 @@ pub use event::{
     Asked, Effect, EffectId, Event, Failure, PathMtu, Probed, Reply, Request, RequestId, TapUse, Update,
 };
 pub use from_config::{look, needs, tun_addresses};
+pub use network_policy::NetworkPolicy;
 pub use snapshot::{Page, Scope, Snapshot};
 pub use state::{Setup, StateError};
 
@@ -58,6 +61,7 @@ use crate::net::Prefix;
 use crate::route::PeerId;
 use changes::conflicts;
 pub use changes::{conflicts_by_prefix, is_peer};
+use kernel_table::KernelTable;
 use leads::Lead;
 use path_mtu::PathMtus;
 use port::{HostError, HostRequest, HostView, Notice, PeerWay, Requirement, Uplink};
@@ -86,6 +90,8 @@ pub struct Start {
     pub tap: Option<u32>,
     /// What `status` says of the TAP.
     pub tap_state: Offloaded,
+    /// The network policy to enforce from the first packet on, if there is one.
+    pub network_policy: Option<NetworkPolicy>,
     /// The host with the devices made.
     pub view: HostView,
     /// The addresses of this host, of all interfaces.
@@ -140,6 +146,7 @@ impl Engine {
         let mut state = State::new(config, start.setup)?;
         state.set_host(&start.addresses);
         state.set_ways(start.ways);
+        state.set_network_policy(start.network_policy);
         let first = state.publish().map_err(StateError::from)?.ok_or(StartError::Empty)?.forwarding;
         state.new_pools = None;
         let mut cover = KernelCover::new(state.foreign_pools());
@@ -188,6 +195,7 @@ impl Engine {
                 let probe = self.paths.learn(&mut self.state, report, now);
                 self.effects.extend(probe);
             }
+            Event::NetworkPolicy(policy) => self.state.set_network_policy(policy),
             Event::DirectPaths(paths) => self.state.set_direct_paths(paths),
             Event::Probed(peer, answer) => self.paths.probed(&mut self.state, peer, answer, now),
             Event::Policies(peers, wrong) => {
@@ -319,10 +327,16 @@ impl Engine {
         self.unsettled = true;
     }
 
+    /// Index of the TUN; 0, which no interface has, when it is gone.
+    pub fn tun_index(&self) -> u32 {
+        self.host.tun_index()
+    }
+
     /// Without the right to change the kernel's routes, edits are judged by them.
     fn take_kernel_table(&mut self) {
         if let Some(table) = self.host.view().routes.as_ref().filter(|_| !self.host.may_change()) {
-            self.state.set_kernel_table(Arc::clone(table), self.host.tun_index());
+            let (table, device) = (Arc::clone(table), self.host.tun_index());
+            self.state.kernel = Some(KernelTable { table, device });
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::edits::pending::Pending;
 use super::event::Effect;
-use super::from_config::needs_of;
+use super::from_config::{judges_all, needs_of};
 use super::port::Requirement;
 use super::reconcile::host_side::Wish;
 use super::reconcile::kernel_cover::Steps;
@@ -44,7 +44,12 @@ impl Engine {
             // The MTU of the TUN turned out to be another one.
             self.publish(now);
         }
-        self.effects.extend(self.host.look(now, &self.covered, &self.uplink.name));
+        self.effects.extend(self.host.look(
+            now,
+            &self.covered,
+            &self.uplink.name,
+            judges_all(&self.state.config),
+        ));
     }
 
     /// Publishes everything that is pending, and has the kernel's routes follow.
@@ -120,6 +125,7 @@ impl Engine {
         self.effects.extend(shown);
         self.state.hold_mtu(held.mtu);
         self.state.hold_error_source(held.accept_local);
+        self.state.lead_pods(self.host.leads_pods());
     }
 
     /// What an administrator has to change beside our devices and routes.

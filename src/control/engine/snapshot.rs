@@ -1,5 +1,6 @@
 //! What readers of the API see: one consistent state, that no edit waits for and that waits for no edit.
 
+mod network_policy;
 mod paths;
 mod peers;
 
@@ -12,6 +13,7 @@ use super::bfd::Verdict;
 use super::edits::lines;
 use super::edits::roster::Roster;
 use super::leads::{Leads, Refused, Sender};
+use super::network_policy::NetworkPolicy;
 use super::port::{self, Requirement, Table};
 use super::reached::{Reached, decide};
 use super::state::State;
@@ -42,6 +44,10 @@ pub struct Snapshot {
     pub direct_path_failures: u64,
     /// Who sends bare packets.
     pub direct: Direct,
+    /// The network policy that is enforced.
+    pub network_policy: Option<NetworkPolicy>,
+    /// Another one for each policy that was enforced since the start.
+    pub policy_generation: u32,
     /// This node's side of the underlay.
     pub underlay: Underlay,
     policy: Arc<EncapPolicy>,
@@ -110,6 +116,8 @@ impl Snapshot {
             uplink,
             direct_path_failures: state.path_failures,
             direct,
+            network_policy: state.network_policy.clone(),
+            policy_generation: state.policy_generation,
             underlay: state.underlay,
             policy: Arc::clone(&state.policy),
             paths: Arc::clone(&state.paths),
@@ -119,7 +127,7 @@ impl Snapshot {
             rib: state.rib.clone(),
             ways: Arc::clone(&state.ways),
             refused: Arc::clone(&state.refused),
-            kernel: state.kernel_table(),
+            kernel: state.kernel.as_ref().map(|kernel| Arc::clone(&kernel.table)),
             started,
         }
     }

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use super::bfd::Verdict;
 use super::edits::pending::{Pending, Publication};
 use super::edits::roster::Roster;
-use super::from_config::{foreign_pools, peer, scope, tun_mtu, underlay};
+use super::from_config::{foreign_pools, judges_all, peer, scope, tun_mtu, underlay};
+use super::kernel_table::KernelTable;
 use super::leads::Refused;
-use super::port::{Capabilities, PeerWay, Table};
+use super::network_policy::NetworkPolicy;
+use super::port::{Capabilities, PeerWay};
 use super::reached::Reached;
 use crate::config::Config;
 use crate::dataplane::encap::frame::Hop;
@@ -26,6 +28,8 @@ pub struct Setup {
     pub workers: usize,
     /// Bytes of the largest IP packet on the uplink.
     pub uplink_mtu: u16,
+    /// Index of the uplink.
+    pub uplink: u32,
 }
 
 /// Why there cannot be a state of a configuration.
@@ -69,6 +73,9 @@ pub(super) struct State {
     /// Compiled, and not yet published.
     pub(super) ready: Option<Publication>,
     pub(super) compiler: Compiler,
+    pub(super) network_policy: Option<NetworkPolicy>,
+    /// Another one for each policy that was enforced.
+    pub(super) policy_generation: u32,
     /// The kernel's ways to the peers' addresses.
     pub(super) ways: Arc<HashMap<IpAddr, PeerWay>>,
     /// Routes to other nodes that the kernel refused.
@@ -82,14 +89,7 @@ pub(super) struct State {
     pub(super) wanted_mtu: u16,
     held_mtu: Option<u16>,
     /// Where the kernel sends packets, where the daemon may not change that.
-    kernel: Option<KernelTable>,
-}
-
-/// The kernel's routes, for a daemon that cannot change them.
-struct KernelTable {
-    table: Arc<Table>,
-    /// Index of the TUN.
-    device: u32,
+    pub(super) kernel: Option<KernelTable>,
 }
 
 impl State {
@@ -107,7 +107,7 @@ impl State {
         }
         let mut state = Self {
             roster: Arc::new(Roster::new(config.node.addresses().map(|own| own.addr()))),
-            underlay: underlay(&config, setup.uplink_mtu),
+            underlay: underlay(&config, setup.uplink_mtu, setup.uplink),
             compiler: Compiler::new(scope(&config)),
             config: Arc::new(config),
             policy: Arc::new(policy),
@@ -123,6 +123,8 @@ impl State {
             pending: Pending::Everything,
             reached: Arc::default(),
             ready: None,
+            network_policy: None,
+            policy_generation: 0,
             ways: Arc::default(),
             refused: Arc::default(),
             stale_leads: false,
@@ -233,33 +235,17 @@ impl State {
         modes.find(|mode| *mode != Mode::Vxlan)
     }
 
-    /// Takes the kernel's routes into the TUN with index `device` as given.
-    pub(super) fn set_kernel_table(&mut self, table: Arc<Table>, device: u32) {
-        self.kernel = Some(KernelTable { table, device });
-    }
-
-    /// The kernel's routes, where the daemon may not change them.
-    pub(super) fn kernel_table(&self) -> Option<Arc<Table>> {
-        self.kernel.as_ref().map(|kernel| Arc::clone(&kernel.table))
-    }
-
-    /// Whether packets for `prefix`, which is to be another node's, come to the TUN or can be made to.
-    pub(super) fn reachable(&self, prefix: Prefix) -> Result<(), String> {
-        let Some(kernel) = &self.kernel else { return Ok(()) };
-        let in_pool = || self.kernel_pools.iter().any(|pool| pool.covers(prefix));
-        if kernel.table.leads(prefix, kernel.device) || in_pool() {
-            return Ok(());
-        }
-        let device = &self.config.tunnel.device;
-        Err(format!(
-            "no kernel route leads {prefix} into {device}, and without CAP_NET_ADMIN the daemon cannot add it; \
-             have an administrator run `ip route add {prefix} dev {device}`, then try again"
-        ))
-    }
-
     /// Has ICMP errors sent in the name of whom their packets are for, where the host takes none from itself.
     pub(super) fn hold_error_source(&mut self, held: bool) {
         if std::mem::replace(&mut self.underlay.tun.answers_as_target, held) != held {
+            self.publish_now();
+        }
+    }
+
+    /// Has what comes from local pods for no other node go back to the TUN, where it is to come there or still does.
+    pub(super) fn lead_pods(&mut self, led: bool) {
+        let hairpin = led || judges_all(&self.config);
+        if std::mem::replace(&mut self.underlay.tun.hairpin, hairpin) != hairpin {
             self.publish_now();
         }
     }
@@ -286,7 +272,7 @@ impl State {
     /// Follows our address to the interface with index `uplink`. The first hops are those of the old
     /// one, so none is known.
     pub(super) fn move_to(&mut self, uplink: u32) {
-        self.underlay.moved_to = Some(uplink);
+        self.underlay.uplink = uplink;
         for peer in Arc::make_mut(&mut self.peers) {
             peer.set_hops(|_| None);
         }
@@ -349,6 +335,18 @@ impl State {
         }
     }
 
+    /// Enforces another policy, or none. What was allowed by other rules is judged again with its next packet.
+    pub(super) fn set_network_policy(&mut self, policy: Option<NetworkPolicy>) {
+        if self.network_policy == policy {
+            return;
+        }
+        self.policy_generation = self.policy_generation.wrapping_add(1);
+        let active = policy.as_ref().map(|policy| Arc::new(policy.active(self.policy_generation)));
+        self.compiler.set_policy(active);
+        self.network_policy = policy;
+        self.publish_now();
+    }
+
     /// Removes all routes of a source.
     pub(super) fn withdraw(&mut self, source: Source) {
         self.rib.replace(source, []);
@@ -371,6 +369,12 @@ impl State {
         peers.filter(|peer| !peer.is_gone()).map(|peer| peer.address).collect()
     }
 
+    /// Whether packets for `prefix`, which is to be another node's, come to the TUN or can be made to.
+    pub(super) fn reachable(&self, prefix: Prefix) -> Result<(), String> {
+        let Some(kernel) = &self.kernel else { return Ok(()) };
+        kernel.reaches(prefix, &self.kernel_pools, &self.config.tunnel.device)
+    }
+
     /// Whether a destination has addresses of other nodes.
     pub(super) fn is_to_peers(&self, prefix: Prefix) -> bool {
         let to_peers = |target: Target| target != Target::Local;
@@ -388,6 +392,6 @@ impl Setup {
     /// A node with all rights on an ordinary uplink.
     pub(super) fn sample() -> Self {
         let capabilities = Capabilities { net_admin: true, net_raw: true };
-        Self { capabilities, workers: 1, uplink_mtu: 1500 }
+        Self { capabilities, workers: 1, uplink_mtu: 1500, uplink: 1 }
     }
 }

@@ -5,7 +5,9 @@ mod direct_paths;
 mod full;
 mod model;
 mod nat;
+mod network_policy;
 mod notices;
+mod pods;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -80,7 +82,8 @@ fn reload(recorder: &mut Recorder, generation: u64, text: &str) -> Result<Reply,
     let config = crate::config::parse(text, "test.toml").unwrap();
     let view = recorder.carry_out(EffectId(0), &HostRequest::Observe(look(&config, "eth0", None)));
     let Event::Observed(_, view) = view else { panic!("no view") };
-    let update = Update::Configuration { config: Ok(Box::new(config)), view: Some(view) };
+    let update =
+        Update::Configuration { config: Ok(Box::new(config)), view: Some(view), network_policy: None };
     let asked = Asked { id: RequestId(1000 + generation), wait: false };
     recorder.follow(Event::Update { source: Source::Static, generation, update, request: Some(asked) });
     recorder.answers.pop().unwrap().1
@@ -377,7 +380,7 @@ fn a_refused_change_changes_nothing() {
     assert!(refused.iter().all(|kind| [Kind::UnknownPeer, Kind::Missing, Kind::Conflict].contains(kind)));
     assert!(recorder.wanted.iter().all(|one| one.starts_with("answer")), "{:?}", recorder.wanted);
     let config = Err(Refusal::new(Kind::Malformed, "no TOML"));
-    let update_ = Update::Configuration { config, view: None };
+    let update_ = Update::Configuration { config, view: None, network_policy: None };
     let asked = Some(Asked { id: RequestId(9), wait: true });
     recorder.follow(Event::Update { source: Source::Static, generation: 5, update: update_, request: asked });
     assert_eq!(recorder.answers.last().unwrap().1.clone().unwrap_err().text, "no TOML");
@@ -475,7 +478,7 @@ fn the_uplink_is_followed() {
     let snapshot = recorder.engine.snapshot();
     assert_eq!((snapshot.underlay.mtu, snapshot.underlay.tun.mtu, &*snapshot.uplink), (1400, 1350, "eth1"));
     recorder.follow(Event::Uplink(uplink(9, 1400)));
-    assert_eq!(recorder.engine.snapshot().underlay.moved_to, Some(9));
+    assert_eq!(recorder.engine.snapshot().underlay.uplink, 9);
     let hop = Hop { destination: Mac([2; 6]), source: Mac([4; 6]) };
     recorder.wanted.clear();
     let hops = || Event::Hops(HashMap::from([("192.0.2.2".parse().unwrap(), hop)]));

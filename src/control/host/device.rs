@@ -27,6 +27,9 @@ impl Host {
             LinkChange::Up => (link.up(), format!("set {name} up")),
             LinkChange::Down => (link.down(), format!("set {name} down")),
             LinkChange::Mtu(mtu) => (link.mtu(mtu.into()), format!("set the MTU of {name} to {mtu}")),
+            LinkChange::Group(group) => {
+                (link.link_group(group), format!("set the group of {name} to {group}"))
+            }
             LinkChange::QueueLength(len) => {
                 (link.txqueuelen(len), format!("set the queue length of {name} to {len}"))
             }

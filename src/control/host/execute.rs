@@ -82,6 +82,10 @@ impl Host {
             HostRequest::Nat { table, rules } => {
                 self.set_nat(&table, rules.as_ref()).await.map(|()| Answer::Done)
             }
+            HostRequest::PodRule { rule, add } => self.set_pod_rule(&rule, add).await.map(|()| Answer::Done),
+            HostRequest::PodRoute { route, add } => {
+                self.set_pod_route(route, add).await.map(|()| Answer::Done)
+            }
             HostRequest::UseNeighbour { index, address } => {
                 self.use_neighbour(index, address).await;
                 Ok(Answer::Done)

@@ -168,6 +168,7 @@ fn link(message: &LinkMessage) -> Link {
             LinkAttribute::Address(bytes) => {
                 link.mac = bytes.as_slice().try_into().ok().map(Mac).filter(|mac| mac.is_unicast());
             }
+            LinkAttribute::Group(group) => link.group = *group,
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::TxQueueLen(len) => link.txqueuelen = *len,
             LinkAttribute::LinkInfo(infos) => read_infos(&mut link, infos),

@@ -28,6 +28,7 @@ mod nft;
 mod notices;
 mod observe;
 mod open;
+mod pod_rules;
 mod policies;
 mod raw_netlink;
 mod reverse_path;

@@ -9,6 +9,10 @@
 //!     udp dport 4789 return
 //!     ip saddr 10.244.0.0/16 ip daddr != { 10.244.0.0/16, 172.16.1.0/24 } masquerade
 //!   }
+//!   chain prerouting {                         where pods' packets come by the TUN before they leave
+//!     type filter hook prerouting priority raw; policy accept;
+//!     iifname "up0" ip saddr 10.244.0.0/16 ip daddr != { 10.244.0.0/16, 172.16.1.0/24 } ct original zone set 117
+//!   }
 //! }
 //! ```
 //!
@@ -20,9 +24,11 @@ use std::net::IpAddr;
 
 use ipnet::{IpSubnets, Ipv4Subnets, Ipv6Subnets};
 use nftables::batch::Batch;
-use nftables::expr::{self, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, SetItem};
+use nftables::expr::{
+    self, CT, CTDir, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, SetItem,
+};
 use nftables::schema::{Chain, NfCmd, NfListObject, NfObject, Nftables, Rule, Table};
-use nftables::stmt::{Match, Operator, Statement};
+use nftables::stmt::{Mangle, Match, Operator, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
 use super::netfilter::Seen;
@@ -30,9 +36,12 @@ use super::{Host, nft};
 use crate::control::engine::port::{Blind, HostError, NatRules, NatView};
 use crate::net::Prefix;
 
-const CHAIN: &str = "postrouting";
+const POSTROUTING: &str = "postrouting";
+const PREROUTING: &str = "prerouting";
 /// NF_IP_PRI_NAT_SRC (linux/netfilter_ipv4.h), "srcnat" in nft's words.
 const SOURCE_NAT: i32 = 100;
+/// NF_IP_PRI_RAW, before connections are looked up.
+const RAW: i32 = -300;
 
 impl Host {
     /// Replaces the table by one of these rules, or removes it, in one transaction.
@@ -77,17 +86,23 @@ fn table_object(table: &str) -> NfListObject<'static> {
     NfListObject::Table(Table { family: NfFamily::INet, name: table.to_owned().into(), handle: None })
 }
 
-fn chain_object(table: &str) -> NfListObject<'static> {
-    NfListObject::Chain(Chain {
-        family: NfFamily::INet,
-        table: table.to_owned().into(),
-        name: CHAIN.into(),
-        _type: Some(NfChainType::NAT),
-        hook: Some(NfHook::Postrouting),
-        prio: Some(SOURCE_NAT),
-        policy: Some(NfChainPolicy::Accept),
-        ..Chain::default()
-    })
+/// The table and its chains.
+fn head(table: &str, rules: &NatRules) -> Vec<NfListObject<'static>> {
+    let chain = |name: &'static str, kind, hook, prio| {
+        NfListObject::Chain(Chain {
+            family: NfFamily::INet,
+            table: table.to_owned().into(),
+            name: name.into(),
+            _type: Some(kind),
+            hook: Some(hook),
+            prio: Some(prio),
+            policy: Some(NfChainPolicy::Accept),
+            ..Chain::default()
+        })
+    };
+    let nat = chain(POSTROUTING, NfChainType::NAT, NfHook::Postrouting, SOURCE_NAT);
+    let zone = || chain(PREROUTING, NfChainType::Filter, NfHook::Prerouting, RAW);
+    [table_object(table), nat].into_iter().chain(rules.by_tun.then(zone)).collect()
 }
 
 /// The table with everything in it, in the order in which it is made.
@@ -96,13 +111,12 @@ fn objects(table: &str, rules: &NatRules) -> Vec<NfListObject<'static>> {
         NfListObject::Rule(Rule {
             family: NfFamily::INet,
             table: table.to_owned().into(),
-            chain: CHAIN.into(),
+            chain: line.chain().into(),
             expr: line.statements().into(),
             ..Rule::default()
         })
     };
-    let head = [table_object(table), chain_object(table)];
-    head.into_iter().chain(lines(rules).into_iter().map(rule)).collect()
+    head(table, rules).into_iter().chain(lines(rules).into_iter().map(rule)).collect()
 }
 
 /// One rule.
@@ -116,6 +130,8 @@ enum Line {
     Ports(BTreeSet<u32>),
     /// The rest is masqueraded from the first to where the second are not.
     Masquerade(Family, BTreeSet<Prefix>, BTreeSet<Prefix>),
+    /// What comes out of this device likewise is a connection of its own.
+    Zone(String, Family, BTreeSet<Prefix>, BTreeSet<Prefix>),
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -147,18 +163,22 @@ fn lines(rules: &NatRules) -> Vec<Line> {
         Line::Protocols(NatRules::TUNNELS.into()),
         Line::Ports(rules.tunnel_ports.iter().copied().map(u32::from).collect()),
     ];
-    for family in Family::BOTH {
-        let pods = family.of(&rules.pods);
-        if !pods.is_empty() {
-            lines.push(Line::Masquerade(family, pods, family.of(&rules.cluster)));
-        }
-    }
+    let both = Family::BOTH.map(|family| (family, family.of(&rules.pods), family.of(&rules.cluster)));
+    let both = both.into_iter().filter(|(_, pods, _)| !pods.is_empty());
+    let masquerade = |(family, pods, cluster)| Line::Masquerade(family, pods, cluster);
+    lines.extend(both.clone().map(masquerade));
+    let zone = |(family, pods, cluster)| Line::Zone(rules.device.clone(), family, pods, cluster);
+    lines.extend(both.filter(|_| rules.by_tun).map(zone));
     lines
 }
 
 // --- writing --------------------------------------------------------------------------------------------------
 
 impl Line {
+    fn chain(&self) -> &'static str {
+        if matches!(self, Self::Zone(..)) { PREROUTING } else { POSTROUTING }
+    }
+
     fn statements(self) -> Vec<Statement<'static>> {
         let numbers = |numbers: BTreeSet<u32>| any_of(numbers.into_iter().map(Expression::Number));
         let prefixes = |prefixes: BTreeSet<Prefix>| any_of(prefixes.into_iter().map(element));
@@ -179,6 +199,12 @@ impl Line {
                 matches(field(family.header(), "daddr"), Operator::NEQ, prefixes(cluster)),
                 Statement::Masquerade(None),
             ],
+            Self::Zone(name, family, pods, cluster) => vec![
+                matches(meta(MetaKey::Iifname), Operator::EQ, Expression::String(name.into())),
+                matches(field(family.header(), "saddr"), Operator::EQ, prefixes(pods)),
+                matches(field(family.header(), "daddr"), Operator::NEQ, prefixes(cluster)),
+                Statement::Mangle(Mangle { key: zone(), value: Expression::Number(NatRules::ZONE.into()) }),
+            ],
         }
     }
 }
@@ -196,6 +222,14 @@ fn field(protocol: &'static str, field: &'static str) -> Expression<'static> {
     Expression::Named(NamedExpression::Payload(Payload::PayloadField(field)))
 }
 
+fn zone() -> Expression<'static> {
+    Expression::Named(NamedExpression::CT(CT {
+        key: "zone".into(),
+        family: None,
+        dir: Some(CTDir::Original),
+    }))
+}
+
 fn any_of(elements: impl Iterator<Item = Expression<'static>>) -> Expression<'static> {
     Expression::Named(NamedExpression::Set(elements.map(SetItem::Element).collect()))
 }
@@ -210,24 +244,28 @@ fn element(prefix: Prefix) -> Expression<'static> {
 /// The rules that the listed `table` makes; `None` when it is not as the daemon writes it.
 fn read(table: &str, listing: &str) -> Option<NatRules> {
     let listed: Nftables<'_> = serde_json::from_str(listing).ok()?;
-    let mut head = Vec::new();
+    let mut heads = Vec::new();
     let mut found = Vec::new();
     let mut rules = NatRules::default();
     for object in listed.objects.iter() {
         let NfObject::ListObject(object) = object else { return None };
         match object {
             NfListObject::MetainfoObject(_) => {}
-            NfListObject::Table(one) => head.push(NfListObject::Table(Table { handle: None, ..one.clone() })),
-            NfListObject::Chain(one) => head.push(NfListObject::Chain(Chain { handle: None, ..one.clone() })),
-            NfListObject::Rule(rule) if rule.chain == CHAIN && rule.comment.is_none() => {
-                let line = line(&rule.expr)?;
+            NfListObject::Table(one) => {
+                heads.push(NfListObject::Table(Table { handle: None, ..one.clone() }));
+            }
+            NfListObject::Chain(one) => {
+                heads.push(NfListObject::Chain(Chain { handle: None, ..one.clone() }));
+            }
+            NfListObject::Rule(rule) if rule.comment.is_none() => {
+                let line = line(&rule.expr).filter(|line| line.chain() == rule.chain)?;
                 take(&line, &mut rules)?;
                 found.push(line);
             }
             _ => return None,
         }
     }
-    let as_written = head == [table_object(table), chain_object(table)] && found == lines(&rules);
+    let as_written = heads == head(table, &rules) && found == lines(&rules);
     as_written.then_some(rules)
 }
 
@@ -243,6 +281,7 @@ fn take(line: &Line, rules: &mut NatRules) -> Option<()> {
             rules.pods.extend(pods);
             rules.cluster.extend(cluster);
         }
+        Line::Zone(..) => rules.by_tun = true,
     }
     Some(())
 }
@@ -271,6 +310,19 @@ fn line(statements: &[Statement<'_>]) -> Option<Line> {
                 Family::BOTH.into_iter().find(|family| *source == field(family.header(), "saddr"))?;
             let same = *destination == field(family.header(), "daddr");
             same.then(|| Some(Line::Masquerade(family, prefixes(pods)?, prefixes(cluster)?))).flatten()
+        }
+        [
+            Statement::Match(Match { left, right: Expression::String(name), op: Operator::EQ }),
+            from @ Statement::Match(_),
+            to @ Statement::Match(_),
+            Statement::Mangle(Mangle { key, value: Expression::Number(number) }),
+        ] if *left == meta(MetaKey::Iifname) && *key == zone() && *number == u32::from(NatRules::ZONE) => {
+            match line(&[from.clone(), to.clone(), Statement::Masquerade(None)])? {
+                Line::Masquerade(family, pods, cluster) => {
+                    Some(Line::Zone(name.clone().into_owned(), family, pods, cluster))
+                }
+                _ => None,
+            }
         }
         _ => None,
     }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::Host;
 use super::{facts, sysctl};
-use crate::control::engine::port::{Device, DeviceView, HostError, HostView, Link, Look, Sysctl};
+use crate::control::engine::port::{Device, DeviceView, HostError, HostView, Link, Look, PodLook, Sysctl};
 
 /// The sysctls of the TUN and the TAP that matter.
 const SYSCTLS: [Sysctl; 6] = [
@@ -45,7 +45,11 @@ impl Host {
             (Some(interest), Some(links)) => Some(Arc::new(self.table(interest, links).await?)),
             _ => None,
         };
-        Ok(HostView { tun, tap, settings, routes, nat, took: begun.elapsed() })
+        let pods = match look.pods {
+            PodLook::Away => None,
+            pods => Some(self.pod_routing(pods).await?),
+        };
+        Ok(HostView { tun, tap, settings, routes, nat, pods, took: begun.elapsed() })
     }
 
     async fn device(&self, device: &Device) -> Result<Option<DeviceView>, HostError> {

@@ -7,7 +7,7 @@ use rtnetlink::IpVersion;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteFlags, RouteMessage};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 
-use super::Host;
+use super::{Host, pod_rules};
 use crate::control::engine::port::TunRoute;
 use crate::net::Prefix;
 
@@ -61,7 +61,7 @@ impl Host {
 
 fn others(rules: &[RuleMessage]) -> Others {
     let mut others = Others::default();
-    for rule in rules.iter().filter(|rule| !is_usual(rule)) {
+    for rule in rules.iter().filter(|rule| !is_usual(rule) && !pod_rules::is_ours(rule)) {
         others.any = true;
         others.refuse |= matches!(
             rule.header.action,

@@ -3,12 +3,32 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::api::{CniFacts, Endpoint, NewPeer, PeerStatus, Reloaded, RouteEntry, RoutesChanged, Status};
+use crate::api::{
+    CniFacts, Endpoint, NewPeer, PeerStatus, PolicyEntry, PolicyTrace, Reloaded, RouteEntry, RoutesChanged,
+    Status,
+};
 use crate::control::engine::Page;
 use crate::control::engine::edits::batch::Batch;
 use crate::control::engine::refusal::Refusal;
 use crate::dataplane::observe::capture::Hub;
+use crate::dataplane::policy::{Answer, Connection, Filter};
 use crate::net::Prefix;
+use crate::policy::Question;
+
+/// A question to one worker about its connections.
+#[derive(Debug)]
+pub struct Ask {
+    /// The number of the worker.
+    pub worker: usize,
+    /// Where to begin: 0, or [`Answer::next`].
+    pub from: usize,
+    /// Which connections.
+    pub filter: Filter,
+    /// Whether they are to be forgotten.
+    pub flush: bool,
+    /// Room for the answer; what does not fit into it is left out.
+    pub room: Vec<Connection>,
+}
 
 /// What the API shows of the daemon, and what it changes.
 ///
@@ -79,6 +99,30 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// When there is no such endpoint.
     fn delete_endpoint(&self, id: &str) -> Result<(), Refusal>;
+    /// The policies, in the order in which they are looked at.
+    ///
+    /// # Errors
+    /// When policies are off.
+    fn policies(&self) -> Result<Vec<PolicyEntry>, Refusal>;
+    /// What policies say of the first packet of a connection.
+    ///
+    /// # Errors
+    /// When policies are off, or there is no packet that is meant.
+    fn trace(&self, question: &Question) -> Result<PolicyTrace, Refusal>;
+    /// The number of workers that can be asked for their connections.
+    ///
+    /// # Errors
+    /// When policies are off.
+    fn connection_workers(&self) -> Result<usize, Refusal>;
+    /// A few connections of one worker.
+    ///
+    /// # Errors
+    /// When it does not answer in time.
+    fn connections(&self, ask: Ask) -> impl Future<Output = Result<Answer, Refusal>> + Send;
+    /// Whether programs in the kernel carry packets of a connection.
+    fn carries(&self, _connection: &Connection) -> bool {
+        false
+    }
     /// Reads the configuration file again and follows it.
     ///
     /// # Errors
@@ -88,4 +132,6 @@ pub trait Backend: Send + Sync + 'static {
     fn capture(&self) -> Option<(Arc<Hub>, Vec<u16>)> {
         None
     }
+    /// A capture has begun: what others carry past the workers is theirs again.
+    fn captures(&self) {}
 }

@@ -21,6 +21,7 @@ use super::progress::{Progress, Working};
 use crate::api::CapturePoint;
 use crate::control::engine::refusal::{Kind, Refusal};
 use crate::dataplane::observe::capture::{Capture, Filter, Point, Wanted, pcapng};
+use crate::net::words::called;
 
 /// How long packets wait for the next look: a packet path that told us would have to call the
 /// kernel.
@@ -46,13 +47,14 @@ pub(super) async fn capture<D: Backend>(
     let running = hub
         .start(wanted)
         .ok_or_else(|| Refusal::new(Kind::Conflict, "another capture is running; there is one at a time"))?;
+    api.backend.captures();
     Ok(respond(running, query.count(), progress.working()))
 }
 
 /// The query.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 pub(super) struct Query {
-    /// Names of points, `device`, `underlay` or `drop`, separated by commas; all without.
+    /// Names of points, `device`, `underlay`, `drop` or `log`, separated by commas; all without.
     #[param(example = "device,drop")]
     point: Option<String>,
     /// Which packets, such as `host 10.244.2.7 and not tcp`; all without.
@@ -92,11 +94,8 @@ impl Query {
 }
 
 fn point(name: &str) -> Result<Point, String> {
-    let named = CapturePoint::ALL.into_iter().find(|point| point.name() == name);
-    named.map(Point::from).ok_or_else(|| {
-        let name: String = name.chars().take(40).collect();
-        format!("point: \"{name}\" is none of device, underlay, drop")
-    })
+    let named = called(name, CapturePoint::ALL, CapturePoint::name);
+    named.map(Point::from).map_err(|reason| format!("point: {reason}"))
 }
 
 /// The response: the head of a file at once, then packets, until `count` of them or until nobody

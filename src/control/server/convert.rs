@@ -79,6 +79,7 @@ impl From<CapturePoint> for Point {
             CapturePoint::Device => Self::Device,
             CapturePoint::Underlay => Self::Underlay,
             CapturePoint::Drop => Self::Drop,
+            CapturePoint::Log => Self::Log,
         }
     }
 }

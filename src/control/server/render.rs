@@ -1,10 +1,11 @@
 //! The counters as OpenMetrics text.
 //!
 //! The workers' counters are read at the moment of the scrape by a prometheus-client collector;
-//! the packet path knows nothing of metrics. Labels are bounded: workers, edges, drop reasons and
-//! offloads, never peers or prefixes.
+//! the packet path knows nothing of metrics. Labels are bounded: workers, edges, drop reasons,
+//! offloads and the first policies, never peers or prefixes.
 
 use std::fmt;
+use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
@@ -39,6 +40,19 @@ pub struct Now {
     pub direct_paths: [usize; 2],
     /// How often one of these was given up.
     pub direct_path_failures: u64,
+    /// The policies that are enforced.
+    pub policies: Vec<PolicySample>,
+}
+
+/// What a policy decided.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PolicySample {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Connections that it allowed.
+    pub allowed: u64,
+    /// Packets that it denied.
+    pub denied: u64,
 }
 
 /// How a source does.
@@ -105,6 +119,9 @@ impl<F: Fn() -> Now + Send + Sync + 'static> Collector for Snapshot<F> {
         for (kind, value) in [("probe", probes), ("question", questions)] {
             ConstCounter::new(value).encode(control.encode_family(&[("kind", kind)])?)?;
         }
+        let hairpinned = self.counters.hairpinned_packets();
+        let help = "Packets that went back to the TUN, for local pods and the outside";
+        ConstCounter::new(hairpinned).encode(counter(&mut encoder, "hairpinned_packets", help)?)?;
         let recut = self.counters.recut_super_packets();
         let help = "Received TCP super-packets whose segment size nobody knew";
         ConstCounter::new(recut).encode(counter(&mut encoder, "recut_super_packets", help)?)?;
@@ -117,7 +134,14 @@ impl<F: Fn() -> Now + Send + Sync + 'static> Collector for Snapshot<F> {
         for (outcome, value) in [("sent", sent), ("suppressed", suppressed)] {
             ConstCounter::new(value).encode(errors.encode_family(&[("outcome", outcome)])?)?;
         }
-        let now = (self.now)();
+        let (connections, untracked) = self.counters.connections();
+        let connections = usize::try_from(connections).unwrap_or(usize::MAX);
+        gauge(&mut encoder, "connections", "Connections that policies follow", connections)?;
+        let help = "Connections that found no room and passed all the same";
+        let family = counter(&mut encoder, "connections_untracked", help)?;
+        ConstCounter::new(untracked).encode(family)?;
+        let mut now = (self.now)();
+        policies(&mut encoder, std::mem::take(&mut now.policies))?;
         let help = "How often more came from a source than could be taken, so that everything was read again";
         let mut overruns = counter(&mut encoder, "source_overruns", help)?;
         for source in &now.sources {
@@ -161,14 +185,16 @@ impl<F: Fn() -> Now + Send + Sync + 'static> Collector for Snapshot<F> {
 }
 
 impl<F> Snapshot<F> {
-    fn workers(&self) -> impl Iterator<Item = (usize, &WorkerCounters)> {
-        (0..self.counters.workers()).map(|index| (index, self.counters.worker(index)))
+    /// Each worker by its number, and the programs in the kernel.
+    fn workers(&self) -> impl Iterator<Item = (String, &WorkerCounters)> {
+        let workers =
+            (0..self.counters.workers()).map(|index| (index.to_string(), self.counters.worker(index)));
+        workers.chain([("kernel".to_owned(), self.counters.kernel())])
     }
 
     /// One family over edges, directions and workers; `read` picks its (rx, tx) from an edge.
     fn edges(&self, mut family: MetricEncoder, read: impl Fn(&EdgeCounters) -> (u64, u64)) -> fmt::Result {
         for (index, worker) in self.workers() {
-            let index = index.to_string();
             for (edge, counters) in [("device", &worker.device), ("underlay", &worker.underlay)] {
                 let (rx, tx) = read(counters);
                 for (direction, value) in [("rx", rx), ("tx", tx)] {
@@ -196,6 +222,34 @@ impl<F> Snapshot<F> {
         }
         Ok(())
     }
+}
+
+/// Policies with samples of their own.
+const MOST_POLICIES: usize = 500;
+/// The label of all others together, which no policy can have.
+const OTHER_POLICIES: &str = "(others)";
+
+/// What policies decided: of the first ones by name each, of the rest their sums.
+fn policies(encoder: &mut DescriptorEncoder, mut samples: Vec<PolicySample>) -> fmt::Result {
+    samples.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+    let rest = samples.split_off(samples.len().min(MOST_POLICIES));
+    if !rest.is_empty() {
+        let sum = rest.iter().fold((0, 0), |sum, one| (sum.0 + one.allowed, sum.1 + one.denied));
+        samples.push(PolicySample { name: OTHER_POLICIES.into(), allowed: sum.0, denied: sum.1 });
+    }
+    let allowed = samples.iter().map(|policy| (&*policy.name, policy.allowed));
+    let help = "Connections that a policy allowed";
+    by_policy(counter(encoder, "policy_connections_allowed", help)?, allowed)?;
+    let denied = samples.iter().map(|policy| (&*policy.name, policy.denied));
+    by_policy(counter(encoder, "policy_packets_denied", "Packets that a policy denied")?, denied)
+}
+
+/// The samples of one family by policy.
+fn by_policy<'a>(mut family: MetricEncoder, samples: impl Iterator<Item = (&'a str, u64)>) -> fmt::Result {
+    for (name, value) in samples {
+        ConstCounter::new(value).encode(family.encode_family(&[("policy", name)])?)?;
+    }
+    Ok(())
 }
 
 /// A gauge with one label, whose values are beside each one's.
@@ -228,7 +282,7 @@ fn gauge(encoder: &mut DescriptorEncoder, name: &str, help: &str, value: usize) 
 
 #[cfg(test)]
 mod tests {
-    use super::{Exporter, Now, SourceSample};
+    use super::{Exporter, MOST_POLICIES, Now, PolicySample, SourceSample};
     use crate::dataplane::observe::{Counters, Fallback};
     use crate::net::DropReason;
 
@@ -243,10 +297,14 @@ mod tests {
         counters.worker(0).fell_back(Fallback::UdpGso, &refused);
         counters.worker(1).fell_back(Fallback::UdpGso, &refused);
         counters.worker(0).icmp_sent.add(5);
+        counters.worker(1).hairpinned_packets.add(3);
         counters.worker(0).recut_super_packets.add(1);
         counters.worker(1).recut_super_packets.add(8);
         counters.worker(1).icmp_suppressed.add(7);
         counters.worker(1).probes.add(6);
+        counters.worker(0).connections.set(20);
+        counters.worker(1).connections.set(1);
+        counters.worker(1).untracked_connections.add(22);
         let offloads = vec![("tso".to_owned(), true), ("udp_gso".to_owned(), false)];
         let now = Now {
             routes: 4,
@@ -259,6 +317,7 @@ mod tests {
             sources: vec![SourceSample { name: "kernel".to_owned(), up: false, refused: 7, overruns: 3 }],
             direct_paths: [8, 2],
             direct_path_failures: 11,
+            policies: vec![PolicySample { name: "shop/web".into(), allowed: 12, denied: 34 }],
         };
         let exporter = Exporter::new(counters.clone(), move || now.clone());
         let text = exporter.render().unwrap();
@@ -275,6 +334,7 @@ mod tests {
             r#"underpass_offload_fallbacks_total{offload="packet_socket"} 0"#,
             r#"underpass_icmp_errors_total{outcome="sent"} 5"#,
             r#"underpass_icmp_errors_total{outcome="suppressed"} 7"#,
+            "underpass_hairpinned_packets_total 3",
             "underpass_recut_super_packets_total 9",
             "underpass_tunnel_control_packets_total{kind=\"probe\"} 6",
             "underpass_tunnel_control_packets_total{kind=\"question\"} 0",
@@ -287,6 +347,10 @@ mod tests {
             r#"underpass_direct_paths{state="verified"} 8"#,
             r#"underpass_direct_paths{state="unverified"} 2"#,
             "underpass_direct_path_failures_total 11",
+            r#"underpass_policy_connections_allowed_total{policy="shop/web"} 12"#,
+            r#"underpass_policy_packets_denied_total{policy="shop/web"} 34"#,
+            "underpass_connections 21",
+            "underpass_connections_untracked_total 22",
             "underpass_device_read_errors_total 0",
             "underpass_stuck_workers 0",
             "underpass_routes 4",
@@ -308,5 +372,24 @@ mod tests {
         counters.worker(0).device.rx_packets.add(1);
         let later = exporter.render().unwrap();
         assert!(later.contains(r#"underpass_packets_total{edge="device",direction="rx",worker="0"} 4"#));
+    }
+    #[test]
+    fn policies_beyond_the_first_are_one() {
+        let policies = (0..MOST_POLICIES + 3).rev().map(|number| PolicySample {
+            name: format!("p{number:04}").into(),
+            allowed: 1,
+            denied: number as u64,
+        });
+        let now = Now { policies: policies.collect(), ..Now::default() };
+        let text = Exporter::new(Counters::new(1), move || now.clone()).render().unwrap();
+        assert_eq!(text.matches("underpass_policy_packets_denied_total{").count(), MOST_POLICIES + 1);
+        for line in [
+            r#"underpass_policy_packets_denied_total{policy="p0499"} 499"#,
+            r#"underpass_policy_packets_denied_total{policy="(others)"} 1503"#,
+            r#"underpass_policy_connections_allowed_total{policy="(others)"} 3"#,
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+        assert!(!text.contains("p0500"));
     }
 }

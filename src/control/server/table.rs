@@ -5,10 +5,11 @@ use super::backend::Backend;
 use super::operation::Operation;
 use super::request::Request;
 use super::request::Verb::{Delete, Get, Post, Put};
-use super::{capture, changes, endpoints, listing, reading};
+use super::{capture, changes, connections, endpoints, listing, policies, reading};
 use crate::api::{
-    self, CniFacts, Drops, Endpoint, EndpointDeleted, ErrorCode, NewPeer, PeerDeleted, PeerStatus, Reloaded,
-    RouteChanges, RouteEntry, RoutesChanged, Status,
+    self, CniFacts, ConnectionEntry, ConnectionsFlushed, Drops, Endpoint, EndpointDeleted, ErrorCode,
+    NewPeer, PeerDeleted, PeerStatus, PolicyEntry, PolicyTrace, Reloaded, RouteChanges, RouteEntry,
+    RoutesChanged, Status,
 };
 
 /// Every request of the API.
@@ -16,6 +17,7 @@ pub(super) fn table<B: Backend>() -> Vec<Request<B>> {
     let mut table = reads();
     table.extend(changes());
     table.extend(pods());
+    table.extend(policy());
     table
 }
 
@@ -53,6 +55,48 @@ fn pods<B: Backend>() -> Vec<Request<B>> {
                 .at::<endpoints::Id>()
                 .answers::<EndpointDeleted>()
                 .fails(&[NotFound]),
+        ),
+    ]
+}
+
+fn policy<B: Backend>() -> Vec<Request<B>> {
+    use ErrorCode::{Busy, NotFound};
+    let about = Operation::new;
+    vec![
+        Request::new(
+            Get,
+            api::POLICIES,
+            policies::list::<B>,
+            about("list_policies", "The policies in the order in which they are looked at")
+                .answers_list::<PolicyEntry>()
+                .fails(&[NotFound]),
+        ),
+        Request::new(
+            Get,
+            api::POLICY_TRACE,
+            policies::trace::<B>,
+            about("trace_policy", "What policies say of the first packet of a connection, and why")
+                .query::<policies::Asked>()
+                .answers::<PolicyTrace>()
+                .fails(&[NotFound]),
+        ),
+        Request::new(
+            Get,
+            api::CONNECTIONS,
+            connections::list::<B>,
+            about("list_connections", "The connections that policies follow")
+                .query::<connections::Listing>()
+                .answers_list::<ConnectionEntry>()
+                .fails(&[NotFound, Busy]),
+        ),
+        Request::new(
+            Delete,
+            api::CONNECTIONS,
+            connections::flush::<B>,
+            about("flush_connections", "Forget connections, so that their next packets are judged anew")
+                .query::<connections::Flush>()
+                .answers::<ConnectionsFlushed>()
+                .fails(&[NotFound, Busy]),
         ),
     ]
 }

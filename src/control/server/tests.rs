@@ -5,8 +5,8 @@ use std::fs::Permissions;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -16,11 +16,11 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::backend::Backend;
+use super::backend::{Ask, Backend};
 use super::{ControlSocket, Limits, serve_with};
 use crate::api::{
-    CniFacts, Drops, Endpoint, ErrorCode, NewPeer, PeerStatus, Reloaded, RouteEntry, RouteMode,
-    RoutesChanged, Status,
+    CniFacts, Drops, Endpoint, ErrorCode, NewPeer, PeerStatus, PolicyEntry, PolicyTrace, Reloaded,
+    RouteEntry, RouteMode, RoutesChanged, Status,
 };
 use crate::control::engine::Page;
 use crate::control::engine::edits::batch::Batch;
@@ -28,7 +28,12 @@ use crate::control::engine::refusal::{Kind, Refusal};
 use crate::dataplane::observe::Counters;
 use crate::dataplane::observe::capture::Hub;
 use crate::dataplane::packet::Direction;
+use crate::dataplane::policy::Answer;
 use crate::net::{DropReason, Prefix};
+use crate::policy::Question;
+use policies::Workers;
+
+mod policies;
 
 /// One route, listed so many times.
 struct OneRoute {
@@ -40,6 +45,8 @@ struct OneRoute {
     replaced: AtomicUsize,
     /// How long a change takes.
     takes: Duration,
+    /// What follows connections, while policies are on.
+    workers: Mutex<Option<Workers>>,
 }
 
 impl Backend for OneRoute {
@@ -140,6 +147,23 @@ impl Backend for OneRoute {
         if id == "c1:eth0" { Ok(()) } else { Err(Refusal::new(Kind::Missing, id)) }
     }
 
+    fn policies(&self) -> Result<Vec<PolicyEntry>, Refusal> {
+        self.with_workers(|_| vec![PolicyEntry { name: "web".into(), ..PolicyEntry::default() }])
+    }
+
+    fn trace(&self, question: &Question) -> Result<PolicyTrace, Refusal> {
+        self.with_workers(|_| policies::traced(question))
+    }
+
+    fn connection_workers(&self) -> Result<usize, Refusal> {
+        self.with_workers(|workers| workers.known.len())
+    }
+
+    async fn connections(&self, ask: Ask) -> Result<Answer, Refusal> {
+        tokio::time::sleep(self.takes).await;
+        self.with_workers(|workers| workers.answer(ask))?
+    }
+
     async fn reload(&self, wait: bool) -> Result<Reloaded, Refusal> {
         self.settle(wait).await;
         Ok(Reloaded { peers: 1, routes: 1 })
@@ -151,6 +175,11 @@ impl Backend for OneRoute {
 }
 
 impl OneRoute {
+    fn with_workers<T>(&self, ask: impl FnOnce(&mut Workers) -> T) -> Result<T, Refusal> {
+        let off = || Refusal::new(Kind::Missing, "policies are off");
+        self.workers.lock().unwrap().as_mut().map(ask).ok_or_else(off)
+    }
+
     async fn settle(&self, wait: bool) {
         self.waited.fetch_add(usize::from(wait), Relaxed);
         tokio::time::sleep(self.takes).await;
@@ -208,6 +237,7 @@ impl Server {
             waited: 0.into(),
             replaced: 0.into(),
             takes,
+            workers: Mutex::default(),
         });
         backend.counters.worker(0).dropped(DropReason::NoRoute, 2);
         let task = tokio::spawn(serve_with(socket, Arc::clone(&backend), limits, async {
@@ -308,7 +338,11 @@ async fn refusals_are_json_with_a_reason() {
         ("/v1/routes/get?address=300.1.1.1", "malformed", "address"),
         ("/v1/routes/get?address=%00%ff", "malformed", "address"),
         ("/v1/routes/get", "malformed", "address"),
-        ("/v1/capture?point=nowhere", "malformed", "point: \"nowhere\" is none of device, underlay, drop"),
+        (
+            "/v1/capture?point=nowhere",
+            "malformed",
+            "point: \"nowhere\" is none of device, underlay, drop, log",
+        ),
         ("/v1/capture?filter=host", "malformed", "filter: it ends where an address should be"),
         ("/v1/capture?snaplen=0", "malformed", "snaplen"),
         ("/v1/capture?snaplen=70000", "malformed", "snaplen"),
@@ -335,7 +369,8 @@ async fn unknown_paths_and_methods_are_told_what_there_is() {
     let server = Server::start(Limits::default());
     let (_, body) = server.get("/v1/nothing").await;
     let all = "/v1/status, /v1/routes, /v1/routes/get, /v1/peers, /v1/drops, /v1/capture, /v1/openapi.json, \
-               /v1/peers/{name}, /v1/reload, /v1/cni, /v1/endpoints, /v1/endpoints/{id}";
+               /v1/peers/{name}, /v1/reload, /v1/cni, /v1/endpoints, /v1/endpoints/{id}, \
+               /v1/policies, /v1/policies/trace, /v1/connections";
     assert_eq!(body["error"], format!("no such path: /v1/nothing; there are {all}"));
     for (method, path, text, allow) in [
         ("GET", "/v1/reload", "POST", "POST"),
@@ -434,13 +469,25 @@ async fn a_capture_outlives_other_answers_and_ends_with_its_client() {
     tokio::time::sleep(2 * lifetime).await;
     let packet = crate::wire::testing::Spec::udp4(b"captured").build();
     let worker = server.backend.counters.handle(0);
-    worker.dropped_packet(DropReason::NoRoute, 1, Direction::Outbound, [&packet[..]].into_iter());
-    worker.dropped_packet(DropReason::Ttl, 1, Direction::Inbound, [&packet[..20], &packet[20..]].into_iter());
-    worker.dropped_packet(DropReason::Ttl, 1, Direction::Inbound, [&b"not an IP packet"[..]].into_iter());
+    worker.dropped_packet((DropReason::NoRoute, None), 1, Direction::Outbound, [&packet[..]].into_iter());
+    worker.dropped_packet(
+        (DropReason::PolicyIngress, Some(&"shop/allow-web".into())),
+        1,
+        Direction::Inbound,
+        [&packet[..20], &packet[20..]].into_iter(),
+    );
+    worker.dropped_packet(
+        (DropReason::Ttl, None),
+        1,
+        Direction::Inbound,
+        [&b"not an IP packet"[..]].into_iter(),
+    );
     let mut bytes = Vec::new();
     timeout(Duration::from_secs(20), stream.read_to_end(&mut bytes)).await.unwrap().unwrap();
     let count = |part: &[u8]| bytes.windows(part.len()).filter(|window| *window == part).count();
-    assert_eq!((count(&packet), count(b"no_route"), count(b"ttl")), (2, 1, 1));
+    assert_eq!((count(&packet), count(b"no_route"), count(b"policy_ingress")), (2, 1, 1));
+    // A comment (option 1) of its own for the policy that denied it.
+    assert_eq!(count(b"\x01\x00\x15\x00policy shop/allow-web"), 1);
     // The client's end is enough, without a packet to send to it.
     for _ in 0..2 {
         let running = async {
@@ -756,6 +803,7 @@ async fn a_line_without_end_needs_no_memory() {
 async fn whoever_waits_for_a_change_is_answered_however_long_it_takes() {
     let limits = Limits { lifetime: Duration::from_millis(100), ..Limits::default() };
     let server = Server::with(1, Duration::from_millis(350), limits);
+    *server.backend.workers.lock().unwrap() = Some(Workers { known: vec![Vec::new()], stuck: None });
     let peer = r#"{"name":"node-b","address":"192.0.2.2"}"#;
     let mut changes = BTreeSet::new();
     for (method, path, query, kind, body) in [
@@ -768,6 +816,7 @@ async fn whoever_waits_for_a_change_is_answered_however_long_it_takes() {
         ("POST", "/v1/reload", "?wait=true", "", ""),
         ("PUT", "/v1/endpoints/{id}", "", "application/json", r#"{"container_id":"c1","ifname":"eth0"}"#),
         ("DELETE", "/v1/endpoints/{id}", "", "", ""),
+        ("DELETE", "/v1/connections", "?all=true", "", ""),
     ] {
         let target = path.replace("{name}", "node-b").replace("{id}", "c1:eth0") + query;
         assert_eq!(server.send(method, &target, kind, body).await.0, 200, "{method} {target}");

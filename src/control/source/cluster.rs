@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::discovered::Discovered;
 use crate::config::{self, Style};
 use crate::net::{Mac, Prefix};
+use crate::policy::World;
 use crate::route::Source;
 
 /// What is known of a cluster, and how.
@@ -48,7 +49,7 @@ pub struct Announcement {
     pub masquerades: bool,
 }
 
-#[cfg(test)]
+#[cfg(all(test, any(feature = "etcd", feature = "kubernetes")))]
 impl Announcement {
     /// A node of both families.
     pub(super) fn sample() -> Self {
@@ -72,7 +73,13 @@ pub struct Cluster {
     addresses: Vec<IpNet>,
     said: watch::Receiver<Said>,
     announcements: Arc<watch::Sender<Option<Announcement>>>,
+    /// What it has of network policy, and whether that is wanted.
+    policies: Option<(watch::Receiver<Policies>, Arc<watch::Sender<bool>>)>,
 }
+
+/// All objects of network policy that a cluster has, and those that it speaks of; `None` where nothing is known of them,
+/// or nobody wanted to know.
+pub type Policies = Option<Arc<World>>;
 
 /// The other end of a [`Cluster`]: where its source tells, and is told.
 #[derive(Debug)]
@@ -83,26 +90,38 @@ pub struct Ends {
     pub announced: watch::Receiver<Option<Announcement>>,
 }
 
+/// The other end of a [`Cluster`] that has network policy.
+#[derive(Debug)]
+pub struct PolicyEnds {
+    /// Where the source tells all objects of them.
+    pub tell: watch::Sender<Policies>,
+    /// Whether anybody wants to know them.
+    pub wanted: watch::Receiver<bool>,
+}
+
 impl Cluster {
-    /// Follows the cluster of `settings`, in which this is `node`.
+    /// Follows the cluster of `settings`, in which this is `node`; its policies, too, where they are wanted.
     ///
     /// # Errors
     /// When there can be no thread for it.
-    pub fn follow(settings: &config::Cluster, node: &config::Node) -> io::Result<Self> {
+    pub fn follow(settings: &config::Cluster, node: &config::Node, wants_policies: bool) -> io::Result<Self> {
         let (tell, said) = watch::channel(Said::default());
         let (announcements, announced) = watch::channel(None);
         let ends = Ends { tell, announced };
-        let addresses = match settings {
+        let (addresses, policies) = match settings {
             config::Cluster::Kubernetes(settings) => {
-                kubernetes(settings.clone(), ends)?;
-                Vec::new()
+                let (tell, policies) = watch::channel(None);
+                let (want, wanted) = watch::channel(wants_policies);
+                kubernetes(settings.clone(), ends, PolicyEnds { tell, wanted })?;
+                (Vec::new(), Some((policies, Arc::new(want))))
             }
             config::Cluster::Etcd(settings) => {
                 etcd(settings.clone(), node, ends)?;
-                node.addresses().collect()
+                (node.addresses().collect(), None)
             }
         };
-        Ok(Self { source: settings.source(), addresses, said, announcements: Arc::new(announcements) })
+        let announcements = Arc::new(announcements);
+        Ok(Self { source: settings.source(), addresses, said, announcements, policies })
     }
 
     /// Whether it is followed as the cluster of this `node`, and not of what that was before.
@@ -120,6 +139,19 @@ impl Cluster {
         self.said.clone()
     }
 
+    /// What it has of network policy, and whenever that changes: apart from what it says of nodes, as pods come and go
+    /// more often. `None` of a cluster that has no policies, as an etcd with flannel's layout.
+    pub fn policies(&self) -> Option<watch::Receiver<Policies>> {
+        self.policies.as_ref().map(|(policies, _)| policies.clone())
+    }
+
+    /// Says whether its policies are wanted from now on. Where they are not, nothing is known of them.
+    pub fn want_policies(&self, wanted: bool) {
+        if let Some((_, want)) = &self.policies {
+            want.send_if_modified(|before| std::mem::replace(before, wanted) != wanted);
+        }
+    }
+
     /// Has the cluster told what this node is like, where its style has words for it.
     pub fn announce(&self, announcement: Announcement) {
         self.announcements.send_if_modified(|said| {
@@ -131,12 +163,12 @@ impl Cluster {
 }
 
 #[cfg(feature = "kubernetes")]
-fn kubernetes(settings: config::Kubernetes, ends: Ends) -> io::Result<()> {
-    super::kubernetes::follow(settings, ends)
+fn kubernetes(settings: config::Kubernetes, ends: Ends, policies: PolicyEnds) -> io::Result<()> {
+    super::kubernetes::follow(settings, ends, policies)
 }
 
 #[cfg(not(feature = "kubernetes"))]
-fn kubernetes(_: config::Kubernetes, _: Ends) -> io::Result<()> {
+fn kubernetes(_: config::Kubernetes, _: Ends, _: PolicyEnds) -> io::Result<()> {
     Err(io::Error::other("this program was built without the feature `kubernetes`"))
 }
 

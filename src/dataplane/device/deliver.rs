@@ -108,7 +108,7 @@ fn delivered(counters: &WorkerCounters, packets: u32, bytes: u64) {
 /// Counts what the device did not take.
 fn drop_full(worker: &Worker, packets: u32, delivery: &Delivery<'_>) {
     let (reason, direction) = (DropReason::DeviceFull, Direction::Inbound);
-    worker.dropped_packet(reason, u64::from(packets), direction, delivery.parts());
+    worker.dropped_packet((reason, None), u64::from(packets), direction, delivery.parts());
 }
 
 /// Writes ICMP errors of our own to `device`. They are no traffic of others, so no edge counts them.

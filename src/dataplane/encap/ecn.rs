@@ -25,6 +25,11 @@ impl Marking {
         Self { keep: MASK, set: dscp << 2 }
     }
 
+    /// The bits of the inner byte that are kept, and those that are set.
+    pub const fn parts(self) -> (u64, u64) {
+        (self.keep as u64, self.set as u64)
+    }
+
     /// The outer TOS byte for an inner one.
     #[inline]
     pub const fn outer(self, inner: u8) -> u8 {

@@ -10,6 +10,7 @@ pub mod frame;
 pub mod ipip;
 pub mod ipip6;
 pub mod ipip_gso;
+pub mod outer;
 pub mod probe;
 pub mod tunnel_gso;
 pub mod vxlan;

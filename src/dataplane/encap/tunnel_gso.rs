@@ -12,7 +12,7 @@
 use std::net::Ipv4Addr;
 
 use super::ipip_gso::UNMARKED;
-use super::{OUTER_TTL, UDP_OVERHEAD, vxlan};
+use super::{OUTER_TTL, outer, vxlan};
 use crate::dataplane::packet::MAX_PACKET;
 use crate::net::Mac;
 use crate::wire::vnet_hdr::{GSO_UDP_TUNNEL_IPV4, NEEDS_CSUM, TUNNEL_LEN, UDP_TUNNEL_CSUM};
@@ -27,10 +27,8 @@ pub const TEMPLATE: usize = OUTER_UDP + udp::LEN + vxlan::TEMPLATE;
 
 /// Offset of the inner packet as the vnet header counts, without itself.
 const INNER: usize = TEMPLATE - TUNNEL_LEN;
-/// Bytes of an outer IPv4 packet's headers in front of the inner packet.
-const OUTER: usize = UDP_OVERHEAD + vxlan::TEMPLATE;
 /// Bytes of the largest inner packet whose outer total length still fits its field.
-pub const MAX_INNER: usize = MAX_PACKET - OUTER;
+pub const MAX_INNER: usize = MAX_PACKET - outer::VXLAN;
 
 /// The template from `source` to `destination` port `port`, through the TAP with address `tap`.
 /// The outer TTL is one higher than the others', because the kernel forwards the packet.
@@ -44,19 +42,8 @@ pub fn template(
     let mut bytes = [0; TEMPLATE];
     let frame = ethernet::header(tap, UNMARKED, ethernet::IPV4);
     bytes[TUNNEL_LEN..OUTER_IP].copy_from_slice(&frame);
-    let ip = ipv4::Repr {
-        tos: 0,
-        total_len: 0,
-        id: 0,
-        flags: ipv4::DF,
-        ttl: OUTER_TTL + 1,
-        protocol: protocol::UDP,
-        source,
-        destination,
-    };
-    bytes[OUTER_IP..OUTER_UDP].copy_from_slice(&ip.emit());
-    put16(&mut bytes, OUTER_UDP + 2, port);
-    bytes[OUTER_UDP + udp::LEN..].copy_from_slice(inner);
+    let outer = outer::vxlan(OUTER_TTL + 1, (source, 0), (destination, port), inner);
+    bytes[OUTER_IP..].copy_from_slice(&outer);
     bytes
 }
 
@@ -89,7 +76,7 @@ pub fn patch(header: &mut [u8], packet: &Super) {
     header[..TUNNEL_LEN].copy_from_slice(&vnet.emit_tunnel(outer_udp, inner_ip));
     let ip = &mut header[OUTER_IP..OUTER_UDP];
     ipv4::patch_tos(ip, packet.tos);
-    ipv4::patch_len_id(ip, (OUTER + packet.inner_len) as u16, 0);
+    ipv4::patch_len_id(ip, (outer::VXLAN + packet.inner_len) as u16, 0);
     let udp_len = udp::LEN + vxlan::TEMPLATE + packet.inner_len;
     // The kernel completes the checksum from the pseudo-header sum, as for its own tunnels.
     let seed = checksum::sum(&ip[12..20]) + u32::from(protocol::UDP) + udp_len as u32;

@@ -7,6 +7,7 @@ use super::inputs::{Inputs, MIN_MTU, Peer, Underlay};
 use super::scope::Scope;
 use super::tables::{Forwarding, PeerHeaders, Senders, sorted};
 use crate::dataplane::packet::Family;
+use crate::dataplane::policy::ActivePolicy;
 use crate::net::{Mode, Prefix};
 use crate::route::{EncapPolicy, FibEditor, HopsFull, PeerId, Rib, Route, Target, Ways};
 
@@ -20,6 +21,7 @@ pub struct Compiler {
     /// The addresses of all hosts, as the last [`Self::set_peers`] found them, sorted.
     hosts: Arc<[IpAddr]>,
     exempt: Arc<[IpAddr]>,
+    policy: Option<Arc<ActivePolicy>>,
 }
 
 impl Forwarding {
@@ -48,6 +50,11 @@ impl Compiler {
     /// Changes the exceptions from what may cross; the next tables have them.
     pub fn set_scope(&mut self, scope: Scope) {
         self.senders.scope = Arc::new(scope);
+    }
+
+    /// Changes the policy to enforce; the next tables have it.
+    pub fn set_policy(&mut self, policy: Option<Arc<ActivePolicy>>) {
+        self.policy = policy;
     }
 
     /// Changes the addresses of this host; the tables that [`Self::set_peers`] makes have them.
@@ -122,7 +129,7 @@ impl Compiler {
         self.fib.reached(mode)
     }
 
-    fn forwarding(&mut self, Inputs { underlay, peers, .. }: Inputs) -> Forwarding {
+    fn forwarding(&mut self, Inputs { underlay, peers, policy, .. }: Inputs) -> Forwarding {
         let mtu = |peer: PeerId, mode| {
             // Routes were only taken for peers that exist.
             peers.get(usize::from(peer.0)).map_or(MIN_MTU, |to| underlay.mtu_to(to, mode))
@@ -134,6 +141,8 @@ impl Compiler {
             senders: self.senders.clone(),
             host: Arc::clone(&self.host),
             exempt: Arc::clone(&self.exempt),
+            pools: if underlay.tun.hairpin { outermost(policy) } else { Arc::default() },
+            network_policy: self.policy.clone(),
         }
     }
 
@@ -148,6 +157,11 @@ impl Compiler {
         let at = self.hosts.partition_point(|address| *address < prefix.address());
         self.hosts.get(at).is_some_and(|address| prefix.contains(*address))
     }
+}
+
+/// The pools that lie in no other one, sorted.
+fn outermost(policy: &EncapPolicy) -> Arc<[Prefix]> {
+    Prefix::aggregate(policy.pools().map(|pool| pool.cidr)).into_iter().collect()
 }
 
 impl Inputs<'_> {

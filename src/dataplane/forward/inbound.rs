@@ -1,26 +1,29 @@
 //! Inbound: from the underlay to the device.
 //!
 //! 1. strip: find the inner packet in its outer headers;
-//! 2. admit: who sent it, may they send from this source, is it for us;
+//! 2. admit: who sent it, may they send from this source, is it for us, do policies let it;
 //! 3. merge: join segments of one flow;
 //! 4. deliver.
 //!
 //! Every format is decapsulated at all times, whatever this node itself sends, so that modes can
 //! be changed node by node without loss.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::neighbour_replies::NeighbourReplies;
 use super::scope::is_special;
 use super::tables::{Forwarding, OuterSource};
 use crate::dataplane::encap::{UDP_OVERHEAD, UDP6_OVERHEAD, ecn, ipip6, probe};
+use crate::dataplane::kernel_path::{Arrived, Candidates, FlowKey};
 use crate::dataplane::observe::capture::{Outer, Point, Seen};
 use crate::dataplane::observe::{Worker, WorkerCounters};
 use crate::dataplane::packet::{Direction, Family, Format, Received, Sink};
+use crate::dataplane::policy::{Denied, Ends, Judge, Origin};
 use crate::dataplane::segment::merge::{Candidate, Cut, Grouping, Rules, UnknownSize};
 use crate::dataplane::segment::{Flow, Merge, MetadataSource};
-use crate::net::DropReason;
+use crate::net::{DropReason, Mode};
 use crate::route::NextHop;
 use crate::wire::{Ipv4, Malformed, be16, ethernet, ipv4, ipv6, protocol, vxlan};
 
@@ -46,6 +49,10 @@ pub struct InboundCx<'a, M, S> {
     pub sink: &'a mut S,
     /// Where packets are counted.
     pub worker: &'a Worker,
+    /// Who judges them by policies.
+    pub judge: &'a mut Judge,
+    /// Which flows the kernel may carry, where it carries any.
+    pub proofs: Option<&'a mut Candidates>,
 }
 
 impl Inbound {
@@ -92,13 +99,13 @@ impl Inbound {
             }
             let len = datagram.len();
             let inner = sender
-                .ok_or(DropReason::UnknownPeer)
-                .and_then(|sender| admit(tables, format, sender, received.tos, datagram, cx.arena))
+                .ok_or(Refused::from(DropReason::UnknownPeer))
+                .and_then(|sender| admit(cx, sender, received.tos, datagram))
                 .map(|candidate| Candidate { grouping, ..candidate });
             let cut = inner.and_then(|candidate| {
                 match self.merge.push(candidate, cx.arena, cx.metadata, cx.sink) {
                     Ok(cut) => Ok((candidate, cut)),
-                    Err(UnknownSize) => Err(DropReason::UnknownSegmentSize),
+                    Err(UnknownSize) => Err(DropReason::UnknownSegmentSize.into()),
                 }
             });
             match cut {
@@ -113,21 +120,24 @@ impl Inbound {
                     if recut {
                         worker.counters.recut_super_packets.add(1);
                     }
+                    if let Some(proofs) = cx.proofs.as_deref_mut() {
+                        prove(proofs, (format, received.source), &candidate, cx.arena);
+                    }
                 }
-                Err(reason)
+                Err(Refused { reason, .. })
                     if format == Format::Vxlan
                         && self.is_question(tables, sender, reason, &received, &cx.arena[at - len..at]) =>
                 {
                     worker.counters.questions.add(1);
                 }
-                Err(reason) => {
+                Err(refused) => {
                     count(&worker.counters, 1, len, unseen);
-                    worker.counters.dropped(reason, 1);
+                    worker.counters.dropped(refused.reason, 1);
                     if let Some(from) = from {
                         from.rx_dropped.add(1);
                     }
                     if worker.capture.wants(Point::Drop) {
-                        show_drop(cx, &received, reason, at - len..at);
+                        show_drop(cx, &received, refused, at - len..at);
                     }
                 }
             }
@@ -163,10 +173,35 @@ impl Inbound {
     }
 }
 
+/// Why a datagram is not delivered.
+#[derive(Clone, Copy)]
+struct Refused {
+    reason: DropReason,
+    /// The rule that denied it, if one did.
+    by: Option<Origin>,
+}
+
+impl From<DropReason> for Refused {
+    fn from(reason: DropReason) -> Self {
+        Self { reason, by: None }
+    }
+}
+
+impl From<Denied> for Refused {
+    fn from(Denied { reason, by }: Denied) -> Self {
+        Self { reason, by }
+    }
+}
+
 /// Shows a dropped datagram to the capture. The sender's UDP port is not known here, so it is 0.
 #[cold]
-fn show_drop<M, S>(cx: &InboundCx<'_, M, S>, received: &Received, reason: DropReason, at: Range<usize>) {
-    let seen = Seen { point: Point::Drop, direction: Direction::Inbound, reason: Some(reason) };
+fn show_drop<M, S>(cx: &InboundCx<'_, M, S>, received: &Received, refused: Refused, at: Range<usize>) {
+    let policy = cx.tables.policy_of(refused.by);
+    let seen = Seen {
+        reason: Some(refused.reason),
+        policy: policy.map(Arc::clone),
+        ..Seen::at(Point::Drop, Direction::Inbound)
+    };
     let datagram = &cx.arena[at];
     let outer = outer(cx.tables, cx.format, received, 0, datagram.len());
     cx.worker.capture.record(seen, [outer.bytes(), datagram].into_iter());
@@ -185,6 +220,22 @@ pub fn outer(tables: &Forwarding, format: Format, received: &Received, port: u16
         Format::Ipip => Outer::NONE,
         Format::Ipip6V4 => Outer::ipip(from, to, protocol::IPIP, tos, len),
         Format::Ipip6V6 => Outer::ipip(from, to, protocol::IPV6, tos, len),
+    }
+}
+
+/// Takes note that a packet of a flow has come in as it is meant to.
+#[inline]
+fn prove(proofs: &mut Candidates, (format, from): (Format, IpAddr), candidate: &Candidate, arena: &[u8]) {
+    let mode = match format {
+        Format::Vxlan => Mode::Vxlan,
+        Format::Ipip => Mode::Ipip,
+        Format::Ipip6V4 | Format::Ipip6V6 => return,
+    };
+    let packet = arena.get(candidate.at..).unwrap_or_default();
+    if let IpAddr::V4(from) = from
+        && let Some(key) = FlowKey::of(&candidate.flow, packet, Direction::Inbound)
+    {
+        proofs.received(key, Arrived { from, mode });
     }
 }
 
@@ -233,14 +284,14 @@ fn count(counters: &WorkerCounters, packets: u32, len: usize, unseen: usize) {
 
 /// Steps 1 and 2 for one datagram.
 #[inline]
-fn admit(
-    tables: &Forwarding,
-    format: Format,
+fn admit<M, S>(
+    cx: &mut InboundCx<'_, M, S>,
     sender: OuterSource,
     outer_tos: u8,
     datagram: Range<usize>,
-    arena: &mut [u8],
-) -> Result<Candidate, DropReason> {
+) -> Result<Candidate, Refused> {
+    let InboundCx { tables, format, arena, worker, judge, .. } = cx;
+    let (tables, format) = (*tables, *format);
     let (inner_at, outer_tos) = match format {
         Format::Vxlan => (strip_vxlan(tables, &arena[datagram.clone()])?, outer_tos),
         Format::Ipip => strip_ipip(&arena[datagram.clone()])?,
@@ -253,9 +304,14 @@ fn admit(
     check_addresses(tables, sender, &flow)?;
     tables.judge_content(&flow, inner)?;
     if flow.ttl == 0 {
-        return Err(DropReason::Ttl);
+        return Err(DropReason::Ttl.into());
     }
     let tos = ecn::decapsulate(flow.tos, outer_tos).ok_or(DropReason::Ecn)?;
+    if let Some(policy) = tables.policy() {
+        let destination_is_pod = policy.settings.deny_unknown && !tables.is_of_host(flow.destination);
+        let ends = Ends { ingress: true, destination_is_pod, ..Ends::default() };
+        judge.judge(policy, (Direction::Inbound, ends), &flow, inner, (1, worker))?;
+    }
     if tos != flow.tos {
         set_tos(inner, tos);
         flow.tos = tos;

@@ -139,8 +139,8 @@ pub struct Underlay {
     pub mtu: u16,
     /// How outer TOS bytes are made.
     pub marking: Marking,
-    /// Index of the uplink, where our address has moved to another one than it was on at the start.
-    pub moved_to: Option<u32>,
+    /// Index of the uplink, the interface that has our address.
+    pub uplink: u32,
     /// The TUN.
     pub tun: TunLink,
     /// The TAP that takes super-packets, while it works.
@@ -159,6 +159,9 @@ pub struct TunLink {
     /// Whether ICMP errors over IPv4 come in the name of whom the packet was for, as those of the kernel's own
     /// tunnels in bridges do: the host drops what has an address of its own as the source.
     pub answers_as_target: bool,
+    /// Whether the kernel leads everything that local pods send and are sent here to be judged (`[policy] scope`), so
+    /// that what is not for another node goes back.
+    pub hairpin: bool,
 }
 
 /// The TAP, as far as frames for it go.

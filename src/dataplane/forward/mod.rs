@@ -1,8 +1,8 @@
 //! The two flows, composed of the parts below and testable without root.
 //!
 //! ```text
-//! outbound   device ─▶ classify ─▶ route ─▶ decide ─▶ split ─▶ encapsulate ─▶ underlay
-//! inbound    underlay ─▶ strip ─▶ admit ─▶ merge ─▶ device
+//! outbound   device ─▶ classify ─▶ route ─▶ judge ─▶ decide ─▶ split ─▶ encapsulate ─▶ underlay
+//! inbound    underlay ─▶ strip ─▶ admit ─▶ judge ─▶ merge ─▶ device
 //! ```
 //!
 //! Both flows work on bytes in buffers and on a published [`Forwarding`]. Nothing here does I/O: what is
@@ -12,6 +12,7 @@ mod compile;
 mod icmp_errors;
 mod inbound;
 mod inputs;
+mod kernel_records;
 mod neighbour_replies;
 mod outbound;
 mod scope;
@@ -24,7 +25,7 @@ pub use icmp_errors::IcmpErrors;
 pub use inbound::{Inbound, InboundCx, is_uncut, outer};
 pub use inputs::{Inputs, MIN_MTU, Peer, TapLink, TunLink, Underlay};
 pub use neighbour_replies::NeighbourReplies;
-pub use outbound::{Outbound, OutboundCx};
+pub use outbound::{Hairpin, Outbound, OutboundCx};
 pub use scope::Scope;
 pub use tables::{Forwarding, OuterIp, OuterSource, Senders};
 pub use way::{Choice, Way};

@@ -49,6 +49,11 @@ pub(super) fn is_special(address: IpAddr) -> bool {
     }
 }
 
+/// Whether `address` is a link-local one of IPv4 (RFC 3927), which routers forward where they are told to.
+pub(super) fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(address) if address.is_link_local())
+}
+
 /// Judges what `packet`, classified as `flow`, carries. A tunnel packet, that is protocol 4, 41 or 47, or UDP to
 /// `vxlan_port`, is refused unless it is allowed; so is one whose headers do not say what it carries (RFC 7112).
 /// A later fragment of a UDP datagram does not tell; its first one is refused, so that the datagram never

@@ -8,7 +8,9 @@ use super::scope::{self, Scope};
 use crate::dataplane::encap::{direct, frame, ipip, ipip_gso, ipip6, tunnel_gso, vxlan};
 use crate::dataplane::observe::PeerCounters;
 use crate::dataplane::packet::{Family, PerFamily};
+use crate::dataplane::policy::{ActivePolicy, Origin};
 use crate::dataplane::segment::Flow;
+use crate::dataplane::segment::flow::among;
 use crate::net::{DropReason, Mode, Prefix};
 use crate::route::{Fib, NextHop, PeerId, Via};
 use crate::wire::protocol;
@@ -27,6 +29,10 @@ pub struct Forwarding {
     /// Addresses of this host and of the other nodes inside routes to peers, sorted; they are no pods. Mostly
     /// there are none.
     pub(super) exempt: Arc<[IpAddr]>,
+    /// The pools, sorted, none inside another; only known where packets may go back to the device.
+    pub(super) pools: Arc<[Prefix]>,
+    /// The policy that is enforced, if there is one.
+    pub(super) network_policy: Option<Arc<ActivePolicy>>,
 }
 
 /// Who may send tunnel packets to us.
@@ -101,6 +107,8 @@ pub struct PeerHeaders {
     pub ipip: OuterIp,
     /// VXLAN and inner Ethernet headers.
     pub vxlan: PerFamily<[u8; vxlan::TEMPLATE]>,
+    /// Whether the interface that leads there segments VXLAN itself.
+    pub segmented: bool,
     /// Everything in front of a VXLAN super-packet for the TAP.
     pub tap: Option<PerFamily<[u8; tunnel_gso::TEMPLATE]>>,
     /// Everything in front of an IP-in-IP super-packet for the TAP; IPv4 inside.
@@ -185,6 +193,29 @@ impl Forwarding {
         scope::judge(flow, packet, self.underlay.vxlan_port, self.senders.scope.allow_nested)
     }
 
+    /// The same with a policy to enforce.
+    #[must_use]
+    pub fn with_policy(mut self, policy: Option<Arc<ActivePolicy>>) -> Self {
+        self.network_policy = policy;
+        self
+    }
+
+    /// The policy that is enforced, if there is one.
+    #[inline]
+    pub fn policy(&self) -> Option<&ActivePolicy> {
+        self.network_policy.as_deref()
+    }
+
+    /// The name of the policy that a rule is of.
+    pub(super) fn policy_of(&self, by: Option<Origin>) -> Option<&Arc<str>> {
+        self.policy()?.rules.policy(by?).map(|policy| &policy.name)
+    }
+
+    /// Whether an inner address is one of this host's own.
+    pub(super) fn is_of_host(&self, address: IpAddr) -> bool {
+        self.host.binary_search(&address).is_ok()
+    }
+
     /// This node's side of the underlay.
     pub fn underlay(&self) -> &Underlay {
         &self.underlay
@@ -204,8 +235,7 @@ impl Forwarding {
             // Hash-threshold (RFC 2992): a flow keeps its way for as long as the group is the same.
             NextHop::Group(group) => {
                 let members = self.fib.members(group);
-                let place = (u64::from(hash) * members.len() as u64) >> u32::BITS;
-                members.get(place as usize).copied()
+                members.get(among(hash, members.len())).copied()
             }
             NextHop::Local => None,
         }
@@ -234,6 +264,12 @@ impl Forwarding {
             Some(peer) => Some(OuterSource::Peer(peer)),
             None => self.senders.scope.is_external(source).then_some(OuterSource::External),
         }
+    }
+
+    /// Whether a pool contains an address.
+    pub(super) fn is_in_pool(&self, address: IpAddr) -> bool {
+        let behind = self.pools.partition_point(|pool| pool.address() <= address);
+        self.pools[..behind].last().is_some_and(|pool| pool.contains(address))
     }
 
     /// All who may send, to be kept beside the table.
@@ -271,6 +307,7 @@ impl PeerHeaders {
             address: peer.address,
             port: peer.port,
             sends_for: Arc::clone(&peer.sends_for),
+            segmented: whole(Mode::Vxlan),
             ipip: outer_ip(&underlay, peer.address),
             vxlan,
             tap,

@@ -11,10 +11,12 @@ mod deliver;
 mod drops;
 mod ecn;
 mod golden;
+mod hairpin;
 mod hostile;
 mod icmp_errors;
 mod outbox;
 mod peers;
+mod policy;
 mod scope;
 mod sent;
 mod speakers;
@@ -22,12 +24,13 @@ mod tables;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Forwarding, Inbound, InboundCx, Outbound, OutboundCx, Peer, TunLink, Underlay};
+use super::{Forwarding, Hairpin, Inbound, InboundCx, Outbound, OutboundCx, Peer, TunLink, Underlay};
 use crate::dataplane::device::memory::Memory;
 use crate::dataplane::device::{Deliver, write_icmp_errors};
 use crate::dataplane::encap::ecn::Marking;
 use crate::dataplane::observe::{PeerCounters, Worker};
 use crate::dataplane::packet::{Channel, Device, Format, Full, Outbox, Paths, Received};
+use crate::dataplane::policy::Judge;
 use crate::dataplane::segment::merge::Rules;
 use crate::dataplane::segment::split::finish_checksum;
 use crate::dataplane::segment::{Metadata, MetadataSource, Split};
@@ -72,6 +75,7 @@ struct Node {
     told: Told,
     outbox: Outbox,
     worker: Worker,
+    judge: Judge,
     paths: Paths,
 }
 
@@ -134,7 +138,7 @@ fn policy(mode: Mode) -> EncapPolicy {
 /// One end of a wire without link addresses, where the sockets are the only way.
 fn underlay(node: u8, mtu: u16) -> Underlay {
     Underlay {
-        moved_to: None,
+        uplink: 0,
         address: Some(address4(node)),
         address6: Some(address6(node)),
         vtep_mac: Mac([2; 6]),
@@ -159,6 +163,7 @@ fn forwarding_to(peer: impl Fn(u8) -> Peer, number: u8, mode: Mode, extra: Optio
         address: Some(Ipv4Addr::new(10, 244, number, 0)),
         address6: Some(Ipv6Addr::new(0xfd00, 0x10, 0x244, number.into(), 0, 0, 0, 0)),
         answers_as_target: false,
+        hairpin: false,
     };
     forwarding_with(peer, number, mode, extra, tun)
 }
@@ -213,14 +218,26 @@ impl Node {
             told: Told::default(),
             outbox: Outbox::default(),
             worker: Worker::default(),
+            judge: Judge::default(),
             paths: Paths::default(),
         }
     }
 
     /// One packet from the device into the outbox.
-    fn outbound(&mut self, vnet: &VnetHdr, arena: &mut [u8], at: std::ops::Range<usize>) -> Result<(), Full> {
+    fn outbound(
+        &mut self,
+        vnet: &VnetHdr,
+        arena: &mut [u8],
+        at: std::ops::Range<usize>,
+    ) -> Result<Option<Hairpin>, Full> {
         let (tables, paths, out, worker) = (&self.forwarding, self.paths, &mut self.outbox, &self.worker);
-        self.outbound.packet(&mut OutboundCx { tables, paths, arena, out, worker }, vnet, at)
+        let judge = &mut self.judge;
+        judge.begin(tables.policy(), worker);
+        self.outbound.packet(
+            &mut OutboundCx { tables, paths, arena, out, worker, judge, proofs: None },
+            vnet,
+            at,
+        )
     }
 
     /// A batch from the device to the wire, sent whenever the outbox is full.
@@ -231,7 +248,7 @@ impl Node {
             arena.extend_from_slice(packet);
             if self.outbound(vnet, &mut arena, at.clone()) == Err(Full) {
                 sent.extend(self.flush(&arena));
-                assert_eq!(self.outbound(vnet, &mut arena, at), Ok(()), "an empty outbox holds any packet");
+                assert_eq!(self.outbound(vnet, &mut arena, at), Ok(None), "an empty outbox holds any packet");
             }
             arena.extend_from_slice(&[0xa5; 3]);
         }
@@ -273,6 +290,7 @@ impl Node {
         }
         let mut scratch = Deliver::scratch();
         let mut sink = Deliver { device, worker: &self.worker, scratch: &mut scratch };
+        self.judge.begin(self.forwarding.policy(), &self.worker);
         let mut cx = InboundCx {
             tables: &self.forwarding,
             format: Format::Vxlan,
@@ -280,6 +298,8 @@ impl Node {
             metadata: &mut self.told,
             sink: &mut sink,
             worker: &self.worker,
+            judge: &mut self.judge,
+            proofs: None,
         };
         for (format, received, _) in list {
             let segment = if received.segment == received.len { 0 } else { received.segment };
@@ -293,6 +313,7 @@ impl Node {
     fn receive_one(&mut self, received: Received, arena: &mut [u8], device: &mut dyn Device) {
         let mut scratch = Deliver::scratch();
         let mut sink = Deliver { device, worker: &self.worker, scratch: &mut scratch };
+        self.judge.begin(self.forwarding.policy(), &self.worker);
         let mut cx = InboundCx {
             tables: &self.forwarding,
             format: Format::Vxlan,
@@ -300,6 +321,8 @@ impl Node {
             metadata: &mut self.told,
             sink: &mut sink,
             worker: &self.worker,
+            judge: &mut self.judge,
+            proofs: None,
         };
         self.inbound.receive(&mut cx, received);
         self.inbound.finish(&mut cx);

@@ -15,6 +15,11 @@ impl Counter {
         self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
     }
 
+    /// Makes it another value. Only the owning thread may call this.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
     /// The value now.
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
@@ -59,10 +64,16 @@ pub struct WorkerCounters {
     /// Grows each time the worker comes by its edges: one that does not although it is woken is stuck.
     pub beat: Counter,
     stuck: AtomicBool,
+    /// Packets that went back to the TUN they came from; both counts of the device have them.
+    pub hairpinned_packets: Counter,
     /// ICMP errors written to the TUN. They are no traffic of others, so no edge counts them.
     pub icmp_sent: Counter,
     /// ICMP errors kept back: too many already, or the TUN could not take them.
     pub icmp_suppressed: Counter,
+    /// Connections that are known now, as of the last second with packets; it may fall.
+    pub connections: Counter,
+    /// Connections that found no room in the table and passed all the same.
+    pub untracked_connections: Counter,
 }
 
 /// How often the kernel refused an offload, and with which error. A worker does not log: the

@@ -8,11 +8,13 @@ pub mod capture;
 mod counters;
 mod largest;
 mod peer;
+mod policy;
 mod totals;
 mod worker;
 
 pub use counters::{Counter, EdgeCounters, Fallback, WorkerCounters};
 pub use largest::Clock;
 pub use peer::{PeerCounters, PeerTotals, PeerWorkerCounters};
+pub use policy::{LoggedPacket, PolicyCounters, PolicyLog, PolicyWorkerCounters};
 pub use totals::{Counters, EdgeTotals, Totals};
 pub use worker::Worker;

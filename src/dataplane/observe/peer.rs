@@ -41,15 +41,22 @@ impl PartialEq for PeerCounters {
 impl Eq for PeerCounters {}
 
 impl PeerCounters {
-    /// Zeroed counters for `workers` workers.
+    /// Zeroed counters for `workers` workers, and for the programs in the kernel.
     pub fn new(workers: usize) -> Self {
-        Self((0..workers).map(|_| CachePadded::default()).collect())
+        Self((0..=workers).map(|_| CachePadded::default()).collect())
     }
 
     /// The counters of worker `index`, if there is such a worker.
     #[inline]
     pub fn worker(&self, index: usize) -> Option<&PeerWorkerCounters> {
-        self.0.get(index).map(|counters| &**counters)
+        let (_, workers) = self.0.split_last()?;
+        workers.get(index).map(|counters| &**counters)
+    }
+
+    /// What programs in the kernel have carried; the control plane adds to it.
+    pub fn kernel(&self) -> &PeerWorkerCounters {
+        // There is one more than workers.
+        &self.0[self.0.len() - 1]
     }
 
     /// Bytes of the largest inner packet that any worker has sent in the last seconds, at step `now`; 0 for none.

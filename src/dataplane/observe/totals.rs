@@ -8,50 +8,73 @@ use crossbeam::utils::CachePadded;
 use super::capture::Hub;
 use super::counters::{EdgeCounters, Fallback, WorkerCounters};
 use super::largest::Clock;
+use super::policy::PolicyLog;
 use super::worker::Worker;
 use crate::net::DropReason;
 
-/// The counters of all workers of one pump.
+/// The counters of all workers of one pump, and of the programs in the kernel.
 #[derive(Clone, Debug)]
-pub struct Counters(Arc<[CachePadded<Worker>]>);
+pub struct Counters {
+    workers: Arc<[CachePadded<Worker>]>,
+    kernel: Arc<WorkerCounters>,
+}
 
 impl Counters {
     /// Zeroed counters for `workers` workers.
     pub fn new(workers: usize) -> Self {
         let hub = Arc::<Hub>::default();
         let clock = Arc::<Clock>::default();
-        let worker = |index| CachePadded::new(Worker::new(index, Arc::clone(&hub), Arc::clone(&clock)));
-        Self((0..workers).map(worker).collect())
+        let log = Arc::<PolicyLog>::default();
+        let worker = |index| {
+            CachePadded::new(Worker::new(index, Arc::clone(&hub), Arc::clone(&clock), Arc::clone(&log)))
+        };
+        Self { workers: (0..workers).map(worker).collect(), kernel: Arc::default() }
     }
 
     /// Where all workers show their packets.
     pub fn capture(&self) -> Option<&Arc<Hub>> {
-        self.0.first().map(|worker| &worker.capture)
+        self.workers.first().map(|worker| &worker.capture)
     }
 
     /// The time of the workers.
     pub fn clock(&self) -> Option<&Clock> {
-        self.0.first().map(|worker| &*worker.clock)
+        self.workers.first().map(|worker| &*worker.clock)
+    }
+
+    /// The packets that rules want logged.
+    pub fn policy_log(&self) -> Option<&PolicyLog> {
+        self.workers.first().map(|worker| &*worker.policy_log)
+    }
+
+    /// Connections that are known, all workers together, and those that found no room and passed all the same.
+    pub fn connections(&self) -> (u64, u64) {
+        let each = self.each().map(|worker| (worker.connections.get(), worker.untracked_connections.get()));
+        each.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
     }
 
     /// What worker `index` itself counts and shows its packets with.
     pub fn handle(&self, index: usize) -> &Worker {
-        &self.0[index]
+        &self.workers[index]
     }
 
     /// The counters of worker `index`.
     pub fn worker(&self, index: usize) -> &WorkerCounters {
-        &self.0[index].counters
+        &self.workers[index].counters
+    }
+
+    /// What programs in the kernel have carried; the control plane adds to it.
+    pub fn kernel(&self) -> &WorkerCounters {
+        &self.kernel
     }
 
     /// The counters of each worker.
     fn each(&self) -> impl Iterator<Item = &WorkerCounters> {
-        self.0.iter().map(|worker| &worker.counters)
+        self.workers.iter().map(|worker| &worker.counters)
     }
 
     /// The number of workers.
     pub fn workers(&self) -> usize {
-        self.0.len()
+        self.workers.len()
     }
 
     /// Refusals of an offload by the kernel, all workers together.
@@ -87,6 +110,11 @@ impl Counters {
         self.each().map(|worker| worker.recut_super_packets.get()).sum()
     }
 
+    /// Packets that went back to the TUN, all workers together.
+    pub fn hairpinned_packets(&self) -> u64 {
+        self.each().map(|worker| worker.hairpinned_packets.get()).sum()
+    }
+
     /// Received packets that are the tunnel's own, all workers together: probes, and questions that were answered.
     pub fn tunnel_control(&self) -> (u64, u64) {
         let each = self.each().map(|worker| (worker.probes.get(), worker.questions.get()));
@@ -115,10 +143,10 @@ impl Counters {
         each.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
     }
 
-    /// The sums over all workers.
+    /// The sums over all workers and the programs in the kernel.
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();
-        for worker in self.each() {
+        for worker in self.each().chain([self.kernel()]) {
             totals.device.add(&worker.device);
             totals.underlay.add(&worker.underlay);
             for (sum, reason) in totals.drops.iter_mut().zip(DropReason::ALL) {

@@ -11,14 +11,14 @@ use crate::dataplane::underlay::Receiver;
 /// Shows a packet or super-packet read from the device.
 #[cold]
 pub(super) fn read(worker: &Worker, packet: &[u8]) {
-    let seen = Seen { point: Point::Device, direction: Direction::Outbound, reason: None };
+    let seen = Seen::at(Point::Device, Direction::Outbound);
     worker.capture.record(seen, [packet].into_iter());
 }
 
 /// Shows the outer packets of a batch of `count` receives.
 #[cold]
 pub(super) fn received(worker: &Worker, tables: &Forwarding, receiver: &mut Receiver, count: usize) {
-    let seen = Seen { point: Point::Underlay, direction: Direction::Inbound, reason: None };
+    let seen = Seen::at(Point::Underlay, Direction::Inbound);
     let format = receiver.format();
     for index in 0..count {
         let (packet, port) = (receiver.packet(index), receiver.port(index));
@@ -28,7 +28,7 @@ pub(super) fn received(worker: &Worker, tables: &Forwarding, receiver: &mut Rece
         let step = if whole { bytes.len().max(1) } else { packet.segment };
         for datagram in bytes.chunks(step) {
             let outer = outer(tables, format, &packet, port, datagram.len());
-            worker.capture.record(seen, [outer.bytes(), datagram].into_iter());
+            worker.capture.record(seen.clone(), [outer.bytes(), datagram].into_iter());
         }
     }
 }
@@ -38,7 +38,7 @@ pub(super) struct Shown<'a>(pub Deliver<'a>);
 
 impl Sink for Shown<'_> {
     fn deliver(&mut self, delivery: &Delivery<'_>) {
-        let seen = Seen { point: Point::Device, direction: Direction::Inbound, reason: None };
+        let seen = Seen::at(Point::Device, Direction::Inbound);
         self.0.worker.capture.record(seen, delivery.parts());
         self.0.deliver(delivery);
     }

@@ -1,6 +1,7 @@
 //! The packet pump: worker threads, each with one TUN queue and its own sockets.
 
 mod capture_tap;
+mod handover;
 mod lane;
 mod worker;
 
@@ -10,18 +11,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, Sender, unbounded};
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::dataplane::forward::Forwarding;
 use crate::dataplane::observe::Counters;
+use crate::dataplane::policy::Query;
 use crate::dataplane::segment::merge::Rules;
 use crate::sync::Published;
+pub use handover::KernelCarrier;
 pub use lane::Lane;
 use worker::WorkerThread;
 
 /// How long a worker may take to its end, and from one look at it to the next.
 const PATIENCE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(1);
+/// Questions that wait for one worker, at most.
+const QUERIES: usize = 4;
 
 /// A worker that ended without being stopped.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +50,7 @@ pub enum Failure {
 }
 
 /// Wakes the workers that sleep.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Wakers(Vec<Arc<mio::Waker>>);
 
 impl Wakers {
@@ -62,8 +67,30 @@ impl Wakers {
 pub struct Pump {
     threads: Vec<JoinHandle<()>>,
     wakers: Wakers,
+    queries: Vec<Sender<Query>>,
     stop: Arc<AtomicBool>,
     failures: Receiver<Failure>,
+}
+
+/// Where workers are asked for their connections; by default there are none.
+#[derive(Clone, Debug, Default)]
+pub struct Queries {
+    workers: Vec<Sender<Query>>,
+    wakers: Wakers,
+}
+
+impl Queries {
+    /// The number of workers.
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Asks worker `index`; returns whether there is such a worker and it can be asked now.
+    pub fn ask(&self, index: usize, query: Query) -> bool {
+        let asked = self.workers.get(index).is_some_and(|worker| worker.try_send(query).is_ok());
+        self.wakers.wake();
+        asked
+    }
 }
 
 impl Pump {
@@ -74,6 +101,7 @@ impl Pump {
     pub fn start(
         lanes: Vec<Lane>,
         rules: Rules,
+        kernel: Option<&KernelCarrier>,
         forwarding: &Arc<Published<Forwarding>>,
         counters: &Counters,
     ) -> io::Result<Self> {
@@ -81,11 +109,15 @@ impl Pump {
         let mut pump = Self {
             threads: Vec::new(),
             wakers: Wakers(Vec::new()),
+            queries: Vec::new(),
             stop: Arc::new(AtomicBool::new(false)),
             failures,
         };
         for (index, lane) in lanes.into_iter().enumerate() {
-            let (mut worker, waker) = WorkerThread::new(lane, rules, index, counters.clone())?;
+            let (ask, asked) = bounded(QUERIES);
+            let (mut worker, waker) =
+                WorkerThread::new(lane, rules, kernel.cloned(), asked, index, counters.clone())?;
+            pump.queries.push(ask);
             pump.wakers.0.push(Arc::new(waker));
             let forwarding = Arc::clone(forwarding);
             let (stop, report): (_, Sender<Failure>) = (Arc::clone(&pump.stop), report.clone());
@@ -103,6 +135,11 @@ impl Pump {
     /// Where workers report that they ended on their own.
     pub fn failures(&self) -> Receiver<Failure> {
         self.failures.clone()
+    }
+
+    /// Where the workers are asked for their connections.
+    pub fn queries(&self) -> Queries {
+        Queries { workers: self.queries.clone(), wakers: self.wakers.clone() }
     }
 
     /// What wakes the workers.

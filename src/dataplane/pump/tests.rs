@@ -46,7 +46,7 @@ impl Device for Answers {
 /// Tables without a route.
 fn tables() -> Arc<Published<Forwarding>> {
     let underlay = Underlay {
-        moved_to: None,
+        uplink: 0,
         address: None,
         address6: None,
         vtep_mac: Mac([2; 6]),
@@ -66,7 +66,7 @@ fn tables() -> Arc<Published<Forwarding>> {
 fn pump(answers: Vec<Result<Vec<u8>, i32>>, counters: &Counters) -> Pump {
     let device = Box::new(Answers(answers.into()));
     let sockets = Sockets::open(&Setup { workers: 1, ..Setup::default() }, 1).unwrap();
-    Pump::start(vec![Lane { device, sockets }], Rules { tcp: false, udp: false }, &tables(), counters)
+    Pump::start(vec![Lane { device, sockets }], Rules { tcp: false, udp: false }, None, &tables(), counters)
         .unwrap()
 }
 

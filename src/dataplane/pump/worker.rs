@@ -8,16 +8,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crossbeam::channel::Receiver as Queries;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use super::capture_tap;
+use super::handover::{Handover, KernelCarrier, PAUSE};
 use super::lane::Lane;
 use crate::dataplane::device::{Deliver, write_icmp_errors};
 use crate::dataplane::forward::{Forwarding, Inbound, InboundCx, Outbound, OutboundCx};
+use crate::dataplane::kernel_path::Candidates;
 use crate::dataplane::observe::capture::Point;
 use crate::dataplane::observe::{Counters, Worker};
-use crate::dataplane::packet::{Device, MAX_PACKET, Outbox, Sink};
+use crate::dataplane::packet::{Delivery, Device, Full, MAX_PACKET, Outbox, Sink};
+use crate::dataplane::policy::{Judge, Query};
 use crate::dataplane::segment::merge::Rules;
 use crate::dataplane::underlay::{MetadataSocket, Receiver, Sockets};
 use crate::net::DropReason;
@@ -48,6 +52,9 @@ pub(super) struct WorkerThread {
     sockets: Sockets,
     outbound: Outbound,
     inbound: Inbound,
+    judge: Judge,
+    handover: Option<Handover>,
+    queries: Queries<Query>,
     outbox: Outbox,
     arena: Box<[u8]>,
     scratch: Box<[u8]>,
@@ -64,6 +71,8 @@ impl WorkerThread {
     pub(super) fn new(
         lane: Lane,
         rules: Rules,
+        kernel: Option<KernelCarrier>,
+        queries: Queries<Query>,
         index: usize,
         counters: Counters,
     ) -> io::Result<(Self, mio::Waker)> {
@@ -83,6 +92,9 @@ impl WorkerThread {
             device: lane.device,
             sockets: lane.sockets,
             inbound: Inbound::new(rules),
+            judge: Judge::default(),
+            handover: kernel.map(Handover::new),
+            queries,
             outbox: Outbox::default(),
             arena: vec![0; ARENA].into_boxed_slice(),
             scratch: Deliver::scratch(),
@@ -107,20 +119,53 @@ impl WorkerThread {
         while !stop.load(Ordering::Acquire) {
             let busy = self.ready.contains(&true);
             let retry = std::mem::take(&mut self.faulty);
-            self.wait(&mut events, if busy { Some(Duration::ZERO) } else { retry.then_some(RETRY) })?;
+            let pause = self.handover.as_ref().and_then(|handover| handover.waiting().next()).map(|_| PAUSE);
+            let timeout = if retry { Some(pause.map_or(RETRY, |pause| pause.min(RETRY))) } else { pause };
+            self.wait(&mut events, if busy { Some(Duration::ZERO) } else { timeout })?;
             self.ready[0] |= retry;
+            for edge in self.handover.iter().flat_map(Handover::waiting) {
+                self.ready[edge] = true;
+            }
             self.counters.handle(self.index).counters.beat.add(1);
             let tables = forwarding.pin();
-            if self.ready[0] {
-                self.ready[0] = self.outbound_batch(&tables)?;
+            self.judge.begin(tables.policy(), self.counters.handle(self.index));
+            if let Ok(query) = self.queries.try_recv() {
+                let forgets = query.flush;
+                self.judge.answer_query(query);
+                if let Some(handover) = self.handover.as_ref().filter(|_| forgets) {
+                    handover.give_back();
+                }
             }
-            for receiver in 1..self.ready.len() {
-                if self.ready[receiver] {
-                    self.ready[receiver] = self.inbound_batch(&tables, receiver - 1)?;
+            if let Some(handover) = &mut self.handover {
+                handover.keep_known(&mut self.judge, &tables);
+            }
+            for edge in 0..self.ready.len() {
+                if self.ready[edge] {
+                    self.ready[edge] = self.serve(edge, &tables, forwarding)?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Takes a batch from an edge: the device is 0, then come the receivers. Returns whether more may wait.
+    fn serve(
+        &mut self,
+        edge: usize,
+        tables: &Forwarding,
+        forwarding: &Published<Forwarding>,
+    ) -> io::Result<bool> {
+        if let Some(handover) = &mut self.handover {
+            handover.look(edge);
+        }
+        let batch = match edge.checked_sub(1) {
+            None => self.outbound_batch(tables)?,
+            Some(receiver) => self.inbound_batch(tables, receiver)?,
+        };
+        let Some(handover) = &mut self.handover else { return Ok(batch == Taken::Full) };
+        handover.read(edge, batch == Taken::Nothing);
+        handover.begin(edge, tables, forwarding);
+        Ok(batch == Taken::Full)
     }
 
     fn wait(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
@@ -138,17 +183,17 @@ impl WorkerThread {
         Ok(())
     }
 
-    /// Reads a batch from the device and sends it off. Returns whether more may wait.
-    fn outbound_batch(&mut self, tables: &Forwarding) -> io::Result<bool> {
+    /// Reads a batch from the device and sends it off.
+    fn outbound_batch(&mut self, tables: &Forwarding) -> io::Result<Taken> {
         let worker = self.counters.handle(self.index);
-        if let Some(uplink) = tables.underlay().moved_to {
-            self.sockets.follow(uplink, worker);
-        }
+        self.sockets.follow(tables.underlay().uplink, worker);
         self.sockets.take_up(worker);
         let (paths, watched) = (self.sockets.paths(), worker.capture.wants(Point::Device));
-        let mut cx = OutboundCx { tables, paths, arena: &mut self.arena, out: &mut self.outbox, worker };
+        let (arena, out, judge) = (&mut self.arena, &mut self.outbox, &mut self.judge);
+        let proofs = self.handover.as_mut().map(Handover::candidates);
+        let mut cx = OutboundCx { tables, paths, arena, out, worker, judge, proofs };
         let mut at = 0;
-        let mut more = true;
+        let (mut has_read, mut is_empty) = (false, false);
         for _ in 0..READS {
             if at + MAX_PACKET > ARENA {
                 break;
@@ -156,7 +201,7 @@ impl WorkerThread {
             let (vnet, len) = match self.device.read(&mut cx.arena[at..at + MAX_PACKET]) {
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    more = false;
+                    is_empty = true;
                     break;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -164,17 +209,22 @@ impl WorkerThread {
                 Err(_) => {
                     // Packets may wait all the same, and nothing tells when it is over.
                     worker.counters.device_read_errors.add(1);
-                    (more, self.faulty) = (false, true);
+                    (is_empty, has_read, self.faulty) = (true, true, true);
                     break;
                 }
             };
+            has_read = true;
             if watched {
                 capture_tap::read(worker, &cx.arena[at..at + len]);
             }
-            if self.outbound.packet(&mut cx, &vnet, at..at + len).is_err() {
+            let taken = self.outbound.packet(&mut cx, &vnet, at..at + len).or_else(|Full| {
                 self.sockets.send(cx.out, cx.arena, worker);
                 // An empty outbox holds any one packet.
-                let _ = self.outbound.packet(&mut cx, &vnet, at..at + len);
+                self.outbound.packet(&mut cx, &vnet, at..at + len)
+            });
+            if let Ok(Some(hairpin)) = taken {
+                let sink = Deliver { device: &mut *self.device, worker, scratch: &mut self.scratch };
+                give_back(&hairpin.delivery(cx.arena), sink, watched);
             }
             at = (at + len).next_multiple_of(ALIGN);
             if at >= FLUSH {
@@ -186,21 +236,25 @@ impl WorkerThread {
             self.sockets.send(cx.out, cx.arena, worker);
         }
         write_icmp_errors(self.outbound.errors().drain(), &mut *self.device, &worker.counters);
-        Ok(more)
+        Ok(match (is_empty, has_read) {
+            (false, _) => Taken::Full,
+            (true, true) => Taken::Some,
+            (true, false) => Taken::Nothing,
+        })
     }
 
-    /// Receives a batch from socket `receiver` and writes it to the device. Returns whether more
-    /// may wait.
-    fn inbound_batch(&mut self, tables: &Forwarding, receiver: usize) -> io::Result<bool> {
+    /// Receives a batch from socket `receiver` and writes it to the device.
+    fn inbound_batch(&mut self, tables: &Forwarding, receiver: usize) -> io::Result<Taken> {
         let worker = self.counters.handle(self.index);
         let (receiver, metadata) = self.sockets.receiver(receiver);
-        let Some(count) = received(receiver) else { return Ok(false) };
+        let Some(count) = received(receiver) else { return Ok(Taken::Nothing) };
         let sink = Deliver { device: &mut *self.device, worker, scratch: &mut self.scratch };
         if worker.capture.wants(Point::Underlay) {
             capture_tap::received(worker, tables, receiver, count);
         }
-        let more = receiver.was_full(count);
-        let batch = Receives { receiver, count, metadata };
+        let taken = if receiver.was_full(count) { Taken::Full } else { Taken::Some };
+        let proofs = self.handover.as_mut().map(Handover::candidates);
+        let batch = Receives { receiver, count, metadata, judge: &mut self.judge, proofs };
         if worker.capture.wants(Point::Device) {
             deliver(&mut self.inbound, batch, tables, capture_tap::Shown(sink), worker);
         } else {
@@ -210,8 +264,13 @@ impl WorkerThread {
             self.inbound.replies().send(&mut self.outbox);
             self.sockets.send(&mut self.outbox, &self.arena, worker);
         }
-        Ok(more)
+        Ok(taken)
     }
+}
+
+/// Writes a packet to the device that it was read from.
+fn give_back(delivery: &Delivery<'_>, mut sink: Deliver<'_>, watched: bool) {
+    if watched { capture_tap::Shown(sink).deliver(delivery) } else { sink.deliver(delivery) }
 }
 
 /// Whether the device is no more: the kernel has detached its queues, or its driver is gone.
@@ -219,11 +278,24 @@ fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EBADFD | libc::EBADF | libc::ENODEV | libc::ENXIO))
 }
 
+/// What a batch found at its edge.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Taken {
+    /// There was nothing.
+    Nothing,
+    /// That was all, but for what may have come since.
+    Some,
+    /// More may wait.
+    Full,
+}
+
 /// A batch of receives.
 struct Receives<'a> {
     receiver: &'a mut Receiver,
     count: usize,
     metadata: &'a mut MetadataSocket,
+    judge: &'a mut Judge,
+    proofs: Option<&'a mut Candidates>,
 }
 
 /// Takes a batch through the inbound flow.
@@ -234,18 +306,20 @@ fn deliver(
     mut sink: impl Sink,
     worker: &Worker,
 ) {
-    let Receives { receiver, count, metadata } = batch;
+    let Receives { receiver, count, metadata, judge, mut proofs } = batch;
     let format = receiver.format();
     for index in 0..count {
         let packet = receiver.packet(index);
         let (arena, metadata, sink) = (receiver.arena(), &mut *metadata, &mut sink);
-        let mut cx = InboundCx { tables, format, arena, metadata, sink, worker };
+        let (judge, proofs) = (&mut *judge, proofs.as_deref_mut());
+        let mut cx = InboundCx { tables, format, arena, metadata, sink, worker, judge, proofs };
         match packet {
             Some(packet) => inbound.receive(&mut cx, packet),
             None => worker.counters.dropped(DropReason::UnknownPeer, 1),
         }
     }
-    let mut cx = InboundCx { tables, format, arena: receiver.arena(), metadata, sink: &mut sink, worker };
+    let (arena, sink) = (receiver.arena(), &mut sink);
+    let mut cx = InboundCx { tables, format, arena, metadata, sink, worker, judge, proofs };
     inbound.finish(&mut cx);
 }
 

@@ -1,8 +1,8 @@
 //! Classification: one look at an inner packet that answers everything later steps ask.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::wire::{Ipv4, Ipv6, Malformed, protocol};
+use crate::wire::{Ipv4, Ipv6, Malformed, be32, protocol, tcp};
 
 /// What a packet is and which flow it belongs to.
 #[derive(Clone, Copy, Debug)]
@@ -41,10 +41,23 @@ impl Flow {
         }
     }
 
+    /// Both ports, as four bytes of `packet`, of which this is the flow, where it is a packet of TCP or UDP like most of
+    /// its flow: no fragment, with a whole TCP header or both ports of UDP, and without a TCP flag that begins or ends
+    /// something.
+    #[inline]
+    pub fn plain_ports(&self, packet: &[u8]) -> Option<u32> {
+        let body = packet.get(self.l4..self.total_len.min(packet.len()))?;
+        let plain = match self.protocol {
+            protocol::TCP => body.len() >= tcp::LEN && body[tcp::FIELD_FLAGS] & tcp::TELLING == 0,
+            protocol::UDP => body.len() >= 4,
+            _ => false,
+        };
+        (plain && !self.fragment).then(|| be32(body, 0))
+    }
+
     fn of_v4(ip: Ipv4<'_>) -> Self {
         let fragment = ip.is_fragment();
         let ports = ports(ip.protocol(), fragment, ip.payload());
-        let addresses = u64::from(u32::from(ip.source())) << 32 | u64::from(u32::from(ip.destination()));
         Self {
             source: ip.source().into(),
             destination: ip.destination().into(),
@@ -54,16 +67,13 @@ impl Flow {
             tos: ip.tos(),
             ttl: ip.ttl(),
             fragment,
-            hash: mix(addresses, ports, ip.protocol()),
+            hash: hash4(ip.source(), ip.destination(), ports, ip.protocol()),
         }
     }
 
     fn of_v6(ip: Ipv6<'_>) -> Self {
         let fragment = ip.next_header() == protocol::IPV6_FRAGMENT;
         let ports = ports(ip.next_header(), fragment, ip.payload());
-        let (source, destination) = (u128::from(ip.source()), u128::from(ip.destination()));
-        let halves = [source >> 64, source, destination >> 64, destination].map(|half| half as u64);
-        let addresses = halves.iter().fold(0, |hash, half| fold_multiply(hash ^ half, KEYS[2]));
         Self {
             source: ip.source().into(),
             destination: ip.destination().into(),
@@ -73,9 +83,37 @@ impl Flow {
             tos: ip.traffic_class(),
             ttl: ip.hop_limit(),
             fragment,
-            hash: mix(addresses, ports, ip.next_header()),
+            hash: hash6(ip.source(), ip.destination(), ports, ip.next_header()),
         }
     }
+}
+
+/// [`Flow::hash`] of unfragmented packets between these addresses; `ports` are both ports of TCP and UDP, as the
+/// packet has them, and 0 of other protocols.
+pub fn hash_of(source: IpAddr, destination: IpAddr, ports: u32, protocol: u8) -> u32 {
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => hash4(source, destination, ports, protocol),
+        (IpAddr::V6(source), IpAddr::V6(destination)) => hash6(source, destination, ports, protocol),
+        _ => 0,
+    }
+}
+
+#[inline]
+fn hash4(source: Ipv4Addr, destination: Ipv4Addr, ports: u32, protocol: u8) -> u32 {
+    mix(u64::from(source.to_bits()) << 32 | u64::from(destination.to_bits()), ports, protocol)
+}
+
+#[inline]
+fn hash6(source: Ipv6Addr, destination: Ipv6Addr, ports: u32, protocol: u8) -> u32 {
+    let (source, destination) = (source.to_bits(), destination.to_bits());
+    let halves = [source >> 64, source, destination >> 64, destination].map(|half| half as u64);
+    mix(halves.iter().fold(0, |hash, half| fold_multiply(hash ^ half, KEYS[2])), ports, protocol)
+}
+
+/// A place among `count` for a hash, every one equally likely; another count moves few flows (hash-threshold, RFC 2992).
+#[inline]
+pub fn among(hash: u32, count: usize) -> usize {
+    ((u64::from(hash) * count as u64) >> u32::BITS) as usize
 }
 
 /// Both ports as one number, 0 where the packet has none to show. Every fragment of a datagram

@@ -8,6 +8,7 @@ pub(super) const FACTOR: u32 = 0x9e37_79b1;
 #[cfg(test)]
 pub fn reference(packet: &[u8]) -> Option<u32> {
     use crate::wire::{be16, be32, ipv4, ipv6, protocol};
+    let packet = quoted(packet).unwrap_or(packet);
     let header = packet.get(..ipv4::LEN)?;
     let (addresses, number, transport) = match header[0] >> 4 {
         4 => {
@@ -25,4 +26,23 @@ pub fn reference(packet: &[u8]) -> Option<u32> {
     };
     let mixed = addresses.wrapping_mul(FACTOR);
     Some((mixed ^ mixed >> 16 ^ ports).wrapping_mul(FACTOR) >> 16)
+}
+
+/// The packet that an ICMP error is about, where its IP header is quoted whole.
+#[cfg(test)]
+fn quoted(packet: &[u8]) -> Option<&[u8]> {
+    use crate::wire::{be16, icmp, ipv4, ipv6, protocol};
+    let header = packet.get(..ipv4::LEN)?;
+    let version = header[0] >> 4;
+    let (at, len) = match version {
+        4 if header[9] == protocol::ICMP && be16(header, 6) & 0x3fff == 0 => {
+            (usize::from(header[0] & 0xf) * 4, ipv4::LEN)
+        }
+        6 if header[6] == protocol::ICMPV6 => (ipv6::LEN, ipv6::LEN),
+        _ => return None,
+    };
+    let quote = packet.get(at + icmp::LEN..)?;
+    let error =
+        if version == 4 { icmp::ERRORS.contains(&packet[at]) } else { packet[at] < icmp::FIRST_INFORMATION6 };
+    (error && quote.len() >= len && quote[0] >> 4 == version).then_some(quote)
 }

@@ -5,9 +5,12 @@
 //! - [`socket_cbpf`]: the socket that an inbound packet comes to
 //!
 //! The hash is of the inner addresses and, for unfragmented TCP and UDP, the ports. Both ways of a flow
-//! have the same one.
+//! have the same one. An ICMP error has that of the packet that it quotes, so it comes to the worker that
+//! knows the connection.
 //!
 //! ```text
+//! packet = the quoted one, where an unfragmented ICMP error (IPv4 types 3, 4, 5, 11, 12; IPv6 types below
+//!          128, without extension headers) quotes a whole IP header of its own version; no quote in a quote
 //! a = exclusive or of the 32-bit words of both addresses, big endian
 //! p = exclusive or of both ports, or 0
 //! h = a * 0x9e3779b1            modulo 2^32
@@ -23,8 +26,7 @@
 )]
 
 pub(in crate::dataplane) mod cbpf;
-pub(in crate::dataplane) mod ebpf;
-mod hash;
+pub(in crate::dataplane) mod hash;
 pub mod queue_ebpf;
 pub mod socket_cbpf;
 

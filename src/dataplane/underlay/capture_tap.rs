@@ -26,9 +26,9 @@ impl Framing<'_> {
     /// Shows every datagram of the batch as sent.
     #[cold]
     pub(super) fn show_all(&self, hub: &Hub, batch: Batch<'_>) {
-        let seen = Seen { point: Point::Underlay, direction: Direction::Outbound, reason: None };
+        let seen = Seen::at(Point::Underlay, Direction::Outbound);
         for message in batch.outbox.messages() {
-            self.show(hub, seen, message, batch.datagrams(message), batch);
+            self.show(hub, seen.clone(), message, batch.datagrams(message), batch);
         }
     }
 
@@ -42,14 +42,14 @@ impl Framing<'_> {
         datagrams: &[Datagram],
         batch: Batch<'_>,
     ) {
-        let seen = Seen { point: Point::Drop, direction: Direction::Outbound, reason: Some(reason) };
+        let seen = Seen { reason: Some(reason), ..Seen::at(Point::Drop, Direction::Outbound) };
         self.show(hub, seen, message, datagrams, batch);
     }
 
     fn show(&self, hub: &Hub, seen: Seen, message: &Message, datagrams: &[Datagram], batch: Batch<'_>) {
         for datagram in datagrams.iter().filter(|datagram| datagram.packets > 0) {
             let (head, body) = (batch.bytes(datagram.head), batch.bytes(datagram.body));
-            self.show_datagram(hub, seen, message, head, body);
+            self.show_datagram(hub, seen.clone(), message, head, body);
         }
     }
 

@@ -6,9 +6,11 @@
 //! only of sockets for all protocols (`__netif_receive_skb_core` of net/core/dev.c), which listen behind receive
 //! offload, on all interfaces; on a bridge or a bond they see a packet twice.
 
+use std::ffi::c_int;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -26,9 +28,37 @@ const BATCH: usize = 64;
 /// Most receives in a row from one socket.
 const ROUNDS: usize = 64;
 
+/// The metadata sockets of all workers, of which a program chooses one for each packet: without it the kernel asks the
+/// filter of every one. It lasts as long as one of them.
+pub struct MetadataGroup {
+    /// The first socket, which gets what is for no worker.
+    #[expect(dead_code, reason = "held open: its place is the program's 0")]
+    refusing: Socket,
+    number: c_int,
+}
+
+impl MetadataGroup {
+    /// One without workers yet. `program` says 1 for the first, 2 for the second, and 0 for what needs nobody: packets
+    /// that other programs will take before a socket of ours gets them, and whose headers nobody would ask for.
+    ///
+    /// # Errors
+    /// The kernel's: EINVAL before Linux 4.14.
+    pub fn new(program: &OwnedFd) -> io::Result<Self> {
+        // One without link headers costs the kernel least.
+        let refusing = Socket::new(Domain::PACKET, Type::DGRAM.nonblocking(), Some(Protocol::from(0)))?;
+        refusing.attach_filter(&metadata_filter::nothing())?;
+        sys::bind_to_all(&refusing)?;
+        let number = sys::begin_group(&refusing)?;
+        sys::choose_by(&refusing, program)?;
+        Ok(Self { refusing, number })
+    }
+}
+
 /// The metadata socket of one worker.
 pub struct MetadataSocket {
     socket: Option<Socket>,
+    /// Of which it is one, where it is of any.
+    group: Option<Arc<MetadataGroup>>,
     wanted: Wanted,
     batch: sys::ReceiveBatch,
     known: Known,
@@ -61,6 +91,7 @@ impl MetadataSocket {
         let batch = sys::ReceiveBatch::new(BATCH, HEADERS);
         Ok(Self {
             socket,
+            group: None,
             wanted,
             batch,
             known: Known::default(),
@@ -68,6 +99,17 @@ impl MetadataSocket {
             all: false,
             unfinished: (false, false),
         })
+    }
+
+    /// Becomes the next of `group`; the first worker is the first to.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn join(&mut self, group: &Arc<MetadataGroup>) -> io::Result<()> {
+        let Some(socket) = &self.socket else { return Ok(()) };
+        sys::join_group(socket, group.number)?;
+        self.group = Some(Arc::clone(group));
+        Ok(())
     }
 
     /// Takes whatever waits.

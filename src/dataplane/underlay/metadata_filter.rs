@@ -16,6 +16,7 @@ use socket2::{SockFilter, Socket};
 
 use crate::dataplane::steering::cbpf::{ALL, jump, load, op};
 use crate::dataplane::steering::socket_cbpf;
+use crate::wire::chain::DESTINATION_OPTIONS;
 use crate::wire::{ethernet, ipv6, protocol, tcp, udp, vxlan};
 
 /// What a metadata socket is for.
@@ -74,6 +75,7 @@ pub(super) fn inner_at(packet: &[u8]) -> Option<usize> {
         (*packet.get(9)?, usize::from(first & 0xf) * 4)
     } else {
         match *packet.get(6)? {
+            // The kernel's `ip6tnl` puts its tunnel encapsulation limit there (RFC 2473 §4.1.1).
             DESTINATION_OPTIONS => {
                 (*packet.get(ipv6::LEN)?, ipv6::LEN + 8 + 8 * usize::from(*packet.get(ipv6::LEN + 1)?))
             }
@@ -87,12 +89,14 @@ pub(super) fn inner_at(packet: &[u8]) -> Option<usize> {
     }
 }
 
-/// The kernel's `ip6tnl` puts its tunnel encapsulation limit there (RFC 2473 §4.1.1).
-const DESTINATION_OPTIONS: u8 = 60;
-
 /// Lets `socket`, a packet socket, take what is wanted.
 pub(super) fn attach(socket: &Socket, wanted: &Wanted) -> io::Result<()> {
     socket.attach_filter(&program(wanted))
+}
+
+/// One that takes nothing.
+pub(super) fn nothing() -> [SockFilter; 1] {
+    [op(libc::BPF_RET | libc::BPF_K, 0)]
 }
 
 fn program(wanted: &Wanted) -> Vec<SockFilter> {

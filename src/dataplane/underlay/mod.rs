@@ -26,14 +26,16 @@ mod sys;
 pub mod tap;
 mod udp;
 
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 
 use socket2::Socket;
 
 use door::Share;
 pub use door::{Door, Range};
-pub use metadata::MetadataSocket;
+pub use metadata::{MetadataGroup, MetadataSocket};
 pub use probe::Supported;
 pub use receive::Receiver;
 use send::{Fragmenting, SendSockets, Sender};
@@ -87,6 +89,14 @@ impl Sockets {
             }
         }
         Ok(Self { sender: Sender::new(setup, sockets), receivers, metadata, doors })
+    }
+
+    /// Has `group` choose what the metadata socket hears of; the first worker's joins first.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn join(&mut self, group: &Arc<MetadataGroup>) -> io::Result<()> {
+        self.metadata.join(group)
     }
 
     /// The same with a queue of the TAP.

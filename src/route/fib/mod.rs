@@ -17,12 +17,14 @@ mod editor;
 mod hop_id;
 mod hops;
 mod lookup;
+mod prefixes;
 mod slot;
 mod table;
 
 pub use editor::FibEditor;
 pub use hops::{Group, HopsFull, NextHop, PeerId, Via, Ways};
 pub use lookup::Fib;
+pub use prefixes::PrefixTable;
 
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@ import sys
 import tempfile
 
 from underpass_lab.bench import compare, flame, host, options, partial, report, rootless
-from underpass_lab.bench.measure import TESTS, Test
+from underpass_lab.bench.measure import SIDE_BY_SIDE, TESTS, Test
 from underpass_lab.bench.progress import Progress, clock
 from underpass_lab.bench.results import Results
 from underpass_lab.bench.runner import Runner, Turn, along, side_by_side
@@ -130,11 +130,11 @@ def go(asked: argparse.Namespace, turns: list[Turn], results: Results) -> int:
 
 
 def list_all() -> int:
-    for title, items in (("systems", SYSTEMS), ("tests", TESTS), ("sweeps", SWEEPS)):
+    for title, items in (("systems", SYSTEMS), ("tests", SIDE_BY_SIDE), ("sweeps", SWEEPS)):
         print(f"{title}:")
         for item in items:
             missing = item.missing() if hasattr(item, "missing") else None
-            print(f"  {item.name:<24}{item.about}{f' [{missing}]' if missing else ''}")
+            print(f"  {item.name:<30}{item.about}{f' [{missing}]' if missing else ''}")
     return 0
 
 

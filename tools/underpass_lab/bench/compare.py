@@ -26,7 +26,7 @@ Key = tuple[str | None, object, str, str]
 Group = tuple[str | None, str]
 
 FLOOR, FLOOR_OF_FEW, FEW = 0.05, 0.10, 3
-LOWER_IS_BETTER = {"us"}
+LOWER_IS_BETTER = {"us", "mib"}
 VERDICTS = ("worse", "better", "same")
 # Facts without which two files are hardly comparable.
 FACTS = ("cpu", "cores", "kernel", "lab", "rights")

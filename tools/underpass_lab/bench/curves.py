@@ -39,6 +39,8 @@ ABOUT = {
     "routes": "the size of the routing table",
     "loss": "loss on the link",
     "uplink": "what the link segments itself",
+    "policy": "policies",
+    "tracked": "connections that are known",
 }
 RATES = ("gbps", "packets/s", "connections/s")
 LINKS = {
@@ -85,7 +87,8 @@ def draw(path: pathlib.Path, name: str, curves: list[Entry], host: dict[str, Any
         draw_panel(place, *panel)
     for place in places[len(panels) :]:
         place.axis("off")
-    subject = "Throughput" if any(curve["unit"] in RATES for curve in curves) else "Round trip"
+    units = {curve["unit"] for curve in curves}
+    subject = "Throughput" if units & {*RATES} else "Memory" if "mib" in units else "Round trip"
     label(
         picture,
         f"{subject} against {ABOUT.get(name, name)}",
@@ -150,7 +153,7 @@ def draw_panel(
     place.set_title(title, loc="left", fontweight="bold", fontsize=10)
     place.set_ylabel(unit, fontsize=8.5, color=LIMIT)
     place.set_xlabel(curves[0]["axis"], fontsize=8.5, color=LIMIT)
-    labels = [value.replace(" ", "\n") if named else f"{value:,}" for value in values]
+    labels = [value.replace(" ", "\n") if isinstance(value, str) else f"{value:,}" for value in values]
     place.set_xticks(range(len(values)), labels, fontsize=7.5 if named else None)
     place.set_xlim(-0.5, len(values) - 0.5)
     place.set_ylim(0, top * 1.08 or 1)

@@ -30,7 +30,9 @@ def draw(systems: list[System], lengths: Lengths, out: pathlib.Path, say: Callab
             load = Load(lab, system.up(lab), lengths)
             load.warm_up()
             system.inspect(lab)
+            judge = system.watch(lab)
             gbps = watched(lab, load, system, out / name)
+            judge(True)
         say(f"{name}: {gbps:.2f} Gbit/s while it was watched")
         names.append(name)
     return names

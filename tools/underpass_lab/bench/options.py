@@ -7,9 +7,9 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from underpass_lab.bench.measure import TESTS, Lengths, Test
+from underpass_lab.bench.measure import SIDE_BY_SIDE, TESTS, Lengths, Test
 from underpass_lab.bench.progress import clock
-from underpass_lab.bench.sweeps import SWEEPS, Sweep
+from underpass_lab.bench.sweeps import POLICY, POLICY_SWEEPS, SWEEPS, Sweep
 from underpass_lab.bench.systems import SYSTEMS, System
 
 Item = TypeVar("Item", System, Test, Sweep)
@@ -40,8 +40,9 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--tests",
         metavar="LIST",
-        type=chooser(TESTS),
-        help=f"comma-separated, or all; default: all, with --quick {', '.join(QUICK_TESTS)}",
+        type=choose_tests,
+        help=f"comma-separated, or all; default: all, with --quick {', '.join(QUICK_TESTS)}. "
+        f"{POLICY}: what policies cost, the same as --sweep {','.join(POLICY_SWEEPS)}",
     )
     parser.add_argument(
         "--sweep",
@@ -91,6 +92,10 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 def settle(parser: argparse.ArgumentParser, options: argparse.Namespace) -> argparse.Namespace:
     """Puts the defaults in, which depend on each other."""
+    if options.tests == POLICY:
+        if options.sweep:
+            parser.error(f"--tests {POLICY} is --sweep {','.join(POLICY_SWEEPS)}: leave one of them out")
+        options.tests, options.sweep = None, [sweep for sweep in SWEEPS if sweep.name in POLICY_SWEEPS]
     lengths = QUICK if options.quick else FULL
     options.lengths = lengths.scaled(options.seconds) if options.seconds else lengths
     options.runs = options.runs or (QUICK_RUNS if options.quick else FULL_RUNS)
@@ -98,7 +103,7 @@ def settle(parser: argparse.ArgumentParser, options: argparse.Namespace) -> argp
         options.systems = options.systems or [system for system in SYSTEMS if system.name == "underpass-vxlan"]
     if not options.sweep:
         options.systems = options.systems or SYSTEMS
-        options.tests = options.tests or [test for test in TESTS if test.quick or not options.quick]
+        options.tests = options.tests or [test for test in SIDE_BY_SIDE if test.quick or not options.quick]
     options.out = options.out or default_out()
     if "BENCH_ROOTLESS" in os.environ and options.out.resolve().is_relative_to("/run"):
         parser.error("--out: without root, /run is not the one outside; choose another directory")
@@ -130,6 +135,11 @@ def chooser(known: Sequence[Item]) -> Callable[[str], list[Item]]:
         return [item for item in known if item.name in names]
 
     return choose
+
+
+def choose_tests(text: str) -> list[Test] | str:
+    """The tests of these names, or POLICY, which is none but stands for sweeps."""
+    return POLICY if text == POLICY else chooser(SIDE_BY_SIDE)(text)
 
 
 def number(least: int, most: int) -> Callable[[str], int]:
@@ -164,8 +174,8 @@ def durations() -> str:
     lines = [
         "how long it takes, in minutes (or h:min:s), when all systems are installed:",
         f"  --quick                 {tables(QUICK, quick, QUICK_RUNS):>8}",
-        f"  --quick --tests all     {tables(QUICK, TESTS, QUICK_RUNS):>8}",
-        f"  neither                 {tables(FULL, TESTS, FULL_RUNS):>8}",
+        f"  --quick --tests all     {tables(QUICK, SIDE_BY_SIDE, QUICK_RUNS):>8}",
+        f"  neither                 {tables(FULL, SIDE_BY_SIDE, FULL_RUNS):>8}",
         *(
             f"  --quick --sweep {item.name:<8}{sweep(item, QUICK, QUICK_RUNS):>8}"
             f"   without --quick {sweep(item, FULL, FULL_RUNS)}"

@@ -11,6 +11,10 @@ super-packets in software before it: what gets lost is then one packet of a wire
 The load runs in the same namespaces as the tunnel under test, to the tunnel address of the other
 node, so that a packet makes the same hops in every system. Everything is named after this process
 and gone when the `with` block ends.
+
+Where policies are measured each node has a pod, between which the load runs, because they are about pods.
+
+     p1 eth0 10.244.1.2 --- pod0 n1 ------- n2 pod0 --- eth0 10.244.2.2 p2
 """
 
 import dataclasses
@@ -25,6 +29,17 @@ from underpass_lab.network import Lab
 UNDERLAY = {"n1": "192.0.2.1", "n2": "192.0.2.2"}
 NODES = ("n1", "n2")
 WIRE = "wire"
+SUBNET = {"n1": "10.244.1.0/24", "n2": "10.244.2.0/24"}
+# The pod of each node, its gateway and its address.
+PODS = {"n1": "p1", "n2": "p2"}
+GATEWAY = {"n1": "10.244.1.1", "n2": "10.244.2.1"}
+POD = {"n1": "10.244.1.2", "n2": "10.244.2.2"}
+# Another address of the pod on n2, which no rule allows.
+FORBIDDEN = "10.244.2.3"
+# An address behind n2 that is allowed, and where what is sent to it ends without an answer.
+SILENT = "10.244.2.77"
+# What `Conditions.rules` is without policies.
+OFF_RULES = "off"
 # IPv4, UDP, VXLAN and inner Ethernet headers.
 VXLAN_OVERHEAD = 50
 # At the ports' ingress, where no other hook looks at the packets first.
@@ -70,6 +85,26 @@ class Conditions:
     workers: int | None = None
     # Routes in the forwarding table of underpass; only those it needs when None.
     routes: int | None = None
+    # Policies between pods: rules that match nothing, in front of the one that allows; OFF_RULES: none at all; None:
+    # there are no pods either.
+    rules: int | str | None = None
+    # Connections between pods that the daemons are to know.
+    tracked: int | None = None
+
+    @property
+    def has_pods(self) -> bool:
+        """Whether the load runs in pods."""
+        return self.rules is not None or self.tracked is not None
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether there are policies."""
+        return self.has_pods and self.rules != OFF_RULES
+
+    @property
+    def denied(self) -> int:
+        """Rules that match nothing."""
+        return self.rules if isinstance(self.rules, int) else 0
 
 
 @dataclasses.dataclass
@@ -101,6 +136,8 @@ class Pair(Lab):
         self.conditions = conditions or Conditions()
         super().__init__(f"upbench{os.getpid()}", self.conditions.mtu)
         self._started = 0
+        # Where the load comes from, and where it goes.
+        self.near, self.far = (PODS["n1"], PODS["n2"]) if self.conditions.has_pods else NODES
 
     def build(self) -> None:
         """The nodes and their link, as the conditions say."""
@@ -116,7 +153,19 @@ class Pair(Lab):
                 offload_as(self, node, self.conditions.uplink)
         for node in NODES:
             self.ip(node, f"address add {UNDERLAY[node]}/24 dev eth0")
+            if self.conditions.has_pods:
+                self._add_pod(node)
         wait_until(lambda: self.answers("n1", UNDERLAY["n2"]), 5, "the veth pair carries packets")
+
+    def _add_pod(self, node: str) -> None:
+        pod = PODS[node]
+        self.add_namespace(pod)
+        self.link(node, "pod0", pod, "eth0", self.mtu - VXLAN_OVERHEAD)
+        self.ip(node, f"address add {GATEWAY[node]}/24 dev pod0")
+        self.ip(pod, f"address add {POD[node]}/24 dev eth0", f"route add default via {GATEWAY[node]}")
+        if node == "n2":
+            self.ip(pod, f"address add {FORBIDDEN}/24 dev eth0")
+            self.ip(node, f"route add blackhole {SILENT}")
 
     def _wire(self, loss: float) -> None:
         self.ip(WIRE, "link add bridge type bridge", f"link set bridge mtu {self.mtu} up")

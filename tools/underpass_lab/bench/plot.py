@@ -27,7 +27,11 @@ SIZES = {"udp1350": "1350 B", "udp512": "512 B", "udp64": "64 B"}
 TITLES = {
     "rtt": "Idle round trip",
     "rtt-load": "Round trip beside a full TCP stream",
+    "rtt-udp": "Idle round trip, UDP",
+    "rtt-udp-load": "Round trip, UDP, beside a full TCP stream",
     "connections": "New TCP connections",
+    "tcp1-flood": "TCP, 1 Gbit/s, beside a flood of SYNs",
+    "memory": "Memory of the daemon for connections",
     **{name: f"UDP, {size}, at most 0.1 % lost" for name, size in SIZES.items()},
     **{
         f"tcp{streams}{back}": f"TCP, {streams} stream{'s' if streams > 1 else ''}{', reverse' if back else ''}"
@@ -41,6 +45,7 @@ UNITS = {
     "packets/s": ("1000 packets/s", 1e3),
     "us": ("µs", 1),
     "connections/s": ("1000 a second", 1e3),
+    "mib": ("MiB", 1),
 }
 
 

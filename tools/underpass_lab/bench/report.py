@@ -1,17 +1,19 @@
 """The files of a run: results.json for programs, report.md and the plots for people."""
 
 import json
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from underpass_lab.bench.pair import OFF_RULES
 from underpass_lab.bench.results import About, Document, Entry, Judged, Results
 
 # By system and test.
 Entries = dict[tuple[str, str], Entry]
 
 # Units as people write them.
-UNITS = {"gbps": "Gbit/s", "us": "µs", "connections/s": "1/s"}
+UNITS = {"gbps": "Gbit/s", "us": "µs", "connections/s": "1/s", "mib": "MiB"}
 
 
 def write(directory: pathlib.Path, results: Results, systems: Sequence[About]) -> list[str]:
@@ -69,6 +71,7 @@ def tables(document: Document, entries: Entries, names: list[str], tests: Sequen
         "## Results\n\n" + main_table(entries, names, tests),
         cpu_section(entries, names, tests),
         round_trip_section(entries, names),
+        kernel_path_section(entries, names, tests),
         retransmit_section(entries, names, tests),
         reordering_section(document["results"]),
         ratio_section(document["ratios"], tests),
@@ -129,14 +132,26 @@ def cpu_section(entries: Entries, names: list[str], tests: Sequence[Judged]) -> 
 
 def round_trip_section(entries: Entries, names: list[str]) -> str:
     """More than the medians: the slow ones, and what a busy path changes."""
+    kinds = {"rtt": "ICMP echoes", "rtt-udp": "Questions and answers by UDP, one flow"}
+    made = {about: round_trip_table(entries, names, test) for test, about in kinds.items()}
+    if not any(made.values()):
+        return ""
+    note = (
+        "Microseconds, medians of the runs. Idle: one every 10 ms; back to back: the next one at once; under load: one "
+        "every 5 ms beside one TCP stream at full rate.\n"
+    )
+    return "## Round trips\n\n" + note + "".join(f"\n{about}:\n\n{text}" for about, text in made.items() if text)
+
+
+def round_trip_table(entries: Entries, names: list[str], kind: str) -> str:
     columns = [
-        ("rtt", "median", "idle, median"),
-        ("rtt", "p99", "idle, p99"),
-        ("rtt", "back_to_back", "back to back, median"),
-        ("rtt-load", "median", "under load, median"),
-        ("rtt-load", "p99", "under load, p99"),
-        ("rtt-load", "load_gbps", "the load, Gbit/s"),
-        ("rtt-load", "lost", "lost under load"),
+        (kind, "median", "idle, median"),
+        (kind, "p99", "idle, p99"),
+        (kind, "back_to_back", "back to back, median"),
+        (f"{kind}-load", "median", "under load, median"),
+        (f"{kind}-load", "p99", "under load, p99"),
+        (f"{kind}-load", "load_gbps", "the load, Gbit/s"),
+        (f"{kind}-load", "lost", "lost under load"),
     ]
     columns = [column for column in columns if any((name, column[0]) in entries for name in names)]
     if not columns:
@@ -147,11 +162,26 @@ def round_trip_section(entries: Entries, names: list[str]) -> str:
         return str(value) if key == "lost" and value is not None else figure(value)
 
     rows = [[cell(name, test, key) for test, key, _ in columns] for name in names]
-    note = (
-        "Microseconds, medians of the runs. Idle: an echo every 10 ms; back to back: the next echo at once; under "
-        "load: an echo every 5 ms beside one TCP stream at full rate.\n\n"
-    )
-    return "## Round trips\n\n" + note + table(names, [title for _, _, title in columns], rows)
+    return table(names, [title for _, _, title in columns], rows)
+
+
+def kernel_path_section(entries: Entries, names: list[str], tests: Sequence[Judged]) -> str:
+    """Which way packets went, of the daemons that have the choice."""
+
+    def part(name: str, test: Judged) -> float | None:
+        return entries.get((name, test.name), {}).get("kernel_share")
+
+    ours = [name for name in names if any(part(name, test) is not None for test in tests)]
+    if not any(part(name, test) for name in ours for test in tests):
+        return ""
+    rows = [[percent(part(name, test)) for test in tests] for name in ours]
+    note = "Share of the packets at both nodes that programs in the kernel carried in place of the pump.\n\n"
+    return "## The kernel path\n\n" + note + table(ours, [test.name for test in tests], rows)
+
+
+def percent(share: float | None) -> str:
+    # Only all is 100 %.
+    return "–" if share is None else f"{math.floor(1000 * share) / 10:g} %"
 
 
 def retransmit_section(entries: Entries, names: list[str], tests: Sequence[Judged]) -> str:
@@ -181,6 +211,10 @@ def sweep_section(name: str, curves: list[Entry], names: list[str]) -> str:
             [value_name(value) for value in values],
             [[spread(known.get(value)) for value in values] for known in points],
         )
+        if name == "policy":
+            text += policy_section(dict(zip((curve["system"] for curve in lines), points, strict=True)), values)
+        if name == "tracked":
+            text += memory_section(dict(zip((curve["system"] for curve in lines), points, strict=True)), values)
         if name == "uplink":
             text += uplink_section(dict(zip((curve["system"] for curve in lines), points, strict=True)), values)
         if any("retransmits_per_gb" in point for known in points for point in known.values()):
@@ -197,28 +231,64 @@ def value_name(value: Any) -> str:
 
 
 DEFAULT = "underpass-vxlan"
-FORCED = (f"{DEFAULT}-socket", f"{DEFAULT}-tap")
+# Who chooses among its ways: what it is called, what the ways are called, and who has only one of them.
+CHOOSERS = {
+    DEFAULT: ("The default", "the best of socket, TAP and kernel path", ("socket", "tap", "kernel")),
+    f"{DEFAULT}-pump": ("The pump alone", "the better of socket and TAP", ("socket", "tap")),
+}
 
 
 def uplink_section(points: dict[str, dict[Any, Entry]], values: list[Any]) -> str:
-    """Whether the default chose well: against the better of its own ways, and against the kernel."""
+    """Whether who chooses chose well."""
+    return "".join(choice_section(chooser, points, values) for chooser in CHOOSERS if chooser in points)
+
+
+def choice_section(chooser: str, points: dict[str, dict[Any, Entry]], values: list[Any]) -> str:
+    """Against the best of its own ways, and against the kernel."""
+    title, own, ways = CHOOSERS[chooser]
 
     def median(system: str, value: Any) -> float | None:
         return points.get(system, {}).get(value, {}).get("median")
 
     def ratio(value: Any, systems: Sequence[str]) -> str:
         others = [found for system in systems if (found := median(system, value))]
-        ours = median(DEFAULT, value)
+        ours = median(chooser, value)
         return figure(ours / max(others)) if ours is not None and others else "–"
 
-    def chosen(value: Any) -> str:
-        return str(points.get(DEFAULT, {}).get(value, {}).get("tap", "–"))
+    def chosen(value: Any) -> tuple[str, str]:
+        point = points[chooser].get(value, {})
+        return percent(point.get("kernel_share")), str(point.get("tap", "–"))
 
-    if DEFAULT not in points:
-        return ""
-    rows = [[ratio(value, FORCED), ratio(value, ("kernel-vxlan",)), chosen(value)] for value in values]
-    columns = ["over the better of socket and tap", "over kernel-vxlan", "what it says of its TAP"]
-    return f"\nThe default, {DEFAULT}, median over median:\n\n" + table(values, columns, rows)
+    forced = [f"{DEFAULT}-{way}" for way in ways]
+    rows = [[ratio(value, forced), ratio(value, ("kernel-vxlan",)), *chosen(value)] for value in values]
+    columns = [f"over {own}", "over kernel-vxlan", "by the kernel path", "what it says of its TAP"]
+    return f"\n{title}, {chooser}, median over median:\n\n" + table(values, columns, rows)
+
+
+KERNEL = "kernel-vxlan"
+
+
+def policy_section(points: dict[str, dict[Any, Entry]], values: list[Any]) -> str:
+    """What rules cost each system, and how it compares with the kernel under the same."""
+
+    def ratio(ours: Entry | None, theirs: Entry | None) -> str:
+        return f"{ours['median'] / theirs['median']:.3f}" if ours and theirs and theirs["median"] else "–"
+
+    names, rows = [], []
+    for system, known in points.items():
+        names.append(f"{system} / its own without policies")
+        rows.append([ratio(known.get(value), known.get(OFF_RULES)) for value in values])
+    for system in points:
+        if system != KERNEL and KERNEL in points:
+            names.append(f"{system} / {KERNEL}")
+            rows.append([ratio(points[system].get(value), points[KERNEL].get(value)) for value in values])
+    return "\nMedian over median:\n\n" + table(names, [value_name(value) for value in values], rows)
+
+
+def memory_section(points: dict[str, dict[Any, Entry]], values: list[Any]) -> str:
+    """Of the same runs: what 500,000 connections need."""
+    rows = [[figure(known.get(value, {}).get("per_500k")) for value in values] for known in points.values()]
+    return "\nMiB for 500,000 connections:\n\n" + table([*points], [value_name(value) for value in values], rows)
 
 
 def reordering_section(results: list[Entry]) -> str:
@@ -235,7 +305,7 @@ def ratio_section(ratios: list[Entry], tests: Sequence[Judged]) -> str:
     pairs = list(dict.fromkeys((ratio["of"], ratio["to"]) for ratio in ratios))
     values = {(ratio["of"], ratio["to"], ratio["test"]): ratio["ratio"] for ratio in ratios}
     rows = [[figure(values.get((*pair, test.name))) for test in tests] for pair in pairs]
-    note = "Median over median. More is better, except for `rtt` and `rtt-load`, where it is the slowdown.\n\n"
+    note = "Median over median. More is better, except for round trips (`rtt…`), where it is the slowdown.\n\n"
     return "## Ratios\n\n" + note + table([f"{of} / {to}" for of, to in pairs], [test.name for test in tests], rows)
 
 

@@ -53,7 +53,9 @@ SCHEMA_VERSION = 1
 BASELINES = {
     "underpass-direct": ["veth"],
     "underpass-direct-kernel": ["veth"],
+    "underpass-direct-kernel-path": ["veth"],
     "underpass-vxlan": ["kernel-vxlan", "ovs-vxlan", "wireguard-go", "boringtun", "tun-copy-loop"],
+    "underpass-vxlan-kernel": ["kernel-vxlan", "underpass-vxlan-pump"],
 }
 DEFAULT_BASELINE = ["kernel-vxlan"]
 # What else a test may find out: the key of an outcome, and how those of all runs become one figure.
@@ -65,6 +67,10 @@ DETAILS = {
     "loss": "max",
     "reordered": "sum",
     "lost": "sum",
+    "per_500k": "median",
+    "known": "median",
+    "flood_pps": "median",
+    "kernel_share": "median",
 }
 
 

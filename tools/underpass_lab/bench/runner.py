@@ -116,7 +116,9 @@ class Runner:
     def _test(self, turn: Turn, test: Test, load: Load) -> str:
         """Returns what to say about it."""
         try:
+            judge = turn.system.watch(load.lab)
             outcome = test.run(load)
+            outcome |= judge(test.established)
         except Failure as failure:
             self._note(turn, test, failure=brief(failure))
             return f"{turn.label()} {test.name} FAILED: {brief(failure)}"

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from underpass_lab.bench.pair import UPLINKS, Conditions
+from underpass_lab.bench.pair import OFF_RULES, UPLINKS, Conditions
 from underpass_lab.bench.systems import System
 
 # What is in the table before any route is loaded: the nodes' own subnets.
@@ -31,6 +31,8 @@ class Sweep:
 
     def applies_to(self, system: System) -> bool:
         """Whether the system has this setting at all."""
+        if self.setting == "rules":
+            return system.has_rules
         return self.setting in ("mtu", "loss", "uplink") or system.has_settings
 
 
@@ -45,7 +47,17 @@ def worker_counts(cores: int) -> list[int]:
 OURS = ("underpass-vxlan", "underpass-ipip", "underpass-direct")
 ALL = ("veth", "kernel-vxlan", *OURS)
 # By itself, and each way that it has.
-WAYS = ("underpass-vxlan", "underpass-vxlan-socket", "underpass-vxlan-tap", "underpass-ipip", "underpass-direct")
+WAYS = (
+    "underpass-vxlan",
+    "underpass-vxlan-pump",
+    "underpass-vxlan-socket",
+    "underpass-vxlan-tap",
+    "underpass-vxlan-kernel",
+    "underpass-ipip",
+    "underpass-ipip-kernel",
+    "underpass-direct",
+    "underpass-direct-kernel-path",
+)
 
 SWEEPS = [
     Sweep(
@@ -94,4 +106,26 @@ SWEEPS = [
         ("kernel-vxlan", *WAYS),
         ("tcp1",),
     ),
+    Sweep(
+        "policy",
+        "policies between pods: off, and with so many rules that match nothing in front of the one that allows; in "
+        "the kernel the same by nftables",
+        "rules that match nothing",
+        "rules",
+        (OFF_RULES, 0, 10, 1000, 10_000),
+        ("kernel-vxlan", "underpass-vxlan"),
+        ("tcp1", "tcp1-flood", "udp64", "connections"),
+    ),
+    Sweep(
+        "tracked",
+        "connections between pods that the daemons know, in one worker's table with room for the next power of two",
+        "connections known",
+        "tracked",
+        (500_000, 1_000_000),
+        ("underpass-vxlan",),
+        ("memory",),
+    ),
 ]
+# What `--tests policy` stands for.
+POLICY = "policy"
+POLICY_SWEEPS = ("policy", "tracked")

@@ -7,11 +7,12 @@ import functools
 import os
 import pathlib
 import re
+from collections.abc import Callable
 from typing import Any
 
 from underpass_lab import configuration
-from underpass_lab.bench import peers
-from underpass_lab.bench.pair import NODES, UNDERLAY, VXLAN_OVERHEAD, Conditions, Pair, other
+from underpass_lab.bench import kernel_path, peers, rootless, rules
+from underpass_lab.bench.pair import NODES, POD, SUBNET, UNDERLAY, VXLAN_OVERHEAD, Conditions, Pair, other
 from underpass_lab.command import Failure, run, wait_until
 from underpass_lab.daemon import Daemon, binary
 
@@ -19,9 +20,10 @@ VXLAN_PORT = 4789
 VNI = 4096
 # Large enough for a million routes; one kernel route leads all of it into the TUN.
 POOL = "10.0.0.0/8"
-SUBNET = {"n1": "10.244.1.0/24", "n2": "10.244.2.0/24"}
 # tunnel.address = "auto": the first address of the node's subnet.
 TUNNEL = {"n1": "10.244.1.0", "n2": "10.244.2.0"}
+# What is called after a test; see `System.watch`.
+Judge = Callable[[bool], dict[str, Any]]
 
 
 class System:
@@ -29,6 +31,8 @@ class System:
 
     # Whether it has worker threads and a table of routes that a sweep can set.
     has_settings = False
+    # Whether it can be given the rules of policies.
+    has_rules = False
     # Whether it needs /dev/net/tun.
     needs_tun = True
     # Whether it is a foreign program, which need not work in a user namespace.
@@ -51,6 +55,12 @@ class System:
         """After some traffic: fails unless what runs is what the name says; returns facts about it."""
         return {}
 
+    def watch(self, lab: Pair) -> Judge:
+        """Before each test. What is returned is called after it, with whether nearly all packets of the test are of
+        established flows: it fails unless they went the way that the name says, and returns more figures of the
+        test."""
+        return lambda _established: {}
+
 
 class Veth(System):
     """No tunnel: what the link itself can do."""
@@ -62,8 +72,9 @@ class Veth(System):
 
 
 class KernelVxlan(System):
-    """A VXLAN device of the kernel, with its defaults."""
+    """A VXLAN device of the kernel, with its defaults; policies by nftables."""
 
+    has_rules = True
     needs_tun = False
 
     def up(self, lab: Pair) -> str:
@@ -75,13 +86,27 @@ class KernelVxlan(System):
                 f"address add 10.245.0.{number}/24 dev vxlan0",
                 "link set vxlan0 up",
             )
-        return "10.245.0.2"
+            if lab.conditions.has_pods:
+                lab.ip(node, f"route add {SUBNET[other(node)]} via 10.245.0.{3 - number}")
+            if lab.conditions.is_judged:
+                path = lab.dir / f"{node}.nft"
+                path.write_text(rules.nftables(lab.conditions.denied), encoding="ascii")
+                lab.run(node, "nft", "-f", path, timeout=60)
+        return POD["n2"] if lab.conditions.has_pods else "10.245.0.2"
+
+    def inspect(self, lab: Pair) -> dict[str, Any]:
+        """The rules have to be in force."""
+        if lab.conditions.has_pods:
+            rules.inspect(lab)
+        return {}
 
 
 class Underpass(System):
     """Our daemon on both nodes."""
 
-    has_settings = True
+    has_settings = has_rules = True
+    # The ways that the daemon is on, seen from a node: without encapsulation the kernel delivers what comes in.
+    ways: tuple[str, ...] = ("tx", "rx")
 
     def __init__(
         self,
@@ -97,6 +122,8 @@ class Underpass(System):
         self.must_show, self.linux = must_show or {}, linux
         self.modes = {"vxlan_mode": vxlan, "ipip_mode": ipip}
         self.tunnel = tunnel
+        if vxlan == ipip == "Never":
+            self.ways = ("tx",)
 
     def missing(self) -> str | None:
         wanted = ".".join(map(str, self.linux))
@@ -107,13 +134,23 @@ class Underpass(System):
 
     def up(self, lab: Pair) -> str:
         for node in NODES:
-            lab.run_daemon(node, self._config(node, lab.dir / f"{node}.sock", lab.conditions))
+            text = self._config(node, lab.dir / f"{node}.sock", lab.conditions)
+            if lab.conditions.is_judged:
+                text += self._policy(lab.dir / f"{node}-policies", lab.conditions)
+            lab.run_daemon(node, text)
         if lab.conditions.routes is not None:
             load_routes(lab, lab.conditions.routes)
-        return TUNNEL["n2"]
+        return POD["n2"] if lab.conditions.has_pods else TUNNEL["n2"]
+
+    def _policy(self, directory: pathlib.Path, conditions: Conditions) -> str:
+        rules.write_manifests(directory, conditions.denied)
+        return rules.configuration(directory, conditions.tracked)
 
     def inspect(self, lab: Pair) -> dict[str, Any]:
-        """An uplink or backend that the daemon fell back from must not be measured under its name."""
+        """An uplink or backend that the daemon fell back from must not be measured under its name; rules have to be
+        in force."""
+        if lab.conditions.has_pods:
+            rules.inspect(lab)
         daemon = lab.daemons["n1"]
         wait_until(lambda: self._is_settled(active(daemon).get("tap", "")), 5, "the self-test of the TAP ends")
         facts = active(daemon)
@@ -122,29 +159,44 @@ class Underpass(System):
                 raise Failure(f"the daemon does not use {name}: {facts.get(name, 'it does not know it')}")
         return facts
 
+    def watch(self, lab: Pair) -> Judge:
+        """Packets that the daemon's programs carried are not the pump's, and the other way round."""
+        return kernel_path.Watch(lab, self._tunnel(lab.conditions).get("kernel_path"), self.ways).judge
+
     def _is_settled(self, tap: str) -> bool:
         # Without eBPF nothing makes the daemon test a TAP that only IP-in-IP could use.
         return "not tested yet" not in tap or ("never for ipip" in tap and self.modes["vxlan_mode"] == "Never")
 
     def _config(self, node: str, socket: pathlib.Path, conditions: Conditions) -> str:
         peer = other(node)
-        workers = {} if conditions.workers is None else {"workers": conditions.workers}
         return configuration.text(
             node={"name": node, "address": f"{UNDERLAY[node]}/24"},
             socket=socket,
             local=[SUBNET[node]],
             pools=[configuration.Pool(POOL, self.modes["ipip_mode"], self.modes["vxlan_mode"])],
             peers=[configuration.Peer(peer, UNDERLAY[peer], [SUBNET[peer]])],
-            tunnel={**self.tunnel, **workers},
+            tunnel=self._tunnel(conditions),
             vxlan={"port": VXLAN_PORT, "vni": VNI},
         )
+
+    def _tunnel(self, conditions: Conditions) -> dict[str, Any]:
+        """The keys of [tunnel]."""
+        keys: dict[str, Any] = {}
+        # Workers and the table are the pump's: packets that it handed over meet neither.
+        if conditions.workers is not None or conditions.routes is not None:
+            keys["kernel_path"] = kernel_path.OFF
+        # Connections are then counted in one table.
+        wanted = 1 if conditions.tracked is not None else conditions.workers
+        if wanted is not None:
+            keys["workers"] = wanted
+        return {**keys, **self.tunnel}
 
 
 class UnderpassKernel(Underpass):
     """Our daemon on both nodes, which has the kernel send packets without encapsulation."""
 
     # No packet meets a worker or the table.
-    has_settings = False
+    has_settings = has_rules = False
 
     def inspect(self, lab: Pair) -> dict[str, Any]:
         """The kernel has to send by routes of the daemon, and nothing may have come to the TUN."""
@@ -157,6 +209,22 @@ class UnderpassKernel(Underpass):
 
     def _config(self, node: str, socket: pathlib.Path, conditions: Conditions) -> str:
         return super()._config(node, socket, conditions) + '[direct]\nvia = "kernel"\n'
+
+
+class UnderpassPath(Underpass):
+    """Our daemon on both nodes, which hands established flows over to programs in the kernel."""
+
+    # Only the first packets of a flow meet a worker or the table.
+    has_settings = False
+
+    def __init__(self, name: str, about: str, vxlan: str = "Never", ipip: str = "Never") -> None:
+        must_show = {"kernel_path": "active"}
+        # TCX.
+        super().__init__(name, about, vxlan, ipip, must_show, linux=(6, 6), kernel_path=kernel_path.ON)
+
+    def missing(self) -> str | None:
+        privileged = rootless.may_make_namespaces() and not rootless.is_rootless()
+        return super().missing() if privileged else "needs root: eBPF is not for user namespaces"
 
 
 def load_routes(lab: Pair, count: int) -> None:
@@ -193,7 +261,8 @@ def kernel() -> tuple[int, ...]:
 def active(daemon: Daemon) -> dict[str, Any]:
     """What the daemon says that it uses."""
     known = daemon.json("status")
-    return {"backend": known["backend"], "workers": known["workers"], **known.get("offloads", {})}
+    path = {"kernel_path": known["kernel_path"]["state"]} if "kernel_path" in known else {}
+    return {"backend": known["backend"], "workers": known["workers"], **known.get("offloads", {}), **path}
 
 
 class CopyLoop(System):
@@ -258,23 +327,37 @@ SYSTEMS = [
     Veth("veth", "the link itself, no tunnel"),
     KernelVxlan("kernel-vxlan", "VXLAN device of the Linux kernel"),
     Underpass("underpass-vxlan", "underpass, VXLAN, defaults", vxlan="Always"),
-    Underpass("underpass-vxlan-socket", 'underpass, VXLAN, uplink = "socket"', vxlan="Always", uplink="socket"),
+    Underpass(
+        "underpass-vxlan-pump", 'underpass, VXLAN, kernel_path = "off"', vxlan="Always", kernel_path=kernel_path.OFF
+    ),
+    Underpass(
+        "underpass-vxlan-socket",
+        'underpass, VXLAN, uplink = "socket", kernel_path = "off"',
+        vxlan="Always",
+        uplink="socket",
+        kernel_path=kernel_path.OFF,
+    ),
     Underpass(
         "underpass-vxlan-tap",
-        'underpass, VXLAN, uplink = "tap"',
+        'underpass, VXLAN, uplink = "tap", kernel_path = "off"',
         vxlan="Always",
         uplink="tap",
+        kernel_path=kernel_path.OFF,
         must_show={"tap": "active"},
         linux=(6, 17),
     ),
+    UnderpassPath("underpass-vxlan-kernel", 'underpass, VXLAN, kernel_path = "on"', vxlan="Always"),
     Underpass("underpass-ipip", "underpass, IP in IP", ipip="Always"),
+    UnderpassPath("underpass-ipip-kernel", 'underpass, IP in IP, kernel_path = "on"', ipip="Always"),
     Underpass("underpass-direct", "underpass, no encapsulation, sent through the TUN"),
+    UnderpassPath("underpass-direct-kernel-path", 'underpass, no encapsulation, kernel_path = "on"'),
     UnderpassKernel("underpass-direct-kernel", "underpass, no encapsulation, sent by the kernel"),
     Underpass(
         "underpass-vxlan-plain",
-        'underpass, VXLAN, backend = "plain"',
+        'underpass, VXLAN, backend = "plain", kernel_path = "off"',
         vxlan="Always",
         backend="plain",
+        kernel_path=kernel_path.OFF,
         must_show={"backend": "plain"},
     ),
     CopyLoop("tun-copy-loop", "the floor: one packet a system call between a plain TUN and a UDP socket, VXLAN"),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from underpass_lab.kubernetes.client import NODES, Client, node
+from underpass_lab.kubernetes.client import NAMESPACES, NODES, Client, node
 from underpass_lab.kubernetes.cluster import Cluster
 
 # Pod subnets and addresses of the nodes, and the pool that the subnets are in.
@@ -14,6 +14,9 @@ SUBNETS = ipaddress.ip_network("10.64.0.0/10")
 ADDRESSES = ipaddress.ip_network("172.16.0.0/12")
 POOL = "10.0.0.0/8"
 THREADS = 8
+# Of pods and policies.
+SPACES = 50
+NETWORKING = "/apis/networking.k8s.io/v1/namespaces"
 CONDITIONS = ("MemoryPressure", "DiskPressure", "PIDPressure", "Ready", "NetworkUnavailable")
 
 
@@ -89,3 +92,76 @@ def beats() -> Callable[[Client, int, int], object]:
         return client.patch(f"{NODES}/{name(number)}/status", {"status": {"conditions": conditions}})
 
     return beat
+
+
+# --- pods and policies ----------------------------------------------------------------------------
+
+
+def space(number: int) -> str:
+    """The namespace of a pod or a policy."""
+    return f"space-{number % SPACES}"
+
+
+def app(number: int) -> str:
+    """What a pod is; ten of a namespace are the same."""
+    return f"app-{number // SPACES // 10}"
+
+
+def pod_path(number: int) -> str:
+    return f"{NAMESPACES}/{space(number)}/pods/pod-{number:06}"
+
+
+def make_spaces(client: Client) -> None:
+    """Namespaces, with what the controllers would put there."""
+    for number in range(SPACES):
+        client.create(NAMESPACES, {"metadata": {"name": space(number), "labels": {"number": f"{number % 5}"}}})
+        client.create(f"{NAMESPACES}/{space(number)}/serviceaccounts", {"metadata": {"name": "default"}})
+
+
+def make_pods(cluster: Cluster, count: int, nodes: int) -> None:
+    """Creates `count` pods that run on the nodes, each as large as those of real programs."""
+
+    def make_pod(client: Client, number: int) -> None:
+        environment = [{"name": f"VARIABLE_{index}", "value": "value" * 8} for index in range(20)]
+        container = {"name": "main", "image": "registry.example/group/image:1", "env": environment}
+        metadata = {
+            "name": f"pod-{number:06}",
+            "labels": {"app": app(number), "hash": f"{number // 10}", "number": f"{number % 7}"},
+        }
+        spec = {
+            "nodeName": name(number % nodes),
+            "automountServiceAccountToken": False,
+            "containers": [container],
+        }
+        client.create(f"{NAMESPACES}/{space(number)}/pods", {"metadata": metadata, "spec": spec})
+        address = str(subnet(number % nodes)[10 + number // nodes])
+        client.patch(f"{pod_path(number)}/status", {"status": running(address)})
+
+    each(cluster, count, make_pod)
+
+
+def running(address: str) -> dict[str, Any]:
+    """The status of a pod that runs."""
+    return {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}
+
+
+def make_policies(cluster: Cluster, count: int) -> None:
+    """Creates `count` policies: each lets two apps of its namespace, and those of other namespaces, to a third one."""
+    each(cluster, count, lambda client, number: client.create(policies(number), policy(number)))
+
+
+def policies(number: int) -> str:
+    return f"{NETWORKING}/{space(number)}/networkpolicies"
+
+
+def policy(number: int) -> dict[str, Any]:
+    """A policy about the pods of one app."""
+    near = number // SPACES
+    of = [{"podSelector": {"matchLabels": {"app": f"app-{near + other}"}}} for other in (1, 2)]
+    far = {"namespaceSelector": {"matchLabels": {"number": f"{number % 5}"}}}
+    ports = [{"port": port, "protocol": "TCP"} for port in (80, 443)]
+    spec = {
+        "podSelector": {"matchLabels": {"app": f"app-{near}"}},
+        "ingress": [{"from": [*of, far], "ports": ports}],
+    }
+    return {"metadata": {"name": f"policy-{number:05}"}, "spec": spec}

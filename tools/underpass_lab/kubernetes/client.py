@@ -19,6 +19,7 @@ from underpass_lab.kubernetes.plan import API_PORT, CONTROL, CONTROL_ADDRESS
 
 MERGE = "application/merge-patch+json"
 NODES = "/api/v1/nodes"
+NAMESPACES = "/api/v1/namespaces"
 ANSWER_S = 30
 
 

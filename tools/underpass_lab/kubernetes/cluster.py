@@ -156,7 +156,7 @@ class Cluster:
 
         def ready() -> bool:
             self._check_services()
-            return self.kubectl("get", "--raw", "/readyz", check=False, timeout=10) == "ok"
+            return self.kubectl("get", "--raw", "/readyz", "--request-timeout=5s", check=False) == "ok"
 
         _wait_slowly(ready, READY_S, f"the API server, see {self.control.log(API_SERVER)}")
 

@@ -84,14 +84,14 @@ def start(cluster: Cluster, client: Client, nodes: Collection[str] | None = None
             return {}
         all_of = {name: tuple(one["ip"] for one in up[name]["status"]["podIPs"]) for name in sorted(wanted)}
         return {
-            name: Pod(name, addresses, _namespace(cluster.node(name), addresses[0]))
+            name: Pod(name, addresses, network_namespace(cluster.node(name), addresses[0]))
             for name, addresses in all_of.items()
         }
 
     return wait_until(found, POD_S, f"a pod on each of {', '.join(sorted(wanted))}")
 
 
-def _namespace(machine: Machine, address: str) -> str:
+def network_namespace(machine: Machine, address: str) -> str:
     """The network namespace of a pod on a node: where the runtime of the node has bound it, seen from this host."""
     for path in pathlib.Path(f"/proc/{machine.needed_keeper()}/root/run/netns").iterdir():
         if f" {address}/" in run("nsenter", f"--net={path}", "ip", "-o", "address", check=False).stdout:

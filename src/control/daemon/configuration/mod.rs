@@ -9,13 +9,15 @@
 //! ```
 
 mod own_addresses;
+pub(super) mod policies;
 mod reports;
 mod sources;
+mod waits;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::broadcast;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 
@@ -34,6 +36,7 @@ use crate::route::Source;
 use reports::{Reports, changes, status, tell_new};
 pub(super) use sources::Sources;
 use sources::{Made, Refusals, taken_by_additions, taken_by_routes};
+use waits::{changed, moved};
 
 /// From a refused configuration to the next try: the host may be another one by then.
 const RETRY: Duration = Duration::from_secs(5);
@@ -102,6 +105,7 @@ impl Follower {
     pub(super) async fn run(mut self) {
         let mut said = self.sources.cluster.as_ref().map(Cluster::said);
         let mut known = self.sources.names.known();
+        let mut policies = self.sources.cluster.as_ref().and_then(Cluster::policies);
         let mut snapshots = self.around.snapshots.clone();
         let mut looked = Instant::now();
         let mut next_look = Some(looked);
@@ -129,6 +133,7 @@ impl Follower {
                     None => return,
                 },
                 () = changed(&mut said) => followed = self.follow().await,
+                () = changed(&mut policies) => self.follow_policies().await,
                 () = at(retry) => followed = self.follow().await,
                 changed = known.changed() => match changed {
                     Ok(()) => {
@@ -210,11 +215,7 @@ impl Follower {
         drop(timeout(PATIENCE, self.sources.names.asked()).await);
         let looked = self.sources.look_at_addresses(&self.around.host).await;
         self.sources.addresses.follow(looked);
-        let Next { made, view } = self.next().await.map_err(|missing| {
-            let mut culprits = Culprits::default();
-            culprits.push(|| missing);
-            Refusal::of(Kind::Conflict, culprits)
-        })?;
+        let Next { made, view } = self.next().await.map_err(refused)?;
         // Who asks is told what the host has against it, also where nothing has changed.
         let view = match view {
             Some(view) => Some(view),
@@ -270,6 +271,19 @@ impl Follower {
         }
     }
 
+    /// Enforces what the cluster has of network policy now.
+    async fn follow_policies(&mut self) {
+        let running = Arc::clone(&self.around.snapshots.borrow().config);
+        let trouble = match self.sources.network_policy(&running).await {
+            Ok(policy) => {
+                self.around.inbox.send(Event::NetworkPolicy(policy));
+                None
+            }
+            Err(trouble) => Some(trouble),
+        };
+        self.sources.policies.trouble(trouble);
+    }
+
     /// What the cluster says.
     fn said(&self) -> Said {
         self.sources.cluster.as_ref().map(|cluster| cluster.said().borrow().clone()).unwrap_or_default()
@@ -306,9 +320,14 @@ impl Follower {
         view: Option<HostView>,
         wait: bool,
     ) -> Result<Reply, Refusal> {
+        let network_policy = match &config {
+            Ok(config) => self.sources.network_policy(config).await.map_err(refused)?,
+            Err(_) => None,
+        };
         self.generation += 1;
         let (source, generation) = (Source::Static, self.generation);
-        let update = Update::Configuration { config: config.map(Box::new), view: view.map(Box::new) };
+        let (config, view) = (config.map(Box::new), view.map(Box::new));
+        let update = Update::Configuration { config, view, network_policy };
         let event = |asked: Asked| Event::Update { source, generation, update, request: Some(asked) };
         self.around.inbox.ask(wait, event).await
     }
@@ -360,25 +379,9 @@ impl Follower {
     }
 }
 
-async fn changed(said: &mut Option<watch::Receiver<Said>>) {
-    let ended = match said {
-        Some(said) => said.changed().await.is_err(),
-        None => true,
-    };
-    if ended {
-        std::future::pending::<()>().await;
-    }
-}
-
-/// Completes when this node's address may be another one; `by_routes` says whether routes have a part in it.
-async fn moved(news: &mut broadcast::Receiver<Notice>, by_routes: bool) {
-    loop {
-        match news.recv().await {
-            Ok(Notice::Address(_) | Notice::Link(_) | Notice::Overrun) | Err(RecvError::Lagged(_)) => return,
-            Ok(_) if by_routes => return,
-            Ok(_) => {}
-            // Who passes it on is gone, and soon so are we.
-            Err(RecvError::Closed) => std::future::pending().await,
-        }
-    }
+/// A single sentence against a change.
+fn refused(why: String) -> Refusal {
+    let mut culprits = Culprits::default();
+    culprits.push(|| why);
+    Refusal::of(Kind::Conflict, culprits)
 }

@@ -10,9 +10,10 @@ use anyhow::{Context, bail};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::own_addresses::{Looked, OwnAddresses, has_rules};
+use super::policies::Policies;
 use crate::config::{AddressRule, Config};
 use crate::control::engine::port::HostView;
-use crate::control::engine::{Snapshot, conflicts_by_prefix, look};
+use crate::control::engine::{NetworkPolicy, Snapshot, conflicts_by_prefix, look};
 use crate::control::host::Host;
 use crate::control::source::cluster::{Cluster, Said};
 use crate::control::source::compose::{self, Taken};
@@ -42,6 +43,8 @@ pub(in crate::control::daemon) struct Sources {
     pub(super) addresses: OwnAddresses,
     /// The host names in the file.
     pub(super) names: Names,
+    /// What is enforced of network policy.
+    pub(in crate::control::daemon) policies: Policies,
     /// Whether there was a run: the next one is not to wait for what the last did without.
     begun: bool,
 }
@@ -70,7 +73,8 @@ impl Sources {
     pub(in crate::control::daemon) fn new(file: FileSource, base: Config) -> Self {
         let names = Names::follow(names::system);
         let (own, addresses) = (OwnNode::default(), OwnAddresses::default());
-        Self { file, base, cluster: None, own, addresses, names, begun: false }
+        let policies = Policies::default();
+        Self { file, base, cluster: None, own, addresses, names, policies, begun: false }
     }
 
     /// Whether this node's address may be another one by now.
@@ -110,6 +114,7 @@ impl Sources {
         // What the cluster says now is better than what it said before the start.
         let fresh = said.wait_for(|said| said.found.is_some() && (!said.is_old || said.lost.is_some()));
         drop(timeout(PATIENCE, fresh).await);
+        self.await_policies().await;
         let mut last = String::new();
         loop {
             let now = said.borrow_and_update().clone();
@@ -130,13 +135,38 @@ impl Sources {
         }
     }
 
+    /// The network policy that goes with `config`, by what the cluster has now.
+    ///
+    /// # Errors
+    /// Why it cannot be enforced.
+    pub(in crate::control::daemon) async fn network_policy(
+        &mut self,
+        config: &Config,
+    ) -> Result<Option<NetworkPolicy>, String> {
+        if let Some(cluster) = &self.cluster {
+            cluster.want_policies(config.policy.is_some());
+        }
+        let known = self.cluster.as_ref().and_then(Cluster::policies);
+        let world = known.and_then(|known| known.borrow().clone());
+        self.policies.make(config, world).await
+    }
+
+    /// Waits until the cluster's policies are known, for a moment.
+    async fn await_policies(&self) {
+        let known = self.cluster.as_ref().filter(|_| self.base.policy.is_some()).and_then(Cluster::policies);
+        let Some(mut known) = known else { return };
+        if timeout(PATIENCE, known.wait_for(Option::is_some)).await.is_err() {
+            tracing::warn!("beginning without the cluster's policies: nothing is known of them yet");
+        }
+    }
+
     /// Follows the cluster that the file names, as the node that this is now.
     fn follow_cluster(&mut self) -> anyhow::Result<()> {
         let Some(settings) = &self.base.cluster else { return Ok(()) };
         let mut config = self.base.clone();
         self.addresses.apply(&mut config);
         if !self.cluster.as_ref().is_some_and(|cluster| cluster.knows(&config.node)) {
-            let cluster = Cluster::follow(settings, &config.node);
+            let cluster = Cluster::follow(settings, &config.node, config.policy.is_some());
             self.cluster = Some(cluster.with_context(|| format!("source {}", settings.source().name()))?);
         }
         Ok(())

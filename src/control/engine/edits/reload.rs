@@ -9,10 +9,10 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::config::Config;
+use crate::config::{Config, Policy};
 use crate::control::engine::edits::lines::Culprits;
 use crate::control::engine::edits::pending::Pending;
-use crate::control::engine::from_config::{marking, scope, tun_addresses};
+use crate::control::engine::from_config::{judges_all, marking, scope, tun_addresses};
 use crate::control::engine::refusal::{Kind, Refusal};
 use crate::control::engine::state::State;
 use crate::net::Prefix;
@@ -61,6 +61,8 @@ impl State {
         self.policy = Arc::new(policy.with_verified(self.policy.verified().clone()));
         self.set_scope(scope(&new));
         self.underlay.marking = marking(new.tunnel.dscp);
+        // What was led here still comes until that is undone.
+        self.underlay.tun.hairpin |= judges_all(&new);
         self.config = Arc::new(new);
         self.pending = Pending::Everything;
         self.follow_peers();
@@ -163,6 +165,10 @@ fn clash(new: &Config, address: IpAddr) -> Option<String> {
 /// What of `new` takes a restart, by where it stands in the file: it was used to make sockets and devices.
 pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let (was, is) = (&old.tunnel, &new.tunnel);
+    // What is in only one of them is told as a whole.
+    let policy = |key: fn(&Policy) -> usize| {
+        old.policy.as_ref().zip(new.policy.as_ref()).is_some_and(|(old, new)| key(old) != key(new))
+    };
     let keys = [
         ("`name` under [node]", old.node.name != new.node.name),
         ("`address` under [node]", old.node.address != new.node.address),
@@ -173,6 +179,8 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("`backend` under [tunnel]", was.backend != is.backend),
         ("`uplink` under [tunnel]", was.uplink != is.uplink),
         ("an offload switch under [tunnel]", was.offload != is.offload),
+        ("`kernel_path` under [tunnel]", was.kernel_path != is.kernel_path),
+        ("`kernel_path_after` under [tunnel]", was.kernel_path_after != is.kernel_path_after),
         ("a key under [vxlan]", old.vxlan != new.vxlan),
         (
             "the first of `subnets` under [local], the TUN's address,",
@@ -182,6 +190,8 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("`listen` under [metrics]", old.metrics != new.metrics),
         ("a key under [source.kubernetes] or [source.etcd]", old.cluster != new.cluster),
         ("a key under [cni]", old.cni != new.cni),
+        ("whether there is [policy]", old.policy.is_some() != new.policy.is_some()),
+        ("`connections` under [policy]", policy(|policy| policy.connections)),
     ];
     keys.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
 }

@@ -7,8 +7,10 @@ mod interface;
 mod kernel_route;
 mod nat;
 mod own_route;
+mod pod_rules;
 mod settings;
 mod table;
+mod uplink;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -20,8 +22,12 @@ pub use interface::{Interface, InterfaceAddress};
 pub use kernel_route::KernelRoute;
 pub use nat::{Blind, NatRules, NatView, nat_table};
 pub use own_route::{DirectRoute, FirstHop, OwnKind, OwnRoute, PeerWay, TunRoute, WeightedHop};
+pub use pod_rules::{
+    POD_TABLE, Packets, PodLook, PodRoute, PodRouting, PodRule, REFUSAL_METRIC, RuleAction, TUN_GROUP,
+};
 pub use settings::{KernelTunnel, Settings};
 pub use table::{Found, Interest, Table, widest};
+pub use uplink::Uplink;
 
 use crate::dataplane::device::Origin;
 use crate::dataplane::underlay::Setup;
@@ -128,6 +134,20 @@ pub enum HostRequest {
         /// What it does; nothing: it goes.
         rules: Option<NatRules>,
     },
+    /// Add or remove a rule of policy routing.
+    PodRule {
+        /// The rule.
+        rule: PodRule,
+        /// Whether to add it.
+        add: bool,
+    },
+    /// Add or remove a route of the table that such rules lead to.
+    PodRoute {
+        /// The route.
+        route: PodRoute,
+        /// Whether to add it.
+        add: bool,
+    },
     /// Tell the kernel that a neighbour is in use, so that it is resolved and stays so.
     UseNeighbour {
         /// Interface index.
@@ -164,6 +184,8 @@ pub enum LinkChange {
     Mtu(u16),
     /// The transmit queue length in packets.
     QueueLength(u32),
+    /// The group of devices that it is in.
+    Group(u32),
     /// No queueing discipline: for a TUN, which takes every packet. Only while it is down.
     NoQueue,
 }
@@ -236,6 +258,8 @@ pub struct Look {
     pub led: Vec<TunRoute>,
     /// Name of the table of nftables that masquerades; not looked at without.
     pub nat: Option<String>,
+    /// What to look at of the policy routing of pods.
+    pub pods: PodLook,
 }
 
 /// What the host looks like.
@@ -251,6 +275,8 @@ pub struct HostView {
     pub routes: Option<Arc<Table>>,
     /// What there is in the place of the table that masquerades, where that was looked at.
     pub nat: Option<NatView>,
+    /// The policy routing of pods, where that was looked at.
+    pub pods: Option<PodRouting>,
     /// How long the look took.
     pub took: Duration,
 }
@@ -299,6 +325,8 @@ pub struct Link {
     pub mtu: u32,
     /// Transmit queue length in packets.
     pub txqueuelen: u32,
+    /// The group of devices that it is in (`IFLA_GROUP`).
+    pub group: u32,
     /// Whether it is administratively up.
     pub up: bool,
     /// The kernel's word for its type, as "tun", "vxlan", "veth"; `None` for plain hardware.
@@ -331,41 +359,6 @@ pub struct TunDetails {
     pub queues: u32,
 }
 
-/// The interface that owns the node address, or where that one is `lo` or a dummy, one that leads to the peers.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Uplink {
-    /// Interface name.
-    pub name: String,
-    /// Interface index.
-    pub index: u32,
-    /// MTU in bytes.
-    pub mtu: u32,
-    /// Prefix length of the node address as the kernel has it.
-    pub prefix_len: u8,
-    /// Its link address, when it has an Ethernet one.
-    pub mac: Option<Mac>,
-    /// Whether the node address is on an interface that no packet leaves by.
-    pub dead_end: bool,
-}
-
-impl Uplink {
-    /// Its MTU as IP packets can use it, in bytes.
-    pub fn packet_mtu(&self) -> u16 {
-        u16::try_from(self.mtu).unwrap_or(u16::MAX)
-    }
-
-    /// A warning when the configured prefix length is another one than the kernel's: CrossSubnet
-    /// goes by the configured one.
-    pub fn prefix_warning(&self, configured: u8) -> Option<String> {
-        (self.prefix_len != configured).then(|| {
-            format!(
-                "the node address has prefix length {} on {}, but the configuration says {configured}; CrossSubnet goes by /{configured}, correct `address` under [node] if that is not meant",
-                self.prefix_len, self.name
-            )
-        })
-    }
-}
-
 /// What this process may do.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Capabilities {
@@ -382,22 +375,4 @@ pub struct Requirement {
     pub what: String,
     /// The command that does it.
     pub command: String,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Uplink;
-
-    #[test]
-    fn prefix_warning_only_when_they_differ() {
-        let uplink =
-            Uplink { name: "eth0".to_owned(), index: 2, mtu: 1500, prefix_len: 24, ..Uplink::default() };
-        assert_eq!(uplink.prefix_warning(24), None);
-        let text = uplink.prefix_warning(16).unwrap();
-        assert!(
-            text.contains("prefix length 24 on eth0") && text.contains("CrossSubnet goes by /16"),
-            "{text}"
-        );
-        assert_eq!(Uplink { mtu: 70_000, ..uplink }.packet_mtu(), u16::MAX);
-    }
 }

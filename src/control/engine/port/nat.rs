@@ -15,11 +15,16 @@ pub struct NatRules {
     pub cluster: BTreeSet<Prefix>,
     /// UDP ports on which nodes take tunnel packets: one that a pod makes must not come from a node's address.
     pub tunnel_ports: BTreeSet<u16>,
+    /// Whether packets of pods come out of the TUN again before they leave. The kernel knows their connections by
+    /// then, and as ones without masquerading: they get a zone of their own where they come out.
+    pub by_tun: bool,
 }
 
 impl NatRules {
     /// Protocols of tunnels, which pass as they are as well: IP-in-IP, IPv6-in-IP, GRE.
     pub const TUNNELS: [u32; 3] = [4, 41, 47];
+    /// The zone of connections that leave by the TUN, in their first direction: answers belong to no zone.
+    pub const ZONE: u16 = 117;
 }
 
 /// What there is in the table's place.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use crate::control::engine::port::{
     DeviceView, HostRequest, HostView, LinkChange, Requirement, Sysctl, TAP_QUIET, TAP_SYSCTLS, TX_QUEUE_LEN,
 };
+use crate::net::Prefix;
 
 /// How the devices should be.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +37,11 @@ pub(in crate::control::engine) enum Key {
     Address(IpAddr),
     Sysctl(Role, Sysctl),
     Nat,
+    Group,
+    PodTable,
+    PodRoute { ipv4: bool, refuses: bool },
+    PodRule { leads: bool, ipv4: bool, priority: u32, prefix: Option<Prefix> },
+    OldPodRule { guards: bool, ipv4: bool, priority: u32, prefix: Option<Prefix> },
 }
 
 /// Something that is not as it should be.

@@ -6,7 +6,9 @@ use std::time::Instant;
 use super::host_side::{HostSide, Open, is_up};
 use crate::control::engine::event::{Effect, EffectId};
 use crate::control::engine::leads::Lead;
-use crate::control::engine::port::{Device, HostRequest, HostView, Interest, Look, Notice};
+use crate::control::engine::port::{
+    Device, HostRequest, HostView, Interest, Look, Notice, PodLook, PodRouting,
+};
 use crate::net::Prefix;
 
 /// Routes of ours that the kernel is asked for where others have rules: most clusters have fewer pools.
@@ -58,11 +60,19 @@ impl HostSide {
         now: Instant,
         cover: &BTreeMap<Prefix, Lead>,
         uplink: &str,
+        judges_all: bool,
     ) -> Option<Effect> {
         let full = self.looks.begin(now)?;
         let (tun, uplink) = (Device::Index(self.tun), uplink.to_owned());
         let nat = Some(self.nat.clone());
-        let mut look = Look { tun, tap: self.tap, uplink, routes: None, led: Vec::new(), nat };
+        // What a former configuration left is looked at until it is gone.
+        let left = self.view.pods.as_ref().is_some_and(|seen| *seen != PodRouting::default());
+        let pods = match full {
+            _ if judges_all || left => PodLook::All,
+            true => PodLook::Left,
+            false => PodLook::Away,
+        };
+        let mut look = Look { tun, tap: self.tap, uplink, routes: None, led: Vec::new(), nat, pods };
         if full {
             self.touched.clear();
             look.routes = Some(match self.may_change() {
@@ -94,6 +104,9 @@ impl HostSide {
         }
         if view.nat.is_none() {
             view.nat = self.view.nat.take();
+        }
+        if view.pods.is_none() {
+            view.pods = self.view.pods.take();
         }
         if view.routes.is_none() {
             view.routes = self.view.routes.take();

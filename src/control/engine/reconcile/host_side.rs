@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 use crate::control::engine::event::{Effect, EffectId, Failure};
 use crate::control::engine::leads::Lead;
 use crate::control::engine::port::{
-    Capabilities, DeviceView, HostError, HostRequest, HostView, LinkChange, NatView, Requirement, nat_table,
+    Capabilities, DeviceView, HostError, HostRequest, HostView, LinkChange, NatView, PodRouting, Requirement,
+    nat_table,
 };
 use crate::control::engine::reconcile::devices::{self, Desired, Key, Role};
 use crate::control::engine::reconcile::looks::Looks;
 use crate::control::engine::reconcile::mender::Mender;
 use crate::control::engine::reconcile::nat;
+use crate::control::engine::reconcile::pod_rules;
 use crate::control::engine::reconcile::requirements::Requirements;
 use crate::control::engine::state::State;
 use crate::net::Prefix;
@@ -69,6 +71,8 @@ pub(super) enum Open {
 pub(super) struct Own {
     addresses: Vec<IpAddr>,
     brought_up: bool,
+    /// The group that the TUN was in before.
+    group: Option<u32>,
 }
 
 pub(super) fn is_up(view: &HostView) -> bool {
@@ -215,10 +219,14 @@ impl HostSide {
     /// Keeps the view up to date until the next look, and remembers what is ours.
     fn done(&mut self, request: &HostRequest) {
         let tun = self.tun_index();
+        let group = self.view.tun.as_ref().map(|tun| tun.link.group);
         let devices = [self.view.tun.as_mut(), self.view.tap.as_mut()].into_iter().flatten();
         match request {
             HostRequest::Link { index, change, .. } => {
                 self.own.brought_up |= *change == LinkChange::Up && *index == tun;
+                if let (LinkChange::Group(_), Some(group)) = (change, group) {
+                    self.own.group.get_or_insert(group);
+                }
                 devices
                     .filter(|device| device.link.index == *index)
                     .for_each(|device| apply(device, *change));
@@ -232,6 +240,9 @@ impl HostSide {
                 for device in devices.filter(|device| device.link.name == *name) {
                     device.sysctls.insert(*sysctl, *value);
                 }
+            }
+            HostRequest::PodRule { .. } | HostRequest::PodRoute { .. } => {
+                self.view.pods.iter_mut().for_each(|seen| pod_rules::done(seen, request));
             }
             HostRequest::Nat { rules, .. } => {
                 self.view.nat = Some(rules.clone().map_or(NatView::Absent, NatView::Rules));
@@ -258,6 +269,9 @@ impl HostSide {
         let mut differences = devices::differences(desired, &self.view);
         let rules = nat::wanted(wish.state, wish.outside, self.tun_name(wish));
         differences.extend(nat::difference(&self.nat, rules, self.view.nat.as_ref()));
+        if let (Some(tun), Some(seen)) = (&self.view.tun, &self.view.pods) {
+            differences.extend(pod_rules::differences(&wish.state.config, tun, seen, self.may_change()));
+        }
         let plan = self.mender.plan(differences, self.capabilities.net_admin, now);
         self.again = plan.again;
         let held = self.view.tun.as_ref().filter(|_| plan.mtu_is_held).map(|tun| tun.link.mtu);
@@ -290,23 +304,40 @@ impl HostSide {
 
     /// Everything of ours, to be taken back at the end.
     pub(in crate::control::engine) fn take_down(&mut self) -> Vec<HostRequest> {
+        let pods = self.view.pods.take().filter(|seen| self.owns(seen));
+        // First, so that pods go on talking to one another.
+        let mut requests: Vec<HostRequest> = pods.iter().flat_map(pod_rules::removal).collect();
         let table = self.view.nat.take().filter(NatView::is_there);
         let masquerading = table.map(|_| HostRequest::Nat { table: self.nat.clone(), rules: None });
         let Some(tun) = self.view.tun.take() else {
             let (index, name) = (0, String::new());
             let flush = self.sends_directly.then_some(HostRequest::FlushRoutes { index, name });
-            return flush.into_iter().chain(masquerading).collect();
+            requests.extend(flush.into_iter().chain(masquerading));
+            return requests;
         };
         let (index, name) = (tun.link.index, tun.link.name.clone());
-        let mut requests = vec![HostRequest::FlushRoutes { index, name: name.clone() }];
+        requests.push(HostRequest::FlushRoutes { index, name: name.clone() });
         requests.extend(masquerading);
         let addresses = std::mem::take(&mut self.own.addresses).into_iter();
         requests.extend(addresses.map(|address| HostRequest::RemoveAddress { index, address }));
         // A device that goes with its descriptors needs no more.
-        if self.own.brought_up && tun.link.tun.is_some_and(|tun| tun.persistent) {
-            requests.push(HostRequest::Link { index, name, change: LinkChange::Down });
+        if tun.link.tun.is_some_and(|tun| tun.persistent) {
+            let down = self.own.brought_up.then_some(LinkChange::Down);
+            let back = self.own.group.map(LinkChange::Group).into_iter().chain(down);
+            requests.extend(back.map(|change| HostRequest::Link { index, name: name.clone(), change }));
         }
         requests
+    }
+
+    /// Whether the policy routing of pods is this daemon's.
+    fn owns(&self, seen: &PodRouting) -> bool {
+        let tun = self.view.tun.as_ref().map(|tun| tun.link.name.as_str());
+        seen.devices.iter().all(|device| Some(device.as_str()) == tun)
+    }
+
+    /// Whether packets of local pods are led into the TUN.
+    pub(in crate::control::engine) fn leads_pods(&self) -> bool {
+        self.view.pods.as_ref().is_some_and(|seen| self.owns(seen) && !seen.rules.is_empty())
     }
 
     pub(super) fn ask(&mut self, open: Open, request: HostRequest) -> Effect {
@@ -323,6 +354,7 @@ fn apply(device: &mut DeviceView, change: LinkChange) {
         LinkChange::Down => device.link.up = false,
         LinkChange::Mtu(mtu) => device.link.mtu = mtu.into(),
         LinkChange::QueueLength(len) => device.link.txqueuelen = len,
+        LinkChange::Group(group) => device.link.group = group,
         LinkChange::NoQueue => {}
     }
 }

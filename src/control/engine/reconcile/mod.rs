@@ -16,5 +16,6 @@ pub(super) mod kernel_cover;
 pub(super) mod looks;
 pub(super) mod mender;
 mod nat;
+mod pod_rules;
 pub(super) mod requirements;
 pub(super) mod routes;

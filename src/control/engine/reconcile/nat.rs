@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::devices::{Difference, Key};
+use crate::control::engine::from_config::judges_all;
 use crate::control::engine::port::{Blind, HostRequest, NatRules, NatView, Requirement};
 use crate::control::engine::state::State;
 use crate::net::Prefix;
@@ -37,7 +38,8 @@ pub(in crate::control::engine) fn wanted(
     }
     let of_peers = state.peers.iter().filter(|peer| !peer.is_gone()).map(|peer| peer.port);
     let tunnel_ports = of_peers.chain([state.config.vxlan.port]).collect();
-    (!pods.is_empty()).then(|| NatRules { device: device.to_owned(), pods, cluster, tunnel_ports })
+    let by_tun = judges_all(&state.config);
+    (!pods.is_empty()).then(|| NatRules { device: device.to_owned(), pods, cluster, tunnel_ports, by_tun })
 }
 
 /// The addresses whose longest pool has `nat_outgoing`.
@@ -102,19 +104,23 @@ fn unseen(table: &str, rules: &NatRules, blind: &Blind) -> Requirement {
 
 /// The command that makes a table of these rules.
 fn nft(table: &str, rules: &NatRules) -> String {
-    let mut families = String::new();
+    let (mut families, mut zones) = (String::new(), String::new());
     for (is_ipv4, family) in [(true, "ip"), (false, "ip6")] {
         let [pods, cluster] = [&rules.pods, &rules.cluster].map(|set| of_family(set, is_ipv4).join(", "));
         if !pods.is_empty() {
-            families +=
-                &format!("{family} saddr {{ {pods} }} {family} daddr != {{ {cluster} }} masquerade; ");
+            let leaving = format!("{family} saddr {{ {pods} }} {family} daddr != {{ {cluster} }}");
+            families += &format!("{leaving} masquerade; ");
+            zones +=
+                &format!("iifname \"{}\" {leaving} ct original zone set {}; ", rules.device, NatRules::ZONE);
         }
     }
     let ports: Vec<String> = rules.tunnel_ports.iter().map(ToString::to_string).collect();
+    let again = format!(" chain prerouting {{ type filter hook prerouting priority raw; {zones}}};");
+    let again = if rules.by_tun { again } else { String::new() };
     let tunnels = NatRules::TUNNELS.map(|protocol| protocol.to_string()).join(", ");
     format!(
         "nft 'table inet {table} {{ chain postrouting {{ type nat hook postrouting priority srcnat; \
-         oifname \"{}\" return; meta l4proto {{ {tunnels} }} return; udp dport {{ {} }} return; {families}}}; }}'",
+         oifname \"{}\" return; meta l4proto {{ {tunnels} }} return; udp dport {{ {} }} return; {families}}};{again} }}'",
         rules.device,
         ports.join(", ")
     )
@@ -127,7 +133,16 @@ fn iptables(rules: &NatRules) -> String {
     let pod = first.map_or_else(String::new, ToString::to_string);
     let around = rules.cluster.iter().find(|cluster| first.is_some_and(|pod| cluster.covers(*pod)));
     let cluster = around.map_or_else(|| pod.clone(), ToString::to_string);
-    format!("{program} -t nat -A POSTROUTING -s {pod} ! -d {cluster} ! -o {} -j MASQUERADE", rules.device)
+    let leaving = format!("-s {pod} ! -d {cluster}");
+    let device = &rules.device;
+    let masquerade = format!("{program} -t nat -A POSTROUTING {leaving} ! -o {device} -j MASQUERADE");
+    let zone = NatRules::ZONE;
+    match rules.by_tun {
+        true => format!(
+            "{masquerade} && {program} -t raw -A PREROUTING -i {device} {leaving} -j CT --zone-orig {zone}"
+        ),
+        false => masquerade,
+    }
 }
 
 fn of_family(set: &BTreeSet<Prefix>, is_ipv4: bool) -> Vec<String> {

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::control::engine::port::{
     Capabilities, DIRECT_PROTOCOL, DeviceView, DirectRoute, Found, HostError, HostRequest, HostView, Link,
-    LinkChange, Look, NatView, Notice, OwnKind, OwnRoute, PeerWay, ROUTE_PROTOCOL, Settings, Sysctl, Table,
-    TunDetails, Uplink, default_metric,
+    LinkChange, Look, NatView, Notice, OwnKind, OwnRoute, PeerWay, PodLook, PodRouting, ROUTE_PROTOCOL,
+    Settings, Sysctl, Table, TunDetails, Uplink, default_metric,
 };
 use crate::control::engine::refusal::Refusal;
 use crate::control::engine::{
@@ -37,6 +37,8 @@ pub(super) struct Model {
     pub to_hosts: Vec<DirectRoute>,
     /// What is in the place of the table that masquerades.
     pub nat: NatView,
+    /// The policy routing of pods.
+    pub pods: PodRouting,
     pub refuses: Refuses,
     /// Whether it refuses routes to other nodes.
     pub refuses_direct: bool,
@@ -64,6 +66,7 @@ impl Model {
             routes: Vec::new(),
             to_hosts: Vec::new(),
             nat: NatView::Absent,
+            pods: PodRouting::default(),
             refuses: |_| None,
             refuses_direct: false,
         }
@@ -120,7 +123,8 @@ impl Model {
         let tap = self.tap.clone().filter(|tap| look.tap == Some(tap.link.index));
         let nat = look.nat.as_ref().map(|_| self.nat.clone());
         let (tun, settings) = (self.tun.clone(), self.settings.clone());
-        HostView { tun, tap, settings, routes, nat, took: Duration::ZERO }
+        let pods = (look.pods != PodLook::Away).then(|| self.pods.clone());
+        HostView { tun, tap, settings, routes, nat, pods, took: Duration::ZERO }
     }
 
     fn execute(&mut self, request: &HostRequest) -> Vec<Failure> {
@@ -150,6 +154,7 @@ impl Model {
                     LinkChange::Down => link.up = false,
                     LinkChange::Mtu(mtu) => link.mtu = (*mtu).into(),
                     LinkChange::QueueLength(len) => link.txqueuelen = *len,
+                    LinkChange::Group(group) => link.group = *group,
                     LinkChange::NoQueue => {}
                 }
             }
@@ -161,6 +166,14 @@ impl Model {
             }
             HostRequest::Nat { rules, .. } => {
                 self.nat = rules.clone().map_or(NatView::Absent, NatView::Rules);
+            }
+            HostRequest::PodRule { rule, add } => {
+                self.pods.rules.retain(|one| one != rule);
+                self.pods.rules.extend(add.then(|| rule.clone()));
+            }
+            HostRequest::PodRoute { route, add } => {
+                self.pods.routes.retain(|one| !route.is(one));
+                self.pods.routes.extend(add.then(|| route.as_found()));
             }
             HostRequest::FlushRoutes { index, .. } => {
                 self.routes.retain(|route| route.own_kind(*index).is_none());
@@ -284,13 +297,14 @@ impl Recorder {
         let capabilities = Capabilities { net_admin, net_raw: true };
         let now = Instant::now();
         let start = Start {
-            setup: Setup { capabilities, workers: 1, uplink_mtu: 1500 },
+            setup: Setup { capabilities, workers: 1, uplink_mtu: 1500, uplink: 1 },
             uplink: Uplink { name: "eth0".to_owned(), index: ETH, mtu: 1500, ..Uplink::default() },
             ways,
             tap: Some(TAP),
             tap_state: Offloaded::off("not tested yet"),
             view: model.view(&look(&config, "eth0", Some(TAP))),
             addresses: Vec::new(),
+            network_policy: None,
             now,
         };
         let (engine, table) = Engine::new(config, start).map_err(|error| error.to_string())?;
@@ -391,6 +405,8 @@ fn words(request: &HostRequest) -> String {
         HostRequest::RemoveAddress { address, .. } => format!("remove {address}"),
         HostRequest::Sysctl { name, sysctl, value } => format!("{name} {sysctl:?}={value}"),
         HostRequest::Routes { add, remove, .. } => format!("routes +{} -{}", add.len(), remove.len()),
+        HostRequest::PodRule { rule, add } => rule.command(if *add { "add" } else { "del" }),
+        HostRequest::PodRoute { route, add } => route.command(if *add { "add" } else { "del" }, "up0"),
         HostRequest::Nat { table, rules: None } => format!("remove {table}"),
         HostRequest::Nat { table, .. } => format!("write {table}"),
         HostRequest::FlushRoutes { .. } => "flush".to_owned(),

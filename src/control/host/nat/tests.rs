@@ -20,6 +20,7 @@ fn rules() -> NatRules {
         pods: prefixes(&["10.244.0.0/16", "10.245.3.7/32", "fd00:10:244::/48"]),
         cluster: prefixes(&["10.244.0.0/15", "172.16.1.0/24", "fd00:10:244::/48"]),
         tunnel_ports: [4789, 8472].into(),
+        by_tun: false,
     }
 }
 
@@ -41,7 +42,8 @@ fn listing(rules: &NatRules) -> Value {
 fn what_is_written_is_read() {
     let only4 = NatRules { pods: prefixes(&["10.1.0.0/16"]), cluster: prefixes(&["10.0.0.0/8"]), ..rules() };
     let only6 = NatRules { pods: prefixes(&["fd00::/64"]), cluster: prefixes(&["fd00::/16"]), ..rules() };
-    for rules in [rules(), only4, only6] {
+    let by_tun = [rules(), only6.clone()].map(|rules| NatRules { by_tun: true, ..rules });
+    for rules in [rules(), only4, only6].into_iter().chain(by_tun) {
         assert_eq!(read(TABLE, &listing(&rules).to_string()), Some(rules));
     }
 }

@@ -6,9 +6,10 @@ use tokio::sync::watch;
 
 use super::announce::Announcer;
 use super::facts::Facts;
+use super::policies::Policies;
 use super::{discover, style_of};
 use crate::config::{Kubernetes, Style};
-use crate::control::source::cluster::{Announcement, Ends};
+use crate::control::source::cluster::{Announcement, Ends, PolicyEnds};
 use crate::control::source::teller::Teller;
 use crate::route::Source;
 
@@ -21,15 +22,17 @@ pub(super) struct Follower {
     /// What the daemon may not read there.
     pub(super) problems: BTreeSet<String>,
     pub(super) teller: Teller<Facts>,
+    pub(super) policies: Policies,
 }
 
 impl Follower {
     /// Nothing known yet.
-    pub(super) fn new(settings: Kubernetes, Ends { tell, announced }: Ends) -> Self {
+    pub(super) fn new(settings: Kubernetes, Ends { tell, announced }: Ends, policies: PolicyEnds) -> Self {
         let node = settings.node_name.as_str();
         Self {
             teller: Teller::new(Source::Kubernetes, &settings.state_file, node, tell),
             announcer: Announcer::new(node, &settings.subnet_file),
+            policies: Policies::new(policies, &settings.state_file, node),
             facts: Facts::default(),
             announced,
             problems: BTreeSet::new(),
@@ -73,7 +76,7 @@ impl Follower {
 
     fn problems(&self) -> Vec<String> {
         let all = self.problems.iter().chain(self.teller.file_trouble()).chain(self.announcer.problems());
-        all.cloned().collect()
+        all.cloned().chain(self.policies.problems()).collect()
     }
 
     /// Tells what is wrong now, beside what the cluster says.
@@ -84,6 +87,12 @@ impl Follower {
     /// Writes the state file.
     pub(super) fn write(&mut self) {
         self.teller.write(&self.facts);
+        self.say_problems();
+    }
+
+    /// Writes the state file of policies.
+    pub(super) fn write_policies(&mut self) {
+        self.policies.write();
         self.say_problems();
     }
 }

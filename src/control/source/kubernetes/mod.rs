@@ -1,10 +1,11 @@
 //! The API server of a cluster as a source: a thread of its own that watches, and tells what the cluster says.
 //!
 //! ```text
-//! API server ──watch──▶ tables of facts ──style──▶ Discovered ──▶ configuration (source/configuration.rs)
-//!            ◀─patch─── own node ◀────────── announcement of the daemon
-//!                          │
-//!                          └──▶ state file, for a start without the API server
+//! API server ──watch──▶ tables of facts ──style──▶ Discovered ──▶ configuration (source/compose.rs)
+//!     │      ◀─patch─── own node ◀────────── announcement of the daemon
+//!     │                    └──▶ state file, for a start without the API server
+//!     └──────watch──▶ policies, and what they speak of ──▶ World ──▶ rules of the workers
+//!                          └──▶ state file of its own
 //! ```
 
 mod announce;
@@ -14,18 +15,20 @@ mod flannel;
 mod follower;
 mod native;
 mod objects;
+mod policies;
 mod session;
 mod sessions;
 mod table;
 #[cfg(test)]
 mod tests;
+mod watches;
 
 use std::io;
 
 use facts::Facts;
 use follower::Follower;
 
-use super::cluster::Ends;
+use super::cluster::{Ends, PolicyEnds};
 use super::discovered::{Discovered, shown};
 use super::flannel::node::{second_peer, unicast_mac};
 use super::plain;
@@ -35,10 +38,10 @@ use crate::config::{self, Style};
 ///
 /// # Errors
 /// When there can be no thread.
-pub(super) fn follow(settings: config::Kubernetes, ends: Ends) -> io::Result<()> {
+pub(super) fn follow(settings: config::Kubernetes, ends: Ends, policies: PolicyEnds) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let thread = std::thread::Builder::new().name("kubernetes".to_owned());
-    thread.spawn(move || runtime.block_on(sessions::run(Follower::new(settings, ends))))?;
+    thread.spawn(move || runtime.block_on(sessions::run(Follower::new(settings, ends, policies))))?;
     Ok(())
 }
 

@@ -20,7 +20,7 @@ pub(super) const CALICO_GROUPS: [(&str, &str); 2] =
     [("projectcalico.org", "v3"), ("crd.projectcalico.org", "v1")];
 
 /// The API group of Kubernetes' own objects.
-const CORE: (&str, &str) = ("", "v1");
+pub(super) const CORE: (&str, &str) = ("", "v1");
 
 /// Kinds of objects that are watched.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::stream::{BoxStream, SelectAll, select_all};
+use futures_util::stream::select_all;
 use kube::api::{ApiResource, DynamicObject, ListParams};
-use kube::runtime::watcher::{self, Event, watcher};
-use kube::runtime::{WatchStreamExt, utils::Backoff};
+use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client};
 use serde_json::Value;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -15,8 +14,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::facts::{AffinityFacts, BlockFacts, NodeFacts, PoolFacts};
 use super::follower::Follower;
 use super::objects::{self, CALICO_GROUPS, Kind};
-use super::plain;
 use super::table::Table;
+use super::watches::{Watched, Watches, watch};
+use super::{plain, policies};
 use crate::config::Style;
 use crate::control::source::at;
 
@@ -28,18 +28,24 @@ const SILENCE: Duration = Duration::from_secs(30);
 const ASKED: Duration = Duration::from_secs(2);
 /// How long it may take to answer that.
 const ANSWER: Duration = Duration::from_secs(5);
-/// A watch that has not failed for so long, while the API server answers, is well: longer than the longest of
-/// [`PAUSES`] and a connection that fails after that.
+/// A watch that has not failed for so long, while the API server answers, is well: longer than the longest pause
+/// of a watch and a connection that fails after that.
 const WELL: Duration = Duration::from_secs(9);
-/// From a failed watch to the next, growing.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(3));
+/// How often the cluster is asked whether it has other kinds of policies by now.
+const DISCOVERED: Duration = Duration::from_secs(120);
 /// Where flannel's configuration is: its manifests have used both.
 const NET_CONF: [(&str, &str); 2] =
     [("kube-flannel", "kube-flannel-cfg"), ("kube-system", "kube-flannel-cfg")];
 
-/// What a watch of a kind tells.
-type Told = (Kind, watcher::Result<Event<DynamicObject>>);
-type Watches = SelectAll<BoxStream<'static, Told>>;
+/// How a session ended.
+pub(super) enum Ended {
+    /// Nobody wants to know any more.
+    Unwanted,
+    /// Other kinds are to be watched.
+    Anew,
+    /// The API server cannot be used, and why.
+    Lost(String),
+}
 
 /// The watches, and what they have told so far.
 pub(super) struct Session<'a> {
@@ -55,10 +61,14 @@ pub(super) struct Session<'a> {
     /// What is watched.
     kinds: Vec<Kind>,
     /// When each watch that fails did so last.
-    failing: BTreeMap<Kind, Instant>,
+    failing: BTreeMap<Watched, Instant>,
     heard: Instant,
     /// When what was told is passed on.
     due: Option<Instant>,
+    /// When what was told of policies is passed on.
+    policies_due: Option<Instant>,
+    /// When the cluster is asked for kinds of policies.
+    discover_at: Instant,
 }
 
 impl<'a> Session<'a> {
@@ -75,7 +85,15 @@ impl<'a> Session<'a> {
         if style.is_none_or(|style| style == Style::Calico) {
             kinds.extend(calico_kinds(follower, &client, style.is_some()).await?);
         }
-        let watches = select_all(kinds.iter().map(|(kind, resource)| watch(&client, *kind, resource)));
+        let of_policies = follower.policies.begin(&client).await?;
+        let nodes = kinds
+            .iter()
+            .map(|(kind, resource)| (Watched::Cluster(*kind), resource, watcher::Config::default()));
+        let policies = of_policies
+            .iter()
+            .map(|(kind, resource)| (Watched::Policies(*kind), resource, kind.watched_by()));
+        let all = nodes.chain(policies);
+        let watches = select_all(all.map(|(kind, resource, config)| watch(&client, kind, resource, config)));
         if style.is_none_or(|style| style == Style::Flannel) {
             follower.facts.net_conf = net_conf(follower, &client).await;
         }
@@ -93,34 +111,53 @@ impl<'a> Session<'a> {
             failing: BTreeMap::new(),
             heard: Instant::now(),
             due: None,
+            policies_due: None,
+            discover_at: Instant::now() + DISCOVERED,
         })
     }
 
-    /// Follows what is told. Returns why that ended; `None` when nobody wants to know any more.
-    pub(super) async fn run(mut self) -> Option<String> {
+    /// Follows what is told. Returns why that ended.
+    pub(super) async fn run(mut self) -> Ended {
         let mut announced = self.follower.announced.clone();
+        let mut wanted = self.follower.policies.wanted();
         loop {
             let asked = self.ask_at();
             tokio::select! {
                 told = self.watches.next() => match told {
-                    Some((kind, Ok(event))) => self.take(kind, event),
+                    Some((Watched::Cluster(kind), Ok(event))) => self.take(kind, event),
+                    Some((Watched::Policies(kind), Ok(event))) => self.take_policies(kind, event),
                     Some((kind, Err(error))) => self.failed(kind, &error),
-                    None => return Some("the watches ended".to_owned()),
+                    None => return Ended::Lost("the watches ended".to_owned()),
                 },
                 changed = announced.changed() => match changed {
                     Ok(()) => self.announce().await,
-                    Err(_) => return None,
+                    Err(_) => return Ended::Unwanted,
+                },
+                changed = wanted.changed() => match changed {
+                    Ok(()) => return Ended::Anew,
+                    Err(_) => return Ended::Unwanted,
                 },
                 () = at(self.due) => {
                     self.due = None;
                     self.pass_on().await;
                     self.recover();
                 }
+                () = at(self.policies_due) => {
+                    self.policies_due = None;
+                    self.pass_on_policies();
+                }
                 () = at(self.follower.teller.write_at()) => self.follower.write(),
+                () = at(self.follower.policies.write_at()) => self.follower.write_policies(),
                 () = at(self.follower.announcer.due()) => self.announce().await,
                 () = sleep_until(asked) => {
                     if let Some(why) = self.ask().await {
-                        return Some(why);
+                        return Ended::Lost(why);
+                    }
+                }
+                () = sleep_until(self.discover_at) => {
+                    self.discover_at = Instant::now() + DISCOVERED;
+                    if self.follower.policies.are_others(&self.client).await {
+                        return Ended::Anew;
                     }
                 }
             }
@@ -131,7 +168,7 @@ impl<'a> Session<'a> {
         self.heard = Instant::now();
         // A part of a list counts at its end.
         if !matches!(event, Event::Init | Event::InitApply(_)) {
-            self.failing.remove(&kind);
+            self.failing.remove(&Watched::Cluster(kind));
         }
         let facts = &mut self.follower.facts;
         let changed = match kind {
@@ -152,9 +189,20 @@ impl<'a> Session<'a> {
         self.recover();
     }
 
+    fn take_policies(&mut self, kind: policies::Kind, event: Event<DynamicObject>) {
+        self.heard = Instant::now();
+        if !matches!(event, Event::Init | Event::InitApply(_)) {
+            self.failing.remove(&Watched::Policies(kind));
+        }
+        if self.follower.policies.take(kind, event) {
+            self.policies_due.get_or_insert_with(|| Instant::now() + GATHER);
+        }
+    }
+
     /// The cluster is followed when all that it told has been passed on, and nothing fails.
     fn recover(&self) {
-        if self.failing.is_empty() && self.due.is_none() && self.is_synced() {
+        let fails = self.failing.keys().any(|kind| matches!(kind, Watched::Cluster(_)));
+        if !fails && self.due.is_none() && self.is_synced() {
             self.follower.teller.find();
         }
     }
@@ -192,6 +240,16 @@ impl<'a> Session<'a> {
         self.follower.problems.retain(|problem| !problem.starts_with("Calico's datastore is locked"));
         self.follower.say();
         self.announce().await;
+        // Policies may have waited for this.
+        self.pass_on_policies();
+    }
+
+    /// Tells what the cluster has of policies now.
+    fn pass_on_policies(&mut self) {
+        if self.is_synced() && !self.follower.facts.locked {
+            self.follower.policies.say();
+        }
+        self.follower.say_problems();
     }
 
     /// Has the own node say what it should.
@@ -206,9 +264,18 @@ impl<'a> Session<'a> {
         self.follower.say_problems();
     }
 
-    fn failed(&mut self, kind: Kind, error: &watcher::Error) {
+    fn failed(&mut self, kind: Watched, error: &watcher::Error) {
         self.failing.insert(kind, Instant::now());
-        self.follower.teller.lose(format!("API server: {}", plain(error)));
+        let why = format!("API server: {}", plain(error));
+        match kind {
+            Watched::Cluster(_) => self.follower.teller.lose(why),
+            // Nodes are followed without them.
+            Watched::Policies(kind) => {
+                if self.follower.policies.lose(kind, why) {
+                    self.follower.say_problems();
+                }
+            }
+        }
     }
 
     /// When the API server is asked next whether it is there.
@@ -233,13 +300,6 @@ impl<'a> Session<'a> {
             Err(_) => Some(format!("API server: no answer within {} s", ANSWER.as_secs())),
         }
     }
-}
-
-fn watch(client: &Client, kind: Kind, resource: &ApiResource) -> BoxStream<'static, Told> {
-    // Untyped, as one object that is not as its type would have it would fail the whole list.
-    let objects = Api::<DynamicObject>::all_with(client.clone(), resource);
-    let watch = watcher(objects, watcher::Config::default()).backoff(Pauses::new());
-    watch.map(move |told| (kind, told)).boxed()
 }
 
 /// The kinds of Calico's objects that can be read, as the first API group has them that has any. Where Calico is
@@ -297,29 +357,4 @@ async fn net_conf(follower: &mut Follower, client: &Client) -> Option<String> {
         }
     }
     follower.facts.net_conf.take()
-}
-
-/// The pauses of one watch.
-struct Pauses(Duration);
-
-impl Pauses {
-    fn new() -> Self {
-        Self(PAUSES.0)
-    }
-}
-
-impl Iterator for Pauses {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let pause = self.0;
-        self.0 = (pause * 2).min(PAUSES.1);
-        Some(pause)
-    }
-}
-
-impl Backoff for Pauses {
-    fn reset(&mut self) {
-        self.0 = PAUSES.0;
-    }
 }

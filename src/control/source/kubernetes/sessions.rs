@@ -7,7 +7,7 @@ use kube::{Client, Config};
 use tokio::time::{Instant, sleep};
 
 use super::follower::Follower;
-use super::session::Session;
+use super::session::{Ended, Session};
 use crate::config::Kubernetes;
 
 /// How long a connection may take.
@@ -24,31 +24,42 @@ pub(super) async fn run(mut follower: Follower) {
     follower.recall();
     let mut pause = PAUSES.0;
     let tell = follower.teller.tell.clone();
+    let mut wanted = follower.policies.wanted();
     loop {
+        wanted.mark_unchanged();
+        follower.policies.recall();
         let begun = Instant::now();
-        let why = tokio::select! {
-            why = session(&mut follower) => why,
+        let ended = tokio::select! {
+            ended = session(&mut follower) => ended,
             () = tell.closed() => return,
         };
-        let Some(why) = why else { return };
+        let why = match ended {
+            Ended::Unwanted => return,
+            Ended::Anew => continue,
+            Ended::Lost(why) => why,
+        };
         follower.teller.lose(why);
         pause = if begun.elapsed() > GOOD { PAUSES.0 } else { (pause * 2).min(PAUSES.1) };
         tokio::select! {
             () = sleep(pause) => {}
+            changed = wanted.changed() => match changed {
+                Ok(()) => {}
+                Err(_) => return,
+            },
             () = tell.closed() => return,
         }
     }
 }
 
-/// One session with the API server. Returns why it ended; `None` when nobody wants to know any more.
-async fn session(follower: &mut Follower) -> Option<String> {
+/// One session with the API server. Returns why it ended.
+async fn session(follower: &mut Follower) -> Ended {
     let client = match connect(&follower.settings).await {
         Ok(client) => client,
-        Err(why) => return Some(why),
+        Err(why) => return Ended::Lost(why),
     };
     match Session::begin(follower, client).await {
         Ok(session) => session.run().await,
-        Err(why) => Some(why),
+        Err(why) => Ended::Lost(why),
     }
 }
 

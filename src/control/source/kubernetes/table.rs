@@ -9,7 +9,15 @@ use kube::runtime::watcher::Event;
 /// Most objects of a kind that are kept: there cannot be more peers.
 const MOST: usize = 1 << 17;
 
-/// The facts of all objects of a kind, by name. A list replaces them at its end, so that nothing is missing meanwhile.
+/// What an object is called among those of its kind: its name, behind its namespace where it lies in one.
+pub(super) fn key(object: &DynamicObject) -> String {
+    match &object.metadata.namespace {
+        Some(namespace) => format!("{namespace}/{}", object.name_any()),
+        None => object.name_any(),
+    }
+}
+
+/// The facts of all objects of a kind, by [`key`]. A list replaces them at its end, so that nothing is missing meanwhile.
 pub(super) struct Table<F> {
     /// Those of a list that has begun.
     coming: BTreeMap<String, F>,
@@ -40,7 +48,7 @@ impl<F: PartialEq> Table<F> {
                 false
             }
             Event::InitApply(object) => {
-                let name = object.name_any();
+                let name = key(&object);
                 match read(object) {
                     Some(facts) if self.coming.len() < MOST => drop(self.coming.insert(name, facts)),
                     Some(_) => self.too_many += 1,
@@ -56,7 +64,7 @@ impl<F: PartialEq> Table<F> {
                 changed || first
             }
             Event::Apply(object) => {
-                let name = object.name_any();
+                let name = key(&object);
                 match read(object) {
                     Some(facts) if live.get(&name) == Some(&facts) => false,
                     Some(_) if live.len() >= MOST && !live.contains_key(&name) => {
@@ -70,7 +78,7 @@ impl<F: PartialEq> Table<F> {
                     None => live.remove(&name).is_some(),
                 }
             }
-            Event::Delete(object) => live.remove(&object.name_any()).is_some(),
+            Event::Delete(object) => live.remove(&key(&object)).is_some(),
         }
     }
 }

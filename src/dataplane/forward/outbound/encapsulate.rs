@@ -7,6 +7,7 @@ use super::prepare::Ready;
 use crate::dataplane::encap::{frame, ipip, ipip_gso, ipip6, tunnel_gso};
 use crate::dataplane::forward::tables::OuterIp;
 use crate::dataplane::packet::{Channel, Family, Outbox, Paths, Piece};
+use crate::dataplane::segment::flow::among;
 use crate::net::Mode;
 use crate::wire::{VnetHdr, vnet_hdr};
 
@@ -21,7 +22,7 @@ impl SourcePorts {
     /// The same socket, and so source port, for the same flow; all equally likely (RFC 7348 §5).
     #[expect(clippy::cast_possible_truncation, reason = "below the number of sockets")]
     fn socket(&self, hash: u32) -> u16 {
-        ((u64::from(hash) * self.0.len() as u64) >> 32) as u16
+        among(hash, self.0.len()) as u16
     }
 }
 

@@ -29,14 +29,14 @@ pub(super) fn packet(
     let cut = Fragments::new(packet, mtu).map(|cut| (cut.count(), cut.header_len()));
     let Ok((fragments, header)) = cut else {
         count(cx.worker, Weight { packets: 1, bytes: packet.len() });
-        dropped(cx.worker, Some(ready.peer), DropReason::TooBig, 1, packet);
+        dropped(cx.worker, Some(ready.peer), (DropReason::TooBig, None), 1, packet);
         return Ok(());
     };
     cx.out.reserve(fragments, MAX_TEMPLATE + header)?;
     let weight = Weight { packets: fragments, bytes: packet.len() + (fragments - 1) * header };
     count(cx.worker, weight);
     if finish_checksum(ready, vnet, packet).is_err() {
-        dropped(cx.worker, Some(ready.peer), DropReason::Malformed, fragments, packet);
+        dropped(cx.worker, Some(ready.peer), (DropReason::Malformed, None), fragments, packet);
         return Ok(());
     }
     sent(ready, cx.worker, weight, mtu);
@@ -60,7 +60,7 @@ pub(super) fn segments(
     let Some(weight) = weight(&split, mtu) else {
         let weight = Weight { packets: split.segments(), bytes: at.len() + (split.segments() - 1) * header };
         count(worker, weight);
-        dropped(worker, Some(ready.peer), DropReason::TooBig, weight.packets, split.packet());
+        dropped(worker, Some(ready.peer), (DropReason::TooBig, None), weight.packets, split.packet());
         return Ok(());
     };
     out.reserve(weight.packets, MAX_TEMPLATE + header)?;

@@ -117,6 +117,7 @@ const TUN: TunLink = TunLink {
     address: Some(Ipv4Addr::new(10, 244, 1, 0)),
     address6: None,
     answers_as_target: false,
+    hairpin: false,
 };
 
 /// One error for all segments of a super-packet, by the size of the segments.

@@ -104,14 +104,14 @@ fn full_counts_nothing_and_succeeds_after_sending() {
     let len = arena.len();
     let mut taken = 0;
     let mut one = |node: &mut Node| node.outbound(&plain(vec![]).0, &mut arena, 0..len);
-    while one(&mut node) == Ok(()) {
+    while one(&mut node) == Ok(None) {
         taken += 1;
     }
     assert_eq!((taken, node.worker.counters.device.rx_packets.get()), (4096, 4096));
     assert_eq!(one(&mut node), Err(Full));
     assert_eq!(node.worker.counters.device.rx_packets.get(), 4096);
     node.outbox.clear();
-    assert_eq!(one(&mut node), Ok(()));
+    assert_eq!(one(&mut node), Ok(None));
     assert_eq!(node.worker.counters.device.rx_packets.get(), 4097);
     assert_eq!(node.dropped(), 0);
 }
@@ -128,7 +128,7 @@ fn the_worst_super_packet_fits() {
         let len = arena.len();
         let mut node = Node::new(1, mode);
         for _ in 0..fitting {
-            assert_eq!(node.outbound(&vnet, &mut arena, 0..len), Ok(()));
+            assert_eq!(node.outbound(&vnet, &mut arena, 0..len), Ok(None));
         }
         assert_eq!(node.outbound(&vnet, &mut arena, 0..len), Err(Full));
         let packets = fitting * 1365;
@@ -136,7 +136,7 @@ fn the_worst_super_packet_fits() {
         assert_eq!(node.worker.counters.device.rx_bytes.get(), packets * 121);
         let sent = node.flush(&arena);
         assert_eq!((sent.len() as u64, node.drops()), (packets, vec![]));
-        assert_eq!(node.outbound(&vnet, &mut arena, 0..len), Ok(()));
+        assert_eq!(node.outbound(&vnet, &mut arena, 0..len), Ok(None));
     }
 }
 

@@ -44,11 +44,13 @@ pub enum Point {
     Underlay,
     /// Where it is dropped, in the form it has there.
     Drop,
+    /// Where a rule of a policy wants it logged: inner packets.
+    Log,
 }
 
 impl Point {
     /// Every point, in the order of the interfaces in a file.
-    pub const ALL: [Self; 3] = [Self::Device, Self::Underlay, Self::Drop];
+    pub const ALL: [Self; 4] = [Self::Device, Self::Underlay, Self::Drop, Self::Log];
 
     /// The word of the command line and the file.
     pub const fn name(self) -> &'static str {
@@ -56,6 +58,7 @@ impl Point {
             Self::Device => "device",
             Self::Underlay => "underlay",
             Self::Drop => "drop",
+            Self::Log => "log",
         }
     }
 
@@ -65,7 +68,7 @@ impl Point {
 }
 
 /// What is known about a packet besides its bytes.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Seen {
     /// Where.
     pub point: Point,
@@ -73,6 +76,15 @@ pub struct Seen {
     pub direction: Direction,
     /// Why it was dropped, if it was.
     pub reason: Option<DropReason>,
+    /// The policy that denied it or wants it logged, if one does.
+    pub policy: Option<Arc<str>>,
+}
+
+impl Seen {
+    /// A packet of which nothing more is to be said.
+    pub fn at(point: Point, direction: Direction) -> Self {
+        Self { point, direction, reason: None, policy: None }
+    }
 }
 
 /// What a capture is to hold.
@@ -134,6 +146,12 @@ impl Hub {
         self.points.load(Ordering::Relaxed) & point.bit() != 0
     }
 
+    /// Whether a capture runs, for those who keep packets from the workers. Whoever has asked before it began is told
+    /// by who begins it.
+    pub fn is_running(&self) -> bool {
+        self.points.load(Ordering::SeqCst) != 0
+    }
+
     /// Copies the packet that `parts` are the pieces of, if the running capture wants it.
     #[cold]
     pub fn record<'a>(&self, seen: Seen, parts: impl Iterator<Item = &'a [u8]> + Clone) {
@@ -183,7 +201,7 @@ impl Hub {
         self.session.publish(Some(Arc::clone(&session)));
         let points = if wanted.points.is_empty() { &Point::ALL[..] } else { &wanted.points };
         let bits = points.iter().fold(0, |bits, point| bits | point.bit());
-        self.points.store(bits, Ordering::Release);
+        self.points.store(bits, Ordering::SeqCst);
         Some(Capture { hub: Arc::clone(self), session })
     }
 }
@@ -202,7 +220,7 @@ fn gather<'a>(parts: impl Iterator<Item = &'a [u8]>, out: &mut [u8]) -> usize {
 impl Record {
     fn empty(snaplen: usize) -> Self {
         Self {
-            seen: Seen { point: Point::Device, direction: Direction::Outbound, reason: None },
+            seen: Seen::at(Point::Device, Direction::Outbound),
             time: SystemTime::UNIX_EPOCH,
             len: 0,
             bytes: Vec::with_capacity(snaplen),
@@ -230,7 +248,7 @@ impl Capture {
 
     /// Packets of each point that found no free buffer so far.
     pub fn lost(&self) -> [u64; Point::ALL.len()] {
-        [0, 1, 2].map(|point: usize| self.session.lost[point].load(Ordering::Relaxed))
+        std::array::from_fn(|point| self.session.lost[point].load(Ordering::Relaxed))
     }
 
     /// Bytes of each packet that are kept.

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! One section; an interface for each [`Point`], in their order, of raw IP packets with times in
-//! nanoseconds; enhanced packet blocks with direction and, for drops, the reason as comment;
+//! nanoseconds; enhanced packet blocks with direction and, as comments, the reason of a drop and the policy that
+//! denied a packet or wants it logged;
 //! interface statistics with what was lost whenever that changes.
 #![expect(
     clippy::cast_possible_truncation,
@@ -73,6 +74,9 @@ pub fn packet(out: &mut Vec<u8>, record: &Record) {
         option(out, EPB_FLAGS, &direction.to_le_bytes());
         if let Some(reason) = record.seen.reason {
             option(out, OPT_COMMENT, reason.name().as_bytes());
+        }
+        if let Some(policy) = &record.seen.policy {
+            option(out, OPT_COMMENT, format!("policy {policy}").as_bytes());
         }
         end_of_options(out);
     });

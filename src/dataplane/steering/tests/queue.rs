@@ -1,12 +1,12 @@
 //! The program that chooses the queue of an outbound packet.
 
 use super::{back, packets};
-use crate::dataplane::steering::ebpf::machine::run;
+use crate::dataplane::ebpf::machine::run;
 use crate::dataplane::steering::hash::reference;
 use crate::dataplane::steering::queue_ebpf::program;
 use crate::wire::testing::Spec;
 
-fn queue(packet: &[u8]) -> i64 {
+pub(super) fn queue(packet: &[u8]) -> i64 {
     let outcome = run(&program(), packet, false);
     assert_eq!(outcome.packet, packet, "it only looks");
     outcome.result

@@ -20,7 +20,7 @@ fn received(program: &[SockFilter], packets: &[Vec<u8>]) -> Vec<(usize, Vec<u8>)
     from.attach_filter(program).unwrap();
     let (to, from) = (UnixDatagram::from(to), UnixDatagram::from(from));
     from.set_nonblocking(true).unwrap();
-    let (mut buffer, mut all) = ([0; 200], Vec::new());
+    let (mut buffer, mut all) = ([0; 300], Vec::new());
     for (number, packet) in packets.iter().enumerate() {
         // The kernel tells the sender that the filter refused.
         let _ = to.send(packet);

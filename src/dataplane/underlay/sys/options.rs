@@ -5,7 +5,7 @@ use std::ffi::{c_int, c_void};
 use std::io;
 use std::mem::{size_of, size_of_val, zeroed};
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use socket2::{SockFilter, Socket};
 
@@ -53,6 +53,32 @@ pub(crate) fn ignore_outgoing(socket: &Socket) -> io::Result<()> {
 
 /// From linux/if_packet.h.
 const PACKET_IGNORE_OUTGOING: c_int = 23;
+
+/// Makes a packet socket the first of a group among which a program chooses (PACKET_FANOUT with
+/// PACKET_FANOUT_EBPF, Linux 4.14); returns what others join it by. Without a program the first gets everything.
+pub(crate) fn begin_group(socket: &Socket) -> io::Result<c_int> {
+    set_option(socket, libc::SOL_PACKET, PACKET_FANOUT, (GROUP | PACKET_FANOUT_FLAG_UNIQUEID) << 16)?;
+    // The number that the kernel chose, and the kind, but not the flag that it was to choose one.
+    Ok(get_option(socket, libc::SOL_PACKET, PACKET_FANOUT)? & 0xffff | GROUP << 16)
+}
+
+/// Makes a packet socket the next of a group.
+pub(crate) fn join_group(socket: &Socket, group: c_int) -> io::Result<()> {
+    set_option(socket, libc::SOL_PACKET, PACKET_FANOUT, group)
+}
+
+/// Has `program` choose among the group of a packet socket: the number of the one that gets a packet.
+pub(crate) fn choose_by(socket: &Socket, program: &OwnedFd) -> io::Result<()> {
+    set_option(socket, libc::SOL_PACKET, PACKET_FANOUT_DATA, program.as_raw_fd())
+}
+
+// From linux/if_packet.h.
+const PACKET_FANOUT: c_int = 18;
+const PACKET_FANOUT_DATA: c_int = 22;
+const PACKET_FANOUT_EBPF: c_int = 7;
+const PACKET_FANOUT_FLAG_UNIQUEID: c_int = 0x2000;
+const PACKET_FANOUT_FLAG_IGNORE_OUTGOING: c_int = 0x4000;
+const GROUP: c_int = PACKET_FANOUT_EBPF | PACKET_FANOUT_FLAG_IGNORE_OUTGOING;
 
 fn bind_packet(socket: &Socket, index: u32, protocol: u16) -> io::Result<()> {
     // SAFETY: `sockaddr_ll` is plain old data for which all-zero bytes are a valid value.
@@ -169,6 +195,16 @@ const MEMINFO_DROPS: usize = 8;
 #[cfg(test)]
 pub fn set_no_checksum(socket: &Socket) -> io::Result<()> {
     set_option(socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1)
+}
+
+fn get_option(socket: &Socket, level: c_int, name: c_int) -> io::Result<c_int> {
+    let mut value: c_int = 0;
+    let mut len = size_of::<c_int>() as libc::socklen_t;
+    // SAFETY: every option this is called with is one `int`, for which `value` has room, as `len` says.
+    let result = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut value).cast::<c_void>(), &raw mut len)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
 }
 
 fn set_option(socket: &Socket, level: c_int, name: c_int, value: c_int) -> io::Result<()> {

@@ -22,14 +22,14 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 
-use crate::dataplane::encap::OUTER_TTL;
-use crate::dataplane::encap::ipip_gso::MARK;
-use crate::dataplane::steering::ebpf::{
+use crate::dataplane::ebpf::{
     self, CSUM_DIFF, EXIT, FRAME, Instruction, R0, R1, R2, R3, R4, R5, R6, SKB_ADJUST_ROOM, SKB_LOAD_BYTES,
     SKB_STORE_BYTES, add, add_register, and, big_endian, call, copy, jump_if_equal, load8, load32, mov,
     or_return, shift_right, slot, store_register8, store_register16, store_register32, store8, store16,
     store32, xor,
 };
+use crate::dataplane::encap::OUTER_TTL;
+use crate::dataplane::encap::ipip_gso::MARK;
 use crate::wire::{ethernet, ipv4, protocol};
 
 /// The program, attached for as long as this lives.
@@ -43,8 +43,8 @@ impl PushHeader {
     /// # Errors
     /// The kernel's: EPERM without CAP_BPF and CAP_NET_ADMIN, EINVAL before Linux 6.6.
     pub fn attach(index: u32, source: Ipv4Addr) -> io::Result<Self> {
-        let program = ebpf::load(ebpf::Kind::TcxIngress, "underpass_outer", &program(source))?;
-        ebpf::attach_tcx_ingress(&program, index).map(Self)
+        let program = ebpf::load(ebpf::Kind::Tcx(ebpf::Hook::Ingress), "underpass_outer", &program(source))?;
+        ebpf::attach_tcx(&program, ebpf::Hook::Ingress, index).map(Self)
     }
 }
 
@@ -136,8 +136,8 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::{DROP, NEXT, program};
+    use crate::dataplane::ebpf::machine::{Outcome, run};
     use crate::dataplane::encap::{OUTER_TTL, ipip, ipip_gso};
-    use crate::dataplane::steering::ebpf::machine::{Outcome, run};
     use crate::net::Mac;
     use crate::wire::testing::Spec;
     use crate::wire::{Ipv4, VnetHdr, ethernet, ipv4, protocol, vnet_hdr};

@@ -1,5 +1,6 @@
 //! netload: the load generator of `scripts/bench` where iperf3 does not measure what is asked: the
-//! highest UDP rate without loss, round trips, and new TCP connections per second.
+//! highest UDP rate without loss, round trips, new TCP connections per second, and floods of packets that
+//! each begin a connection.
 //!
 //! One process serves at the far end (`netload serve`), the others measure against it and print one
 //! JSON object. Everything goes to the address given, nowhere else.
@@ -7,7 +8,9 @@
 #![expect(clippy::print_stdout, reason = "a tool of the benchmarks, whose output is read")]
 
 mod cpu;
+mod flood;
 mod latency;
+mod pace;
 mod search;
 mod serve;
 mod trial;
@@ -80,6 +83,43 @@ enum Command {
         #[arg(long, default_value_t = 5000)]
         ms: u64,
     },
+    /// Flood an address with packets that each begin a connection which nobody goes on with.
+    ///
+    /// Raw packets (CAP_NET_RAW) to this address alone, at a steady rate, for a limited time. Source ports change from
+    /// packet to packet, then the source address, then the destination port; when all of them have had their turn, they
+    /// come again. Nobody reads the answers; where they reach this host, its kernel resets them. The result is one JSON
+    /// object: `sent` packets, `refused` ones that the kernel did not take, `connections` that these are of, `seconds`
+    /// and `packets_per_second`.
+    ///
+    /// A SYN flood for ten seconds: netload flood 10.244.2.2 --port 81 --rate 100000 --ms 10000
+    Flood {
+        /// Whom the packets are for.
+        address: Ipv4Addr,
+        /// What they are.
+        #[arg(long, value_enum, default_value_t = flood::Kind::Syn)]
+        kind: flood::Kind,
+        /// Destination port, the first one.
+        #[arg(long, default_value_t = 80)]
+        port: u16,
+        /// How many destination ports, from that one on.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+        ports: u16,
+        /// Source addresses, comma-separated; default: the one that this host uses for the address.
+        #[arg(long, value_delimiter = ',')]
+        source: Vec<Ipv4Addr>,
+        /// How many source ports, from 1024 on.
+        #[arg(long, default_value_t = 60_000, value_parser = clap::value_parser!(u16).range(1..=64_512))]
+        source_ports: u16,
+        /// Packets per second.
+        #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
+        rate: u32,
+        /// Milliseconds to go on for, ten minutes at most.
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=600_000))]
+        ms: u64,
+        /// Packets after which it ends before that.
+        #[arg(long, default_value_t = u64::MAX, hide_default_value = true)]
+        count: u64,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -96,6 +136,20 @@ fn main() -> anyhow::Result<()> {
             latency::round_trips(address, latency::Echoes { count, gap, limit, max_lost })?
         }
         Command::Connections { address, ms } => latency::connections(address, Duration::from_millis(ms))?,
+        Command::Flood { address, kind, port, ports, source, source_ports, rate, ms, count } => {
+            anyhow::ensure!(port.checked_add(ports - 1).is_some(), "no {ports} ports from {port} on");
+            flood::Flood {
+                kind,
+                address,
+                ports: (port, ports),
+                sources: source,
+                source_ports,
+                rate: f64::from(rate),
+                duration: Duration::from_millis(ms),
+                most: count,
+            }
+            .run()?
+        }
     };
     println!("{result}");
     Ok(())

@@ -11,13 +11,14 @@
 use std::io::{self, IoSlice};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, sendmmsg};
 
 use crate::cpu;
+use crate::pace::{self, BATCH, Pace};
 
 /// Bytes of trial and sequence number.
 pub const HEADER: usize = 12;
@@ -26,12 +27,8 @@ pub const ANSWER: usize = 20;
 /// The sequence number that makes a datagram a question.
 pub const QUESTION: u64 = u64::MAX;
 
-/// Most datagrams in one system call.
-const BATCH: usize = 32;
-/// A sender that was kept from running does not make up for more than this.
+/// A sender that was kept from running must not fill all queues afterwards; seconds.
 const LONGEST_BURST: f64 = 0.001;
-/// Longest sleep between two looks at the clock.
-const NAP: Duration = Duration::from_micros(100);
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(40);
 const QUESTIONS: usize = 75;
 
@@ -93,31 +90,11 @@ impl Sender {
     pub fn run(&mut self, rate: f64, duration: Duration) -> anyhow::Result<Trial> {
         self.trial = self.trial.wrapping_add(1);
         let cpu_before = cpu::busy_seconds()?;
-        let (sent, seconds) = self.send_for(rate, duration)?;
+        let pace = Pace { rate, longest_burst: LONGEST_BURST, duration, most: u64::MAX };
+        let (sent, seconds) = pace::send_for(pace, |first, count| self.send_batch(first, count))?;
         let (received, reordered) = self.ask()?;
         let cpu_seconds = cpu::busy_seconds()? - cpu_before;
         Ok(Trial { sent, received, reordered, seconds, cpu_seconds })
-    }
-
-    fn send_for(&mut self, rate: f64, duration: Duration) -> anyhow::Result<(u64, f64)> {
-        let (begun, mut sent, mut forgiven) = (Instant::now(), 0u64, 0.0);
-        loop {
-            let elapsed = begun.elapsed();
-            if elapsed >= duration && sent > 0 {
-                return Ok((sent, elapsed.as_secs_f64()));
-            }
-            let mut due = rate * elapsed.as_secs_f64() - forgiven - sent as f64;
-            let burst = (rate * LONGEST_BURST).max(BATCH as f64);
-            if rate.is_finite() && due > burst {
-                forgiven += due - burst;
-                due = burst;
-            }
-            if due >= 1.0 {
-                sent += self.send_batch(sent, due.min(BATCH as f64) as usize)?;
-            } else if rate.is_finite() {
-                std::thread::sleep(NAP.min(Duration::from_secs_f64(1.0 / rate)));
-            }
-        }
     }
 
     /// Sends up to `count` datagrams, numbered from `first`; returns how many numbers are used up.

@@ -221,3 +221,32 @@ fn a_pool_with_nodes_in_it_is_no_kernel_route() {
     state.delete_peer("node-x").unwrap();
     assert_eq!(state.new_pools.take(), Some(pods));
 }
+
+#[test]
+fn policies_are_followed_but_for_what_was_made_of_them() {
+    let with = |policy: &str| config(&[POOL, B, C, policy]);
+    let refused = |from: &str, to: &str| -> Vec<String> {
+        let Err(refusal) = reload(&mut Node::new(with(from)), with(to)) else { return Vec::new() };
+        // A single culprit is the text itself.
+        let all = if refusal.culprits.is_empty() { vec![refusal.text] } else { refusal.culprits };
+        all.iter().map(|text| text.split(" has changed").next().unwrap().to_owned()).collect()
+    };
+    let endpoint = "[[endpoint]]\nname = \"a\"\naddresses = [\"10.244.1.5\"]\n";
+    for (from, to, expected) in [
+        (
+            "[policy]\n",
+            "[policy]\nfail_open = true\nfragments = \"pass\"\n[policy.timeouts]\nudp = 5\n",
+            vec![],
+        ),
+        ("[policy]\n", &format!("[policy]\n{endpoint}"), vec![]),
+        ("", "[policy]\nscope = \"all\"\n", vec!["whether there is [policy]"]),
+        ("[policy]\n", "", vec!["whether there is [policy]"]),
+        (
+            "[policy]\n",
+            "[policy]\nscope = \"all\"\nconnections = 1024\n",
+            vec!["`connections` under [policy]"],
+        ),
+    ] {
+        assert_eq!(refused(from, to), expected, "{from} {to}");
+    }
+}

@@ -1,0 +1,387 @@
+//! The programs on packets, instruction by instruction.
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::AtomicU64;
+
+use super::{Addresses, Maps, NEXT, inbound, outbound, share};
+use crate::dataplane::ebpf::machine::{Map, Skb, run_with};
+use crate::dataplane::ebpf::{Instruction, R2, add_register, load64, store64};
+use crate::dataplane::encap::ecn::Marking;
+use crate::dataplane::encap::{OUTER_TTL, ipip, outer, vxlan};
+use crate::dataplane::kernel_path::slot::{Counts, Slot, WORDS};
+use crate::dataplane::kernel_path::{Encapsulation, FlowKey, Inbound, Outbound, Record};
+use crate::dataplane::packet::Direction;
+use crate::dataplane::segment::Flow;
+use crate::net::{Mac, Mode, Vni};
+use crate::wire::testing::{Spec, Transport, set_flags};
+use crate::wire::{Ipv4, ethernet, ipv4, put16, tcp};
+
+const HERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const THERE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 254);
+const REDIRECTED: i64 = 7;
+const UPLINK: u32 = 5;
+const TUN: u32 = 9;
+const MODES: [Mode; 3] = [Mode::Vxlan, Mode::Ipip, Mode::Direct];
+const ADDRESSES: Addresses = Addresses { own: HERE, vxlan_port: 4789, vni: Vni::CALICO };
+const WORKERS: u16 = 3;
+/// The places of the maps of a node.
+const MAPS: Maps = Maps { flows: 0, slots: 1 };
+
+/// The interpreter knows no atomic instructions.
+fn plainly(base: u8, at: i16, from: u8) -> Vec<Instruction> {
+    vec![load64(R2, base, at), add_register(R2, from), store64(base, at, R2)]
+}
+
+/// A node that carries one flow.
+struct Node {
+    words: Vec<AtomicU64>,
+    flows: Vec<(Vec<u8>, u32)>,
+}
+
+impl Node {
+    fn with(record: &Record) -> Self {
+        let words: Vec<AtomicU64> = (0..3 * WORDS).map(|_| AtomicU64::new(0)).collect();
+        let node = Self { words, flows: vec![(record.key.bytes().to_vec(), 2)] };
+        node.slot().write(record);
+        node.catch_up();
+        node
+    }
+
+    /// The pump has sent on what has passed to it.
+    fn catch_up(&self) {
+        self.slot().set_sent(self.slot().passed());
+    }
+
+    fn slot(&self) -> Slot<'_> {
+        Slot(&self.words[2 * WORDS..])
+    }
+
+    fn run(&self, program: &[Instruction], skb: &Skb) -> (i64, Vec<u8>, Option<(u32, u64)>) {
+        let maps = [Map::Hash(&self.flows), Map::Array(&self.words, WORDS)];
+        let (outcome, redirected) = run_with(program, skb, &maps);
+        (outcome.result, outcome.packet, redirected)
+    }
+
+    fn send(&self, skb: &Skb) -> (i64, Vec<u8>, Option<(u32, u64)>) {
+        self.run(&outbound::program(MAPS, plainly), skb)
+    }
+
+    fn receive(&self, skb: &Skb) -> (i64, Vec<u8>, Option<(u32, u64)>) {
+        let result = self.run(&inbound::program(MAPS, &ADDRESSES, plainly), skb);
+        // The packet socket is told the same, which begins at the outer IP header.
+        let shown = Skb { bytes: skb.bytes[ethernet::LEN..].to_vec(), interface: UPLINK, ..skb.clone() };
+        let elsewhere = Skb { interface: UPLINK + 1, ..shown.clone() };
+        let worker = share::tests::worker_of(&shown.bytes, HERE, WORKERS);
+        assert_eq!(self.share(&elsewhere), worker);
+        if self.slot().is_live() || result.0 == REDIRECTED {
+            assert_eq!(self.share(&shown), if result.0 == REDIRECTED { 0 } else { worker });
+        }
+        result
+    }
+
+    /// Which of the packet sockets gets a packet.
+    fn share(&self, skb: &Skb) -> i64 {
+        self.run(&share::program(MAPS, &ADDRESSES, WORKERS), skb).0
+    }
+
+    fn counts(&self) -> (u64, u64) {
+        let Counts { packets, bytes, lost } = self.slot().counts();
+        assert_eq!(lost, 0);
+        (packets, bytes)
+    }
+}
+
+fn key(packet: &[u8], direction: Direction) -> FlowKey {
+    FlowKey::of(&Flow::of(packet).unwrap(), packet, direction).unwrap()
+}
+
+fn link(family: u16) -> [u8; ethernet::LEN] {
+    ethernet::header(Mac([2, 0, 0, 0, 0, 2]), Mac([2, 0, 0, 0, 0, 1]), family)
+}
+
+/// The outer headers from `from` to `to`, as the pump would send them but for the VXLAN checksum.
+fn outer_of(mode: Mode, v6: bool, from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
+    match mode {
+        Mode::Direct => Vec::new(),
+        Mode::Ipip => ipip::template(from, to, if v6 { 41 } else { 4 }).to_vec(),
+        Mode::Vxlan => {
+            let kind = if v6 { ethernet::IPV6 } else { ethernet::IPV4 };
+            let inner = vxlan::template(Vni::CALICO, Mac([6; 6]), Mac([4; 6]), kind);
+            outer::vxlan(OUTER_TTL, (from, 0xc001), (to, 4789), &inner).to_vec()
+        }
+    }
+}
+
+fn outbound_record(mode: Mode, packet: &[u8], mtu: u16) -> Record {
+    let v6 = packet[0] >> 4 == 6;
+    let outer = outer_of(mode, v6, HERE, THERE);
+    let family = if mode == Mode::Direct && v6 { ethernet::IPV6 } else { ethernet::IPV4 };
+    let how = Outbound {
+        mode,
+        interface: UPLINK,
+        mtu,
+        marking: Marking::fixed(46),
+        encapsulation: Encapsulation { link: &link(family), outer: &outer },
+    };
+    Record::outbound(key(packet, Direction::Outbound), 0, &how).unwrap()
+}
+
+fn inbound_record(mode: Mode, packet: &[u8]) -> Record {
+    let how = Inbound { mode, outer_source: THERE, uplink: UPLINK };
+    Record::inbound(key(packet, Direction::Inbound), 0, TUN, &how).unwrap()
+}
+
+/// A tunnel packet from the other node.
+fn frame(mode: Mode, inner: &[u8]) -> Vec<u8> {
+    let mut outer = outer_of(mode, inner[0] >> 4 == 6, THERE, HERE);
+    let (len, udp_len) = (outer.len() + inner.len(), outer.len() + inner.len() - ipv4::LEN);
+    ipv4::patch_len_id(&mut outer[..ipv4::LEN], len as u16, 0);
+    if mode == Mode::Vxlan {
+        put16(&mut outer, ipv4::LEN + 4, udp_len as u16);
+    }
+    [&link(ethernet::IPV4)[..], &outer, inner].concat()
+}
+
+fn packets() -> [Vec<u8>; 4] {
+    let (tcp, udp) = (Spec::tcp4(b"data"), Spec::udp4(b"data"));
+    let with_tos = |spec: Spec| Spec { tos: 0x4a, ..spec };
+    [tcp.clone(), udp.clone(), tcp.v6(), udp.v6()].map(|spec| with_tos(spec).build())
+}
+
+#[test]
+fn a_packet_leaves_as_the_pump_would_send_it() {
+    for packet in packets() {
+        for mode in MODES {
+            let node = Node::with(&outbound_record(mode, &packet, 1450));
+            let (result, sent, redirected) = node.send(&Skb::of(&packet));
+            assert_eq!((result, redirected), (REDIRECTED, Some((UPLINK, 0))));
+            let v6 = packet[0] >> 4 == 6;
+            let mut outer = outer_of(mode, v6, HERE, THERE);
+            let family = if mode == Mode::Direct && v6 { ethernet::IPV6 } else { ethernet::IPV4 };
+            assert_eq!(sent[..ethernet::LEN], link(family));
+            assert_eq!(sent[ethernet::LEN + outer.len()..], packet);
+            if mode != Mode::Direct {
+                // DSCP 46, and the inner ECN.
+                ipv4::patch_tos(&mut outer[..ipv4::LEN], 0xba);
+                ipv4::patch_len_id(&mut outer[..ipv4::LEN], (sent.len() - ethernet::LEN) as u16, 0);
+                if mode == Mode::Vxlan {
+                    put16(&mut outer, ipv4::LEN + 4, (sent.len() - ethernet::LEN - ipv4::LEN) as u16);
+                }
+                assert_eq!(sent[ethernet::LEN..ethernet::LEN + outer.len()], outer);
+                assert!(Ipv4::parse(&sent[ethernet::LEN..]).unwrap().checksum_ok());
+            }
+            assert_eq!(node.counts(), (1, packet.len() as u64));
+            assert_eq!(node.slot().take_largest(), packet.len() as u64);
+        }
+    }
+}
+
+#[test]
+fn a_packet_comes_in_without_its_headers() {
+    for packet in packets() {
+        for mode in [Mode::Vxlan, Mode::Ipip] {
+            let node = Node::with(&inbound_record(mode, &packet));
+            let (result, got, redirected) = node.receive(&Skb::of(&frame(mode, &packet)));
+            // BPF_F_INGRESS
+            assert_eq!((result, redirected), (REDIRECTED, Some((TUN, 1))));
+            assert_eq!(
+                (&got[..ethernet::LEN], &got[ethernet::LEN..]),
+                (&link(ethernet::IPV4)[..], &packet[..])
+            );
+            assert_eq!(node.counts(), (1, packet.len() as u64));
+        }
+    }
+}
+
+#[test]
+fn super_packets_of_tcp_count_as_their_segments() {
+    for v6 in [false, true] {
+        for (payload, segments) in [(1000, 1), (1001, 2), (64_000, 64)] {
+            let spec = Spec::tcp4(&vec![7; payload]);
+            let spec = if v6 { spec.v6() } else { spec };
+            let (packet, headers) = (spec.build(), spec.header_len());
+            let node = Node::with(&outbound_record(Mode::Ipip, &packet, 1000 + headers as u16));
+            let skb = Skb { gso_size: 1000, ..Skb::of(&packet) };
+            assert_eq!(node.send(&skb).0, REDIRECTED);
+            assert_eq!(node.counts(), (segments, (payload as u64) + segments * headers as u64));
+            assert_eq!(node.slot().take_largest(), 1000 + headers as u64);
+            let narrow = Node::with(&outbound_record(Mode::Ipip, &packet, 999 + headers as u16));
+            assert_eq!(narrow.send(&skb).0, i64::from(NEXT));
+            let receiver = Node::with(&inbound_record(Mode::Vxlan, &packet));
+            let skb = Skb { gso_size: 1000, ..Skb::of(&frame(Mode::Vxlan, &packet)) };
+            assert_eq!(receiver.receive(&skb).0, REDIRECTED);
+            assert_eq!(receiver.counts(), (segments, (payload as u64) + segments * headers as u64));
+        }
+    }
+}
+
+/// What the pump gets, unchanged and uncounted.
+fn to_pump(node: &Node, skb: &Skb, received: bool) {
+    let (result, packet, redirected) = if received { node.receive(skb) } else { node.send(skb) };
+    assert_eq!((result, redirected), (i64::from(NEXT), None));
+    assert_eq!(packet, skb.bytes);
+    assert_eq!(node.counts(), (0, 0));
+    node.catch_up();
+}
+
+/// Packets of the flow of [`Spec::tcp4`] that are not usual ones.
+fn unusual(spec: &Spec) -> Vec<Vec<u8>> {
+    let usual = spec.build();
+    let patched = |at: usize, value: u8| {
+        let mut packet = usual.clone();
+        packet[at] = value;
+        packet
+    };
+    let mut all = vec![[&usual[..], b"x"].concat(), usual[..usual.len() - 1].to_vec()];
+    if !spec.is_v6() {
+        all.extend([patched(6, 0x20), patched(7, 1), patched(8, 0), patched(9, 132), patched(0, 0x46)]);
+        all.push(Spec { options: vec![1; 4], ..spec.clone() }.build());
+    } else {
+        all.extend([patched(7, 0), patched(6, 44), patched(6, 0)]);
+    }
+    // Other ends.
+    all.push(patched(spec.l4(), 1));
+    all.push(patched(spec.l4() + 3, 1));
+    all.push(patched(spec.l4() - 1, 1));
+    // A TCP header shorter than it can be, and one longer than the packet.
+    all.extend([patched(spec.l4() + 12, 0x40), patched(spec.l4() + 12, 0xf0)]);
+    all.push(Spec { transport: Transport::Echo(1, 1), ..spec.clone() }.build());
+    all
+}
+
+#[test]
+fn what_is_unusual_is_the_pumps() {
+    for spec in [Spec::tcp4(b"data"), Spec::tcp4(b"data").v6()] {
+        let packet = spec.build();
+        for mode in MODES {
+            let sender = Node::with(&outbound_record(mode, &packet, 1450));
+            for other in unusual(&spec) {
+                to_pump(&sender, &Skb::of(&other), false);
+            }
+            if mode == Mode::Direct {
+                continue;
+            }
+            let receiver = Node::with(&inbound_record(mode, &packet));
+            for other in unusual(&spec) {
+                to_pump(&receiver, &Skb::of(&frame(mode, &other)), true);
+            }
+        }
+    }
+}
+
+#[test]
+fn other_tunnel_packets_are_the_pumps() {
+    let packet = Spec::tcp4(b"data").build();
+    for mode in [Mode::Vxlan, Mode::Ipip] {
+        let node = Node::with(&inbound_record(mode, &packet));
+        let usual = frame(mode, &packet);
+        let patched = |at: usize, value: u8| {
+            let mut frame = usual.clone();
+            frame[at] = value;
+            Skb::of(&frame)
+        };
+        // Outer options, fragments, protocol, source, destination.
+        for (at, value) in [(14, 0x46), (20, 0x20), (21, 1), (23, 132), (29, 9), (33, 9)] {
+            to_pump(&node, &patched(at, value), true);
+        }
+        // CE, and ECT(1) over Not-ECT.
+        for tos in [3, 1] {
+            to_pump(&node, &patched(15, tos), true);
+        }
+        if mode == Mode::Vxlan {
+            // Port, I flag, VNI, inner ethertype.
+            for (at, value) in [(37, 9), (42, 0), (46, 9), (48, 9), (63, 0xdd), (62, 0x86)] {
+                to_pump(&node, &patched(at, value), true);
+            }
+        }
+        let other = if mode == Mode::Vxlan { Mode::Ipip } else { Mode::Vxlan };
+        to_pump(&node, &Skb::of(&frame(other, &packet)), true);
+        let skb = Skb::of(&usual);
+        to_pump(&node, &Skb { vlan: true, ..skb.clone() }, true);
+        to_pump(&node, &Skb { packet_type: 3, ..skb.clone() }, true);
+        to_pump(&node, &Skb { protocol: ethernet::IPV6, ..skb.clone() }, true);
+        to_pump(&node, &Skb { room: false, ..skb }, false);
+    }
+}
+
+#[test]
+fn nothing_overtakes_what_the_pump_has() {
+    let (usual, large) = (Spec::udp4(b"data").build(), Spec::udp4(&[7; 1000]).build());
+    let node = Node::with(&outbound_record(Mode::Vxlan, &usual, 500));
+    let send = |packet: &[u8]| node.send(&Skb::of(packet)).0 == REDIRECTED;
+    assert_eq!([send(&usual), send(&large), send(&usual)], [true, false, false]);
+    assert_eq!(node.slot().passed(), 2);
+    node.slot().set_sent(1);
+    assert!(!send(&usual), "one is still there");
+    node.catch_up();
+    assert!(send(&usual));
+    // The same on the way in; others cannot hold the flow up.
+    let node = Node::with(&inbound_record(Mode::Ipip, &usual));
+    let usual = frame(Mode::Ipip, &usual);
+    let receive = |at: usize, value: u8| {
+        let mut packet = usual.clone();
+        packet[at] = value;
+        node.receive(&Skb::of(&packet)).0 == REDIRECTED
+    };
+    assert_eq!([receive(29, 9), receive(15, 0), receive(15, 3), receive(15, 0)], [false, true, false, false]);
+    node.catch_up();
+    assert!(receive(15, 0));
+}
+
+#[test]
+fn an_ect_field_that_both_have_is_no_change() {
+    let packet = Spec { tos: 2, ..Spec::tcp4(b"data") }.build();
+    let node = Node::with(&inbound_record(Mode::Ipip, &packet));
+    for (outer, carried) in [(2, true), (0, true), (1, false), (3, false)] {
+        let mut frame = frame(Mode::Ipip, &packet);
+        frame[15] = outer;
+        assert_eq!(node.receive(&Skb::of(&frame)).0 == REDIRECTED, carried);
+        node.catch_up();
+    }
+}
+
+#[test]
+fn super_packets_of_udp_are_the_pumps() {
+    let packet = Spec::udp4(&[7; 3000]).build();
+    let node = Node::with(&outbound_record(Mode::Vxlan, &packet, 1450));
+    to_pump(&node, &Skb { gso_size: 1000, ..Skb::of(&packet) }, false);
+    let node = Node::with(&inbound_record(Mode::Vxlan, &packet));
+    to_pump(&node, &Skb { gso_size: 1000, ..Skb::of(&frame(Mode::Vxlan, &packet)) }, true);
+}
+
+#[test]
+fn a_flow_that_ends_is_the_pumps_again() {
+    for flags in [tcp::SYN, tcp::FIN | tcp::ACK, tcp::RST] {
+        let usual = Spec::tcp4(b"data");
+        let mut last = usual.clone();
+        set_flags(last.tcp(), flags);
+        let sender = Node::with(&outbound_record(Mode::Vxlan, &usual.build(), 1450));
+        to_pump(&sender, &Skb::of(&last.build()), false);
+        assert!(sender.slot().is_void());
+        to_pump(&sender, &Skb::of(&usual.build()), false);
+        let receiver = Node::with(&inbound_record(Mode::Ipip, &usual.build()));
+        let spoofed = {
+            let mut frame = frame(Mode::Ipip, &last.build());
+            frame[29] = 9;
+            frame
+        };
+        to_pump(&receiver, &Skb::of(&spoofed), true);
+        assert!(receiver.slot().is_live(), "others cannot end it");
+        to_pump(&receiver, &Skb::of(&frame(Mode::Ipip, &last.build())), true);
+        assert!(receiver.slot().is_void());
+    }
+}
+
+#[test]
+fn what_is_larger_than_its_way_is_the_pumps() {
+    let packet = Spec::udp4(&[7; 1000]).build();
+    let len = packet.len() as u16;
+    for (mtu, carried) in [(len, true), (len - 1, false)] {
+        let node = Node::with(&outbound_record(Mode::Vxlan, &packet, mtu));
+        assert_eq!(node.send(&Skb::of(&packet)).0 == REDIRECTED, carried);
+    }
+    // With headers in front longer than IPv4 can say.
+    let largest = Spec::tcp4(&vec![7; 65_535 - 40]).build();
+    let node = Node::with(&outbound_record(Mode::Vxlan, &largest, 1450));
+    to_pump(&node, &Skb { gso_size: 1000, ..Skb::of(&largest) }, false);
+}

@@ -1,0 +1,86 @@
+//! The life of a slot, with the kernel's maps.
+
+use std::net::Ipv4Addr;
+
+use super::{Addresses, Encapsulation, FlowKey, KernelPath, Outbound, Record, Setup};
+use crate::dataplane::encap::ecn::Marking;
+use crate::dataplane::observe::{Counters, PeerCounters};
+use crate::dataplane::packet::Direction;
+use crate::net::{Mac, Mode, Vni};
+use crate::wire::{ethernet, protocol};
+
+fn path() -> KernelPath {
+    let addresses = Addresses { own: Ipv4Addr::LOCALHOST, vxlan_port: 4789, vni: Vni::CALICO };
+    let setup = Setup {
+        flows: 4,
+        addresses,
+        device: 1,
+        always: true,
+        workers: 2,
+        source_ports: Vec::new(),
+        capture: None,
+    };
+    KernelPath::new(setup).unwrap()
+}
+
+fn record(port: u16) -> Record {
+    let key = FlowKey {
+        source: [10, 0, 0, 1].into(),
+        destination: [10, 1, 0, 1].into(),
+        ports: u32::from(port) << 16 | 80,
+        protocol: protocol::TCP,
+        direction: Direction::Outbound,
+    };
+    let link = ethernet::header(Mac([2; 6]), Mac([4; 6]), ethernet::IPV4);
+    let encapsulation = Encapsulation { link: &link, outer: &[] };
+    let how =
+        Outbound { mode: Mode::Direct, interface: 1, mtu: 1500, marking: Marking::INHERIT, encapsulation };
+    Record::outbound(key, 0, &how).unwrap()
+}
+
+#[test]
+#[ignore = "needs root"]
+fn idle_flows_are_the_pumps_again_and_their_slots_begin_anew() {
+    let (path, counters, peer) = (path(), Counters::new(1), PeerCounters::new(1));
+    let install = |port| {
+        let mut pending = path.install(&record(port), &peer, || true)?;
+        // Nothing has passed to the pump meanwhile.
+        path.look(&mut pending);
+        assert!(!path.sent(&pending) && path.sent(&pending));
+        Some(())
+    };
+    let carried = || (path.carried().flows, path.carried().returned);
+    install(1).unwrap();
+    path.count(&counters, 1);
+    for (now, left) in [(1, (1, 0)), (60, (1, 0)), (61, (0, 1))] {
+        path.tidy(&counters, now);
+        assert_eq!(carried(), left, "second {now}");
+    }
+    // One that was not counted yet is not idle, whatever was in its slot before.
+    for port in 1..=4 {
+        install(port).unwrap();
+    }
+    assert!(install(5).is_none(), "there are four slots");
+    path.tidy(&counters, 200);
+    assert_eq!(carried(), (4, 1));
+    path.count(&counters, 200);
+    path.tidy(&counters, 259);
+    assert_eq!(carried(), (4, 1));
+    path.tidy(&counters, 260);
+    assert_eq!(carried(), (0, 5));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_is_no_longer_so_is_not_handed_over() {
+    let (path, counters, peer) = (path(), Counters::new(1), PeerCounters::new(1));
+    assert!(path.install(&record(1), &peer, || false).is_none());
+    path.install(&record(2), &peer, || true).unwrap();
+    path.review(|record| record.key.ports >> 16 != 2);
+    assert_eq!((path.carried().flows, path.carried().handed_over), (0, 1));
+    path.tidy(&counters, 1);
+    assert_eq!(path.carried().returned, 1);
+    for port in 1..=4 {
+        path.install(&record(port), &peer, || true).unwrap();
+    }
+}
