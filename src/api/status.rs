@@ -239,6 +239,9 @@ pub struct KernelPathStatus {
     pub flows: u64,
     /// Those that were handed over since the start.
     pub handed_over: u64,
+    /// How often programs took up a flow whose packets kept coming, so that a few may have overtaken others.
+    #[serde(default)]
+    pub without_pause: u64,
     /// Those of them that are the pump's again.
     pub returned: u64,
     /// Packets that were carried since the start.

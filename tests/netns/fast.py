@@ -169,6 +169,26 @@ def read_datagram(data: bytes) -> tuple[Any, Any]:
     return flow, number
 
 
+def keep_order(lab: NodeLab) -> None:
+    """Has the kernel choose the backlog of a packet on a veth by its flow (RPS).
+
+    A flow is sent from several processors, TCP from that of the application and that of the acknowledgments, and what
+    is in two backlogs may be swapped on any veth pair. The devices of the daemons stay as they are.
+    """
+    mask = f"{(1 << (os.cpu_count() or 1)) - 1:x}"
+    for name in (*lab.nodes, *ADDRESS):
+        for device in ("eth0", "pod0") if name in lab.nodes else ("eth0",):
+            queues = f"/sys/class/net/{device}/queues/rx-*/rps_cpus"
+            lab.exec(name, "sh", "-ec", f"for queue in {queues}; do echo {mask} > $queue; done")
+
+
+def overtaken(lab: NodeLab) -> list[int]:
+    """How often the TCP of each pod has learnt that its segments overtook each other."""
+    names = ("TcpExtTCPSACKReorder", "TcpExtTCPTSReorder")
+    told = [lab.exec(pod, "nstat", "-asz", *names).stdout.splitlines() for pod in ADDRESS]
+    return [sum(int(line.split()[1]) for line in lines if line.startswith(names)) for lines in told]
+
+
 class Datagrams:
     """A receiver in a pod and senders in the other; all they exchange must arrive once and in order.
 

@@ -17,6 +17,8 @@ from fast import (
     await_tap,
     bulk,
     cpu_seconds,
+    keep_order,
+    overtaken,
     paced,
     resident_bytes,
     wakes,
@@ -35,6 +37,7 @@ class Order(SharedLab):
         # IPIP is spread over the workers by inner addresses, so more than one pair is needed.
         for pod, address in ADDRESS.items():
             cls.lab.ip(pod, *(f"address add {address[:-1]}{n}/24 dev eth0" for n in range(3, 2 + cls.FLOWS)))
+        keep_order(cls.lab)
 
     def test_order(self) -> None:
         for mode, config in MODES.items():
@@ -44,9 +47,10 @@ class Order(SharedLab):
                     self.meet()
                 else:
                     await_tap(self.lab, "n1")
-                before = [self.overtaken(pod) for pod in ADDRESS]
+                    await_tap(self.lab, "n2")
+                before = overtaken(self.lab)
                 self.exchange()
-                self.assertEqual([self.overtaken(pod) for pod in ADDRESS], before, "TCP saw reordering")
+                self.assertEqual(overtaken(self.lab), before, "TCP saw reordering")
                 self.assertEqual([n for node in ("n1", "n2") for n in self.lab.drops(node).values() if n], [])
                 busy = self.counters("n1").by_worker("device", "rx")
                 self.assertEqual(len(busy), self.WORKERS)
@@ -57,11 +61,6 @@ class Order(SharedLab):
         at that moment they may overtake each other."""
         self.assertEqual(self.lab.ping("podA", ADDRESS["podB"]), 3)
         time.sleep(1)
-
-    def overtaken(self, pod: str) -> list[Any]:
-        """How often the TCP of a pod has learnt that its segments overtook each other."""
-        lines = self.lab.exec(pod, "nstat", "-asz", "TcpExtTCPSACKReorder", "TcpExtTCPTSReorder").stdout.splitlines()
-        return [line.split()[:2] for line in lines if line.startswith("TcpExt")]
 
     def exchange(self) -> None:
         end = threading.Event()

@@ -149,6 +149,7 @@ impl Carrier {
             state: self.state().to_string(),
             flows: carried.flows,
             handed_over: carried.handed_over,
+            without_pause: carried.without_pause,
             returned: carried.returned,
             packets: kernel.device.rx_packets.get() + kernel.device.tx_packets.get(),
         }

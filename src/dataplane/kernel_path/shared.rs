@@ -54,6 +54,7 @@ pub struct KernelPath {
     /// Index of the interface whose packets come by; 0, which no interface has, for none.
     uplink: AtomicU32,
     handed_over: AtomicU64,
+    without_pause: AtomicU64,
     pub(super) returned: AtomicU64,
 }
 
@@ -90,6 +91,8 @@ pub struct Carried {
     pub flows: u64,
     /// Entries since the start.
     pub handed_over: u64,
+    /// How often programs took up a flow whose packets kept coming, so that a few may have overtaken others.
+    pub without_pause: u64,
     /// Entries that are the pump's again.
     pub returned: u64,
 }
@@ -130,6 +133,7 @@ impl KernelPath {
             share,
             uplink: AtomicU32::new(0),
             handed_over: AtomicU64::new(0),
+            without_pause: AtomicU64::new(0),
             returned: AtomicU64::new(0),
             setup,
         })
@@ -245,17 +249,20 @@ impl KernelPath {
         std::mem::replace(&mut pending.passed, passed) != passed
     }
 
-    /// The pump has sent on all packets that had passed at the last look. Returns whether that was all there is to do.
-    pub fn sent(&self, pending: &Pending) -> bool {
+    /// The pump has sent on all packets that had passed at the last look: programs take the flow up if no other has.
+    pub fn sent(&self, pending: &Pending) {
+        self.slot(pending.index).set_sent(pending.passed);
+    }
+
+    /// Whether there is nothing left to do: programs carry the flow, or it is the pump's again.
+    pub fn is_settled(&self, pending: &Pending) -> bool {
         let slot = self.slot(pending.index);
-        if !slot.is_live() || slot.key() != pending.key {
-            return true;
-        }
-        let done = slot.is_carried();
-        if !done {
-            slot.set_sent(pending.passed);
-        }
-        done
+        !slot.is_live() || slot.key() != pending.key || slot.is_carried()
+    }
+
+    /// Programs have taken up a flow whose packets kept coming.
+    pub fn note_without_pause(&self) {
+        self.without_pause.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether programs carry a flow.
@@ -284,6 +291,7 @@ impl KernelPath {
         Carried {
             flows: self.live().filter(|(_, slot)| slot.is_carried()).count() as u64,
             handed_over: self.handed_over.load(Ordering::Relaxed),
+            without_pause: self.without_pause.load(Ordering::Relaxed),
             returned: self.returned.load(Ordering::Relaxed),
         }
     }

@@ -1,11 +1,11 @@
 //! What both programs do first: find the slot of a packet, and whether the packet is a usual one.
 //!
-//! To the pump go: IPv4 options, fragments, a TTL of 0, everything but TCP and UDP, trailing bytes, flows without a
-//! slot, super-packets of UDP. SYN, FIN and RST give their flow back to the pump.
+//! To the pump go: IPv4 options, fragments, a TTL of 0, everything but TCP and UDP, flows without a slot, trailing
+//! bytes, datagrams that the kernel has joined, super-packets of UDP. SYN, FIN and RST give their flow back to the pump.
 
 use super::{
-    AddTo, BASE, BYTES, CONTEXT, FLAGS, FRAGMENT, INDEX, INNER, KEY, Maps, PACKETS, SKB_GSO_SIZE, SKB_LEN,
-    SLOT, TCP, TOS, at, load,
+    AddTo, BASE, BYTES, CONTEXT, FLAGS, FRAGMENT, INDEX, INNER, KEY, LENGTH, Maps, PACKETS, SKB_GSO_SIZE,
+    SKB_LEN, SLOT, TCP, TOS, at, load,
 };
 use crate::dataplane::ebpf::{
     Assembly, FRAME, MAP_LOOKUP, R0, R1, R2, R3, R4, R8, R9, above_register, add, add_register, always, and,
@@ -96,11 +96,9 @@ fn transport(assembly: &mut Assembly, direction: Direction) {
     assembly.add([load8(R1, FRAME, TCP), shift_right(R1, 4), shift_left(R1, 2)]);
     assembly.jump(below(R1, tcp::LEN as i32), "pump").add([add_register(HEADERS, R1)]);
     assembly.add([load8(R1, FRAME, TCP + 1), store_register8(FLAGS, R1)]).jump(always(), "length");
-    assembly.block("udp").add([add(HEADERS, udp::LEN as i32)]);
-    // Neither more nor less than the packet, and at least its headers.
-    assembly.block("length");
-    assembly.add([load32(R1, CONTEXT, SKB_LEN), copy(R2, BASE), add_register(R2, TOTAL)]);
-    assembly.jump(unequal_register(R1, R2), "pump").jump(above_register(HEADERS, TOTAL), "pump");
+    assembly.block("udp").add([add(HEADERS, udp::LEN as i32)]).block("length");
+    // The slot takes the place of where the packet begins.
+    assembly.add([load32(R1, CONTEXT, SKB_LEN), subtract_register(R1, BASE), store_register32(LENGTH, R1)]);
 }
 
 fn look_up(assembly: &mut Assembly, maps: Maps) {
@@ -119,6 +117,9 @@ fn in_order(assembly: &mut Assembly) {
 
 /// Whether the packet is a usual one of its flow; its segment size to R2.
 pub(super) fn usual(assembly: &mut Assembly) {
+    // Neither more nor less than its length says, and at least its headers. Several that the kernel has joined are more.
+    assembly.add([load32(R1, FRAME, LENGTH)]).jump(unequal_register(R1, TOTAL), "behind");
+    assembly.jump(above_register(HEADERS, TOTAL), "behind");
     assembly.add([load8(R1, FRAME, FLAGS)]).jump(has_bits(R1, TELLING), "end of flow");
     in_order(assembly);
     assembly.add([load32(R2, CONTEXT, SKB_GSO_SIZE)]).jump(equal(R2, 0), "usual");

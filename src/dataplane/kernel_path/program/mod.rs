@@ -87,6 +87,8 @@ const FLAGS: i16 = -17;
 const TOS: i16 = -18;
 /// Version that the inner packet must have by its outer headers.
 const EXPECTED: i16 = -19;
+/// Bytes of the packet from the inner one on.
+const LENGTH: i16 = -24;
 const PACKETS: i16 = -32;
 const BYTES: i16 = -40;
 const OUTER_SOURCE: i16 = -48;

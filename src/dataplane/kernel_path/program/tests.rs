@@ -326,6 +326,12 @@ fn nothing_overtakes_what_the_pump_has() {
     assert_eq!([receive(29, 9), receive(15, 0), receive(15, 3), receive(15, 0)], [false, true, false, false]);
     node.catch_up();
     assert!(receive(15, 0));
+    // Nor several that the kernel has joined, of which one begins as the usual ones.
+    let joined = [&usual[..], &usual[14..]].concat();
+    assert_ne!(node.receive(&Skb::of(&joined)).0, REDIRECTED);
+    assert!(!receive(15, 0), "the pump has those");
+    node.catch_up();
+    assert!(receive(15, 0));
 }
 
 #[test]
