@@ -147,6 +147,11 @@ pub(crate) const fn load64(dst: u8, src: u8, at: i16) -> Instruction {
     instruction(0x79, dst, src, at, 0)
 }
 
+/// The 32 bits at `dst` + `at` = `src`.
+pub(crate) const fn put32(dst: u8, at: i16, src: u8) -> Instruction {
+    instruction(0x63, dst, src, at, 0)
+}
+
 /// The 64 bits at `dst` + `at` = `src`.
 pub(crate) const fn store64(dst: u8, at: i16, src: u8) -> Instruction {
     instruction(0x7b, dst, src, at, 0)
@@ -189,7 +194,7 @@ pub(crate) const fn store_register16(at: i16, src: u8) -> Instruction {
 
 /// The stack's 32 bits `at` = `src`.
 pub(crate) const fn store_register32(at: i16, src: u8) -> Instruction {
-    instruction(0x63, FRAME, src, at, 0)
+    put32(FRAME, at, src)
 }
 
 /// The stack's 64 bits `at` = `src`.

@@ -5,6 +5,7 @@
 //!                                                          key removed, grace period, last counts
 //! ```
 
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
@@ -109,7 +110,8 @@ impl KernelPath {
         })?;
         let flows = HashMap::new("underpass_flows", setup.flows)?;
         let slots = SharedArray::new("underpass_slots", setup.flows)?;
-        let maps = Maps { flows: flows.fd(), slots: slots.fd() };
+        let secret = [0, 1].map(|_| RandomState::new().hash_one(0) as i32);
+        let maps = Maps { flows: flows.fd(), slots: slots.fd(), secret };
         let outbound = ebpf::load(Kind::Tcx(Hook::Egress), "underpass_out", &program::outbound(maps))?;
         let inbound =
             ebpf::load(Kind::Tcx(Hook::Ingress), "underpass_in", &program::inbound(maps, &setup.addresses))?;

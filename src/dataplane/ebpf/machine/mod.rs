@@ -16,6 +16,8 @@ pub struct Outcome {
     pub result: i64,
     /// The packet after it.
     pub packet: Vec<u8>,
+    /// What it has left for the next one.
+    pub cb: [u32; 5],
 }
 
 /// Runs `program` on `packet`. `room` is whether the kernel would make room in it.
@@ -47,5 +49,5 @@ pub fn run_with(program: &[Instruction], skb: &Skb, maps: &[Map<'_>]) -> (Outcom
     }
     let result = machine.execute_program(&mut context).unwrap() as i64;
     let (packet, redirected) = sys::end();
-    (Outcome { result, packet }, redirected)
+    (Outcome { result, packet, cb: sys::cb(&context) }, redirected)
 }

@@ -12,6 +12,8 @@ use crate::wire::ethernet;
 
 /// Bytes of `struct __sk_buff`, which begins with the packet's length.
 const CONTEXT: usize = 192;
+/// Where the five words of `cb` are.
+const CB: usize = 48;
 /// What helpers return where they fail.
 const EFAULT: u64 = -14_i64 as u64;
 const ENOTSUPP: u64 = -524_i64 as u64;
@@ -33,6 +35,8 @@ pub struct Skb {
     pub vlan: bool,
     /// Index of the interface.
     pub interface: u32,
+    /// What programs leave for those that see it after them.
+    pub cb: [u32; 5],
 }
 
 impl Skb {
@@ -46,6 +50,7 @@ impl Skb {
             packet_type: 0,
             vlan: false,
             interface: 0,
+            cb: [0; 5],
         }
     }
 }
@@ -113,10 +118,17 @@ pub fn begin(skb: &Skb, maps: &[Map<'_>]) -> [u8; CONTEXT] {
         (40, skb.interface),
         (176, skb.gso_size),
     ];
-    for (at, value) in fields {
+    let cb = (CB..).step_by(4).zip(skb.cb);
+    for (at, value) in fields.into_iter().chain(cb) {
         context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
     }
     context
+}
+
+/// The words that a program has left in its context.
+pub fn cb(context: &[u8; CONTEXT]) -> [u32; 5] {
+    let (words, _) = context[CB..].as_chunks();
+    std::array::from_fn(|place| u32::from_ne_bytes(words[place]))
 }
 
 /// The packet as it is now, and where it was redirected to.

@@ -4,19 +4,19 @@
 //! bytes, datagrams that the kernel has joined, super-packets of UDP. SYN, FIN and RST give their flow back to the pump.
 
 use super::{
-    AddTo, BASE, BYTES, CONTEXT, FLAGS, FRAGMENT, INDEX, INNER, KEY, LENGTH, Maps, PACKETS, SKB_GSO_SIZE,
-    SKB_LEN, SLOT, TCP, TOS, at, load,
+    AddTo, BASE, BYTES, CONTEXT, FLAGS, FRAGMENT, INDEX, INNER, KEY, LENGTH, Maps, PACKETS, SKB_CB,
+    SKB_GSO_SIZE, SKB_LEN, SLOT, TCP, TOS, at, load,
 };
 use crate::dataplane::ebpf::{
     Assembly, FRAME, MAP_LOOKUP, R0, R1, R2, R3, R4, R8, R9, above_register, add, add_register, always, and,
     below, big_endian, call, copy, divide_register, equal, equal_register, has_bits, load8, load16, load32,
-    load64, map, mov, multiply_register, shift_left, shift_right, slot, store_register8, store_register32,
-    store8, store64, subtract_register, unequal, unequal_register,
+    load64, map, mov, multiply_register, put32, shift_left, shift_right, slot, store_register8,
+    store_register32, store8, store64, subtract_register, unequal, unequal_register, unequal32,
 };
 use crate::dataplane::kernel_path::key;
 use crate::dataplane::kernel_path::slot as words;
 use crate::dataplane::packet::Direction;
-use crate::wire::{ipv4, ipv6, protocol, tcp, udp};
+use crate::wire::{ethernet, ipv4, ipv6, protocol, tcp, udp};
 
 /// Bytes of the inner IP and transport header.
 pub(super) const HEADERS: u8 = R8;
@@ -104,9 +104,41 @@ fn transport(assembly: &mut Assembly, direction: Direction) {
 fn look_up(assembly: &mut Assembly, maps: Maps) {
     assembly.add(map(R1, maps.flows)).add(slot(R2, KEY)).add([call(MAP_LOOKUP)]).jump(equal(R0, 0), "pump");
     assembly.add([load32(R1, R0, 0), store_register32(INDEX, R1)]);
+    slot_of_index(assembly, maps);
+}
+
+/// From INDEX to SLOT.
+fn slot_of_index(assembly: &mut Assembly, maps: Maps) {
     assembly.add(map(R1, maps.slots)).add(slot(R2, INDEX)).add([call(MAP_LOOKUP)]).jump(equal(R0, 0), "pump");
     assembly.add([copy(SLOT, R0), load64(R1, SLOT, at(words::STATE))]);
     assembly.jump(unequal(R1, words::LIVE as i32), "pump");
+}
+
+/// For [`find_again`]: the packet has been found to be a usual one.
+pub(super) fn found(assembly: &mut Assembly, maps: Maps) {
+    for (place, word) in maps.secret.into_iter().enumerate() {
+        assembly.add([mov(R1, word), put32(CONTEXT, cb(place), R1)]);
+    }
+    assembly.add([load32(R1, FRAME, INDEX), put32(CONTEXT, cb(2), R1), put32(CONTEXT, cb(3), HEADERS)]);
+}
+
+/// To [`usual`]'s end, as [`find`] would come there, where another program has [`found`] the packet to be a usual one; a
+/// tunnel packet, behind its link header. Else on to the block `unknown`.
+pub(super) fn find_again(assembly: &mut Assembly, maps: Maps) {
+    for (place, word) in maps.secret.into_iter().enumerate() {
+        assembly.add([load32(R1, CONTEXT, cb(place))]).jump(unequal32(R1, word), "unknown");
+    }
+    assembly.add([load32(R1, CONTEXT, cb(2)), store_register32(INDEX, R1), load32(HEADERS, CONTEXT, cb(3))]);
+    slot_of_index(assembly, maps);
+    assembly.add([load64(R1, SLOT, at(words::LENGTH)), load32(TOTAL, CONTEXT, SKB_LEN)]);
+    assembly.add([subtract_register(TOTAL, R1), add(TOTAL, -(ethernet::LEN as i32))]);
+    in_order(assembly);
+    assembly.add([load32(R2, CONTEXT, SKB_GSO_SIZE)]).jump(always(), "usual").block("unknown");
+}
+
+/// Where a word is that a program leaves for those that see the packet after it.
+const fn cb(place: usize) -> i16 {
+    SKB_CB + 4 * place as i16
 }
 
 /// To the pump while it has packets of this flow that came before, which this one would overtake.

@@ -26,6 +26,7 @@ const UDP: i16 = IP + ipv4::LEN as i16;
 pub(super) fn program(maps: Maps, addresses: &Addresses, add_to: AddTo) -> Vec<Instruction> {
     let mut assembly = Assembly::default();
     assembly.add([copy(CONTEXT, R1)]);
+    classify::find_again(&mut assembly, maps);
     find(&mut assembly, maps, addresses, ethernet::LEN, "pump");
     classify::weigh(&mut assembly);
     strip(&mut assembly);

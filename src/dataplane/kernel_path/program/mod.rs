@@ -34,6 +34,8 @@ pub(super) struct Maps {
     pub flows: RawFd,
     /// The slots.
     pub slots: RawFd,
+    /// What says that the packet sockets' program has found the flow of a packet; nobody else knows it.
+    pub secret: [i32; 2],
 }
 
 /// How a counter of a slot is added to; another way for the interpreter of the tests, which knows no atomics.
@@ -71,6 +73,8 @@ const SKB_PACKET_TYPE: i16 = 4;
 const SKB_PROTOCOL: i16 = 16;
 const SKB_VLAN_PRESENT: i16 = 20;
 const SKB_INTERFACE: i16 = 40;
+/// Five words for programs that see a packet after each other.
+const SKB_CB: i16 = 48;
 const SKB_GSO_SIZE: i16 = 176;
 
 /// Fragment offset and MF of an IPv4 header, as they are loaded.

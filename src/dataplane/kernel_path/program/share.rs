@@ -1,5 +1,7 @@
 //! What the group of our packet sockets asks, which the kernel shows packets before programs take them: whose a packet
-//! is. One answer for all workers, because each costs as much as the program that takes the packet.
+//! is. One answer for all workers, because each costs as much as the program that takes the packet. That one does not
+//! look again: the kernel runs both on the same packet, one right after the other (`__netif_receive_skb_core`,
+//! net/core/dev.c), and this one leaves what it has found in words of the packet that are theirs (`__sk_buff::cb`).
 
 use super::{Addresses, CONTEXT, Maps, OUTER, SKB_INTERFACE, SLOT, at, classify, inbound, load_or};
 use crate::dataplane::ebpf::{
@@ -23,6 +25,7 @@ pub(super) fn program(maps: Maps, addresses: &Addresses, workers: u16) -> Vec<In
     assembly.add([load32(R1, CONTEXT, SKB_INTERFACE), load64(R2, SLOT, at(words::ARRIVES))]);
     assembly.jump(unequal_register(R1, R2), "pump");
     classify::usual(&mut assembly);
+    classify::found(&mut assembly, maps);
     assembly.jump(always(), "nobody");
     classify::left(&mut assembly, None);
     assembly.block("pump");
@@ -93,7 +96,7 @@ pub(super) mod tests {
 
     /// Where no flow is carried.
     fn share(packet: &[u8]) -> i64 {
-        let program = program(Maps { flows: 0, slots: 1 }, &ADDRESSES, WORKERS);
+        let program = program(Maps { flows: 0, slots: 1, secret: [1, 2] }, &ADDRESSES, WORKERS);
         let protocol = if packet.first().is_some_and(|first| first >> 4 == 6) { 0x86dd } else { 0x0800 };
         let skb = Skb { protocol, ..Skb::of(packet) };
         run_with(&program, &skb, &[Map::Hash(&[]), Map::Array(&[], 1)]).0.result

@@ -1,10 +1,10 @@
 //! The programs on packets, instruction by instruction.
 
 use std::net::Ipv4Addr;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Addresses, Maps, NEXT, inbound, outbound, share};
-use crate::dataplane::ebpf::machine::{Map, Skb, run_with};
+use crate::dataplane::ebpf::machine::{Map, Outcome, Skb, run_with};
 use crate::dataplane::ebpf::{Instruction, R2, add_register, load64, store64};
 use crate::dataplane::encap::ecn::Marking;
 use crate::dataplane::encap::{OUTER_TTL, ipip, outer, vxlan};
@@ -25,7 +25,7 @@ const MODES: [Mode; 3] = [Mode::Vxlan, Mode::Ipip, Mode::Direct];
 const ADDRESSES: Addresses = Addresses { own: HERE, vxlan_port: 4789, vni: Vni::CALICO };
 const WORKERS: u16 = 3;
 /// The places of the maps of a node.
-const MAPS: Maps = Maps { flows: 0, slots: 1 };
+const MAPS: Maps = Maps { flows: 0, slots: 1, secret: [1, 2] };
 
 /// The interpreter knows no atomic instructions.
 fn plainly(base: u8, at: i16, from: u8) -> Vec<Instruction> {
@@ -67,7 +67,9 @@ impl Node {
     }
 
     fn receive(&self, skb: &Skb) -> (i64, Vec<u8>, Option<(u32, u64)>) {
-        let result = self.run(&inbound::program(MAPS, &ADDRESSES, plainly), skb);
+        let before: Vec<u64> = self.words.iter().map(|word| word.load(Ordering::Relaxed)).collect();
+        let inbound = inbound::program(MAPS, &ADDRESSES, plainly);
+        let result = self.run(&inbound, skb);
         // The packet socket is told the same, which begins at the outer IP header.
         let shown = Skb { bytes: skb.bytes[ethernet::LEN..].to_vec(), interface: UPLINK, ..skb.clone() };
         let elsewhere = Skb { interface: UPLINK + 1, ..shown.clone() };
@@ -76,12 +78,28 @@ impl Node {
         if self.slot().is_live() || result.0 == REDIRECTED {
             assert_eq!(self.share(&shown), if result.0 == REDIRECTED { 0 } else { worker });
         }
+        // And what it has found is what is found again.
+        let words = || self.words.iter().map(|word| word.load(Ordering::Relaxed));
+        let after: Vec<u64> = words().collect();
+        let put = |values: &[u64]| {
+            self.words.iter().zip(values).for_each(|(word, value)| word.store(*value, Ordering::Relaxed));
+        };
+        put(&before);
+        let cb = self.shown(&shown).cb;
+        assert_eq!(cb[..2] == MAPS.secret.map(|word| word as u32), self.share(&shown) == 0 && cb != [0; 5]);
+        assert_eq!(self.run(&inbound, &Skb { cb, ..skb.clone() }), result);
+        assert!(words().eq(after));
         result
     }
 
     /// Which of the packet sockets gets a packet.
     fn share(&self, skb: &Skb) -> i64 {
-        self.run(&share::program(MAPS, &ADDRESSES, WORKERS), skb).0
+        self.shown(skb).result
+    }
+
+    fn shown(&self, skb: &Skb) -> Outcome {
+        let maps = [Map::Hash(&self.flows), Map::Array(&self.words, WORDS)];
+        run_with(&share::program(MAPS, &ADDRESSES, WORKERS), skb, &maps).0
     }
 
     fn counts(&self) -> (u64, u64) {
