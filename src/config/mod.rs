@@ -32,6 +32,7 @@ mod value;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -135,6 +136,8 @@ pub struct Tunnel {
     pub kernel_path: Switch,
     /// `kernel_path_after`: packets each way after which a flow is one.
     pub kernel_path_after: u16,
+    /// `busy_poll`: how long workers look for packets behind the last one before they sleep.
+    pub busy_poll: Duration,
     /// `allow_nested`: whether pods may send tunnel packets of their own.
     pub allow_nested: bool,
 }
@@ -144,6 +147,8 @@ impl Tunnel {
     pub const DEVICE: &str = "up0";
     /// The default of `kernel_path_after`.
     pub const KERNEL_PATH_AFTER: u16 = 16;
+    /// The default of `busy_poll`, in microseconds.
+    pub const BUSY_POLL: u16 = 0;
 }
 
 /// `[tunnel] uplink`

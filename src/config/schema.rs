@@ -53,6 +53,7 @@ pub(super) static TUNNEL: Section = single(
         "packet_socket",
         "kernel_path",
         "kernel_path_after",
+        "busy_poll",
         "allow_nested",
     ],
 );

@@ -1,6 +1,7 @@
 //! `[tunnel]`: the TUN device and the packet pump.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::diagnostic::Log;
 use super::reader::{At, Table, auto_or, boolean, integer_in, word};
@@ -25,6 +26,7 @@ pub(super) struct Tunnel {
     packet_socket: Option<At<Switch>>,
     kernel_path: Option<At<Switch>>,
     kernel_path_after: Option<At<u16>>,
+    busy_poll: Option<At<u16>>,
     allow_nested: Option<At<bool>>,
 }
 
@@ -57,6 +59,7 @@ impl Tunnel {
                 super::Tunnel::KERNEL_PATH_AFTER,
                 |v| integer_in(v, 1, 10_000),
             ),
+            busy_poll: table.value_or(log, "busy_poll", super::Tunnel::BUSY_POLL, |v| integer_in(v, 0, 1000)),
             allow_nested: table.value_or(log, "allow_nested", false, boolean),
         }
     }
@@ -81,6 +84,7 @@ impl Tunnel {
             },
             kernel_path: self.kernel_path?.value,
             kernel_path_after: self.kernel_path_after?.value,
+            busy_poll: Duration::from_micros(self.busy_poll?.value.into()),
             allow_nested: self.allow_nested?.value,
         })
     }

@@ -702,6 +702,7 @@ class CommandLine(unittest.TestCase):
                 "kernel-vxlan",
                 "underpass-vxlan",
                 "underpass-vxlan-pump",
+                "underpass-vxlan-busy-poll",
                 "underpass-vxlan-socket",
                 "underpass-vxlan-tap",
                 "underpass-vxlan-kernel",

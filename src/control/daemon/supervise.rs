@@ -98,7 +98,14 @@ impl Running {
                 let keeper = carrier.keep().context("cannot keep the kernel path")?;
                 let engine = runner::start().context("cannot start the engine")?;
                 let kernel = carrier.for_workers();
-                let pump = Pump::start(lanes, rules, kernel.as_ref(), &ready.forwarding, &counters);
+                let pump = Pump::start(
+                    lanes,
+                    rules,
+                    kernel.as_ref(),
+                    config.tunnel.busy_poll,
+                    &ready.forwarding,
+                    &counters,
+                );
                 Ok((engine, pump.context("cannot start workers")?, carrier, keeper))
             });
         let (thread, pump, carrier, keeper) = match threads {

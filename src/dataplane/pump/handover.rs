@@ -2,8 +2,8 @@
 //!
 //! A packet that a program carries overtakes those that still wait for the worker, or behind it in the queue of a
 //! processor. So programs leave a flow to the pump until its packets have paused for a moment, with nothing in the
-//! queue that they come by. A flow that never pauses is handed over all the same after a while, when the queue is empty,
-//! one of TCP in any case in the end; then a few of its packets may overtake others, which is counted.
+//! queue that they come by. A flow that never pauses is handed over all the same after a while, when the queue is empty;
+//! then a few of its packets may overtake others, which is counted.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,15 +12,12 @@ use crate::dataplane::forward::Forwarding;
 use crate::dataplane::kernel_path::{Candidates, FlowKey, KernelPath, Pending};
 use crate::dataplane::policy::{Judge, Tuple};
 use crate::sync::Published;
-use crate::wire::protocol;
 
 /// The pause in which a flow is handed over.
 pub(super) const PAUSE: Duration = Duration::from_millis(2);
 /// How long a pause is waited for, and how long an empty queue.
 const PATIENCE: Duration = Duration::from_millis(50);
 const NEVER_EMPTY: Duration = Duration::from_millis(250);
-/// Until when it takes one of the places for flows that are being handed over.
-const GIVES_UP: Duration = Duration::from_secs(1);
 /// Directions of flows that are being handed over.
 const PENDING: usize = 64;
 
@@ -122,12 +119,11 @@ impl Handover {
             let pauses = now.duration_since(one.last) >= PAUSE;
             if empty && (pauses || waited >= PATIENCE) {
                 one.kept_coming = !pauses;
-            } else if waited >= NEVER_EMPTY && one.flow.key().protocol == protocol::TCP {
+            } else if waited >= NEVER_EMPTY {
                 path.look(&mut one.flow);
                 one.kept_coming = true;
             } else {
-                // It proves itself again.
-                return waited < GIVES_UP;
+                return true;
             }
             path.sent(&one.flow);
             true

@@ -94,7 +94,7 @@ impl Queries {
 }
 
 impl Pump {
-    /// Starts one worker for each lane.
+    /// Starts one worker for each lane, which looks for packets for so long behind the last one before it sleeps.
     ///
     /// # Errors
     /// When a thread or a poll instance cannot be made.
@@ -102,6 +102,7 @@ impl Pump {
         lanes: Vec<Lane>,
         rules: Rules,
         kernel: Option<&KernelCarrier>,
+        busy_poll: Duration,
         forwarding: &Arc<Published<Forwarding>>,
         counters: &Counters,
     ) -> io::Result<Self> {
@@ -116,7 +117,7 @@ impl Pump {
         for (index, lane) in lanes.into_iter().enumerate() {
             let (ask, asked) = bounded(QUERIES);
             let (mut worker, waker) =
-                WorkerThread::new(lane, rules, kernel.cloned(), asked, index, counters.clone())?;
+                WorkerThread::new(lane, rules, kernel.cloned(), asked, index, counters.clone(), busy_poll)?;
             pump.queries.push(ask);
             pump.wakers.0.push(Arc::new(waker));
             let forwarding = Arc::clone(forwarding);

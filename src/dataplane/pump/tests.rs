@@ -66,8 +66,15 @@ fn tables() -> Arc<Published<Forwarding>> {
 fn pump(answers: Vec<Result<Vec<u8>, i32>>, counters: &Counters) -> Pump {
     let device = Box::new(Answers(answers.into()));
     let sockets = Sockets::open(&Setup { workers: 1, ..Setup::default() }, 1).unwrap();
-    Pump::start(vec![Lane { device, sockets }], Rules { tcp: false, udp: false }, None, &tables(), counters)
-        .unwrap()
+    Pump::start(
+        vec![Lane { device, sockets }],
+        Rules { tcp: false, udp: false },
+        None,
+        Duration::ZERO,
+        &tables(),
+        counters,
+    )
+    .unwrap()
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! One worker: poll, then one batch from each edge that has something, then poll again.
 //!
 //! Nothing waits for a timer: a batch is whatever is there. Both sides are drained before the
-//! worker sleeps, and while it is busy the poll returns at once.
+//! worker sleeps, and while it is busy the poll returns at once. Before it sleeps it looks again for a moment.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::Receiver as Queries;
 use mio::unix::SourceFd;
@@ -64,6 +64,10 @@ pub(super) struct WorkerThread {
     ready: Vec<bool>,
     /// Whether the last read from the device failed.
     faulty: bool,
+    /// How long it looks for packets behind the last one before it sleeps.
+    busy_poll: Duration,
+    /// Whether there were packets since the last wait.
+    had_packets: bool,
 }
 
 impl WorkerThread {
@@ -75,6 +79,7 @@ impl WorkerThread {
         queries: Queries<Query>,
         index: usize,
         counters: Counters,
+        busy_poll: Duration,
     ) -> io::Result<(Self, mio::Waker)> {
         let poll = Poll::new()?;
         let waker = mio::Waker::new(poll.registry(), WAKER)?;
@@ -102,6 +107,8 @@ impl WorkerThread {
             counters,
             ready: vec![true; edges],
             faulty: false,
+            busy_poll,
+            had_packets: false,
         };
         Ok((worker, waker))
     }
@@ -162,16 +169,29 @@ impl WorkerThread {
             None => self.outbound_batch(tables)?,
             Some(receiver) => self.inbound_batch(tables, receiver)?,
         };
+        self.had_packets |= batch != Taken::Nothing;
         let Some(handover) = &mut self.handover else { return Ok(batch == Taken::Full) };
         handover.read(edge, batch == Taken::Nothing);
         handover.begin(edge, tables, forwarding);
         Ok(batch == Taken::Full)
     }
 
+    /// Waits for packets. Behind one there is often another soon, and going to sleep and waking up take longer than to
+    /// look for it for a moment.
     fn wait(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
-        match self.poll.poll(events, timeout) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
-            result => result?,
+        let had_packets = std::mem::take(&mut self.had_packets);
+        if had_packets && timeout != Some(Duration::ZERO) && !self.busy_poll.is_zero() {
+            let until = Instant::now() + self.busy_poll;
+            self.look(events, Some(Duration::ZERO))?;
+            while events.is_empty() && Instant::now() < until {
+                std::thread::yield_now();
+                self.look(events, Some(Duration::ZERO))?;
+            }
+            if events.is_empty() {
+                self.look(events, timeout)?;
+            }
+        } else {
+            self.look(events, timeout)?;
         }
         for event in events.iter() {
             match event.token() {
@@ -181,6 +201,13 @@ impl WorkerThread {
             }
         }
         Ok(())
+    }
+
+    fn look(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
+        match self.poll.poll(events, timeout) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            result => result,
+        }
     }
 
     /// Reads a batch from the device and sends it off.

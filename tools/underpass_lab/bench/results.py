@@ -55,6 +55,7 @@ BASELINES = {
     "underpass-direct-kernel": ["veth"],
     "underpass-direct-kernel-path": ["veth"],
     "underpass-vxlan": ["kernel-vxlan", "ovs-vxlan", "wireguard-go", "boringtun", "tun-copy-loop"],
+    "underpass-vxlan-busy-poll": ["kernel-vxlan", "underpass-vxlan-pump"],
     "underpass-vxlan-kernel": ["kernel-vxlan", "underpass-vxlan-pump"],
 }
 DEFAULT_BASELINE = ["kernel-vxlan"]

@@ -331,6 +331,13 @@ SYSTEMS = [
         "underpass-vxlan-pump", 'underpass, VXLAN, kernel_path = "off"', vxlan="Always", kernel_path=kernel_path.OFF
     ),
     Underpass(
+        "underpass-vxlan-busy-poll",
+        'underpass, VXLAN, busy_poll = 30, kernel_path = "off"',
+        vxlan="Always",
+        busy_poll=30,
+        kernel_path=kernel_path.OFF,
+    ),
+    Underpass(
         "underpass-vxlan-socket",
         'underpass, VXLAN, uplink = "socket", kernel_path = "off"',
         vxlan="Always",
