@@ -456,7 +456,7 @@ class KernelPath(unittest.TestCase):
         # Named by a way of the pump.
         self.assertEqual(
             {name for name, way in asked.items() if way == "off"},
-            {f"underpass-vxlan-{way}" for way in ("pump", "socket", "tap", "plain")},
+            {f"underpass-vxlan-{way}" for way in ("pump", "busy-poll", "socket", "tap", "plain")},
         )
         self.assertEqual({name for name, system in ours.items() if system.ways == ("tx",)}, set(DIRECTS))
         text = ours["underpass-ipip-kernel"]._config("n1", pathlib.Path("socket"), Conditions())
