@@ -28,6 +28,8 @@ pub const LEN: usize = 20;
 pub const DF: u16 = 0x4000;
 /// More Fragments, in the flags word.
 pub const MF: u16 = 0x2000;
+/// MF and the fragment offset, in the flags word: something but in packets that are whole.
+pub const FRAGMENT: u16 = MF | 0x1fff;
 
 /// Bytes behind the header that an error quotes at least (RFC 792).
 const QUOTED: usize = 8;
@@ -112,7 +114,7 @@ impl<'a> Ipv4<'a> {
 
     /// Whether this is a fragment, first or later.
     pub fn is_fragment(self) -> bool {
-        self.flags() & (MF | 0x1fff) != 0
+        self.flags() & FRAGMENT != 0
     }
 
     /// Time to live.

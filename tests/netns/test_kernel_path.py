@@ -88,7 +88,19 @@ _RESET = b"\1\0\0\0\0\0\0\0"
 # --- flows --------------------------------------------------------------------------------------------
 
 
-class Connection:
+class Closing:
+    """What a `with` block closes at its end."""
+
+    _stack: contextlib.ExitStack
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+
+class Connection(Closing):
     """A TCP connection from podA to podB with both ends in this process; for a `with` block."""
 
     def __init__(self, lab: NodeLab, addresses: Mapping[str, str] = ADDRESS, port: int = 0) -> None:
@@ -105,12 +117,6 @@ class Connection:
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.patience(_TIMEOUT_S)
             self._stack = stack.pop_all()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
 
     def patience(self, seconds: float) -> None:
         """How long the ends wait for each other."""
@@ -166,7 +172,7 @@ def take(end: socket.socket, size: int) -> bytes:
     return data
 
 
-class Calls:
+class Calls(Closing):
     """Numbered datagrams from podA to podB, which answers every `answered`th with the same bytes, or none with 0.
 
     Both ends are in this process. What arrives is checked to be whole, and its number kept in the order of arrival.
@@ -188,12 +194,6 @@ class Calls:
             for end in (self.client, self.server):
                 end.setblocking(False)
             self._stack = stack.pop_all()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
 
     @property
     def port(self) -> int:

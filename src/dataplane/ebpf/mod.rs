@@ -204,17 +204,17 @@ pub(crate) const fn store_register64(at: i16, src: u8) -> Instruction {
 
 /// Over the next `count` instructions.
 pub(crate) const fn jump(count: usize) -> Instruction {
-    instruction(0x05, 0, 0, count as i16, 0)
+    always().over(count as i16)
 }
 
 /// Over the next `count` instructions where `dst` == `value`.
 pub(crate) const fn jump_if_equal(dst: u8, value: i32, count: usize) -> Instruction {
-    instruction(0x15, dst, 0, count as i16, value)
+    equal(dst, value).over(count as i16)
 }
 
 /// Over the next `count` instructions where `dst` != `value`.
 pub(crate) const fn jump_unless_equal(dst: u8, value: i32, count: usize) -> Instruction {
-    instruction(0x55, dst, 0, count as i16, value)
+    unequal(dst, value).over(count as i16)
 }
 
 // Conditions of jumps whose goal is a block (`Assembly::jump`); those with 32 compare the lower halves.

@@ -179,19 +179,18 @@ impl WorkerThread {
     /// Waits for packets. Behind one there is often another soon, and going to sleep and waking up take longer than to
     /// look for it for a moment.
     fn wait(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
-        let had_packets = std::mem::take(&mut self.had_packets);
-        if had_packets && timeout != Some(Duration::ZERO) && !self.busy_poll.is_zero() {
-            let until = Instant::now() + self.busy_poll;
-            self.look(events, Some(Duration::ZERO))?;
-            while events.is_empty() && Instant::now() < until {
-                std::thread::yield_now();
-                self.look(events, Some(Duration::ZERO))?;
+        let had_packets = std::mem::take(&mut self.had_packets) && timeout != Some(Duration::ZERO);
+        let until = (had_packets && !self.busy_poll.is_zero()).then(|| Instant::now() + self.busy_poll);
+        loop {
+            let stays_awake = until.is_some_and(|until| Instant::now() < until);
+            match self.poll.poll(events, if stays_awake { Some(Duration::ZERO) } else { timeout }) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+                result => result?,
             }
-            if events.is_empty() {
-                self.look(events, timeout)?;
+            if !stays_awake || !events.is_empty() {
+                break;
             }
-        } else {
-            self.look(events, timeout)?;
+            std::thread::yield_now();
         }
         for event in events.iter() {
             match event.token() {
@@ -201,13 +200,6 @@ impl WorkerThread {
             }
         }
         Ok(())
-    }
-
-    fn look(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
-        match self.poll.poll(events, timeout) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
-            result => result,
-        }
     }
 
     /// Reads a batch from the device and sends it off.

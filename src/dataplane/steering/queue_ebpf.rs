@@ -47,8 +47,8 @@ const HEADER: i16 = -40;
 /// Where the ports are kept on the stack.
 const PORTS: i16 = -8;
 
-/// Fragment offset and MF of an IPv4 header, as they are loaded.
-const FRAGMENT: i32 = 0x3fff_u16.to_be() as i32;
+/// What tells fragments in an IPv4 header, as it is loaded.
+pub const FRAGMENT: i32 = ipv4::FRAGMENT.to_be() as i32;
 
 /// The program.
 pub fn program() -> Vec<Instruction> {

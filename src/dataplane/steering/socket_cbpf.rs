@@ -19,9 +19,6 @@ const ADDRESSES: u32 = 0;
 const START: u32 = 1;
 const PORTS: u32 = 2;
 
-/// Fragment offset and MF of an IPv4 header.
-const FRAGMENT: u32 = 0x3fff;
-
 /// A place that no packet reaches: there are no ports to look at.
 const NOWHERE: u32 = 0x8000_0000;
 
@@ -131,7 +128,7 @@ fn skip_to_quote_ipv4() -> Vec<SockFilter> {
         Do(load(libc::BPF_B, 9)),
         Require(libc::BPF_JEQ, u32::from(protocol::ICMP)),
         Do(load(libc::BPF_H, 6)),
-        Refuse(libc::BPF_JSET, FRAGMENT),
+        Refuse(libc::BPF_JSET, ipv4::FRAGMENT.into()),
     ];
     // X = behind the quoted header, which the packet reaches; then the ICMP header.
     steps.extend(behind_ipv4().map(Do));
@@ -186,7 +183,7 @@ fn skip_to(quote: usize, number: u32) -> Vec<Step> {
 /// ADDRESSES of the IPv4 header at X; then X is the transport header, or NOWHERE.
 fn read_ipv4() -> Vec<SockFilter> {
     let mut program = exclusive_or(&[12, 16]);
-    program.extend([load(libc::BPF_H, 6), jump(libc::BPF_JSET, FRAGMENT, 3, 0)]);
+    program.extend([load(libc::BPF_H, 6), jump(libc::BPF_JSET, ipv4::FRAGMENT.into(), 3, 0)]);
     program.extend(transport(9, behind_ipv4().into()));
     program
 }

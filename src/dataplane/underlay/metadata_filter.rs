@@ -17,7 +17,7 @@ use socket2::{SockFilter, Socket};
 use crate::dataplane::steering::cbpf::{ALL, jump, load, op};
 use crate::dataplane::steering::socket_cbpf;
 use crate::wire::chain::DESTINATION_OPTIONS;
-use crate::wire::{ethernet, ipv6, protocol, tcp, udp, vxlan};
+use crate::wire::{ethernet, ipv4, ipv6, protocol, tcp, udp, vxlan};
 
 /// What a metadata socket is for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -298,7 +298,8 @@ fn compare() -> Vec<SockFilter> {
 
 /// Goes on with an IPv4 packet at X that is no fragment.
 fn not_a_fragment() -> Vec<SockFilter> {
-    vec![load(libc::BPF_H, 6), jump(libc::BPF_JSET, 0x3fff, 0, 1), op(libc::BPF_RET | libc::BPF_K, 0)]
+    let fragment = jump(libc::BPF_JSET, ipv4::FRAGMENT.into(), 0, 1);
+    vec![load(libc::BPF_H, 6), fragment, op(libc::BPF_RET | libc::BPF_K, 0)]
 }
 
 /// A = bytes of the IPv4 header at X.

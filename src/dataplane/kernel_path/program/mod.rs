@@ -14,6 +14,7 @@ use crate::dataplane::ebpf::{
     Assembly, EXIT, FRAME, Instruction, R0, R1, R2, R3, R4, R6, R7, SKB_LOAD_BYTES, add, atomic_add64, call,
     copy, load64, mov, slot, unequal,
 };
+use crate::dataplane::steering::queue_ebpf::FRAGMENT;
 use crate::net::Vni;
 
 /// What every tunnel packet for this node has.
@@ -76,9 +77,6 @@ const SKB_INTERFACE: i16 = 40;
 /// Five words for programs that see a packet after each other.
 const SKB_CB: i16 = 48;
 const SKB_GSO_SIZE: i16 = 176;
-
-/// Fragment offset and MF of an IPv4 header, as they are loaded.
-const FRAGMENT: i32 = 0x3fff_u16.to_be() as i32;
 
 // Places on the stack.
 /// Number of the slot.
