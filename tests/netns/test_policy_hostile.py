@@ -6,6 +6,8 @@ The pod on n1 lets TCP and UDP to one port come in, and nothing else. The pod on
 import bootstrap
 
 import contextlib
+import errno
+import functools
 import json
 import pathlib
 import socket
@@ -19,6 +21,7 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.packet import Raw
 
 from shared import SharedLab
+from underpass_lab.command import wait_until
 from underpass_lab.daemon import binary
 from underpass_lab.nodes import PODS, pod_address
 
@@ -158,13 +161,14 @@ class Hostile(SharedLab):
         for number in range(5):
             with self.subTest(number), self.client(socket.SOCK_STREAM, 4100) as client:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0" if number % 2 else bytes(8))
-                client.connect((A, OPEN))
+                wait_until(functools.partial(connects, client), 5, "the client's port")
                 with server.accept()[0] as served:
                     served.settimeout(5)
                     client.sendall(b"hello")
                     self.assertEqual(served.recv(100), b"hello")
-                    # Closed here first, so that the client's port is free at once.
+                    # Closed here first, and there known, so that it is not the client's port that waits for a minute.
                     served.shutdown(socket.SHUT_RDWR)
+                    self.assertEqual(client.recv(100), b"")
         self.assertEqual(self.lab.drops("n1"), drops)
 
     def test_a_table_that_is_full_of_answered_connections(self) -> None:
@@ -261,6 +265,17 @@ class Hostile(SharedLab):
                 thread.join()
             for one in (client, served, server):
                 one.close()
+
+
+def connects(client: socket.socket) -> bool:
+    """Connects to the open port, unless the last acknowledgment of the port's connection before is still on its way."""
+    try:
+        client.connect((A, OPEN))
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise
+        return False
+    return True
 
 
 def receive(connection: socket.socket) -> bytes:
