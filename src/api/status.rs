@@ -235,6 +235,9 @@ impl Drops {
 pub struct KernelPathStatus {
     /// `active`, or `off: ` and why.
     pub state: String,
+    /// How programs are attached, `tcx` or `clsact`; empty where there are none.
+    #[serde(default)]
+    pub hooks: String,
     /// Directions of flows that are carried now.
     pub flows: u64,
     /// Those that were handed over since the start.

@@ -134,6 +134,8 @@ pub struct Tunnel {
     pub offload: Offload,
     /// `kernel_path`: whether the kernel carries established flows.
     pub kernel_path: Switch,
+    /// `kernel_path_hooks`: how programs are attached.
+    pub kernel_path_hooks: Hooks,
     /// `kernel_path_after`: packets each way after which a flow is one.
     pub kernel_path_after: u16,
     /// `busy_poll`: how long workers look for packets behind the last one before they sleep.
@@ -149,6 +151,29 @@ impl Tunnel {
     pub const KERNEL_PATH_AFTER: u16 = 16;
     /// The default of `busy_poll`, in microseconds.
     pub const BUSY_POLL: u16 = 0;
+}
+
+/// `[tunnel] kernel_path_hooks`
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Hooks {
+    /// TCX where the kernel has it, else clsact.
+    #[default]
+    Auto,
+    /// TCX (Linux 6.6).
+    Tcx,
+    /// Filters of the queueing discipline clsact.
+    Clsact,
+}
+
+impl Hooks {
+    /// The word in the configuration and in `status`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
 }
 
 /// `[tunnel] uplink`

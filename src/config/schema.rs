@@ -52,6 +52,7 @@ pub(super) static TUNNEL: Section = single(
         "segment_sizes",
         "packet_socket",
         "kernel_path",
+        "kernel_path_hooks",
         "kernel_path_after",
         "busy_poll",
         "allow_nested",

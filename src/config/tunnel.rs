@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::diagnostic::Log;
 use super::reader::{At, Table, auto_or, boolean, integer_in, word};
-use super::value::{self, BACKENDS, SWITCHES, UPLINKS};
-use super::{Backend, Dscp, Switch, Uplink};
+use super::value::{self, BACKENDS, HOOKS, SWITCHES, UPLINKS};
+use super::{Backend, Dscp, Hooks, Switch, Uplink};
 
 /// The section. Wherever a value is `None`, what was wrong with it is in the log.
 pub(super) struct Tunnel {
@@ -25,6 +25,7 @@ pub(super) struct Tunnel {
     segment_sizes: Option<At<Switch>>,
     packet_socket: Option<At<Switch>>,
     kernel_path: Option<At<Switch>>,
+    kernel_path_hooks: Option<At<Hooks>>,
     kernel_path_after: Option<At<u16>>,
     busy_poll: Option<At<u16>>,
     allow_nested: Option<At<bool>>,
@@ -53,6 +54,7 @@ impl Tunnel {
             segment_sizes,
             packet_socket,
             kernel_path,
+            kernel_path_hooks: table.value_or(log, "kernel_path_hooks", Hooks::Auto, |v| word(v, &HOOKS)),
             kernel_path_after: table.value_or(
                 log,
                 "kernel_path_after",
@@ -83,6 +85,7 @@ impl Tunnel {
                 packet_socket: self.packet_socket?.value,
             },
             kernel_path: self.kernel_path?.value,
+            kernel_path_hooks: self.kernel_path_hooks?.value,
             kernel_path_after: self.kernel_path_after?.value,
             busy_poll: Duration::from_micros(self.busy_poll?.value.into()),
             allow_nested: self.allow_nested?.value,

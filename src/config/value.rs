@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use toml::de::DeValue;
 
 use super::reader::{integer, integer_in, parsed, text};
-use super::{Backend, CniPlugins, DirectVia, Dscp, Switch, Uplink};
+use super::{Backend, CniPlugins, DirectVia, Dscp, Hooks, Switch, Uplink};
 use crate::net::words::clip;
 use crate::net::{EncapMode, HostName, Prefix, Vni};
 use crate::wire::vxlan::FIRST_SOURCE_PORT;
@@ -21,9 +21,13 @@ pub(super) const BACKENDS: [(&str, Backend); 3] =
 /// The words of `uplink`.
 pub(super) const UPLINKS: [(&str, Uplink); 3] =
     [("auto", Uplink::Auto), ("socket", Uplink::Socket), ("tap", Uplink::Tap)];
-/// The words of `plugins`.
+/// The words of `kernel_path_hooks`.
+pub(super) const HOOKS: [(&str, Hooks); 3] =
+    [("auto", Hooks::Auto), (Hooks::Tcx.name(), Hooks::Tcx), (Hooks::Clsact.name(), Hooks::Clsact)];
+/// The words of `via`.
 pub(super) const DIRECT_VIAS: [(&str, DirectVia); 2] =
     [(DirectVia::Pump.name(), DirectVia::Pump), (DirectVia::Kernel.name(), DirectVia::Kernel)];
+/// The words of `plugins`.
 pub(super) const CNI_PLUGINS: [(&str, CniPlugins); 1] = [(CniPlugins::Ptp.name(), CniPlugins::Ptp)];
 /// The words of `ipip_mode` and `vxlan_mode`.
 pub(super) const ENCAP_MODES: [(&str, EncapMode); 3] = [

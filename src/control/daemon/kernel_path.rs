@@ -2,6 +2,7 @@
 //! frees what is not used any more and follows the uplink.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -10,10 +11,11 @@ use anyhow::bail;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::api::KernelPathStatus;
-use crate::config::{self, Config, Switch};
+use crate::config::{self, Config, Hooks, Switch};
 use crate::control::engine::port::Uplink;
+use crate::control::host::Filter;
 use crate::dataplane::forward::Forwarding;
-use crate::dataplane::kernel_path::{Addresses, Attached, FlowKey, KernelPath, Setup};
+use crate::dataplane::kernel_path::{Addresses, Attached, FlowKey, Gate, Hook, KernelPath, Setup};
 use crate::dataplane::observe::Counters;
 use crate::dataplane::packet::{Direction, Offloaded};
 use crate::dataplane::policy::Tuple;
@@ -31,11 +33,29 @@ const IDLE_LOOK: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Carrier {
     path: Option<Arc<KernelPath>>,
+    attaching: Attaching,
     after: u16,
     state: Arc<Mutex<Offloaded>>,
     forwarding: Arc<Published<Forwarding>>,
     counters: Counters,
     begun: Instant,
+}
+
+/// How programs are attached.
+#[derive(Clone, Debug)]
+struct Attaching {
+    hooks: Hooks,
+    /// The name of the filters of clsact.
+    name: String,
+}
+
+/// A program that is attached; dropping it takes it away.
+#[derive(Debug)]
+#[expect(dead_code, reason = "held until it is dropped")]
+enum Program {
+    Tcx(Attached),
+    /// The filter goes first.
+    Clsact(Filter, Gate),
 }
 
 /// The thread that keeps it; dropping it ends the thread and takes the programs away.
@@ -57,6 +77,7 @@ impl Carrier {
         (lanes, forwarding, counters): (&mut [Lane], &Arc<Published<Forwarding>>, &Counters),
     ) -> anyhow::Result<Self> {
         let switch = config.tunnel.kernel_path;
+        let mut attaching = Attaching::from(config);
         let made = match (switch, config.node.address) {
             (Switch::Off, _) => Err("configured".to_owned()),
             (Switch::Auto, _) if config.tunnel.uplink != config::Uplink::Auto => {
@@ -75,7 +96,7 @@ impl Carrier {
                 let always = switch == Switch::On;
                 let workers = u16::try_from(lanes.len()).unwrap_or(u16::MAX);
                 let setup = Setup { flows: FLOWS, addresses, device, always, workers, source_ports, capture };
-                try_attach(setup, uplink.index, lanes).map_err(|error| reason(&error))
+                attaching.open(setup, uplink.index, lanes).map_err(|error| reason(&error))
             }
         };
         let (path, state) = match made {
@@ -88,13 +109,14 @@ impl Carrier {
             Err(why) => (None, Offloaded::off(why)),
         };
         let after = config.tunnel.kernel_path_after;
-        Ok(Self { path, after, ..Self::off(state, Arc::clone(forwarding), counters.clone()) })
+        Ok(Self { path, attaching, after, ..Self::off(state, Arc::clone(forwarding), counters.clone()) })
     }
 
     /// One that carries nothing.
     pub fn off(state: Offloaded, forwarding: Arc<Published<Forwarding>>, counters: Counters) -> Self {
         let state = Arc::new(Mutex::new(state));
-        Self { path: None, after: 1, state, forwarding, counters, begun: Instant::now() }
+        let attaching = Attaching { hooks: Hooks::Auto, name: String::new() };
+        Self { path: None, attaching, after: 1, state, forwarding, counters, begun: Instant::now() }
     }
 
     /// For the workers.
@@ -147,6 +169,7 @@ impl Carrier {
         let kernel = self.counters.kernel();
         KernelPathStatus {
             state: self.state().to_string(),
+            hooks: self.path.as_ref().map(|_| self.attaching.hooks.name().to_owned()).unwrap_or_default(),
             flows: carried.flows,
             handed_over: carried.handed_over,
             without_pause: carried.without_pause,
@@ -189,8 +212,8 @@ impl Drop for Keeper {
 struct Watch {
     carrier: Carrier,
     path: Arc<KernelPath>,
-    device: Option<Attached>,
-    uplink: Option<(u32, Attached)>,
+    device: Option<Program>,
+    uplink: Option<(u32, Program)>,
 }
 
 impl Watch {
@@ -223,7 +246,7 @@ impl Watch {
         let mut said = self.carrier.state.lock().unwrap_or_else(PoisonError::into_inner);
         if *said != state {
             match &attached {
-                Ok(()) => tracing::info!("kernel path: active"),
+                Ok(()) => tracing::info!("kernel path: active by {}", self.carrier.attaching.hooks.name()),
                 Err(error) => tracing::warn!("kernel path: {}; the pump carries everything", reason(error)),
             }
         }
@@ -231,35 +254,71 @@ impl Watch {
     }
 
     fn try_attach(&mut self, uplink: u32) -> io::Result<()> {
+        let attaching = &self.carrier.attaching;
         if self.device.is_none() {
-            self.device = Some(self.path.attach_device()?);
+            self.device = Some(attaching.attach(&self.path, Hook::Egress, self.path.device())?);
         }
         self.path.leave_uplink();
         self.uplink = None;
-        self.uplink = Some((uplink, self.path.attach_uplink(uplink)?));
+        self.uplink = Some((uplink, attaching.attach(&self.path, Hook::Ingress, uplink)?));
+        self.path.enter_uplink(uplink);
         Ok(())
     }
 }
 
-/// Whether the kernel takes the programs where they are to be, and leaves out what they take where `lanes` hear of
-/// packets first.
-fn try_attach(setup: Setup, uplink: u32, lanes: &mut [Lane]) -> io::Result<KernelPath> {
-    let path = KernelPath::new(setup)?;
-    let attached = (path.attach_device()?, path.attach_uplink(uplink)?);
-    path.leave_uplink();
-    drop(attached);
-    let group = Arc::new(MetadataGroup::new(path.share())?);
-    for lane in lanes {
-        lane.sockets.join(&group)?;
+impl Attaching {
+    fn from(config: &Config) -> Self {
+        let name = format!("underpass:{}", config.tunnel.device);
+        Self { hooks: config.tunnel.kernel_path_hooks, name }
     }
-    Ok(path)
+
+    /// Whether the kernel takes the programs where they are to be, and leaves out what they take where `lanes` hear of
+    /// packets first. The hooks are from then on those that it has.
+    fn open(&mut self, setup: Setup, uplink: u32, lanes: &mut [Lane]) -> io::Result<KernelPath> {
+        let path = KernelPath::new(setup)?;
+        let is_open = self.hooks == Hooks::Auto;
+        if is_open {
+            self.hooks = Hooks::Tcx;
+        }
+        match self.try_hooks(&path, uplink) {
+            Err(error) if is_open && error.raw_os_error() == Some(libc::EINVAL) => {
+                self.hooks = Hooks::Clsact;
+                self.try_hooks(&path, uplink)?;
+            }
+            other => other?,
+        }
+        let group = Arc::new(MetadataGroup::new(path.share())?);
+        for lane in lanes {
+            lane.sockets.join(&group)?;
+        }
+        Ok(path)
+    }
+
+    /// No flow has been handed over yet, so nothing comes of it.
+    fn try_hooks(&self, path: &KernelPath, uplink: u32) -> io::Result<()> {
+        self.attach(path, Hook::Egress, path.device())?;
+        self.attach(path, Hook::Ingress, uplink)?;
+        Ok(())
+    }
+
+    fn attach(&self, path: &KernelPath, hook: Hook, interface: u32) -> io::Result<Program> {
+        if self.hooks != Hooks::Clsact {
+            return path.attach(hook, interface).map(Program::Tcx);
+        }
+        let gate = path.gate(hook)?;
+        let filter = match hook {
+            Hook::Egress => Filter::of_sent(interface, &self.name, gate.as_fd()),
+            Hook::Ingress => Filter::of_received(interface, &self.name, gate.as_fd()),
+        };
+        Ok(Program::Clsact(filter?, gate))
+    }
 }
 
 /// What an error of the kernel means here.
 fn reason(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::EPERM) => "it needs CAP_BPF and CAP_NET_ADMIN outside of user namespaces".to_owned(),
-        Some(libc::EINVAL) => format!("it needs Linux 6.6 ({error})"),
+        Some(libc::EINVAL) => format!("it needs a newer kernel ({error})"),
         _ => error.to_string(),
     }
 }

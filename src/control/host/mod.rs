@@ -10,6 +10,7 @@
 //! Nothing here decides: what is asked is done, what is seen is said. Nothing of others is ever replaced or
 //! removed.
 
+mod clsact;
 mod device;
 mod direct_route;
 mod execute;
@@ -38,6 +39,7 @@ mod rule;
 mod sysctl;
 mod way;
 
+pub use clsact::Filter;
 pub use execute::Answer;
 pub use facts::{gather, udp_bind_error};
 pub use features::FeatureReader;

@@ -36,7 +36,8 @@ impl RawNetlink {
         Ok(Self { socket, patience, sequence: 0 })
     }
 
-    /// Asks, and gives kind and body of each answer to `take`, until that says that it was the last one.
+    /// Asks, and gives kind and body of each answer to `take`, until that says that it was the last one, or the kernel
+    /// acknowledges the request (NLM_F_ACK).
     ///
     /// # Errors
     /// The kernel's: EPERM without CAP_NET_ADMIN; [`io::ErrorKind::Interrupted`] when what was listed changed meanwhile,
@@ -68,7 +69,7 @@ impl RawNetlink {
                     // One to an earlier request.
                     _ if sequence(rest) != Some(self.sequence) => {}
                     _ if is_interrupted(rest) => return Err(io::ErrorKind::Interrupted.into()),
-                    NLMSG_ERROR => return Err(refusal(body)),
+                    NLMSG_ERROR => return outcome(body),
                     NLMSG_DONE => return Ok(()),
                     _ if take(kind, body) => return Ok(()),
                     _ => {}
@@ -90,11 +91,13 @@ fn request(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
     request
 }
 
-/// The error in the body of an error message; 0 says that there is none, which is none of the answers to what is
-/// asked here.
-fn refusal(body: &[u8]) -> io::Error {
-    let code = body.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
-    io::Error::from_raw_os_error(code.saturating_neg())
+/// The error in the body of an error message; 0 acknowledges what was asked.
+fn outcome(body: &[u8]) -> io::Result<()> {
+    match body.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes)) {
+        Some(0) => Ok(()),
+        Some(code) => Err(io::Error::from_raw_os_error(code.saturating_neg())),
+        None => Err(io::ErrorKind::InvalidData.into()),
+    }
 }
 
 /// The first message in `bytes`: its kind, its body, and what follows it.

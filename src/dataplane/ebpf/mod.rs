@@ -7,6 +7,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "lengths of programs and sizes of maps")]
 
 mod assembly;
+mod gate;
 mod instruction;
 #[cfg(test)]
 pub mod machine;
@@ -15,10 +16,12 @@ mod sys;
 mod verifier_log;
 
 pub(crate) use assembly::Assembly;
+pub use gate::Gate;
 pub(crate) use instruction::Instruction;
 use instruction::instruction;
 pub(crate) use map::{HashMap, SharedArray, grace_period};
-pub(crate) use sys::{Hook, Kind, attach_tcx, load};
+pub use sys::Hook;
+pub(crate) use sys::{Kind, attach_tcx, load};
 
 // Registers. Calls keep 6 to 9 and clobber 0 to 5; the result is in 0.
 pub(crate) const R0: u8 = 0;
@@ -36,6 +39,7 @@ pub(crate) const FRAME: u8 = 10;
 // Helpers (include/uapi/linux/bpf.h).
 pub(crate) const MAP_LOOKUP: i32 = 1;
 pub(crate) const SKB_STORE_BYTES: i32 = 9;
+pub(crate) const TAIL_CALL: i32 = 12;
 pub(crate) const REDIRECT: i32 = 23;
 pub(crate) const SKB_LOAD_BYTES: i32 = 26;
 pub(crate) const CSUM_DIFF: i32 = 28;

@@ -21,6 +21,8 @@ const BPF_PROG_TYPE_SOCKET_FILTER: u32 = 1;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_TCX_INGRESS: u32 = 46;
 const BPF_TCX_EGRESS: u32 = 47;
+/// Whether or not the key is there.
+const BPF_ANY: u64 = 0;
 /// Only a key that is not there yet.
 const BPF_NOEXIST: u64 = 1;
 
@@ -32,13 +34,13 @@ const VERIFIER_LOG: usize = 64 << 10;
 pub(crate) enum Kind {
     /// It looks at packets (BPF_PROG_TYPE_SOCKET_FILTER).
     SocketFilter,
-    /// It changes packets at an interface (BPF_PROG_TYPE_SCHED_CLS by TCX).
-    Tcx(Hook),
+    /// It changes packets at an interface (BPF_PROG_TYPE_SCHED_CLS).
+    Classifier,
 }
 
 /// Where at an interface.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Hook {
+pub enum Hook {
     /// What it has received.
     Ingress,
     /// What it is to send.
@@ -61,6 +63,8 @@ pub(super) enum MapKind {
     Hash,
     /// BPF_MAP_TYPE_ARRAY that can be mapped (BPF_F_MMAPABLE, Linux 5.5).
     SharedArray,
+    /// BPF_MAP_TYPE_PROG_ARRAY
+    Programs,
 }
 
 impl MapKind {
@@ -69,6 +73,7 @@ impl MapKind {
         match self {
             Self::Hash => (1, 0),
             Self::SharedArray => (2, 1 << 10),
+            Self::Programs => (3, 0),
         }
     }
 }
@@ -97,7 +102,7 @@ struct MapEntry {
     flags: u64,
 }
 
-/// `union bpf_attr` for BPF_PROG_LOAD, up to `expected_attach_type`.
+/// `union bpf_attr` for BPF_PROG_LOAD, up to `prog_name`.
 #[repr(C)]
 #[derive(Default)]
 struct ProgLoad {
@@ -111,8 +116,6 @@ struct ProgLoad {
     kern_version: u32,
     prog_flags: u32,
     prog_name: [u8; 16],
-    prog_ifindex: u32,
-    expected_attach_type: u32,
 }
 
 /// `union bpf_attr` for BPF_LINK_CREATE with its `tcx` part.
@@ -132,16 +135,15 @@ struct LinkCreate {
 /// error ends with the last lines of its log.
 pub(crate) fn load(kind: Kind, name: &str, program: &[Instruction]) -> io::Result<OwnedFd> {
     let code: Vec<[u8; 8]> = program.iter().map(Instruction::bytes).collect();
-    let (prog_type, expected_attach_type) = match kind {
-        Kind::SocketFilter => (BPF_PROG_TYPE_SOCKET_FILTER, 0),
-        Kind::Tcx(hook) => (BPF_PROG_TYPE_SCHED_CLS, hook.attach_type()),
+    let prog_type = match kind {
+        Kind::SocketFilter => BPF_PROG_TYPE_SOCKET_FILTER,
+        Kind::Classifier => BPF_PROG_TYPE_SCHED_CLS,
     };
     let mut attr = ProgLoad {
         prog_type,
         insn_cnt: code.len() as u32,
         insns: code.as_ptr() as u64,
         license: c"Apache-2.0".as_ptr() as u64,
-        expected_attach_type,
         ..ProgLoad::default()
     };
     write_name(&mut attr.prog_name, name);
@@ -188,6 +190,12 @@ pub(super) fn create_map(
 /// Adds an entry to the map `fd`, whose keys and values have these sizes; EEXIST where the key is there.
 pub(super) fn insert<const K: usize>(fd: &OwnedFd, key: &[u8; K], value: u32) -> io::Result<()> {
     entry(BPF_MAP_UPDATE_ELEM, fd, key, std::ptr::from_ref(&value) as u64, BPF_NOEXIST)
+}
+
+/// Puts `program` in place `index` of the map `fd`, which is one of programs.
+pub(super) fn put_program(fd: &OwnedFd, index: u32, program: &OwnedFd) -> io::Result<()> {
+    let program = program.as_raw_fd();
+    entry(BPF_MAP_UPDATE_ELEM, fd, &index.to_ne_bytes(), std::ptr::from_ref(&program) as u64, BPF_ANY)
 }
 
 /// The value of a key in the map `fd`, whose keys have this size and whose values have four bytes.

@@ -27,6 +27,7 @@ mod slot;
 mod tests;
 mod tidy;
 
+pub use crate::dataplane::ebpf::{Gate, Hook};
 pub use candidates::{Arrived, Candidates};
 pub use key::FlowKey;
 pub use program::Addresses;

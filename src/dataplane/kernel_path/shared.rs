@@ -16,7 +16,7 @@ use crossbeam::queue::ArrayQueue;
 use super::key::{self, FlowKey};
 use super::program::{self, Addresses, Maps};
 use super::slot::{Counts, Record, Slot, WORDS};
-use crate::dataplane::ebpf::{self, HashMap, Hook, Kind, SharedArray, grace_period};
+use crate::dataplane::ebpf::{self, Gate, HashMap, Hook, Kind, SharedArray, grace_period};
 use crate::dataplane::observe::PeerCounters;
 use crate::dataplane::observe::capture::Hub;
 use crate::dataplane::packet::Direction;
@@ -112,9 +112,9 @@ impl KernelPath {
         let slots = SharedArray::new("underpass_slots", setup.flows)?;
         let secret = [0, 1].map(|_| RandomState::new().hash_one(0) as i32);
         let maps = Maps { flows: flows.fd(), slots: slots.fd(), secret };
-        let outbound = ebpf::load(Kind::Tcx(Hook::Egress), "underpass_out", &program::outbound(maps))?;
+        let outbound = ebpf::load(Kind::Classifier, "underpass_out", &program::outbound(maps))?;
         let inbound =
-            ebpf::load(Kind::Tcx(Hook::Ingress), "underpass_in", &program::inbound(maps, &setup.addresses))?;
+            ebpf::load(Kind::Classifier, "underpass_in", &program::inbound(maps, &setup.addresses))?;
         let share = program::share(maps, &setup.addresses, setup.workers);
         let share = ebpf::load(Kind::SocketFilter, "underpass_share", &share)?;
         let free = ArrayQueue::new(setup.flows);
@@ -141,23 +141,33 @@ impl KernelPath {
         })
     }
 
-    /// Has packets that are sent to the TUN come by.
-    ///
-    /// # Errors
-    /// The kernel's: EINVAL before Linux 6.6.
-    pub fn attach_device(&self) -> io::Result<Attached> {
-        ebpf::attach_tcx(&self.outbound, Hook::Egress, self.setup.device).map(Attached)
-    }
-
-    /// Has packets that the interface with index `uplink` receives come by. [`Self::leave_uplink`] goes before the end
-    /// of that.
+    /// Has packets that are sent to an interface (the TUN), or that it receives (an uplink), come by.
     ///
     /// # Errors
     /// The kernel's: EINVAL before Linux 6.6, ENODEV.
-    pub fn attach_uplink(&self, uplink: u32) -> io::Result<Attached> {
-        let attached = ebpf::attach_tcx(&self.inbound, Hook::Ingress, uplink).map(Attached)?;
+    pub fn attach(&self, hook: Hook, index: u32) -> io::Result<Attached> {
+        ebpf::attach_tcx(self.program(hook), hook, index).map(Attached)
+    }
+
+    /// The same for a hook at which programs stay when their process ends.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn gate(&self, hook: Hook) -> io::Result<Gate> {
+        Gate::to(self.program(hook))
+    }
+
+    fn program(&self, hook: Hook) -> &OwnedFd {
+        match hook {
+            Hook::Egress => &self.outbound,
+            Hook::Ingress => &self.inbound,
+        }
+    }
+
+    /// Packets that the interface with index `uplink` receives come by from now on; [`Self::leave_uplink`] goes before
+    /// the end of that.
+    pub fn enter_uplink(&self, uplink: u32) {
         self.uplink.store(uplink, Ordering::SeqCst);
-        Ok(attached)
     }
 
     /// No flow comes in by the kernel any more.

@@ -68,8 +68,8 @@ const ENCAP_IPV4: u64 = 1 << 1;
 const ENCAP_UDP: u64 = 1 << 4;
 /// BPF_F_ADJ_ROOM_ENCAP_L2_ETH and BPF_F_ADJ_ROOM_ENCAP_L2(14)
 const ENCAP_ETHERNET: u64 = 1 << 6 | (ethernet::LEN as u64) << 56;
-/// BPF_F_ADJ_ROOM_DECAP_L3_IPV4 and BPF_F_ADJ_ROOM_DECAP_L3_IPV6
-const DECAP: [u64; 2] = [1 << 7, 1 << 8];
+/// What says that another family than IPv4 is inside, for IPv4 and for IPv6: BPF_F_ADJ_ROOM_DECAP_L3_IPV6 (Linux 6.3).
+const DECAP: [u64; 2] = [0, 1 << 8];
 
 /// What programs repeat for one direction of a flow.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -180,6 +180,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("`uplink` under [tunnel]", was.uplink != is.uplink),
         ("an offload switch under [tunnel]", was.offload != is.offload),
         ("`kernel_path` under [tunnel]", was.kernel_path != is.kernel_path),
+        ("`kernel_path_hooks` under [tunnel]", was.kernel_path_hooks != is.kernel_path_hooks),
         ("`kernel_path_after` under [tunnel]", was.kernel_path_after != is.kernel_path_after),
         ("`busy_poll` under [tunnel]", was.busy_poll != is.busy_poll),
         ("a key under [vxlan]", old.vxlan != new.vxlan),

@@ -43,7 +43,7 @@ impl PushHeader {
     /// # Errors
     /// The kernel's: EPERM without CAP_BPF and CAP_NET_ADMIN, EINVAL before Linux 6.6.
     pub fn attach(index: u32, source: Ipv4Addr) -> io::Result<Self> {
-        let program = ebpf::load(ebpf::Kind::Tcx(ebpf::Hook::Ingress), "underpass_outer", &program(source))?;
+        let program = ebpf::load(ebpf::Kind::Classifier, "underpass_outer", &program(source))?;
         ebpf::attach_tcx(&program, ebpf::Hook::Ingress, index).map(Self)
     }
 }
