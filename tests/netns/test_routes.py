@@ -263,12 +263,12 @@ class Many(Routes):
         base = own_routes(self.lab, "n1")
         idle = self.resident()
         for _ in range(2):
-            self.daemon.command("route", "replace", "--file", file)
+            self.daemon.command("route", "replace", "--file", file, timeout=120)
             self.assertEqual(self.lines(), lines, "list equals input")
             self.oracle(draw, routes)
             # One kernel route for each that no other covers, all outside the pool.
             self.assertGreater(len(own_routes(self.lab, "n1")), len(base))
-            self.daemon.command("route", "del", "--file", file)
+            self.daemon.command("route", "del", "--file", file, timeout=120)
             self.assertEqual(self.lines(), "")
             self.assertEqual(own_routes(self.lab, "n1"), base)
             wait_until(lambda: self.resident() < idle * 1.1 + 4096, 10, f"{idle} KiB, now {self.resident()}")

@@ -71,7 +71,7 @@ class Daemon:
             return self._log.read_text(encoding="utf-8", errors="replace")
         return ""
 
-    def command(self, *arguments: object, check: bool = True, timeout: float = 10) -> subprocess.CompletedProcess[str]:
+    def command(self, *arguments: object, check: bool = True, timeout: float = 30) -> subprocess.CompletedProcess[str]:
         """Runs a client command against this daemon."""
         environment = os.environ | {"UNDERPASS_SOCKET": self.socket}
         return run(binary(), *arguments, check=check, timeout=timeout, env=environment)
