@@ -249,6 +249,9 @@ pub struct KernelPathStatus {
     pub returned: u64,
     /// Packets that were carried since the start.
     pub packets: u64,
+    /// What the kernel does not do, such as `ipip in, IPv6`, so that the pump carries it.
+    #[serde(default)]
+    pub refused: Vec<String>,
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::config::{self, Config, Hooks, Switch};
 use crate::control::engine::port::Uplink;
 use crate::control::host::Filter;
 use crate::dataplane::forward::Forwarding;
-use crate::dataplane::kernel_path::{Addresses, Attached, FlowKey, Gate, Hook, KernelPath, Setup};
+use crate::dataplane::kernel_path::{Addresses, Attached, FlowKey, Gate, Hook, KernelPath, Setup, Way};
 use crate::dataplane::observe::Counters;
 use crate::dataplane::packet::{Direction, Offloaded};
 use crate::dataplane::policy::Tuple;
@@ -175,6 +175,7 @@ impl Carrier {
             without_pause: carried.without_pause,
             returned: carried.returned,
             packets: kernel.device.rx_packets.get() + kernel.device.tx_packets.get(),
+            refused: self.path.iter().flat_map(|path| path.refused()).map(|way| way.to_string()).collect(),
         }
     }
 
@@ -191,9 +192,9 @@ impl Carrier {
         let Some(path) = self.path.clone() else { return Ok(Keeper { stop: None, thread: None }) };
         let (stop, stopped) = bounded(0);
         let carrier = self.clone();
-        let thread = std::thread::Builder::new()
-            .name("kernel-path".to_owned())
-            .spawn(move || Watch { carrier, path, device: None, uplink: None }.run(&stopped))?;
+        let thread = std::thread::Builder::new().name("kernel-path".to_owned()).spawn(move || {
+            Watch { carrier, path, device: None, uplink: None, refused: Vec::new() }.run(&stopped);
+        })?;
         Ok(Keeper { stop: Some(stop), thread: Some(thread) })
     }
 }
@@ -214,6 +215,8 @@ struct Watch {
     path: Arc<KernelPath>,
     device: Option<Program>,
     uplink: Option<(u32, Program)>,
+    /// What was said of what the kernel does not do.
+    refused: Vec<Way>,
 }
 
 impl Watch {
@@ -223,6 +226,7 @@ impl Watch {
             let carrier = &self.carrier;
             let used = self.path.count(&carrier.counters, carrier.second());
             self.path.tidy(&carrier.counters, carrier.second());
+            self.tell_refused();
             let pause = if used > 0 { LOOK } else { IDLE_LOOK };
             if stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
                 break;
@@ -230,6 +234,15 @@ impl Watch {
         }
         // The pump carries everything from here on.
         self.path.void_all();
+    }
+
+    fn tell_refused(&mut self) {
+        for way in self.path.refused() {
+            if !self.refused.contains(&way) {
+                tracing::warn!("kernel path: this kernel does not do {way}; the pump carries it");
+                self.refused.push(way);
+            }
+        }
     }
 
     /// Has the programs where the packets are.

@@ -26,6 +26,7 @@ mod slot;
 #[cfg(test)]
 mod tests;
 mod tidy;
+mod way;
 
 pub use crate::dataplane::ebpf::{Gate, Hook};
 pub use candidates::{Arrived, Candidates};
@@ -33,3 +34,4 @@ pub use key::FlowKey;
 pub use program::Addresses;
 pub use shared::{Attached, Carried, KernelPath, Pending, Setup};
 pub use slot::{Encapsulation, Inbound, Outbound, Record};
+pub use way::Way;

@@ -16,6 +16,7 @@ use crossbeam::queue::ArrayQueue;
 use super::key::{self, FlowKey};
 use super::program::{self, Addresses, Maps};
 use super::slot::{Counts, Record, Slot, WORDS};
+use super::way::Way;
 use crate::dataplane::ebpf::{self, Gate, HashMap, Hook, Kind, SharedArray, grace_period};
 use crate::dataplane::observe::PeerCounters;
 use crate::dataplane::observe::capture::Hub;
@@ -57,6 +58,8 @@ pub struct KernelPath {
     handed_over: AtomicU64,
     without_pause: AtomicU64,
     pub(super) returned: AtomicU64,
+    /// What the kernel does not do for packets: a bit for each [`Way`].
+    pub(super) refused: AtomicU32,
 }
 
 /// What has been counted of each slot.
@@ -137,6 +140,7 @@ impl KernelPath {
             handed_over: AtomicU64::new(0),
             without_pause: AtomicU64::new(0),
             returned: AtomicU64::new(0),
+            refused: AtomicU32::new(0),
             setup,
         })
     }
@@ -219,7 +223,8 @@ impl KernelPath {
 
     /// Begins to hand a flow over: programs are to do what `record` says. `still` is whether what it was made of is
     /// still so; it is asked once others can see the record. The result is for [`Self::sent`]; without one the pump
-    /// keeps the flow, because there is no room, something has changed, a capture runs, or it is carried already.
+    /// keeps the flow, because there is no room, something has changed, a capture runs, the kernel does not do that, or it is carried
+    /// already.
     pub fn install(
         &self,
         record: &Record,
@@ -237,6 +242,9 @@ impl KernelPath {
             }
             // Packets may have passed that are the pump's, and those behind them.
             return (slot.is_live() && !slot.is_carried()).then(|| pending(before));
+        }
+        if self.refuses(Way::of(record)) {
+            return None;
         }
         let index = self.free.pop()?;
         *self.owner(index) = Some(peer.clone());
@@ -306,6 +314,16 @@ impl KernelPath {
             without_pause: self.without_pause.load(Ordering::Relaxed),
             returned: self.returned.load(Ordering::Relaxed),
         }
+    }
+
+    /// Whether the kernel was seen not to do this.
+    pub fn refuses(&self, way: Way) -> bool {
+        self.refused.load(Ordering::Relaxed) & way.bit() != 0
+    }
+
+    /// What it was seen not to do.
+    pub fn refused(&self) -> impl Iterator<Item = Way> {
+        Way::all().filter(|way| self.refuses(*way))
     }
 
     fn is_captured(&self) -> bool {

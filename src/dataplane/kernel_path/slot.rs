@@ -5,6 +5,7 @@
 //! packets │ bytes │ largest │ lost                                                                what was
 //! header (64)                                                                                     what is put in front
 //! key (40) │ generation                                                                           for reviews
+//! passed │ sent │ refused                                                                         to the pump
 //! ```
 
 use std::net::Ipv4Addr;
@@ -42,6 +43,10 @@ const GENERATION: usize = KEY + key::LEN / 8;
 pub(super) const PASSED: usize = GENERATION + 1;
 /// How many of them the pump has sent on. Programs carry the flow once that is all.
 pub(super) const SENT: usize = PASSED + 1;
+
+/// Packets whose headers the kernel would not exchange, so that they passed to the pump.
+pub(super) const REFUSED: usize = SENT + 1;
+const _: () = assert!(REFUSED < WORDS);
 
 /// Words of the longest header.
 pub(super) const HEADER_WORDS: usize = 8;
@@ -256,6 +261,7 @@ impl Slot<'_> {
         self.put(GENERATION, record.generation.into());
         self.put(PASSED, 0);
         self.put(SENT, u64::MAX);
+        self.put(REFUSED, 0);
         self.0[STATE].store(LIVE, Ordering::SeqCst);
     }
 
@@ -298,6 +304,11 @@ impl Slot<'_> {
     /// Packets that have passed to the pump, to be asked before the worker looks whether its queue is empty.
     pub(super) fn passed(self) -> u64 {
         self.0[PASSED].load(Ordering::Acquire)
+    }
+
+    /// How many of them programs would have carried, had the kernel let them.
+    pub(super) fn refused(self) -> u64 {
+        self.get(REFUSED)
     }
 
     /// The pump has sent on so many of them. Programs carry the flow from its next packet on if no other has passed.

@@ -1,7 +1,9 @@
 //! The life of a slot, with the kernel's maps.
 
 use std::net::Ipv4Addr;
+use std::sync::atomic::Ordering;
 
+use super::slot::{PACKETS, REFUSED};
 use super::{Addresses, Encapsulation, FlowKey, KernelPath, Outbound, Record, Setup};
 use crate::dataplane::encap::ecn::Marking;
 use crate::dataplane::observe::{Counters, PeerCounters};
@@ -70,6 +72,32 @@ fn idle_flows_are_the_pumps_again_and_their_slots_begin_anew() {
     assert_eq!(carried(), (4, 1));
     path.tidy(&counters, 260);
     assert_eq!(carried(), (0, 5));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_the_kernel_does_not_do_is_left_to_the_pump() {
+    let (path, counters, peer) = (path(), Counters::new(1), PeerCounters::new(1));
+    let install = |port| path.install(&record(port), &peer, || true);
+    let note =
+        |word: usize, value| path.live().for_each(|(_, slot)| slot.0[word].store(value, Ordering::Relaxed));
+    install(1).unwrap();
+    // Of a kind that programs do carry; then one that was refused too few times.
+    for (refused, packets) in [(100, 1), (7, 0)] {
+        note(REFUSED, refused);
+        note(PACKETS, packets);
+        path.tidy(&counters, 1);
+        assert!(install(2).is_some() && path.refused().next().is_none());
+        path.void_all();
+        path.tidy(&counters, 1);
+        install(1).unwrap();
+    }
+    note(REFUSED, 8);
+    path.tidy(&counters, 1);
+    assert_eq!(path.carried().flows, 0);
+    assert!(install(2).is_none());
+    let refused: Vec<String> = path.refused().map(|way| way.to_string()).collect();
+    assert_eq!(refused, ["direct out, IPv4"]);
 }
 
 #[test]

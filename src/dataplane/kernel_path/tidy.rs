@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::shared::{KernelPath, Ledger};
 use super::slot::Counts;
+use super::way::Way;
 use crate::dataplane::ebpf::grace_period;
 use crate::dataplane::observe::Counters;
 use crate::dataplane::packet::Direction;
@@ -11,6 +12,8 @@ use crate::net::DropReason;
 
 /// Seconds without a packet after which a flow is the pump's again.
 const IDLE: u32 = 60;
+/// After so many packets that the kernel refused, and none that it took, it does not do what they take.
+const REFUSALS: u64 = 8;
 /// One part in so many slots is kept free, if there are idle flows.
 const SPARE: usize = 16;
 
@@ -25,6 +28,7 @@ impl KernelPath {
     /// Gives idle flows back, and makes slots of such flows free again. It waits for the kernel.
     pub fn tidy(&self, counters: &Counters, now: u32) {
         self.give_back_idle(now);
+        self.give_back_refused();
         let void = self.used().filter(|(_, slot)| slot.is_void());
         let gone: Vec<u32> = void.map(|(index, _)| index).collect();
         if gone.is_empty() {
@@ -67,6 +71,18 @@ impl KernelPath {
             if seconds >= IDLE || place < wanted {
                 self.slot(index).void();
             }
+        }
+    }
+
+    /// Flows whose packets the kernel does not let programs carry; no other of their kind is handed over.
+    fn give_back_refused(&self) {
+        for (_, slot) in self.live() {
+            if slot.refused() >= REFUSALS && slot.counts().packets == 0 {
+                self.refused.fetch_or(Way::of(&slot.record()).bit(), Ordering::Relaxed);
+            }
+        }
+        if self.refused.load(Ordering::Relaxed) != 0 {
+            self.review(|record| !self.refuses(Way::of(record)));
         }
     }
 

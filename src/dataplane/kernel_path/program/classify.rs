@@ -186,6 +186,12 @@ pub(super) fn left(assembly: &mut Assembly, add_to: Option<AddTo>) {
     }
 }
 
+/// What becomes of a packet whose headers the kernel does not exchange, which is as it was.
+pub(super) fn refused(assembly: &mut Assembly, add_to: AddTo) {
+    assembly.block("refused").add([mov(R1, 1)]).add(add_to(SLOT, at(words::REFUSED), R1));
+    assembly.jump(always(), "behind");
+}
+
 /// Notes the largest packet, which is in R3. Two processors may do so at once, and the smaller one win.
 pub(super) fn note_largest(assembly: &mut Assembly) {
     assembly.add([load64(R1, SLOT, at(words::LARGEST))]).jump(above_register(R1, R3), "noted");

@@ -32,6 +32,7 @@ pub(super) fn program(maps: Maps, addresses: &Addresses, add_to: AddTo) -> Vec<I
     strip(&mut assembly);
     count(&mut assembly, add_to);
     assembly.add([load64(R1, SLOT, at(words::INTERFACE)), mov(R2, INGRESS), call(REDIRECT), EXIT]);
+    classify::refused(&mut assembly, add_to);
     classify::left(&mut assembly, Some(add_to));
     end(&mut assembly, NEXT);
     assembly.finish()
@@ -108,5 +109,5 @@ fn same_tunnel(assembly: &mut Assembly) {
 fn strip(assembly: &mut Assembly) {
     assembly.add([load64(R3, SLOT, at(words::LENGTH)), mov(R2, 0), subtract_register(R2, R3)]);
     assembly.add([copy(R1, CONTEXT), mov(R3, ROOM_MAC), load64(R4, SLOT, at(words::FLAGS))]);
-    assembly.add([call(SKB_ADJUST_ROOM)]).jump(failed(), "behind");
+    assembly.add([call(SKB_ADJUST_ROOM)]).jump(failed(), "refused");
 }

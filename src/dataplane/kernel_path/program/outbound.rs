@@ -37,6 +37,7 @@ pub(super) fn program(maps: Maps, add_to: AddTo) -> Vec<Instruction> {
         .add([mov(R1, 1)])
         .add(add_to(SLOT, at(words::LOST), R1))
         .add([mov(R0, DROP), EXIT]);
+    classify::refused(&mut assembly, add_to);
     classify::left(&mut assembly, Some(add_to));
     end(&mut assembly, NEXT);
     assembly.finish()
@@ -74,7 +75,7 @@ fn headers(assembly: &mut Assembly) {
 /// Room behind and for a link header. What fails first leaves the packet as it was.
 fn make_room(assembly: &mut Assembly) {
     assembly.block("room").add([copy(R1, CONTEXT), add(R2, -(ethernet::LEN as i32)), mov(R3, ROOM_MAC)]);
-    assembly.add([load64(R4, SLOT, at(words::FLAGS)), call(SKB_ADJUST_ROOM)]).jump(failed(), "behind");
+    assembly.add([load64(R4, SLOT, at(words::FLAGS)), call(SKB_ADJUST_ROOM)]).jump(failed(), "refused");
     assembly.add(link_header()).jump(failed(), "lost").jump(always(), "write");
     assembly.block("bare").add(link_header()).jump(failed(), "behind");
 }

@@ -319,6 +319,7 @@ fn other_tunnel_packets_are_the_pumps() {
         to_pump(&node, &Skb { packet_type: 3, ..skb.clone() }, true);
         to_pump(&node, &Skb { protocol: ethernet::IPV6, ..skb.clone() }, true);
         to_pump(&node, &Skb { room: false, ..skb }, false);
+        assert_eq!(node.slot().refused(), 1);
     }
 }
 
