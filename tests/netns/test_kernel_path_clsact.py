@@ -16,6 +16,8 @@ from underpass_lab.command import wait_until
 CLSACT = ON | {"kernel_path_hooks": "clsact"}
 # Where the filters of a node are.
 PLACES = (("eth0", "ingress"), ("up0", "egress"))
+# What the log says of a filter that is not there any more.
+REMOVED = "a filter of the daemon was removed"
 # A filter of somebody else, which matches nothing.
 FOREIGN = "protocol ip pref 10 u32 match ip dst 203.0.113.9/32 flowid 1:1"
 
@@ -79,6 +81,20 @@ class Beside(Filters):
             self.start("n1", **self.config)
             self.hand_over(connection, FLOWS["vxlan"])
             connection.bulk(MIB)
+
+    def test_what_somebody_removes_is_made_again(self) -> None:
+        self.in_mode("vxlan")
+        removals = ("qdisc del dev eth0 clsact", "filter del dev eth0 ingress", "filter del dev up0 egress")
+        said = self.lab.daemons["n1"].log
+        with Connection(self.lab) as connection:
+            for number, removal in enumerate(removals, said().count(REMOVED) + 1):
+                with self.subTest(removal):
+                    self.hand_over(connection, FLOWS["vxlan"])
+                    self.tc(removal)
+                    connection.bulk(MIB)
+                    wait_until(lambda: said().count(REMOVED) == number, 5, "a line in the log")
+                    wait_until(lambda: self.attached() == [1, 1], 3, "the filters")
+                    self.carry_away(connection.talk)
 
     def test_tcx_is_taken_where_it_is(self) -> None:
         for hooks, state in (("auto", "tcx"), ("tcx", "tcx"), ("clsact", "clsact")):

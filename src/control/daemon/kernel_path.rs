@@ -51,11 +51,20 @@ struct Attaching {
 
 /// A program that is attached; dropping it takes it away.
 #[derive(Debug)]
-#[expect(dead_code, reason = "held until it is dropped")]
 enum Program {
-    Tcx(Attached),
+    Tcx(#[expect(dead_code, reason = "held until it is dropped")] Attached),
     /// The filter goes first.
-    Clsact(Filter, Gate),
+    Clsact(Filter, #[expect(dead_code, reason = "held until it is dropped")] Gate),
+}
+
+impl Program {
+    /// Whether it is attached. A link of TCX is for as long as its descriptor is open.
+    fn is_there(&self) -> bool {
+        match self {
+            Self::Tcx(_) => true,
+            Self::Clsact(filter, _) => filter.is_there(),
+        }
+    }
 }
 
 /// The thread that keeps it; dropping it ends the thread and takes the programs away.
@@ -193,7 +202,8 @@ impl Carrier {
         let (stop, stopped) = bounded(0);
         let carrier = self.clone();
         let thread = std::thread::Builder::new().name("kernel-path".to_owned()).spawn(move || {
-            Watch { carrier, path, device: None, uplink: None, refused: Vec::new() }.run(&stopped);
+            let looked = Instant::now();
+            Watch { carrier, path, device: None, uplink: None, looked, refused: Vec::new() }.run(&stopped);
         })?;
         Ok(Keeper { stop: Some(stop), thread: Some(thread) })
     }
@@ -215,6 +225,8 @@ struct Watch {
     path: Arc<KernelPath>,
     device: Option<Program>,
     uplink: Option<(u32, Program)>,
+    /// When the programs were last seen where they are to be.
+    looked: Instant,
     /// What was said of what the kernel does not do.
     refused: Vec<Way>,
 }
@@ -222,6 +234,7 @@ struct Watch {
 impl Watch {
     fn run(mut self, stopped: &Receiver<()>) {
         loop {
+            self.miss();
             self.attach();
             let carrier = &self.carrier;
             let used = self.path.count(&carrier.counters, carrier.second());
@@ -242,6 +255,19 @@ impl Watch {
                 tracing::warn!("kernel path: this kernel does not do {way}; the pump carries it");
                 self.refused.push(way);
             }
+        }
+    }
+
+    /// Looks once a second whether somebody has removed a program.
+    fn miss(&mut self) {
+        if self.looked.elapsed() < IDLE_LOOK {
+            return;
+        }
+        self.looked = Instant::now();
+        let programs = self.device.iter().chain(self.uplink.as_ref().map(|(_, program)| program));
+        if !programs.into_iter().all(Program::is_there) {
+            tracing::warn!("kernel path: a filter of the daemon was removed; it is made again");
+            (self.device, self.uplink) = (None, None);
         }
     }
 

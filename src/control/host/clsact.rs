@@ -63,6 +63,13 @@ impl Filter {
         send(&mut netlink, libc::RTM_NEWTFILTER, NLM_F_CREATE, &message)?;
         Ok(filter)
     }
+
+    /// Whether it is there; somebody may have removed it, or the whole discipline.
+    pub fn is_there(&self) -> bool {
+        RawNetlink::connect(libc::NETLINK_ROUTE, PATIENCE)
+            .and_then(|mut netlink| netlink.ask(libc::RTM_GETTFILTER, 0, &bytes(&self.0), |_, _| true))
+            .is_ok()
+    }
 }
 
 impl Drop for Filter {
@@ -101,9 +108,13 @@ fn handle(name: &str) -> u32 {
 }
 
 fn send(netlink: &mut RawNetlink, kind: u16, flags: u16, message: &TcMessage) -> io::Result<()> {
-    let mut body = vec![0; message.buffer_len()];
-    message.emit(&mut body);
-    netlink.ask(kind, NLM_F_ACK | flags, &body, |_, _| false)
+    netlink.ask(kind, NLM_F_ACK | flags, &bytes(message), |_, _| false)
+}
+
+fn bytes(message: &TcMessage) -> Vec<u8> {
+    let mut bytes = vec![0; message.buffer_len()];
+    message.emit(&mut bytes);
+    bytes
 }
 
 #[cfg(test)]
