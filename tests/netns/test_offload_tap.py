@@ -2,6 +2,7 @@
 
 import bootstrap
 
+import contextlib
 import ctypes
 import os
 import pathlib
@@ -168,7 +169,9 @@ class End(SharedLab):
         """Ids of the eBPF programs that a process holds by a link or directly."""
         lines = []
         for info in pathlib.Path(f"/proc/{pid}/fdinfo").iterdir():
-            lines += info.read_text(encoding="ascii").splitlines()
+            # Some are open for a moment only.
+            with contextlib.suppress(FileNotFoundError):
+                lines += info.read_text(encoding="ascii").splitlines()
         return {int(line.split()[1]) for line in lines if line.startswith("prog_id:")}
 
     @staticmethod
