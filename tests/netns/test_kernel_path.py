@@ -115,10 +115,10 @@ class Connection(Closing):
             self.server: socket.socket = stack.enter_context(listener.accept()[0])
             for end in (self.client, self.server):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.patience(_TIMEOUT_S)
+            self.patience()
             self._stack = stack.pop_all()
 
-    def patience(self, seconds: float) -> None:
+    def patience(self, seconds: float = _TIMEOUT_S) -> None:
         """How long the ends wait for each other."""
         for end in (self.client, self.server):
             end.settimeout(seconds)
@@ -1063,7 +1063,7 @@ class Routes(ByControl):
                             connection.server.recv(1)
                     finally:
                         back()
-                        connection.patience(_TIMEOUT_S)
+                        connection.patience()
                     self.assertEqual(take(connection.server, 5), b"later")
                     connection.bulk(MIB)
                     self.hand_over(connection, FLOWS[mode])
@@ -1397,7 +1397,7 @@ class Killed(Path):
                                 target.recv(1)
                     finally:
                         self.start("n1", **MODES[mode], tunnel=ON)
-                    connection.patience(_TIMEOUT_S)
+                    connection.patience()
                     for _, target in ways:
                         self.assertEqual(take(target, 9), b"meanwhile")
                     self.hand_over(connection, FLOWS[mode])

@@ -2,15 +2,15 @@
 
 import bootstrap
 
-import time
 import unittest
 from typing import Any
 
-# As a module: the test cases in it are not for this file.
+# As modules: the test cases in them are not for this file.
 import test_kernel_path
+import test_offload_tap
 from fast import MIB, MODES
 from startup import refused
-from test_kernel_path import A_TO_B, FLOWS, FOLLOWS_S, NODES, ON, Connection, take
+from test_kernel_path import A_TO_B, FLOWS, NODES, ON, Connection, take
 from underpass_lab.command import wait_until
 
 CLSACT = ON | {"kernel_path_hooks": "clsact"}
@@ -125,11 +125,16 @@ class Killed(Filters):
                 with Connection(self.lab) as connection:
                     self.hand_over(connection, FLOWS[mode])
                     daemon = self.lab.daemons.pop("n1")
+                    programs = test_offload_tap.End.programs(daemon.pid)
                     daemon.process.kill()
                     daemon.process.wait()
+                    # What stays are the filters, which led to the others.
+                    wait_until(
+                        lambda: sum(map(test_offload_tap.End.exists, programs)) == len(PLACES),
+                        3,
+                        "the other programs to go",
+                    )
                     self.assertEqual(self.attached(), [1, 1])
-                    # The kernel empties the map of programs a moment later.
-                    time.sleep(FOLLOWS_S)
                     wire.drain()
                     self.silent(connection)
                     left = [frame for frame in wire.incoming() if A_TO_B in frame]
@@ -152,7 +157,7 @@ class Killed(Filters):
         connection.client.sendall(b"hello")
         with self.assertRaises(TimeoutError):
             connection.server.recv(1)
-        connection.patience(test_kernel_path._TIMEOUT_S)
+        connection.patience()
 
     def unknown(self, mode: str) -> int:
         """Tunnel packets that n1 itself has found nobody for: those that nothing has taken away before."""

@@ -15,7 +15,7 @@ use crate::config::{self, Config, Hooks, Switch};
 use crate::control::engine::port::Uplink;
 use crate::control::host::Filter;
 use crate::dataplane::forward::Forwarding;
-use crate::dataplane::kernel_path::{Addresses, Attached, FlowKey, Gate, Hook, KernelPath, Setup, Way};
+use crate::dataplane::kernel_path::{Addresses, Attached, FlowKey, Gate, Hook, KernelPath, Setup};
 use crate::dataplane::observe::Counters;
 use crate::dataplane::packet::{Direction, Offloaded};
 use crate::dataplane::policy::Tuple;
@@ -42,7 +42,7 @@ pub struct Carrier {
 }
 
 /// How programs are attached.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Attaching {
     hooks: Hooks,
     /// The name of the filters of clsact.
@@ -124,7 +124,7 @@ impl Carrier {
     /// One that carries nothing.
     pub fn off(state: Offloaded, forwarding: Arc<Published<Forwarding>>, counters: Counters) -> Self {
         let state = Arc::new(Mutex::new(state));
-        let attaching = Attaching { hooks: Hooks::Auto, name: String::new() };
+        let attaching = Attaching::default();
         Self { path: None, attaching, after: 1, state, forwarding, counters, begun: Instant::now() }
     }
 
@@ -203,7 +203,7 @@ impl Carrier {
         let carrier = self.clone();
         let thread = std::thread::Builder::new().name("kernel-path".to_owned()).spawn(move || {
             let looked = Instant::now();
-            Watch { carrier, path, device: None, uplink: None, looked, refused: Vec::new() }.run(&stopped);
+            Watch { carrier, path, device: None, uplink: None, looked }.run(&stopped);
         })?;
         Ok(Keeper { stop: Some(stop), thread: Some(thread) })
     }
@@ -227,8 +227,6 @@ struct Watch {
     uplink: Option<(u32, Program)>,
     /// When the programs were last seen where they are to be.
     looked: Instant,
-    /// What was said of what the kernel does not do.
-    refused: Vec<Way>,
 }
 
 impl Watch {
@@ -238,8 +236,9 @@ impl Watch {
             self.attach();
             let carrier = &self.carrier;
             let used = self.path.count(&carrier.counters, carrier.second());
-            self.path.tidy(&carrier.counters, carrier.second());
-            self.tell_refused();
+            for way in self.path.tidy(&carrier.counters, carrier.second()) {
+                tracing::warn!("kernel path: this kernel does not do {way}; the pump carries it");
+            }
             let pause = if used > 0 { LOOK } else { IDLE_LOOK };
             if stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
                 break;
@@ -247,15 +246,6 @@ impl Watch {
         }
         // The pump carries everything from here on.
         self.path.void_all();
-    }
-
-    fn tell_refused(&mut self) {
-        for way in self.path.refused() {
-            if !self.refused.contains(&way) {
-                tracing::warn!("kernel path: this kernel does not do {way}; the pump carries it");
-                self.refused.push(way);
-            }
-        }
     }
 
     /// Looks once a second whether somebody has removed a program.
@@ -267,7 +257,8 @@ impl Watch {
         let programs = self.device.iter().chain(self.uplink.as_ref().map(|(_, program)| program));
         if !programs.into_iter().all(Program::is_there) {
             tracing::warn!("kernel path: a filter of the daemon was removed; it is made again");
-            (self.device, self.uplink) = (None, None);
+            // Both are attached again, after flows that come in were given back.
+            self.device = None;
         }
     }
 
@@ -315,12 +306,12 @@ impl Attaching {
     /// packets first. The hooks are from then on those that it has.
     fn open(&mut self, setup: Setup, uplink: u32, lanes: &mut [Lane]) -> io::Result<KernelPath> {
         let path = KernelPath::new(setup)?;
-        let is_open = self.hooks == Hooks::Auto;
-        if is_open {
+        let is_auto = self.hooks == Hooks::Auto;
+        if is_auto {
             self.hooks = Hooks::Tcx;
         }
         match self.try_hooks(&path, uplink) {
-            Err(error) if is_open && error.raw_os_error() == Some(libc::EINVAL) => {
+            Err(error) if is_auto && error.raw_os_error() == Some(libc::EINVAL) => {
                 self.hooks = Hooks::Clsact;
                 self.try_hooks(&path, uplink)?;
             }

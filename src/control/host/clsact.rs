@@ -100,7 +100,7 @@ fn place(interface: i32, hook: u16, name: &str) -> TcMessage {
     message
 }
 
-/// The number of the filter `name` (FNV-1a); never 0, for which the kernel would choose one.
+/// The number of the filter `name` (FNV-1a), the same in every release; never 0, for which the kernel would choose one.
 fn handle(name: &str) -> u32 {
     let hash =
         name.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));

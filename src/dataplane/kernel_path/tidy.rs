@@ -25,14 +25,15 @@ impl KernelPath {
         used.map(|(index, _)| self.count_slot(&mut ledger, index, counters, now)).count()
     }
 
-    /// Gives idle flows back, and makes slots of such flows free again. It waits for the kernel.
-    pub fn tidy(&self, counters: &Counters, now: u32) {
+    /// Gives idle flows back and those that the kernel refuses, and makes slots of such flows free again. It waits for
+    /// the kernel. Returns what the kernel was not known to refuse before.
+    pub fn tidy(&self, counters: &Counters, now: u32) -> Vec<Way> {
         self.give_back_idle(now);
-        self.give_back_refused();
+        let refused = self.give_back_refused();
         let void = self.used().filter(|(_, slot)| slot.is_void());
         let gone: Vec<u32> = void.map(|(index, _)| index).collect();
         if gone.is_empty() {
-            return;
+            return refused;
         }
         for index in &gone {
             let key = self.slot(*index).key().bytes();
@@ -42,7 +43,7 @@ impl KernelPath {
             }
         }
         if grace_period().is_err() {
-            return;
+            return refused;
         }
         let mut ledger = self.ledger();
         for index in gone {
@@ -54,6 +55,8 @@ impl KernelPath {
             }
             let _ = self.free.push(index);
         }
+        drop(ledger);
+        refused
     }
 
     fn give_back_idle(&self, now: u32) {
@@ -75,15 +78,20 @@ impl KernelPath {
     }
 
     /// Flows whose packets the kernel does not let programs carry; no other of their kind is handed over.
-    fn give_back_refused(&self) {
+    fn give_back_refused(&self) -> Vec<Way> {
+        let mut news = Vec::new();
         for (_, slot) in self.live() {
             if slot.refused() >= REFUSALS && slot.counts().packets == 0 {
-                self.refused.fetch_or(Way::of(&slot.record()).bit(), Ordering::Relaxed);
+                let way = Way::of(&slot.record());
+                if self.refused.fetch_or(way.bit(), Ordering::Relaxed) & way.bit() == 0 {
+                    news.push(way);
+                }
             }
         }
         if self.refused.load(Ordering::Relaxed) != 0 {
             self.review(|record| !self.refuses(Way::of(record)));
         }
+        news
     }
 
     fn count_slot(&self, ledger: &mut Ledger, index: u32, counters: &Counters, now: u32) {
