@@ -249,6 +249,8 @@ pub struct Vxlan {
     pub vni: Vni,
     /// `udp6_zero_checksum`: whether UDP over IPv6 without a checksum is received.
     pub udp6_zero_checksum: bool,
+    /// `udp6_zero_checksum_tx`: whether all peers receive it, so that the kernel path may send it.
+    pub udp6_zero_checksum_tx: bool,
 }
 
 /// `[direct] via`: who sends packets in the mode `direct`.

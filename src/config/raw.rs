@@ -28,6 +28,7 @@ pub(super) struct Raw {
     vxlan_port: Option<At<u16>>,
     vni: Option<At<Vni>>,
     udp6_zero_checksum: Option<At<bool>>,
+    udp6_zero_checksum_tx: Option<At<bool>>,
     pub(super) pools: Vec<Pool>,
     direct_via: Option<At<DirectVia>>,
     /// Offset of `[local]`, 0 when it is absent.
@@ -112,6 +113,7 @@ impl Raw {
             vxlan_port: vxlan.value_or(log, "port", 4789, value::vxlan_port),
             vni: vxlan.value_or(log, "vni", Vni::CALICO, value::vni),
             udp6_zero_checksum: vxlan.value_or(log, "udp6_zero_checksum", false, boolean),
+            udp6_zero_checksum_tx: vxlan.value_or(log, "udp6_zero_checksum_tx", false, boolean),
             pools: Table::repeated(root, &schema::POOL, log).iter().map(|t| Pool::read(t, log)).collect(),
             direct_via: direct.value_or(log, "via", DirectVia::Pump, |v| word(v, &DIRECT_VIAS)),
             local_at: local.at,
@@ -172,6 +174,7 @@ impl Raw {
                 port: vxlan.0.value,
                 vni: vxlan.1.value,
                 udp6_zero_checksum: self.udp6_zero_checksum?.value,
+                udp6_zero_checksum_tx: self.udp6_zero_checksum_tx?.value,
             },
             pools: self.pools.into_iter().map(Pool::build).collect::<Option<_>>()?,
             direct_via: self.direct_via?.value,

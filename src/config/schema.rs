@@ -58,7 +58,8 @@ pub(super) static TUNNEL: Section = single(
         "allow_nested",
     ],
 );
-pub(super) static VXLAN: Section = single("vxlan", &["port", "vni", "udp6_zero_checksum"]);
+pub(super) static VXLAN: Section =
+    single("vxlan", &["port", "vni", "udp6_zero_checksum", "udp6_zero_checksum_tx"]);
 pub(super) static POOL: Section =
     repeated("pool", &["cidr", "ipip_mode", "vxlan_mode", "nat_outgoing", "verify"]);
 pub(super) static DIRECT: Section = single("direct", &["via"]);

@@ -27,11 +27,15 @@ pub const LEN: usize = 40;
 /// The smallest MTU of a link that carries IPv6, in bytes (RFC 8200 §5).
 pub const MIN_MTU: u16 = 1280;
 
-const FIELD_PAYLOAD_LEN: usize = 4;
-const FIELD_NEXT_HEADER: usize = 6;
+/// Offset of the payload length.
+pub const FIELD_PAYLOAD_LEN: usize = 4;
+/// Offset of the next header.
+pub const FIELD_NEXT_HEADER: usize = 6;
 const FIELD_HOP_LIMIT: usize = 7;
-const FIELD_SOURCE: usize = 8;
-const FIELD_DESTINATION: usize = 24;
+/// Offset of the source address.
+pub const FIELD_SOURCE: usize = 8;
+/// Offset of the destination address.
+pub const FIELD_DESTINATION: usize = 24;
 
 /// A view of one IPv6 packet whose lengths have been checked.
 #[derive(Clone, Copy, Debug)]

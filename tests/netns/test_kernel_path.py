@@ -459,6 +459,16 @@ class Carried(Families):
 
     SIZE = 4 * MIB
 
+    @classmethod
+    def overhead(cls, mode: str) -> int:
+        """Bytes in front of an inner packet."""
+        return OVERHEAD[mode]
+
+    @classmethod
+    def on_wire(cls, mode: str, place: int) -> str:
+        """What matches the packets of pods of a family."""
+        return ON_WIRE[mode][place]
+
     def test_tcp_is_carried_and_the_books_balance(self) -> None:
         for mode, (place, addresses) in itertools.product(MODES, enumerate(FAMILIES)):
             with self.subTest(mode, inner=("IPv4", "IPv6")[place]):
@@ -482,7 +492,7 @@ class Carried(Families):
     @contextlib.contextmanager
     def wire(self, mode: str, place: int) -> Iterator[Callable[[], dict[str, tuple[int, int]]]]:
         """Within the block the switch counts what pods say; gives {node: (packets, bytes) that left it}."""
-        self.lab.exec("sw", "nft", "-f", "-", input=COUNTERS.format(match=ON_WIRE[mode][place]))
+        self.lab.exec("sw", "nft", "-f", "-", input=COUNTERS.format(match=self.on_wire(mode, place)))
         try:
             yield self._wire
         finally:
@@ -506,7 +516,7 @@ class Carried(Families):
             wrong.clear()
             status, seen = {node: self.lab.status(node) for node in NODES}, wire()
             for node, other in (("n1", "n2"), ("n2", "n1")):
-                wrong.extend(f"{node}: {what}" for what in imbalance(status[node], OVERHEAD[mode], early[node]))
+                wrong.extend(f"{node}: {what}" for what in imbalance(status[node], self.overhead(mode), early[node]))
                 edges = [status[name]["counters"]["underlay"] for name in (node, other)]
                 sent = (edges[0]["tx_packets"], edges[0]["tx_bytes"])
                 received = (edges[1]["rx_packets"], edges[1]["rx_bytes"])
@@ -935,26 +945,6 @@ class Off(Path):
         self.addCleanup(self.start, "n1", **self.config)
         said = refused(self.lab, "n1", self.lab.config("n1", **self.config), wrapper=self.WITHOUT_BPF)
         self.assertIn("kernel_path", said)
-
-
-class OverIpv6(SixLab, Path):
-    """Packets of an IPv6 underlay are the pump's."""
-
-    underlay = "ipv6"
-    # As by default: a start by which it is demanded may be refused.
-    config: dict[str, Any] = {}
-
-    def test_everything_is_carried_by_the_pump(self) -> None:
-        for mode, addresses in itertools.product(FORMATS, FAMILIES):
-            with self.subTest(mode, to=addresses["podB"]):
-                self.restart(pools=pools(mode))
-                with Connection(self.lab, addresses) as connection:
-                    connection.talk(2 * AFTER)
-                    connection.bulk(MIB)
-                    time.sleep(FOLLOWS_S)
-                    connection.talk(2 * AFTER)
-                for node in NODES:
-                    self.assertEqual((self.path(node)["flows"], self.path(node)["packets"]), (0, 0), node)
 
 
 # --- changes ------------------------------------------------------------------------------------------

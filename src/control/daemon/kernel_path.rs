@@ -87,24 +87,38 @@ impl Carrier {
     ) -> anyhow::Result<Self> {
         let switch = config.tunnel.kernel_path;
         let mut attaching = Attaching::from(config);
-        let made = match (switch, config.node.address) {
-            (Switch::Off, _) => Err("configured".to_owned()),
-            (Switch::Auto, _) if config.tunnel.uplink != config::Uplink::Auto => {
+        let made = match switch {
+            Switch::Off => Err("configured".to_owned()),
+            Switch::Auto if config.tunnel.uplink != config::Uplink::Auto => {
                 Err("`uplink` says how packets leave".to_owned())
             }
-            (Switch::Auto, _) if config.tunnel.offload.packet_socket == Switch::Off => {
+            Switch::Auto if config.tunnel.offload.packet_socket == Switch::Off => {
                 Err("`packet_socket` is off".to_owned())
             }
-            (_, None) => Err("no IPv4 underlay".to_owned()),
             _ if uplink.mac.is_none() => Err("the uplink has no Ethernet frames".to_owned()),
-            (_, Some(own)) => {
-                let addresses =
-                    Addresses { own: own.addr(), vxlan_port: config.vxlan.port, vni: config.vxlan.vni };
+            Switch::Auto | Switch::On => {
+                let addresses = Addresses {
+                    own: config.node.address.map(|own| own.addr()),
+                    own6: config.node.address6.map(|own| own.addr()),
+                    vxlan_port: config.vxlan.port,
+                    vni: config.vxlan.vni,
+                    zero_checksum6: config.vxlan.udp6_zero_checksum,
+                };
                 let source_ports = source_ports.to_vec();
                 let capture = counters.capture().map(Arc::clone);
                 let always = switch == Switch::On;
                 let workers = u16::try_from(lanes.len()).unwrap_or(u16::MAX);
-                let setup = Setup { flows: FLOWS, addresses, device, always, workers, source_ports, capture };
+                let zero_checksum6 = config.vxlan.udp6_zero_checksum_tx;
+                let setup = Setup {
+                    flows: FLOWS,
+                    addresses,
+                    device,
+                    always,
+                    zero_checksum6,
+                    workers,
+                    source_ports,
+                    capture,
+                };
                 attaching.open(setup, uplink.index, lanes).map_err(|error| reason(&error))
             }
         };

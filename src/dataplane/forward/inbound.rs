@@ -228,13 +228,10 @@ pub fn outer(tables: &Forwarding, format: Format, received: &Received, port: u16
 fn prove(proofs: &mut Candidates, (format, from): (Format, IpAddr), candidate: &Candidate, arena: &[u8]) {
     let mode = match format {
         Format::Vxlan => Mode::Vxlan,
-        Format::Ipip => Mode::Ipip,
-        Format::Ipip6V4 | Format::Ipip6V6 => return,
+        Format::Ipip | Format::Ipip6V4 | Format::Ipip6V6 => Mode::Ipip,
     };
     let packet = arena.get(candidate.at..).unwrap_or_default();
-    if let IpAddr::V4(from) = from
-        && let Some(key) = FlowKey::of(&candidate.flow, packet, Direction::Inbound)
-    {
+    if let Some(key) = FlowKey::of(&candidate.flow, packet, Direction::Inbound) {
         proofs.received(key, Arrived { from, mode });
     }
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use super::scope::is_special;
 use super::tables::{Forwarding, OuterIp, OuterSource, PeerHeaders};
-use crate::dataplane::encap::{OUTER_TTL, outer};
+use crate::dataplane::encap::{OUTER_TTL, ipip6, outer};
 use crate::dataplane::kernel_path::{
     Arrived, Encapsulation, FlowKey, Inbound, KernelPath, Outbound, Pending, Record,
 };
@@ -68,26 +68,38 @@ impl Forwarding {
         let via = self.choose(self.lookup(key.destination)?, hash)?;
         let peer = self.peer(via.peer)?;
         let family = Family::of(key.source);
-        let vxlan;
-        let (link, outer) = match (via.mode, peer.address, &peer.ipip) {
-            (Mode::Direct, ..) => (peer.bare[family].frame.as_ref()?, &[][..]),
-            (Mode::Ipip, _, OuterIp::V4(headers)) => (peer.frame.as_ref()?, &headers[family][..]),
+        let (ipip6, vxlan, vxlan6);
+        let (link, outer) = match via.mode {
+            Mode::Direct => (peer.bare[family].frame.as_ref()?, &[][..]),
+            Mode::Ipip => match &peer.ipip {
+                OuterIp::V4(headers) => (peer.frame.as_ref()?, &headers[family][..]),
+                OuterIp::V6(headers) => {
+                    ipip6 = labelled(headers[family], hash);
+                    (peer.frame.as_ref()?, &ipip6[..])
+                }
+            },
             // Without an outer checksum, which segments made in front of such an uplink would not have, a receiver's
             // socket gets every one by itself (UDP_GRO).
-            (Mode::Vxlan, ..) if !peer.segmented && !path.always() => return None,
-            (Mode::Vxlan, IpAddr::V4(to), _) => {
+            Mode::Vxlan if !peer.segmented && !path.always() => return None,
+            Mode::Vxlan => {
                 let source_ports = path.source_ports();
                 let port = *source_ports.get(among(hash, source_ports.len()))?;
-                vxlan = outer::vxlan(
-                    OUTER_TTL,
-                    (self.underlay.source(), port),
-                    (to, peer.port),
-                    &peer.vxlan[family],
-                );
-                (peer.frame.as_ref()?, &vxlan[..])
+                let inner = &peer.vxlan[family];
+                match peer.address {
+                    IpAddr::V4(to) => {
+                        let from = (self.underlay.source(), port);
+                        vxlan = outer::vxlan(OUTER_TTL, from, (to, peer.port), inner);
+                        (peer.frame.as_ref()?, &vxlan[..])
+                    }
+                    // Only one who agreed to it receives such datagrams at all (RFC 6935).
+                    IpAddr::V6(_) if !path.zero_checksum6() => return None,
+                    IpAddr::V6(to) => {
+                        let from = (self.underlay.source6(), port);
+                        vxlan6 = outer::vxlan6(hash, from, (to, peer.port), inner);
+                        (peer.frame.as_ref()?, &vxlan6[..])
+                    }
+                }
             }
-            // A header of IPv6 in front needs what no program can say.
-            (Mode::Ipip | Mode::Vxlan, ..) => return None,
         };
         let how = Outbound {
             mode: via.mode,
@@ -110,7 +122,7 @@ impl Forwarding {
         if path.uplink() != uplink {
             return None;
         }
-        let sender = self.outer_source(how.from.into())?;
+        let sender = self.outer_source(how.from)?;
         // Of others nobody keeps count.
         let OuterSource::Peer(peer) = sender else { return None };
         let is_ours = self.lookup(key.destination) == Some(NextHop::Local) && !is_special(key.destination);
@@ -125,4 +137,10 @@ impl Forwarding {
     fn policy_generation(&self) -> u32 {
         self.policy().map_or(0, |policy| policy.generation)
     }
+}
+
+/// A header of IP-in-IPv6 with the flow label of a flow.
+fn labelled(mut header: [u8; ipip6::OVERHEAD], flow: u32) -> [u8; ipip6::OVERHEAD] {
+    ipip6::patch(&mut header, 0, flow, 0);
+    header
 }

@@ -3,7 +3,7 @@
 //! A small table in which flows take each other's places, so that no number of flows makes it grow. A flow that shares
 //! its place with a busier one is not handed over.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use super::key::FlowKey;
 use crate::net::Mode;
@@ -19,7 +19,7 @@ const AGAIN: u16 = 32;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Arrived {
     /// Outer source.
-    pub from: Ipv4Addr,
+    pub from: IpAddr,
     /// Format.
     pub mode: Mode,
 }
@@ -158,12 +158,13 @@ impl Proof {
 
 #[cfg(test)]
 mod tests {
-    use super::{AGAIN, Arrived, Candidates};
+    use super::{AGAIN, Arrived, Candidates, IpAddr};
     use crate::dataplane::kernel_path::FlowKey;
     use crate::dataplane::packet::Direction;
     use crate::wire::protocol;
 
-    const ARRIVED: Arrived = Arrived { from: std::net::Ipv4Addr::LOCALHOST, mode: crate::net::Mode::Vxlan };
+    const ARRIVED: Arrived =
+        Arrived { from: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), mode: crate::net::Mode::Vxlan };
 
     fn out(port: u16) -> FlowKey {
         FlowKey {

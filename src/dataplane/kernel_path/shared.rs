@@ -33,6 +33,8 @@ pub struct Setup {
     pub device: u32,
     /// Whether VXLAN is carried over uplinks, too, that do not segment it themselves.
     pub always: bool,
+    /// Whether the peers receive VXLAN over IPv6 without a UDP checksum.
+    pub zero_checksum6: bool,
     /// Number of workers.
     pub workers: u16,
     /// UDP source ports of the workers' sockets, by number.
@@ -214,6 +216,11 @@ impl KernelPath {
     /// Whether VXLAN is carried over uplinks, too, that do not segment it themselves.
     pub fn always(&self) -> bool {
         self.setup.always
+    }
+
+    /// Whether the peers receive VXLAN over IPv6 without a UDP checksum.
+    pub fn zero_checksum6(&self) -> bool {
+        self.setup.zero_checksum6
     }
 
     /// UDP source ports of the workers' sockets, by number.

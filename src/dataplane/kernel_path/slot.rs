@@ -3,21 +3,22 @@
 //! ```text
 //! state │ interface │ MTU │ length │ TOS keep, set │ flags │ outer source │ checksum │ format     what is repeated
 //! packets │ bytes │ largest │ lost                                                                what was
-//! header (64)                                                                                     what is put in front
+//! header (88)                                                                                     what is put in front
 //! key (40) │ generation                                                                           for reviews
 //! passed │ sent │ refused                                                                         to the pump
 //! ```
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::key::{self, FlowKey};
 use crate::dataplane::encap::ecn::Marking;
+use crate::dataplane::packet::Family;
 use crate::net::Mode;
-use crate::wire::{be16, ethernet, ipv4, udp, vxlan};
+use crate::wire::{be16, ethernet, ipv4, ipv6, udp, vxlan};
 
 /// Words of a slot.
-pub(super) const WORDS: usize = 32;
+pub(super) const WORDS: usize = 40;
 
 // Places of words; the programs use eight times that.
 pub(super) const STATE: usize = 0;
@@ -27,16 +28,17 @@ pub(super) const LENGTH: usize = 3;
 pub(super) const KEEP: usize = 4;
 pub(super) const SET: usize = 5;
 pub(super) const FLAGS: usize = 6;
+/// Two words.
 pub(super) const OUTER_SOURCE: usize = 7;
-pub(super) const CHECKSUM: usize = 8;
-pub(super) const FORMAT: usize = 9;
-pub(super) const PACKETS: usize = 10;
-pub(super) const BYTES: usize = 11;
-pub(super) const LARGEST: usize = 12;
-pub(super) const LOST: usize = 13;
+pub(super) const CHECKSUM: usize = 9;
+pub(super) const FORMAT: usize = 10;
+pub(super) const PACKETS: usize = 11;
+pub(super) const BYTES: usize = 12;
+pub(super) const LARGEST: usize = 13;
+pub(super) const LOST: usize = 14;
 /// The interface that packets on their way in arrive at.
-pub(super) const ARRIVES: usize = 14;
-pub(super) const HEADER: usize = 15;
+pub(super) const ARRIVES: usize = 15;
+pub(super) const HEADER: usize = 16;
 const KEY: usize = HEADER + HEADER_WORDS;
 const GENERATION: usize = KEY + key::LEN / 8;
 /// Packets that have passed to the pump since the hand-over began.
@@ -49,7 +51,7 @@ pub(super) const REFUSED: usize = SENT + 1;
 const _: () = assert!(REFUSED < WORDS);
 
 /// Words of the longest header.
-pub(super) const HEADER_WORDS: usize = 8;
+pub(super) const HEADER_WORDS: usize = VXLAN6_HEADER.div_ceil(8);
 
 // States.
 /// Nobody uses it.
@@ -59,22 +61,35 @@ pub(super) const LIVE: u64 = 1;
 /// The flow is the pump's again.
 pub(super) const VOID: u64 = 2;
 
-/// Bytes in front of an inner packet, Ethernet header included, by format: VXLAN and IP-in-IP over IPv4, and bare.
-pub(super) const VXLAN_HEADER: usize = IPIP_HEADER + udp::LEN + vxlan::LEN + ethernet::LEN;
+/// Bytes in front of an inner packet, Ethernet header included, by format: VXLAN and IP-in-IP over IPv4 and over IPv6,
+/// and bare. Each is another number, by which programs tell them apart.
+pub(super) const VXLAN_HEADER: usize = IPIP_HEADER + VXLAN_BEHIND_IP;
+pub(super) const VXLAN6_HEADER: usize = IPIP6_HEADER + VXLAN_BEHIND_IP;
 pub(super) const IPIP_HEADER: usize = ethernet::LEN + ipv4::LEN;
+pub(super) const IPIP6_HEADER: usize = ethernet::LEN + ipv6::LEN;
 pub(super) const BARE_HEADER: usize = ethernet::LEN;
-const _: () = assert!(VXLAN_HEADER == HEADER_WORDS * 8);
+/// Bytes between the outer IP header and the inner packet.
+pub(super) const VXLAN_BEHIND_IP: usize = udp::LEN + vxlan::LEN + ethernet::LEN;
 
 /// BPF_F_ADJ_ROOM_FIXED_GSO: segments already fit the path.
 const FIXED_GSO: u64 = 1;
 /// BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
 const ENCAP_IPV4: u64 = 1 << 1;
+/// BPF_F_ADJ_ROOM_ENCAP_L3_IPV6
+const ENCAP_IPV6: u64 = 1 << 2;
 /// BPF_F_ADJ_ROOM_ENCAP_L4_UDP
 const ENCAP_UDP: u64 = 1 << 4;
 /// BPF_F_ADJ_ROOM_ENCAP_L2_ETH and BPF_F_ADJ_ROOM_ENCAP_L2(14)
 const ENCAP_ETHERNET: u64 = 1 << 6 | (ethernet::LEN as u64) << 56;
-/// What says that another family than IPv4 is inside, for IPv4 and for IPv6: BPF_F_ADJ_ROOM_DECAP_L3_IPV6 (Linux 6.3).
-const DECAP: [u64; 2] = [0, 1 << 8];
+/// What says that another family is inside than outside: BPF_F_ADJ_ROOM_DECAP_L3_IPV4 and BPF_F_ADJ_ROOM_DECAP_L3_IPV6
+/// (Linux 6.3).
+const fn decap(outer: Family, inner: Family) -> u64 {
+    match (outer, inner) {
+        (Family::V4, Family::V4) | (Family::V6, Family::V6) => 0,
+        (Family::V6, Family::V4) => 1 << 7,
+        (Family::V4, Family::V6) => 1 << 8,
+    }
+}
 
 /// What programs repeat for one direction of a flow.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -83,6 +98,8 @@ pub struct Record {
     pub key: FlowKey,
     /// The mode, which is also the format that packets have on the wire.
     pub mode: Mode,
+    /// The family of the outer headers; IPv4 where there are none.
+    pub outer: Family,
     /// The number of the rules that it was allowed by; 0 without rules.
     pub generation: u32,
     words: [u64; KEY],
@@ -118,7 +135,7 @@ pub struct Inbound {
     /// The format.
     pub mode: Mode,
     /// Who sends them.
-    pub outer_source: Ipv4Addr,
+    pub outer_source: IpAddr,
     /// The index of the interface that they arrive at.
     pub uplink: u32,
 }
@@ -129,10 +146,12 @@ impl Record {
         let mut header = [0; HEADER_WORDS * 8];
         let Encapsulation { link, outer } = how.encapsulation;
         let len = link.len() + outer.len();
-        let flags = match (how.mode, len) {
-            (Mode::Vxlan, VXLAN_HEADER) => FIXED_GSO | ENCAP_IPV4 | ENCAP_UDP | ENCAP_ETHERNET,
-            (Mode::Ipip, IPIP_HEADER) => FIXED_GSO | ENCAP_IPV4,
-            (Mode::Direct, BARE_HEADER) => 0,
+        let (family, flags) = match (how.mode, len) {
+            (Mode::Vxlan, VXLAN_HEADER) => (Family::V4, FIXED_GSO | ENCAP_IPV4 | ENCAP_UDP | ENCAP_ETHERNET),
+            (Mode::Vxlan, VXLAN6_HEADER) => (Family::V6, FIXED_GSO | ENCAP_IPV6 | ENCAP_UDP | ENCAP_ETHERNET),
+            (Mode::Ipip, IPIP_HEADER) => (Family::V4, FIXED_GSO | ENCAP_IPV4),
+            (Mode::Ipip, IPIP6_HEADER) => (Family::V6, FIXED_GSO | ENCAP_IPV6),
+            (Mode::Direct, BARE_HEADER) => (Family::V4, 0),
             _ => return None,
         };
         header[..link.len()].copy_from_slice(link);
@@ -144,65 +163,99 @@ impl Record {
         words[LENGTH] = len as u64;
         (words[KEEP], words[SET]) = how.marking.parts();
         words[FLAGS] = flags;
-        if !outer.is_empty() {
+        if !outer.is_empty() && family == Family::V4 {
             words[CHECKSUM] = constant_sum(&outer[..ipv4::LEN]);
         }
-        words[FORMAT] = format(how.mode);
+        words[FORMAT] = format(how.mode, family);
         let (chunks, _) = header.as_chunks::<8>();
         for (word, bytes) in words[HEADER..].iter_mut().zip(chunks) {
             *word = u64::from_ne_bytes(*bytes);
         }
-        Some(Self { key, mode: how.mode, generation, words })
+        Some(Self { key, mode: how.mode, outer: family, generation, words })
     }
 
     /// Packets of `key` come in so, for the interface with index `device`; `None` where no program can do that.
     pub fn inbound(key: FlowKey, generation: u32, device: u32, how: &Inbound) -> Option<Self> {
-        let strip = match how.mode {
-            Mode::Vxlan => VXLAN_HEADER - ethernet::LEN,
-            Mode::Ipip => IPIP_HEADER - ethernet::LEN,
-            Mode::Direct => return None,
-        };
+        let family = Family::of(how.outer_source);
+        let strip = overhead(how.mode, family);
+        if strip == 0 {
+            return None;
+        }
         let mut words = [0; KEY];
         words[STATE] = LIVE;
         words[INTERFACE] = device.into();
-        words[LENGTH] = strip as u64;
-        words[FLAGS] = FIXED_GSO | DECAP[usize::from(key.source.is_ipv6())];
+        words[LENGTH] = strip;
+        words[FLAGS] = FIXED_GSO | decap(family, Family::of(key.source));
         words[ARRIVES] = how.uplink.into();
-        words[OUTER_SOURCE] = u32::from_ne_bytes(how.outer_source.octets()).into();
-        words[FORMAT] = format(how.mode);
-        Some(Self { key, mode: how.mode, generation, words })
+        match how.outer_source {
+            IpAddr::V4(source) => words[OUTER_SOURCE] = u32::from_ne_bytes(source.octets()).into(),
+            IpAddr::V6(source) => {
+                let source = source.octets();
+                let (halves, _) = source.as_chunks::<8>();
+                for (word, half) in words[OUTER_SOURCE..].iter_mut().zip(halves) {
+                    *word = u64::from_ne_bytes(*half);
+                }
+            }
+        }
+        words[FORMAT] = format(how.mode, family);
+        Some(Self { key, mode: how.mode, outer: family, generation, words })
     }
 
     /// Who sends packets on their way in.
-    pub fn outer_source(&self) -> Ipv4Addr {
-        Ipv4Addr::from((self.words[OUTER_SOURCE] as u32).to_ne_bytes())
+    pub fn outer_source(&self) -> IpAddr {
+        let [first, second] = [0, 1].map(|half| self.words[OUTER_SOURCE + half]);
+        match self.outer {
+            Family::V4 => Ipv4Addr::from((first as u32).to_ne_bytes()).into(),
+            Family::V6 => {
+                Ipv6Addr::from(u128::from(u64::from_be(first)) << 64 | u128::from(u64::from_be(second)))
+                    .into()
+            }
+        }
     }
 
     /// Bytes of outer headers of each packet, without the link's.
     pub(super) fn overhead(&self) -> u64 {
-        match self.mode {
-            Mode::Vxlan => (VXLAN_HEADER - ethernet::LEN) as u64,
-            Mode::Ipip => (IPIP_HEADER - ethernet::LEN) as u64,
-            Mode::Direct => 0,
-        }
+        overhead(self.mode, self.outer)
     }
 }
 
+/// Bytes of outer headers, without the link's.
+const fn overhead(mode: Mode, outer: Family) -> u64 {
+    let len = match (mode, outer) {
+        (Mode::Vxlan, Family::V4) => VXLAN_HEADER,
+        (Mode::Vxlan, Family::V6) => VXLAN6_HEADER,
+        (Mode::Ipip, Family::V4) => IPIP_HEADER,
+        (Mode::Ipip, Family::V6) => IPIP6_HEADER,
+        (Mode::Direct, _) => BARE_HEADER,
+    };
+    (len - ethernet::LEN) as u64
+}
+
+/// What is added to the number of a format over IPv6.
+const OVER_IPV6: u64 = 4;
+
 /// A format as programs know it.
-pub(super) const fn format(mode: Mode) -> u64 {
-    match mode {
+pub(super) const fn format(mode: Mode, outer: Family) -> u64 {
+    let mode = match mode {
         Mode::Vxlan => 1,
         Mode::Ipip => 2,
         Mode::Direct => 3,
+    };
+    match outer {
+        Family::V4 => mode,
+        Family::V6 => mode + OVER_IPV6,
     }
 }
 
-fn mode(format: u64) -> Mode {
-    match format {
+/// From [`format`].
+fn of_format(format: u64) -> (Mode, Family) {
+    let outer = if format & OVER_IPV6 == 0 { Family::V4 } else { Family::V6 };
+    let mode = match format % OVER_IPV6 {
         1 => Mode::Vxlan,
         2 => Mode::Ipip,
         _ => Mode::Direct,
-    }
+    };
+    (mode, outer)
 }
 
 /// The sum of an IPv4 header's words without TOS, length and checksum, which differ from packet to packet.
@@ -283,7 +336,8 @@ impl Slot<'_> {
         words[STATE] = LIVE;
         words[PACKETS..=LOST].fill(0);
         let generation = self.get(GENERATION) as u32;
-        Record { key: self.key(), mode: mode(words[FORMAT]), generation, words }
+        let (mode, outer) = of_format(words[FORMAT]);
+        Record { key: self.key(), mode, outer, generation, words }
     }
 
     /// Whether programs use it.

@@ -12,12 +12,19 @@ use crate::net::{Mac, Mode, Vni};
 use crate::wire::{ethernet, protocol};
 
 fn path() -> KernelPath {
-    let addresses = Addresses { own: Ipv4Addr::LOCALHOST, vxlan_port: 4789, vni: Vni::CALICO };
+    let addresses = Addresses {
+        own: Some(Ipv4Addr::LOCALHOST),
+        own6: None,
+        vxlan_port: 4789,
+        vni: Vni::CALICO,
+        zero_checksum6: false,
+    };
     let setup = Setup {
         flows: 4,
         addresses,
         device: 1,
         always: true,
+        zero_checksum6: false,
         workers: 2,
         source_ports: Vec::new(),
         capture: None,

@@ -3,35 +3,43 @@
 use std::fmt;
 
 use super::slot::{Record, format};
-use crate::dataplane::packet::Direction;
+use crate::dataplane::packet::{Direction, Family};
 use crate::net::Mode;
 
 /// What is done with the headers of packets.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Way {
     mode: Mode,
+    /// IPv4 where there are no outer headers.
+    outer: Family,
     direction: Direction,
-    is_ipv6: bool,
+    inner: Family,
 }
 
 impl Way {
     /// All that there are.
     pub fn all() -> impl Iterator<Item = Self> {
-        let modes = [Mode::Vxlan, Mode::Ipip, Mode::Direct].into_iter();
-        let directed =
-            modes.flat_map(|mode| [Direction::Outbound, Direction::Inbound].map(|way| (mode, way)));
-        directed.flat_map(|(mode, direction)| [false, true].map(|is_ipv6| Self { mode, direction, is_ipv6 }))
+        let [vxlan, ipip] =
+            [Mode::Vxlan, Mode::Ipip].map(|mode| [Family::V4, Family::V6].map(|outer| (mode, outer)));
+        let formats = vxlan.into_iter().chain(ipip).chain([(Mode::Direct, Family::V4)]);
+        let inside = [Direction::Outbound, Direction::Inbound]
+            .map(|direction| [Family::V4, Family::V6].map(|inner| (direction, inner)));
+        formats.flat_map(move |(mode, outer)| {
+            inside.into_iter().flatten().map(move |(direction, inner)| Self { mode, outer, direction, inner })
+        })
     }
 
     /// That of a flow.
     pub(super) fn of(record: &Record) -> Self {
         let key = &record.key;
-        Self { mode: record.mode, direction: key.direction, is_ipv6: key.source.is_ipv6() }
+        let inner = Family::of(key.source);
+        Self { mode: record.mode, outer: record.outer, direction: key.direction, inner }
     }
 
     /// A bit of its own.
     pub(super) fn bit(self) -> u32 {
-        1 << (format(self.mode) as u32 * 4 + self.direction as u32 * 2 + u32::from(self.is_ipv6))
+        let inner = u32::from(self.inner == Family::V6);
+        1 << (format(self.mode, self.outer) as u32 * 4 + self.direction as u32 * 2 + inner)
     }
 }
 
@@ -41,7 +49,8 @@ impl fmt::Display for Way {
             Direction::Outbound => "out",
             Direction::Inbound => "in",
         };
-        write!(f, "{} {direction}, IPv{}", self.mode, if self.is_ipv6 { 6 } else { 4 })
+        let over = if self.outer == Family::V6 { " over IPv6" } else { "" };
+        write!(f, "{}{over} {direction}, IPv{}", self.mode, self.inner.version())
     }
 }
 
@@ -55,5 +64,6 @@ mod tests {
         assert_eq!(all.iter().fold(0, |bits, way| bits | way.bit()).count_ones() as usize, all.len());
         let names: std::collections::HashSet<String> = all.iter().map(Way::to_string).collect();
         assert!(names.len() == all.len() && names.contains("vxlan out, IPv4"), "{names:?}");
+        assert!(names.contains("ipip over IPv6 in, IPv4"), "{names:?}");
     }
 }

@@ -7,7 +7,7 @@ mod share;
 #[cfg(test)]
 mod tests;
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::RawFd;
 
 use crate::dataplane::ebpf::{
@@ -20,12 +20,16 @@ use crate::net::Vni;
 /// What every tunnel packet for this node has.
 #[derive(Clone, Copy, Debug)]
 pub struct Addresses {
-    /// Our underlay address.
-    pub own: Ipv4Addr,
+    /// Our IPv4 underlay address.
+    pub own: Option<Ipv4Addr>,
+    /// Our IPv6 underlay address.
+    pub own6: Option<Ipv6Addr>,
     /// Our UDP port of VXLAN.
     pub vxlan_port: u16,
     /// The VXLAN network.
     pub vni: Vni,
+    /// Whether VXLAN over IPv6 without a UDP checksum is received.
+    pub zero_checksum6: bool,
 }
 
 /// The maps that programs look into.
@@ -89,18 +93,20 @@ const FLAGS: i16 = -17;
 const TOS: i16 = -18;
 /// Version that the inner packet must have by its outer headers.
 const EXPECTED: i16 = -19;
+/// Outer TOS.
+const OUTER_TOS: i16 = -20;
 /// Bytes of the packet from the inner one on.
 const LENGTH: i16 = -24;
 const PACKETS: i16 = -32;
 const BYTES: i16 = -40;
-const OUTER_SOURCE: i16 = -48;
-const FORMAT: i16 = -56;
+const OUTER_SOURCE: i16 = -56;
+const FORMAT: i16 = -64;
 const KEY: i16 = -104;
 /// The inner headers as far as they are needed.
 const INNER: i16 = -152;
 /// The headers to be put in front, or those that were.
-const OUTER: i16 = -216;
-const VXLAN: i16 = -240;
+const OUTER: i16 = -240;
+const VXLAN: i16 = -264;
 
 /// `bpf_redirect`'s flag for the ingress of an interface.
 const INGRESS: i32 = 1;

@@ -63,7 +63,7 @@ fn inner(assembly: &mut Assembly, addresses: &Addresses) {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use std::net::Ipv4Addr;
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
     use crate::dataplane::ebpf::machine::{Map, Skb, run_with};
     use crate::dataplane::steering::hash::reference;
@@ -72,7 +72,13 @@ pub(super) mod tests {
 
     const WORKERS: u16 = 5;
     const OWN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
-    const ADDRESSES: Addresses = Addresses { own: OWN, vxlan_port: 4789, vni: Vni::CALICO };
+    const ADDRESSES: Addresses = Addresses {
+        own: Some(OWN),
+        own6: Some(Ipv6Addr::LOCALHOST),
+        vxlan_port: 4789,
+        vni: Vni::CALICO,
+        zero_checksum6: false,
+    };
 
     /// One more than the worker that a packet, an outer one, is for at `own`; 0 for none.
     pub(in super::super) fn worker_of(packet: &[u8], own: Ipv4Addr, workers: u16) -> i64 {
