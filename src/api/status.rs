@@ -249,6 +249,12 @@ pub struct KernelPathStatus {
     pub returned: u64,
     /// Packets that were carried since the start.
     pub packets: u64,
+    /// Datagrams of the underlay that came joined with others, and so to the pump, since the start.
+    #[serde(default)]
+    pub joined: u64,
+    /// How packets that programs carry come in, by what was measured at the uplink; empty where there are none.
+    #[serde(default)]
+    pub receive: String,
     /// What the kernel does not do, such as `ipip in, IPv6`, so that the pump carries it.
     #[serde(default)]
     pub refused: Vec<String>,

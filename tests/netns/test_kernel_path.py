@@ -1371,11 +1371,9 @@ class Killed(Path):
                 self.in_mode(mode)
                 with Connection(self.lab) as connection:
                     self.hand_over(connection, FLOWS[mode])
-                    daemon = self.lab.daemons.pop("n1")
-                    programs = programs_of(daemon.pid)
+                    programs = programs_of(self.lab.daemons["n1"].pid)
                     self.assertTrue(programs and all(map(exists, programs)), programs)
-                    daemon.process.kill()
-                    daemon.process.wait()
+                    self.kill("n1")
                     try:
                         wait_until(lambda: not any(map(exists, programs)), 3, "the programs to go")
                         wait_until(lambda: not device_exists(self.lab, "n1"), 3, "the TUN to go")

@@ -124,10 +124,8 @@ class Killed(Filters):
                 self.in_mode(mode)
                 with Connection(self.lab) as connection:
                     self.hand_over(connection, FLOWS[mode])
-                    daemon = self.lab.daemons.pop("n1")
-                    programs = test_offload_tap.End.programs(daemon.pid)
-                    daemon.process.kill()
-                    daemon.process.wait()
+                    programs = test_offload_tap.End.programs(self.lab.daemons["n1"].pid)
+                    self.kill("n1")
                     # What stays are the filters, which led to the others.
                     wait_until(
                         lambda: sum(map(test_offload_tap.End.exists, programs)) == len(PLACES),

@@ -13,9 +13,11 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use crate::api::KernelPathStatus;
 use crate::config::{self, Config, Hooks, Switch};
 use crate::control::engine::port::Uplink;
-use crate::control::host::Filter;
+use crate::control::host::{Filter, GroPair};
 use crate::dataplane::forward::Forwarding;
-use crate::dataplane::kernel_path::{Addresses, Attached, FlowKey, Gate, Hook, KernelPath, Setup};
+use crate::dataplane::kernel_path::{
+    Addresses, Attached, Detour, FlowKey, Gate, Hook, KernelPath, Place, Rates, Setup,
+};
 use crate::dataplane::observe::Counters;
 use crate::dataplane::packet::{Direction, Offloaded};
 use crate::dataplane::policy::Tuple;
@@ -36,6 +38,8 @@ pub struct Carrier {
     attaching: Attaching,
     after: u16,
     state: Arc<Mutex<Offloaded>>,
+    /// What `status` says of how packets come in.
+    receive: Arc<Mutex<String>>,
     forwarding: Arc<Published<Forwarding>>,
     counters: Counters,
     begun: Instant,
@@ -47,6 +51,8 @@ struct Attaching {
     hooks: Hooks,
     /// The name of the filters of clsact.
     name: String,
+    /// The name of the TUN.
+    device: String,
 }
 
 /// A program that is attached; dropping it takes it away.
@@ -139,7 +145,8 @@ impl Carrier {
     pub fn off(state: Offloaded, forwarding: Arc<Published<Forwarding>>, counters: Counters) -> Self {
         let state = Arc::new(Mutex::new(state));
         let attaching = Attaching::default();
-        Self { path: None, attaching, after: 1, state, forwarding, counters, begun: Instant::now() }
+        let receive = Arc::default();
+        Self { path: None, attaching, after: 1, state, receive, forwarding, counters, begun: Instant::now() }
     }
 
     /// For the workers.
@@ -198,6 +205,8 @@ impl Carrier {
             without_pause: carried.without_pause,
             returned: carried.returned,
             packets: kernel.device.rx_packets.get() + kernel.device.tx_packets.get(),
+            joined: self.counters.joined_datagrams(),
+            receive: self.receive.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             refused: self.path.iter().flat_map(|path| path.refused()).map(|way| way.to_string()).collect(),
         }
     }
@@ -217,7 +226,9 @@ impl Carrier {
         let carrier = self.clone();
         let thread = std::thread::Builder::new().name("kernel-path".to_owned()).spawn(move || {
             let looked = Instant::now();
-            Watch { carrier, path, device: None, uplink: None, looked }.run(&stopped);
+            let rates = Rates::new(path.capacity());
+            let detour = Pair::Unmade;
+            Watch { carrier, path, device: None, uplink: None, detour, rates, looked }.run(&stopped);
         })?;
         Ok(Keeper { stop: Some(stop), thread: Some(thread) })
     }
@@ -239,8 +250,20 @@ struct Watch {
     path: Arc<KernelPath>,
     device: Option<Program>,
     uplink: Option<(u32, Program)>,
+    detour: Pair,
+    rates: Rates,
     /// When the programs were last seen where they are to be.
     looked: Instant,
+}
+
+/// The detour on which the kernel joins packets.
+enum Pair {
+    /// Nobody has needed it.
+    Unmade,
+    /// The program goes first.
+    Made(#[expect(dead_code, reason = "held until it is dropped")] Program, GroPair),
+    /// This host has none, and why.
+    Impossible(io::Error),
 }
 
 impl Watch {
@@ -253,6 +276,7 @@ impl Watch {
             for way in self.path.tidy(&carrier.counters, carrier.second()) {
                 tracing::warn!("kernel path: this kernel does not do {way}; the pump carries it");
             }
+            self.join();
             let pause = if used > 0 { LOOK } else { IDLE_LOOK };
             if stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
                 break;
@@ -274,6 +298,47 @@ impl Watch {
             // Both are attached again, after flows that come in were given back.
             self.device = None;
         }
+        if let Pair::Made(_, pair) = &self.detour
+            && !pair.is_up()
+        {
+            tracing::warn!("kernel path: the interfaces on whose way packets are joined are gone");
+            self.path.leave_detour();
+            self.detour = Pair::Unmade;
+        }
+    }
+
+    /// Has bulk that comes in packet by packet take the detour.
+    fn join(&mut self) {
+        let pair = match &self.detour {
+            Pair::Made(_, pair) => Some(pair.near()),
+            Pair::Unmade | Pair::Impossible(_) => None,
+        };
+        let found = self.path.detour(&mut self.rates, pair, Instant::now());
+        match (found, &self.detour) {
+            (Detour::Wanted, Pair::Unmade) => self.detour = self.make_pair(),
+            (Detour::Whole, Pair::Made(..)) => self.path.leave_detour(),
+            _ => {}
+        }
+        let now = match (found, &self.detour) {
+            (Detour::Whole, _) => "super-packets, as they come".to_owned(),
+            (_, Pair::Unmade) => "as it comes".to_owned(),
+            (_, Pair::Made(_, pair)) => format!("bulk TCP is joined on its way through {}", pair.name()),
+            (_, Pair::Impossible(why)) => format!("as it comes: {why}"),
+        };
+        *self.carrier.receive.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+
+    fn make_pair(&self) -> Pair {
+        let attaching = &self.carrier.attaching;
+        let made = GroPair::new(&attaching.device).and_then(|pair| {
+            attaching.attach(&self.path, Place::Pair, pair.far()).map(|program| Pair::Made(program, pair))
+        });
+        made.unwrap_or_else(|error| {
+            tracing::warn!(
+                "kernel path: packets that come in are not joined, for want of a veth pair: {error}"
+            );
+            Pair::Impossible(error)
+        })
     }
 
     /// Has the programs where the packets are.
@@ -300,11 +365,11 @@ impl Watch {
     fn try_attach(&mut self, uplink: u32) -> io::Result<()> {
         let attaching = &self.carrier.attaching;
         if self.device.is_none() {
-            self.device = Some(attaching.attach(&self.path, Hook::Egress, self.path.device())?);
+            self.device = Some(attaching.attach(&self.path, Place::Device, self.path.device())?);
         }
         self.path.leave_uplink();
         self.uplink = None;
-        self.uplink = Some((uplink, attaching.attach(&self.path, Hook::Ingress, uplink)?));
+        self.uplink = Some((uplink, attaching.attach(&self.path, Place::Uplink, uplink)?));
         self.path.enter_uplink(uplink);
         Ok(())
     }
@@ -312,8 +377,9 @@ impl Watch {
 
 impl Attaching {
     fn from(config: &Config) -> Self {
-        let name = format!("underpass:{}", config.tunnel.device);
-        Self { hooks: config.tunnel.kernel_path_hooks, name }
+        let device = config.tunnel.device.clone();
+        let name = format!("underpass:{device}");
+        Self { hooks: config.tunnel.kernel_path_hooks, name, device }
     }
 
     /// Whether the kernel takes the programs where they are to be, and leaves out what they take where `lanes` hear of
@@ -340,17 +406,17 @@ impl Attaching {
 
     /// No flow has been handed over yet, so nothing comes of it.
     fn try_hooks(&self, path: &KernelPath, uplink: u32) -> io::Result<()> {
-        self.attach(path, Hook::Egress, path.device())?;
-        self.attach(path, Hook::Ingress, uplink)?;
+        self.attach(path, Place::Device, path.device())?;
+        self.attach(path, Place::Uplink, uplink)?;
         Ok(())
     }
 
-    fn attach(&self, path: &KernelPath, hook: Hook, interface: u32) -> io::Result<Program> {
+    fn attach(&self, path: &KernelPath, place: Place, interface: u32) -> io::Result<Program> {
         if self.hooks != Hooks::Clsact {
-            return path.attach(hook, interface).map(Program::Tcx);
+            return path.attach(place, interface).map(Program::Tcx);
         }
-        let gate = path.gate(hook)?;
-        let filter = match hook {
+        let gate = path.gate(place)?;
+        let filter = match place.hook() {
             Hook::Egress => Filter::of_sent(interface, &self.name, gate.as_fd()),
             Hook::Ingress => Filter::of_received(interface, &self.name, gate.as_fd()),
         };

@@ -43,6 +43,7 @@ pub(crate) const TAIL_CALL: i32 = 12;
 pub(crate) const REDIRECT: i32 = 23;
 pub(crate) const SKB_LOAD_BYTES: i32 = 26;
 pub(crate) const CSUM_DIFF: i32 = 28;
+pub(crate) const SKB_CHANGE_TYPE: i32 = 32;
 pub(crate) const SKB_CHANGE_HEAD: i32 = 43;
 pub(crate) const SKB_ADJUST_ROOM: i32 = 50;
 

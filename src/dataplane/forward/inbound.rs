@@ -86,6 +86,9 @@ impl Inbound {
             size if uncut => (received.len, Grouping::Datagrams(u16::try_from(size).unwrap_or(u16::MAX))),
             size => (size, Grouping::Single),
         };
+        if segment < received.len {
+            worker.counters.joined_datagrams.add(received.len.div_ceil(segment) as u64);
+        }
         loop {
             let datagram = at..(at + segment).min(end);
             at = datagram.end;

@@ -19,6 +19,7 @@
 )]
 
 mod candidates;
+mod detour;
 mod key;
 mod program;
 mod shared;
@@ -30,8 +31,9 @@ mod way;
 
 pub use crate::dataplane::ebpf::{Gate, Hook};
 pub use candidates::{Arrived, Candidates};
+pub use detour::{Detour, Rates};
 pub use key::FlowKey;
 pub use program::Addresses;
-pub use shared::{Attached, Carried, KernelPath, Pending, Setup};
+pub use shared::{Attached, Carried, KernelPath, Pending, Place, Setup};
 pub use slot::{Encapsulation, Inbound, Outbound, Record};
 pub use way::Way;

@@ -54,6 +54,7 @@ pub struct KernelPath {
     ledger: Mutex<Ledger>,
     outbound: OwnedFd,
     inbound: OwnedFd,
+    joined: OwnedFd,
     share: OwnedFd,
     /// Index of the interface whose packets come by; 0, which no interface has, for none.
     uplink: AtomicU32,
@@ -90,6 +91,27 @@ impl Pending {
 #[derive(Debug)]
 pub struct Attached(#[expect(dead_code, reason = "held open: closing it detaches")] OwnedFd);
 
+/// Where programs are.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Place {
+    /// What is sent to the TUN.
+    Device,
+    /// What an uplink receives.
+    Uplink,
+    /// What arrives at the far end of a pair on whose way the kernel joins packets.
+    Pair,
+}
+
+impl Place {
+    /// Which of the packets of an interface these are.
+    pub const fn hook(self) -> Hook {
+        match self {
+            Self::Device => Hook::Egress,
+            Self::Uplink | Self::Pair => Hook::Ingress,
+        }
+    }
+}
+
 /// What the programs do, for `status`.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Carried {
@@ -120,6 +142,8 @@ impl KernelPath {
         let outbound = ebpf::load(Kind::Classifier, "underpass_out", &program::outbound(maps))?;
         let inbound =
             ebpf::load(Kind::Classifier, "underpass_in", &program::inbound(maps, &setup.addresses))?;
+        let joined = program::joined(setup.device);
+        let joined = ebpf::load(Kind::Classifier, "underpass_join", &joined)?;
         let share = program::share(maps, &setup.addresses, setup.workers);
         let share = ebpf::load(Kind::SocketFilter, "underpass_share", &share)?;
         let free = ArrayQueue::new(setup.flows);
@@ -137,6 +161,7 @@ impl KernelPath {
             }),
             outbound,
             inbound,
+            joined,
             share,
             uplink: AtomicU32::new(0),
             handed_over: AtomicU64::new(0),
@@ -147,26 +172,27 @@ impl KernelPath {
         })
     }
 
-    /// Has packets that are sent to an interface (the TUN), or that it receives (an uplink), come by.
+    /// Has the packets of the interface with index `index`, which is at that place, come by.
     ///
     /// # Errors
     /// The kernel's: EINVAL before Linux 6.6, ENODEV.
-    pub fn attach(&self, hook: Hook, index: u32) -> io::Result<Attached> {
-        ebpf::attach_tcx(self.program(hook), hook, index).map(Attached)
+    pub fn attach(&self, place: Place, index: u32) -> io::Result<Attached> {
+        ebpf::attach_tcx(self.program(place), place.hook(), index).map(Attached)
     }
 
     /// The same for a hook at which programs stay when their process ends.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn gate(&self, hook: Hook) -> io::Result<Gate> {
-        Gate::to(self.program(hook))
+    pub fn gate(&self, place: Place) -> io::Result<Gate> {
+        Gate::to(self.program(place))
     }
 
-    fn program(&self, hook: Hook) -> &OwnedFd {
-        match hook {
-            Hook::Egress => &self.outbound,
-            Hook::Ingress => &self.inbound,
+    fn program(&self, place: Place) -> &OwnedFd {
+        match place {
+            Place::Device => &self.outbound,
+            Place::Uplink => &self.inbound,
+            Place::Pair => &self.joined,
         }
     }
 

@@ -6,6 +6,7 @@
 //! header (88)                                                                                     what is put in front
 //! key (40) │ generation                                                                           for reviews
 //! passed │ sent │ refused                                                                         to the pump
+//! to │ whole                                                                                      how they come in
 //! ```
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -13,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::key::{self, FlowKey};
 use crate::dataplane::encap::ecn::Marking;
-use crate::dataplane::packet::Family;
+use crate::dataplane::packet::{Direction, Family};
 use crate::net::Mode;
 use crate::wire::{be16, ethernet, ipv4, ipv6, udp, vxlan};
 
@@ -48,7 +49,19 @@ pub(super) const SENT: usize = PASSED + 1;
 
 /// Packets whose headers the kernel would not exchange, so that they passed to the pump.
 pub(super) const REFUSED: usize = SENT + 1;
-const _: () = assert!(REFUSED < WORDS);
+/// Where packets are redirected to: the interface, and how above it ([`by`]).
+pub(super) const TO: usize = REFUSED + 1;
+/// Not 0 if a super-packet came since this was last asked.
+pub(super) const WHOLE: usize = TO + 1;
+const _: () = assert!(WHOLE < WORDS);
+
+/// Where the flags of `bpf_redirect` are in [`TO`].
+pub(super) const REDIRECT_FLAGS: i32 = 32;
+
+/// The value of [`TO`] for what comes in by the interface with index `device`, and for what is sent by it.
+pub(super) const fn by(device: u32, ingress: bool) -> u64 {
+    (ingress as u64) << REDIRECT_FLAGS | device as u64
+}
 
 /// Words of the longest header.
 pub(super) const HEADER_WORDS: usize = VXLAN6_HEADER.div_ceil(8);
@@ -315,6 +328,9 @@ impl Slot<'_> {
         self.put(PASSED, 0);
         self.put(SENT, u64::MAX);
         self.put(REFUSED, 0);
+        let interface = record.words[INTERFACE] as u32;
+        self.put(TO, by(interface, record.key.direction == Direction::Inbound));
+        self.put(WHOLE, 0);
         self.0[STATE].store(LIVE, Ordering::SeqCst);
     }
 
@@ -383,6 +399,27 @@ impl Slot<'_> {
     /// The largest inner packet since this was last asked.
     pub(super) fn take_largest(self) -> u64 {
         self.0[LARGEST].swap(0, Ordering::Relaxed)
+    }
+
+    /// Whether a super-packet came in since this was last asked.
+    pub(super) fn take_whole(self) -> bool {
+        self.0[WHOLE].swap(0, Ordering::Relaxed) != 0
+    }
+
+    /// The index of the interface that what comes in arrives at.
+    pub(super) fn arrives(self) -> u32 {
+        self.get(ARRIVES) as u32
+    }
+
+    /// Whether what comes in goes by another interface than the one that it is for.
+    pub(super) fn is_detoured(self) -> bool {
+        self.get(TO) >> REDIRECT_FLAGS == 0
+    }
+
+    /// What comes in is sent by `interface` from now on, which brings it to where it is for. What was there before is not
+    /// overtaken: it takes longer.
+    pub(super) fn detour(self, interface: u32) {
+        self.put(TO, by(interface, false));
     }
 
     /// Makes it a free one, once no program uses it any more.

@@ -2,9 +2,10 @@
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-use super::slot::{PACKETS, REFUSED};
-use super::{Addresses, Encapsulation, FlowKey, KernelPath, Outbound, Record, Setup};
+use super::slot::{PACKETS, REFUSED, WHOLE};
+use super::{Addresses, Detour, Encapsulation, FlowKey, Inbound, KernelPath, Outbound, Rates, Record, Setup};
 use crate::dataplane::encap::ecn::Marking;
 use crate::dataplane::observe::{Counters, PeerCounters};
 use crate::dataplane::packet::Direction;
@@ -105,6 +106,56 @@ fn what_the_kernel_does_not_do_is_left_to_the_pump() {
     assert!(install(2).is_none());
     let refused: Vec<String> = path.refused().map(|way| way.to_string()).collect();
     assert_eq!(refused, ["direct out, IPv4"]);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn bulk_takes_a_detour_where_no_super_packet_comes() {
+    const PAIR: u32 = 77;
+    const UPLINK: u32 = 5;
+    let (path, peer) = (path(), PeerCounters::new(1));
+    let comes_in = |port: u16, protocol: u8| {
+        let key = FlowKey { protocol, ..record(port).key.reversed() };
+        let how = Inbound { mode: Mode::Ipip, outer_source: Ipv4Addr::LOCALHOST.into(), uplink: UPLINK };
+        path.install(&Record::inbound(key, 0, 1, &how).unwrap(), &peer, || true).unwrap();
+    };
+    comes_in(1, protocol::TCP);
+    comes_in(2, protocol::UDP);
+    path.install(&record(3), &peer, || true).unwrap();
+    let note =
+        |word: usize, value| path.live().for_each(|(_, slot)| slot.0[word].store(value, Ordering::Relaxed));
+    let detoured = || {
+        let live =
+            path.live().filter(|(_, slot)| slot.key().direction == Direction::Inbound && slot.is_detoured());
+        live.map(|(_, slot)| slot.key().port_pair().1).collect::<Vec<_>>()
+    };
+    path.enter_uplink(UPLINK);
+    let mut rates = Rates::new(path.capacity());
+    let now = Instant::now();
+    let mut looks = Vec::new();
+    for (packets, pair) in
+        [(999, None), (1998, Some(PAIR)), (3000, None), (3100, Some(PAIR)), (4100, Some(PAIR))]
+    {
+        note(PACKETS, packets);
+        looks.push((path.detour(&mut rates, pair, now), detoured().len()));
+    }
+    assert_eq!(looks[..4], [(Detour::Stay, 0), (Detour::Stay, 0), (Detour::Wanted, 0), (Detour::Stay, 0)]);
+    assert_eq!((looks[4], detoured()), ((Detour::Stay, 1), vec![1]));
+    note(WHOLE, 1);
+    assert_eq!(path.detour(&mut rates, Some(PAIR), now), Detour::Whole);
+    path.leave_detour();
+    assert_eq!((path.live().count(), detoured()), (2, vec![]));
+    // It is so for a minute, and until the uplink is another one.
+    let minute = Duration::from_secs(60);
+    for (uplink, after, found) in [
+        (UPLINK, Duration::ZERO, Detour::Whole),
+        (UPLINK, minute - Duration::from_millis(1), Detour::Whole),
+        (UPLINK, minute, Detour::Stay),
+        (UPLINK + 1, Duration::ZERO, Detour::Stay),
+    ] {
+        path.enter_uplink(uplink);
+        assert_eq!(path.detour(&mut rates, None, now + after), found, "{uplink} {after:?}");
+    }
 }
 
 #[test]

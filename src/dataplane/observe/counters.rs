@@ -53,6 +53,8 @@ pub struct WorkerCounters {
     pub tap_frames: Counter,
     /// Received TCP super-packets whose segment size is unknown, cut to what every path carries.
     pub recut_super_packets: Counter,
+    /// Datagrams that came joined with others (UDP_GRO).
+    pub joined_datagrams: Counter,
     /// Received probes by which other nodes test their way to us. They are no traffic, so no edge counts them.
     pub probes: Counter,
     /// Questions of kernel tunnels that were answered. No edge counts them either.

@@ -110,6 +110,11 @@ impl Counters {
         self.each().map(|worker| worker.recut_super_packets.get()).sum()
     }
 
+    /// Datagrams that came joined with others, all workers together.
+    pub fn joined_datagrams(&self) -> u64 {
+        self.each().map(|worker| worker.joined_datagrams.get()).sum()
+    }
+
     /// Packets that went back to the TUN, all workers together.
     pub fn hairpinned_packets(&self) -> u64 {
         self.each().map(|worker| worker.hairpinned_packets.get()).sum()

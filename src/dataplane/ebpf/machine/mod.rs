@@ -4,8 +4,8 @@
 mod sys;
 
 use super::{
-    CSUM_DIFF, Instruction, MAP_LOOKUP, REDIRECT, SKB_ADJUST_ROOM, SKB_CHANGE_HEAD, SKB_LOAD_BYTES,
-    SKB_STORE_BYTES,
+    CSUM_DIFF, Instruction, MAP_LOOKUP, REDIRECT, SKB_ADJUST_ROOM, SKB_CHANGE_HEAD, SKB_CHANGE_TYPE,
+    SKB_LOAD_BYTES, SKB_STORE_BYTES,
 };
 pub use sys::{Map, Skb};
 
@@ -16,6 +16,8 @@ pub struct Outcome {
     pub result: i64,
     /// The packet after it.
     pub packet: Vec<u8>,
+    /// Its type after it.
+    pub packet_type: u32,
     /// What it has left for the next one.
     pub cb: [u32; 5],
 }
@@ -32,12 +34,13 @@ pub fn run_with(program: &[Instruction], skb: &Skb, maps: &[Map<'_>]) -> (Outcom
     let code: Vec<u8> = program.iter().flat_map(|instruction| instruction.bytes()).collect();
     let mut context = sys::begin(skb, maps);
     let mut machine = rbpf::EbpfVmRaw::new(Some(&code)).unwrap();
-    let helpers: [(i32, rbpf::Helper); 7] = [
+    let helpers: [(i32, rbpf::Helper); 8] = [
         (MAP_LOOKUP, sys::map_lookup),
         (REDIRECT, sys::redirect),
         (SKB_LOAD_BYTES, sys::skb_load_bytes),
         (SKB_STORE_BYTES, sys::skb_store_bytes),
         (SKB_CHANGE_HEAD, sys::skb_change_head),
+        (SKB_CHANGE_TYPE, sys::skb_change_type),
         (CSUM_DIFF, sys::csum_diff),
         (SKB_ADJUST_ROOM, sys::skb_adjust_room),
     ];
@@ -49,5 +52,6 @@ pub fn run_with(program: &[Instruction], skb: &Skb, maps: &[Map<'_>]) -> (Outcom
     }
     let result = machine.execute_program(&mut context).unwrap() as i64;
     let (packet, redirected) = sys::end();
-    (Outcome { result, packet, cb: sys::cb(&context) }, redirected)
+    let (packet_type, cb) = (sys::packet_type(&context), sys::cb(&context));
+    (Outcome { result, packet, packet_type, cb }, redirected)
 }

@@ -12,6 +12,8 @@ use crate::wire::ethernet;
 
 /// Bytes of `struct __sk_buff`, which begins with the packet's length.
 const CONTEXT: usize = 192;
+/// Where the type of the packet is.
+const PACKET_TYPE: usize = 4;
 /// Where the five words of `cb` are.
 const CB: usize = 48;
 /// What helpers return where they fail.
@@ -112,7 +114,7 @@ pub fn begin(skb: &Skb, maps: &[Map<'_>]) -> [u8; CONTEXT] {
     let protocol = u32::from(skb.protocol.to_be());
     let fields = [
         (0, skb.bytes.len() as u32),
-        (4, skb.packet_type),
+        (PACKET_TYPE, skb.packet_type),
         (16, protocol),
         (20, u32::from(skb.vlan)),
         (40, skb.interface),
@@ -129,6 +131,12 @@ pub fn begin(skb: &Skb, maps: &[Map<'_>]) -> [u8; CONTEXT] {
 pub fn cb(context: &[u8; CONTEXT]) -> [u32; 5] {
     let (words, _) = context[CB..].as_chunks();
     std::array::from_fn(|place| u32::from_ne_bytes(words[place]))
+}
+
+/// The type of the packet as a program has left it in its context.
+pub fn packet_type(context: &[u8; CONTEXT]) -> u32 {
+    let (words, _) = context[PACKET_TYPE..].as_chunks();
+    u32::from_ne_bytes(words[0])
 }
 
 /// The packet as it is now, and where it was redirected to.
@@ -160,6 +168,16 @@ pub fn redirect(interface: u64, flags: u64, _: u64, _: u64, _: u64) -> u64 {
     const TC_ACT_REDIRECT: u64 = 7;
     PACKET.with_borrow_mut(|packet| packet.redirected = Some((interface as u32, flags)));
     TC_ACT_REDIRECT
+}
+
+/// `bpf_skb_change_type`.
+pub fn skb_change_type(context: u64, kind: u64, _: u64, _: u64, _: u64) -> u64 {
+    let kind = (kind as u32).to_ne_bytes();
+    // SAFETY: the program passes the context it was given, which `begin` made longer than this.
+    unsafe {
+        std::ptr::copy_nonoverlapping(kind.as_ptr(), (context as *mut u8).add(PACKET_TYPE), kind.len())
+    };
+    0
 }
 
 /// `bpf_skb_change_head`.

@@ -189,6 +189,7 @@ fn uncut_udp_super_packets_keep_their_datagrams() {
                 assert_eq!(device.output, if offloads { whole } else { wanted.clone() });
                 assert_eq!(node.drops(), []);
                 assert_counted(&node, &wanted);
+                assert_eq!(node.worker.counters.joined_datagrams.get(), 0);
             }
         }
     }
@@ -207,6 +208,7 @@ fn a_claimed_length_does_not_swallow_the_datagrams_behind() {
     node.receive_one(received, &mut bytes, &mut device);
     assert_eq!(node.drops(), [(DropReason::Malformed, 1)]);
     assert_eq!((node.worker.counters.underlay.rx_packets.get(), device.output.len()), (3, 2));
+    assert_eq!(node.worker.counters.joined_datagrams.get(), 3);
 }
 
 /// What merging never makes, but a caller could.

@@ -173,6 +173,18 @@ pub(super) fn weigh(assembly: &mut Assembly) {
     assembly.add([add_register(R1, TOTAL), store64(FRAME, BYTES, R1)]);
 }
 
+/// Notes a super-packet. One of a flow on a detour, where packets are to be joined, gives the flow back to the pump: where
+/// some come whole, a detour costs more than it saves. The segment size is in R2.
+pub(super) fn on_its_way(assembly: &mut Assembly) {
+    assembly.jump(equal(R2, 0), "on its way");
+    assembly.add([
+        store64(SLOT, at(words::WHOLE), R2),
+        load64(R1, SLOT, at(words::TO)),
+        shift_right(R1, words::REDIRECT_FLAGS),
+    ]);
+    assembly.jump(equal(R1, 0), "end of flow").block("on its way");
+}
+
 /// What becomes of packets of the flow that are the pump's: the flow is given back where this is its end, and those
 /// behind this one are the pump's, too, until it has sent this one on. Without `add_to` nothing becomes of them.
 pub(super) fn left(assembly: &mut Assembly, add_to: Option<AddTo>) {

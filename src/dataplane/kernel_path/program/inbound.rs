@@ -2,14 +2,14 @@
 
 use super::classify;
 use super::{
-    AddTo, Addresses, BASE, CONTEXT, EXPECTED, FORMAT, FRAGMENT, INGRESS, KEY, Maps, NEXT, OUTER,
-    OUTER_SOURCE, OUTER_TOS, ROOM_MAC, SKB_PACKET_TYPE, SKB_PROTOCOL, SKB_VLAN_PRESENT, SLOT, TOS, VXLAN, at,
-    count, end, failed, load,
+    AddTo, Addresses, BASE, CONTEXT, EXPECTED, FORMAT, FRAGMENT, KEY, Maps, NEXT, OUTER, OUTER_SOURCE,
+    OUTER_TOS, ROOM_MAC, SKB_PACKET_TYPE, SKB_PROTOCOL, SKB_VLAN_PRESENT, SLOT, TOS, VXLAN, at, count, end,
+    failed, load, redirect,
 };
 use crate::dataplane::ebpf::{
-    Assembly, EXIT, FRAME, Instruction, R1, R2, R3, R4, REDIRECT, SKB_ADJUST_ROOM, add, always, and,
-    big_endian, call, copy, equal, equal_register, load8, load16, load32, load64, mov, shift_right,
-    store_register8, store_register64, store8, subtract_register, unequal, unequal_register, unequal32,
+    Assembly, FRAME, Instruction, R1, R2, R3, R4, SKB_ADJUST_ROOM, add, always, and, big_endian, call, copy,
+    equal, equal_register, load8, load16, load32, load64, mov, shift_right, store_register8,
+    store_register64, store8, subtract_register, unequal, unequal_register, unequal32,
 };
 use crate::dataplane::encap::ecn;
 use crate::dataplane::kernel_path::key;
@@ -28,9 +28,10 @@ pub(super) fn program(maps: Maps, addresses: &Addresses, add_to: AddTo) -> Vec<I
     classify::find_again(&mut assembly, maps);
     find(&mut assembly, maps, addresses, ethernet::LEN, "pump");
     classify::weigh(&mut assembly);
+    classify::on_its_way(&mut assembly);
     strip(&mut assembly);
     count(&mut assembly, add_to);
-    assembly.add([load64(R1, SLOT, at(words::INTERFACE)), mov(R2, INGRESS), call(REDIRECT), EXIT]);
+    redirect(&mut assembly);
     classify::refused(&mut assembly, add_to);
     classify::left(&mut assembly, Some(add_to));
     end(&mut assembly, NEXT);

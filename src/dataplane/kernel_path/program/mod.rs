@@ -11,8 +11,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::RawFd;
 
 use crate::dataplane::ebpf::{
-    Assembly, EXIT, FRAME, Instruction, R0, R1, R2, R3, R4, R6, R7, SKB_LOAD_BYTES, add, atomic_add64, call,
-    copy, load64, mov, slot, unequal,
+    Assembly, EXIT, FRAME, Instruction, R0, R1, R2, R3, R4, R6, R7, REDIRECT, SKB_CHANGE_TYPE,
+    SKB_LOAD_BYTES, add, atomic_add64, call, copy, load64, mov, shift_right, slot, unequal,
 };
 use crate::dataplane::steering::queue_ebpf::FRAGMENT;
 use crate::net::Vni;
@@ -58,6 +58,14 @@ pub(super) fn outbound(maps: Maps) -> Vec<Instruction> {
 /// The program at the ingress of an uplink.
 pub(super) fn inbound(maps: Maps, addresses: &Addresses) -> Vec<Instruction> {
     inbound::program(maps, addresses, atomically)
+}
+
+/// The program where packets arrive that the kernel has joined on a detour: they come in by the TUN.
+pub(super) fn joined(device: u32) -> Vec<Instruction> {
+    // They were sent to an interface that has not their link address.
+    let for_this_host = [mov(R2, PACKET_HOST), call(SKB_CHANGE_TYPE)];
+    let redirect = [mov(R1, device.cast_signed()), mov(R2, INGRESS), call(REDIRECT), EXIT];
+    for_this_host.into_iter().chain(redirect).collect()
 }
 
 /// The program that says to which worker's packet socket a packet goes that [`inbound()`] will not take.
@@ -110,6 +118,8 @@ const VXLAN: i16 = -264;
 
 /// `bpf_redirect`'s flag for the ingress of an interface.
 const INGRESS: i32 = 1;
+/// The type of a packet whose link address is this host's (include/uapi/linux/if_packet.h).
+const PACKET_HOST: i32 = 0;
 /// BPF_ADJ_ROOM_MAC: room between link and network header.
 const ROOM_MAC: i32 = 1;
 
@@ -144,6 +154,12 @@ fn count(assembly: &mut Assembly, add_to: AddTo) {
     for (word, kept) in [(super::slot::PACKETS, PACKETS), (super::slot::BYTES, BYTES)] {
         assembly.add([load64(R1, FRAME, kept)]).add(add_to(SLOT, at(word), R1));
     }
+}
+
+/// Sends the packet to where its flow goes, and ends the program.
+fn redirect(assembly: &mut Assembly) {
+    assembly.add([load64(R1, SLOT, at(super::slot::TO)), copy(R2, R1)]);
+    assembly.add([shift_right(R2, super::slot::REDIRECT_FLAGS), call(REDIRECT), EXIT]);
 }
 
 /// Ends the program with what says that the packet is the pump's.

@@ -4,9 +4,11 @@
 //! segments.
 
 use super::classify::{self, TOTAL};
-use super::{AddTo, BASE, CONTEXT, DROP, Maps, NEXT, OUTER, ROOM_MAC, SLOT, TOS, at, count, end, failed};
+use super::{
+    AddTo, BASE, CONTEXT, DROP, Maps, NEXT, OUTER, ROOM_MAC, SLOT, TOS, at, count, end, failed, redirect,
+};
 use crate::dataplane::ebpf::{
-    Assembly, EXIT, FRAME, Instruction, R0, R1, R2, R3, R4, R5, REDIRECT, SKB_ADJUST_ROOM, SKB_CHANGE_HEAD,
+    Assembly, EXIT, FRAME, Instruction, R0, R1, R2, R3, R4, R5, SKB_ADJUST_ROOM, SKB_CHANGE_HEAD,
     SKB_STORE_BYTES, above_register, add, add_register, always, and, and_register, big_endian, call, copy,
     equal, load8, load16, load64, mov, or_register, shift_left, shift_right, slot, store_register8,
     store_register16, store64, xor,
@@ -32,7 +34,7 @@ pub(super) fn program(maps: Maps, add_to: AddTo) -> Vec<Instruction> {
     make_room(&mut assembly);
     write(&mut assembly);
     count(&mut assembly, add_to);
-    assembly.add([load64(R1, SLOT, at(words::INTERFACE)), mov(R2, 0), call(REDIRECT), EXIT]);
+    redirect(&mut assembly);
     // Without memory for a header behind which the packet is another already.
     assembly
         .block("lost")

@@ -25,6 +25,7 @@ pub(super) fn program(maps: Maps, addresses: &Addresses, workers: u16) -> Vec<In
     assembly.add([load32(R1, CONTEXT, SKB_INTERFACE), load64(R2, SLOT, at(words::ARRIVES))]);
     assembly.jump(unequal_register(R1, R2), "pump");
     classify::usual(&mut assembly);
+    classify::on_its_way(&mut assembly);
     classify::found(&mut assembly, maps);
     assembly.jump(always(), "nobody");
     classify::left(&mut assembly, None);

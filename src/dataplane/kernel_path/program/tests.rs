@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Addresses, Maps, NEXT, inbound, outbound, share};
+use super::{Addresses, Maps, NEXT, inbound, joined, outbound, share};
 use crate::dataplane::ebpf::machine::{Map, Outcome, Skb, run_with};
 use crate::dataplane::ebpf::{Instruction, R2, add_register, load64, store64};
 use crate::dataplane::encap::ecn::Marking;
@@ -509,6 +509,38 @@ fn a_flow_that_ends_is_the_pumps_again() {
         to_pump(&receiver, &arriving(&frame(IPIP, &last.build())), true);
         assert!(receiver.slot().is_void());
     }
+}
+
+#[test]
+fn a_detour_is_for_single_packets() {
+    const PAIR: u32 = 77;
+    let packet = Spec::tcp4(&[7; 2500]).build();
+    for tunnel in TUNNELS {
+        let node = Node::with(&inbound_record(tunnel, &packet));
+        let skb = arriving(&frame(tunnel, &packet));
+        assert!(!node.slot().is_detoured());
+        node.slot().detour(PAIR);
+        assert!(node.slot().is_detoured() && node.slot().record() == inbound_record(tunnel, &packet));
+        let (result, got, redirected) = node.receive(&skb);
+        assert_eq!((result, redirected), (REDIRECTED, Some((PAIR, 0))));
+        assert_eq!(got[ethernet::LEN..], packet);
+        assert_eq!((node.counts(), node.slot().take_whole()), ((1, packet.len() as u64), false));
+        // One of several gives the flow back.
+        let whole = Skb { gso_size: 1000, ..skb };
+        let (result, got, redirected) = node.receive(&whole);
+        assert_eq!((result, got, redirected), (i64::from(NEXT), whole.bytes, None));
+        assert!(node.slot().is_void() && node.slot().take_whole() && !node.slot().take_whole());
+        assert_eq!(node.counts(), (1, packet.len() as u64));
+    }
+}
+
+#[test]
+fn what_was_joined_is_for_this_host() {
+    let packet = Spec::tcp4(b"data").build();
+    let skb = Skb { packet_type: 3, ..arriving(&frame(IPIP, &packet)) };
+    let (outcome, redirected) = run_with(&joined(TUN), &skb, &[]);
+    assert_eq!((outcome.result, outcome.packet_type, redirected), (REDIRECTED, 0, Some((TUN, 1))));
+    assert_eq!(outcome.packet, skb.bytes);
 }
 
 #[test]
