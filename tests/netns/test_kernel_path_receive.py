@@ -1,5 +1,5 @@
-"""How packets that programs carry come in: bulk TCP that arrives packet by packet is joined on its way through a pair of
-interfaces, super-packets are handed on as they are."""
+"""How packets that programs carry come in: bulk TCP that arrives packet by packet is joined on its way through a pair
+of interfaces, super-packets are handed on as they are."""
 
 import bootstrap
 
@@ -156,7 +156,7 @@ class Whole(Receive):
 
                     def seen() -> bool:
                         connection.bulk(16 * MIB)
-                        return all(self.path(node)["receive"] == WHOLE for node in NODES)  # noqa: B023
+                        return all(self.path(node)["receive"] == WHOLE for node in NODES)
 
                     wait_until(seen, 20, "super-packets that are seen")
                     connection.bulk(16 * MIB)

@@ -211,8 +211,11 @@ class NodeLab(Lab):
 
     @contextlib.contextmanager
     def expect_drops(self, node: str, timeout: float = 2.0, **expected: int) -> Iterator[None]:
-        """Within the block exactly these counters move: `with lab.expect_drops("n1", bad_vni=3): …`. What the kernel sends
-        through the TUN when it likes to, its reports of multicast groups (MLD), is unsupported and may come, too."""
+        """Within the block exactly these counters move: `with lab.expect_drops("n1", bad_vni=3): …`.
+
+        What the kernel sends through the TUN when it likes to, its reports of multicast groups (MLD), is unsupported
+        and may come, too.
+        """
         before = self.drops(node)
 
         def moved() -> dict[str, int]:

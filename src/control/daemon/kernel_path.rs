@@ -1,28 +1,27 @@
 //! The kernel path of one run: made at the start where the host has what it takes, then kept by a thread that counts,
 //! frees what is not used any more and follows the uplink.
 
+mod attaching;
+
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
+use attaching::{Attaching, Program, reason};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::api::KernelPathStatus;
-use crate::config::{self, Config, Hooks, Switch};
+use crate::config::{self, Config, Switch};
 use crate::control::engine::port::Uplink;
-use crate::control::host::{Filter, GroPair};
+use crate::control::host::GroPair;
 use crate::dataplane::forward::Forwarding;
-use crate::dataplane::kernel_path::{
-    Addresses, Attached, Detour, FlowKey, Gate, Hook, KernelPath, Place, Rates, Setup,
-};
+use crate::dataplane::kernel_path::{Addresses, Detour, FlowKey, KernelPath, Place, Rates, Setup};
 use crate::dataplane::observe::Counters;
 use crate::dataplane::packet::{Direction, Offloaded};
 use crate::dataplane::policy::Tuple;
 use crate::dataplane::pump::{KernelCarrier, Lane};
-use crate::dataplane::underlay::MetadataGroup;
 use crate::sync::Published;
 
 /// Entries, one for each direction of a flow.
@@ -43,34 +42,6 @@ pub struct Carrier {
     forwarding: Arc<Published<Forwarding>>,
     counters: Counters,
     begun: Instant,
-}
-
-/// How programs are attached.
-#[derive(Clone, Debug, Default)]
-struct Attaching {
-    hooks: Hooks,
-    /// The name of the filters of clsact.
-    name: String,
-    /// The name of the TUN.
-    device: String,
-}
-
-/// A program that is attached; dropping it takes it away.
-#[derive(Debug)]
-enum Program {
-    Tcx(#[expect(dead_code, reason = "held until it is dropped")] Attached),
-    /// The filter goes first.
-    Clsact(Filter, #[expect(dead_code, reason = "held until it is dropped")] Gate),
-}
-
-impl Program {
-    /// Whether it is attached. A link of TCX is for as long as its descriptor is open.
-    fn is_there(&self) -> bool {
-        match self {
-            Self::Tcx(_) => true,
-            Self::Clsact(filter, _) => filter.is_there(),
-        }
-    }
 }
 
 /// The thread that keeps it; dropping it ends the thread and takes the programs away.
@@ -372,63 +343,5 @@ impl Watch {
         self.uplink = Some((uplink, attaching.attach(&self.path, Place::Uplink, uplink)?));
         self.path.enter_uplink(uplink);
         Ok(())
-    }
-}
-
-impl Attaching {
-    fn from(config: &Config) -> Self {
-        let device = config.tunnel.device.clone();
-        let name = format!("underpass:{device}");
-        Self { hooks: config.tunnel.kernel_path_hooks, name, device }
-    }
-
-    /// Whether the kernel takes the programs where they are to be, and leaves out what they take where `lanes` hear of
-    /// packets first. The hooks are from then on those that it has.
-    fn open(&mut self, setup: Setup, uplink: u32, lanes: &mut [Lane]) -> io::Result<KernelPath> {
-        let path = KernelPath::new(setup)?;
-        let is_auto = self.hooks == Hooks::Auto;
-        if is_auto {
-            self.hooks = Hooks::Tcx;
-        }
-        match self.try_hooks(&path, uplink) {
-            Err(error) if is_auto && error.raw_os_error() == Some(libc::EINVAL) => {
-                self.hooks = Hooks::Clsact;
-                self.try_hooks(&path, uplink)?;
-            }
-            other => other?,
-        }
-        let group = Arc::new(MetadataGroup::new(path.share())?);
-        for lane in lanes {
-            lane.sockets.join(&group)?;
-        }
-        Ok(path)
-    }
-
-    /// No flow has been handed over yet, so nothing comes of it.
-    fn try_hooks(&self, path: &KernelPath, uplink: u32) -> io::Result<()> {
-        self.attach(path, Place::Device, path.device())?;
-        self.attach(path, Place::Uplink, uplink)?;
-        Ok(())
-    }
-
-    fn attach(&self, path: &KernelPath, place: Place, interface: u32) -> io::Result<Program> {
-        if self.hooks != Hooks::Clsact {
-            return path.attach(place, interface).map(Program::Tcx);
-        }
-        let gate = path.gate(place)?;
-        let filter = match place.hook() {
-            Hook::Egress => Filter::of_sent(interface, &self.name, gate.as_fd()),
-            Hook::Ingress => Filter::of_received(interface, &self.name, gate.as_fd()),
-        };
-        Ok(Program::Clsact(filter?, gate))
-    }
-}
-
-/// What an error of the kernel means here.
-fn reason(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(libc::EPERM) => "it needs CAP_BPF and CAP_NET_ADMIN outside of user namespaces".to_owned(),
-        Some(libc::EINVAL) => format!("it needs a newer kernel ({error})"),
-        _ => error.to_string(),
     }
 }

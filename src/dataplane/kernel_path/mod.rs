@@ -22,18 +22,20 @@ mod candidates;
 mod detour;
 mod key;
 mod program;
+mod record;
 mod shared;
 mod slot;
 #[cfg(test)]
 mod tests;
 mod tidy;
 mod way;
+mod words;
 
 pub use crate::dataplane::ebpf::{Gate, Hook};
 pub use candidates::{Arrived, Candidates};
 pub use detour::{Detour, Rates};
 pub use key::FlowKey;
 pub use program::Addresses;
+pub use record::{Encapsulation, Inbound, Outbound, Record};
 pub use shared::{Attached, Carried, KernelPath, Pending, Place, Setup};
-pub use slot::{Encapsulation, Inbound, Outbound, Record};
 pub use way::Way;

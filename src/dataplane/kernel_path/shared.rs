@@ -15,8 +15,10 @@ use crossbeam::queue::ArrayQueue;
 
 use super::key::{self, FlowKey};
 use super::program::{self, Addresses, Maps};
-use super::slot::{Counts, Record, Slot, WORDS};
+use super::record::Record;
+use super::slot::{Counts, Slot};
 use super::way::Way;
+use super::words::WORDS;
 use crate::dataplane::ebpf::{self, Gate, HashMap, Hook, Kind, SharedArray, grace_period};
 use crate::dataplane::observe::PeerCounters;
 use crate::dataplane::observe::capture::Hub;

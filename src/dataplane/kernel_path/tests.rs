@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::slot::{PACKETS, REFUSED, WHOLE};
+use super::words::{PACKETS, REFUSED, WHOLE};
 use super::{Addresses, Detour, Encapsulation, FlowKey, Inbound, KernelPath, Outbound, Rates, Record, Setup};
 use crate::dataplane::encap::ecn::Marking;
 use crate::dataplane::observe::{Counters, PeerCounters};

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::slot::{Record, format};
+use super::record::Record;
+use super::words::format;
 use crate::dataplane::packet::{Direction, Family};
 use crate::net::Mode;
 

@@ -175,7 +175,7 @@ pub fn skb_change_type(context: u64, kind: u64, _: u64, _: u64, _: u64) -> u64 {
     let kind = (kind as u32).to_ne_bytes();
     // SAFETY: the program passes the context it was given, which `begin` made longer than this.
     unsafe {
-        std::ptr::copy_nonoverlapping(kind.as_ptr(), (context as *mut u8).add(PACKET_TYPE), kind.len())
+        std::ptr::copy_nonoverlapping(kind.as_ptr(), (context as *mut u8).add(PACKET_TYPE), kind.len());
     };
     0
 }

@@ -14,7 +14,7 @@ use crate::dataplane::ebpf::{
     store_register32, store8, store64, subtract_register, unequal, unequal_register, unequal32,
 };
 use crate::dataplane::kernel_path::key;
-use crate::dataplane::kernel_path::slot as words;
+use crate::dataplane::kernel_path::words;
 use crate::dataplane::packet::Direction;
 use crate::wire::{ethernet, ipv4, ipv6, protocol, tcp, udp};
 

@@ -13,7 +13,7 @@ use crate::dataplane::ebpf::{
 };
 use crate::dataplane::encap::ecn;
 use crate::dataplane::kernel_path::key;
-use crate::dataplane::kernel_path::slot as words;
+use crate::dataplane::kernel_path::words;
 use crate::dataplane::packet::{Direction, Family};
 use crate::net::Mode;
 use crate::wire::{ethernet, ipv4, ipv6, protocol, udp, vxlan};

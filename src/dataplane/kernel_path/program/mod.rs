@@ -151,15 +151,15 @@ const fn failed() -> Instruction {
 
 /// Adds what the packet stands for to the slot's counters.
 fn count(assembly: &mut Assembly, add_to: AddTo) {
-    for (word, kept) in [(super::slot::PACKETS, PACKETS), (super::slot::BYTES, BYTES)] {
+    for (word, kept) in [(super::words::PACKETS, PACKETS), (super::words::BYTES, BYTES)] {
         assembly.add([load64(R1, FRAME, kept)]).add(add_to(SLOT, at(word), R1));
     }
 }
 
 /// Sends the packet to where its flow goes, and ends the program.
 fn redirect(assembly: &mut Assembly) {
-    assembly.add([load64(R1, SLOT, at(super::slot::TO)), copy(R2, R1)]);
-    assembly.add([shift_right(R2, super::slot::REDIRECT_FLAGS), call(REDIRECT), EXIT]);
+    assembly.add([load64(R1, SLOT, at(super::words::TO)), copy(R2, R1)]);
+    assembly.add([shift_right(R2, super::words::REDIRECT_FLAGS), call(REDIRECT), EXIT]);
 }
 
 /// Ends the program with what says that the packet is the pump's.

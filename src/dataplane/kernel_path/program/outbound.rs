@@ -13,7 +13,7 @@ use crate::dataplane::ebpf::{
     equal, load8, load16, load64, mov, or_register, shift_left, shift_right, slot, store_register8,
     store_register16, store64, xor,
 };
-use crate::dataplane::kernel_path::slot as words;
+use crate::dataplane::kernel_path::words;
 use crate::dataplane::packet::{Direction, MAX_PACKET};
 use crate::wire::{ethernet, ipv4, ipv6, udp};
 

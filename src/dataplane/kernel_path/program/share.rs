@@ -8,7 +8,7 @@ use crate::dataplane::ebpf::{
     Assembly, EXIT, FRAME, Instruction, R0, R1, R2, R8, add, add_register, always, and, copy, equal, load8,
     load16, load32, load64, mov, shift_left, shift_right, unequal, unequal_register,
 };
-use crate::dataplane::kernel_path::slot as words;
+use crate::dataplane::kernel_path::words;
 use crate::dataplane::steering::queue_ebpf;
 use crate::wire::chain::DESTINATION_OPTIONS;
 use crate::wire::{ethernet, ipv4, ipv6, protocol, udp, vxlan};
