@@ -252,6 +252,9 @@ pub struct KernelPathStatus {
     /// Datagrams of the underlay that came joined with others, and so to the pump, since the start.
     #[serde(default)]
     pub joined: u64,
+    /// Packets that the kernel had no room for where they were to be joined, since the start. What came in counts them.
+    #[serde(default)]
+    pub lost: u64,
     /// How packets that programs carry come in, by what was measured at the uplink; empty where there are none.
     #[serde(default)]
     pub receive: String,

@@ -4,6 +4,7 @@ of interfaces, super-packets are handed on as they are."""
 import bootstrap
 
 import json
+import os
 import threading
 import unittest
 from typing import Any
@@ -31,6 +32,10 @@ class Receive(test_kernel_path.Path):
         """How many packets went into the pair, and came out."""
         found = {link["ifname"]: link["stats64"] for link in self.pair(node)}
         return (found[PAIR[0]]["tx"]["packets"], found[PAIR[1]]["rx"]["packets"])
+
+    def no_room(self, node: str) -> int:
+        """Packets that the pair of a node dropped."""
+        return sum(int(link["stats64"]["tx"]["dropped"]) for link in self.pair(node) if link["ifname"] == PAIR[0])
 
     def by_pair(self, connection: Connection, node: str = "n1") -> None:
         """Transfers until bulk takes the way through the pair."""
@@ -70,6 +75,8 @@ class Bulk(Receive):
                     self.assertGreaterEqual(into, out, node)
                     self.assertEqual(self.drops(node), {}, node)
                     self.balanced(node)
+                    # Looked at once a second.
+                    wait_until(lambda: self.path(node)["lost"] == self.no_room(node), 5, f"losses of {node}")
 
     def balanced(self, node: str) -> None:
         """What came in at one edge went out at the other."""
@@ -96,6 +103,31 @@ class Bulk(Receive):
                 stop.set()
                 thread.join()
             self.assertEqual(calls.faults(), [])
+
+    def test_each_processor_has_its_queue(self) -> None:
+        self.in_mode("vxlan")
+        with Connection(self.lab) as connection:
+            self.by_pair(connection)
+        path = "/sys/class/net/{}/queues"
+        queues = [len(self.lab.exec("n1", "ls", path.format(name)).stdout.split()) for name in PAIR]
+        # Those that receive and those that send.
+        self.assertEqual(queues, [2 * os.sysconf("SC_NPROCESSORS_CONF")] * 2)
+
+    def test_interfaces_of_others_are_let_alone(self) -> None:
+        self.in_mode("vxlan")
+        self.lab.ip("n1", f"link add {PAIR[0]} type veth peer name {PAIR[1]}")
+        self.addCleanup(self.lab.ip, "n1", f"link delete {PAIR[0]}")
+        before = [link["ifindex"] for link in self.pair()]
+
+        def refused() -> bool:
+            connection.bulk(16 * MIB)
+            return f"{PAIR[0]} exists, and is not the daemon's" in str(self.path()["receive"])
+
+        with Connection(self.lab) as connection:
+            wait_until(refused, 20, "bulk that would be joined")
+            connection.bulk(MIB)
+        self.assertEqual([link["ifindex"] for link in self.pair()], before)
+        self.assertEqual(self.joined("n1"), (0, 0))
 
     def test_it_has_no_addresses_and_says_nothing(self) -> None:
         self.in_mode("vxlan")

@@ -4,7 +4,7 @@
 mod attaching;
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -37,11 +37,18 @@ pub struct Carrier {
     attaching: Attaching,
     after: u16,
     state: Arc<Mutex<Offloaded>>,
-    /// What `status` says of how packets come in.
-    receive: Arc<Mutex<String>>,
+    receive: Arc<Mutex<Receive>>,
     forwarding: Arc<Published<Forwarding>>,
     counters: Counters,
     begun: Instant,
+}
+
+/// What `status` says of how packets come in.
+#[derive(Clone, Debug, Default)]
+struct Receive {
+    how: String,
+    /// Packets for which there was no room where they were to be joined, by pairs that are gone, and by this one.
+    lost: (u64, u64),
 }
 
 /// The thread that keeps it; dropping it ends the thread and takes the programs away.
@@ -168,6 +175,7 @@ impl Carrier {
     pub(super) fn status(&self) -> KernelPathStatus {
         let carried = self.path.as_ref().map(|path| path.carried()).unwrap_or_default();
         let kernel = self.counters.kernel();
+        let Receive { how, lost } = self.receive().clone();
         KernelPathStatus {
             state: self.state().to_string(),
             hooks: self.path.as_ref().map(|_| self.attaching.hooks.name().to_owned()).unwrap_or_default(),
@@ -177,9 +185,14 @@ impl Carrier {
             returned: carried.returned,
             packets: kernel.device.rx_packets.get() + kernel.device.tx_packets.get(),
             joined: self.counters.joined_datagrams(),
-            receive: self.receive.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            receive: how,
+            lost: lost.0 + lost.1,
             refused: self.path.iter().flat_map(|path| path.refused()).map(|way| way.to_string()).collect(),
         }
+    }
+
+    fn receive(&self) -> MutexGuard<'_, Receive> {
+        self.receive.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn second(&self) -> u32 {
@@ -269,12 +282,18 @@ impl Watch {
             // Both are attached again, after flows that come in were given back.
             self.device = None;
         }
-        if let Pair::Made(_, pair) = &self.detour
-            && !pair.is_up()
-        {
-            tracing::warn!("kernel path: the interfaces on whose way packets are joined are gone");
-            self.path.leave_detour();
-            self.detour = Pair::Unmade;
+        if let Pair::Made(_, pair) = &self.detour {
+            let found = pair.look();
+            let mut receive = self.carrier.receive();
+            if let Some(lost) = found {
+                receive.lost.1 = lost;
+            } else {
+                tracing::warn!("kernel path: the interfaces on whose way packets are joined are gone");
+                receive.lost = (receive.lost.0 + receive.lost.1, 0);
+                drop(receive);
+                self.path.leave_detour();
+                self.detour = Pair::Unmade;
+            }
         }
     }
 
@@ -296,7 +315,7 @@ impl Watch {
             (_, Pair::Made(_, pair)) => format!("bulk TCP is joined on its way through {}", pair.name()),
             (_, Pair::Impossible(why)) => format!("as it comes: {why}"),
         };
-        *self.carrier.receive.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        self.carrier.receive().how = now;
     }
 
     fn make_pair(&self) -> Pair {

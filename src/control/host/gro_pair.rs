@@ -1,13 +1,15 @@
 //! Two interfaces behind each other (veth) at whose far end the kernel joins segments of TCP (GRO), as its own tunnel
 //! devices do with what they have unpacked (`gro_cells`).
 //!
+//! There is a queue for each processor, as there. One that others fill, too, is full before it is looked at.
+//!
 //! Nothing is sent by it but what programs redirect there: it has no addresses, not even those of IPv6 that the kernel
 //! makes.
 
 use std::io;
 use std::time::Duration;
 
-use rtnetlink::packet_core::{Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL};
+use rtnetlink::packet_core::{Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, Parseable};
 use rtnetlink::packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags,
     LinkInfo, LinkMessage,
@@ -24,10 +26,13 @@ const NEAR: &str = "-gro";
 const FAR: &str = "-grx";
 /// The largest that there is: what is larger than its interface is dropped.
 const MTU: u32 = 65_535;
+/// The most queues of a veth interface (`veth_validate`, drivers/net/veth.c).
+const MOST_QUEUES: u32 = 4096;
 
 /// The pair; dropping it removes both ends.
 #[derive(Debug)]
 pub struct GroPair {
+    /// The name of the near end.
     name: String,
     near: u32,
     far: u32,
@@ -37,23 +42,28 @@ impl GroPair {
     /// That of the TUN called `device`. What an earlier daemon has left of it is removed.
     ///
     /// # Errors
-    /// The kernel's: EPERM without CAP_NET_ADMIN, EOPNOTSUPP without veth.
+    /// The kernel's: EPERM without CAP_NET_ADMIN, EOPNOTSUPP without veth; [`io::ErrorKind::AlreadyExists`] where
+    /// somebody else has interfaces with these names.
     pub fn new(device: &str) -> io::Result<Self> {
         let [near, far] = [NEAR, FAR].map(|end| name(device, end));
+        let alias = format!("underpass:{device}");
         let mut netlink = RawNetlink::connect(libc::NETLINK_ROUTE, PATIENCE)?;
         let create = |netlink: &mut RawNetlink| {
             send(netlink, libc::RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &pair(&near, &far))
         };
         match create(&mut netlink) {
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
-                send(&mut netlink, libc::RTM_DELLINK, 0, &named(&near))?;
+                for name in [&near, &far] {
+                    remove(&mut netlink, name, &alias)?;
+                }
                 create(&mut netlink)?;
             }
             other => other?,
         }
-        let made = Self { near: index_of(&near)?, far: index_of(&far)?, name: near.clone() };
+        let index = |name: &str| link(&named(name)).map(|found| found.header.index);
+        let made = Self { near: index(&near)?, far: index(&far)?, name: near.clone() };
         for index in [made.near, made.far] {
-            send(&mut netlink, libc::RTM_SETLINK, 0, &without_addresses(index))?;
+            send(&mut netlink, libc::RTM_SETLINK, 0, &without_addresses(index, &alias))?;
         }
         // The kernel looks for what it can join where the sender has no segmentation of its own (`veth_xmit`,
         // drivers/net/veth.c).
@@ -80,12 +90,17 @@ impl GroPair {
         self.far
     }
 
-    /// Whether it carries packets; somebody may have removed it or taken it down.
-    pub fn is_up(&self) -> bool {
+    /// How many packets it had no room for so far; `None` where it carries nothing any more, because somebody has removed
+    /// it or taken it down.
+    pub fn look(&self) -> Option<u64> {
         let wanted = LinkFlags::Up | LinkFlags::Running;
-        [self.near, self.far]
-            .into_iter()
-            .all(|index| link(&indexed(index)).is_ok_and(|(_, flags)| flags.contains(wanted)))
+        let [near, far] = [self.near, self.far].map(|index| link(&indexed(index)).ok());
+        let near = near.filter(|near| near.header.flags.contains(wanted))?;
+        far.filter(|far| far.header.flags.contains(wanted))?;
+        near.attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::Stats64(stats) => Some(stats.tx_dropped),
+            _ => None,
+        })
     }
 }
 
@@ -106,16 +121,37 @@ fn name(device: &str, end: &str) -> String {
     name + end
 }
 
+/// The kernel has as many queues in use at both ends as the near end is asked for (`veth_newlink`, drivers/net/veth.c).
 fn pair(near: &str, far: &str) -> LinkMessage {
-    let peer = with(&named(far), [LinkAttribute::Mtu(MTU)]);
+    let queues = sys::processors().min(MOST_QUEUES);
+    let common =
+        [LinkAttribute::Mtu(MTU), LinkAttribute::NumTxQueues(queues), LinkAttribute::NumRxQueues(queues)];
+    let peer = with(&named(far), common.clone());
     let data = InfoData::Veth(InfoVeth::Peer(peer));
     let info = vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(data)];
-    with(&named(near), [LinkAttribute::Mtu(MTU), LinkAttribute::LinkInfo(info)])
+    with(&with(&named(near), common), [LinkAttribute::LinkInfo(info)])
 }
 
-fn without_addresses(index: u32) -> LinkMessage {
+/// Removes what an earlier daemon has left. `alias` says that it is the daemon's.
+fn remove(netlink: &mut RawNetlink, name: &str, alias: &str) -> io::Result<()> {
+    let found = match link(&named(name)) {
+        Ok(found) => found,
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let is_own =
+        |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::IfAlias(found) if found == alias);
+    if !found.attributes.iter().any(is_own) {
+        let what = format!("interface {name} exists, and is not the daemon's; rename or remove it");
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
+    }
+    send(netlink, libc::RTM_DELLINK, 0, &indexed(found.header.index))
+}
+
+fn without_addresses(index: u32, alias: &str) -> LinkMessage {
     let ipv6 = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
-    with(&indexed(index), [LinkAttribute::AfSpecUnspec(vec![ipv6])])
+    let alias = LinkAttribute::IfAlias(alias.to_owned());
+    with(&indexed(index), [LinkAttribute::AfSpecUnspec(vec![ipv6]), alias])
 }
 
 fn up(index: u32) -> LinkMessage {
@@ -141,17 +177,12 @@ fn with(message: &LinkMessage, attributes: impl IntoIterator<Item = LinkAttribut
     message
 }
 
-fn index_of(name: &str) -> io::Result<u32> {
-    Ok(link(&named(name))?.0)
-}
-
-/// Index and flags of the link that a message names (`struct ifinfomsg`, rtnetlink(7)).
-fn link(which: &LinkMessage) -> io::Result<(u32, LinkFlags)> {
+/// The link that a message names.
+fn link(which: &LinkMessage) -> io::Result<LinkMessage> {
     let mut found = None;
     let mut netlink = RawNetlink::connect(libc::NETLINK_ROUTE, PATIENCE)?;
     netlink.ask(libc::RTM_GETLINK, 0, &bytes(which), |_, body| {
-        let word = |at: usize| body.get(at..)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
-        found = word(4).zip(word(8).map(LinkFlags::from_bits_retain));
+        found = LinkMessage::parse(body).ok();
         true
     })?;
     found.ok_or_else(|| io::ErrorKind::NotFound.into())
@@ -169,7 +200,11 @@ fn bytes(message: &LinkMessage) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::{GroPair, NAME, name};
+    use std::io;
+
+    use rtnetlink::packet_route::link::LinkAttribute;
+
+    use super::{GroPair, NAME, PATIENCE, RawNetlink, indexed, name, send, with};
 
     #[test]
     fn names_have_room() {
@@ -182,13 +217,19 @@ mod tests {
     #[ignore = "needs root"]
     fn a_pair_is_up_until_it_goes() {
         let pair = GroPair::new("lib-test").unwrap();
-        assert!(pair.is_up() && pair.near() != pair.far());
+        assert!(pair.look() == Some(0) && pair.near() != pair.far());
         // One that was left behind makes room.
         std::mem::forget(pair);
         let pair = GroPair::new("lib-test").unwrap();
-        assert!(pair.is_up());
+        assert_eq!(pair.look(), Some(0));
+        // What is not the daemon's is let alone.
+        let foreign = with(&indexed(pair.near()), [LinkAttribute::IfAlias("another's".to_owned())]);
+        let mut netlink = RawNetlink::connect(libc::NETLINK_ROUTE, PATIENCE).unwrap();
+        send(&mut netlink, libc::RTM_SETLINK, 0, &foreign).unwrap();
+        assert_eq!(GroPair::new("lib-test").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(pair.look(), Some(0));
         let gone = std::mem::ManuallyDrop::new(GroPair { name: String::new(), ..pair });
         drop(GroPair { name: String::new(), ..*gone });
-        assert!(!gone.is_up());
+        assert_eq!(gone.look(), None);
     }
 }

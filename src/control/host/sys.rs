@@ -1,6 +1,7 @@
-//! Switching offloads of an interface (ethtool), for which the crates have no message.
+//! Switching offloads of an interface (ethtool), for which the crates have no message, and how many processors there
+//! are.
 
-#![expect(unsafe_code, reason = "a system call without a safe form")]
+#![expect(unsafe_code, reason = "system calls without a safe form")]
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -21,6 +22,13 @@ pub(super) enum Offload {
 struct Value {
     command: u32,
     data: u32,
+}
+
+/// Processors that this host may have, whichever of them this process may use.
+pub(super) fn processors() -> u32 {
+    // SAFETY: it takes a number and returns one.
+    let found = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_CONF) };
+    u32::try_from(found).unwrap_or(1).max(1)
 }
 
 /// Switches an offload of the interface called `name`.

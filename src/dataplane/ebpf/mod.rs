@@ -38,6 +38,7 @@ pub(crate) const FRAME: u8 = 10;
 
 // Helpers (include/uapi/linux/bpf.h).
 pub(crate) const MAP_LOOKUP: i32 = 1;
+pub(crate) const PROCESSOR: i32 = 8;
 pub(crate) const SKB_STORE_BYTES: i32 = 9;
 pub(crate) const TAIL_CALL: i32 = 12;
 pub(crate) const REDIRECT: i32 = 23;

@@ -4,10 +4,10 @@
 mod sys;
 
 use super::{
-    CSUM_DIFF, Instruction, MAP_LOOKUP, REDIRECT, SKB_ADJUST_ROOM, SKB_CHANGE_HEAD, SKB_CHANGE_TYPE,
-    SKB_LOAD_BYTES, SKB_STORE_BYTES,
+    CSUM_DIFF, Instruction, MAP_LOOKUP, PROCESSOR, REDIRECT, SKB_ADJUST_ROOM, SKB_CHANGE_HEAD,
+    SKB_CHANGE_TYPE, SKB_LOAD_BYTES, SKB_STORE_BYTES,
 };
-pub use sys::{Map, Skb};
+pub use sys::{Map, PROCESSOR_HERE, Skb};
 
 /// A run of a program.
 #[derive(Debug, Eq, PartialEq)]
@@ -18,6 +18,8 @@ pub struct Outcome {
     pub packet: Vec<u8>,
     /// Its type after it.
     pub packet_type: u32,
+    /// One more than its queue after it.
+    pub queue: u32,
     /// What it has left for the next one.
     pub cb: [u32; 5],
 }
@@ -34,8 +36,9 @@ pub fn run_with(program: &[Instruction], skb: &Skb, maps: &[Map<'_>]) -> (Outcom
     let code: Vec<u8> = program.iter().flat_map(|instruction| instruction.bytes()).collect();
     let mut context = sys::begin(skb, maps);
     let mut machine = rbpf::EbpfVmRaw::new(Some(&code)).unwrap();
-    let helpers: [(i32, rbpf::Helper); 8] = [
+    let helpers: [(i32, rbpf::Helper); 9] = [
         (MAP_LOOKUP, sys::map_lookup),
+        (PROCESSOR, sys::processor),
         (REDIRECT, sys::redirect),
         (SKB_LOAD_BYTES, sys::skb_load_bytes),
         (SKB_STORE_BYTES, sys::skb_store_bytes),
@@ -52,6 +55,6 @@ pub fn run_with(program: &[Instruction], skb: &Skb, maps: &[Map<'_>]) -> (Outcom
     }
     let result = machine.execute_program(&mut context).unwrap() as i64;
     let (packet, redirected) = sys::end();
-    let (packet_type, cb) = (sys::packet_type(&context), sys::cb(&context));
-    (Outcome { result, packet, packet_type, cb }, redirected)
+    let [packet_type, queue] = [sys::PACKET_TYPE, sys::QUEUE].map(|at| sys::word(&context, at));
+    (Outcome { result, packet, packet_type, queue, cb: sys::cb(&context) }, redirected)
 }

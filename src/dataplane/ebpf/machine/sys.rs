@@ -13,9 +13,13 @@ use crate::wire::ethernet;
 /// Bytes of `struct __sk_buff`, which begins with the packet's length.
 const CONTEXT: usize = 192;
 /// Where the type of the packet is.
-const PACKET_TYPE: usize = 4;
+pub const PACKET_TYPE: usize = 4;
+/// Where its queue is.
+pub const QUEUE: usize = 12;
 /// Where the five words of `cb` are.
 const CB: usize = 48;
+/// The processor that programs run on.
+pub const PROCESSOR_HERE: u32 = 3;
 /// What helpers return where they fail.
 const EFAULT: u64 = -14_i64 as u64;
 const ENOTSUPP: u64 = -524_i64 as u64;
@@ -33,6 +37,8 @@ pub struct Skb {
     pub protocol: u16,
     /// PACKET_HOST and others.
     pub packet_type: u32,
+    /// One more than the queue that it came by; 0 for none.
+    pub queue: u32,
     /// Whether it has a VLAN tag.
     pub vlan: bool,
     /// Index of the interface.
@@ -50,6 +56,7 @@ impl Skb {
             gso_size: 0,
             protocol: ethernet::IPV4,
             packet_type: 0,
+            queue: 0,
             vlan: false,
             interface: 0,
             cb: [0; 5],
@@ -115,6 +122,7 @@ pub fn begin(skb: &Skb, maps: &[Map<'_>]) -> [u8; CONTEXT] {
     let fields = [
         (0, skb.bytes.len() as u32),
         (PACKET_TYPE, skb.packet_type),
+        (QUEUE, skb.queue),
         (16, protocol),
         (20, u32::from(skb.vlan)),
         (40, skb.interface),
@@ -133,9 +141,9 @@ pub fn cb(context: &[u8; CONTEXT]) -> [u32; 5] {
     std::array::from_fn(|place| u32::from_ne_bytes(words[place]))
 }
 
-/// The type of the packet as a program has left it in its context.
-pub fn packet_type(context: &[u8; CONTEXT]) -> u32 {
-    let (words, _) = context[PACKET_TYPE..].as_chunks();
+/// A word that a program has left in its context.
+pub fn word(context: &[u8; CONTEXT], at: usize) -> u32 {
+    let (words, _) = context[at..].as_chunks();
     u32::from_ne_bytes(words[0])
 }
 
@@ -161,6 +169,11 @@ pub fn map_lookup(map: u64, key: u64, _: u64, _: u64, _: u64) -> u64 {
             if index < *records { first + (index * bytes) as u64 } else { 0 }
         }
     })
+}
+
+/// `bpf_get_smp_processor_id`.
+pub fn processor(_: u64, _: u64, _: u64, _: u64, _: u64) -> u64 {
+    PROCESSOR_HERE.into()
 }
 
 /// `bpf_redirect`.

@@ -5,13 +5,14 @@
 
 use super::{
     AddTo, BASE, BYTES, CONTEXT, FLAGS, FRAGMENT, INDEX, INNER, KEY, LENGTH, Maps, PACKETS, SKB_CB,
-    SKB_GSO_SIZE, SKB_LEN, SLOT, TCP, TOS, at, load,
+    SKB_GSO_SIZE, SKB_LEN, SKB_QUEUE, SLOT, TCP, TOS, at, load,
 };
 use crate::dataplane::ebpf::{
-    Assembly, FRAME, MAP_LOOKUP, R0, R1, R2, R3, R4, R8, R9, above_register, add, add_register, always, and,
-    below, big_endian, call, copy, divide_register, equal, equal_register, has_bits, load8, load16, load32,
-    load64, map, mov, multiply_register, put32, shift_left, shift_right, slot, store_register8,
-    store_register32, store8, store64, subtract_register, unequal, unequal_register, unequal32,
+    Assembly, FRAME, MAP_LOOKUP, PROCESSOR, R0, R1, R2, R3, R4, R8, R9, above_register, add, add_register,
+    always, and, below, big_endian, call, copy, divide_register, equal, equal_register, has_bits, load8,
+    load16, load32, load64, map, mov, multiply_register, put32, shift_left, shift_right, slot,
+    store_register8, store_register32, store8, store64, subtract_register, unequal, unequal_register,
+    unequal32,
 };
 use crate::dataplane::kernel_path::key;
 use crate::dataplane::kernel_path::words;
@@ -183,6 +184,14 @@ pub(super) fn on_its_way(assembly: &mut Assembly) {
         shift_right(R1, words::REDIRECT_FLAGS),
     ]);
     assembly.jump(equal(R1, 0), "end of flow").block("on its way");
+}
+
+/// Has a packet on a detour take the queue of this processor, which also takes it off there: it keeps up with what fills
+/// it, and packets of a flow stay in order.
+pub(super) fn by_own_queue(assembly: &mut Assembly) {
+    assembly.add([load64(R1, SLOT, at(words::TO)), shift_right(R1, words::REDIRECT_FLAGS)]);
+    assembly.jump(unequal(R1, 0), "queued").add([call(PROCESSOR), add(R0, 1), put32(CONTEXT, SKB_QUEUE, R0)]);
+    assembly.block("queued");
 }
 
 /// What becomes of packets of the flow that are the pump's: the flow is given back where this is its end, and those

@@ -31,6 +31,7 @@ pub(super) fn program(maps: Maps, addresses: &Addresses, add_to: AddTo) -> Vec<I
     classify::on_its_way(&mut assembly);
     strip(&mut assembly);
     count(&mut assembly, add_to);
+    classify::by_own_queue(&mut assembly);
     redirect(&mut assembly);
     classify::refused(&mut assembly, add_to);
     classify::left(&mut assembly, Some(add_to));

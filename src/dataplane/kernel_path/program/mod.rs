@@ -12,7 +12,7 @@ use std::os::fd::RawFd;
 
 use crate::dataplane::ebpf::{
     Assembly, EXIT, FRAME, Instruction, R0, R1, R2, R3, R4, R6, R7, REDIRECT, SKB_CHANGE_TYPE,
-    SKB_LOAD_BYTES, add, atomic_add64, call, copy, load64, mov, shift_right, slot, unequal,
+    SKB_LOAD_BYTES, add, atomic_add64, call, copy, load64, mov, put32, shift_right, slot, unequal,
 };
 use crate::dataplane::steering::queue_ebpf::FRAGMENT;
 use crate::net::Vni;
@@ -62,8 +62,8 @@ pub(super) fn inbound(maps: Maps, addresses: &Addresses) -> Vec<Instruction> {
 
 /// The program where packets arrive that the kernel has joined on a detour: they come in by the TUN.
 pub(super) fn joined(device: u32) -> Vec<Instruction> {
-    // They were sent to an interface that has not their link address.
-    let for_this_host = [mov(R2, PACKET_HOST), call(SKB_CHANGE_TYPE)];
+    // They were sent to an interface that has not their link address, and whose queues are not those of the TUN.
+    let for_this_host = [mov(R2, 0), put32(R1, SKB_QUEUE, R2), mov(R2, PACKET_HOST), call(SKB_CHANGE_TYPE)];
     let redirect = [mov(R1, device.cast_signed()), mov(R2, INGRESS), call(REDIRECT), EXIT];
     for_this_host.into_iter().chain(redirect).collect()
 }
@@ -83,6 +83,8 @@ const SLOT: u8 = R7;
 // Fields of `struct __sk_buff` (include/uapi/linux/bpf.h).
 const SKB_LEN: i16 = 0;
 const SKB_PACKET_TYPE: i16 = 4;
+/// One more than the queue that a packet came by; 0 for none.
+const SKB_QUEUE: i16 = 12;
 const SKB_PROTOCOL: i16 = 16;
 const SKB_VLAN_PRESENT: i16 = 20;
 const SKB_INTERFACE: i16 = 40;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Addresses, Maps, NEXT, inbound, joined, outbound, share};
-use crate::dataplane::ebpf::machine::{Map, Outcome, Skb, run_with};
+use crate::dataplane::ebpf::machine::{Map, Outcome, PROCESSOR_HERE, Skb, run_with};
 use crate::dataplane::ebpf::{Instruction, R2, add_register, load64, store64};
 use crate::dataplane::encap::ecn::Marking;
 use crate::dataplane::encap::{OUTER_TTL, ipip, ipip6, outer, vxlan};
@@ -77,9 +77,13 @@ impl Node {
         Slot(&self.words[2 * WORDS..])
     }
 
-    fn run(&self, program: &[Instruction], skb: &Skb) -> (i64, Vec<u8>, Option<(u32, u64)>) {
+    fn outcome(&self, program: &[Instruction], skb: &Skb) -> (Outcome, Option<(u32, u64)>) {
         let maps = [Map::Hash(&self.flows), Map::Array(&self.words, WORDS)];
-        let (outcome, redirected) = run_with(program, skb, &maps);
+        run_with(program, skb, &maps)
+    }
+
+    fn run(&self, program: &[Instruction], skb: &Skb) -> (i64, Vec<u8>, Option<(u32, u64)>) {
+        let (outcome, redirected) = self.outcome(program, skb);
         (outcome.result, outcome.packet, redirected)
     }
 
@@ -526,21 +530,25 @@ fn a_detour_is_for_single_packets() {
         assert_eq!((result, redirected), (REDIRECTED, Some((PAIR, 0))));
         assert_eq!(got[ethernet::LEN..], packet);
         assert_eq!((node.counts(), node.slot().take_whole()), ((1, packet.len() as u64), false));
+        // By the queue of the processor.
+        let (outcome, _) = node.outcome(&inbound::program(MAPS, &ADDRESSES, plainly), &skb);
+        assert_eq!((outcome.queue, node.counts()), (1 + PROCESSOR_HERE, (2, 2 * packet.len() as u64)));
         // One of several gives the flow back.
         let whole = Skb { gso_size: 1000, ..skb };
         let (result, got, redirected) = node.receive(&whole);
         assert_eq!((result, got, redirected), (i64::from(NEXT), whole.bytes, None));
         assert!(node.slot().is_void() && node.slot().take_whole() && !node.slot().take_whole());
-        assert_eq!(node.counts(), (1, packet.len() as u64));
+        assert_eq!(node.counts(), (2, 2 * packet.len() as u64));
     }
 }
 
 #[test]
 fn what_was_joined_is_for_this_host() {
     let packet = Spec::tcp4(b"data").build();
-    let skb = Skb { packet_type: 3, ..arriving(&frame(IPIP, &packet)) };
+    let skb = Skb { packet_type: 3, queue: 5, ..arriving(&frame(IPIP, &packet)) };
     let (outcome, redirected) = run_with(&joined(TUN), &skb, &[]);
     assert_eq!((outcome.result, outcome.packet_type, redirected), (REDIRECTED, 0, Some((TUN, 1))));
+    assert_eq!(outcome.queue, 0);
     assert_eq!(outcome.packet, skb.bytes);
 }
 

@@ -178,7 +178,8 @@ mod tests {
     fn other_frames_pass_as_they_are() {
         let mut other = frame(0, &Spec::tcp4(b"data").build());
         other[6..12].copy_from_slice(&ipip_gso::UNMARKED.0);
-        let wanted = Outcome { result: i64::from(NEXT), packet: other.clone(), packet_type: 0, cb: [0; 5] };
+        let wanted =
+            Outcome { result: i64::from(NEXT), packet: other.clone(), packet_type: 0, queue: 0, cb: [0; 5] };
         assert_eq!(run(&program(SOURCE), &other, true), wanted);
     }
 
