@@ -204,7 +204,7 @@ pub struct Offload {
     pub tso: Switch,
     /// `uso`: take UDP super-packets from the TUN and give it some.
     pub uso: Switch,
-    /// `gro`: merge received segments into super-packets before the TUN.
+    /// `gro`: merge received segments into super-packets before the TUN, or have the kernel do so.
     pub gro: Switch,
     /// `udp_gso`: send with UDP_SEGMENT.
     pub udp_gso: Switch,

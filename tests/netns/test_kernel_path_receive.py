@@ -129,6 +129,17 @@ class Bulk(Receive):
         self.assertEqual([link["ifindex"] for link in self.pair()], before)
         self.assertEqual(self.joined("n1"), (0, 0))
 
+    def test_the_switch(self) -> None:
+        self.in_mode("vxlan", gro="off")
+
+        def carried() -> bool:
+            connection.bulk(16 * MIB)
+            return int(self.path()["packets"]) > 100_000
+
+        with Connection(self.lab) as connection:
+            wait_until(carried, 20, "bulk that is carried")
+            self.assertEqual((self.path()["receive"], self.pair()), ("as it comes: `gro` is off", []))
+
     def test_it_has_no_addresses_and_says_nothing(self) -> None:
         self.in_mode("vxlan")
         with Connection(self.lab) as connection:

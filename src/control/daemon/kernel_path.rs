@@ -211,7 +211,10 @@ impl Carrier {
         let thread = std::thread::Builder::new().name("kernel-path".to_owned()).spawn(move || {
             let looked = Instant::now();
             let rates = Rates::new(path.capacity());
-            let detour = Pair::Unmade;
+            let detour = match carrier.attaching.joins {
+                true => Pair::Unmade,
+                false => Pair::Impossible(io::Error::other("`gro` is off")),
+            };
             Watch { carrier, path, device: None, uplink: None, detour, rates, looked }.run(&stopped);
         })?;
         Ok(Keeper { stop: Some(stop), thread: Some(thread) })

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use crate::config::{Config, Hooks};
+use crate::config::{Config, Hooks, Switch};
 use crate::control::host::Filter;
 use crate::dataplane::kernel_path::{Attached, Gate, Hook, KernelPath, Place, Setup};
 use crate::dataplane::pump::Lane;
@@ -18,6 +18,8 @@ pub(super) struct Attaching {
     name: String,
     /// The name of the TUN.
     pub(super) device: String,
+    /// Whether what comes in may be joined.
+    pub(super) joins: bool,
 }
 
 /// A program that is attached; dropping it takes it away.
@@ -43,7 +45,8 @@ impl Attaching {
     pub(super) fn from(config: &Config) -> Self {
         let device = config.tunnel.device.clone();
         let name = format!("underpass:{device}");
-        Self { hooks: config.tunnel.kernel_path_hooks, name, device }
+        let joins = config.tunnel.offload.gro != Switch::Off;
+        Self { hooks: config.tunnel.kernel_path_hooks, name, device, joins }
     }
 
     /// Whether the kernel takes the programs where they are to be, and leaves out what they take where `lanes` hear of
