@@ -124,7 +124,7 @@ class Words(Addressed):
         self.assertEqual(self.source(), {})
         file.write_text(self.text(address="interface=eth0"), encoding="utf-8")
         daemon.command("reload")
-        self.assertEqual(self.source()["style"], "interface=eth0")
+        wait_until(lambda: self.source().get("style") == "interface=eth0", 3, "the rule")
         file.write_text(self.text(address="interface=eth1"), encoding="utf-8")
         refused = daemon.command("reload", check=False)
         self.assertEqual(refused.returncode, 1)
@@ -132,7 +132,7 @@ class Words(Addressed):
         self.assertEqual(self.source()["style"], "interface=eth0")
         file.write_text(self.text(address=f"{OWN}/24"), encoding="utf-8")
         daemon.command("reload")
-        self.assertEqual(self.source(), {})
+        wait_until(lambda: self.source() == {}, 3, "no rule")
 
     def tearDown(self) -> None:
         super().tearDown()

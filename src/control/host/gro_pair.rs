@@ -46,7 +46,7 @@ impl GroPair {
     /// somebody else has interfaces with these names.
     pub fn new(device: &str) -> io::Result<Self> {
         let [near, far] = [NEAR, FAR].map(|end| name(device, end));
-        let alias = format!("underpass:{device}");
+        let alias = LinkAttribute::IfAlias(format!("underpass:{device}"));
         let mut netlink = RawNetlink::connect(libc::NETLINK_ROUTE, PATIENCE)?;
         let create = |netlink: &mut RawNetlink| {
             send(netlink, libc::RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &pair(&near, &far))
@@ -63,7 +63,12 @@ impl GroPair {
         let index = |name: &str| link(&named(name)).map(|found| found.header.index);
         let made = Self { near: index(&near)?, far: index(&far)?, name: near.clone() };
         for index in [made.near, made.far] {
-            send(&mut netlink, libc::RTM_SETLINK, 0, &without_addresses(index, &alias))?;
+            send(&mut netlink, libc::RTM_SETLINK, 0, &with(&indexed(index), [alias.clone()]))?;
+            match send(&mut netlink, libc::RTM_SETLINK, 0, &without_addresses(index)) {
+                // A host without IPv6 makes none.
+                Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {}
+                other => other?,
+            }
         }
         // The kernel looks for what it can join where the sender has no segmentation of its own (`veth_xmit`,
         // drivers/net/veth.c).
@@ -133,25 +138,22 @@ fn pair(near: &str, far: &str) -> LinkMessage {
 }
 
 /// Removes what an earlier daemon has left. `alias` says that it is the daemon's.
-fn remove(netlink: &mut RawNetlink, name: &str, alias: &str) -> io::Result<()> {
+fn remove(netlink: &mut RawNetlink, name: &str, alias: &LinkAttribute) -> io::Result<()> {
     let found = match link(&named(name)) {
         Ok(found) => found,
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(()),
         Err(error) => return Err(error),
     };
-    let is_own =
-        |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::IfAlias(found) if found == alias);
-    if !found.attributes.iter().any(is_own) {
+    if !found.attributes.contains(alias) {
         let what = format!("interface {name} exists, and is not the daemon's; rename or remove it");
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
     }
     send(netlink, libc::RTM_DELLINK, 0, &indexed(found.header.index))
 }
 
-fn without_addresses(index: u32, alias: &str) -> LinkMessage {
+fn without_addresses(index: u32) -> LinkMessage {
     let ipv6 = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
-    let alias = LinkAttribute::IfAlias(alias.to_owned());
-    with(&indexed(index), [LinkAttribute::AfSpecUnspec(vec![ipv6]), alias])
+    with(&indexed(index), [LinkAttribute::AfSpecUnspec(vec![ipv6])])
 }
 
 fn up(index: u32) -> LinkMessage {
