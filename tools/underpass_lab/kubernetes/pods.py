@@ -102,8 +102,8 @@ def network_namespace(machine: Machine, address: str) -> str:
 def left(machine: Machine) -> list[str]:
     """What there is of pods with a network of their own on a node: interfaces, addresses, records."""
     links = machine.run("ip", "-o", "link", "show", "type", "veth").stdout.splitlines()
-    # The node's own end of the underlay is a veth too.
-    found = [line for line in links if not re.search(r"^\d+: eth0@", line)]
+    # The node's own end of the underlay is a veth too, and so is the daemon's pair on which the kernel joins packets.
+    found = [line for line in links if not re.search(r"^\d+: eth0@|\balias underpass:", line)]
     records = machine.path("/run/underpass/cni")
     # host-local keeps the last address and a lock there.
     kept = {"lock"}
