@@ -183,6 +183,7 @@ class SharedLab(unittest.TestCase):
     @classmethod
     def setUpClass(cls) -> None:
         cls.lab = cls.enterClassContext(cls.lab_type(cls.topology, **cls.options))
+        cls.lab.multicast_reports = cls.multicast_reports
         cls.prepare()
         for node in cls.all_daemons():
             cls.start(node, **cls.config)

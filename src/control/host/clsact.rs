@@ -7,12 +7,12 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
-use rtnetlink::packet_core::{Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL};
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::tc::{
     TcAttribute, TcBpfFlags, TcFilterBpf, TcFilterBpfOption, TcHandle, TcMessage, TcOption,
 };
 
-use super::raw_netlink::RawNetlink;
+use super::raw_netlink::{RawNetlink, bytes};
 
 /// How long the kernel may take to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -48,7 +48,7 @@ impl Filter {
     fn new((interface, hook): (u32, u16), name: &str, program: BorrowedFd<'_>) -> io::Result<Self> {
         let interface = i32::try_from(interface).map_err(io::Error::other)?;
         let mut netlink = RawNetlink::connect(libc::NETLINK_ROUTE, PATIENCE)?;
-        match send(&mut netlink, libc::RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, &discipline(interface)) {
+        match netlink.order(libc::RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, &discipline(interface)) {
             Err(error) if error.raw_os_error() != Some(libc::EEXIST) => return Err(error),
             _ => {}
         }
@@ -60,7 +60,7 @@ impl Filter {
             TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
         ]));
         // One that is there already is exchanged.
-        send(&mut netlink, libc::RTM_NEWTFILTER, NLM_F_CREATE, &message)?;
+        netlink.order(libc::RTM_NEWTFILTER, NLM_F_CREATE, &message)?;
         Ok(filter)
     }
 
@@ -76,7 +76,7 @@ impl Drop for Filter {
     fn drop(&mut self) {
         // It is gone where its interface is.
         let _ = RawNetlink::connect(libc::NETLINK_ROUTE, PATIENCE)
-            .and_then(|mut netlink| send(&mut netlink, libc::RTM_DELTFILTER, 0, &self.0));
+            .and_then(|mut netlink| netlink.order(libc::RTM_DELTFILTER, 0, &self.0));
     }
 }
 
@@ -105,16 +105,6 @@ fn handle(name: &str) -> u32 {
     let hash =
         name.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     (hash & HANDLE).max(1)
-}
-
-fn send(netlink: &mut RawNetlink, kind: u16, flags: u16, message: &TcMessage) -> io::Result<()> {
-    netlink.ask(kind, NLM_F_ACK | flags, &bytes(message), |_, _| false)
-}
-
-fn bytes(message: &TcMessage) -> Vec<u8> {
-    let mut bytes = vec![0; message.buffer_len()];
-    message.emit(&mut bytes);
-    bytes
 }
 
 #[cfg(test)]

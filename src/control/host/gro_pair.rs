@@ -9,19 +9,19 @@
 use std::io;
 use std::time::Duration;
 
-use rtnetlink::packet_core::{Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, Parseable};
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, Parseable};
 use rtnetlink::packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags,
     LinkInfo, LinkMessage,
 };
 
-use super::raw_netlink::RawNetlink;
+use super::link::name_beside;
+use super::raw_netlink::{RawNetlink, bytes};
 use super::sys::{self, Offload};
 
 /// How long the kernel may take to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Bytes of the name of an interface, without the 0 at its end, and of what is behind that of the TUN.
-const NAME: usize = 15;
+/// What is behind the name of the TUN.
 const NEAR: &str = "-gro";
 const FAR: &str = "-grx";
 /// The largest that there is: what is larger than its interface is dropped.
@@ -45,11 +45,11 @@ impl GroPair {
     /// The kernel's: EPERM without CAP_NET_ADMIN, EOPNOTSUPP without veth; [`io::ErrorKind::AlreadyExists`] where
     /// somebody else has interfaces with these names.
     pub fn new(device: &str) -> io::Result<Self> {
-        let [near, far] = [NEAR, FAR].map(|end| name(device, end));
+        let [near, far] = [NEAR, FAR].map(|end| name_beside(device, end));
         let alias = LinkAttribute::IfAlias(format!("underpass:{device}"));
         let mut netlink = RawNetlink::connect(libc::NETLINK_ROUTE, PATIENCE)?;
         let create = |netlink: &mut RawNetlink| {
-            send(netlink, libc::RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &pair(&near, &far))
+            netlink.order(libc::RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &pair(&near, &far))
         };
         match create(&mut netlink) {
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
@@ -63,8 +63,8 @@ impl GroPair {
         let index = |name: &str| link(&named(name)).map(|found| found.header.index);
         let made = Self { near: index(&near)?, far: index(&far)?, name: near.clone() };
         for index in [made.near, made.far] {
-            send(&mut netlink, libc::RTM_SETLINK, 0, &with(&indexed(index), [alias.clone()]))?;
-            match send(&mut netlink, libc::RTM_SETLINK, 0, &without_addresses(index)) {
+            netlink.order(libc::RTM_SETLINK, 0, &with(&indexed(index), [alias.clone()]))?;
+            match netlink.order(libc::RTM_SETLINK, 0, &without_addresses(index)) {
                 // A host without IPv6 makes none.
                 Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {}
                 other => other?,
@@ -75,7 +75,7 @@ impl GroPair {
         sys::switch_offload(&near, Offload::TcpSegmentation, false)?;
         sys::switch_offload(&far, Offload::Gro, true)?;
         for index in [made.far, made.near] {
-            send(&mut netlink, libc::RTM_SETLINK, 0, &up(index))?;
+            netlink.order(libc::RTM_SETLINK, 0, &up(index))?;
         }
         Ok(made)
     }
@@ -113,17 +113,8 @@ impl Drop for GroPair {
     fn drop(&mut self) {
         // It may be gone already.
         let _ = RawNetlink::connect(libc::NETLINK_ROUTE, PATIENCE)
-            .and_then(|mut netlink| send(&mut netlink, libc::RTM_DELLINK, 0, &indexed(self.near)));
+            .and_then(|mut netlink| netlink.order(libc::RTM_DELLINK, 0, &indexed(self.near)));
     }
-}
-
-/// The name of one end. That of the TUN is cut where it leaves no room.
-fn name(device: &str, end: &str) -> String {
-    let mut name = device.to_owned();
-    while name.len() > NAME - end.len() {
-        name.pop();
-    }
-    name + end
 }
 
 /// The kernel has as many queues in use at both ends as the near end is asked for (`veth_newlink`, drivers/net/veth.c).
@@ -148,7 +139,7 @@ fn remove(netlink: &mut RawNetlink, name: &str, alias: &LinkAttribute) -> io::Re
         let what = format!("interface {name} exists, and is not the daemon's; rename or remove it");
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
     }
-    send(netlink, libc::RTM_DELLINK, 0, &indexed(found.header.index))
+    netlink.order(libc::RTM_DELLINK, 0, &indexed(found.header.index))
 }
 
 fn without_addresses(index: u32) -> LinkMessage {
@@ -190,30 +181,13 @@ fn link(which: &LinkMessage) -> io::Result<LinkMessage> {
     found.ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
-fn send(netlink: &mut RawNetlink, kind: u16, flags: u16, message: &LinkMessage) -> io::Result<()> {
-    netlink.ask(kind, NLM_F_ACK | flags, &bytes(message), |_, _| false)
-}
-
-fn bytes(message: &LinkMessage) -> Vec<u8> {
-    let mut bytes = vec![0; message.buffer_len()];
-    message.emit(&mut bytes);
-    bytes
-}
-
 #[cfg(test)]
 mod tests {
     use std::io;
 
     use rtnetlink::packet_route::link::LinkAttribute;
 
-    use super::{GroPair, NAME, PATIENCE, RawNetlink, indexed, name, send, with};
-
-    #[test]
-    fn names_have_room() {
-        assert_eq!(name("up0", "-gro"), "up0-gro");
-        assert_eq!(name("a-tunnel-of-15b", "-grx"), "a-tunnel-of-grx");
-        assert_eq!(name("a-tunnel-of-15b", "-grx").len(), NAME);
-    }
+    use super::{GroPair, PATIENCE, RawNetlink, indexed, with};
 
     #[test]
     #[ignore = "needs root"]
@@ -227,7 +201,7 @@ mod tests {
         // What is not the daemon's is let alone.
         let foreign = with(&indexed(pair.near()), [LinkAttribute::IfAlias("another's".to_owned())]);
         let mut netlink = RawNetlink::connect(libc::NETLINK_ROUTE, PATIENCE).unwrap();
-        send(&mut netlink, libc::RTM_SETLINK, 0, &foreign).unwrap();
+        netlink.order(libc::RTM_SETLINK, 0, &foreign).unwrap();
         assert_eq!(GroPair::new("lib-test").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(pair.look(), Some(0));
         let gone = std::mem::ManuallyDrop::new(GroPair { name: String::new(), ..pair });

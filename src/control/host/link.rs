@@ -16,6 +16,18 @@ use super::netlink::{errno, failed};
 use crate::control::engine::port::{HostError, Link, TunDetails, Uplink};
 use crate::net::Mac;
 
+/// Bytes of the name of an interface, without the 0 at its end (IFNAMSIZ).
+const NAME: usize = 15;
+
+/// The name of a device beside the TUN `device`, whose own name is cut where it leaves no room for the suffix.
+pub fn name_beside(device: &str, suffix: &str) -> String {
+    let mut name = device.to_owned();
+    while name.len() > NAME.saturating_sub(suffix.len()) {
+        name.pop();
+    }
+    name + suffix
+}
+
 impl Host {
     /// The interface that owns the address of this node.
     ///
@@ -238,8 +250,15 @@ mod tests {
     use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
     use rtnetlink::packet_route::link::InfoTun;
 
-    use super::{Address, tun_details};
+    use super::{Address, NAME, name_beside, tun_details};
     use crate::control::engine::port::TunDetails;
+
+    #[test]
+    fn names_have_room() {
+        assert_eq!(name_beside("up0", "-gro"), "up0-gro");
+        assert_eq!(name_beside("a-tunnel-of-15b", "-grx"), "a-tunnel-of-grx");
+        assert_eq!(name_beside("a-tunnel-of-15b", "-grx").len(), NAME);
+    }
 
     #[test]
     fn own_end_of_a_point_to_point_address() {

@@ -47,6 +47,7 @@ pub use facts::{gather, udp_bind_error};
 pub use features::FeatureReader;
 pub use gro_pair::GroPair;
 pub use guard::{Guarded, INTERVAL as GUARD_INTERVAL, look as look_for_strangers, take as guard_too};
+pub use link::name_beside;
 pub use neighbour::Neighbour;
 pub use neighbour_table::NeighbourTable;
 pub use notices::Notices;

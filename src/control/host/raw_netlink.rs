@@ -1,9 +1,11 @@
-//! Netlink requests by hand, for the families that the crates have no messages of.
+//! Netlink requests by hand, for the families that the crates have no messages of, and where nothing is asynchronous.
 
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
-use rtnetlink::packet_core::{NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NlasIterator};
+use rtnetlink::packet_core::{
+    Emitable, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NlasIterator,
+};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Bytes of `nlmsghdr`.
@@ -34,6 +36,14 @@ impl RawNetlink {
         let family = Domain::from(libc::AF_NETLINK);
         let socket = Socket::new(family, Type::RAW, Some(Protocol::from(protocol)))?;
         Ok(Self { socket, patience, sequence: 0 })
+    }
+
+    /// Has the kernel do what `message` says, and waits until it has.
+    ///
+    /// # Errors
+    /// The kernel's: EPERM without CAP_NET_ADMIN.
+    pub(super) fn order(&mut self, kind: u16, flags: u16, message: &impl Emitable) -> io::Result<()> {
+        self.ask(kind, NLM_F_ACK | flags, &bytes(message), |_, _| false)
     }
 
     /// Asks, and gives kind and body of each answer to `take`, until that says that it was the last one, or the kernel
@@ -78,6 +88,13 @@ impl RawNetlink {
             }
         }
     }
+}
+
+/// A message as it is sent.
+pub(super) fn bytes(message: &impl Emitable) -> Vec<u8> {
+    let mut bytes = vec![0; message.buffer_len()];
+    message.emit(&mut bytes);
+    bytes
 }
 
 fn request(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {

@@ -88,8 +88,9 @@ impl KernelPath {
 /// Whether it is of TCP that comes in, with headers whose exchange does not change the family: the link header says what
 /// the outer one was.
 fn is_tcp_in(slot: Slot<'_>) -> bool {
-    let (key, record) = (slot.key(), slot.record());
+    let key = slot.key();
+    // The record is read last: this is asked of each flow ten times a second.
     key.direction == Direction::Inbound
         && key.protocol == protocol::TCP
-        && Family::of(key.source) == record.outer
+        && Family::of(key.source) == slot.record().outer
 }

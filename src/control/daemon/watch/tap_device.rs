@@ -11,7 +11,7 @@ use super::tap_test::TapTest;
 use crate::control::daemon::backoff::Backoff;
 use crate::control::engine::Failure;
 use crate::control::engine::port::{HostError, HostRequest, LinkChange, TAP_QUIET, TAP_SYSCTLS};
-use crate::control::host::{Answer, Guarded, Host};
+use crate::control::host::{Answer, Guarded, Host, name_beside};
 use crate::dataplane::underlay::tap::{PushHeader, Tap};
 
 /// The TAP and what it is made of.
@@ -166,10 +166,9 @@ pub(crate) fn first(failures: Vec<Failure>) -> HostError {
     failures.into_iter().next().map_or_else(unknown, |failure| failure.error)
 }
 
-/// Name of the TAP beside the TUN `device`, with room for the suffix in the kernel's 15 bytes.
+/// Name of the TAP beside the TUN `device`.
 pub(crate) fn tap_name(device: &str) -> String {
-    let end = device.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= 13).last();
-    format!("{}-x", &device[..end.unwrap_or(0)])
+    name_beside(device, "-x")
 }
 
 #[cfg(test)]
